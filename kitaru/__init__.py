@@ -1,0 +1,129 @@
+"""Kitaru: durable Python flows, deployed declaratively from Git.
+
+Names are loaded when they are first used: ``import kitaru`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from kitaru._version import __version__
+from kitaru.authoring import binding
+
+TYPE_CHECKING = False  # as typing's, whose import takes longer than all of this
+if TYPE_CHECKING:
+    from typing import Any
+
+    from kitaru.authoring.checkpoint import Checkpoint, checkpoint
+    from kitaru.authoring.flow import Flow, flow
+    from kitaru.authoring.future import CheckpointFuture
+    from kitaru.authoring.notes import load, log, save
+    from kitaru.authoring.policy import Retry
+    from kitaru.authoring.waiting import wait
+    from kitaru.client import KitaruClient, configure
+    from kitaru.client.handle import FlowHandle
+    from kitaru.errors import (
+        KitaruBackendError,
+        KitaruCancelledError,
+        KitaruConflictError,
+        KitaruContextError,
+        KitaruDivergenceError,
+        KitaruError,
+        KitaruExecutionError,
+        KitaruFeatureNotAvailableError,
+        KitaruInputError,
+        KitaruIntegrityError,
+        KitaruLogRetrievalError,
+        KitaruManifestError,
+        KitaruRuntimeError,
+        KitaruSelectorError,
+        KitaruSourceError,
+        KitaruStackError,
+        KitaruStateError,
+        KitaruStoreError,
+        KitaruStoreFormatError,
+        KitaruTimeoutError,
+        KitaruUsageError,
+        KitaruUserCodeError,
+        KitaruValueError,
+        KitaruWaitValidationError,
+    )
+    from kitaru.model.image import ImageSettings
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointFuture",
+    "Flow",
+    "FlowHandle",
+    "ImageSettings",
+    "KitaruBackendError",
+    "KitaruCancelledError",
+    "KitaruClient",
+    "KitaruConflictError",
+    "KitaruContextError",
+    "KitaruDivergenceError",
+    "KitaruError",
+    "KitaruExecutionError",
+    "KitaruFeatureNotAvailableError",
+    "KitaruInputError",
+    "KitaruIntegrityError",
+    "KitaruLogRetrievalError",
+    "KitaruManifestError",
+    "KitaruRuntimeError",
+    "KitaruSelectorError",
+    "KitaruSourceError",
+    "KitaruStackError",
+    "KitaruStateError",
+    "KitaruStoreError",
+    "KitaruStoreFormatError",
+    "KitaruTimeoutError",
+    "KitaruUsageError",
+    "KitaruUserCodeError",
+    "KitaruValueError",
+    "KitaruWaitValidationError",
+    "Retry",
+    "__version__",
+    "checkpoint",
+    "configure",
+    "flow",
+    "load",
+    "log",
+    "save",
+    "wait",
+]
+
+_HOMES = {
+    "Checkpoint": "kitaru.authoring.checkpoint",
+    "CheckpointFuture": "kitaru.authoring.future",
+    "Flow": "kitaru.authoring.flow",
+    "FlowHandle": "kitaru.client.handle",
+    "ImageSettings": "kitaru.model.image",
+    "KitaruClient": "kitaru.client",
+    "Retry": "kitaru.authoring.policy",
+    "checkpoint": "kitaru.authoring.checkpoint",
+    "configure": "kitaru.client",
+    "flow": "kitaru.authoring.flow",
+    "wait": "kitaru.authoring.waiting",
+    "load": "kitaru.authoring.notes",
+    "log": "kitaru.authoring.notes",
+    "save": "kitaru.authoring.notes",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'kitaru' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES.get(name, "kitaru.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _client() -> Any:
+    return importlib.import_module("kitaru.client").KitaruClient()
+
+
+binding.provide(_client)

@@ -1,0 +1,245 @@
+"""Every error that Kitaru raises: one tree, grouped by what the one who catches it does next.
+
+KitaruError                             anything Kitaru says no to
+├── KitaruUsageError      (ValueError)  fix the call, the file or the command, and try again
+│   ├── KitaruManifestError             ... in kitaru.yaml: every problem, with file, line and column
+│   ├── KitaruInputError                ... in the inputs of a flow
+│   ├── KitaruSelectorError             ... in flow + tag / version: says what there is
+│   ├── KitaruSourceError               ... in the Git repository, or in the code of a flow
+│   └── KitaruWaitValidationError       ... in the answer to a wait
+├── KitaruContextError  (RuntimeError)  called at the wrong place: outside a flow, inside a checkpoint
+├── KitaruStateError    (RuntimeError)  right call, wrong moment: look at the state, then decide
+│   ├── KitaruTimeoutError (TimeoutError)
+│   └── KitaruConflictError             somebody else moved it first: look, then repeat
+├── KitaruRuntimeError  (RuntimeError)  it was tried, and failed
+│   ├── KitaruExecutionError            an execution ended badly: exec_id, status, failure_origin
+│   │   ├── KitaruUserCodeError         ... because the flow's own code raised
+│   │   ├── KitaruDivergenceError       ... because the code no longer makes the recorded calls
+│   │   └── KitaruCancelledError        ... because somebody cancelled it
+│   ├── KitaruValueError                a value that can't be stored, or no longer be read
+│   ├── KitaruStackError                where it should run can't run it
+│   └── KitaruBackendError              the outside world: network, bucket, disk
+│       ├── KitaruStoreError            the object store said no, or did not answer
+│       │   ├── KitaruStoreFormatError  written by a newer Kitaru: upgrade
+│       │   └── KitaruIntegrityError    bytes that are not what their digest says
+│       └── KitaruLogRetrievalError
+└── KitaruFeatureNotAvailableError (NotImplementedError)   known, and not in this release
+
+Each carries a stable ``code`` for scripts, a ``hint`` that says what to type next, and the ``exit_code`` of a
+command that ends with it. Nothing here prints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong, and where. ``line`` and ``column`` count from 1; 0 means "no such place"."""
+
+    message: str
+    file: str = ""
+    line: int = 0
+    column: int = 0
+    hint: str = ""
+
+    @property
+    def where(self) -> str:
+        """``file:line:column``, as much of it as is known."""
+        parts = [self.file] if self.file else []
+        if self.line:
+            parts += [str(self.line), str(self.column or 1)]
+        return ":".join(parts)
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}" if self.where else self.message
+
+
+class KitaruError(Exception):
+    """The root of the tree."""
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        if hint:
+            # In Python a traceback is all that most people see of an error.
+            self.add_note(f"hint: {hint}")
+
+
+class KitaruUsageError(KitaruError, ValueError):
+    """The call, file or command is wrong as it stands."""
+
+    code = "usage"
+    exit_code = 2
+
+
+class KitaruManifestError(KitaruUsageError):
+    """``kitaru.yaml`` is wrong; ``problems`` holds all of it."""
+
+    code = "manifest"
+
+    def __init__(self, problems: list[Problem] | tuple[Problem, ...], *, hint: str = "") -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        noun = "problem" if count == 1 else "problems"
+        lines = "\n".join(f"  {problem}" for problem in self.problems)
+        super().__init__(f"{count} {noun}:\n{lines}", hint=hint)
+
+
+class KitaruInputError(KitaruUsageError):
+    """The inputs don't fit the flow's parameters; ``problems`` holds each of them."""
+
+    code = "input"
+
+    def __init__(self, message: str, *, problems: tuple[Problem, ...] = (), hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.problems = problems
+
+
+class KitaruSelectorError(KitaruUsageError, LookupError):
+    """Flow and selector lead to no version, or to several."""
+
+    code = "selector"
+
+
+class KitaruSourceError(KitaruUsageError):
+    """The repository or the code in it can't be built as it stands."""
+
+    code = "source"
+
+    def __init__(self, message: str, *, problems: tuple[Problem, ...] = (), hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.problems = problems
+
+
+class KitaruWaitValidationError(KitaruUsageError):
+    """The value given to a wait doesn't fit its schema."""
+
+    code = "wait-validation"
+
+
+class KitaruContextError(KitaruError, RuntimeError):
+    """Called where it can't work: a checkpoint outside a flow, say."""
+
+    code = "context"
+    exit_code = 2
+
+
+class KitaruStateError(KitaruError, RuntimeError):
+    """The thing is not in the state that the call needs."""
+
+    code = "state"
+
+
+class KitaruTimeoutError(KitaruStateError, TimeoutError):
+    """Waited as long as asked; the execution itself goes on."""
+
+    code = "timeout"
+
+
+class KitaruConflictError(KitaruStateError):
+    """Another writer was first, or a saved plan is out of date."""
+
+    code = "conflict"
+
+
+class KitaruRuntimeError(KitaruError, RuntimeError):
+    """It was tried, and failed."""
+
+    code = "runtime"
+
+
+class KitaruExecutionError(KitaruRuntimeError):
+    """An execution ended without a result.
+
+    ``failure_origin`` is one of ``user_code``, ``runtime``, ``backend``, ``divergence``, ``unknown``.
+    """
+
+    code = "execution"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        exec_id: str = "",
+        status: str = "failed",
+        failure_origin: str = "unknown",
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.exec_id = exec_id
+        self.status = status
+        self.failure_origin = failure_origin
+
+
+class KitaruUserCodeError(KitaruExecutionError):
+    """The flow's own code raised."""
+
+    code = "user-code"
+
+
+class KitaruDivergenceError(KitaruExecutionError):
+    """The flow body no longer makes the calls that its journal recorded."""
+
+    code = "divergence"
+
+
+class KitaruCancelledError(KitaruExecutionError):
+    """The execution was cancelled."""
+
+    code = "cancelled"
+
+
+class KitaruValueError(KitaruRuntimeError):
+    """A value that can't be stored as it is, or that no longer fits its type."""
+
+    code = "value"
+
+
+class KitaruStackError(KitaruRuntimeError):
+    """The stack can't run this execution."""
+
+    code = "stack"
+
+
+class KitaruBackendError(KitaruRuntimeError):
+    """Something outside failed."""
+
+    code = "backend"
+
+
+class KitaruStoreError(KitaruBackendError):
+    """The object store refused, or did not answer."""
+
+    code = "store"
+
+
+class KitaruStoreFormatError(KitaruStoreError):
+    """Written in a format that this release does not know."""
+
+    code = "store-format"
+
+
+class KitaruIntegrityError(KitaruStoreError):
+    """Bytes that are not what their digest says."""
+
+    code = "integrity"
+
+
+class KitaruLogRetrievalError(KitaruBackendError):
+    """Runtime logs can't be read."""
+
+    code = "logs"
+
+
+class KitaruFeatureNotAvailableError(KitaruError, NotImplementedError):
+    """Known, and not in this release."""
+
+    code = "not-available"
+    exit_code = 2
