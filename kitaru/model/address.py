@@ -1,0 +1,191 @@
+"""Canonical bytes, digests, validated names, and every key of the store: spelled here and nowhere else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
+
+FLOW_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")
+TAG_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+PROJECT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+EXEC_ID = re.compile(r"ex-[0-9a-hjkmnp-tv-z]{18}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def canonical_json(value: Any) -> bytes:
+    """``value`` as UTF-8 JSON with sorted keys, no spaces and one final newline: equal values, equal bytes.
+
+    Raises ``ValueError`` for NaN and infinities, ``TypeError`` for what JSON does not have.
+    """
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return text.encode("utf-8", "surrogatepass") + b"\n"
+
+
+def digest(body: bytes) -> str:
+    """The SHA-256 of ``body``, 64 hexadecimal digits."""
+    return hashlib.sha256(body).hexdigest()
+
+
+def short(sha: str) -> str:
+    """The first twelve digits, for people."""
+    return sha[:12]
+
+
+def is_tag(text: str) -> bool:
+    """Whether ``text`` can name a route: never something that reads like a version (``2``, ``v2``) or ``head``."""
+    return bool(TAG_NAME.fullmatch(text)) and not re.fullmatch(r"v?\d+", text) and text != "head"
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339 in UTC with microseconds: ``2026-11-21T23:13:18.000000Z``; sorts as text."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+
+
+def parse_timestamp(text: str) -> datetime:
+    """The inverse of ``timestamp``."""
+    return datetime.fromisoformat(text)
+
+
+def exec_id(moment: datetime, token: str) -> str:
+    """``ex-`` + ten characters of time (milliseconds) + eight of chance; ids sort by the time they were made."""
+    return f"{exec_floor(moment)}{token[:8]}"
+
+
+def exec_floor(moment: datetime) -> str:
+    """What sorts before the ids of all executions made at ``moment`` or later, and after those of all made before."""
+    number = int(moment.timestamp() * 1000)
+    digits = []
+    for _ in range(10):
+        number, rest = divmod(number, 32)
+        digits.append(CROCKFORD[rest])
+    return f"ex-{''.join(reversed(digits))}"
+
+
+def exec_moment(execution: str) -> datetime:
+    """When an execution with this id was made; the beginning of time for what is no id."""
+    number = 0
+    for digit in execution.removeprefix("ex-")[:10]:
+        number = number * 32 + max(CROCKFORD.find(digit), 0)
+    try:
+        return datetime.fromtimestamp(number / 1000, UTC)
+    except (OverflowError, ValueError, OSError):
+        return datetime.fromtimestamp(0, UTC)
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+
+def lock_hint(project: str) -> str:
+    return f"{project}/kitaru.lock"
+
+
+def generation(project: str, number: int) -> str:
+    return f"{project}/lock/{number:012d}.json"
+
+
+def blob(project: str, sha: str) -> str:
+    """An immutable object under the digest of its own bytes."""
+    return f"{project}/objects/sha256/{sha[:2]}/{sha}"
+
+
+def source_archive(project: str, sha: str) -> str:
+    """A source tree, under the digest of its canonical listing (not of the compressed bytes)."""
+    return f"{project}/objects/source/{sha[:2]}/{sha}.tar.zst"
+
+
+def executions(project: str) -> str:
+    return f"{project}/executions/"
+
+
+def journal_entry(project: str, execution: str, number: int) -> str:
+    return f"{project}/executions/{execution}/journal/{number:012d}.json"
+
+
+def journal(project: str, execution: str) -> str:
+    return f"{project}/executions/{execution}/journal/"
+
+
+def wait_answer(project: str, execution: str, wait: str) -> str:
+    """Where the answer to a wait is left for the runner; created once, so the first answer counts."""
+    return f"{project}/executions/{execution}/waits/{wait.replace('/', '~')}.json"
+
+
+def wait_answers(project: str, execution: str) -> str:
+    return f"{project}/executions/{execution}/waits/"
+
+
+def cancel_request(project: str, execution: str) -> str:
+    """Where the runner is asked to cancel."""
+    return f"{project}/executions/{execution}/cancel.json"
+
+
+def lease(project: str, execution: str) -> str:
+    """A hint that the runner still runs, which it overwrites now and then."""
+    return f"{project}/executions/{execution}/lease.json"
+
+
+def summary(project: str, execution: str) -> str:
+    return f"{project}/executions/{execution}/summary.json"
+
+
+def log_chunk(project: str, execution: str, number: int) -> str:
+    return f"{project}/executions/{execution}/logs/{number:012d}.jsonl"
+
+
+def logs(project: str, execution: str) -> str:
+    return f"{project}/executions/{execution}/logs/"
+
+
+def open_hints(project: str) -> str:
+    """Where the names of executions that have not ended are; see ``engine.listing``."""
+    return f"{project}/index/open/"
+
+
+def open_hint(project: str, execution: str, flow: str) -> str:
+    return f"{project}/index/open/{execution}~{flow}"
+
+
+def status_hints(project: str, status: str) -> str:
+    return f"{project}/index/by-status/{status}/"
+
+
+def flow_hints(project: str, flow: str) -> str:
+    return f"{project}/index/by-flow/{flow}/"
+
+
+def flow_status_hints(project: str, flow: str, status: str) -> str:
+    return f"{project}/index/by-both/{flow}/{status}/"
+
+
+def idempotency(project: str, flow: str, key: str) -> str:
+    """Where the execution that a caller's key led to is remembered; the key itself is hashed, it may hold anything."""
+    name = digest(f"{flow}\n{key}".encode())
+    return f"{project}/index/idempotency/{name}.json"
+
+
+def cache_hints(project: str, recipe: str) -> str:
+    """Where the results of a checkpoint are known, by the digest of their inputs; see ``engine.cache``."""
+    return f"{project}/index/cache/{recipe[:2]}/{recipe}/"
+
+
+def cache_hint(project: str, recipe: str, inputs: str) -> str:
+    return f"{project}/index/cache/{recipe[:2]}/{recipe}/{inputs}"
+
+
+def cache_records(project: str, checkpoint: str) -> str:
+    """Where executions note what the cache did for a checkpoint; its name may hold any letters, so it is hashed."""
+    return f"{project}/index/cache/seen/{digest(checkpoint.encode())[:16]}/"
+
+
+def cache_record(project: str, checkpoint: str, execution: str) -> str:
+    return f"{cache_records(project, checkpoint)}{execution}.json"
+
+
+def probe(token: str) -> str:
+    """A key that only tests the store, outside every project."""
+    return f".kitaru-probe/{token}"

@@ -1,0 +1,300 @@
+"""What a journal holds: stored values, failures, and the events of one execution, with their JSON form.
+
+One journal entry is the JSON object ``{"format": 1, "write": "<unique id>", "n": 5, "events": [...]}``. Each event
+has a ``kind``. A reader skips kinds and keys that it does not know; an entry of a newer ``format`` it refuses. Plain
+dataclasses rather than pydantic models: they are made for every checkpoint, and importing them must cost nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import field
+from typing import Any, Literal
+
+from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
+from kitaru.model.record import record
+from kitaru.model.recorded import ExecutionOptions as ExecutionOptions
+from kitaru.model.recorded import Failure as Failure
+from kitaru.model.recorded import Origin as Origin
+from kitaru.model.recorded import Record as Record
+from kitaru.model.recorded import RunnerRecord as RunnerRecord
+from kitaru.model.recorded import Value as Value
+from kitaru.model.recorded import text, whole
+
+FORMAT = 1
+"""The newest entry format that this release writes and reads."""
+
+
+class Event(Record):
+    """Something that happened, at ``at`` (RFC 3339, UTC)."""
+
+    __slots__ = ()
+    kind: str
+    at: str
+
+
+@record(kw_only=True)
+class Opened(Event):
+    """Entry 1: who asked for what. From here on the execution exists, pinned to one snapshot and its inputs."""
+
+    kind: Literal["opened"] = "opened"
+    at: str
+    project: str
+    exec_id: str
+    flow: str
+    target: str
+    inputs: Value
+    origin: Literal["invoke", "run"]
+    stack: str
+    options: ExecutionOptions = field(default_factory=ExecutionOptions)
+    version: int | None = None
+    tag: str | None = None
+    snapshot: str | None = None
+    actor: str | None = None
+    commit: str | None = None
+    idempotency_key: str | None = None
+    original_exec_id: str | None = None
+
+
+@record(kw_only=True)
+class Started(Event):
+    """A runner began, or took up again, attempt ``attempt`` (from 1) of the flow body."""
+
+    kind: Literal["started"] = "started"
+    at: str
+    runner: RunnerRecord
+    attempt: int
+
+
+@record(kw_only=True)
+class CheckpointStarted(Event):
+    """Attempt ``attempt`` (from 1) of a call began. Left out where the call ended before this was written."""
+
+    kind: Literal["checkpoint_started"] = "checkpoint_started"
+    at: str
+    call: str
+    name: str
+    attempt: int
+
+
+@record(kw_only=True)
+class CheckpointCompleted(Event):
+    """A call has its result, for ever.
+
+    ``args`` is a readable copy of small arguments; ``input_digest`` covers all of them. ``original_call_id``: the call
+    of the replayed execution that this result was taken from; ``input_digest`` is empty then where the result was
+    overridden, and fits whatever the inputs are. ``cached_from``: the execution and call (``ex-…/3``) that computed the
+    result, where no body was run for it; ``cache_key`` is what the two calls have in common.
+    """
+
+    kind: Literal["checkpoint_completed"] = "checkpoint_completed"
+    at: str
+    started: str
+    call: str
+    name: str
+    attempt: int
+    input_digest: str
+    args: Any = None
+    output: Value
+    original_call_id: str | None = None
+    cached_from: str | None = None
+    cache_key: str | None = None
+
+
+@record(kw_only=True)
+class CheckpointFailed(Event):
+    """An attempt of a call failed; ``retry`` says whether another one follows by itself."""
+
+    kind: Literal["checkpoint_failed"] = "checkpoint_failed"
+    at: str
+    started: str
+    call: str
+    name: str
+    attempt: int
+    input_digest: str
+    args: Any = None
+    error: Failure
+    retry: bool
+
+
+@record(kw_only=True)
+class AttemptFailed(Event):
+    """The flow body failed, and will be run again in this same execution."""
+
+    kind: Literal["attempt_failed"] = "attempt_failed"
+    at: str
+    attempt: int
+    error: Failure
+
+
+@record(kw_only=True)
+class Completed(Event):
+    """The flow returned."""
+
+    kind: Literal["completed"] = "completed"
+    at: str
+    output: Value
+
+
+@record(kw_only=True)
+class Failed(Event):
+    """The flow failed for good."""
+
+    kind: Literal["failed"] = "failed"
+    at: str
+    error: Failure
+
+
+@record(kw_only=True)
+class Cancelled(Event):
+    """Somebody ended it."""
+
+    kind: Literal["cancelled"] = "cancelled"
+    at: str
+    by: str = ""
+
+
+@record(kw_only=True)
+class MetadataLogged(Event):
+    """``values`` (plain JSON) were logged: to the call ``call``, or to the execution where that is None."""
+
+    kind: Literal["metadata"] = "metadata"
+    at: str
+    call: str | None = None
+    values: dict[str, Any]
+
+
+@record(kw_only=True)
+class ArtifactSaved(Event):
+    """A named value was kept, in the call ``call`` or in the flow body. A later one of that name there replaces it.
+
+    ``type`` is what the author calls it; the value's Python type is its own.
+    """
+
+    kind: Literal["artifact_saved"] = "artifact_saved"
+    at: str
+    call: str | None = None
+    name: str
+    type: str
+    value: Value
+    tags: list[str] = field(default_factory=list)
+
+
+@record(kw_only=True)
+class WaitOpened(Event):
+    """The flow asked a question. ``wait`` is its place in the body: ``w1``, or ``2/w1`` in a concurrent branch.
+
+    ``schema`` is the JSON Schema of an answer; ``timeout``, in seconds, bounds only how long the runner polls.
+    """
+
+    kind: Literal["waiting_for"] = "waiting_for"
+    at: str
+    wait: str
+    name: str
+    question: str | None = None
+    schema: dict[str, Any] | None = None
+    timeout: float | None = None
+    metadata: dict[str, Any] | None = None
+
+
+@record(kw_only=True)
+class WaitAnswered(Event):
+    """The answer to a wait, for ever."""
+
+    kind: Literal["wait_answered"] = "wait_answered"
+    at: str
+    wait: str
+    name: str
+    value: Value
+    by: str = ""
+
+
+@record(kw_only=True)
+class WaitAborted(Event):
+    """Somebody declined to answer; the execution is cancelled."""
+
+    kind: Literal["wait_aborted"] = "wait_aborted"
+    at: str
+    wait: str
+    by: str = ""
+
+
+@record(kw_only=True)
+class Suspended(Event):
+    """The runner left while the execution waits: nothing runs until somebody answers."""
+
+    kind: Literal["suspended"] = "suspended"
+    at: str
+
+
+KINDS: dict[str, type[Event]] = {
+    "opened": Opened,
+    "started": Started,
+    "checkpoint_started": CheckpointStarted,
+    "checkpoint_completed": CheckpointCompleted,
+    "checkpoint_failed": CheckpointFailed,
+    "attempt_failed": AttemptFailed,
+    "completed": Completed,
+    "failed": Failed,
+    "cancelled": Cancelled,
+    "metadata": MetadataLogged,
+    "artifact_saved": ArtifactSaved,
+    "waiting_for": WaitOpened,
+    "wait_answered": WaitAnswered,
+    "wait_aborted": WaitAborted,
+    "suspended": Suspended,
+}
+
+
+@record()
+class Entry:
+    """One journal entry, read: its number, its write id, and those of its events whose kind is known."""
+
+    number: int
+    write: str
+    events: tuple[Event, ...]
+
+
+_ENTRY = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False)
+_ASCII_ENTRY = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), allow_nan=False, check_circular=False)
+
+
+def encode_entry(number: int, write: str, events: Iterable[Event]) -> bytes:
+    """The bytes of entry ``number``; ``write`` tells them from every other writer's."""
+    content = {"format": FORMAT, "write": write, "n": number, "events": [event.to_json() for event in events]}
+    try:
+        return (_ENTRY.encode(content) + "\n").encode()
+    except UnicodeEncodeError:  # a lone surrogate in somebody's text: escape it, so that the file stays UTF-8
+        return (_ASCII_ENTRY.encode(content) + "\n").encode()
+
+
+def decode_entry(body: bytes, subject: str = "journal entry") -> Entry:
+    """Read an entry.
+
+    ``KitaruStoreFormatError`` for a newer format, ``KitaruIntegrityError`` for what is no entry at all.
+    """
+    try:
+        content = json.loads(body)
+        newest = whole(content["format"], "format")
+        if newest > FORMAT:
+            raise KitaruStoreFormatError(
+                f"The {subject} has format {newest}; this release reads up to {FORMAT}.",
+                hint="It was written by a newer Kitaru. Upgrade: pip install -U kitaru",
+            )
+        events = [read_event(item) for item in content["events"]]
+        return Entry(
+            whole(content["n"], "n"), text(content["write"], "write"), tuple(event for event in events if event)
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise KitaruIntegrityError(
+            f"The {subject} can't be read: {error}", hint="the store is damaged there: restore that key from a backup"
+        ) from error
+
+
+def read_event(data: Any) -> Event | None:
+    """The event, or None where its kind is not known to this release. ``ValueError`` where it does not fit its kind."""
+    if not isinstance(data, Mapping):
+        raise ValueError(f"expected an event, got {type(data).__name__}")
+    known = KINDS.get(text(data["kind"], "kind"))
+    return known.from_json(data) if known else None

@@ -1,0 +1,320 @@
+"""An execution as people see it: the pure fold of its events. Its status is stored nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import field, replace
+from typing import Any, Literal
+
+from kitaru.errors import KitaruIntegrityError
+from kitaru.model.event import (
+    ArtifactSaved,
+    AttemptFailed,
+    Cancelled,
+    CheckpointCompleted,
+    CheckpointFailed,
+    CheckpointStarted,
+    Completed,
+    Event,
+    ExecutionOptions,
+    Failed,
+    Failure,
+    MetadataLogged,
+    Opened,
+    Record,
+    RunnerRecord,
+    Started,
+    Suspended,
+    Value,
+    WaitAborted,
+    WaitAnswered,
+    WaitOpened,
+)
+from kitaru.model.notes import Notes
+from kitaru.model.record import record
+from kitaru.model.wait import Wait
+
+ExecutionStatus = Literal["pending", "running", "waiting", "completed", "failed", "cancelled", "lost"]
+"""The fold never says ``lost``: whoever can look says it of a running execution whose runner is gone."""
+
+CheckpointStatus = Literal["running", "completed", "failed"]
+ENDED: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
+
+
+@record()
+class Attempt(Record):
+    """One try, of a checkpoint call or of the flow body.
+
+    ``ended_at`` is None while it runs, or where its process died.
+    """
+
+    number: int
+    status: CheckpointStatus
+    started_at: str
+    ended_at: str | None = None
+    failure: Failure | None = None
+
+
+@record(kw_only=True)
+class CheckpointCall(Record):
+    """One durable call. ``call_id`` is its place in the flow body: ``3``, or ``1.2/3`` in a concurrent branch."""
+
+    call_id: str
+    name: str
+    status: CheckpointStatus
+    started_at: str
+    ended_at: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    original_call_id: str | None = None
+    cached_from: str | None = None
+    cache_key: str | None = None
+    parent_call_ids: tuple[str, ...] = ()
+    failure: Failure | None = None
+    attempts: tuple[Attempt, ...] = ()
+    artifacts: tuple[str, ...] = ()
+    input_digest: str | None = None
+    args: Any = None
+    output: Value | None = None
+
+
+@record(kw_only=True)
+class Execution(Record):
+    """One run of one snapshot.
+
+    Times are RFC 3339 in UTC; ``stack_name``, ``tag`` and so on are as they were when it was opened.
+    """
+
+    exec_id: str
+    project: str
+    flow_name: str
+    status: ExecutionStatus
+    created_at: str
+    started_at: str | None = None
+    ended_at: str | None = None
+    stack_name: str
+    target: str
+    origin: Literal["invoke", "run"]
+    version: int | None = None
+    tag: str | None = None
+    snapshot: str | None = None
+    commit: str | None = None
+    actor: str | None = None
+    idempotency_key: str | None = None
+    original_exec_id: str | None = None
+    options: ExecutionOptions
+    runner: RunnerRecord | None = None
+    runner_since: str | None = None
+    suspended_at: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    failure: Failure | None = None
+    inputs: Value
+    output: Value | None = None
+    attempts: tuple[Attempt, ...] = ()
+    checkpoints: tuple[CheckpointCall, ...] = ()
+    waits: tuple[Wait, ...] = ()
+    artifacts: tuple[str, ...] = ()
+
+    @property
+    def ended(self) -> bool:
+        """Whether a terminal event was recorded."""
+        return self.status in ENDED
+
+    @property
+    def open_waits(self) -> tuple[Wait, ...]:
+        """The waits that have no recorded answer, in the order in which they were opened."""
+        return tuple(wait for wait in self.waits if wait.status == "open")
+
+    def summary(self) -> dict[str, Any]:
+        """What a list of executions shows, as JSON: all but the checkpoints, waits, attempts and artifacts."""
+        written = self.to_json()
+        for key in ("checkpoints", "attempts", "artifacts", "waits"):
+            del written[key]
+        return written
+
+
+def fold(events: Iterable[Event]) -> Execution:
+    """The execution that ``events`` tell of.
+
+    The first one that counts is ``Opened``; kinds unknown here change nothing.
+    """
+    state = Fold()
+    for event in events:
+        state.add(event)
+    return state.execution()
+
+
+class Fold:
+    """The fold, one event at a time."""
+
+    def __init__(self) -> None:
+        self._opened: Opened | None = None
+        self._fields: dict[str, Any] = {"status": "pending"}
+        self._attempts: dict[int, Attempt] = {}
+        self._calls: dict[str, dict[str, Any]] = {}
+        self._waits: dict[str, Wait] = {}
+        self._notes = Notes()
+
+    def add(self, event: Event) -> None:
+        """Take one more event."""
+        step = _STEPS.get(type(event))
+        if step is not None:
+            step(self, event)
+
+    def execution(self) -> Execution:
+        """The execution so far. ``KitaruIntegrityError`` where it was never opened."""
+        opened = self._opened
+        if opened is None:
+            raise KitaruIntegrityError("The journal does not begin with the event that opens an execution.")
+        saved = self._notes.artifact_ids(opened.exec_id)
+        calls = tuple(
+            CheckpointCall(
+                **{**call, "attempts": tuple(call["attempts"].values())},
+                metadata=self._notes.metadata(key),
+                artifacts=saved.get(key, ()),
+            )
+            for key, call in self._calls.items()
+        )
+        return Execution(
+            exec_id=opened.exec_id,
+            project=opened.project,
+            flow_name=opened.flow,
+            created_at=opened.at,
+            stack_name=opened.stack,
+            target=opened.target,
+            origin=opened.origin,
+            version=opened.version,
+            tag=opened.tag,
+            snapshot=opened.snapshot,
+            commit=opened.commit,
+            actor=opened.actor,
+            idempotency_key=opened.idempotency_key,
+            original_exec_id=opened.original_exec_id,
+            options=opened.options,
+            inputs=opened.inputs,
+            attempts=tuple(self._attempts.values()),
+            checkpoints=calls,
+            waits=tuple(self._waits.values()),
+            metadata=self._notes.metadata(None),
+            artifacts=saved.get(None, ()),
+            **{**self._fields, "status": self._status()},
+        )
+
+    def _status(self) -> ExecutionStatus:
+        status: ExecutionStatus = self._fields["status"]
+        asked = status == "running" and any(wait.status == "open" for wait in self._waits.values())
+        return "waiting" if asked else status
+
+    def _log(self, event: MetadataLogged) -> None:
+        self._notes.log(event)
+
+    def _save(self, event: ArtifactSaved) -> None:
+        self._notes.save(event)
+
+    def _open(self, event: Opened) -> None:
+        if self._opened is None:
+            self._opened = event
+
+    def _start(self, event: Started) -> None:
+        self._fields.setdefault("started_at", event.at)
+        self._fields.update(status="running", runner=event.runner, ended_at=None, failure=None)
+        self._fields.update(runner_since=event.at, suspended_at=None)
+        self._attempts.setdefault(event.attempt, Attempt(event.attempt, "running", event.at))
+
+    def _fail_attempt(self, event: AttemptFailed) -> None:
+        self._end_attempt(event.attempt, "failed", event.at, event.error)
+
+    def _end_attempt(self, number: int, status: CheckpointStatus, at: str, failure: Failure | None = None) -> None:
+        begun = self._attempts.get(number)
+        self._attempts[number] = Attempt(number, status, begun.started_at if begun else at, at, failure)
+
+    def _end(self, status: CheckpointStatus, at: str, failure: Failure | None = None) -> None:
+        if self._attempts:
+            self._end_attempt(max(self._attempts), status, at, failure)
+
+    def _complete(self, event: Completed) -> None:
+        self._fields.update(status="completed", ended_at=event.at, output=event.output, failure=None)
+        self._end("completed", event.at)
+
+    def _fail(self, event: Failed) -> None:
+        self._fields.update(status="failed", ended_at=event.at, failure=event.error)
+        self._end("failed", event.at, event.error)
+
+    def _cancel(self, event: Cancelled) -> None:
+        self._fields.update(status="cancelled", ended_at=event.at)
+        self._end("failed", event.at)
+
+    def _call(self, call: str, name: str, at: str) -> dict[str, Any]:
+        known = self._calls.get(call)
+        if known is None:
+            known = {"call_id": call, "name": name, "status": "running", "started_at": at, "attempts": {}}
+            self._calls[call] = known
+        elif known["status"] != "completed" or known.get("original_call_id"):
+            known.update(name=name, status="running", ended_at=None, failure=None)
+        return known
+
+    def _start_call(self, event: CheckpointStarted) -> None:
+        call = self._call(event.call, event.name, event.at)
+        call["attempts"][event.attempt] = Attempt(event.attempt, "running", event.at)
+
+    def _complete_call(self, event: CheckpointCompleted) -> None:
+        call = self._call(event.call, event.name, event.started)
+        call.update(status="completed", ended_at=event.at, output=event.output, failure=None)
+        call.update(input_digest=event.input_digest, args=event.args, original_call_id=event.original_call_id)
+        call.update(cached_from=event.cached_from, cache_key=event.cache_key)
+        call["attempts"][event.attempt] = Attempt(event.attempt, "completed", event.started, event.at)
+
+    def _fail_call(self, event: CheckpointFailed) -> None:
+        call = self._call(event.call, event.name, event.started)
+        if call["status"] != "completed":
+            call.update(input_digest=event.input_digest, args=event.args, failure=event.error)
+            if not event.retry:
+                call.update(status="failed", ended_at=event.at)
+        call["attempts"][event.attempt] = Attempt(event.attempt, "failed", event.started, event.at, event.error)
+
+    def _open_wait(self, event: WaitOpened) -> None:
+        self._waits[event.wait] = Wait(
+            wait_id=event.wait,
+            name=event.name,
+            status="open",
+            opened_at=event.at,
+            question=event.question,
+            schema=event.schema,
+            timeout=event.timeout,
+            metadata=event.metadata,
+        )
+
+    def _answer_wait(self, event: WaitAnswered) -> None:
+        asked = self._waits.get(event.wait) or Wait(
+            wait_id=event.wait, name=event.name, status="open", opened_at=event.at
+        )
+        self._waits[event.wait] = replace(
+            asked, status="answered", answered_at=event.at, by=event.by or None, value=event.value
+        )
+        self._fields["suspended_at"] = None
+
+    def _abort_wait(self, event: WaitAborted) -> None:
+        asked = self._waits.get(event.wait)
+        if asked is not None:
+            self._waits[event.wait] = replace(asked, status="aborted", answered_at=event.at, by=event.by or None)
+
+    def _suspend(self, event: Suspended) -> None:
+        self._fields["suspended_at"] = event.at
+
+
+_STEPS: dict[type[Event], Callable[[Fold, Any], None]] = {
+    Opened: Fold._open,
+    MetadataLogged: Fold._log,
+    ArtifactSaved: Fold._save,
+    Started: Fold._start,
+    CheckpointStarted: Fold._start_call,
+    CheckpointCompleted: Fold._complete_call,
+    CheckpointFailed: Fold._fail_call,
+    AttemptFailed: Fold._fail_attempt,
+    Completed: Fold._complete,
+    Failed: Fold._fail,
+    Cancelled: Fold._cancel,
+    WaitOpened: Fold._open_wait,
+    WaitAnswered: Fold._answer_wait,
+    WaitAborted: Fold._abort_wait,
+    Suspended: Fold._suspend,
+}

@@ -1,0 +1,53 @@
+"""What a flow needs around its source to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from kitaru.model.noun import Noun
+
+
+class ImageSettings(Noun):
+    """The environment of a flow. A field left out is inherited; a field that is given replaces the inherited one.
+
+    Secrets are named, never held: ``secret_environment_from`` lists names.
+    """
+
+    base_image: str | None = Field(None, description="Container image to start from, e.g. python:3.11-slim")
+    requirements: tuple[str, ...] | None = Field(None, description="Python requirements, as pip spells them")
+    dockerfile: str | None = Field(None, description="Dockerfile to build instead, relative to the manifest")
+    build_context_root: str | None = Field(None, description="Folder sent to the image build, relative to the manifest")
+    environment: dict[str, str] | None = Field(None, description="Environment variables; never put a secret here")
+    secret_environment_from: tuple[str, ...] | None = Field(
+        None, description="Names of secrets whose values become environment variables when the flow runs"
+    )
+    apt_packages: tuple[str, ...] | None = Field(None, description="Debian packages to install")
+    replicate_local_python_environment: bool | None = Field(
+        None, description="Install the packages of the Python that builds"
+    )
+    image_tag: str | None = Field(None, description="Tag of the image that is built")
+    target_repository: str | None = Field(None, description="Where the image that is built is pushed")
+    user: str | None = Field(None, description="User that the flow runs as inside the container")
+    platform: str | None = Field(None, description="Platform to build for, e.g. linux/amd64")
+
+    def over(self, inherited: ImageSettings) -> ImageSettings:
+        """These settings with every field that they leave out taken from ``inherited``."""
+        given = {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
+        return inherited.model_copy(update=given)
+
+
+def parse_image(value: str | Mapping[str, Any] | ImageSettings | None) -> ImageSettings:
+    """The three shapes that a person may give: a base image, a mapping, or the settings themselves.
+
+    Raises pydantic's ``ValidationError`` for a mapping with unknown keys or wrong types.
+    """
+    if value is None:
+        return ImageSettings()
+    if isinstance(value, ImageSettings):
+        return value
+    if isinstance(value, str):
+        return ImageSettings(base_image=value)
+    return ImageSettings.model_validate(dict(value))

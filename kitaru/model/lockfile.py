@@ -1,0 +1,176 @@
+"""The released state of a project: each flow's versions and routes, and the log of edits that led there."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
+
+from kitaru.model.address import canonical_json, digest
+from kitaru.model.noun import Noun
+from kitaru.model.route import Holder, Route
+from kitaru.model.snapshot import Commit
+
+FORMAT: Final = 1
+
+
+class Release(Noun):
+    """One version of a flow: never renumbered, never reused. ``by`` says who made it, ``commit`` from what."""
+
+    version: int
+    snapshot: str
+    source: str
+    at: str
+    by: str
+    commit: Commit | None = None
+
+
+class VersionTable(Noun):
+    """All versions of one flow, ascending: an object, referred to by its digest."""
+
+    format: Literal[1] = FORMAT
+    flow: str
+    releases: tuple[Release, ...] = ()
+
+    def release(self, version: int) -> Release | None:
+        """The release of that number, or None."""
+        return next((release for release in self.releases if release.version == version), None)
+
+    def newest_with(self, snapshot: str) -> Release | None:
+        """The newest release of that snapshot, or None."""
+        return next((release for release in reversed(self.releases) if release.snapshot == snapshot), None)
+
+    def adding(self, release: Release) -> VersionTable:
+        """The table with one release more."""
+        return self.model_copy(update={"releases": (*self.releases, release)})
+
+
+class FlowState(Noun):
+    """What the lockfile holds of one flow: small, however many versions there are.
+
+    ``latest`` is the highest number ever given, ``snapshot`` what it stands for, ``table`` the digest of the version
+    table. ``managed`` once a manifest declared the flow; ``retired`` once a prune removed it (its numbers stay taken).
+    """
+
+    latest: int
+    snapshot: str
+    table: str
+    routes: dict[str, Route] = Field(default_factory=dict)
+    managed: bool = False
+    retired: bool = False
+
+    def known_version(self, snapshot: str) -> int | None:
+        """A version of that snapshot that can be told without the version table; None says nothing."""
+        if snapshot == self.snapshot:
+            return self.latest
+        held = (holder for route in self.routes.values() for holder in route.holders)
+        return max((holder.version for holder in held if holder.snapshot == snapshot), default=None)
+
+    def known_snapshot(self, version: int) -> str | None:
+        """The snapshot of that version, where it can be told without the version table."""
+        if version == self.latest:
+            return self.snapshot
+        held = (holder for route in self.routes.values() for holder in route.holders)
+        return next((holder.snapshot for holder in held if holder.version == version), None)
+
+
+class Mint(Noun):
+    """A new version. Valid while ``expects`` is the flow's highest number (0: no such flow yet)."""
+
+    kind: Literal["mint"]
+    flow: str
+    version: int
+    snapshot: str
+    table: str = ""
+    managed: bool = True
+    expects: int
+
+
+class Move(Noun):
+    """A route leads to these holders from now on. Valid while ``expects`` holds it (None: no such route)."""
+
+    kind: Literal["move"]
+    flow: str
+    tag: str
+    holders: tuple[Holder, ...]
+    exclusive: bool = True
+    managed: bool = True
+    expects: tuple[Holder, ...] | None = None
+
+
+class Untag(Noun):
+    """A route is gone. Valid while ``expects`` holds it."""
+
+    kind: Literal["untag"]
+    flow: str
+    tag: str
+    expects: tuple[Holder, ...]
+
+
+class Manage(Noun):
+    """A manifest declares a flow that was there already."""
+
+    kind: Literal["manage"]
+    flow: str
+
+
+class Retire(Noun):
+    """A flow is gone, with all its routes; versions stay readable. Valid while ``expects`` is its highest number."""
+
+    kind: Literal["retire"]
+    flow: str
+    expects: int
+
+
+Edit = Annotated[Mint | Move | Untag | Manage | Retire, Field(discriminator="kind")]
+
+
+class Lockfile(Noun):
+    """The state after generation ``generation``; ``entry`` is the digest of that generation's bytes ("" for none)."""
+
+    format: Literal[1] = FORMAT
+    project: str
+    generation: int = 0
+    entry: str = ""
+    flows: dict[str, FlowState] = Field(default_factory=dict)
+    checksum: str = ""
+    """In ``kitaru.lock``: the digest of the flows, so that a hint that was damaged or edited is left aside."""
+
+    def data(self) -> dict[str, Any]:
+        """As every noun, with the format always spelled out."""
+        return {"format": self.format, **super().data()}
+
+    @property
+    def state_digest(self) -> str:
+        """The digest of the flows alone: what two histories that lead to the same place agree on."""
+        return digest(canonical_json({name: flow.data() for name, flow in self.flows.items()}))
+
+    def flow(self, name: str) -> FlowState | None:
+        """The state of a flow that is there, None for one that is not or no longer."""
+        found = self.flows.get(name)
+        return None if found is None or found.retired else found
+
+
+class Generation(Noun):
+    """One entry of the lock log: who changed what, from which commit, and the state that this led to.
+
+    ``parent`` is the digest of the previous entry's bytes, ``write`` is unique, ``state_digest`` is that of the state
+    after it; ``state`` carries the state itself in small projects and every so often in large ones.
+    """
+
+    format: Literal[1] = FORMAT
+    project: str
+    generation: int
+    parent: str
+    write: str
+    at: str
+    by: str
+    commit: Commit | None = None
+    message: str = ""
+    edits: tuple[Edit, ...]
+    state_digest: str
+    state: dict[str, FlowState] | None = None
+
+    def data(self) -> dict[str, Any]:
+        """As every noun, with the format always spelled out."""
+        return {"format": self.format, **super().data()}

@@ -1,0 +1,104 @@
+"""A plan: what apply would do, and why. Apply decides nothing that is not written here."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from kitaru.model.lockfile import Edit
+from kitaru.model.noun import Noun
+from kitaru.model.route import Holder
+from kitaru.model.snapshot import Commit, Snapshot
+
+FORMAT: Final = 1
+
+Subject = Literal["source", "target", "image", "options", "stack", "inputs", "input_schema", "checkpoints", "summary"]
+
+
+class Change(Noun):
+    """One difference between a version and what this commit would build. ``breaking`` for callers of the flow."""
+
+    subject: Subject
+    text: str
+    details: tuple[str, ...] = ()
+    breaking: bool = False
+
+
+class Build(Noun):
+    """A version to make: its snapshot in full, and how it differs from ``previous`` (None: the flow is new)."""
+
+    version: int
+    snapshot_digest: str
+    snapshot: Snapshot
+    previous: int | None = None
+    changes: tuple[Change, ...] = ()
+
+
+class RouteMove(Noun):
+    """A route's change. ``before`` None: it is new; ``after`` None: it goes. ``moved_``: the last move before."""
+
+    tag: str
+    before: tuple[Holder, ...] | None = None
+    after: tuple[Holder, ...] | None = None
+    exclusive: bool = True
+    reason: str = ""
+    moved_at: str = ""
+    moved_by: str = ""
+
+    @property
+    def adopts(self) -> bool:
+        """Whether it only puts an existing route under the manifest's care."""
+        return self.before is not None and self.before == self.after
+
+
+class FlowPlan(Noun):
+    """What happens to one flow. ``version`` is the one that this commit's content is, or becomes."""
+
+    flow: str
+    action: Literal["create", "update", "keep", "retire"]
+    version: int | None = None
+    build: Build | None = None
+    moves: tuple[RouteMove, ...] = ()
+    unmanaged: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Plan(Noun):
+    """The whole of it, bound to the generation that it was made on.
+
+    ``base`` and ``base_entry`` name that generation; ``manifest`` is the digest of the manifest's bytes and target;
+    ``guards`` say why this plan may be looked at but not applied from here; ``edits`` are what apply appends.
+    """
+
+    format: Literal[1] = FORMAT
+    project: str
+    store: str
+    base: int
+    base_entry: str
+    manifest: str
+    target: str | None = None
+    commit: Commit
+    tree: str
+    flows: tuple[FlowPlan, ...] = ()
+    unmanaged: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    guards: tuple[str, ...] = ()
+    edits: tuple[Edit, ...] = ()
+
+    def data(self) -> dict[str, Any]:
+        """As every noun, with the format always spelled out."""
+        return {"format": self.format, **super().data()}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether apply would write nothing."""
+        return not self.edits
+
+    @property
+    def builds(self) -> tuple[tuple[str, Build], ...]:
+        """Flow and build, for each version to make."""
+        return tuple((flow.flow, flow.build) for flow in self.flows if flow.build)
+
+    @property
+    def moves(self) -> tuple[tuple[str, RouteMove], ...]:
+        """Flow and move, for each route that changes."""
+        return tuple((flow.flow, move) for flow in self.flows for move in flow.moves)

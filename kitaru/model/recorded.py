@@ -1,0 +1,217 @@
+"""The records that events are made of: stored values, failures, runners, options, and how a record becomes JSON.
+
+Plain dataclasses rather than pydantic models: they are made for every checkpoint, and importing them must cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, ClassVar, Literal, Self, cast
+
+from kitaru.model.record import record
+
+Origin = Literal["user_code", "runtime", "backend", "divergence", "unknown"]
+
+
+class Record:
+    """Something with a JSON object form: one key a field, absent where the field is None."""
+
+    __slots__ = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; may share containers with this record, so encode it before either changes."""
+        written: dict[str, Any] = {}
+        for name in cast("tuple[str, ...]", self.__slots__):
+            value = getattr(self, name)
+            if value is not None:
+                written[name] = _written(value)
+        return written
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        """The inverse of ``to_json``. Unknown keys are skipped; what does not fit raises ``ValueError``."""
+        if not isinstance(data, Mapping):
+            raise ValueError(f"expected an object for {cls.__name__}, got {type(data).__name__}")
+        given = {name: read(data[name], name) for name, read in _readers(cls) if data.get(name) is not None}
+        try:
+            return cls(**given)
+        except TypeError as error:
+            raise ValueError(f"{cls.__name__}: {error}") from None
+
+
+@record()
+class Value(Record):
+    """A stored value.
+
+    ``format`` names the codec. ``stored`` says where the bytes are: ``inline`` is the value itself as JSON (readable
+    JSON for ``json``, a string for ``text``, base64 otherwise), or the bytes are the object named by ``sha256``.
+    ``size`` (in bytes) and ``sha256`` describe the encoded bytes either way. ``type`` is the Python type, where the
+    value fitted its annotation.
+    """
+
+    format: str
+    size: int
+    sha256: str
+    stored: Literal["inline", "object"]
+    inline: Any = None
+    type: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As every record, but the key ``inline`` is present exactly where the value is, also when it is null."""
+        written: dict[str, Any] = {"format": self.format, "size": self.size, "sha256": self.sha256}
+        if self.type:
+            written["type"] = self.type
+        if self.stored == "inline":
+            written["inline"] = self.inline
+        return written
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        """The inverse of ``to_json``."""
+        if not isinstance(data, Mapping):
+            raise ValueError(f"expected an object for a value, got {type(data).__name__}")
+        try:
+            return cls(
+                text(data["format"], "format"),
+                whole(data["size"], "size"),
+                text(data["sha256"], "sha256"),
+                "inline" if "inline" in data else "object",
+                data.get("inline"),
+                text(data.get("type", ""), "type"),
+            )
+        except KeyError as error:
+            raise ValueError(f"a value lacks {error}") from None
+
+
+@record()
+class Failure(Record):
+    """Why something ended badly:
+
+    the exception's qualified type, its message, its traceback as text, and whose doing it was.
+    """
+
+    type: str
+    message: str
+    traceback: str = ""
+    origin: Origin = "unknown"
+
+
+@record()
+class RunnerRecord(Record):
+    """Which process ran it: what ``ports.RunnerInfo`` knows, as recorded."""
+
+    runner_id: str
+    host: str
+    pid: int
+    started: str = ""
+
+
+@record()
+class ExecutionOptions(Record):
+    """What was settled when the execution was opened.
+
+    ``timeout`` is in seconds, for each attempt at the flow's body. ``retry`` is the policy of its retries, where one
+    was given with the call; else the flow's own counts, with ``retries`` as the number of further attempts.
+    """
+
+    retries: int = 0
+    cache: bool = True
+    timeout: float | None = None
+    retry: dict[str, Any] | None = None
+
+
+# --- reading fields: one function for each annotation that records use ------------------------------------------------
+
+
+def _written(value: Any) -> Any:
+    if isinstance(value, Record):
+        return value.to_json()
+    if type(value) is tuple:
+        return [_written(item) for item in value]
+    return value
+
+
+def text(value: Any, name: str) -> str:
+    """The text. ``ValueError`` for anything else."""
+    if not isinstance(value, str):
+        raise ValueError(f"{name} should be a string, not {value!r:.50}")
+    return value
+
+
+def whole(value: Any, name: str) -> int:
+    """The whole number. ``ValueError`` for anything else."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{name} should be a whole number, not {value!r:.50}")
+    return value
+
+
+def _number(value: Any, name: str) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise ValueError(f"{name} should be a number, not {value!r:.50}")
+    return value
+
+
+def _flag(value: Any, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} should be true or false, not {value!r:.50}")
+    return value
+
+
+def _mapping(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} should be an object, not {value!r:.50}")
+    return value
+
+
+def _texts(value: Any, name: str) -> list[str]:
+    if not isinstance(value, list):
+        raise ValueError(f"{name} should be a list of strings, not {value!r:.50}")
+    return [text(item, name) for item in value]
+
+
+def _anything(value: Any, _name: str) -> Any:
+    return value
+
+
+class _Reading:
+    """Readers of a record's fields, found once per class from the text of its annotations."""
+
+    by_annotation: ClassVar[dict[str, Callable[[Any, str], Any]]] = {
+        "str": text,
+        "int": whole,
+        "float": _number,
+        "bool": _flag,
+        "Any": _anything,
+        "Value": lambda data, _name: Value.from_json(data),
+        "Failure": lambda data, _name: Failure.from_json(data),
+        "RunnerRecord": lambda data, _name: RunnerRecord.from_json(data),
+        "ExecutionOptions": lambda data, _name: ExecutionOptions.from_json(data),
+        "Origin": text,
+        "ExecutionStatus": text,
+        "dict[str, Any]": _mapping,
+        "list[str]": _texts,
+    }
+    by_class: ClassVar[dict[type, tuple[tuple[str, Callable[[Any, str], Any]], ...]]] = {}
+
+
+def _readers(cls: type) -> tuple[tuple[str, Callable[[Any, str], Any]], ...]:
+    known = _Reading.by_class.get(cls)
+    if known is None:
+        known = tuple((item.name, _reader(str(item.type))) for item in fields(cls))
+        _Reading.by_class[cls] = known
+    return known
+
+
+def _reader(annotation: str) -> Callable[[Any, str], Any]:
+    plain = annotation.removesuffix(" | None")
+    if plain.startswith("tuple["):
+        return _no_members
+    return text if plain.startswith("Literal[") else _Reading.by_annotation[plain]
+
+
+def _no_members(value: Any, name: str) -> tuple[()]:
+    """Collections are made by the fold, and no reader needs them from JSON."""
+    if value:
+        raise ValueError(f"{name} can't be read back")
+    return ()

@@ -1,0 +1,184 @@
+"""Routes: what the manifest asks for, what the lockfile holds, and what a user types to choose one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+
+from kitaru.model.noun import Noun
+from kitaru.model.record import record
+
+DEFAULT_TAG = "default"
+"""The reserved route: always exclusive, never removed, only moved."""
+
+
+@record()
+class Pin:
+    """One number: an exclusive route at that version."""
+
+    version: int
+
+
+@record()
+class Head:
+    """The version that this commit builds."""
+
+
+@record()
+class Label:
+    """A shared label on several versions; None stands for head."""
+
+    versions: tuple[int | None, ...]
+
+
+@record()
+class Split:
+    """An exclusive route, divided by percent: (version, weight) pairs that add up to 100."""
+
+    weights: tuple[tuple[int, int], ...]
+
+
+RouteWish = Pin | Head | Label | Split
+
+EXPECTED = (
+    "expected a version number (stable: 1), head (canary: head), a list of versions (benchmark: [1, 2]), "
+    "or weights that add up to 100 (beta: {2: 10, 1: 90})"
+)
+
+
+def _version(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{value!r} is not a version number; versions count from 1")
+    return value
+
+
+def parse_wish(value: Any) -> RouteWish:
+    """What the manifest says behind a tag. Raises ``ValueError`` with what was expected."""
+    if isinstance(value, Pin | Head | Label | Split):
+        return value
+    if value == "head":
+        return Head()
+    if isinstance(value, int) and not isinstance(value, bool):
+        return Pin(_version(value))
+    if isinstance(value, list | tuple) and value:
+        versions = tuple(None if item == "head" else _version(item) for item in value)
+        if len(set(versions)) != len(versions):
+            raise ValueError("a version is listed twice")
+        return Label(versions)
+    if isinstance(value, dict) and value:
+        return _split(value)
+    raise ValueError(EXPECTED)
+
+
+def _split(value: dict[Any, Any]) -> Split:
+    weights = []
+    for key, weight in value.items():
+        number = int(key) if isinstance(key, str) and key.isdigit() else key
+        if isinstance(weight, bool) or not isinstance(weight, int) or not 0 < weight <= 100:
+            raise ValueError(f"{weight!r} is not a percentage; weights are whole numbers from 1 to 100")
+        weights.append((_version(number), weight))
+    total = sum(weight for _, weight in weights)
+    if total != 100:
+        raise ValueError(f"the weights add up to {total}, not to 100")
+    return Split(tuple(sorted(weights)))
+
+
+def wish_data(wish: RouteWish) -> Any:
+    """The wish as the manifest spells it."""
+    match wish:
+        case Pin(version):
+            return version
+        case Head():
+            return "head"
+        case Label(versions):
+            return ["head" if version is None else version for version in versions]
+        case Split(weights):
+            return {str(version): weight for version, weight in weights}
+
+
+WishField = Annotated[
+    RouteWish,
+    PlainValidator(parse_wish),
+    PlainSerializer(wish_data),
+    WithJsonSchema(
+        {
+            "description": "Which version the tag leads to",
+            "oneOf": [
+                {"type": "integer", "minimum": 1, "description": "an exclusive route at this version"},
+                {"const": "head", "description": "the version that this commit builds"},
+                {
+                    "type": "array",
+                    "minItems": 1,
+                    "uniqueItems": True,
+                    "items": {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "head"}]},
+                    "description": "a shared label",
+                },
+                {
+                    "type": "object",
+                    "minProperties": 1,
+                    "patternProperties": {"^[1-9][0-9]*$": {"type": "integer", "minimum": 1, "maximum": 100}},
+                    "additionalProperties": False,
+                    "description": "an exclusive route, divided by percent",
+                },
+            ],
+        }
+    ),
+]
+
+
+class Holder(Noun):
+    """A version that holds a tag, with the snapshot that it stands for; ``weight`` in percent."""
+
+    version: int
+    snapshot: str
+    weight: int = 100
+
+
+class Route(Noun):
+    """Where a tag leads now, and who moved it there last."""
+
+    holders: tuple[Holder, ...]
+    exclusive: bool = True
+    managed: bool = False
+    generation: int = 0
+    at: str = ""
+    by: str = ""
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The versions that hold the tag, ascending."""
+        return tuple(sorted(holder.version for holder in self.holders))
+
+
+@record()
+class ByTag:
+    """``--tag T``."""
+
+    tag: str
+
+
+@record()
+class ByVersion:
+    """``--version N``."""
+
+    version: int
+
+
+Selector = ByTag | ByVersion
+
+
+def selector(*, tag: str | None = None, version: int | None = None) -> Selector:
+    """What a caller typed: nothing is the default tag. Raises ``ValueError`` when both are given."""
+    if tag is not None and version is not None:
+        raise ValueError("give a tag or a version, not both")
+    return ByVersion(version) if version is not None else ByTag(tag or DEFAULT_TAG)
+
+
+def describe_holders(holders: tuple[Holder, ...] | None) -> str:
+    """``v2``, ``v1, v2``, ``v2 10 %, v1 90 %`` or ``nothing``."""
+    if not holders:
+        return "nothing"
+    if any(holder.weight != 100 for holder in holders):
+        return ", ".join(f"v{holder.version} {holder.weight} %" for holder in holders)
+    return ", ".join(f"v{holder.version}" for holder in holders)

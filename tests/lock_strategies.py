@@ -1,0 +1,149 @@
+"""Lockfiles and edits for property tests: histories that writers could have made, and edits that may or may not fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from kitaru.core.commit import next_lockfile
+from kitaru.model.address import digest
+from kitaru.model.lockfile import Edit, Generation, Lockfile, Manage, Mint, Move, Retire, Untag
+from kitaru.model.route import Holder
+
+FLOWS = ("agent", "greeter", "other")
+TAGS = ("default", "stable", "canary", "benchmark")
+FEW = settings(max_examples=40, deadline=None)
+"""Histories take long to draw; forty of them are enough in every run."""
+
+AT, BY = "2026-11-21T23:13:18.000000Z", "Ann"
+
+
+def snapshot(flow: str, version: int) -> str:
+    """The digest that stands for a version's snapshot."""
+    return digest(f"{flow} {version}".encode())
+
+
+def holder(flow: str, version: int, weight: int = 100) -> Holder:
+    return Holder(version=version, snapshot=snapshot(flow, version), weight=weight)
+
+
+def mint(flow: str, version: int, expects: int | None = None) -> Mint:
+    return Mint(
+        kind="mint",
+        flow=flow,
+        version=version,
+        snapshot=snapshot(flow, version),
+        table=digest(f"table {flow} {version}".encode()),
+        expects=version - 1 if expects is None else expects,
+    )
+
+
+def move(flow: str, tag: str, *versions: int, expects: tuple[int, ...] | None = None, exclusive: bool = True) -> Move:
+    return Move(
+        kind="move",
+        flow=flow,
+        tag=tag,
+        holders=tuple(holder(flow, version) for version in versions),
+        exclusive=exclusive,
+        expects=None if expects is None else tuple(holder(flow, version) for version in expects),
+    )
+
+
+def after(lock: Lockfile, *edits: Edit) -> Lockfile:
+    """The state after edits that fit."""
+    following = next_lockfile(lock, edits, at=AT, by=BY)
+    assert isinstance(following, Lockfile), following
+    return following
+
+
+def entry_for(lock: Lockfile, edits: tuple[Edit, ...], following: Lockfile, /, **changed: Any) -> Generation:
+    """The log entry that leads from one state to the next."""
+    fields: dict[str, Any] = {
+        "project": lock.project,
+        "generation": following.generation,
+        "parent": lock.entry,
+        "write": "w",
+        "at": AT,
+        "by": BY,
+        "edits": edits,
+        "state_digest": following.state_digest,
+    }
+    return Generation(**{**fields, **changed})
+
+
+@st.composite
+def fitting(draw: st.DrawFn, lock: Lockfile) -> tuple[Edit, ...]:
+    """Edits of one generation that fit ``lock``, each subject at most once."""
+    edits: list[Edit] = []
+    for flow in draw(st.lists(st.sampled_from(FLOWS), min_size=1, unique=True)):
+        state = lock.flows.get(flow)
+        latest = state.latest if state else 0
+        live = state is not None and not state.retired
+        if state is not None and live and draw(st.integers(0, 9)) == 0:
+            edits.append(Retire(kind="retire", flow=flow, expects=latest))
+            continue
+        if state is None or draw(st.booleans()):
+            latest += 1
+            edits.append(mint(flow, latest))
+        elif draw(st.booleans()) or not live:
+            edits.append(Manage(kind="manage", flow=flow))
+        for tag in draw(st.lists(st.sampled_from(TAGS), unique=True)):
+            route = state.routes.get(tag) if state is not None and live else None
+            if route is not None and tag != "default" and draw(st.booleans()):
+                edits.append(Untag(kind="untag", flow=flow, tag=tag, expects=route.holders))
+                continue
+            versions = draw(st.lists(st.integers(1, latest), min_size=1, max_size=3, unique=True))
+            many = len(versions) > 1
+            edits.append(
+                Move(
+                    kind="move",
+                    flow=flow,
+                    tag=tag,
+                    holders=tuple(holder(flow, version) for version in sorted(versions)),
+                    exclusive=not many,
+                    expects=route.holders if route else None,
+                )
+            )
+    return tuple(edits)
+
+
+@st.composite
+def histories(draw: st.DrawFn, most: int = 3) -> tuple[Lockfile, ...]:
+    """States that follow one another, the empty one first."""
+    lock = Lockfile(project="research")
+    states = [lock]
+    for number in range(draw(st.integers(0, most))):
+        edits = draw(fitting(lock))
+        if not edits:
+            continue
+        lock = after(lock, *edits).model_copy(update={"entry": digest(str(number).encode())})
+        states.append(lock)
+    return tuple(states)
+
+
+locks = histories().map(lambda states: states[-1])
+
+ANY_EDIT: st.SearchStrategy[Edit] = st.one_of(
+    st.builds(mint, st.sampled_from(FLOWS), st.integers(1, 4), st.integers(0, 4)),
+    st.builds(
+        lambda flow, tag, version, expects: move(flow, tag, version, expects=expects),
+        st.sampled_from(FLOWS),
+        st.sampled_from(TAGS),
+        st.integers(1, 4),
+        st.none() | st.tuples(st.integers(1, 4)),
+    ),
+    st.builds(
+        lambda flow, tag, version: Untag(kind="untag", flow=flow, tag=tag, expects=(holder(flow, version),)),
+        st.sampled_from(FLOWS),
+        st.sampled_from(TAGS),
+        st.integers(1, 4),
+    ),
+    st.builds(lambda flow: Manage(kind="manage", flow=flow), st.sampled_from(FLOWS)),
+    st.builds(
+        lambda flow, expects: Retire(kind="retire", flow=flow, expects=expects),
+        st.sampled_from(FLOWS),
+        st.integers(0, 4),
+    ),
+)
