@@ -1,0 +1,261 @@
+"""Where the engine meets the outside world: small protocols, with their promises spelled out.
+
+Adapters implement them, the engine calls them, and neither imports the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from kitaru.model.record import record
+
+if TYPE_CHECKING:
+    # Only names in annotations: a flow that runs in a script needs no pydantic model of the manifest.
+    from kitaru.errors import Problem
+    from kitaru.model.manifest import Manifest, SourceSpec
+    from kitaru.model.snapshot import Commit, FlowFacts, SourceTree
+
+
+@record()
+class Created:
+    """The bytes are stored under the key, durably, and they are ours."""
+
+
+@record()
+class Taken:
+    """The key already held other bytes: these. Nothing was written."""
+
+    existing: bytes
+
+
+class Store(Protocol):
+    """Bytes under keys. A key is ``/``-separated, relative to the store's root, and never begins with ``/``.
+
+    Promises, held by one contract suite against every backend:
+
+    * A read after a completed ``create`` or ``overwrite`` sees it, from any process.
+    * A reader never sees part of a body: the whole of it, or nothing.
+    * Whatever fails because of the outside world raises ``KitaruStoreError`` with a hint, within seconds where nobody
+      answers; whatever fails leaves no partial key behind.
+    * Every method may be called from several threads at once.
+    """
+
+    url: str
+    """The store's address as a person wrote it, credentials removed."""
+
+    durable_across_processes: bool
+    """False for a store that lives inside this process only (``memory://``)."""
+
+    def read(self, key: str) -> bytes | None:
+        """The bytes under ``key``, or None where there is no such key. One request."""
+        ...
+
+    def create(self, key: str, body: bytes) -> Created | Taken:
+        """Store ``body`` under ``key`` if the key is free: of all racing callers exactly one gets ``Created``.
+
+        Durable when it returns. Where the reply of the backend is lost, the slot is read back: equal bytes mean that
+        ours landed and the answer is ``Created``. Hence a caller whose bytes must be told from another's puts a unique
+        write id into them; for content-addressed objects equal bytes are equal, whoever wrote them. One request where
+        nothing goes wrong. ``body`` is never empty.
+        """
+        ...
+
+    def overwrite(self, key: str, body: bytes) -> None:
+        """Store ``body`` under ``key`` whatever was there. For hints only: what is trusted is never overwritten."""
+        ...
+
+    def names(self, prefix: str, *, after: str = "") -> list[str]:
+        """The names directly below ``prefix`` (a key that ends with ``/``), sorted, those greater than ``after`` only.
+
+        A name that has keys below it ends with ``/``. A prefix that nobody wrote to gives an empty list.
+        """
+        ...
+
+    def remove(self, key: str) -> None:
+        """Remove ``key``; one that is not there is no error. Never called for a log entry."""
+        ...
+
+
+class Clock(Protocol):
+    """Time and randomness, so that nothing below needs to be patched in a test."""
+
+    def now(self) -> datetime:
+        """The present, in UTC, with time zone."""
+        ...
+
+    def token(self, size: int) -> str:
+        """``size`` random characters of ``0-9a-z`` (without i, l, o, u), from a secure source."""
+        ...
+
+
+@record()
+class Step:
+    """Something worth telling a person who waits.
+
+    ``phase`` is one of ``source``, ``import``, ``build``, ``upload``, ``environment``, ``commit``; ``done`` and
+    ``total`` count its units (flows, files, or bytes where ``unit`` says so).
+    """
+
+    phase: str
+    message: str
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+
+
+class Reporter(Protocol):
+    """Takes progress. Must not raise, must not block for long."""
+
+    def step(self, step: Step) -> None: ...
+
+
+@record()
+class RunnerInfo:
+    """Who runs an execution: enough to find the process again on the same host."""
+
+    runner_id: str
+    host: str
+    pid: int
+    started: str
+    """The process's start, in the kernel's own words, so that a reused pid is told apart. Empty where unknown."""
+
+
+@record()
+class RunOrder:
+    """What a runner is given to start one execution; ``journal_head`` spares it the first read."""
+
+    project: str
+    exec_id: str
+    store_url: str
+    snapshot: bytes
+    journal_head: tuple[bytes, ...]
+
+
+class Runner(Protocol):
+    """Starts executions of snapshots on one stack."""
+
+    def check(self, snapshot: bytes) -> None:
+        """Raise ``KitaruStackError`` where this stack can't run the snapshot (requirements, ...). Starts nothing."""
+        ...
+
+    def launch(self, order: RunOrder) -> RunnerInfo:
+        """Start it and return at once; the execution goes on when the caller exits."""
+        ...
+
+    def startup_failure(self, exec_id: str) -> str:
+        """What a worker said before it ended, where it never got as far as the journal; else empty."""
+        ...
+
+    def alive(self, runner: RunnerInfo) -> bool | None:
+        """Whether that process still runs; None where it can't be known from here (another host)."""
+        ...
+
+
+class ChildOutput(Protocol):
+    """What comes through this process's standard output and error from child processes and C code."""
+
+    def attach(self, sink: Callable[[str, str], None]) -> None:
+        """From now on ``sink`` is given stream (``stdout`` or ``stderr``) and text: from one thread at a time."""
+        ...
+
+    def detach(self) -> None:
+        """Nobody is told any more."""
+        ...
+
+    def drain(self) -> None:
+        """Take what was written until now: when this returns, the sink has it."""
+        ...
+
+
+class ManifestFile(Protocol):
+    """A manifest that was read, with the places of its keys."""
+
+    @property
+    def manifest(self) -> Manifest: ...
+    @property
+    def path(self) -> Path: ...
+    @property
+    def root(self) -> Path:
+        """The manifest's folder: what its paths are relative to."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Of the file's bytes and the target."""
+        ...
+
+    @property
+    def target(self) -> str | None: ...
+    def problem(self, message: str, *path: Any, hint: str = "") -> Problem:
+        """A problem at the key of that path, or at its nearest ancestor that is there."""
+        ...
+
+
+class SourceState(Protocol):
+    """What Git says of the manifest's folder: the commit, the tree of the content to build, what is not committed."""
+
+    @property
+    def commit(self) -> Commit: ...
+    @property
+    def tree(self) -> str: ...
+    @property
+    def changed(self) -> tuple[str, ...]: ...
+
+
+class Selection(Protocol):
+    """A part of a tree: its listing, the digest of that, and what is worth a look."""
+
+    @property
+    def tree(self) -> SourceTree: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def warnings(self) -> tuple[Problem, ...]: ...
+
+
+class Source(Protocol):
+    """The repository, read and never written."""
+
+    def commit(self, *, allow_dirty: bool, ignoring: Sequence[Path] = ()) -> SourceState:
+        """Raises ``KitaruSourceError`` for uncommitted or untracked files, unless ``allow_dirty``.
+
+        The files of ``ignoring`` do not count: what Kitaru itself wrote, such as a saved plan.
+        """
+        ...
+
+    def digest_of(self, tree: str, spec: SourceSpec) -> str:
+        """The digest of what ``spec`` selects from a tree; cheap where it was selected before."""
+        ...
+
+    def select(self, tree: str, spec: SourceSpec) -> Selection:
+        """Raises ``KitaruSourceError`` for an empty or too large selection, a submodule, an escaping symlink."""
+        ...
+
+
+class Describer(Protocol):
+    """Learns what flows look like by importing them, in a process of its own."""
+
+    def known(self, source: str, target: str) -> FlowFacts | None:
+        """What was learned earlier of that target in a source tree of that digest."""
+        ...
+
+    def describe(
+        self, source: str, targets: Mapping[str, str], archive: Callable[[], bytes]
+    ) -> Mapping[str, FlowFacts | Problem]:
+        """Import each target (by flow name) from the unpacked archive; what went wrong with one is its problem."""
+        ...
+
+    def pack(self, selection: Selection) -> bytes:
+        """The deterministic archive of a selection."""
+        ...
+
+    def left_out(self, selection: Selection, spec: SourceSpec, targets: Sequence[str]) -> Sequence[Problem]:
+        """Warnings about modules that are imported, are there in the working tree, and are not in the selection."""
+        ...
+
+
+InputCheck = Callable[[Mapping[str, Any], Mapping[str, Any]], Sequence[str]]
+"""(JSON Schema, inputs) → what doesn't fit, one sentence each; empty where all does."""
