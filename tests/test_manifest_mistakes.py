@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kitaru.adapters import manifest_yaml
+from kitaru.adapters.manifest_yaml import load
+from kitaru.errors import KitaruManifestError
+from tests.manifest_files import FLOW, FULL, HEAD, at, only, problems, put
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def case(text: str, needle: str, message: str, hint: str = "") -> Any:
+    return pytest.param(text, needle, message, hint, id=message[:40].replace(" ", "-"))
+
+
+PROBLEMS = [
+    case(FLOW + "    route: {}\n", "route:", "unknown key 'route'; did you mean 'routes'?", "known keys here: target"),
+    case(HEAD + "flow: {}\n", "flow:", "unknown key 'flow'; did you mean 'flows'?", "known keys"),
+    case(HEAD + "image: {requirments: []}\n", "requirments", "unknown key 'requirments'; did you mean 'requirements'?"),
+    case(HEAD + "source: {includes: []}\n", "includes", "unknown key 'includes'; did you mean 'include'?"),
+    case(HEAD + "stacks: {s: {type: docker, namespace: x}}\n", "namespace", "unknown key 'namespace'", "type, network"),
+    case(FLOW + "    base_image: x\n", "base_image", "unknown key 'base_image'", "base_image belongs under image"),
+    case(HEAD + "routes: {default: 1}\n", "routes", "unknown key 'routes'", "routes belongs under a flow"),
+    case(HEAD + "targets: {p: {stor: 'file://x'}}\n", "stor:", "unknown key 'stor'; did you mean 'store'?"),
+    case(HEAD + "targets: {p: {kitaru: 1}}\n", "kitaru: 1}", "unknown key 'kitaru'"),
+    case(HEAD + "targets: {p: {flows: {a: {target: 'a.py:a', cach: true}}}}\n", "cach:", "unknown key 'cach'; did you"),
+    case(HEAD + "targets: {p: {image: {base: x}}}\n", "base:", "unknown key 'base'; did you mean 'base_image'?"),
+    case("kitaru: 1\nproject: 3\n", "3", "expected text, found a number (3)", 'put it in quotes: "3"'),
+    case(HEAD + "image: {environment: {V: 1.10}}\n", "1.10", "expected text, found a number (1.1)", '"1.10"'),
+    case(HEAD + "image: {environment: {V: true}}\n", "true", "expected text, found true", '"true"'),
+    case(
+        HEAD + "image: {requirements: httpx}\n", "httpx", "expected a list, found text ('httpx')", "write it as a list"
+    ),
+    case(HEAD + "image: {apt_packages: [git, 5]}\n", "5", "expected text, found a number (5)"),
+    case(HEAD + "image: [a]\n", "image", "expected a base image or a mapping, found a list"),
+    case(HEAD + "flows:\n", "flows", "expected a mapping, found nothing", "leave the key out"),
+    case(HEAD + "flows: []\n", "flows", "expected a mapping, found an empty list"),
+    case(HEAD + "flows: {a: }\n", "a:", "expected a mapping, found nothing"),
+    case(FLOW + "    retries: three\n", "three", "expected a whole number, found text ('three')"),
+    case(FLOW + "    retries: '3'\n", "'3'", "expected a whole number, found text ('3')", "write 3 without quotes"),
+    case(FLOW + "    retries: 1.5\n", "1.5", "expected a whole number, found a number (1.5)"),
+    case(FLOW + "    retries: -1\n", "-1", "expected 0 or more, found a number (-1)"),
+    case(FLOW + "    retries: true\n", "true", "expected a whole number, found true"),
+    case(FLOW + "    timeout: 0\n", "0\n", "expected a number above 0, found a number (0)"),
+    case(FLOW + "    timeout: .inf\n", ".inf", "expected a finite number, found .inf"),
+    case(FLOW + "    timeout: 1e999\n", "1e999", "expected a finite number, found '1e999', which is too large"),
+    case(FLOW + "    inputs: {x: .nan}\n", ".nan", "expected a finite number, found .nan"),
+    case(FLOW + "    cache: yes\n", "yes", "expected true or false, found text ('yes')", "YAML 1.2 reads yes"),
+    case(FLOW + "    cache: 12\n", "12\n", "expected true or false, found a number (12)"),
+    case(
+        HEAD + "flows:\n  agent:\n    retries: 1\n",
+        "agent",
+        "the key 'target' is missing",
+        "add target: path/to/file.py:agent",
+    ),
+    case("project: x\n", "project", "the key 'kitaru' is missing", "begin the file with kitaru: 1"),
+    case("kitaru: 1\n", "kitaru", "the key 'project' is missing", "add project: NAME"),
+    case(
+        "kitaru: 2\nproject: x\nwhat: ever\n", "2", "this manifest has format 2; this Kitaru knows format 1", "upgrade"
+    ),
+    case("kitaru: 0\nproject: x\n", "0", "expected 1, found a number (0)"),
+    case("kitaru: '1'\nproject: x\n", "'1'", "expected 1, found text ('1')", "write 1 without quotes"),
+    case("kitaru: -9223372036854775809\nproject: x\n", "-92", "expected 1, found a number (-9223372036854775809)"),
+    case(HEAD + "store: *\ud7a4\n", "*", "the alias '*\\ud7a4' names no anchor"),
+    case("kitaru: true\nproject: x\n", "true", "expected 1, found true"),
+    case("kitaru: 1\nproject: My Project\n", "My Project", "expected lower-case letters, digits, - and _"),
+    case(HEAD + "flows: {1x: {target: 'a.py:a'}}\n", "1x", "expected letters, digits, _ and -", ""),
+    case(
+        HEAD + "flows: {a: {target: 'a.py'}}\n", "'a.py'", "expected path/to/file.py:flow or package.module:flow; found"
+    ),
+    case(
+        HEAD + "stacks: {prod: {type: kubernets}}\n",
+        "kubernets",
+        "unknown type of stack 'kubernets'; did you mean 'kubernetes'?",
+        "there are: local, docker, kubernetes",
+    ),
+    case(HEAD + "stacks: {prod: {}}\n", "prod", "the key 'type' is missing", "local, docker, kubernetes"),
+    case(HEAD + "stacks: {prod: {type: 3}}\n", "3", "expected a type of stack, found a number (3)"),
+    case(
+        HEAD + "stacks: {prod: {type: local, environment: conda}}\n",
+        "conda",
+        "expected 'current' or 'venv', found text ('conda')",
+    ),
+    case(
+        FLOW + "    routes: {stable: '2'}\n",
+        "'2'",
+        "route 'stable' of flow 'agent': expected a version number",
+        "write 2, without quotes",
+    ),
+    case(
+        FLOW + "    routes: {stable: v2}\n",
+        "v2",
+        "route 'stable' of flow 'agent': expected a version number",
+        "write 2, without quotes or v",
+    ),
+    case(
+        FLOW + "    routes: {stable: latest}\n",
+        "latest",
+        "route 'stable' of flow 'agent': expected a version number",
+        "write head",
+    ),
+    case(
+        FLOW + "    routes: {stable: [1, 1]}\n", "stable", "route 'stable' of flow 'agent': a version is listed twice"
+    ),
+    case(FLOW + "    routes: {stable: 0}\n", "0}", "route 'stable' of flow 'agent': 0 is not a version number"),
+    case(FLOW + "    routes: {v2: 1}\n", "v2", "expected a tag:"),
+    case(FLOW + "    routes: {3: 1}\n", "3", "expected a tag:"),
+    case(
+        FLOW + "    routes: {beta: {2: 10, 1: 90}}\n",
+        "beta",
+        "route 'beta' of flow 'agent': weighted routes are not in this release",
+    ),
+    case(
+        FLOW + "    stack: prd\nstacks: {prod: {type: docker}}\n",
+        "prd",
+        "unknown stack 'prd'; did you mean 'prod'?",
+        "stacks of this manifest: 'local', 'prod'",
+    ),
+    case(
+        FLOW + "protect: {stabel: {}}\n",
+        "stabel",
+        "no flow has a route 'stabel' to protect",
+        "add it to a flow's routes",
+    ),
+    case(HEAD + "store: .kitaru/store\n", ".kitaru", "expected a URL such as file://", "'file://.kitaru/store'"),
+    case(HEAD + "store: s4://bucket\n", "s4", "unknown protocol 's4'; did you mean 's3'?"),
+    case(HEAD + "store: s3://\n", "s3", "expected a bucket behind s3://, found nothing"),
+    case(HEAD + "store: s3://key:secret@bucket/x\n", "s3", "expected no credentials in the store's URL"),
+    case(
+        HEAD + "source: {include: [/etc]}\n",
+        "/etc",
+        "expected a pattern relative to the manifest; found the absolute '/etc'",
+    ),
+    case(
+        HEAD + "source: {exclude: [a, ../b]}\n",
+        "../b",
+        "expected a pattern below the manifest's folder; '../b' leaves it",
+    ),
+    case(FLOW + "    source: {include: ['']}\n", "''", "expected a pattern such as flows/**, found empty text"),
+    case(
+        HEAD + "flows: {a: {target: '/srv/a.py:a'}}\n",
+        "'/srv",
+        "expected a path relative to the manifest; found the absolute path",
+    ),
+    case(HEAD + "flows: {a: {target: 'x/../../a.py:a'}}\n", "'x/..", "expected a file below the manifest's folder"),
+    case(HEAD + "flows: {a: {target: 'flows/a:a'}}\n", "'flows/a", "expected a Python file"),
+    case(
+        HEAD + "flows: {a: {target: 'my-package.a:a'}}\n",
+        "'my-",
+        "expected path/to/file.py:flow or package.module:flow",
+    ),
+    case(
+        HEAD + "image: {requirements: ['not ok']}\n",
+        "'not ok'",
+        "expected a requirement such as httpx>=0.27; found 'not ok'",
+    ),
+    case(
+        FLOW + "    image: {requirements: ['-r x.txt']}\n",
+        "'-r",
+        "expected a requirement",
+        "options of pip have no place here",
+    ),
+    case(FLOW + "    inputs: {1: x}\n", "1: x", "expected text as a key, found a number (1)", "put it in quotes"),
+    case(FLOW + "    inputs: {true: x}\n", "true", "expected text as a key, found true"),
+    case(FLOW + "    inputs: {x: !thing 1}\n", "!thing", "the tag '!thing' has no meaning here"),
+    case(FLOW + "    inputs: {x: !!int abc}\n", "!!int", "'abc' is no int, as its tag says"),
+    case(FLOW + "    inputs: {? [a] : 1}\n", "[a]", "expected text as a key, found a collection"),
+    case(FLOW + '    inputs: {x: "\\ud800"}\n', '"\\ud800"', "expected text, found half of a surrogate pair"),
+    case(
+        FLOW + "    retries: 1\n    retries: 2\n",
+        "retries: 2",
+        "the key 'retries' is given twice; first on line 6, column 5",
+    ),
+    case(
+        FLOW + "    inputs: {a: {b: [{c: 1, c: 2}]}}\n",
+        "c: 2",
+        "the key 'c' is given twice; first on line 6, column 23",
+    ),
+    case("a: 1\nb: 2\nproject: [\n", "[", "not valid YAML", ""),
+    case(HEAD + "flows:\n\ta: 1\n", "\ta", "expected spaces, found a tab"),
+    case(HEAD + "store: a: b\n", ": b", "found ':' where no key can be", "quotes"),
+    case(HEAD + "store: @x\n", "@x", "found '@', which can't begin a value", "quotes"),
+    case(HEAD + "store: *x\n", "*x", "the alias '*x' names no anchor before it"),
+    case(HEAD + "flows: &x {a: *x}\n", "*x", "the alias '*x' stands inside the value that it names"),
+    case(HEAD + "flows: {<<: 3}\n", "<<", "expected a mapping, or a list of mappings, behind the merge key"),
+    case(HEAD + "---\nkitaru: 1\n", "---", "expected one document, found a second"),
+    case(HEAD + "store: a\x00b\n", "\x00", "expected printable text, found the character U+0000"),
+    case("- kitaru\n", "- kitaru", "expected a mapping at the top (kitaru: 1, project: ...), found a list"),
+    case("just text\n", "just", "expected a mapping at the top (kitaru: 1, project: ...), found text ('just text')"),
+]
+
+
+@pytest.mark.parametrize(("text", "needle", "message", "hint"), PROBLEMS)
+def test_each_mistake_is_one_problem_with_its_place(
+    folder: Path, text: str, needle: str, message: str, hint: str
+) -> None:
+    """A file with one mistake has one problem: what was found, what was expected, where, and what to do."""
+    found = problems(folder, text)
+    close = [problem for problem in found if message in problem.message]
+    assert len(close) == 1, [str(problem) for problem in found]
+    if not message.startswith("not valid YAML"):
+        assert (close[0].line, close[0].column) == at(text, needle)
+    assert hint in close[0].hint
+    assert close[0].file == "kitaru.yaml"
+    assert len(found) == 1, [str(problem) for problem in found]
+
+
+def test_every_problem_is_told_at_once_and_in_order(folder: Path) -> None:
+    """YAML's, the schema's, the checks' and an overlay's problems come together, sorted by place."""
+    text = (
+        "kitaru: 1\nproject: Research\nproject: b\nstor: file://x\n"
+        "flows:\n  a: {target: a.py:a, stack: nowhere, retries: x}\n"
+        "targets:\n  p: {flows: {a: {cache: 3}}}\nprotect: {gone: {}}\n"
+    )
+    found = problems(folder, text)
+    places = [(problem.line, problem.column) for problem in found]
+    assert places == sorted(places)
+    assert [problem.message.split(";")[0].split(",")[0] for problem in found] == [
+        "expected lower-case letters",
+        "the key 'project' is given twice",
+        "unknown key 'stor'",
+        "unknown stack 'nowhere'",
+        "expected a whole number",
+        "expected true or false",
+        "no flow has a route 'gone' to protect",
+    ]
+
+
+def test_a_file_that_is_not_utf_8_says_so(folder: Path) -> None:
+    """The place of the first other byte is named."""
+    problem = only(folder, b"kitaru: 1\nproject: caf\xe9\n")
+    assert (problem.line, problem.column) == (2, 13)
+    assert "expected UTF-8" in problem.message
+    assert "UTF-8" in only(folder, "kitaru: 1\n".encode("utf-16")).message
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "# nothing\n", "---\n", "~\n"])
+def test_an_empty_file_leads_to_init(folder: Path, text: str) -> None:
+    """No value at all is not a puzzle about missing keys."""
+    problem = only(folder, text)
+    assert (problem.message, problem.hint) == ("the file is empty", "write one with: kitaru init")
+
+
+def test_what_is_no_readable_file_is_one_plain_problem(folder: Path) -> None:
+    """Missing, a folder, a pipe, a loop of links, too large, unreadable: each named, none a traceback."""
+    (folder / "folder").mkdir()
+    (folder / "loop").symlink_to("loop")
+    os.mkfifo(folder / "pipe")
+    with (folder / "large").open("wb") as stream:
+        stream.truncate(manifest_yaml.MAX_BYTES + 1)
+    expected = {
+        "missing.yaml": "there is no such file",
+        "folder": "expected a file, found a folder",
+        "folder/none/x.yaml": "there is no such file",
+        "loop": "the file can't be read",
+        "pipe": "expected a plain file",
+        "large": "expected at most 5 MB, found more",
+        "nul\0": "the file can't be read",
+    }
+    if os.geteuid() != 0:
+        (folder / "closed").write_text(FULL)
+        (folder / "closed").chmod(0)
+        expected["closed"] = "the file can't be read: Permission denied"
+    for name, message in expected.items():
+        with pytest.raises(KitaruManifestError) as refused:
+            load(folder / name)
+        assert message in refused.value.problems[0].message, name
+        assert refused.value.problems[0].file == name
+    with pytest.raises(KitaruManifestError) as refused:
+        load(Path("missing.yaml"))
+    assert "kitaru init" in refused.value.hint
+
+
+def test_files_outside_the_current_folder_are_named_in_full(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative where that is shorter and true, absolute elsewhere."""
+    (folder / "a").mkdir()
+    (folder / "b").mkdir()
+    put(folder / "a", "")
+    monkeypatch.chdir(folder / "b")
+    with pytest.raises(KitaruManifestError) as refused:
+        load(Path("../a/kitaru.yaml"))
+    assert refused.value.problems[0].file == str(folder.resolve() / "a" / "kitaru.yaml")
+
+
+def test_a_few_lines_that_expand_to_billions_are_refused(folder: Path) -> None:
+    """Aliases of aliases are counted as expanded, before anything expands them; the same for depth."""
+    lines = ["kitaru: 1", "project: x", "a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+    assert "once aliases are expanded" in only(folder, "\n".join(lines)).message
+    merges = [f"a{n}: &a{n} {{b: *a{n - 1}, c: *a{n - 1}}}" for n in range(1, 40)]
+    assert "once aliases are expanded" in only(folder, "\n".join([*lines[:3], *merges])).message
+    chain = ["a0: &a0 {}", *(f"a{n}: &a{n} {{x: *a{n - 1}}}" for n in range(1, 60))]
+    assert "levels deep" in only(folder, "\n".join(chain)).message
+    for deep in ("[" * 5000, "- " * 5000, "{a: " * 5000):
+        assert "levels deep" in only(folder, deep).message
+
+
+def test_a_flood_of_problems_is_cut_short(folder: Path) -> None:
+    """Twenty thousand unknown keys are answered in bounded time, with the count of the rest or a bounded list."""
+    found = problems(folder, HEAD + "".join(f"flow{n}: 1\n" for n in range(20_000)))
+    assert 100 <= len(found) <= 501
