@@ -1,0 +1,112 @@
+"""The child process that imports flows: ``python -m kitaru.surfaces.describe FD``, its job on standard input.
+
+The job is JSON: ``{"root": folder, "targets": [[name, target], ...], "home": folder}``. Answers are JSON lines on the
+descriptor ``FD``, which no import can print into: ``{"begin": name}``, then ``{"name": name, "facts": ...}`` or
+``{"name": name, "problem": ...}``, and at last ``{"end": true}``. Whoever started this process knows from a ``begin``
+without an answer which import never came back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from kitaru.authoring import binding
+from kitaru.authoring.facts import facts_of
+from kitaru.authoring.loading import MissingModuleError, load_target
+from kitaru.errors import KitaruContextError, KitaruSourceError, Problem
+
+
+def main() -> NoReturn:
+    """Answer for every target, and end without running what the imported code registered for the exit."""
+    answers = int(sys.argv[1])
+    os.set_inheritable(answers, False)
+    job = json.loads(sys.stdin.buffer.read())
+    _close_input()
+    binding.provide(_refuse_to_run)
+    _forget_launch_folder(job["home"])
+    describe_targets(Path(job["root"]), job["targets"], answers)
+    os._exit(0)
+
+
+def describe_targets(root: Path, targets: list[tuple[str, str]], answers: int) -> None:
+    """Import each target from ``root`` and write its answer to the descriptor ``answers``."""
+    process = os.getpid()
+    path = list(sys.path)
+    for name, target in targets:
+        _say(answers, {"begin": name})
+        answer = _answer(root, target)
+        if os.getpid() != process:
+            # The import forked, and this is the copy.
+            os._exit(0)
+        _say(answers, {"name": name, **answer})
+        _forget_neighbours(root)
+        sys.path[:] = path
+    _say(answers, {"end": True})
+
+
+def _answer(root: Path, target: str) -> dict[str, Any]:
+    try:
+        return {"facts": facts_of(load_target(root, target)).data()}
+    except KitaruSourceError as error:
+        problem = error.problems[0] if error.problems else Problem(error.message, hint=error.hint)
+        place = target.partition(":")[0]
+        return {
+            "problem": {
+                "message": problem.message,
+                "file": problem.file or (place if place.endswith(".py") else ""),
+                "line": problem.line,
+                "column": problem.column,
+                "hint": problem.hint,
+            },
+            "missing": error.module if isinstance(error, MissingModuleError) else "",
+        }
+
+
+def _say(answers: int, message: dict[str, Any]) -> None:
+    body = json.dumps(message).encode() + b"\n"
+    while body:
+        body = body[os.write(answers, body) :]
+
+
+def _close_input() -> None:
+    """Let code that reads its standard input find the end of it."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+
+
+def _forget_launch_folder(home: str) -> None:
+    """Move the folder that Kitaru itself was found in, where it is a checkout, behind all that is installed."""
+    if home and home in sys.path:
+        sys.path.remove(home)
+        sys.path.append(home)
+
+
+def _forget_neighbours(root: Path) -> None:
+    """Forget the modules of ``root`` that were found through a target's own folder.
+
+    ``import prompts`` means another file for ``a/flow.py`` than for ``b/flow.py``; a module that is found from the root
+    means the same for all, and is imported once.
+    """
+    top = root.resolve()
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and file.startswith(f"{top}{os.sep}"):
+            place = str(top.joinpath(*name.split(".")))
+            if file not in (f"{place}.py", f"{place}{os.sep}__init__.py"):
+                del sys.modules[name]
+
+
+def _refuse_to_run() -> NoReturn:
+    raise KitaruContextError(
+        "a flow was started while its module was being imported",
+        hint="put the call under if __name__ == '__main__':",
+    )
+
+
+if __name__ == "__main__":
+    main()
