@@ -1,0 +1,20 @@
+"""Where a flow object meets the client that runs it, without importing it."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # as typing's, whose import takes longer than all of `import kitaru`
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_factory: list[Callable[[], Any]] = []
+
+
+def provide(factory: Callable[[], Any]) -> None:
+    """Say how a client is made. Done once, by the package itself."""
+    _factory[:] = [factory]
+
+
+def connect() -> Any:
+    """A client for this process's settings, made anew."""
+    return _factory[0]()

@@ -1,0 +1,62 @@
+"""Where a piece of code runs: in a flow body, in a checkpoint, or in neither."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Protocol
+
+from kitaru.errors import KitaruContextError
+
+if TYPE_CHECKING:
+    from kitaru.authoring.checkpoint import Checkpoint
+    from kitaru.authoring.future import CheckpointFuture, CheckpointFutures
+    from kitaru.authoring.waiting import Question
+
+
+class Scope(Protocol):
+    """What checkpoints can do here. Each method raises ``KitaruContextError`` where it can't be done."""
+
+    def call(self, checkpoint: Checkpoint[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run it and return its value; an awaitable for an async checkpoint in an async flow."""
+        ...
+
+    def submit(
+        self, checkpoint: Checkpoint[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], after: Any
+    ) -> CheckpointFuture[Any]:
+        """Start it and return at once."""
+        ...
+
+    def fan_out(
+        self,
+        checkpoint: Checkpoint[..., Any],
+        calls: Iterable[tuple[Any, ...]],
+        constants: dict[str, Any],
+        after: Any,
+        max_concurrency: int | None,
+        collect: bool,
+    ) -> CheckpointFutures[Any]:
+        """Start one call for each tuple of arguments, at most ``max_concurrency`` at once.
+
+        Unless ``collect``, none begins any more once one of them has failed.
+        """
+        ...
+
+    def wait(self, question: Question) -> Any:
+        """The answer to a question, or what to await for it."""
+        ...
+
+
+scope: ContextVar[Scope | None] = ContextVar("kitaru_scope", default=None)
+
+
+def require_scope(checkpoint: str) -> Scope:
+    """The scope of the code that calls ``checkpoint``; ``KitaruContextError`` outside every flow."""
+    current = scope.get()
+    if current is None:
+        raise KitaruContextError(
+            f"checkpoint {checkpoint!r} was called outside a flow",
+            hint="Call it in the body of a function under @flow, and start that with .run(...). A thread of your own "
+            "needs the flow's context: contextvars.copy_context().run(...); or use .submit().",
+        )
+    return current
