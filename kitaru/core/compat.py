@@ -1,0 +1,163 @@
+"""Whether callers of one input schema are still understood by another. Pure, over JSON Schemas of flow parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from kitaru.model.plan import Change
+
+Schema = dict[str, Any]
+_LIMITS = {
+    "minimum": "lower",
+    "exclusiveMinimum": "lower",
+    "minLength": "lower",
+    "minItems": "lower",
+    "minProperties": "lower",
+    "maximum": "upper",
+    "exclusiveMaximum": "upper",
+    "maxLength": "upper",
+    "maxItems": "upper",
+    "maxProperties": "upper",
+}
+_WORDS = ("title", "description", "default", "examples", "$defs", "deprecated")
+
+
+def compare_inputs(before: Schema, after: Schema, given: frozenset[str] = frozenset()) -> tuple[Change, ...]:
+    """The differences, in the order of the parameters, breaking ones first.
+
+    ``given`` names the parameters that the new version fills in by itself (its representative inputs): a new required
+    one among them breaks nobody.
+    """
+    found = list(_object(_inlined(before, before), _inlined(after, after), "", given))
+    return tuple(sorted(found, key=lambda change: not change.breaking))
+
+
+def _change(text: str, breaking: bool) -> Change:
+    return Change(subject="input_schema", text=text, breaking=breaking)
+
+
+def _object(before: Schema, after: Schema, path: str, given: frozenset[str]) -> Iterator[Change]:
+    old, new = before.get("properties", {}), after.get("properties", {})
+    required_before, required_after = set(before.get("required", ())), set(after.get("required", ()))
+    closed = after.get("additionalProperties", True) is False
+    for name in old:
+        where = f"{path}{name}"
+        if name not in new:
+            yield _change(f"{where} removed", closed)
+            continue
+        if name in required_after - required_before:
+            yield _change(f"{where} is now required", name not in given)
+        elif name in required_before - required_after:
+            yield _change(f"{where} is now optional", False)
+        yield from _value(old[name], new[name], where)
+    for name in new:
+        if name not in old:
+            needed = name in required_after and name not in given
+            kind = "required" if name in required_after else "optional"
+            yield _change(f"{path}{name} added, {kind} ({_describe(new[name])})", needed)
+    if before.get("additionalProperties", True) is not False and closed:
+        yield _change(f"{path or 'inputs: '}other names are no longer accepted", True)
+
+
+def _value(old: Schema, new: Schema, where: str) -> Iterator[Change]:
+    if _core(old) == _core(new):
+        if _default(old) != _default(new):
+            yield _change(f"{where}: default {_default(old)} → {_default(new)}", False)
+        return
+    if old.get("type") == new.get("type") == "object" and "properties" in old and "properties" in new:
+        yield from _object(old, new, f"{where}.", frozenset())
+        return
+    if old.get("type") == new.get("type") == "array" and "items" in old and "items" in new:
+        yield from _value(old["items"], new["items"], f"{where}[]")
+        return
+    yield _change(f"{where}: {_describe(old)} → {_describe(new)}", not _accepts(old, new))
+
+
+def _accepts(old: Schema, new: Schema) -> bool:
+    """Whether every value that ``old`` takes is surely taken by ``new``; False where it can't be told."""
+    if not _core(new):
+        return True
+    olds, news = _alternatives(old), _alternatives(new)
+    if len(olds) > 1 or len(news) > 1:
+        return all(any(_accepts(one, other) for other in news) for one in olds)
+    old, new = olds[0], news[0]
+    if "enum" in new or "const" in new:
+        allowed = new.get("enum", [new.get("const")])
+        return ("enum" in old or "const" in old) and all(
+            value in allowed for value in old.get("enum", [old.get("const")])
+        )
+    widened = old.get("type") == "integer" and new.get("type") == "number"
+    if old.get("type") != new.get("type") and not widened:
+        return False
+    return all(_no_tighter(key, old, new) for key in new if key != "type" and key not in _WORDS)
+
+
+def _no_tighter(key: str, old: Schema, new: Schema) -> bool:
+    if old.get(key) == new[key]:
+        return True
+    if key in _LIMITS and isinstance(old.get(key), int | float):
+        return bool(new[key] <= old[key]) if _LIMITS[key] == "lower" else bool(new[key] >= old[key])
+    return False
+
+
+def _alternatives(schema: Schema) -> list[Schema]:
+    for key in ("anyOf", "oneOf"):
+        if key in schema:
+            return list(schema[key])
+    if isinstance(schema.get("type"), list):
+        return [{**schema, "type": one} for one in schema["type"]]
+    return [schema]
+
+
+def _inlined(schema: Any, root: Schema, within: tuple[str, ...] = ()) -> Any:
+    """``schema`` with every local ``$ref`` replaced by what it names; one that leads back into itself stays a name."""
+    if isinstance(schema, list):
+        return [_inlined(item, root, within) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    reference = schema.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#/$defs/"):
+        name = reference.removeprefix("#/$defs/")
+        if name in within:
+            return {"$ref": reference, "title": name}
+        target = {**root.get("$defs", {}).get(name, {}), **{k: v for k, v in schema.items() if k != "$ref"}}
+        return {**_inlined(target, root, (*within, name)), "title": name}
+    return {key: _inlined(value, root, within) for key, value in schema.items() if key != "$defs"}
+
+
+def _core(schema: Any) -> Any:
+    """What decides about values: the schema without its words, at every depth. ``properties`` names are no keywords."""
+    if isinstance(schema, list):
+        return [_core(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    core = {}
+    for key, value in schema.items():
+        if key == "properties" and isinstance(value, dict):
+            core[key] = {name: _core(one) for name, one in value.items()}
+        elif key not in _WORDS:
+            core[key] = _core(value)
+    return core
+
+
+def _default(schema: Schema) -> str:
+    return repr(schema["default"]) if "default" in schema else "none"
+
+
+def _describe(schema: Schema) -> str:
+    if "title" in schema:
+        return str(schema["title"])
+    for key in ("anyOf", "oneOf"):
+        if key in schema:
+            return " | ".join(_describe(one) for one in schema[key])
+    if "enum" in schema:
+        return " | ".join(repr(value) for value in schema["enum"])
+    if "const" in schema:
+        return repr(schema["const"])
+    kind = schema.get("type", "any")
+    if kind == "array" and isinstance(schema.get("items"), dict):
+        return f"array of {_describe(schema['items'])}"
+    bounds = [f"{key} {schema[key]}" for key in _LIMITS if key in schema]
+    words = " | ".join(kind) if isinstance(kind, list) else str(kind)
+    return f"{words} ({', '.join(bounds)})" if bounds else words

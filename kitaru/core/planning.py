@@ -1,0 +1,294 @@
+"""(manifest, what this commit makes of each flow, lockfile) → plan, or all the problems. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from kitaru.core.differences import snapshot_changes
+from kitaru.errors import Problem
+from kitaru.model.lockfile import Edit, FlowState, Lockfile, Manage, Mint, Move, Retire, Untag, VersionTable
+from kitaru.model.manifest import FlowSpec, Manifest
+from kitaru.model.plan import Build, Change, FlowPlan, RouteMove
+from kitaru.model.route import DEFAULT_TAG, Head, Holder, Label, Pin, RouteWish, Split, describe_holders
+from kitaru.model.snapshot import Commit, Snapshot
+
+Place = Callable[..., Problem]
+"""(message, *path of keys, hint=) → the problem with the manifest's file, line and column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """One flow as the manifest and this commit want it; ``files`` lists its source: path, mode, SHA-256."""
+
+    name: str
+    spec: FlowSpec
+    snapshot: Snapshot
+    files: Sequence[Sequence[str]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the store holds of one flow beyond the lockfile, read only where ``needs`` said so."""
+
+    table: VersionTable | None = None
+    previous: Snapshot | None = None
+    previous_files: Sequence[Sequence[str]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What must be read before a flow can be planned."""
+
+    table: bool = False
+    previous: bool = False
+
+
+@dataclass
+class Draft:
+    """A plan while it is made: flows and edits so far, and every problem."""
+
+    flows: list[FlowPlan] = field(default_factory=list)
+    edits: list[Edit] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    unmanaged: list[str] = field(default_factory=list)
+
+
+def needs(desired: Desired, lock: Lockfile) -> Needs:
+    """What to read of a flow: nothing at all when its content and its routes are those of the lockfile."""
+    state = lock.flows.get(desired.name)
+    if state is None:
+        return Needs()
+    built = state.known_version(desired.snapshot.digest)
+    pins = [number for wish in desired.spec.routes.values() for number in _numbers(wish)]
+    open_pin = any(state.known_snapshot(number) is None and number <= state.latest for number in pins)
+    return Needs(table=built is None or open_pin, previous=built is None)
+
+
+def plan_flow(draft: Draft, desired: Desired, lock: Lockfile, known: Known, place: Place, *, prune: bool) -> None:
+    """Add one flow to ``draft``: its build, its route moves, and what is wrong with them."""
+    state = lock.flows.get(desired.name)
+    live = state is not None and not state.retired
+    digest = desired.snapshot.digest
+    version, build = _version(desired, digest, state, known)
+    routes = state.routes if state is not None and live else {}
+    moves, edits = [], []
+    for tag, wish in _wishes(desired.spec, first=not live).items():
+        managed = tag in desired.spec.routes
+        holders = _holders(draft, desired, tag, wish, state, known, version, digest, place)
+        route = routes.get(tag)
+        if holders is None or (route and _same(route.holders, holders) and route.managed >= managed):
+            continue
+        exclusive = not isinstance(wish, Label)
+        moves.append(
+            RouteMove(
+                tag=tag,
+                before=route.holders if route else None,
+                after=holders,
+                exclusive=exclusive,
+                reason=_reason(wish, managed, route is not None and route.holders == holders),
+                moved_at=route.at if route else "",
+                moved_by=route.by if route else "",
+            )
+        )
+        edits.append(
+            Move(
+                kind="move",
+                flow=desired.name,
+                tag=tag,
+                holders=holders,
+                exclusive=exclusive,
+                managed=managed,
+                expects=route.holders if route else None,
+            )
+        )
+    unmanaged, pruned = _leftovers(desired, state if live else None, prune)
+    moves += [move for move, _ in pruned]
+    draft.edits += _opening(desired, state, build) + edits + [edit for _, edit in pruned]
+    draft.flows.append(
+        FlowPlan(
+            flow=desired.name,
+            action="keep" if live and not build and not moves else "update" if live else "create",
+            version=version,
+            build=build,
+            moves=tuple(moves),
+            unmanaged=unmanaged,
+            notes=_notes(version, build, moves),
+        )
+    )
+
+
+def plan_absent(draft: Draft, manifest: Manifest, lock: Lockfile, place: Place, *, prune: bool) -> None:
+    """Add the flows that the store has and the manifest has not: left alone, or retired by ``prune``."""
+    absent = [(name, state) for name, state in lock.flows.items() if name not in manifest.flows and not state.retired]
+    if prune and not manifest.flows and any(state.managed for _, state in absent):
+        draft.problems.append(
+            place("--prune would remove every flow of this project", "flows", hint="keep at least one flow")
+        )
+        return
+    for name, state in absent:
+        if prune and state.managed:
+            moves = tuple(
+                RouteMove(tag=tag, before=route.holders, reason="pruned", moved_at=route.at, moved_by=route.by)
+                for tag, route in state.routes.items()
+            )
+            draft.flows.append(FlowPlan(flow=name, action="retire", version=state.latest, moves=moves))
+            draft.edits.append(Retire(kind="retire", flow=name, expects=state.latest))
+        else:
+            once = "once in the manifest; --prune removes it" if state.managed else "never in the manifest"
+            draft.unmanaged.append(f"{name} ({once})")
+
+
+def guards(manifest: Manifest, flows: Sequence[FlowPlan], commit: Commit) -> tuple[str, ...]:
+    """Why protected routes may not be moved from this commit; empty when they may, or none of them moves."""
+    found = []
+    for flow in flows:
+        for move in flow.moves:
+            rule = manifest.protect.get(move.tag)
+            if rule is None or move.adopts:
+                continue
+            if rule.branch and commit.branch != rule.branch:
+                here = f"on {commit.branch}" if commit.branch else "not on a branch"
+                found.append(
+                    f"{flow.flow}: route {move.tag} moves only from branch {rule.branch}; this commit is {here}"
+                )
+            if rule.clean and commit.dirty:
+                found.append(f"{flow.flow}: route {move.tag} moves only from a clean commit; there are changes")
+    return tuple(found)
+
+
+def _version(desired: Desired, digest: str, state: FlowState | None, known: Known) -> tuple[int, Build | None]:
+    """The version of this content, and the build that makes it where there is none yet."""
+    if state is not None:
+        version = state.known_version(digest)
+        if version is None and known.table is not None and (release := known.table.newest_with(digest)):
+            version = release.version
+        if version is not None:
+            return version, None
+    latest = state.latest if state else 0
+    changes: tuple[Change, ...] = ()
+    if known.previous is not None:
+        changes = snapshot_changes(known.previous, desired.snapshot, known.previous_files, desired.files)
+    return latest + 1, Build(
+        version=latest + 1,
+        snapshot_digest=digest,
+        snapshot=desired.snapshot,
+        previous=latest if known.previous is not None else None,
+        changes=changes,
+    )
+
+
+def _opening(desired: Desired, state: FlowState | None, build: Build | None) -> list[Edit]:
+    """The edit that a flow's other edits build on: its new version, or the manifest's word that the flow is its own."""
+    if build is not None:
+        latest = state.latest if state else 0
+        mint = Mint(
+            kind="mint", flow=desired.name, version=build.version, snapshot=build.snapshot_digest, expects=latest
+        )
+        return [mint]
+    if state is not None and (state.retired or not state.managed):
+        return [Manage(kind="manage", flow=desired.name)]
+    return []
+
+
+def _wishes(spec: FlowSpec, *, first: bool) -> Mapping[str, RouteWish]:
+    """The manifest's routes; the first version of a flow gets ``default`` where the manifest does not place it."""
+    if first and DEFAULT_TAG not in spec.routes:
+        return {DEFAULT_TAG: Head(), **spec.routes}
+    return spec.routes
+
+
+def _numbers(wish: RouteWish) -> tuple[int, ...]:
+    match wish:
+        case Pin(version):
+            return (version,)
+        case Label(versions):
+            return tuple(version for version in versions if version is not None)
+        case Split(weights):
+            return tuple(version for version, _ in weights)
+        case Head():
+            return ()
+
+
+def _holders(
+    draft: Draft,
+    desired: Desired,
+    tag: str,
+    wish: RouteWish,
+    state: FlowState | None,
+    known: Known,
+    version: int,
+    digest: str,
+    place: Place,
+) -> tuple[Holder, ...] | None:
+    """Who is to hold the tag; None, and a problem in ``draft``, where a number names no version."""
+    path = ("flows", desired.name, "routes", tag)
+    if tag == DEFAULT_TAG and isinstance(wish, Label):
+        draft.problems.append(place("default is always exclusive: it leads to one version", *path))
+        return None
+    weights = dict(wish.weights) if isinstance(wish, Split) else {}
+    versions = (None,) if isinstance(wish, Head) else wish.versions if isinstance(wish, Label) else _numbers(wish)
+    holders = []
+    for number in dict.fromkeys(version if number is None else number for number in versions):
+        snapshot = digest if number == version else _snapshot_of(number, state, known)
+        if snapshot is None:
+            draft.problems.append(place(_no_such_version(number, desired.name, tag, state, version), *path))
+            return None
+        holders.append(Holder(version=number, snapshot=snapshot, weight=weights.get(number, 100)))
+    return tuple(sorted(holders, key=lambda holder: holder.version))
+
+
+def _snapshot_of(number: int, state: FlowState | None, known: Known) -> str | None:
+    if state is None:
+        return None
+    found = state.known_snapshot(number)
+    if found is None and known.table is not None and (release := known.table.release(number)):
+        return release.snapshot
+    return found
+
+
+def _no_such_version(number: int, flow: str, tag: str, state: FlowState | None, version: int) -> str:
+    latest = state.latest if state else 0
+    have = "it has no version yet" if latest == 0 else "it has v1" if latest == 1 else f"it has v1 to v{latest}"
+    built = f", and this apply builds v{version}" if version > latest else ""
+    return f"route {tag} of {flow} names version {number}, which does not exist: {have}{built}"
+
+
+def _same(before: tuple[Holder, ...], after: tuple[Holder, ...]) -> bool:
+    return tuple(sorted(before, key=lambda holder: holder.version)) == after
+
+
+def _reason(wish: RouteWish, managed: bool, unchanged: bool) -> str:
+    if unchanged:
+        return "now managed by the manifest"
+    if not managed:
+        return "the first version gets default"
+    return "head is the version that this commit builds" if isinstance(wish, Head) else "the manifest says so"
+
+
+def _leftovers(
+    desired: Desired, state: FlowState | None, prune: bool
+) -> tuple[tuple[str, ...], list[tuple[RouteMove, Untag]]]:
+    """Routes that the manifest does not name: listed, or removed by ``prune`` where it once named them."""
+    unmanaged, pruned = [], []
+    for tag, route in (state.routes if state else {}).items():
+        if tag in desired.spec.routes:
+            continue
+        if prune and route.managed and tag != DEFAULT_TAG:
+            move = RouteMove(tag=tag, before=route.holders, reason="pruned", moved_at=route.at, moved_by=route.by)
+            pruned.append((move, Untag(kind="untag", flow=desired.name, tag=tag, expects=route.holders)))
+            continue
+        why = ""
+        if route.managed:
+            why = (
+                " (once in the manifest; default can only be moved)" if tag == DEFAULT_TAG else " (--prune removes it)"
+            )
+        unmanaged.append(f"{tag} at {describe_holders(route.holders)}{why}")
+    return tuple(unmanaged), pruned
+
+
+def _notes(version: int, build: Build | None, moves: Sequence[RouteMove]) -> tuple[str, ...]:
+    led_to = {holder.version for move in moves for holder in move.after or ()}
+    if build is not None and version not in led_to:
+        return (f"v{version} is built and left unrouted: no route of the manifest leads to it",)
+    return ()

@@ -1,0 +1,113 @@
+"""Flow and selector → version and snapshot. Pure; every way to miss says what there is."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from kitaru.errors import KitaruFeatureNotAvailableError, KitaruSelectorError
+from kitaru.model.lockfile import FlowState, Lockfile, VersionTable
+from kitaru.model.route import DEFAULT_TAG, ByTag, ByVersion, Route, Selector
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a selector led to, once and for all: an execution stays with it, however routes move."""
+
+    flow: str
+    version: int
+    snapshot: str
+    tag: str | None = None
+
+
+def resolve(lock: Lockfile, flow: str, selector: Selector) -> Resolved | FlowState:
+    """The version, or the flow's state where its version table must be read to tell (``in_table`` goes on from there).
+
+    A flow that was removed has no routes any more, but its versions stay.
+    Raises ``KitaruSelectorError``: no such flow, no ``default``, an ambiguous shared tag, an unknown tag or version.
+    """
+    state = lock.flows.get(flow)
+    if state is None:
+        raise _no_flow(lock, flow)
+    match selector:
+        case ByTag() if state.retired:
+            raise KitaruSelectorError(
+                f"{flow} was removed from project {lock.project}, and its routes with it; its versions are still there",
+                hint=f"kitaru invoke {flow} --version {state.latest}",
+            )
+        case ByTag(tag):
+            route = state.routes.get(tag)
+            if route is None:
+                raise _no_tag(flow, state, tag)
+            return _through(flow, tag, route)
+        case ByVersion(version):
+            snapshot = state.known_snapshot(version)
+            if snapshot is not None:
+                return Resolved(flow, version, snapshot)
+            if not 1 <= version <= state.latest:
+                raise _no_version(flow, state, version)
+            return state
+
+
+def in_table(table: VersionTable, state: FlowState, version: int) -> Resolved:
+    """The version, found in the flow's version table."""
+    release = table.release(version)
+    if release is None:
+        raise _no_version(table.flow, state, version)
+    return Resolved(table.flow, version, release.snapshot)
+
+
+def _through(flow: str, tag: str, route: Route) -> Resolved:
+    if len(route.holders) == 1:
+        holder = route.holders[0]
+        return Resolved(flow, holder.version, holder.snapshot, tag)
+    if route.exclusive:
+        raise KitaruFeatureNotAvailableError(
+            f"route {tag} of {flow} is divided by weights, which this release can't draw from",
+            hint=f"kitaru invoke {flow} --version {route.versions[-1]}",
+        )
+    versions = ", ".join(f"v{version}" for version in route.versions)
+    raise KitaruSelectorError(
+        f"tag {tag} of {flow} is ambiguous: it is a shared label on {versions}",
+        hint=f"kitaru invoke {flow} --version {route.versions[-1]}",
+    )
+
+
+def _no_flow(lock: Lockfile, flow: str) -> KitaruSelectorError:
+    have = sorted(name for name, state in lock.flows.items() if not state.retired)
+    close = difflib.get_close_matches(flow, have, 1)
+    if close:
+        return KitaruSelectorError(
+            f"{flow} has no deployments in project {lock.project}; did you mean {close[0]}?", hint="kitaru flow list"
+        )
+    there = f"; it has {', '.join(have[:8])}{' ...' if len(have) > 8 else ''}" if have else ""
+    return KitaruSelectorError(
+        f"{flow} has no deployments yet in project {lock.project}{there}",
+        hint="declare it in kitaru.yaml, then: kitaru apply" if not have else "kitaru flow list",
+    )
+
+
+def _no_tag(flow: str, state: FlowState, tag: str) -> KitaruSelectorError:
+    tags = sorted(state.routes)
+    if tag == DEFAULT_TAG:
+        others = f"--tag {tags[0]} or " if tags else ""
+        return KitaruSelectorError(
+            f"{flow} has deployments (v1 to v{state.latest}), but none of them is routed as default"
+            if state.latest > 1
+            else f"{flow} has a deployment (v1), but it is not routed as default",
+            hint=f"choose one with {others}--version {state.latest}, or route default in kitaru.yaml and apply",
+        )
+    close = difflib.get_close_matches(tag, tags, 1)
+    guess = f"; did you mean {close[0]}?" if close else ""
+    have = ", ".join(tags) if tags else "none"
+    return KitaruSelectorError(
+        f"{flow} has no tag {tag}{guess} Its tags: {have}" if guess else f"{flow} has no tag {tag}; its tags: {have}",
+        hint=f"kitaru flow deployments list {flow}",
+    )
+
+
+def _no_version(flow: str, state: FlowState, version: int) -> KitaruSelectorError:
+    have = "v1" if state.latest == 1 else f"v1 to v{state.latest}"
+    return KitaruSelectorError(
+        f"{flow} has no version {version}; it has {have}", hint=f"kitaru flow deployments list {flow}"
+    )

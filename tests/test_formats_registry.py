@@ -1,0 +1,214 @@
+"""Formats that other packages add: found by entry point, used for what nothing built in takes, and read back later."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+SHAPES = """
+class Shape:
+    def __init__(self, sides):
+        self.sides = sides
+
+def takes(value):
+    return type(value) is Shape
+
+def write(value):
+    return b"shape:%d" % value.sides
+
+def read(body):
+    return Shape(int(body.partition(b":")[2]))
+"""
+
+RUN = """
+import sys
+from pathlib import Path
+from tests.execution_lab import Lab
+from kitaru import checkpoint, flow
+import acme_shapes
+
+@checkpoint
+def make(n):
+    return acme_shapes.Shape(n)
+
+@checkpoint
+def count(shape):
+    return shape.sides
+
+@flow
+def main():
+    shape = make(5)
+    return [count(shape), count(acme_shapes.Shape(6)), count(acme_shapes.Shape(7))]
+
+lab = Lab(Path(sys.argv[1]))
+exec_id = lab.open(main)
+print(lab.go_on(main, exec_id))
+"""
+
+
+def install(site: Path, name: str = "acme-shape", module: str = "acme_shapes", code: str = SHAPES) -> None:
+    """A package as pip leaves it: a module, and a dist-info that names the entry point."""
+    site.mkdir(exist_ok=True)
+    (site / f"{module}.py").write_text(code)
+    info = site / f"{module}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[kitaru.formats]\n{name} = {module}\n")
+
+
+def python(code: str, site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environ = {"PYTHONPATH": f"{ROOT}:{site}", "PATH": "/usr/bin:/bin"}
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        capture_output=True,
+        text=True,
+        env=environ,
+        cwd=site,
+        timeout=120,
+    )
+
+
+READ = """
+import sys
+from pathlib import Path
+from tests.execution_lab import Lab, PROJECT
+from kitaru.engine import values
+
+lab = Lab(Path(sys.argv[1]))
+exec_id = lab.store.names(f"{PROJECT}/executions/")[0].rstrip("/")
+call = lab.load(exec_id).checkpoints[0]
+print(call.output.format, call.output.type)
+print(values.get(lab.store, PROJECT, call.output, subject="it").sides)
+print(len({call.input_digest for call in lab.load(exec_id).checkpoints[1:]}))
+"""
+
+
+def test_a_package_s_format_writes_and_reads_its_values(tmp_path: Path) -> None:
+    """A checkpoint returns such a value, another process reads it, and as arguments such values are told apart."""
+    site = tmp_path / "site"
+    install(site)
+    ran = python(RUN, site, str(tmp_path / "store"))
+    assert ran.stdout.strip() == "[5, 6, 7]", ran.stderr
+    read = python(READ, site, str(tmp_path / "store"))
+    assert read.stdout.split("\n")[:3] == ["acme-shape acme_shapes:Shape", "5", "3"], read.stderr
+
+
+def test_without_the_package_the_error_names_the_format(tmp_path: Path) -> None:
+    """What was stored in a format that is not installed says which one, and what to do."""
+    site = tmp_path / "site"
+    install(site)
+    assert python(RUN, site, str(tmp_path / "store")).returncode == 0
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    read = python(READ, bare, str(tmp_path / "store"))
+    assert "KitaruFeatureNotAvailableError: a value was stored in the format 'acme-shape'" in read.stderr
+
+
+ENCODE = """
+from kitaru.core.codecs import encode
+try:
+    encode(object(), subject="it")
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "says"),
+    [
+        ("pickle", SHAPES, "'pickle' of package acme_shapes has a name that is taken"),
+        ("acme-shape", "import nowhere", "can't be loaded: No module named 'nowhere'"),
+        ("acme-shape", "takes = write = None", "can't be loaded"),
+        ("acme-shape", "def takes(v): return True\ndef write(v): return 'text'\ndef read(b): ...", "wrote no bytes"),
+    ],
+)
+def test_a_bad_format_is_named(tmp_path: Path, name: str, code: str, says: str) -> None:
+    """A package whose format can't be used is told by name, as an error about the value."""
+    site = tmp_path / "site"
+    install(site, name=name, code=code)
+    done = python(ENCODE, site)
+    assert done.stdout.startswith("KitaruValueError") and says in done.stdout, done.stdout + done.stderr
+
+
+def test_values_that_need_no_such_format_look_for_none(tmp_path: Path) -> None:
+    """JSON, models, dataclasses, bytes and text never load what finds packages."""
+    site = tmp_path / "site"
+    install(site, code="raise SystemExit('loaded')")
+    code = """
+    import sys
+    from dataclasses import dataclass
+    from kitaru.core.codecs import digest_arguments, encode
+
+    @dataclass
+    class Point:
+        x: int
+
+    for value in ({"a": [1, None]}, (1, 2), Point(1), b"x", "x", {1, 2}):
+        encode(value, subject="it")
+        digest_arguments({"value": value})
+    print("acme_shapes" in sys.modules, "importlib.metadata" in sys.modules)
+    """
+    assert python(code, site).stdout.strip() == "False False"
+
+
+LARGE = """
+import resource, sys, threading, time
+from pathlib import Path
+from tests.execution_lab import Lab
+from kitaru import checkpoint, flow
+
+SIZE = 1_000_000_000
+
+@checkpoint
+def big():
+    return bytes(SIZE)
+
+@checkpoint
+def length(body):
+    return len(body)
+
+@flow
+def main():
+    body = big()
+    return length(body)
+
+lab = Lab(Path(sys.argv[1]))
+exec_id = lab.open(main)
+assert lab.go_on(main, exec_id) == SIZE
+print(exec_id, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_a_gigabyte_is_stored_once_in_memory(tmp_path: Path) -> None:
+    """A 1 GB output costs its own size and little more: under 1.3 GB resident, whether new or stored before."""
+    for _ in range(2):  # the second time its object is there already
+        done = python(LARGE, tmp_path, str(tmp_path / "store"))
+        assert done.returncode == 0, done.stderr
+        assert int(done.stdout.split()[1]) < 1240, done.stdout  # MiB
+
+
+READ_LARGE = """
+import resource, sys
+from pathlib import Path
+from tests.execution_lab import Lab, PROJECT
+from kitaru.engine import values
+
+lab = Lab(Path(sys.argv[1]))
+exec_id = lab.store.names(f"{PROJECT}/executions/")[0].rstrip("/")
+body = values.get(lab.store, PROJECT, lab.load(exec_id).checkpoints[0].output, subject="it")
+print(len(body), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_a_gigabyte_is_read_once_into_memory(tmp_path: Path) -> None:
+    """Reading it back, verified, takes its size and little more."""
+    assert python(LARGE, tmp_path, str(tmp_path / "store")).returncode == 0
+    size, resident = python(READ_LARGE, tmp_path, str(tmp_path / "store")).stdout.split()
+    assert int(size) == 1_000_000_000
+    assert int(resident) < 1240

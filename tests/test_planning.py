@@ -1,0 +1,237 @@
+"""The pure heart of plan: manifest, snapshots and lockfile in, decisions and problems out, and nothing else touched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kitaru.core.agreement import disagreements, tables_needed
+from kitaru.core.commit import next_lockfile
+from kitaru.core.planning import Desired, Draft, Known, guards, needs, plan_absent, plan_flow
+from kitaru.errors import Problem
+from kitaru.model.lockfile import Lockfile, Move, Release, VersionTable
+from kitaru.model.manifest import FlowSpec, Manifest, Protection
+from kitaru.model.plan import FlowPlan, Plan, RouteMove
+from kitaru.model.route import RouteWish, parse_wish
+from kitaru.model.snapshot import Commit, Snapshot
+from kitaru.model.stack import LocalStack, NamedStack
+from tests.lock_strategies import AT, BY, FEW, FLOWS, TAGS, holder, locks
+
+STACK = NamedStack(name="local", spec=LocalStack(type="local"))
+EMPTY = Lockfile(project="research")
+
+
+def place(message: str, *path: Any, hint: str = "") -> Problem:
+    return Problem(message, file="/".join(map(str, path)), hint=hint)
+
+
+def built(flow: str, content: str) -> Snapshot:
+    return Snapshot(flow=flow, target="flows/work.py:agent", source=content.ljust(64, "0"), stack=STACK)
+
+
+def desired(flow: str = "agent", content: str = "a", **routes: Any) -> Desired:
+    wishes: dict[str, RouteWish] = {tag: parse_wish(wish) for tag, wish in routes.items()}
+    spec = FlowSpec.model_construct(**{**FlowSpec(target="flows/work.py:agent").__dict__, "routes": wishes})
+    return Desired(name=flow, spec=spec, snapshot=built(flow, content))
+
+
+def drafted(
+    lock: Lockfile, *flows: Desired, tables: dict[str, VersionTable] | None = None, prune: bool = False
+) -> Draft:
+    draft = Draft()
+    for flow in flows:
+        known = Known(table=(tables or {}).get(flow.name))
+        plan_flow(draft, flow, lock, known, place, prune=prune)
+    return draft
+
+
+def carried_out(lock: Lockfile, draft: Draft) -> Lockfile:
+    assert draft.problems == []
+    following = next_lockfile(lock, draft.edits, at=AT, by=BY)
+    assert isinstance(following, Lockfile), following
+    return following
+
+
+def as_plan(draft: Draft) -> Plan:
+    return Plan(
+        project="research",
+        store="file:///s",
+        base=0,
+        base_entry="",
+        manifest="m",
+        commit=Commit(sha="c" * 40),
+        tree="t",
+        flows=tuple(draft.flows),
+        edits=tuple(draft.edits),
+    )
+
+
+def routes(lock: Lockfile, flow: str = "agent") -> dict[str, tuple[int, ...]]:
+    return {tag: route.versions for tag, route in lock.flows[flow].routes.items()}
+
+
+wishes = st.dictionaries(
+    st.sampled_from(TAGS),
+    st.just("head") | st.integers(1, 4) | st.lists(st.integers(1, 4) | st.just("head"), min_size=1, unique=True),
+)
+
+
+def known_tables(lock: Lockfile) -> dict[str, VersionTable]:
+    """The tables that a store with this lockfile would hold."""
+    return {
+        flow: VersionTable(
+            flow=flow,
+            releases=tuple(
+                Release(version=n, snapshot=holder(flow, n).snapshot, source="s", at=AT, by=BY)
+                for n in range(1, state.latest + 1)
+            ),
+        )
+        for flow, state in lock.flows.items()
+    }
+
+
+@FEW
+@given(locks, st.sampled_from(FLOWS), st.sampled_from("abc"), wishes, st.booleans())
+def test_what_is_carried_out_is_not_planned_again(
+    lock: Lockfile, flow: str, content: str, asked: dict[str, Any], prune: bool
+) -> None:
+    """From any state, any wishes: the plan's edits fit that state, do what it shows, and leave nothing to do."""
+    tables = known_tables(lock)
+    want = desired(flow, content, **asked)
+    draft = drafted(lock, want, tables=tables, prune=prune)
+    if draft.problems:
+        assert all(problem.file.startswith(f"flows/{flow}/routes/") for problem in draft.problems)
+        return
+    plan = as_plan(draft)
+    assert set(tables_needed(plan, lock)) <= set(tables)
+    assert disagreements(plan, lock, tables) == ()
+    assert Plan.parse(plan.canonical()) == plan
+    following = carried_out(lock, draft)
+    again = drafted(following, want, tables={**tables, **_grown(tables, draft, flow)}, prune=prune)
+    assert (again.edits, again.problems) == ([], [])
+    assert all(plan.action == "keep" and not plan.build for plan in again.flows)
+
+
+def _grown(tables: dict[str, VersionTable], draft: Draft, flow: str) -> dict[str, VersionTable]:
+    table = tables.get(flow, VersionTable(flow=flow))
+    for plan in draft.flows:
+        if plan.build:
+            fresh = Release(version=plan.build.version, snapshot=plan.build.snapshot_digest, source="s", at=AT, by=BY)
+            table = table.adding(fresh)
+    return {flow: table}
+
+
+@FEW
+@given(locks, st.sampled_from(FLOWS), wishes)
+def test_other_flows_are_left_alone(lock: Lockfile, flow: str, asked: dict[str, Any]) -> None:
+    """A plan of one flow has no edit of another."""
+    assert {edit.flow for edit in drafted(lock, desired(flow, **asked), tables=known_tables(lock)).edits} <= {flow}
+
+
+def test_head_and_number_mean_the_same_on_an_empty_store() -> None:
+    """``1`` and ``head`` lead to the version that the first apply builds."""
+    lock = carried_out(EMPTY, drafted(EMPTY, desired(default=1, canary="head", mark=[1, "head"])))
+    assert routes(lock) == {"default": (1,), "canary": (1,), "mark": (1,)}
+
+
+def test_a_number_stays_and_head_goes_on() -> None:
+    """New content moves head and leaves numbers where they are."""
+    lock = carried_out(EMPTY, drafted(EMPTY, desired(default=1, canary="head")))
+    lock = carried_out(lock, drafted(lock, desired(content="b", default=1, canary="head")))
+    assert routes(lock) == {"default": (1,), "canary": (2,)}
+
+
+def test_each_move_has_its_reason() -> None:
+    """The plan says why a route moves."""
+    draft = drafted(EMPTY, desired(stable=1, canary="head"))
+    assert {move.tag: move.reason for move in draft.flows[0].moves} == {
+        "default": "the first version gets default",
+        "stable": "the manifest says so",
+        "canary": "head is the version that this commit builds",
+    }
+
+
+@pytest.mark.parametrize("wish", [2, [1, 2], 99])
+def test_a_number_beyond_what_is_built(wish: Any) -> None:
+    """A version that this apply does not build either is a problem at that route, and makes no edit of it."""
+    draft = drafted(EMPTY, desired(default="head", stable=wish))
+    (problem,) = draft.problems
+    assert "has no version yet, and this apply builds v1" in problem.message
+    assert not [edit for edit in draft.edits if isinstance(edit, Move) and edit.tag == "stable"]
+
+
+def test_default_as_a_label_is_a_problem() -> None:
+    """default: [1] is refused where it stands."""
+    (problem,) = drafted(EMPTY, desired(default=[1])).problems
+    assert "default is always exclusive" in problem.message
+    assert problem.file == "flows/agent/routes/default"
+
+
+def test_needs_nothing_when_nothing_changed() -> None:
+    """Known content and known pins are told from the lockfile alone; new content needs table and former snapshot."""
+    lock = carried_out(EMPTY, drafted(EMPTY, desired(default=1)))
+    assert (needs(desired(default=1), lock).table, needs(desired(default=1), lock).previous) == (False, False)
+    fresh = needs(desired(content="b", default=1), lock)
+    assert (fresh.table, fresh.previous) == (True, True)
+    assert not needs(desired("other"), lock).table
+
+
+def test_content_of_an_old_version_is_that_version() -> None:
+    """Going back to content that was built before builds nothing; the version table tells its number."""
+    lock = carried_out(EMPTY, drafted(EMPTY, desired(default="head")))
+    first = lock.flows["agent"].snapshot
+    lock = carried_out(lock, drafted(lock, desired(content="b", default="head")))
+    lock = carried_out(lock, drafted(lock, desired(content="c", default="head")))
+    table = VersionTable(flow="agent", releases=(Release(version=1, snapshot=first, source="s", at=AT, by=BY),))
+    draft = drafted(lock, desired(default="head"), tables={"agent": table})
+    assert draft.flows[0].build is None
+    assert routes(carried_out(lock, draft)) == {"default": (1,)}
+
+
+def manifest(*flows: str) -> Manifest:
+    return Manifest(
+        kitaru=1, project="research", flows={flow: FlowSpec(target="flows/work.py:agent") for flow in flows}
+    )
+
+
+def test_absent_flows_are_listed_and_pruned_only_when_asked() -> None:
+    """A flow that the manifest no longer names is unmanaged; with prune it is retired, and shown with its routes."""
+    lock = carried_out(EMPTY, drafted(EMPTY, desired(), desired("greeter")))
+    draft = Draft()
+    plan_absent(draft, manifest("agent"), lock, place, prune=False)
+    assert (draft.edits, draft.unmanaged) == ([], ["greeter (once in the manifest; --prune removes it)"])
+    draft = Draft()
+    plan_absent(draft, manifest("agent"), lock, place, prune=True)
+    assert [edit.kind for edit in draft.edits] == ["retire"]
+    assert [move.after for move in draft.flows[0].moves] == [None]
+    draft = Draft()
+    plan_absent(draft, manifest(), lock, place, prune=True)
+    assert (draft.edits, len(draft.problems)) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "commit", "count"),
+    [
+        (Protection(branch="main"), Commit(sha="1", branch="main"), 0),
+        (Protection(branch="main"), Commit(sha="1", branch="feature"), 1),
+        (Protection(branch="main"), Commit(sha="1"), 1),
+        (Protection(branch="main"), Commit(sha="1", branch="x", dirty=True), 2),
+        (Protection(), Commit(sha="1", dirty=True), 1),
+        (Protection(clean=False), Commit(sha="1", dirty=True), 0),
+    ],
+)
+def test_guards(rule: Protection, commit: Commit, count: int) -> None:
+    """A protected route moves from its branch and a clean commit; adopting it is no move."""
+    guarded = manifest("agent").model_copy(update={"protect": {"stable": rule}})
+    held = (holder("agent", 1),)
+
+    def said(**move: Any) -> int:
+        flow = FlowPlan(flow="agent", action="update", moves=(RouteMove(**move),))
+        return len(guards(guarded, [flow], commit))
+
+    assert said(tag="stable", after=held) == count
+    assert said(tag="canary", after=held) == 0
+    assert said(tag="stable", before=held, after=held) == 0
