@@ -1,0 +1,1 @@
+"""The imperative shell: effects through ports, decisions by the core."""

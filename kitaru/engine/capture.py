@@ -1,0 +1,316 @@
+"""Captures what a flow prints and logs, by context: each line goes to the run, call and attempt that it was made in.
+
+``sys.stdout`` and ``sys.stderr`` are replaced by streams that still print, and note the line where the current
+context belongs to a run. ``logging`` records are noted where they are made, whatever handlers do with them. A thread
+that the user starts has no such context: it inherits from the thread that started it, for as long as that attempt goes
+on. What child processes write to the inherited descriptors is seen in a process that exists for one run
+(``children``); it is the one attempt's that is under way then, and the flow body's where there are several.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import ContextVar
+from types import ModuleType
+from typing import Any, TextIO, cast
+
+from kitaru.engine.logs import LogWriter
+from kitaru.model.log_line import LogLine
+from kitaru.ports import ChildOutput
+
+INHERITED = "_kitaru_output"
+"""The attribute of a thread that says whose output it has part in."""
+
+DESCRIPTORS = {"stdout": 1, "stderr": 2}
+
+
+class OutputScope:
+    """Where the output of one context goes: a run, and in it a call's attempt, or the flow body."""
+
+    __slots__ = ("_capture", "_now", "_partial", "_where", "_writer", "open")
+
+    def __init__(
+        self,
+        writer: LogWriter,
+        now: Callable[[], str],
+        where: tuple[str, str, int] | None = None,
+        capture: Capture | None = None,
+    ) -> None:
+        """``where``: checkpoint, call and attempt. ``capture`` is told when it closes."""
+        self.open = True
+        self._capture = capture
+        self._writer = writer
+        self._now = now
+        self._where = where or (None, None, None)
+        self._partial: dict[str, str] = {}
+
+    def write(self, stream: str, text: str) -> None:
+        """Note what was printed; lines are noted when complete."""
+        text = self._partial.pop(stream, "") + text
+        *lines, rest = text.split("\n")
+        for line in lines:
+            self.note(stream, line.rpartition("\r")[2])
+        if rest:
+            self._partial[stream] = rest
+
+    def note(self, stream: str, text: str, level: str | None = None) -> None:
+        """Note one line."""
+        self._writer.add(LogLine(self._now(), stream, text, level, *self._where))
+
+    def close(self) -> None:
+        """Note lines that were begun and never ended."""
+        if self._capture is not None:
+            self._capture.closing(self)
+        self.open = False
+        for stream, rest in self._partial.items():
+            self.note(stream, rest)
+        self._partial = {}
+
+    def heir(self) -> OutputScope | None:
+        """Who takes what a thread prints that was started here: this, later the flow body, in the end nobody."""
+        if self.open or self._capture is None:
+            return self if self.open else None
+        return self._capture.body if self._capture.body.open else None
+
+
+current_output: ContextVar[OutputScope | None] = ContextVar("kitaru_output", default=None)
+
+
+class Tee:
+    """A text stream that prints to ``real`` as before, and notes the text for the run whose context this is."""
+
+    def __init__(self, real: TextIO, name: str) -> None:
+        self.real = real
+        self.stream_name = name
+
+    def write(self, text: str) -> int:
+        if _Installed.forked:
+            # A copy of this process: what it notes here nobody will ever write to the store.
+            return _write_descriptor(self.stream_name, text) if _Installed.descriptors else self.real.write(text)
+        written = self.real.write(text)
+        scope = _scope_here()
+        if _Installed.descriptors is not None:
+            _Installed.descriptors.drain()  # what a child wrote before this comes before it
+        # A logging handler that prints: its record was noted already.
+        if scope is not None and not (_Installed.logging and sys._getframe(1).f_globals.get("__name__") == "logging"):
+            scope.write(self.stream_name, text)
+        return written
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    @property
+    def buffer(self) -> Any:
+        """Bytes written here are seen as well, where descriptors are."""
+        if _Installed.descriptors is None:
+            return self.real.buffer
+        return open(DESCRIPTORS[self.stream_name], "wb", buffering=0, closefd=False)
+
+    def fileno(self) -> int:
+        """The descriptor that a child process is to be given."""
+        return DESCRIPTORS[self.stream_name] if _Installed.descriptors else self.real.fileno()
+
+    def __iter__(self) -> Any:
+        return iter(self.real)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+class _Installed:
+    """What of this process is replaced now, and for how many runs."""
+
+    guard = threading.Lock()
+    runs = 0
+    default: OutputScope | None = None
+    streams: tuple[TextIO, TextIO] | None = None
+    tees: tuple[Tee, Tee] | None = None
+    logging: ModuleType | None = None
+    factory: Any = None
+    ours: Any = None
+    start_thread: Any = None
+    descriptors: ChildOutput | None = None
+    """What reads descriptors 1 and 2 of this process."""
+    forked = False
+
+
+class Capture:
+    """Output captured for one run, while the block lasts."""
+
+    def __init__(
+        self, writer: LogWriter, now: Callable[[], str], *, default: bool, children: ChildOutput | None = None
+    ) -> None:
+        """``now`` gives the time as text. ``default``: output of no known context is this run's, too. ``children``:
+        so is what comes through the process's descriptors.
+        """
+        self._children = children
+        self._attempts: list[OutputScope] = []
+        self._begun: dict[str, str] = {}
+        self._writer = writer
+        self._now = now
+        self._default = default
+        self.body = OutputScope(writer, now)
+        self._token: Any = None
+
+    def __enter__(self) -> Capture:
+        with _Installed.guard:
+            _Installed.runs += 1
+            if _Installed.runs == 1:
+                _install_streams()
+            if self._default and _Installed.default is None:
+                _Installed.default = self.body
+        watch_logging()
+        if self._children is not None:
+            _Installed.descriptors = self._children
+            self._children.attach(self._from_child)
+        self._token = current_output.set(self.body)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        current_output.reset(self._token)
+        if self._children is not None:
+            self._children.detach()
+            self._flush_children()
+            _Installed.descriptors = None
+        self.body.close()
+        with _Installed.guard:
+            _Installed.runs -= 1
+            if _Installed.default is self.body:
+                _Installed.default = None
+            if _Installed.runs == 0:
+                _restore()
+
+    def scope(self, checkpoint: str, call: str, attempt: int) -> OutputScope:
+        """The scope of one attempt of a call."""
+        watch_logging()
+        made = OutputScope(self._writer, self._now, (checkpoint, call, attempt), self)
+        if self._children is not None:
+            self._children.drain()
+        self._attempts.append(made)
+        return made
+
+    def closing(self, scope: OutputScope) -> None:
+        """An attempt is over: what its child processes wrote is its own."""
+        if self._children is not None:
+            self._children.drain()
+            if self._attempts == [scope]:
+                self._flush_children()
+        with suppress(ValueError):
+            self._attempts.remove(scope)
+
+    def _from_child(self, stream: str, text: str) -> None:
+        *lines, rest = (self._begun.pop(stream, "") + text).split("\n")
+        owner = self._owner()
+        for line in lines:
+            owner.note(stream, line.rpartition("\r")[2])
+        if rest:
+            self._begun[stream] = rest
+
+    def _flush_children(self) -> None:
+        owner = self._owner()
+        for stream in list(self._begun):
+            owner.note(stream, self._begun.pop(stream))
+
+    def _owner(self) -> OutputScope:
+        attempts = self._attempts[:2]
+        return attempts[0] if len(attempts) == 1 else self.body
+
+
+def _scope_here() -> OutputScope | None:
+    scope = current_output.get()
+    if scope is not None:
+        return scope
+    inherited: OutputScope | None = threading.current_thread().__dict__.get(INHERITED)
+    return (inherited.heir() if inherited is not None else None) or _Installed.default
+
+
+def _write_descriptor(name: str, text: str) -> int:
+    with suppress(OSError):
+        os.write(DESCRIPTORS[name], text.encode("utf-8", "backslashreplace"))
+    return len(text)
+
+
+def _starting(start: Callable[[threading.Thread], None]) -> Callable[[threading.Thread], None]:
+    """``Thread.start`` that leaves with the thread whose output it has part in."""
+
+    def start_with_output(thread: threading.Thread) -> None:
+        scope = _scope_here()
+        if scope is not None:
+            thread.__dict__[INHERITED] = scope
+        start(thread)
+
+    return start_with_output
+
+
+def _note_fork() -> None:
+    _Installed.forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
+def watch_logging() -> None:
+    """Note log records from now on, where the program has loaded ``logging`` meanwhile."""
+    module = sys.modules.get("logging")
+    if module is None or _Installed.logging is not None or not hasattr(module, "setLogRecordFactory"):
+        return
+    with _Installed.guard:
+        if _Installed.logging is None and _Installed.runs:
+            make: Callable[..., Any] = module.getLogRecordFactory()
+            _Installed.logging, _Installed.factory = module, make
+            _Installed.ours = _noting(make)
+            module.setLogRecordFactory(_Installed.ours)
+
+
+def _noting(make: Callable[..., Any]) -> Callable[..., Any]:
+    def make_noted(*args: Any, **kwargs: Any) -> Any:
+        record = make(*args, **kwargs)
+        # The thread in which an object store talks to its server: writing logs must not make more of them.
+        scope = current_output.get() if record.threadName == "fsspecIO" else _scope_here()
+        if scope is not None and not _Installed.forked:
+            scope.note("log", _message(record), record.levelname)
+        return record
+
+    return make_noted
+
+
+def _message(record: Any) -> str:
+    try:
+        text = f"{record.name}: {record.getMessage()}"
+    except Exception:  # logging itself reports a bad format string; the line must not be lost
+        text = f"{record.name}: {record.msg} {record.args}"
+    if record.exc_info and record.exc_info[0] is not None:
+        import traceback  # slow to load, and needed only here
+
+        text += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip()
+    return text
+
+
+def _install_streams() -> None:
+    _Installed.streams = (sys.stdout, sys.stderr)
+    _Installed.tees = (Tee(sys.stdout, "stdout"), Tee(sys.stderr, "stderr"))
+    sys.stdout, sys.stderr = cast(Any, _Installed.tees)
+    _Installed.start_thread = (threading.Thread.start, _starting(threading.Thread.start))
+    setattr(threading.Thread, "start", _Installed.start_thread[1])  # noqa: B010 - a method is replaced, on purpose
+
+
+def _restore() -> None:
+    if _Installed.streams is not None and _Installed.tees is not None:
+        # Somebody else may have replaced them since; theirs stay.
+        if sys.stdout is _Installed.tees[0]:
+            sys.stdout = _Installed.streams[0]
+        if sys.stderr is _Installed.tees[1]:
+            sys.stderr = _Installed.streams[1]
+    before, ours = _Installed.start_thread
+    if threading.Thread.start is ours:
+        setattr(threading.Thread, "start", before)  # noqa: B010 - as above
+    module = _Installed.logging
+    if module is not None and module.getLogRecordFactory() is _Installed.ours:
+        module.setLogRecordFactory(_Installed.factory)
+    _Installed.streams = _Installed.tees = _Installed.logging = _Installed.factory = _Installed.ours = None

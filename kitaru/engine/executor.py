@@ -1,0 +1,278 @@
+"""Inside the run: the flow's body from its recorded beginning to its recorded end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+from kitaru.authoring.context import scope
+from kitaru.authoring.flow import Flow
+from kitaru.authoring.future import resolved
+from kitaru.authoring.policy import next_delay
+from kitaru.core.codecs import encode
+from kitaru.core.replay import Branch
+from kitaru.engine import values
+from kitaru.engine.calls import FlowScope
+from kitaru.engine.cancelling import CancelWatch, ForcedEnd, cancelled_error
+from kitaru.engine.capture import Capture
+from kitaru.engine.failures import error_of, failure_of
+from kitaru.engine.halting import CancelRequested, Left
+from kitaru.engine.interrupts import FlowExpired, RunStopped, WakingMain
+from kitaru.engine.journal import Fenced, Stopped
+from kitaru.engine.keeper import Keeper
+from kitaru.engine.leases import LEASE_SECONDS, LeaseKeeping
+from kitaru.engine.listing import note_end, note_state
+from kitaru.engine.logs import LogWriter
+from kitaru.engine.run_state import RunState
+from kitaru.errors import (
+    KitaruDivergenceError,
+    KitaruExecutionError,
+    KitaruInputError,
+    KitaruTimeoutError,
+)
+from kitaru.model.event import AttemptFailed, Cancelled, Completed, Event, Failed, RunnerRecord, Started
+from kitaru.model.execution import fold
+from kitaru.ports import ChildOutput, Clock, RunnerInfo, Store
+
+
+def execute(
+    flow: Flow[..., Any],
+    *,
+    store: Store,
+    clock: Clock,
+    project: str,
+    exec_id: str,
+    entries: tuple[bytes, ...],
+    runner: RunnerInfo,
+    capture: bool,
+    requirements: tuple[str, ...] = (),
+    lease_seconds: float = LEASE_SECONDS,
+    forced_end: ForcedEnd | None = None,
+    mask: Callable[[str], str] | None = None,
+    children: ChildOutput | None = None,
+) -> Any:
+    """Run an execution to its end, from what ``entries`` (all of its journal, at least entry 1) record; its result.
+
+    Finished checkpoints are not run again. A completed execution gives its recorded result; a failed one is taken up
+    again. ``capture``: what it prints and logs goes to its runtime logs, besides to where it went before.
+    ``mask`` takes secrets out of a line; ``children``: what comes through the process's descriptors goes there, too.
+    ``requirements``: the libraries that its image asks for. ``forced_end`` is called where it was cancelled and its
+    code does not react: from another thread, once that is recorded.
+
+    Raises ``KitaruUserCodeError``, ``KitaruDivergenceError``, ``KitaruCancelledError`` or ``KitaruExecutionError``
+    with the failure's origin, and the original exception as its cause. Raises ``Fenced`` where another runner has
+    taken over, and ``Left`` where the execution waits for an answer that is long in coming. ``KeyboardInterrupt`` and
+    subclasses of ``SystemExit`` pass through, and leave the journal as it is: the execution can be resumed.
+    """
+    run = RunState(flow, store, clock, project, exec_id, entries, requirements)
+    ended = run.history.ended
+    if isinstance(ended, Completed):
+        return values.get(store, project, ended.output, subject=f"the result of flow {flow.name!r}", home=run.home)
+    if isinstance(ended, Cancelled):
+        raise cancelled_error(flow.name, exec_id, ended.by)
+    keeper = Keeper(run.journal)
+    logs = LogWriter(store, project, exec_id, keeper.wake, mask) if capture else None
+    keeper.start(logs, (LeaseKeeping(run, runner.runner_id, lease_seconds).tick, CancelWatch(run, forced_end).tick))
+    run.presence.begin(run.history.headlines)
+    here = _Runner(run, runner, logs, children)
+    try:
+        return here.run_to_end()
+    except Exception:
+        raise
+    except BaseException as signal:
+        if isinstance(run.halted, CancelRequested):
+            raise here.cancelled(run.halted) from None
+        # Ctrl-C, SIGTERM, a fence: calls that are still under way must neither begin nor record anything.
+        run.abandoned = signal
+        run.journal.stop(signal if isinstance(signal, (Fenced, Stopped)) else Stopped())
+        if isinstance(run.halted, Left):
+            if logs is not None:
+                logs.flush()
+            run.presence.end()
+            note_state(store, project, exec_id, entries)
+        raise
+    finally:
+        keeper.close()
+        run.presence.end()
+        run.close()
+
+
+class _Runner:
+    """The attempts at one flow body, up to the terminal event."""
+
+    def __init__(self, run: RunState, runner: RunnerInfo, logs: LogWriter | None, children: ChildOutput | None) -> None:
+        self._children = children
+        self._run = run
+        self._runner = RunnerRecord(runner.runner_id, runner.host, runner.pid, runner.started)
+        self._logs = logs
+
+    def run_to_end(self) -> Any:
+        """The flow's result; ``KitaruExecutionError`` for its failure."""
+        run = self._run
+        attempt = run.history.attempt
+        failed = run.history.failures
+        began = time.monotonic()
+        while True:
+            self._started(attempt)
+            try:
+                result, output = self._attempt()
+            except Exception as error:
+                problem = run.diverged or error
+                if run.halted is not None:
+                    raise run.halted from error
+                if run.journal.stopped is not None:
+                    raise self._unrecorded(run.journal.stopped) from error
+                failed += 1
+                delay = self._delay(problem, failed, time.monotonic() - began)
+                if delay is None:
+                    raise self._failed(problem) from problem
+                self._commit(AttemptFailed(at=run.now(), attempt=attempt, error=failure_of(problem)))
+                attempt += 1
+                run.begin_again()
+                run.pause(delay)
+                continue
+            self._end(Completed(at=run.now(), output=output))
+            return result
+
+    def _delay(self, error: Exception, failed: int, elapsed: float) -> float | None:
+        if isinstance(error, (KitaruDivergenceError, KitaruInputError)):
+            return None
+        return next_delay(self._run.retry, error, failed=failed, elapsed=elapsed, chance=self._run.chance())
+
+    def _started(self, attempt: int) -> None:
+        run = self._run
+        event = Started(at=run.now(), runner=self._runner, attempt=attempt)
+        run.history.headlines.append(event)
+        if run.history.resumed:
+            # Whoever else thinks it may go on must learn of it before either runs anything.
+            run.history.resumed = False
+            run.journal.commit(event)
+        else:
+            run.journal.buffer(event)
+
+    def _attempt(self) -> tuple[Any, Any]:
+        """One run of the body, and of every call that it submitted: the result, and as it is recorded."""
+        run = self._run
+        flow = run.flow
+        with ExitStack() as stack:
+            if self._logs is not None:
+                alone = threading.current_thread() is threading.main_thread()
+                run.capture = stack.enter_context(Capture(self._logs, run.now, default=alone, children=self._children))
+            recorded = values.get(
+                run.store, run.project, run.opened.inputs, subject=f"the inputs of flow {flow.name!r}", home=run.home
+            )
+            args, kwargs = flow.parameters.arguments(flow.bind(kwargs=recorded))
+            try:
+                result = _within_timeout(run, _call_async if flow.is_async else _call, args, kwargs)
+            except SystemExit as error:
+                # A subclass is a signal of the process that runs this: to stop, and to leave the execution open.
+                if type(error) is not SystemExit:
+                    raise
+                raise RuntimeError(f"the flow called sys.exit({error.code!r}); a flow ends by returning") from error
+            run.check()
+            result = resolved(result)
+            for future in run.futures:
+                if future.lost_error is not None:
+                    raise future.lost_error
+        encoded = encode(result, subject=f"the result of flow {flow.name!r}", typed=flow.parameters.result_fits(result))
+        values.put(run.store, run.project, encoded)
+        return result, encoded.value
+
+    def cancelled(self, request: CancelRequested) -> KitaruExecutionError:
+        """Record that it was cancelled; the error for its caller."""
+        run = self._run
+        if not run.cancel_recorded:
+            run.cancel_recorded = True
+            self._end(Cancelled(at=run.now(), by=request.by))
+        return cancelled_error(run.flow.name, run.exec_id, request.by)
+
+    def _failed(self, error: Exception) -> KitaruExecutionError:
+        failure = failure_of(error)
+        self._end(Failed(at=self._run.now(), error=failure))
+        if isinstance(error, KitaruDivergenceError) and error.exec_id == self._run.exec_id:
+            return error
+        return error_of(failure, flow=self._run.flow.name, exec_id=self._run.exec_id, status="failed")
+
+    def _unrecorded(self, reason: BaseException) -> BaseException:
+        """The store failed: nothing more can be recorded, not even that."""
+        run = self._run
+        if not isinstance(reason, Exception):
+            return reason
+        return KitaruExecutionError(
+            f"execution {run.exec_id} of flow {run.flow.name!r} stopped: its journal can't be written ({reason})",
+            exec_id=run.exec_id,
+            status="running",
+            failure_origin="backend",
+            hint="What finished is recorded; the execution goes on from there once the store answers again.",
+        )
+
+    def _commit(self, event: Event) -> None:
+        run = self._run
+        run.history.headlines.append(event)
+        try:
+            run.journal.commit(event)
+        except Exception as error:
+            raise self._unrecorded(error) from error
+
+    def _end(self, event: Event) -> None:
+        """Logs first, then the event that ends the execution, then the hint."""
+        if self._logs is not None:
+            self._logs.flush()
+        self._commit(event)
+        # The result is due now; nobody waits for a hint. Not a daemon: a short script's summary is written, too.
+        threading.Thread(target=_write_summary, args=(self._run,), name="kitaru-summary").start()
+
+
+def _within_timeout(run: RunState, call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What ``call`` gives. Everything of this attempt is stopped, and has ended, where the flow's timeout is over."""
+    seconds = run.opened.options.timeout
+    stop = partial(run.interrupts.stop, FlowExpired())
+    forget = run.interrupts.after(seconds, stop) if seconds is not None else None
+    try:
+        return call(run, args, kwargs)
+    except FlowExpired as expired:
+        raise KitaruTimeoutError(
+            f"flow {run.flow.name!r} was stopped after {seconds:g} seconds",
+            hint="Give it a longer timeout=; what its checkpoints finished is recorded.",
+        ) from expired.__cause__
+    finally:
+        if forget is not None:
+            forget()
+
+
+def _call(run: RunState, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    token = scope.set(FlowScope(run, Branch()))
+    try:
+        with WakingMain():
+            result = run.interrupts.run(lambda: run.flow.func(*args, **kwargs))
+        _wait_for_calls(run)
+        run.interrupts.check()
+    except (Exception, RunStopped) as error:
+        run.abandoned = error
+        _wait_for_calls(run)
+        raise
+    finally:
+        scope.reset(token)
+    return result
+
+
+def _call_async(run: RunState, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    from kitaru.engine import event_loop  # asyncio is slow to load, and most flows have no use for it
+
+    return event_loop.run_flow(run, FlowScope(run, Branch()), lambda: run.flow.func(*args, **kwargs))
+
+
+def _wait_for_calls(run: RunState) -> None:
+    """Until every submitted call is settled; those that have not begun don't begin where the body failed."""
+    for future in run.futures:
+        future.settled()
+
+
+def _write_summary(run: RunState) -> None:
+    execution = fold(run.history.headlines)
+    run.presence.end()
+    note_end(run.store, execution, run.journal.written, next(run.completions), open_hint=run.presence.written)

@@ -1,0 +1,86 @@
+"""Exceptions as they are recorded, and the typed errors that an execution's caller gets."""
+
+from __future__ import annotations
+
+from kitaru.core.typed_json import find_class, type_name
+from kitaru.errors import (
+    KitaruBackendError,
+    KitaruDivergenceError,
+    KitaruExecutionError,
+    KitaruInputError,
+    KitaruRuntimeError,
+    KitaruUserCodeError,
+    KitaruValueError,
+)
+from kitaru.model.event import Failure, Origin
+
+TRACEBACK_LIMIT = 16 * 1024
+"""Characters of a recorded traceback; the end of it is kept."""
+
+MESSAGE_LIMIT = 4 * 1024
+
+
+def origin_of(error: BaseException) -> Origin:
+    """Whose doing ``error`` is."""
+    if isinstance(error, KitaruDivergenceError):
+        return "divergence"
+    if isinstance(error, KitaruBackendError):
+        return "backend"
+    if isinstance(error, (KitaruValueError, KitaruInputError)):
+        return "runtime"
+    return "user_code"
+
+
+def failure_of(error: BaseException) -> Failure:
+    """``error`` as it is recorded. Its traceback begins in the user's code."""
+    import traceback  # slow to load, and needed only when something failed
+
+    frames = error.__traceback__
+    while frames is not None and str(frames.tb_frame.f_globals.get("__name__", "")).startswith("kitaru."):
+        frames = frames.tb_next
+    text = "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
+    if len(text) > TRACEBACK_LIMIT:
+        text = f"… {text[-TRACEBACK_LIMIT:]}"
+    return Failure(type_name(type(error)), _message(error), text, origin_of(error))
+
+
+def exception_of(failure: Failure, home: str) -> Exception:
+    """A recorded failure as an exception of its own type, so that the flow's ``except`` takes it again.
+
+    ``home``: the module of the checkpoint. ``KitaruRuntimeError`` where the type can't be found or made any more.
+    """
+    try:
+        cls = find_class(failure.type if ":" in failure.type else f"builtins:{failure.type}", home)
+        if issubclass(cls, Exception):
+            error: Exception = cls.__new__(cls, failure.message)
+            error.args = (failure.message,)
+            str(error)
+            error.add_note("This failure was recorded before; the checkpoint was not run again.")
+            return error
+    except Exception:  # a constructor with its own ideas
+        pass
+    return KitaruRuntimeError(f"{failure.type}: {failure.message}")
+
+
+def error_of(failure: Failure, *, flow: str, exec_id: str, status: str) -> KitaruExecutionError:
+    """The typed error for a recorded failure."""
+    kinds: dict[str, type[KitaruExecutionError]] = {
+        "user_code": KitaruUserCodeError,
+        "divergence": KitaruDivergenceError,
+    }
+    text = f"{failure.type.rpartition(':')[2]}: {failure.message}" if failure.message else failure.type
+    return kinds.get(failure.origin, KitaruExecutionError)(
+        f"execution {exec_id} of flow {flow!r} failed: {text}",
+        exec_id=exec_id,
+        status=status,
+        failure_origin=failure.origin,
+        hint=f"kitaru executions get {exec_id}",
+    )
+
+
+def _message(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:  # somebody's __str__ is broken; the failure itself must still be recorded
+        text = f"<{type(error).__name__} without a readable message>"
+    return text if len(text) <= MESSAGE_LIMIT else f"{text[:MESSAGE_LIMIT]}…"

@@ -1,0 +1,122 @@
+"""Runtime logs in the store: numbered chunks of JSON lines, beside the journal and never part of it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+from kitaru.engine.journal import read_many
+from kitaru.errors import KitaruLogRetrievalError, KitaruStoreError
+from kitaru.model import address
+from kitaru.model.log_line import LogLine
+from kitaru.ports import Created, Store
+
+CHUNK_LIMIT = 256 * 1024
+"""Bytes (about) after which a chunk is written at once, without waiting for the next second."""
+
+LINE_LIMIT = 64 * 1024
+"""Characters of one line; the rest is cut off, with a word about it."""
+
+
+class LogWriter:
+    """Collects lines, and writes them as chunks. A store that fails loses lines, never an execution."""
+
+    def __init__(
+        self,
+        store: Store,
+        project: str,
+        exec_id: str,
+        wake: Callable[[], None],
+        mask: Callable[[str], str] | None = None,
+    ) -> None:
+        """``wake`` is called when there is enough for a chunk:
+
+        somebody should ``flush`` soon, from a thread that may block. ``mask`` takes secrets out of a line.
+        """
+        self._mask = mask
+        self._store = store
+        self._project = project
+        self._exec_id = exec_id
+        self._guard = threading.Lock()
+        self._writing = threading.Lock()
+        self._lines: list[LogLine] = []
+        self._size = 0
+        self._next = 1
+        self._wake = wake
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to write."""
+        return not self._lines
+
+    def add(self, line: LogLine) -> None:
+        """Take a line; it is in the store after the next ``flush``."""
+        if self._mask is not None:
+            line = replace(line, text=self._mask(line.text))
+        if len(line.text) > LINE_LIMIT:
+            text = f"{line.text[:LINE_LIMIT]}… ({len(line.text) - LINE_LIMIT} more characters)"
+            line = LogLine(line.at, line.stream, text, line.level, line.checkpoint, line.call, line.attempt)
+        with self._guard:
+            self._lines.append(line)
+            self._size += len(line.text) + 100
+            full = self._size >= CHUNK_LIMIT
+        if full:
+            self._wake()
+
+    def flush(self) -> None:
+        """Write what there is as the next chunk."""
+        with self._writing:
+            with self._guard:
+                lines, self._lines, self._size = self._lines, [], 0
+            if not lines:
+                return
+            try:
+                self._write(encode_chunk(lines))
+            except KitaruStoreError:
+                with self._guard:
+                    if self._size < 16 * CHUNK_LIMIT:
+                        self._lines = lines + self._lines
+                        self._size += sum(len(line.text) + 100 for line in lines)
+
+    def _write(self, body: bytes) -> None:
+        while not isinstance(self._store.create(self._key(self._next), body), Created):
+            # An earlier runner of this execution wrote chunks: go on after its last.
+            names = self._store.names(address.logs(self._project, self._exec_id))
+            self._next = max(self._next + 1, _number(names[-1]) + 1 if names else 1)
+        self._next += 1
+
+    def _key(self, number: int) -> str:
+        return address.log_chunk(self._project, self._exec_id, number)
+
+
+def encode_chunk(lines: list[LogLine]) -> bytes:
+    """JSON lines, UTF-8."""
+    return "".join(f"{json.dumps(line.to_json(), separators=(',', ':'))}\n" for line in lines).encode()
+
+
+def read_lines(store: Store, project: str, exec_id: str, after_chunk: int = 0) -> tuple[tuple[LogLine, ...], int]:
+    """The lines in the chunks after ``after_chunk``, and the number of the last chunk: pass it to the next call to
+    follow.
+
+    ``KitaruLogRetrievalError`` where a chunk can't be read.
+    """
+    last = address.log_chunk(project, exec_id, after_chunk).rpartition("/")[2] if after_chunk else ""
+    names = store.names(address.logs(project, exec_id), after=last)
+    lines: list[LogLine] = []
+    keys = [address.logs(project, exec_id) + name for name in names]
+    bodies = read_many(store, keys) if len(keys) > 1 else [store.read(key) for key in keys]
+    for name, body in zip(names, bodies, strict=True):
+        try:
+            lines.extend(LogLine.from_json(json.loads(line)) for line in (body or b"").splitlines())
+            after_chunk = _number(name)
+        except ValueError as error:
+            raise KitaruLogRetrievalError(
+                f"log chunk {name} of {exec_id} can't be read: {error}", hint="The store is damaged there."
+            ) from error
+    return tuple(lines), after_chunk
+
+
+def _number(name: str) -> int:
+    return int(name.partition(".")[0])

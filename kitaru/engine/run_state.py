@@ -1,0 +1,210 @@
+"""What one runner holds while it runs an execution."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from kitaru.authoring.flow import Flow
+from kitaru.authoring.future import CheckpointFuture
+from kitaru.authoring.policy import Retry, with_further
+from kitaru.core.replay import RecordedCall, recorded_calls
+from kitaru.engine.cache import Cache
+from kitaru.engine.halting import UnderWay
+from kitaru.engine.interrupts import Interrupts
+from kitaru.engine.journal import Fenced, Journal, Stopped, read_events
+from kitaru.engine.listing import Presence
+from kitaru.engine.pool import ThreadPool
+from kitaru.errors import KitaruDivergenceError, KitaruIntegrityError
+from kitaru.model.address import CROCKFORD, timestamp
+from kitaru.model.event import (
+    AttemptFailed,
+    Cancelled,
+    CheckpointCompleted,
+    CheckpointFailed,
+    CheckpointStarted,
+    Completed,
+    Event,
+    Failed,
+    Opened,
+    Started,
+    WaitAnswered,
+    WaitOpened,
+)
+from kitaru.ports import Clock, Store
+
+if TYPE_CHECKING:
+    from kitaru.engine.capture import Capture
+    from kitaru.engine.event_loop import LoopThread
+
+LOOK_SECONDS = 0.25
+"""While a call waits for its next attempt: between two looks at whether there is to be one."""
+
+MAX_THREADS = 128
+"""How many submitted checkpoints of one run are under way at once."""
+
+
+class RunState:
+    """One execution in this process: its journal, what was recorded before, its threads."""
+
+    def __init__(
+        self,
+        flow: Flow[..., Any],
+        store: Store,
+        clock: Clock,
+        project: str,
+        exec_id: str,
+        entries: tuple[bytes, ...],
+        requirements: tuple[str, ...] = (),
+    ) -> None:
+        """``requirements``: the libraries that the snapshot's image asks for."""
+        events = read_events(entries, exec_id)
+        if not events or not isinstance(events[0], Opened):
+            raise KitaruIntegrityError(
+                f"the journal of {exec_id} does not begin with the event that opens it",
+                hint="the store is damaged there: restore the journal from a backup",
+            )
+        self.flow = flow
+        self.store = store
+        self.clock = clock
+        self.project = project
+        self.exec_id = exec_id
+        self.opened = events[0]
+        self.journal = Journal(store, project, exec_id, written=len(entries), write_id=clock.token(16))
+        self.history = History(events)
+        self.recorded: dict[str, RecordedCall] = recorded_calls(events)
+        given = self.opened.options.retry
+        further = self.opened.options.retries
+        self.retry = Retry.from_json(given) if given else with_further(flow.options.retries, further)
+        """The policy of the flow's own retries."""
+        self.interrupts = Interrupts()
+        self.keeps_outputs = self.retry.further > 0
+        """Whether the body may run again in this process, and will ask for what finished."""
+        self.pool = ThreadPool(MAX_THREADS, f"kitaru-{exec_id}")
+        self.commit_pool = ThreadPool(MAX_THREADS, f"kitaru-commit-{exec_id}")
+        self.loop_thread: LoopThread | None = None
+        self.capture: Capture | None = None
+        self.tasks: set[Any] = set()
+        """Tasks of submitted async calls: the loop itself holds them only weakly."""
+        self.futures: list[CheckpointFuture[Any]] = []
+        self.halted: BaseException | None = None
+        """Why the run goes no further though nothing failed: cancelled, left, taken over by another runner."""
+        self.cancel_recorded = False
+        """Whether the end was recorded over the head of code that does not react."""
+        self.under_way = UnderWay()
+        self.waits = WaitBook(events)
+        self.abandoned: BaseException | None = None
+        """Why calls that wait for their turn must not begin any more."""
+        self.diverged: KitaruDivergenceError | None = None
+        self.completions = itertools.count(sum(call.output is not None for call in self.recorded.values()))
+        """Counts completed calls, from any thread."""
+        self.home = flow.func.__module__
+        self.cache = self._cache(requirements, resumed=len(entries) > 1)
+        self.presence = Presence(store, project, self.opened)
+        self.logged: dict[str, dict[str, Any]] = {}
+        """The metadata of calls, by their keys, as far as this run knows it."""
+
+    def _cache(self, requirements: tuple[str, ...], *, resumed: bool) -> Cache:
+        on = self.opened.options.cache
+        return Cache(
+            self.store, self.project, self.exec_id, home=self.home, on=on, requirements=requirements, resumed=resumed
+        )
+
+    def now(self) -> str:
+        """The present, as events carry it."""
+        return timestamp(self.clock.now())
+
+    def check(self) -> None:
+        """Raise what stopped this run, if anything did; no further call may be made then."""
+        if self.journal.stopped is not None:
+            raise self.journal.stopped
+        if self.halted is not None:
+            raise self.halted
+        if self.diverged is not None:
+            raise self.diverged
+
+    def halt(self, reason: BaseException) -> bool:
+        """Stop what is under way, and let nothing more begin; False where the run was told so before."""
+        with self.waits.leaving:
+            if self.halted is not None:
+                return False
+            self.halted = self.abandoned = reason
+        if isinstance(reason, (Fenced, Stopped)):
+            self.journal.stop(reason)
+        self.interrupts.stop(reason)
+        return True
+
+    def begin_again(self) -> None:
+        """Before the body runs once more."""
+        self.futures = []
+        self.abandoned = None
+        self.interrupts.reset()
+
+    def pause(self, seconds: float) -> None:
+        """Wait between two attempts, unless the body has failed; raises what stops the run meanwhile."""
+        deadline = time.monotonic() + seconds
+        while self.abandoned is None and (left := deadline - time.monotonic()) > 0:
+            self.interrupts.pause(min(left, LOOK_SECONDS))
+            self.check()
+
+    def chance(self) -> float:
+        """A number from 0 to 1."""
+        letters = enumerate(self.clock.token(6), start=1)
+        return float(sum(CROCKFORD.index(letter) / 32.0**place for place, letter in letters))
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        self.pool.close()
+        self.commit_pool.close()
+        self.interrupts.close()
+        self.cache.close()
+        if self.loop_thread is not None:
+            self.loop_thread.close()
+            self.loop_thread = None
+
+
+class WaitBook:
+    """What is recorded of the waits, by their place in the body, and those that this run polls for."""
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        self.opened: dict[str, WaitOpened] = {}
+        self.answered: dict[str, WaitAnswered] = {}
+        self.polled: dict[str, float] = {}
+        """Waits that are being polled → when (on the monotonic clock) that has been long enough."""
+        self.leaving = threading.RLock()
+        """Held while it is decided that the run halts."""
+        for event in events:
+            if isinstance(event, WaitOpened):
+                self.opened[event.wait] = event
+            elif isinstance(event, WaitAnswered):
+                self.answered[event.wait] = event
+
+
+class History:
+    """What the recorded events say about the attempts at the flow body."""
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        checkpoints = (CheckpointStarted, CheckpointCompleted, CheckpointFailed)
+        self.headlines = [event for event in events if not isinstance(event, checkpoints)]
+        """The events without their checkpoints."""
+        self.attempt = 1
+        """The attempt that comes now: a new one after a failed one, the same again after a crash."""
+        self.failures = 0
+        """How many retries of the flow are used up."""
+        self.resumed = any(isinstance(event, Started) for event in events)
+        """Whether a runner had begun before: then this one must claim the journal before it does anything."""
+        self.ended: Completed | Cancelled | None = None
+        """An end that is final. A failure is not: the execution can be taken up again."""
+        for event in events:
+            if isinstance(event, Started):
+                self.attempt = event.attempt
+                self.ended = None
+            elif isinstance(event, AttemptFailed):
+                self.attempt, self.failures = event.attempt + 1, self.failures + 1
+            elif isinstance(event, Failed):
+                self.attempt, self.failures = self.attempt + 1, 0
+            elif isinstance(event, (Completed, Cancelled)):
+                self.ended = event

@@ -1,0 +1,188 @@
+"""A real local store, a clock and an executor call: what the tests of durable execution share."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kitaru.adapters.local_store import LocalStore
+from kitaru.authoring.flow import Flow
+from kitaru.authoring.policy import further_attempts
+from kitaru.core.codecs import encode
+from kitaru.engine import values
+from kitaru.engine.executor import execute
+from kitaru.engine.journal import load, open_execution, read_entries, read_events
+from kitaru.model import address
+from kitaru.model.event import Event, ExecutionOptions, Opened
+from kitaru.model.execution import Execution
+from kitaru.ports import Created, RunnerInfo, Store, Taken
+
+PROJECT = "lab"
+
+
+class WallClock:
+    """The real time, and real chance."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def token(self, size: int) -> str:
+        return "".join(secrets.choice(address.CROCKFORD) for _ in range(size))
+
+
+class Lab:
+    """One store and the executions in it."""
+
+    def __init__(self, root: Path, wrap: Callable[[Store], Store] | None = None) -> None:
+        self.store: Store = LocalStore(root, f"file://{root}")
+        if wrap is not None:
+            self.store = wrap(self.store)
+        self.clock = WallClock()
+
+    def open(
+        self,
+        flow: Flow[..., Any],
+        *,
+        retries: int | None = None,
+        timeout: float | None = None,
+        cache: bool = False,
+        **inputs: Any,
+    ) -> str:
+        """Open an execution as an invoker does; its id. It takes nothing from the cache unless asked to."""
+        moment = self.clock.now()
+        encoded = encode(flow.bind(kwargs=inputs), subject="inputs")
+        values.put(self.store, PROJECT, encoded)
+        opened = Opened(
+            at=address.timestamp(moment),
+            project=PROJECT,
+            exec_id=address.exec_id(moment, self.clock.token(8)),
+            flow=flow.name,
+            target=f"lab.py:{flow.name}",
+            inputs=encoded.value,
+            origin="run",
+            stack="local",
+            options=ExecutionOptions(
+                retries=further_attempts(flow.options.retries) if retries is None else retries,
+                cache=cache,
+                timeout=timeout,
+            ),
+        )
+        assert isinstance(open_execution(self.store, opened, self.clock.token(16)), bytes)
+        return opened.exec_id
+
+    def go_on(self, flow: Flow[..., Any], exec_id: str, *, store: Store | None = None, capture: bool = False) -> Any:
+        """Execute from what is recorded now."""
+        return execute(
+            flow,
+            store=store or self.store,
+            clock=self.clock,
+            project=PROJECT,
+            exec_id=exec_id,
+            entries=self.entries(exec_id),
+            runner=RunnerInfo("lab-runner", "lab-host", os.getpid(), ""),
+            capture=capture,
+        )
+
+    def run(self, flow: Flow[..., Any], *, retries: int | None = None, capture: bool = False, **inputs: Any) -> Any:
+        """Open and execute."""
+        return self.go_on(flow, self.open(flow, retries=retries, **inputs), capture=capture)
+
+    def entries(self, exec_id: str) -> tuple[bytes, ...]:
+        return read_entries(self.store, PROJECT, exec_id)
+
+    def events(self, exec_id: str) -> list[Event]:
+        return read_events(self.entries(exec_id), exec_id)
+
+    def load(self, exec_id: str) -> Execution:
+        return load(self.store, PROJECT, exec_id)
+
+
+class PowerCut(BaseException):
+    """The process is gone: nothing that comes later reaches the store."""
+
+
+class FailingStore:
+    """A store whose power goes out at create number ``cut``: before it takes effect, or ``after`` it did."""
+
+    def __init__(self, inner: Store, cut: int, *, after: bool) -> None:
+        self.inner = inner
+        self.url = inner.url
+        self.durable_across_processes = inner.durable_across_processes
+        self.cut = cut
+        self.after = after
+        self.creates = itertools.count(1)
+        self.is_out = False
+
+    def _pulse(self) -> None:
+        if self.is_out:
+            raise PowerCut
+
+    def read(self, key: str) -> bytes | None:
+        self._pulse()
+        return self.inner.read(key)
+
+    def create(self, key: str, body: bytes) -> Created | Taken:
+        self._pulse()
+        last = next(self.creates) >= self.cut
+        if last and not self.after:
+            self.is_out = True
+            raise PowerCut
+        outcome = self.inner.create(key, body)
+        if last:
+            self.is_out = True
+            raise PowerCut
+        return outcome
+
+    def overwrite(self, key: str, body: bytes) -> None:
+        if not self.is_out:
+            self.inner.overwrite(key, body)
+
+    def names(self, prefix: str, *, after: str = "") -> list[str]:
+        self._pulse()
+        return self.inner.names(prefix, after=after)
+
+    def remove(self, key: str) -> None:
+        self._pulse()
+        self.inner.remove(key)
+
+
+class CountingStore:
+    """Counts what reaches the store, and may take its time for a create."""
+
+    def __init__(self, inner: Store, delay: float = 0.0) -> None:
+        self.inner = inner
+        self.url = inner.url
+        self.durable_across_processes = inner.durable_across_processes
+        self.delay = delay
+        self.calls: list[tuple[str, str]] = []
+
+    def of(self, verb: str, part: str = "") -> list[str]:
+        return [key for name, key in self.calls if name == verb and part in key]
+
+    def read(self, key: str) -> bytes | None:
+        self.calls.append(("read", key))
+        return self.inner.read(key)
+
+    def create(self, key: str, body: bytes) -> Created | Taken:
+        import time
+
+        self.calls.append(("create", key))
+        if self.delay:
+            time.sleep(self.delay)
+        return self.inner.create(key, body)
+
+    def overwrite(self, key: str, body: bytes) -> None:
+        self.calls.append(("overwrite", key))
+        self.inner.overwrite(key, body)
+
+    def names(self, prefix: str, *, after: str = "") -> list[str]:
+        self.calls.append(("names", prefix))
+        return self.inner.names(prefix, after=after)
+
+    def remove(self, key: str) -> None:
+        self.inner.remove(key)
