@@ -1,0 +1,375 @@
+"""The cache across executions: what is taken, what is not, and what it says about it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kitaru import checkpoint, errors, flow
+from kitaru.authoring.flow import Flow
+from kitaru.engine.cache_report import CacheReport, explain
+from kitaru.model import address
+from kitaru.model.event import CheckpointCompleted, CheckpointStarted
+from tests.execution_lab import PROJECT, CountingStore, Lab
+
+RAN: list[Any] = []
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    RAN.clear()
+    return Lab(tmp_path / "store")
+
+
+@checkpoint
+def double(n: int) -> int:
+    RAN.append(n)
+    return 2 * n
+
+
+@checkpoint
+def large(n: int) -> bytes:
+    RAN.append(n)
+    return bytes(n)
+
+
+@checkpoint
+def takes(thing: Any, n: int = 1) -> int:
+    RAN.append(n)
+    return n
+
+
+@checkpoint(cache=False)
+def never(n: int) -> int:
+    RAN.append(n)
+    return n
+
+
+@checkpoint
+def fails(n: int) -> int:
+    RAN.append(n)
+    raise ValueError(n)
+
+
+@flow
+def doubling(n: int) -> int:
+    return double(n)
+
+
+def settled() -> None:
+    """Until the hints of every run are written."""
+    import threading
+
+    deadline = time.monotonic() + 20
+    while any(thread.name == "kitaru-cache" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def run(lab: Lab, which: Flow[..., Any], *, cache: bool = True, **inputs: Any) -> str:
+    exec_id = lab.open(which, cache=cache, **inputs)
+    lab.go_on(which, exec_id)
+    settled()
+    return exec_id
+
+
+def why(lab: Lab, exec_id: str) -> list[CacheReport]:
+    return explain(lab.store, PROJECT, lab.load(exec_id))
+
+
+def test_an_earlier_result_is_taken_without_running_the_body(lab: Lab) -> None:
+    """The second execution makes one event, which says where the result is from; a third one says the same."""
+    first = run(lab, doubling, n=4)
+    second = run(lab, doubling, n=4)
+    third = run(lab, doubling, n=4)
+    assert RAN == [4]
+    events = lab.events(second)
+    (completed,) = [event for event in events if isinstance(event, CheckpointCompleted)]
+    assert completed.cached_from == f"{first}/1"
+    assert completed.output.inline == 8
+    assert not [event for event in events if isinstance(event, CheckpointStarted)]
+    (call,) = lab.load(third).checkpoints
+    assert (call.status, call.cached_from) == ("completed", f"{first}/1")
+    assert why(lab, first)[0].word == "miss"
+    assert why(lab, second)[0] == CacheReport("1", "double", "hit", f"computed by {first}, call 1")
+
+
+def test_other_inputs_are_computed_and_the_argument_is_named(lab: Lab) -> None:
+    """n=5 after n=4 misses, and the explanation says which argument differs."""
+    first = run(lab, doubling, n=4)
+    second = run(lab, doubling, n=5)
+    assert RAN == [4, 5]
+    assert why(lab, first)[0].why == "no earlier execution had this checkpoint"
+    assert why(lab, second)[0].why == f"the inputs differ from call 1 of {first}: n changed"
+
+
+def test_calls_of_one_execution_keep_their_own_results(lab: Lab) -> None:
+    """Three equal calls of one execution are three computations, and three hits in the next one."""
+
+    @flow
+    def three() -> list[int]:
+        return [double(1), double(1), double.submit(1).result()]
+
+    run(lab, three)
+    assert RAN == [1, 1, 1]
+    second = run(lab, three)
+    assert RAN == [1, 1, 1]
+    assert [report.word for report in why(lab, second)] == ["hit"] * 3
+
+
+def test_switched_off_nothing_is_taken(lab: Lab) -> None:
+    """By the decorator, and for the whole execution; both say so."""
+
+    @flow
+    def both(n: int) -> int:
+        return never(n) + double(n)
+
+    run(lab, both, n=1)
+    second = run(lab, both, n=1)
+    third = run(lab, both, n=1, cache=False)
+    assert RAN == [1, 1, 1, 1, 1]
+    reports = why(lab, second)
+    assert [report.word for report in reports] == ["off", "hit"]
+    assert "@checkpoint(cache=False) of never" in reports[0].why
+    assert [report.why for report in why(lab, third)] == ["the cache is switched off for this execution"] * 2
+
+
+def test_failures_are_never_served(lab: Lab) -> None:
+    """A call that failed is made again in the next execution."""
+
+    @flow
+    def failing() -> int:
+        return fails(1)
+
+    for _ in range(2):
+        with pytest.raises(errors.KitaruUserCodeError):
+            lab.go_on(failing, lab.open(failing, cache=True))
+        settled()
+    assert RAN == [1, 1]
+
+
+def test_an_input_without_a_form_is_not_cacheable(lab: Lab) -> None:
+    """An object that can't be told from another of its type makes every call a computation, and is named."""
+
+    @flow
+    def opaque() -> int:
+        return takes(object(), n=2) + takes({"f": [lambda: 1]}, n=2) + takes({"plain": [(1, 2.5), b"x"]}, n=3)
+
+    run(lab, opaque)
+    second = run(lab, opaque)
+    assert RAN == [2, 2, 3, 2, 2]
+    reports = why(lab, second)
+    assert [report.word for report in reports] == ["opaque", "opaque", "hit"]
+    assert reports[0].why.startswith("thing can't be told")
+
+
+def test_a_large_result_is_referenced_and_verified(lab: Lab) -> None:
+    """It is not stored twice; where its bytes are damaged or gone, the body runs, and the result is whole again."""
+
+    @flow
+    def making() -> int:
+        return len(large(100_000))
+
+    exec_id = run(lab, making)
+    counting = CountingStore(lab.store)
+    second = lab.open(making, cache=True)
+    lab.go_on(making, second, store=counting)
+    settled()
+    assert RAN == [100_000]
+    assert not counting.of("create", "objects/")
+    (call,) = lab.load(exec_id).checkpoints
+    assert call.output is not None
+    key = address.blob(PROJECT, call.output.sha256)
+    lab.store.remove(key)
+    run(lab, making)
+    assert RAN == [100_000, 100_000]
+    assert lab.store.read(key) == bytes(100_000)
+    lab.store.overwrite(key, b"something else")
+    third = lab.open(making, cache=True)
+    with suppress(errors.KitaruError):
+        lab.go_on(making, third)
+    settled()
+    assert RAN == [100_000] * 3
+
+
+def test_a_damaged_hint_is_a_miss(lab: Lab) -> None:
+    """Whatever stands there, the run computes and goes on."""
+    first = run(lab, doubling, n=1)
+    (key,) = [f"{address.cache_hints(PROJECT, recipe)}{name}" for recipe, name in hints(lab)]
+    for body in (b"{", b"[]", b'{"exec_id": 1}', b'{"exec_id":"ex-1","call":"1","output":{"format":"json"}}'):
+        lab.store.overwrite(key, body)
+        run(lab, doubling, n=1)
+    assert RAN == [1] * 5
+    assert first
+
+
+def hints(lab: Lab) -> list[tuple[str, str]]:
+    found = []
+    for short in lab.store.names(f"{PROJECT}/index/cache/"):
+        if short != "seen/":
+            for recipe in lab.store.names(f"{PROJECT}/index/cache/{short}"):
+                found += [
+                    (recipe.rstrip("/"), name) for name in lab.store.names(f"{PROJECT}/index/cache/{short}{recipe}")
+                ]
+    return found
+
+
+def test_a_hundred_calls_cost_one_listing(lab: Lab) -> None:
+    """Misses ask nothing of the store beyond one listing a checkpoint; a hit is one read."""
+
+    @flow
+    def many(start: int) -> int:
+        return sum(double(n) for n in range(start, start + 100))
+
+    counting = CountingStore(lab.store)
+    lab.go_on(many, lab.open(many, cache=True, start=0), store=counting)
+    assert len(counting.of("names", "index/cache")) == 1
+    assert not counting.of("read", "index/cache")
+    settled()
+    counting = CountingStore(lab.store)
+    lab.go_on(many, lab.open(many, cache=True, start=50), store=counting)
+    assert len(RAN) == 150
+    assert len(counting.of("names", "index/cache")) == 1
+    assert len(counting.of("read", "index/cache")) == 50
+    assert len(counting.of("create", "journal/")) == 101
+    settled()
+
+
+def test_async_checkpoints_hit_too(lab: Lab) -> None:
+    """In gathered tasks, and in a map."""
+
+    @checkpoint
+    async def triple(n: int) -> int:
+        RAN.append(n)
+        await asyncio.sleep(0)
+        return 3 * n
+
+    @flow
+    async def gathering() -> list[int]:
+        return [*await asyncio.gather(triple(1), triple(2)), *await triple.map([3, 4])]
+
+    first = lab.open(gathering, cache=True)
+    assert lab.go_on(gathering, first) == [3, 6, 9, 12]
+    settled()
+    second = lab.open(gathering, cache=True)
+    assert lab.go_on(gathering, second) == [3, 6, 9, 12]
+    assert sorted(RAN) == [1, 2, 3, 4]
+    assert all(call.cached_from for call in lab.load(second).checkpoints)
+
+
+def test_a_result_that_no_longer_fits_its_annotation_is_computed(lab: Lab, tmp_path: Path) -> None:
+    """A hit must be what the function says that it returns."""
+    (recipe, inputs) = ("", "")
+    run(lab, doubling, n=3)
+    ((recipe, inputs),) = hints(lab)
+    wrong = {"format": "text", "size": 1, "sha256": "0" * 64, "inline": "x", "type": "str"}
+    body = address.canonical_json({"exec_id": "ex-0", "call": "1", "output": wrong})
+    lab.store.overwrite(address.cache_hint(PROJECT, recipe, inputs), body)
+    run(lab, doubling, n=3)
+    assert RAN == [3, 3]
+
+
+def test_the_flow_may_change_what_it_was_given(lab: Lab) -> None:
+    """A hit is a value of its own each time, and what is published is what was returned."""
+
+    @checkpoint
+    def listing() -> list[int]:
+        RAN.append(1)
+        return [1]
+
+    @flow
+    def changing() -> list[int]:
+        first, second = listing(), listing()
+        first.append(2)
+        return [*first, *second]
+
+    for _ in range(3):
+        exec_id = lab.open(changing, cache=True)
+        assert lab.go_on(changing, exec_id) == [1, 2, 1]
+        settled()
+    assert RAN == [1, 1]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Flow[..., Any]]:
+    """Writes a module of the given text, and imports it afresh."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def load(text: str) -> Flow[..., Any]:
+        import importlib
+
+        sys.modules.pop("cached_flow", None)
+        (tmp_path / "cached_flow.py").write_text(textwrap.dedent(text))
+        importlib.invalidate_caches()
+        found: Flow[..., Any] = importlib.import_module("cached_flow").whole
+        return found
+
+    return load
+
+
+SOURCE = """
+    from kitaru import flow, checkpoint
+
+    LIMIT = 3
+
+    def clean(text):
+        return text.strip()[:LIMIT]
+
+    @checkpoint
+    def collect(text: str) -> str:
+        return clean(text)
+
+    @flow
+    def whole(text: str) -> str:
+        return collect(text)
+"""
+
+
+def test_changed_code_is_computed_and_named(lab: Lab, project: Callable[[str], Flow[..., Any]]) -> None:
+    """A helper, a constant, an option: the explanation names it. Comments and layout change nothing."""
+    first = run(lab, project(SOURCE), text=" abcd ")
+    same = run(lab, project(SOURCE.replace("def clean(text):", "def clean(text):  # tidy\n")), text=" abcd ")
+    assert lab.load(same).checkpoints[0].cached_from == f"{first}/1"
+    helper = run(lab, project(SOURCE.replace(".strip()", ".lstrip()")), text=" abcd ")
+    assert why(lab, helper)[0].why == f"the code changed since {same}: clean changed"
+    constant = run(lab, project(SOURCE.replace("LIMIT = 3", "LIMIT = 4")), text=" abcd ")
+    assert why(lab, constant)[0].why == f"the code changed since {helper}: LIMIT changed; clean changed"
+    back = run(lab, project(SOURCE), text=" abcd ")
+    assert lab.load(back).checkpoints[0].cached_from == f"{first}/1"
+    option = run(lab, project(SOURCE.replace("@checkpoint", '@checkpoint(serializer="pickle")')), text=" abcd ")
+    assert why(lab, option)[0].why == f"its options changed since {back}: serializer changed"
+    retried = run(lab, project(SOURCE.replace("@checkpoint", "@checkpoint(retries=2, timeout=60)")), text=" abcd ")
+    assert lab.load(retried).checkpoints[0].cached_from == f"{first}/1"
+
+
+def test_the_images_requirements_are_part_of_the_key(lab: Lab) -> None:
+    """The same code under other libraries is computed, and the explanation says so."""
+    from kitaru.engine.executor import execute
+    from kitaru.ports import RunnerInfo
+
+    ids = []
+    for requirements in (("httpx>=0.27",), ("httpx>=0.27",), ("httpx>=0.28",)):
+        exec_id = lab.open(doubling, cache=True, n=1)
+        execute(
+            doubling,
+            store=lab.store,
+            clock=lab.clock,
+            project=PROJECT,
+            exec_id=exec_id,
+            entries=lab.entries(exec_id),
+            runner=RunnerInfo("r", "h", 1, ""),
+            capture=False,
+            requirements=requirements,
+        )
+        settled()
+        ids.append(exec_id)
+    assert RAN == [1, 1]
+    assert why(lab, ids[2])[0].why == f"the image's requirements changed since {ids[1]}"

@@ -1,0 +1,336 @@
+"""Timeouts: an attempt that takes too long is stopped, has ended before the next one begins, and is recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kitaru import Retry, checkpoint, errors, flow
+from kitaru.engine.interrupts import Interrupts, RunStopped
+from tests.execution_lab import Lab
+
+UNDER_WAY: list[str] = []
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    UNDER_WAY.clear()
+    return Lab(tmp_path / "store")
+
+
+def busy(seconds: float) -> None:
+    """Takes its time in Python code."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.005)
+
+
+@checkpoint(timeout=0.2, retries=1)
+def spins(name: str) -> str:
+    assert not UNDER_WAY, "two attempts at once"
+    UNDER_WAY.append(name)
+    try:
+        busy(60)
+    except Exception:
+        raise AssertionError("a timeout must not be swallowed by except Exception") from None
+    finally:
+        UNDER_WAY.remove(name)
+    return name
+
+
+@flow
+def spinning() -> str:
+    return spins("a")
+
+
+def test_a_sync_attempt_is_stopped_and_counts_as_failed(lab: Lab) -> None:
+    """Both attempts end after their 0.2 seconds, one after the other, with a KitaruTimeoutError that says where."""
+    exec_id = lab.open(spinning)
+    started = time.monotonic()
+    with pytest.raises(errors.KitaruExecutionError, match=r"stopped after 0\.2 seconds") as caught:
+        lab.go_on(spinning, exec_id)
+    assert 0.4 <= time.monotonic() - started < 10
+    assert isinstance(caught.value.__cause__, errors.KitaruTimeoutError)
+    (call,) = lab.load(exec_id).checkpoints
+    assert [attempt.status for attempt in call.attempts] == ["failed", "failed"]
+    failure = call.attempts[0].failure
+    assert failure is not None
+    assert failure.type == "kitaru.errors:KitaruTimeoutError"
+    assert "busy" in failure.traceback
+
+
+def test_an_attempt_in_time_is_not_touched(lab: Lab) -> None:
+    """Thousands of calls that end before their timeout leave nothing behind."""
+
+    @checkpoint(timeout=5)
+    def quick(i: int) -> int:
+        return i
+
+    @flow
+    def many() -> int:
+        return sum(quick(i) for i in range(500)) + sum(quick.map(range(200)).results())
+
+    assert lab.run(many) == sum(range(500)) + sum(range(200))
+    assert not [thread for thread in threading.enumerate() if thread.name == "kitaru-alarms"]
+
+
+def test_submitted_attempts_are_stopped_each_by_its_own_time(lab: Lab) -> None:
+    """Of five calls beside each other those that are quick enough succeed."""
+
+    @checkpoint(timeout=0.5)
+    def takes(seconds: float) -> float:
+        busy(seconds)
+        return seconds
+
+    @flow
+    def several() -> list[Any]:
+        futures = takes.map([0.01, 30, 0.02, 30, 0.03], on_error="collect")
+        return [type(outcome.error).__name__ if outcome.error else outcome.value for outcome in futures.outcomes()]
+
+    assert lab.run(several) == [0.01, "KitaruTimeoutError", 0.02, "KitaruTimeoutError", 0.03]
+
+
+def test_an_async_attempt_is_cancelled(lab: Lab) -> None:
+    """Its task sees the cancellation; the loop and its neighbours go on. Its own TimeoutError stays its own."""
+    seen: list[str] = []
+
+    @checkpoint(timeout=0.2, retries=1)
+    async def sleeps() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            raise
+
+    @checkpoint(timeout=30)
+    async def own() -> None:
+        raise TimeoutError("mine")
+
+    @checkpoint
+    async def fine() -> int:
+        await asyncio.sleep(0.3)
+        return 7
+
+    @flow
+    async def gathering() -> list[Any]:
+        found = await asyncio.gather(sleeps(), own(), fine(), return_exceptions=True)
+        return [str(one) if isinstance(one, Exception) else one for one in found]
+
+    late, mine, value = lab.run(gathering)
+    assert "was stopped after 0.2 seconds" in late and mine == "mine" and value == 7
+    assert seen == ["cancelled", "cancelled"]
+
+
+def test_an_async_checkpoint_of_a_sync_flow_is_cancelled(lab: Lab) -> None:
+    """The same where the run's own loop carries it."""
+
+    @checkpoint(timeout=0.2)
+    async def sleeps() -> None:
+        await asyncio.sleep(60)
+
+    @flow
+    def plain() -> str:
+        try:
+            sleeps()
+        except errors.KitaruTimeoutError as error:
+            return str(error)
+        return "no"
+
+    assert "was stopped after 0.2 seconds" in lab.run(plain)
+
+
+def test_a_flow_is_stopped_with_all_it_does_and_tried_again(lab: Lab) -> None:
+    """Body, inline call, submitted calls: all have ended before the second attempt; finished calls don't run again."""
+    ran: list[str] = []
+
+    @checkpoint
+    def done(name: str) -> str:
+        ran.append(name)
+        return name
+
+    @checkpoint
+    def long(name: str) -> str:
+        ran.append(name)
+        UNDER_WAY.append(name)
+        try:
+            busy(0.0 if ran.count(name) > 1 else 60)
+        finally:
+            UNDER_WAY.remove(name)
+        return name
+
+    @flow(timeout=0.4, retries=1)
+    def whole() -> list[str]:
+        assert not UNDER_WAY
+        first = done("done")
+        beside = long.submit("beside")
+        return [first, long("inline"), beside.result()]
+
+    exec_id = lab.open(whole, timeout=0.4)
+    started = time.monotonic()
+    assert lab.go_on(whole, exec_id) == ["done", "inline", "beside"]
+    assert time.monotonic() - started < 10
+    assert ran.count("done") == 1
+    attempts = lab.load(exec_id).attempts
+    assert [attempt.status for attempt in attempts] == ["failed", "completed"]
+    assert attempts[0].failure is not None and attempts[0].failure.type == "kitaru.errors:KitaruTimeoutError"
+
+
+def test_an_async_flow_is_stopped(lab: Lab) -> None:
+    """Its body and its tasks are cancelled."""
+    seen: list[str] = []
+
+    @checkpoint
+    async def sleeps(name: str) -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            seen.append(name)
+            raise
+
+    @flow(timeout=0.3)
+    async def waiting() -> None:
+        beside = sleeps.submit("beside")
+        await sleeps("inline")
+        await beside
+
+    with pytest.raises(errors.KitaruExecutionError, match=r"flow 'waiting' was stopped after 0\.3 seconds"):
+        lab.go_on(waiting, lab.open(waiting, timeout=0.3))
+    assert sorted(seen) == ["beside", "inline"]
+
+
+def test_a_flow_that_only_waits_is_stopped(lab: Lab) -> None:
+    """A body that waits for a submitted call ends with that call."""
+
+    @checkpoint
+    def long() -> None:
+        busy(60)
+
+    @flow(timeout=0.3)
+    def waiting() -> None:
+        long.submit().result()
+
+    with pytest.raises(errors.KitaruExecutionError, match="was stopped after"):
+        lab.go_on(waiting, lab.open(waiting, timeout=0.3))
+
+
+def test_code_that_swallows_everything_is_stopped_again(lab: Lab) -> None:
+    """A bare except delays the end by about a second, and the late result does not count."""
+    caught: list[BaseException] = []
+
+    @checkpoint(timeout=0.2)
+    def stubborn() -> str:
+        for _ in range(2):
+            try:
+                busy(60)
+            except BaseException as error:
+                caught.append(error)
+        return "late"
+
+    @flow
+    def calling() -> str:
+        return stubborn()
+
+    with pytest.raises(errors.KitaruExecutionError, match="was stopped after"):
+        lab.run(calling)
+    assert len(caught) == 2
+
+
+def test_a_blocked_main_thread_is_woken(tmp_path: Path) -> None:
+    """In a process whose main thread runs the flow, as a worker's does, even time.sleep is stopped in time."""
+    script = tmp_path / "sleeper.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import time, sys
+            from pathlib import Path
+            from kitaru import flow, checkpoint, errors
+            from tests.execution_lab import Lab
+
+            @checkpoint(timeout=0.3)
+            def sleeps():
+                time.sleep(60)
+
+            @flow
+            def calling():
+                sleeps()
+
+            started = time.monotonic()
+            try:
+                Lab(Path(sys.argv[1])).run(calling)
+            except errors.KitaruExecutionError as error:
+                print(error, round(time.monotonic() - started))
+            """
+        )
+    )
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, script, tmp_path / "store"],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        env={"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin"},
+        check=False,
+    )
+    assert "was stopped after 0.3 seconds" in done.stdout, done.stderr
+    assert int(done.stdout.split()[-1]) < 30
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, "3", float("inf"), float("nan")])
+def test_a_wrong_timeout_is_refused_where_it_is_written(wrong: Any) -> None:
+    """Positive numbers of seconds only."""
+    with pytest.raises(errors.KitaruUsageError, match="timeout of"):
+        checkpoint(timeout=wrong)(busy)
+    with pytest.raises(errors.KitaruUsageError, match="timeout of"):
+        flow(timeout=wrong)(busy)
+
+
+def test_the_engine_is_never_hit() -> None:
+    """Work that is shielded ends whole, whenever the stop comes; the code around it learns of it right after."""
+    for turn in range(60):
+        interrupts = Interrupts()
+        whole: list[int] = []
+        begun: list[int] = []
+
+        def engine(whole: list[int] = whole, begun: list[int] = begun) -> None:
+            begun.append(1)
+            for _ in range(300):
+                pass
+            whole.append(1)
+
+        def user(interrupts: Interrupts = interrupts) -> None:
+            while True:
+                interrupts.shielded(engine)
+
+        stopper = threading.Timer(0.001 + turn * 0.0001, interrupts.stop, [RunStopped("now")])
+        stopper.start()
+        with pytest.raises(RunStopped, match="now"):
+            interrupts.run(user)
+        assert len(whole) == len(begun)
+        stopper.join()
+        interrupts.close()
+
+
+def test_a_policy_gives_up_on_a_timeout_where_it_says_so(lab: Lab) -> None:
+    """A timeout is an error like others: not_on names it."""
+    tries: list[int] = []
+
+    @checkpoint(timeout=0.1, retries=Retry(attempts=5, backoff=0, not_on=(errors.KitaruTimeoutError,)))
+    def spin() -> None:
+        tries.append(1)
+        busy(60)
+
+    @flow
+    def calling() -> None:
+        spin()
+
+    with pytest.raises(errors.KitaruExecutionError):
+        lab.run(calling)
+    assert tries == [1]
