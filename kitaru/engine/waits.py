@@ -1,0 +1,199 @@
+"""Waits of a running flow: the question is recorded, the answer polled for, and the runner leaves where it is long in
+coming.
+
+The answer is an object of its own, created once by whoever answers first. Only the runner writes the journal.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Coroutine, Generator
+from dataclasses import dataclass
+from typing import Any
+
+from kitaru.authoring.waiting import Question
+from kitaru.core.codecs import encode
+from kitaru.engine import values
+from kitaru.engine.halting import CancelRequested, Left
+from kitaru.engine.run_state import RunState
+from kitaru.errors import KitaruDivergenceError, KitaruIntegrityError, KitaruUsageError, KitaruWaitValidationError
+from kitaru.model import address
+from kitaru.model.event import Suspended, WaitAborted, WaitAnswered, WaitOpened
+
+FIRST_PAUSE = 0.05
+LONGEST_PAUSE = 2.0
+"""Seconds between two looks for an answer, growing with each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What somebody left for a wait: a JSON value, or the wish to end it all."""
+
+    value: Any
+    abort: bool
+    by: str
+    at: str
+
+
+def read_answer(body: bytes, where: str) -> Answer:
+    """The answer in an object of the store. ``KitaruIntegrityError`` for anything else."""
+    try:
+        content = json.loads(body)
+        return Answer(content.get("value"), bool(content.get("abort")), str(content["by"]), str(content["at"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise KitaruIntegrityError(f"{where} is no answer to a wait: {error}", hint="kitaru store verify") from error
+
+
+class Poll:
+    """One wait of this run, from its question to its answer."""
+
+    def __init__(self, run: RunState, wait: str, question: Question) -> None:
+        self._run = run
+        self._wait = wait
+        self._question = question
+        self._name = question.name or wait
+        self._pause = FIRST_PAUSE
+        self.found: list[Any] = []
+        """The answer, once it is there."""
+
+    def open(self) -> None:
+        """Take the recorded answer, or record the question. ``KitaruDivergenceError`` where another one is recorded."""
+        run = self._run
+        run.check()
+        opened = run.waits.opened.get(self._wait)
+        if opened is not None and opened.name != self._name:
+            run.diverged = KitaruDivergenceError(
+                f"flow {run.flow.name!r} no longer asks what execution {run.exec_id} recorded: "
+                f"wait {self._wait} was {opened.name!r} then, and is {self._name!r} now",
+                exec_id=run.exec_id,
+                failure_origin="divergence",
+                hint="Bring back the code and inputs that began it, or start a new execution.",
+            )
+            raise run.diverged
+        answered = run.waits.answered.get(self._wait)
+        if answered is not None:
+            subject = f"the answer to {self._name!r}"
+            recorded = values.get(run.store, run.project, answered.value, subject=subject, home=run.home)
+            self.found = [self._question.answer(recorded)]
+            return
+        question = self._question
+        if opened is None:
+            event = WaitOpened(
+                at=run.now(),
+                wait=self._wait,
+                name=self._name,
+                question=question.text,
+                schema=question.schema,
+                timeout=question.timeout,
+                metadata=question.metadata,
+            )
+            run.journal.commit(event)
+            run.waits.opened[self._wait] = event
+        enough = float("inf") if question.timeout is None else time.monotonic() + question.timeout
+        run.waits.polled[self._wait] = enough
+
+    def look(self) -> None:
+        """Look for the answer once. Raises ``CancelRequested`` for an abort, ``Left`` where the runner is to leave."""
+        run = self._run
+        run.check()
+        # Decided before the look: an answer that comes in between is then still seen.
+        long_enough = self._all_idle()
+        if not self._take() and long_enough:
+            self._leave()
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next look."""
+        enough = self._run.waits.polled.get(self._wait, 0.0) - time.monotonic()
+        pause, self._pause = self._pause, min(self._pause * 1.3, LONGEST_PAUSE)
+        return min(pause, max(enough, FIRST_PAUSE))
+
+    def _take(self) -> bool:
+        run = self._run
+        key = address.wait_answer(run.project, run.exec_id, self._wait)
+        body = run.store.read(key)
+        if body is None:
+            return False
+        answer = read_answer(body, key)
+        if answer.abort:
+            run.journal.commit(WaitAborted(at=run.now(), wait=self._wait, by=answer.by))
+            run.halt(CancelRequested(answer.by))
+            run.check()
+        try:
+            value = self._question.answer(answer.value)
+        except KitaruWaitValidationError as error:
+            # The schema let it pass and the type does not: whoever answered is asked again.
+            print(f"{error.message}; it was put aside, and {self._name!r} waits on", file=sys.stderr)
+            run.store.remove(key)
+            return False
+        encoded = encode(answer.value, subject=f"the answer to {self._name!r}", typed=False)
+        values.put(run.store, run.project, encoded)
+        event = WaitAnswered(at=run.now(), wait=self._wait, name=self._name, value=encoded.value, by=answer.by)
+        run.journal.commit(event)
+        run.waits.answered[self._wait] = event
+        run.waits.polled.pop(self._wait, None)
+        self.found = [value]
+        return True
+
+    def _all_idle(self) -> bool:
+        """Whether every wait was polled for long enough, and nothing else goes on."""
+        run = self._run
+        now = time.monotonic()
+        waits = list(run.waits.polled.values())
+        return all(enough <= now for enough in waits) and not run.under_way and all(map(_settled, list(run.futures)))
+
+    def _leave(self) -> None:
+        """Record that the runner leaves, unless an answer came meanwhile: whoever gives one later resumes."""
+        run = self._run
+        with run.waits.leaving:
+            run.check()
+            if not self._all_idle():
+                return
+            run.journal.commit(Suspended(at=run.now()))
+            keys = [address.wait_answer(run.project, run.exec_id, wait) for wait in list(run.waits.polled)]
+            if any(run.store.read(key) is not None for key in keys):
+                # Who answered may have resumed it already: the next entry shows who goes on.
+                return
+            run.halt(Left())
+        run.check()
+
+
+def _settled(future: Any) -> bool:
+    return bool(future.done())
+
+
+class PendingAnswer:
+    """What ``wait()`` gives in an async flow: ``await`` it for the answer."""
+
+    def __init__(self, answer: Coroutine[Any, Any, Any]) -> None:
+        self._answer = answer
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._answer.__await__()
+
+    def __bool__(self) -> bool:
+        self._answer.close()
+        raise KitaruUsageError("wait() in an async flow must be awaited", hint="Write: answer = await wait(...)")
+
+
+def ask(run: RunState, wait: str, question: Question) -> Any:
+    """The answer to a wait, which this thread waits for; a ``PendingAnswer`` where an event loop runs."""
+    run.check()
+    poll = Poll(run, wait, question)
+    if "asyncio" in sys.modules:
+        from kitaru.engine import event_loop  # asyncio is slow to load, and most flows have no use for it
+
+        if event_loop.running_loop() is not None:
+            return PendingAnswer(event_loop.answered(run, poll))
+    return run.interrupts.shielded(lambda: _poll(run, poll))
+
+
+def _poll(run: RunState, poll: Poll) -> Any:
+    poll.open()
+    while not poll.found:
+        poll.look()
+        if not poll.found:
+            run.interrupts.pause(poll.pause)
+    return poll.found[0]

@@ -1,0 +1,356 @@
+"""Cancelling: asked, then ended, and recorded, wherever and whatever the execution does at the moment."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kitaru import checkpoint, flow, wait
+from kitaru.client import cancels
+from kitaru.engine import cancelling
+from kitaru.engine.cancelling import record_cancelled, request_cancel
+from kitaru.engine.journal import Fenced
+from kitaru.errors import KitaruCancelledError, KitaruStateError
+from kitaru.model import address
+from kitaru.model.event import Cancelled, CheckpointCompleted
+from kitaru.ports import RunnerInfo
+from tests.durable_flows import deployed, ran
+from tests.execution_lab import PROJECT, Lab
+from tests.repository import Repository, kitaru, until
+
+STARTED = threading.Event()
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    STARTED.clear()
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path / "store")
+
+
+@pytest.fixture
+def house(own_world: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    repository = deployed(own_world / "repository")
+    monkeypatch.chdir(repository.folder)
+    return repository
+
+
+def invoke(name: str, folder: Path, **inputs: Any) -> str:
+    done = kitaru("invoke", name, "--input", json.dumps({"folder": str(folder), **inputs})).must()
+    return done.out.strip()
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+@checkpoint
+def spin() -> None:
+    STARTED.set()
+    while True:
+        time.sleep(0.01)
+
+
+@checkpoint
+async def async_sleep() -> None:
+    STARTED.set()
+    await asyncio.sleep(600)
+
+
+@checkpoint(retries=1000)
+def flaky() -> None:
+    STARTED.set()
+    time.sleep(0.01)
+    raise ConnectionError("again")
+
+
+@flow
+def in_checkpoint() -> None:
+    spin()
+
+
+@flow
+def submitted() -> None:
+    spin.submit().result()
+
+
+@flow
+async def in_async() -> None:
+    await asyncio.gather(async_sleep(), async_sleep())
+
+
+@flow
+def async_from_sync() -> None:
+    async_sleep.submit().result()
+
+
+@flow
+def retrying() -> None:
+    flaky()
+
+
+@flow
+def waiting() -> None:
+    STARTED.set()
+    wait(name="never")
+
+
+@flow
+def swallowing() -> str:
+    try:
+        spin()
+    except Exception:
+        return "swallowed"
+    return "over"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [in_checkpoint, submitted, in_async, async_from_sync, retrying, waiting, swallowing],
+    ids=lambda body: body.name,
+)
+def test_a_running_flow_ends_wherever_it_is(lab: Lab, body: Any) -> None:
+    """Within seconds of the request the execution is recorded as cancelled, by whom, and its caller is told."""
+    exec_id = lab.open(body)
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            lab.go_on(body, exec_id)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    assert STARTED.wait(10)
+    began = time.monotonic()
+    assert request_cancel(lab.store, lab.clock, PROJECT, exec_id, "Ann") == "Ann"
+    assert request_cancel(lab.store, lab.clock, PROJECT, exec_id, "Bob") == "Ann"
+    thread.join(10)
+    assert not thread.is_alive()
+    assert time.monotonic() - began < 5
+    (error,) = errors
+    assert isinstance(error, KitaruCancelledError)
+    assert "by Ann" in error.message
+    execution = lab.load(exec_id)
+    assert execution.status == "cancelled"
+    assert [one.by for one in lab.events(exec_id) if isinstance(one, Cancelled)] == ["Ann"]
+    assert not any(isinstance(one, CheckpointCompleted) for one in lab.events(exec_id))
+
+
+def test_what_does_not_react_is_ended_over_its_head(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the grace the end is recorded while the code still runs, and nothing it does later is."""
+    monkeypatch.setattr(cancelling, "GRACE_SECONDS", 0.5)
+    from kitaru.engine.executor import execute
+
+    release = threading.Event()
+
+    @checkpoint
+    def stubborn() -> str:
+        STARTED.set()
+        while not release.is_set():
+            with suppress(BaseException):
+                time.sleep(0.01)
+        return "done"
+
+    @flow
+    def body() -> str:
+        return stubborn()
+
+    exec_id = lab.open(body)
+    forced: list[KitaruCancelledError] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            execute(
+                body,
+                store=lab.store,
+                clock=lab.clock,
+                project=PROJECT,
+                exec_id=exec_id,
+                entries=lab.entries(exec_id),
+                runner=RunnerInfo("here", "host", os.getpid(), ""),
+                capture=False,
+                forced_end=forced.append,
+            )
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    assert STARTED.wait(10)
+    request_cancel(lab.store, lab.clock, PROJECT, exec_id, "Ann")
+    until(lambda: forced, 10)
+    assert thread.is_alive()
+    assert lab.load(exec_id).status == "cancelled"
+    count = len(lab.entries(exec_id))
+    release.set()
+    thread.join(10)
+    assert isinstance(errors[0], KitaruCancelledError)
+    assert len(lab.entries(exec_id)) == count
+
+
+def test_recording_an_end_for_a_runner_that_writes(lab: Lab) -> None:
+    """The end is recorded in a race with entries of the runner, which is fenced; a recorded end is left as it is."""
+
+    @checkpoint
+    def number(value: int) -> int:
+        if value == 20:
+            STARTED.set()
+        return value
+
+    @flow
+    def busy() -> int:
+        return sum(number(value) for value in range(100_000))
+
+    exec_id = lab.open(busy)
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            lab.go_on(busy, exec_id)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert STARTED.wait(10)
+    while True:
+        try:
+            ended = record_cancelled(lab.store, lab.clock, PROJECT, exec_id, "Ann")
+            break
+        except KitaruStateError:
+            continue
+    thread.join(30)
+    assert ended.status == "cancelled"
+    assert isinstance(errors[0], Fenced)
+    assert isinstance(lab.events(exec_id)[-1], Cancelled)
+    again = record_cancelled(lab.store, lab.clock, PROJECT, exec_id, "Bob")
+    assert again.status == "cancelled"
+    assert isinstance(lab.events(exec_id)[-1], Cancelled)
+    assert sum(isinstance(one, Cancelled) for one in lab.events(exec_id)) == 1
+
+
+def test_cancel_reaches_a_worker_in_a_long_checkpoint(house: Repository, tmp_path: Path) -> None:
+    """A worker in the middle of a long sleep ends within seconds, and its process is gone."""
+    client = house.client()
+    exec_id = invoke("long", tmp_path)
+    until(lambda: ran(tmp_path))
+    began = time.monotonic()
+    done = kitaru("executions", "cancel", exec_id).must()
+    assert time.monotonic() - began < 6
+    assert done.out.strip() == exec_id
+    execution = client.executions.get(exec_id)
+    assert execution.status == "cancelled"
+    assert execution.runner is not None
+    until(lambda: gone(execution.runner.pid), 10)  # type: ignore[union-attr]
+    with pytest.raises(KitaruCancelledError) as ended:
+        client.executions.handle(exec_id).wait(5)
+    assert ended.value.status == "cancelled"
+    for command in ("cancel", "resume", "retry"):
+        kitaru("executions", command, exec_id).refused("cancelled", code=1)
+
+
+def test_a_worker_that_holds_the_interpreter_is_killed(
+    house: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker whose every thread stands still, stuck in C, is ended from outside, and its end recorded by that."""
+    monkeypatch.setattr(cancels, "REACTION_SECONDS", 1.5)
+    monkeypatch.setattr(cancels, "KILL_SECONDS", 0.5)
+    client = house.client()
+    exec_id = invoke("stuck", tmp_path)
+    runner = until(lambda: client.executions.get(exec_id).runner)
+    until(lambda: ran(tmp_path))
+    time.sleep(1.5)
+    assert client.executions.cancel(exec_id).status == "cancelled"
+    until(lambda: gone(runner.pid), 10)
+
+
+def test_a_stopped_worker_is_ended(house: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that was stopped (SIGSTOP) can't be asked; cancel ends it and records that."""
+    monkeypatch.setattr(cancels, "REACTION_SECONDS", 1.0)
+    monkeypatch.setattr(cancels, "KILL_SECONDS", 0.5)
+    client = house.client()
+    exec_id = invoke("steps", tmp_path)
+    until(lambda: (tmp_path / "reached").exists())
+    runner = until(lambda: client.executions.get(exec_id).runner)
+    os.kill(runner.pid, signal.SIGSTOP)
+    assert client.executions.cancel(exec_id).status == "cancelled"
+    until(lambda: gone(runner.pid), 10)
+    assert ran(tmp_path) == ["step 1", "step 2"]
+
+
+def test_nobody_runs_it(house: Repository, tmp_path: Path) -> None:
+    """One that waits with nobody polling, and one whose runner died, are cancelled by whoever asks, at once."""
+    client = house.client()
+    asked, dead = invoke("review", tmp_path), invoke("long", tmp_path)
+    until(lambda: client.executions.get(asked).suspended_at)
+    runner = until(lambda: client.executions.get(dead).runner)
+    os.kill(runner.pid, signal.SIGKILL)
+    until(lambda: client.executions.get(dead).status == "lost")
+    for exec_id in (asked, dead):
+        began = time.monotonic()
+        assert client.executions.cancel(exec_id).status == "cancelled"
+        assert time.monotonic() - began < 2
+        assert client.session.store.read(address.cancel_request("research", exec_id)) is None
+
+
+def test_cancelling_what_has_ended(house: Repository, tmp_path: Path) -> None:
+    """A completed execution can't be cancelled; it stays completed."""
+    (tmp_path / "go").touch()
+    exec_id = invoke("steps", tmp_path)
+    assert house.client().executions.handle(exec_id).wait(30) == [1, 2, 3]
+    kitaru("executions", "cancel", exec_id).refused("completed", code=1)
+    with pytest.raises(KitaruStateError):
+        house.client().executions.handle(exec_id).cancel()
+    assert house.client().executions.get(exec_id).status == "completed"
+
+
+def test_a_run_of_this_process(house: Repository, tmp_path: Path) -> None:
+    """handle.cancel() ends a run of this process; wait() raises that it was cancelled."""
+    client = house.client()
+    review = client.executions.load("flows/work.py:review")
+    handle = client.executions.run(review, review.bind(kwargs={"folder": str(tmp_path), "patience": 600.0}))
+    until(lambda: handle.status == "waiting")
+    handle.cancel()
+    with pytest.raises(KitaruCancelledError):
+        handle.wait(10)
+    assert handle.status == "cancelled"
+
+
+def test_an_old_request_does_not_cancel_a_retry(lab: Lab, own_world: Path) -> None:
+    """A request that came too late is void: resuming the failed execution removes it."""
+    from kitaru import KitaruClient
+
+    broken = [True]
+
+    @flow
+    def body() -> str:
+        if broken:
+            raise LookupError("not yet")
+        time.sleep(2.5)
+        return "done"
+
+    client = KitaruClient(store=lab.store.url, project=PROJECT)
+    exec_id = lab.open(body)
+    with pytest.raises(Exception, match="not yet"):
+        lab.go_on(body, exec_id)
+    request_cancel(lab.store, lab.clock, PROJECT, exec_id, "Ann")
+    broken.clear()
+    assert client.executions.resume(exec_id, flow=body).wait(20) == "done"

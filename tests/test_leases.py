@@ -1,0 +1,283 @@
+"""Leases: a runner's sign of life, who is taken for lost, and that a runner which was only asleep does no harm."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kitaru import KitaruClient, checkpoint, flow
+from kitaru.engine.executions import Executions
+from kitaru.engine.journal import Fenced
+from kitaru.engine.leases import Lease, lapsed, read_lease
+from kitaru.errors import KitaruUsageError
+from kitaru.model import address
+from kitaru.model.address import timestamp
+from kitaru.model.event import CheckpointCompleted, Completed, Started
+from kitaru.ports import RunnerInfo
+from kitaru.settings import lease_seconds
+from tests.durable_flows import deployed, ran
+from tests.execution_lab import PROJECT, CountingStore, Lab, WallClock
+from tests.repository import Repository, kitaru, until
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+GATE = threading.Event()
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    GATE.clear()
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path / "store")
+
+
+@checkpoint
+def hold(text: str) -> str:
+    GATE.wait(30)
+    return text
+
+
+@flow
+def holding() -> str:
+    return hold("held")
+
+
+def run_in_thread(
+    lab: Lab, body: Any, exec_id: str, *, store: Any = None, seconds: float = 2.0
+) -> tuple[Any, list[Any]]:
+    from kitaru.engine.executor import execute
+
+    outcome: list[Any] = []
+
+    def run() -> None:
+        try:
+            outcome.append(
+                execute(
+                    body,
+                    store=store or lab.store,
+                    clock=lab.clock,
+                    project=PROJECT,
+                    exec_id=exec_id,
+                    entries=lab.entries(exec_id),
+                    runner=RunnerInfo("runner-1", "elsewhere", 1, ""),
+                    capture=False,
+                    lease_seconds=seconds,
+                )
+            )
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread, outcome
+
+
+def lease_of(lab: Lab, exec_id: str) -> Lease | None:
+    body = lab.store.read(address.lease(PROJECT, exec_id))
+    return read_lease(body) if body else None
+
+
+def readers(lab: Lab, *, alive: bool | None, later: float = 0.0, seconds: float = 2.0) -> Executions:
+    class Later(WallClock):
+        def now(self) -> datetime:
+            return super().now() + timedelta(seconds=later)
+
+    return Executions(lab.store, PROJECT, Later(), lambda _runner: alive, seconds)
+
+
+def test_the_lease_is_renewed_and_says_what_is_done(lab: Lab) -> None:
+    """While a long checkpoint runs the lease is written and renewed, with the call that is under way and since when."""
+    exec_id = lab.open(holding)
+    thread, outcome = run_in_thread(lab, holding, exec_id)
+    first = until(lambda: lease_of(lab, exec_id))
+    assert first.runner_id == "runner-1"
+    assert [(one["call"], one["name"], one["attempt"]) for one in first.doing] == [("1", "hold", 1)]
+    assert first.entries >= 2
+    until(lambda: lease_of(lab, exec_id).until > first.until)  # type: ignore[union-attr]
+    time.sleep(2.5)
+    # Past the time that one lease holds, a reader elsewhere still sees it run.
+    assert readers(lab, alive=None).get(exec_id).status == "running"
+    GATE.set()
+    thread.join(10)
+    assert outcome == ["held"]
+
+
+def test_a_short_run_writes_no_lease(lab: Lab) -> None:
+    """A run that ends within its first seconds costs no request for a lease, nor for a look at cancel requests."""
+    GATE.set()
+    watched = CountingStore(lab.store)
+    exec_id = lab.open(holding)
+    assert lab.go_on(holding, exec_id, store=watched) == "held"
+    assert not watched.of("overwrite", "lease")
+    assert not watched.of("read", "cancel")
+
+
+def test_who_is_lost(lab: Lab) -> None:
+    """Lost is a dead process of this machine at once, and any runner whose lease has lapsed; nobody else."""
+    exec_id = lab.open(holding)
+    thread, _ = run_in_thread(lab, holding, exec_id)
+    until(lambda: lease_of(lab, exec_id))
+    assert readers(lab, alive=False).get(exec_id).status == "lost"
+    assert readers(lab, alive=None).get(exec_id).status == "running"
+    assert readers(lab, alive=True).get(exec_id).status == "running"
+    assert readers(lab, alive=None, later=10).get(exec_id).status == "lost"
+    assert readers(lab, alive=True, later=10).get(exec_id).status == "lost"
+    GATE.set()
+    thread.join(10)
+    assert readers(lab, alive=False, later=10).get(exec_id).status == "completed"
+
+
+@given(age=st.floats(0, 200), left=st.floats(-100, 100), own=st.booleans(), seconds=st.floats(1, 100))
+def test_when_a_lease_has_lapsed(age: float, left: float, own: bool, seconds: float) -> None:
+    """A lease of that very runner decides by its end; without one the runner's start does."""
+    lease = Lease("me" if own else "another", NOW + timedelta(seconds=left), 1, ())
+    since = timestamp(NOW - timedelta(seconds=age))
+    expected = lease.until < NOW if own else address.parse_timestamp(since) + timedelta(seconds=seconds) < NOW
+    assert lapsed(lease, "me", since, NOW, seconds) is expected
+    assert lapsed(None, "me", since, NOW, seconds) is lapsed(
+        replace(lease, runner_id="another"), "me", since, NOW, seconds
+    )
+
+
+def test_a_damaged_lease_is_no_lease() -> None:
+    """What can't be read as a lease is passed over: it is only a hint."""
+    for body in (b"", b"{}", b"[]", b"\xff", json.dumps({"runner_id": "x", "until": "soon"}).encode()):
+        assert read_lease(body) is None
+
+
+def test_a_runner_that_finds_itself_replaced_stops(lab: Lab) -> None:
+    """At its next renewal a runner sees that another one writes the journal, and stops without an entry of its own."""
+    exec_id = lab.open(holding)
+    thread, outcome = run_in_thread(lab, holding, exec_id)
+    until(lambda: len(lab.entries(exec_id)) == 2)
+    from kitaru.engine.cancelling import record_cancelled
+
+    record_cancelled(lab.store, lab.clock, PROJECT, exec_id, "Ann")
+    before = lab.entries(exec_id)
+    time.sleep(1.0)
+    GATE.set()
+    thread.join(10)
+    assert isinstance(outcome[0], Fenced)
+    assert lab.entries(exec_id) == before
+
+
+def test_a_store_that_fails_for_a_while_does_not_end_the_run(lab: Lab) -> None:
+    """A renewal that fails is made up for; the run goes on."""
+    from kitaru.errors import KitaruStoreError
+
+    class Moody(CountingStore):
+        def overwrite(self, key: str, body: bytes) -> None:
+            super().overwrite(key, body)
+            if "lease" in key and len(self.of("overwrite", "lease")) < 3:
+                raise KitaruStoreError("not now")
+
+    moody = Moody(lab.store)
+    exec_id = lab.open(holding)
+    thread, outcome = run_in_thread(lab, holding, exec_id, store=moody)
+    until(lambda: len(moody.of("overwrite", "lease")) >= 4)
+    GATE.set()
+    thread.join(10)
+    assert outcome == ["held"]
+
+
+def test_the_time_that_a_lease_holds_is_configurable() -> None:
+    """KITARU_LEASE_SECONDS is a number of seconds from 1; anything else is refused in words."""
+    assert lease_seconds({}) == 45
+    assert lease_seconds({"KITARU_LEASE_SECONDS": "2.5"}) == 2.5
+    for text in ("0", "-1", "soon", "1e9", "nan"):
+        with pytest.raises(KitaruUsageError, match="KITARU_LEASE_SECONDS"):
+            lease_seconds({"KITARU_LEASE_SECONDS": text})
+
+
+# --- with real processes ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def house(own_world: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    repository = deployed(own_world / "repository")
+    monkeypatch.chdir(repository.folder)
+    monkeypatch.setenv("KITARU_LEASE_SECONDS", "2")
+    return repository
+
+
+def begun(house: Repository, folder: Path) -> tuple[KitaruClient, str, Any]:
+    exec_id = kitaru("invoke", "steps", "--input", json.dumps({"folder": str(folder)})).must().out.strip()
+    client = house.client()
+    until(lambda: (folder / "reached").exists())
+    runner = until(lambda: client.executions.get(exec_id).runner)
+    return client, exec_id, runner
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+def test_a_runner_that_slept_too_long_is_fenced(house: Repository, tmp_path: Path) -> None:
+    """Stopped past its lease and replaced, a runner that wakes writes nothing more and exits; no entry is doubled."""
+    client, exec_id, runner = begun(house, tmp_path)
+    os.kill(runner.pid, signal.SIGSTOP)
+    try:
+        until(lambda: client.executions.get(exec_id).status == "lost")
+        kitaru("executions", "resume", exec_id).must()
+        until(lambda: ran(tmp_path).count("step 2") == 2)
+        successor = client.executions.get(exec_id)
+        assert successor.runner is not None
+        assert successor.runner.pid != runner.pid
+    finally:
+        os.kill(runner.pid, signal.SIGCONT)
+    # It wakes while its successor is in the middle of the same checkpoint.
+    until(lambda: gone(runner.pid))
+    (tmp_path / "go").touch()
+    assert client.executions.handle(exec_id).wait(30) == [1, 2, 3]
+    events = _events(client, exec_id)
+    completed = [event.call for event in events if isinstance(event, CheckpointCompleted)]
+    assert completed == ["1", "2", "3"]
+    assert sum(isinstance(event, Completed) for event in events) == 1
+    starts = [event.runner.pid for event in events if isinstance(event, Started)]
+    assert starts == [runner.pid, successor.runner.pid]
+
+
+def test_a_runner_that_slept_and_was_not_replaced_goes_on(house: Repository, tmp_path: Path) -> None:
+    """A laptop that was closed: the execution looks lost meanwhile, and goes on by itself."""
+    client, exec_id, runner = begun(house, tmp_path)
+    os.kill(runner.pid, signal.SIGSTOP)
+    until(lambda: client.executions.get(exec_id).status == "lost")
+    os.kill(runner.pid, signal.SIGCONT)
+    until(lambda: client.executions.get(exec_id).status == "running")
+    (tmp_path / "go").touch()
+    assert client.executions.handle(exec_id).wait(30) == [1, 2, 3]
+    assert ran(tmp_path) == ["step 1", "step 2", "step 3"]
+
+
+def test_a_killed_runner_is_lost_at_once_and_replaced(house: Repository, tmp_path: Path) -> None:
+    """kill -9: lost at the next look on the same machine; resume runs only what was not finished."""
+    client, exec_id, runner = begun(house, tmp_path)
+    os.kill(runner.pid, signal.SIGKILL)
+    began = time.monotonic()
+    until(lambda: client.executions.get(exec_id).status == "lost")
+    assert time.monotonic() - began < 1.5
+    (tmp_path / "go").touch()
+    kitaru("executions", "resume", exec_id, "--wait").must()
+    assert ran(tmp_path) == ["step 1", "step 2", "step 2", "step 3"]
+
+
+def _events(client: KitaruClient, exec_id: str) -> list[Any]:
+    from kitaru.engine.journal import read_entries, read_events
+
+    return read_events(read_entries(client.session.store, client.session.project, exec_id), exec_id)

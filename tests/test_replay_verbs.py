@@ -1,0 +1,313 @@
+"""Replays: a new execution that takes over what another one finished, and runs the rest anew."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kitaru import KitaruClient, checkpoint, flow, wait
+from kitaru.core.replay import CallIdentity, Compute, Diverged, RecordedCall, Reuse, decide
+from kitaru.core.replay_plan import plan_replay
+from kitaru.engine.journal import read_entries, read_events
+from kitaru.errors import KitaruInputError, KitaruStateError, KitaruUsageError, KitaruWaitValidationError
+from kitaru.model.event import CheckpointCompleted, Opened, Value
+from kitaru.model.execution import CheckpointCall
+from tests.durable_flows import deployed, ran
+from tests.repository import Repository, kitaru, until
+
+RAN: list[str] = []
+VALUE = Value("json", 1, "0" * 64, "inline", 1)
+
+
+@dataclass
+class Notes:
+    topic: str
+    facts: list[str]
+
+
+@checkpoint
+def collect(topic: str) -> Notes:
+    RAN.append("collect")
+    return Notes(topic, ["old"])
+
+
+@checkpoint
+def outline(notes: Notes) -> str:
+    RAN.append("outline")
+    return f"{notes.topic}: {', '.join(notes.facts)}"
+
+
+@checkpoint
+def write(text: str, style: str) -> str:
+    RAN.append("write")
+    return f"{text} ({style})"
+
+
+@flow
+def article(topic: str = "tea", style: str = "plain", ask: bool = False) -> str:
+    text = outline(collect(topic))
+    if ask and not wait(schema=bool, name="approve", timeout=0):
+        return "dropped"
+    return write(text, style)
+
+
+@pytest.fixture
+def client(own_world: Path, monkeypatch: pytest.MonkeyPatch) -> KitaruClient:
+    monkeypatch.chdir(own_world)
+    RAN.clear()
+    return KitaruClient(store=f"file://{own_world}/store", project="lab")
+
+
+def finished(client: KitaruClient, **inputs: Any) -> str:
+    handle = client.executions.run(article, article.bind(kwargs=inputs))
+    handle.wait(30)
+    RAN.clear()
+    return handle.exec_id
+
+
+def test_a_replay_reuses_what_came_before(client: KitaruClient) -> None:
+    """A new execution: what finished before the cut is taken over, with where it came from; the rest runs."""
+    first = finished(client)
+    handle = client.executions.replay(first, from_="write", flow=article)
+    assert handle.wait(30) == "tea: old (plain)"
+    assert RAN == ["write"]
+    assert handle.exec_id != first
+    execution = client.executions.get(handle.exec_id)
+    assert execution.original_exec_id == first
+    assert [(call.name, call.original_call_id) for call in execution.checkpoints] == [
+        ("collect", "1"),
+        ("outline", "2"),
+        ("write", None),
+    ]
+    entries = read_entries(client.session.store, "lab", handle.exec_id)
+    assert [type(event) for event in read_events(entries[:1], handle.exec_id)] == [Opened]
+    assert [type(event) for event in read_events(entries[1:2], handle.exec_id)] == [CheckpointCompleted] * 2
+    assert client.executions.get(first).status == "completed"
+
+
+@pytest.mark.parametrize(("cut", "expected"), [("outline", 2), ("2", 2), (3, 1), ("1", 3), ("collect", 3)])
+def test_where_a_replay_begins(client: KitaruClient, cut: Any, expected: int) -> None:
+    """By a checkpoint's name, a call's id or a position; the call at the cut runs itself."""
+    first = finished(client)
+    client.executions.replay(first, from_=cut, flow=article).wait(30)
+    assert ["collect", "outline", "write"][-expected:] == RAN
+
+
+def test_an_overridden_result_is_used_in_its_place(client: KitaruClient) -> None:
+    """The given result comes as the checkpoint's own type, and what it feeds runs anew, whatever the cut."""
+    first = finished(client)
+    overrides = {"checkpoint.collect": {"topic": "coffee", "facts": ["new", "hot"]}}
+    handle = client.executions.replay(first, from_="write", overrides=overrides, flow=article)
+    assert handle.wait(30) == "coffee: new, hot (plain)"
+    assert RAN == ["outline", "write"]
+    handle = client.executions.replay(first, from_="write", overrides={"checkpoint.write": "given"}, flow=article)
+    RAN.clear()
+    assert handle.wait(30) == "given"
+    assert RAN == []
+    with pytest.raises(Exception, match="overridden by a value that doesn't fit"):
+        client.executions.replay(first, from_="write", overrides={"checkpoint.collect": 3}, flow=article).wait(30)
+
+
+def test_other_inputs_reuse_what_still_fits(client: KitaruClient) -> None:
+    """With other inputs a recorded result is taken only where the call's own inputs are the same; no divergence."""
+    first = finished(client)
+    handle = client.executions.replay(first, from_="write", args={"style": "loud"}, flow=article)
+    assert handle.wait(30) == "tea: old (loud)"
+    assert RAN == ["write"]
+    RAN.clear()
+    handle = client.executions.replay(first, from_="write", args={"topic": "coffee"}, flow=article)
+    assert handle.wait(30) == "coffee: old (plain)"
+    assert RAN == ["collect", "outline", "write"]
+    again = client.executions.get(handle.exec_id)
+    assert [call.original_call_id for call in again.checkpoints] == [None, None, None]
+    with pytest.raises(KitaruInputError):
+        client.executions.replay(first, from_="write", args={"nope": 1}, flow=article)
+
+
+def test_answers_are_taken_over_or_given(client: KitaruClient) -> None:
+    """An answer from before the cut is not asked for again; --override wait.NAME gives another one."""
+    handle = client.executions.run(article, article.bind(kwargs={"ask": True}))
+    with pytest.raises(KitaruStateError):
+        handle.wait(30)
+    client.executions.input(handle.exec_id, value=True, flow=article).wait(30)
+    RAN.clear()
+    first = handle.exec_id
+    assert client.executions.replay(first, from_="write", flow=article).wait(30) == "tea: old (plain)"
+    assert RAN == ["write"]
+    replayed = client.executions.replay(first, from_="write", overrides={"wait.approve": False}, flow=article)
+    assert replayed.wait(30) == "dropped"
+    asks = client.executions.replay(first, from_="outline", flow=article)
+    with pytest.raises(KitaruStateError, match="waits for an answer"):
+        asks.wait(30)
+    with pytest.raises(KitaruWaitValidationError):
+        client.executions.replay(first, from_="write", overrides={"wait.approve": "yes"}, flow=article)
+
+
+def test_a_replay_that_stops_is_resumed_with_what_it_took_over(client: KitaruClient) -> None:
+    """A replay is an execution like others: after a failure it goes on, and reuses still."""
+    first = finished(client)
+    broken = [True]
+
+    @checkpoint
+    def write(text: str, style: str) -> str:
+        RAN.append("write")
+        if broken:
+            raise LookupError("not yet")
+        return f"{text} ({style})"
+
+    @flow
+    def other(topic: str, style: str, ask: bool) -> str:
+        return write(outline(collect(topic)), style)
+
+    other.name = "article"
+    handle = client.executions.replay(first, from_="write", flow=other)
+    with pytest.raises(Exception, match="not yet"):
+        handle.wait(30)
+    broken.clear()
+    assert client.executions.resume(handle.exec_id, flow=other).wait(30) == "tea: old (plain)"
+    assert RAN == ["write", "write"]
+
+
+def test_what_a_replay_refuses(client: KitaruClient) -> None:
+    """A cut, an override or a flow that leads nowhere is told, with what there is; nothing is opened."""
+    first = finished(client)
+    count = len(client.executions.list())
+    for asked, words in (
+        ({"from_": "nope"}, "collect, outline, write"),
+        ({"from_": "9"}, "'9'"),
+        ({"from_": "write", "overrides": {"checkpoint.nope": 1}}, "nope"),
+        ({"from_": "write", "overrides": {"nope": 1}}, r"checkpoint\.NAME"),
+        ({"from_": "write", "overrides": {"wait.nope": 1}}, "no wait"),
+        ({"from_": "write", "version": 2}, "not both"),
+    ):
+        with pytest.raises(KitaruUsageError, match=words):
+            client.executions.replay(first, flow=article, **asked)  # type: ignore[arg-type]
+    assert len(client.executions.list()) == count
+
+
+# --- deployed versions, at the command line ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def house(own_world: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    repository = deployed(own_world / "repository")
+    monkeypatch.chdir(repository.folder)
+    return repository
+
+
+def test_a_deployed_execution_is_replayed_by_a_worker(house: Repository, tmp_path: Path) -> None:
+    """replay starts a new worker on the same version; --dry-run only says what it would do; --version takes another."""
+    (tmp_path / "go").touch()
+    exec_id = kitaru("invoke", "steps", "--input", json.dumps({"folder": str(tmp_path)})).must().out.strip()
+    client = house.client()
+    assert client.executions.handle(exec_id).wait(30) == [1, 2, 3]
+    planned = kitaru("executions", "replay", exec_id, "--from", "3", "--dry-run", "-o", "json").must().json["item"]
+    assert [call["action"] for call in planned["calls"]] == ["reuse", "reuse", "rerun"]
+    assert len(client.executions.list()) == 1
+    done = kitaru("executions", "replay", exec_id, "--from", "3", "--wait", "-o", "json").must()
+    assert done.json["item"]["result"] == [1, 2, 3]
+    assert done.json["item"]["original_exec_id"] == exec_id
+    assert done.json["item"]["version"] == 1
+    assert ran(tmp_path) == ["step 1", "step 2", "step 3", "step 3"]
+
+    house.change(
+        "flows/work.py",
+        "return [step(folder, 1), step(folder, 2), step(folder, 3)]",
+        "return [pace(folder, 1), step(folder, 2), step(folder, 3)]",
+    )
+    house.change(
+        "flows/work.py",
+        "@flow\ndef long",
+        "@checkpoint\ndef pace(folder: str, number: int) -> int:\n    return -number\n\n\n@flow\ndef long",
+    )
+    house.commit()
+    house.apply()
+    done = kitaru("executions", "replay", exec_id, "--from", "3", "--version", "2", "--wait", "-o", "json").must()
+    assert done.json["item"]["result"] == [-1, 2, 3]
+    assert done.json["item"]["version"] == 2
+    assert ran(tmp_path)[4:] == ["step 3"]
+    house.change("flows/work.py", "[pace(folder, 1), step(folder, 2), step(folder, 3)]", "[pace(folder, 1)]")
+    house.commit()
+    house.apply()
+    rows = kitaru("executions", "replay", exec_id, "--from", "3", "--tag", "default", "--dry-run").must()
+    assert rows.out.count("incompatible") == 3
+    assert "has no checkpoint step" in rows.out
+    kitaru("executions", "replay", exec_id, "--from", "3", "--args", '{"folder": 3}').refused("don't fit", "text")
+    kitaru("executions", "replay", exec_id, "--from", "3", "--override", "nope").refused("checkpoint.NAME=JSON")
+    kitaru("executions", "replay", exec_id, "--from", "3", "--override", "checkpoint.step=nope").refused("not JSON")
+
+
+def test_a_running_execution_can_be_replayed(house: Repository, tmp_path: Path) -> None:
+    """A replay takes over what is recorded so far, and leaves the original alone."""
+    exec_id = kitaru("invoke", "steps", "--input", json.dumps({"folder": str(tmp_path)})).must().out.strip()
+    until(lambda: (tmp_path / "reached").exists())
+    client = house.client()
+    until(lambda: any(call.status == "running" for call in client.executions.get(exec_id).checkpoints))
+    handle = client.executions.replay(exec_id, from_="2")
+    (tmp_path / "go").touch()
+    assert handle.wait(30) == [1, 2, 3]
+    assert client.executions.handle(exec_id).wait(30) == [1, 2, 3]
+    assert ran(tmp_path).count("step 1") == 1
+
+
+# --- the pure parts ---------------------------------------------------------------------------------------------------
+
+NAMES = st.sampled_from(["a", "b", "c"])
+DIGESTS = st.sampled_from(["", "x", "y"])
+
+
+@given(known=NAMES, came=NAMES, then=DIGESTS, now=st.sampled_from(["x", "y"]), seeded=st.booleans())
+def test_a_seed_is_an_offer_and_a_record_is_a_promise(known: str, came: str, then: str, now: str, seeded: bool) -> None:
+    """What was taken over is used where it fits and never stops a run; what this execution recorded must fit."""
+    decision = decide({"1": RecordedCall(known, then, VALUE, seeded=seeded)}, CallIdentity("1", came, now))
+    fits = known == came and (then == now or (seeded and not then))
+    if fits:
+        assert decision == Reuse(VALUE)
+    elif seeded:
+        assert decision == Compute()
+    else:
+        assert isinstance(decision, Diverged)
+        assert known in str(decision) or came in str(decision)
+
+
+@st.composite
+def recorded(draw: st.DrawFn) -> list[CheckpointCall]:
+    count = draw(st.integers(1, 8))
+    return [
+        CheckpointCall(
+            call_id=str(number),
+            name=draw(NAMES),
+            status="completed" if done else "failed",
+            started_at=f"2026-01-01T00:00:{draw(st.integers(0, 59)):02}.000000Z",
+            output=VALUE if done else None,
+        )
+        for number in range(1, count + 1)
+        for done in [draw(st.booleans())]
+    ]
+
+
+@given(calls=recorded(), data=st.data())
+def test_a_plan_reuses_only_what_finished_before_the_cut(calls: list[CheckpointCall], data: st.DataObject) -> None:
+    """Every call has one fate; nothing that began at or after the cut, and nothing unfinished, is reused."""
+    cut = data.draw(st.sampled_from(calls))
+    names = {call.name for call in calls}
+    overrides = data.draw(st.sets(st.sampled_from(sorted(names))))
+    plan = plan_replay(calls, (), cut=cut.call_id, overrides=overrides)
+    fates = {call.call_id: call.action for call in plan.calls}
+    assert sorted(fates) == sorted(call.call_id for call in calls)
+    for call in calls:
+        fate = fates[call.call_id]
+        if call.name in overrides:
+            assert fate == "override"
+        elif fate == "reuse":
+            assert call.status == "completed"
+            assert call.started_at <= cut.started_at
+            assert call.call_id != cut.call_id
+        elif call.status == "completed":
+            assert call.started_at >= cut.started_at
