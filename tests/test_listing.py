@@ -1,0 +1,376 @@
+"""Listing executions: exact answers, newest first, for a number of requests that does not grow with their number."""
+
+from __future__ import annotations
+
+import bisect
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kitaru
+from kitaru import checkpoint, flow
+from kitaru.engine import listing
+from kitaru.engine.executions import Executions
+from kitaru.engine.journal import encode_summary
+from kitaru.errors import KitaruUserCodeError
+from kitaru.model import address
+from kitaru.model.event import (
+    Completed,
+    Event,
+    ExecutionOptions,
+    Failed,
+    Failure,
+    Opened,
+    RunnerRecord,
+    Started,
+    Suspended,
+    Value,
+    WaitOpened,
+    encode_entry,
+)
+from kitaru.model.execution import fold
+from kitaru.ports import Created, RunnerInfo, Taken
+from tests.execution_lab import PROJECT, Lab
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+PAGE = 1000
+NOTHING = Value("json", 4, "0" * 64, "inline", None)
+
+
+class Bucket:
+    """An object store that counts requests as S3 bills them: a page of a listing is one, as is a read."""
+
+    url = "s3://bucket/prefix"
+    durable_across_processes = True
+
+    def __init__(self) -> None:
+        self.bodies: dict[str, bytes] = {}
+        self.children: dict[str, list[str]] = {}
+        self.requests = 0
+
+    def put(self, key: str, body: bytes) -> None:
+        self.bodies[key] = body
+        parts = key.split("/")
+        for place in range(len(parts)):
+            folder = "/".join(parts[:place]) + "/" if place else ""
+            name = parts[place] + ("/" if place < len(parts) - 1 else "")
+            names = self.children.setdefault(folder, [])
+            at = bisect.bisect_left(names, name)
+            if at == len(names) or names[at] != name:
+                names.insert(at, name)
+
+    def read(self, key: str) -> bytes | None:
+        self.requests += 1
+        return self.bodies.get(key)
+
+    def create(self, key: str, body: bytes) -> Created | Taken:
+        self.requests += 1
+        if key in self.bodies:
+            return Taken(self.bodies[key])
+        self.put(key, body)
+        return Created()
+
+    def overwrite(self, key: str, body: bytes) -> None:
+        self.requests += 1
+        self.put(key, body)
+
+    def names(self, prefix: str, *, after: str = "") -> list[str]:
+        names = self.children.get(prefix, [])
+        found = names[bisect.bisect_right(names, after) :]
+        self.requests += max(1, -(-len(found) // PAGE))
+        return list(found)
+
+    def remove(self, key: str) -> None:
+        self.requests += 1
+        if self.bodies.pop(key, None) is not None:
+            folder, _, name = key.rpartition("/")
+            self.children[folder + "/"].remove(name)
+
+
+class Still:
+    """The time stands still."""
+
+    def now(self) -> datetime:
+        return NOW
+
+    def token(self, size: int) -> str:
+        return "0" * size
+
+
+class World:
+    """Executions that were, and the reader that looks at them."""
+
+    def __init__(self) -> None:
+        self.store = Bucket()
+        self.alive: dict[int, bool | None] = {}
+        self.reader = Executions(self.store, PROJECT, Still(), lambda runner: self.alive.get(runner.pid, True))
+        self.count = 0
+
+    def events(self, age: timedelta, name: str, status: str) -> list[Event]:
+        self.count += 1
+        at = address.timestamp(NOW - age)
+        opened = Opened(
+            at=at,
+            project=PROJECT,
+            exec_id=address.exec_id(NOW - age, f"{self.count:08d}"),
+            flow=name,
+            target=f"f.py:{name}",
+            inputs=NOTHING,
+            origin="invoke",
+            stack="local",
+            options=ExecutionOptions(),
+        )
+        started = Started(at=at, runner=RunnerRecord("r", "h", self.count), attempt=1)
+        ends: dict[str, list[Event]] = {
+            "pending": [opened],
+            "running": [opened, started],
+            "completed": [opened, started, Completed(at=at, output=NOTHING)],
+            "failed": [opened, started, Failed(at=at, error=Failure("E", "m"))],
+            "waiting": [opened, started, WaitOpened(at=at, wait="w1", name="w1"), Suspended(at=at)],
+        }
+        return ends[status]
+
+    def add(self, age: timedelta, name: str = "f", status: str = "completed", *, hints: bool = True) -> str:
+        """One execution with the hints that it leaves, or without; its id."""
+        events = self.events(age, name, status)
+        execution = fold(events)
+        for number, event in enumerate(events, start=1):
+            body = encode_entry(number, f"w{number}", [event])
+            self.store.put(address.journal_entry(PROJECT, execution.exec_id, number), body)
+        if not hints:
+            return execution.exec_id
+        if status == "waiting":
+            listing.note_parked(self.store, execution, len(events), 0)
+        elif execution.ended:
+            listing.note_end(self.store, execution, len(events), 0)
+        else:
+            listing.note_open(self.store, PROJECT, execution.exec_id, name)
+        return execution.exec_id
+
+    def hint_only(self, age: timedelta, name: str, status: str) -> None:
+        """One of very many that ended long ago: summary and hints, no journal, written without ado."""
+        execution = fold(self.events(age, name, status))
+        for key in (*listing._ended_keys(execution),):
+            self.store.put(key, listing.HINT)
+        self.store.put(address.summary(PROJECT, execution.exec_id), encode_summary(execution, 3, 0))
+
+    def list(self, **asked: Any) -> list[str]:
+        self.store.requests = 0
+        return [one.exec_id for one in self.reader.newest(**asked)]
+
+
+@pytest.fixture(scope="module")
+def crowd() -> World:
+    """100,000 executions of a year, a few of them waiting, failed or of a rare flow."""
+    world = World()
+    for number in range(100_000):
+        age = timedelta(days=365) * (100_000 - number) / 100_000 + timedelta(hours=2)
+        name = "rare" if number % 2500 == 0 else "X" if number % 2 else "Y"
+        world.hint_only(age, name, "failed" if number % 1000 == 1 else "completed")
+    for hours in range(1, 26):
+        world.add(timedelta(hours=hours), "X", "waiting")
+        world.add(timedelta(hours=hours), "Y", "waiting")
+    return world
+
+
+@pytest.mark.parametrize(
+    ("asked", "most"),
+    [
+        ({}, 29),
+        ({"status": "waiting", "flow": "X"}, 26),
+        ({"status": "failed"}, 30),
+        ({"status": "failed", "flow": "X"}, 30),
+        ({"status": "completed", "flow": "rare"}, 30),
+        ({"flow": "rare"}, 30),
+        ({"status": "cancelled"}, 30),
+        ({"status": "completed"}, 30),
+    ],
+    ids=str,
+)
+def test_twenty_of_a_hundred_thousand_cost_thirty_requests(crowd: World, asked: dict[str, str], most: int) -> None:
+    """Whatever is asked for, the right twenty come, newest first, and at most thirty requests are sent."""
+    found = crowd.list(limit=20, **asked)
+    assert len(found) == (0 if asked.get("status") == "cancelled" else 20)
+    assert found == sorted(found, reverse=True)
+    assert crowd.store.requests <= most
+    for one in found:
+        execution = crowd.reader.get(one) if asked.get("status") == "waiting" else None
+        if execution is not None:
+            assert (execution.flow_name, execution.status) == ("X", "waiting")
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_every_filter_agrees_with_a_full_look(world: World) -> None:
+    """For each flow and status, what the hints find is what a look at every execution finds."""
+    ages = [timedelta(minutes=3), timedelta(hours=1), timedelta(days=2), timedelta(days=900)]
+    for age in ages:
+        for name in ("f", "g"):
+            for status in ("running", "completed", "failed", "waiting"):
+                world.add(age + timedelta(seconds=world.count), name, status)
+    world.alive[2] = False
+    everything = [(one.exec_id, one.flow_name, one.status) for one in world.reader.newest()]
+    assert len(everything) == 32
+    for name in (None, "f", "g", "h"):
+        for status in (None, "pending", "running", "waiting", "completed", "failed", "cancelled", "lost"):
+            expected = [i for i, f, s in everything if name in (None, f) and status in (None, s)]
+            assert world.list(flow=name, status=status) == expected, (name, status)
+            assert world.list(flow=name, status=status, limit=2) == expected[:2]
+
+
+def test_what_is_in_no_index_yet_is_found(world: World) -> None:
+    """Between its opening and its hints, and between its end and its hints, an execution shows up in every list."""
+    running = world.add(timedelta(seconds=30), "f", "running", hints=False)
+    ended = world.add(timedelta(seconds=20), "f", "completed", hints=False)
+    assert world.list(flow="f") == [ended, running]
+    assert world.list(status="completed") == [ended]
+    assert world.list(status="running", flow="f") == [running]
+
+
+def test_a_reader_repairs_what_a_crash_left(world: World) -> None:
+    """An execution that ended and whose runner died before it could say so is indexed by who finds it open."""
+    ended = world.add(timedelta(hours=5), "f", "completed", hints=False)
+    listing.note_open(world.store, PROJECT, ended, "f")
+    assert world.list(status="running") == []
+    assert world.list(status="completed") == [ended]
+    assert world.store.requests <= 14
+    assert not [key for key in world.store.bodies if "/index/open/" in key]
+
+
+def test_an_unfiltered_list_repairs_too(world: World) -> None:
+    """One that is in no index at all is back in them once somebody listed it."""
+    ended = world.add(timedelta(hours=5), "f", "failed", hints=False)
+    assert world.list(status="failed") == []
+    assert world.list() == [ended]
+    assert world.list(status="failed", flow="f") == [ended]
+
+
+def test_parked_means_what_the_journal_says(world: World) -> None:
+    """A summary of a waiting execution is not left where somebody has gone on with it meanwhile."""
+    events = world.events(timedelta(hours=1), "f", "waiting")
+    execution = fold(events)
+    for number, event in enumerate(
+        [*events, Started(at=execution.created_at, runner=RunnerRecord("r", "h", 9), attempt=1)], 1
+    ):
+        world.store.put(address.journal_entry(PROJECT, execution.exec_id, number), encode_entry(number, "w", [event]))
+    listing.note_parked(world.store, execution, len(events), 0)
+    assert address.summary(PROJECT, execution.exec_id) not in world.store.bodies
+
+
+def test_one_that_no_runner_ever_took_is_not_forgotten(world: World) -> None:
+    """An execution whose worker never began is in no index; a list that meets it once leads to it for ever."""
+    lost = world.add(timedelta(minutes=30), "f", "pending", hints=False)
+    assert world.list(status="lost") == []
+    assert world.list() == [lost]
+    assert world.list(status="lost", flow="f") == [lost]
+    young = world.add(timedelta(minutes=5), "f", "pending", hints=False)
+    assert world.list(status="lost", limit=1) == [young]
+    assert f"{PROJECT}/index/open/{young}~f" in world.store.bodies
+
+
+# --- the hints that a real run leaves ---------------------------------------------------------------------------------
+
+
+@checkpoint
+def slowly(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+BROKEN = [True]
+
+
+@flow
+def breaking(seconds: float = 0.0) -> float:
+    slowly(seconds)
+    if BROKEN[0]:
+        raise ValueError("broken")
+    return seconds
+
+
+def index_of(lab: Lab) -> list[str]:
+    root = f"{PROJECT}/index/"
+
+    def below(prefix: str) -> Iterator[str]:
+        for name in lab.store.names(prefix):
+            yield from below(prefix + name) if name.endswith("/") else [prefix + name]
+
+    return [key.removeprefix(root) for key in below(root)]
+
+
+def until_written(lab: Lab, exec_id: str, status: str) -> None:
+    from tests.repository import until
+
+    until(lambda: [key for key in index_of(lab) if key == f"by-both/breaking/{status}/{exec_id}"])
+    until(lambda: not [key for key in index_of(lab) if key.startswith("open/")])
+
+
+def test_a_run_leaves_its_hints_and_takes_them_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed run is indexed as failed; taken up again it is open, and then completed, and failed nowhere."""
+    monkeypatch.setattr(listing, "OPEN_AFTER", 0.05)
+    lab = Lab(tmp_path)
+    exec_id = lab.open(breaking, seconds=0.5)
+    BROKEN[0] = True
+    seen: list[str] = []
+
+    import threading
+
+    threading.Timer(0.3, lambda: seen.extend(index_of(lab))).start()
+    with pytest.raises(KitaruUserCodeError):
+        lab.go_on(breaking, exec_id)
+    assert seen == [f"open/{exec_id}~breaking"]
+    until_written(lab, exec_id, "failed")
+    BROKEN[0] = False
+    lab.go_on(breaking, exec_id)
+    until_written(lab, exec_id, "completed")
+    assert sorted(index_of(lab)) == [
+        f"by-both/breaking/completed/{exec_id}",
+        f"by-flow/breaking/{exec_id}~completed",
+        f"by-status/completed/{exec_id}~breaking",
+    ]
+
+
+def test_a_fresh_result_is_listed_at_once(tmp_path: Path) -> None:
+    """Whoever has a result in hand finds it in every list, though its hints may still be on their way."""
+    BROKEN[0] = False
+    for _ in range(5):
+        handle = breaking.run()
+        client = kitaru.KitaruClient()
+        assert handle.wait() == 0.0
+        assert client.executions.list(flow="breaking", status="completed", limit=1)[0].exec_id == handle.exec_id
+
+
+def test_a_runner_is_never_in_the_way(world: World) -> None:
+    """An info that names no process is no reason to fail."""
+    world.add(timedelta(seconds=10), "f", "running")
+    assert RunnerInfo("r", "h", 1, "") and world.list(status="running")
+
+
+def test_a_damaged_execution_hides_no_other(tmp_path: Path) -> None:
+    """One journal that can't be read is shown as damaged; all other executions are listed as ever."""
+    client = kitaru.KitaruClient(store=str(tmp_path / "store"), project="p")
+
+    @flow
+    def fine() -> int:
+        return 1
+
+    @flow
+    def broken() -> int:
+        raise ValueError("no")
+
+    kept = client.executions.run(fine, {})
+    assert kept.wait() == 1
+    failed = client.executions.run(broken, {})
+    with pytest.raises(KitaruUserCodeError):
+        failed.wait()
+    for name in ("summary.json", "journal/000000000001.json"):
+        (tmp_path / "store" / "p" / "executions" / failed.exec_id / name).write_bytes(b'{"format": 1, "n"')
+    found = {one.exec_id: one.flow_name for one in client.executions.list()}
+    assert found == {kept.exec_id: "fine", failed.exec_id: "(damaged)"}
