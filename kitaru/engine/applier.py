@@ -1,0 +1,180 @@
+"""Carry out a plan: make its builds exist, then append one generation. Decides nothing that the plan does not say."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from kitaru.core.agreement import disagreements, tables_needed
+from kitaru.core.commit import Broken
+from kitaru.engine.records import read_table, write_object
+from kitaru.engine.releases import Releases
+from kitaru.engine.workshop import Workshop
+from kitaru.errors import KitaruConflictError, KitaruIntegrityError, KitaruStateError
+from kitaru.model import address
+from kitaru.model.address import canonical_json, timestamp
+from kitaru.model.lockfile import Edit, Generation, Lockfile, Mint, Release, VersionTable
+from kitaru.model.plan import Build, Plan
+from kitaru.ports import Clock, Reporter, Step, Store
+
+UPLOADS_AT_ONCE = 8
+LINES_SHOWN = 10
+"""How many of the edits that lost a race are told one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applier:
+    """Applies plans of one project to one store."""
+
+    store: Store
+    project: str
+    releases: Releases
+    clock: Clock
+    reporter: Reporter
+
+    def apply(self, plan: Plan, workshop: Workshop, *, by: str, saved: bool, message: str = "") -> Lockfile:
+        """Carry out ``plan`` and return the new state.
+
+        A ``saved`` plan must still stand on the newest generation. Any other goes on when somebody else wrote first,
+        as long as each edit's own requirement holds. Raises ``KitaruConflictError`` otherwise, naming who moved what;
+        ``KitaruStateError`` where a protected route may not move from here. Whatever is raised, no route has moved.
+        """
+        if plan.guards:
+            lines = "\n".join(f"  {text}" for text in plan.guards)
+            raise KitaruStateError(f"protected routes stand in the way:\n{lines}", hint="apply from that branch, clean")
+        lock = self.releases.head(verified=True)
+        if saved:
+            self._must_stand(plan, lock)
+        edits = self._made(plan, lock, workshop, by)
+        self.reporter.step(Step("commit", f"writing generation {lock.generation + 1}"))
+        while True:
+            outcome = self.releases.append(lock, edits, by=by, commit=plan.commit, message=message)
+            if isinstance(outcome, Lockfile):
+                return outcome
+            if isinstance(outcome, tuple):
+                raise _conflict(plan, outcome, lock, self.releases)
+            if saved:
+                raise _stale(plan, outcome.winner)
+            lock = self.releases.head(verified=True)
+
+    def _must_stand(self, plan: Plan, lock: Lockfile) -> None:
+        if (plan.base, plan.base_entry) == (lock.generation, lock.entry):
+            self._must_agree(plan, lock)
+            return
+        if plan.base > lock.generation:
+            raise KitaruConflictError(
+                f"the plan was made on generation {plan.base}; this store has {lock.generation} only",
+                hint=f"the plan is for {plan.store}; check --store and --target",
+            )
+        following = self.releases.entry(plan.base + 1)
+        if following is None:
+            raise KitaruConflictError("the plan was made on another history of this project", hint="kitaru plan")
+        raise _stale(plan, following[0])
+
+    def _must_agree(self, plan: Plan, lock: Lockfile) -> None:
+        """A plan from a file does what it showed to those who read it, or nothing."""
+        tables = {
+            flow: read_table(self.store, self.project, lock.flows[flow].table, flow)
+            for flow in tables_needed(plan, lock)
+        }
+        if found := disagreements(plan, lock, tables):
+            raise KitaruIntegrityError(
+                f"the saved plan was changed after it was made: {'; '.join(found[:3])}",
+                hint="kitaru plan --out FILE makes a new one",
+            )
+
+    def _made(self, plan: Plan, lock: Lockfile, workshop: Workshop, by: str) -> list[Edit]:
+        """Store what the builds need, and return the plan's edits with the digest of each flow's new version table."""
+        builds = plan.builds
+        self._upload_sources(builds, workshop)
+        at = timestamp(self.clock.now())
+        tables: dict[str, str] = {}
+        with ThreadPoolExecutor(max_workers=UPLOADS_AT_ONCE) as pool:
+            jobs = [pool.submit(self._write_version, flow, build, plan, lock, at, by) for flow, build in builds]
+            for done, ((flow, build), job) in enumerate(zip(builds, jobs, strict=True), 1):
+                tables[flow] = job.result()
+                self.reporter.step(Step("build", f"{flow} v{build.version}", done, len(builds)))
+        return [
+            edit.model_copy(update={"table": tables[edit.flow]}) if isinstance(edit, Mint) else edit
+            for edit in plan.edits
+        ]
+
+    def _upload_sources(self, builds: tuple[tuple[str, Build], ...], workshop: Workshop) -> None:
+        """One archive and one listing for each distinct source tree that is not there yet."""
+        flows = workshop.loaded.manifest.flows
+        sources = {build.snapshot.source: flows[flow] for flow, build in builds}
+        for done, (digest, flow) in enumerate(sources.items(), 1):
+            key = address.source_archive(self.project, digest)
+            folder, _, name = key.rpartition("/")
+            if name in self.store.names(f"{folder}/"):
+                continue
+            selection = workshop.selection(flow)
+            if selection.digest != digest:
+                raise KitaruConflictError("the source is not the one that was planned", hint="kitaru plan")
+            archive = workshop.archive(flow)
+            self.reporter.step(Step("upload", f"source {_size(len(archive))}", done, len(sources)))
+            # The listing first: an archive that is there promises that its listing is.
+            write_object(self.store, self.project, canonical_json(selection.tree.listing()))
+            self.store.create(key, archive)
+
+    def _write_version(self, flow: str, build: Build, plan: Plan, lock: Lockfile, at: str, by: str) -> str:
+        body = build.snapshot.canonical()
+        if address.digest(body) != build.snapshot_digest:
+            raise KitaruIntegrityError(
+                f"the plan's snapshot of {flow} was changed after it was made", hint="kitaru plan"
+            )
+        write_object(self.store, self.project, body)
+        state = lock.flows.get(flow)
+        table = read_table(self.store, self.project, state.table, flow) if state else VersionTable(flow=flow)
+        release = Release(
+            version=build.version,
+            snapshot=build.snapshot_digest,
+            source=build.snapshot.source,
+            at=at,
+            by=by,
+            commit=plan.commit,
+        )
+        return write_object(self.store, self.project, table.adding(release).canonical())
+
+
+def _size(count: int) -> str:
+    return f"{count / 1_000_000:.1f} MB" if count >= 100_000 else f"{count / 1000:.1f} kB"
+
+
+def _to_the_second(at: str) -> str:
+    return f"{at[:19]}Z"
+
+
+def _stale(plan: Plan, winner: Generation) -> KitaruConflictError:
+    return KitaruConflictError(
+        f"the plan was made on generation {plan.base}, and {winner.by} wrote generation {winner.generation} "
+        f"at {_to_the_second(winner.at)}: {describe_edits(winner)}",
+        hint="kitaru plan --out FILE makes a new one",
+    )
+
+
+def _conflict(plan: Plan, broken: tuple[Broken, ...], lock: Lockfile, releases: Releases) -> KitaruConflictError:
+    lines = []
+    for one in broken[:LINES_SHOWN]:
+        subject = f"{one.flow} route {one.tag}" if one.tag else one.flow
+        who = f" (moved by {one.by} at {_to_the_second(one.at)}, generation {one.generation})" if one.by else ""
+        lines.append(f"  {subject}: {one.message}{who}")
+    if len(broken) > LINES_SHOWN:
+        lines.append(f"  and {len(broken) - LINES_SHOWN} more")
+    found = releases.entry(lock.generation)
+    by = f"; {found[0].by} wrote it at {_to_the_second(found[0].at)}" if found else ""
+    return KitaruConflictError(
+        f"somebody else was first: the store is at generation {lock.generation}, the plan was made on "
+        f"{plan.base}{by}:\n" + "\n".join(lines),
+        hint="kitaru plan shows what is left to do",
+    )
+
+
+def describe_edits(entry: Generation) -> str:
+    """What a generation did, in a few words: ``research_agent v2, stable``."""
+    parts = []
+    for edit in entry.edits:
+        words = {"mint": "version", "move": "route", "untag": "route", "manage": "manifest", "retire": "removal"}
+        detail = getattr(edit, "tag", "") or (f"v{edit.version}" if isinstance(edit, Mint) else words[edit.kind])
+        parts.append(f"{edit.flow} {detail}")
+    return ", ".join(parts[:4]) + (f" and {len(parts) - 4} more" if len(parts) > 4 else "")

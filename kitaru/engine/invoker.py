@@ -1,0 +1,207 @@
+"""Resolve, validate, open, launch: an execution of a released version."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kitaru.core.codecs import encode
+from kitaru.core.resolving import Resolved, in_table, resolve
+from kitaru.engine.journal import Journal, open_execution
+from kitaru.engine.listing import note_state
+from kitaru.engine.records import parse, read_object, read_table
+from kitaru.engine.releases import Releases
+from kitaru.engine.values import put
+from kitaru.errors import (
+    KitaruConflictError,
+    KitaruError,
+    KitaruInputError,
+    KitaruStackError,
+    KitaruUsageError,
+    Problem,
+)
+from kitaru.model import address
+from kitaru.model.address import canonical_json, digest, timestamp
+from kitaru.model.event import ExecutionOptions, Failed, Failure, Opened
+from kitaru.model.route import Selector
+from kitaru.model.snapshot import Snapshot
+from kitaru.model.stack import NamedStack
+from kitaru.ports import Clock, InputCheck, Runner, RunnerInfo, RunOrder, Store, Taken
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """The process that was started, and the runner that started it: who waits asks it why nothing came."""
+
+    runner: Runner
+    process: RunnerInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Invoked:
+    """An execution that was started, or, under an idempotency key, had been already (``reused``)."""
+
+    exec_id: str
+    flow: str
+    version: int | None = None
+    tag: str | None = None
+    reused: bool = False
+    launched: Launched | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Invoker:
+    """Starts executions of one project's released versions.
+
+    ``runner_of`` gives the runner of a stack; ``stack_named`` finds the stack that a caller named instead of the
+    version's own.
+    """
+
+    store: Store
+    project: str
+    releases: Releases
+    clock: Clock
+    check_inputs: InputCheck
+    runner_of: Callable[[NamedStack], Runner]
+    stack_named: Callable[[str], NamedStack]
+
+    def resolve(self, flow: str, selector: Selector) -> Resolved:
+        """The version that the selector leads to now: two reads, three for a version that no route holds."""
+        found = resolve(self.releases.head(), flow, selector)
+        if isinstance(found, Resolved):
+            return found
+        table = read_table(self.store, self.project, found.table, flow)
+        return in_table(table, found, getattr(selector, "version", 0))
+
+    def invoke(
+        self,
+        flow: str,
+        selector: Selector,
+        inputs: Mapping[str, Any],
+        *,
+        actor: str,
+        stack: str | None = None,
+        cache: bool | None = None,
+        idempotency_key: str | None = None,
+    ) -> Invoked:
+        """Start an execution, which goes on by itself. ``cache``: instead of what the snapshot says.
+
+        Nothing exists when it raises: ``KitaruSelectorError``, ``KitaruInputError`` (with all that is wrong), others.
+        """
+        if not self.store.durable_across_processes:
+            raise KitaruStackError(
+                f"{self.store.url} lives inside this process, and an invoked execution runs in a process of its own",
+                hint="use a file:// or s3:// store, or my_flow.run() here",
+            )
+        if idempotency_key is not None and not idempotency_key.strip():
+            raise KitaruUsageError(
+                "the idempotency key is empty",
+                hint="give each request a key of its own, such as an order's number, or leave the key out",
+            )
+        found = self._earlier(flow, idempotency_key, inputs)
+        if found is not None:
+            return found
+        resolved = self.resolve(flow, selector)
+        what = f"snapshot of {flow} v{resolved.version}"
+        body = read_object(self.store, self.project, resolved.snapshot, what)
+        snapshot = parse(Snapshot, body, what)
+        merged = self._fitting(flow, resolved.version, snapshot, inputs)
+        place = self.stack_named(stack) if stack else snapshot.stack
+        runner = self.runner_of(place)
+        runner.check(body)
+        encoded = encode(merged, subject=f"the inputs of {flow}", typed=False)
+        put(self.store, self.project, encoded)
+        opened = Opened(
+            at=timestamp(self.clock.now()),
+            project=self.project,
+            exec_id=self._exec_id(flow, idempotency_key, inputs),
+            flow=flow,
+            target=snapshot.target,
+            inputs=encoded.value,
+            origin="invoke",
+            stack=place.name,
+            options=_options(snapshot, cache),
+            version=resolved.version,
+            tag=resolved.tag,
+            snapshot=resolved.snapshot,
+            actor=actor,
+            idempotency_key=idempotency_key,
+        )
+        entry = open_execution(self.store, opened, self.clock.token(26))
+        if isinstance(entry, Taken):
+            # Another caller with the same key opened it between our look and our write.
+            return Invoked(opened.exec_id, flow, reused=True)
+        launched = self._launch(runner, opened.exec_id, body, entry)
+        return Invoked(opened.exec_id, flow, resolved.version, resolved.tag, launched=launched)
+
+    def _launch(self, runner: Runner, exec_id: str, snapshot: bytes, entry: bytes) -> Launched:
+        order = RunOrder(
+            project=self.project,
+            exec_id=exec_id,
+            store_url=self.store.url,
+            snapshot=snapshot,
+            journal_head=(entry,),
+        )
+        try:
+            return Launched(runner, runner.launch(order))
+        except KitaruError as error:
+            journal = Journal(self.store, self.project, exec_id, written=1, write_id=self.clock.token(26))
+            failure = Failure(type=type(error).__name__, message=error.message, origin="runtime")
+            journal.commit(Failed(at=timestamp(self.clock.now()), error=failure))
+            note_state(self.store, self.project, exec_id, (entry,))
+            raise
+
+    def _fitting(self, flow: str, version: int, snapshot: Snapshot, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The representative inputs with the caller's over them, once they fit the snapshot's schema."""
+        merged = {**snapshot.inputs, **inputs}
+        wrong = self.check_inputs(snapshot.input_schema, merged)
+        if wrong:
+            lines = "\n".join(f"  {text}" for text in wrong)
+            raise KitaruInputError(
+                f"the inputs don't fit {flow} v{version}:\n{lines}",
+                problems=tuple(Problem(text) for text in wrong),
+                hint=f"kitaru flow deployments show {flow} --version {version}",
+            )
+        return merged
+
+    def _earlier(self, flow: str, key: str | None, inputs: Mapping[str, Any]) -> Invoked | None:
+        """The execution that this key led to before, whatever became of it since."""
+        if key is None:
+            return None
+        body = self.store.read(address.idempotency(self.project, flow, key))
+        if body is None:
+            return None
+        exec_id = _same_request(body, flow, key, inputs)
+        first = self.store.read(address.journal_entry(self.project, exec_id, 1))
+        # A caller that died between the two writes left the key alone: then this call opens the execution.
+        return Invoked(exec_id, flow, reused=True) if first is not None else None
+
+    def _exec_id(self, flow: str, key: str | None, inputs: Mapping[str, Any]) -> str:
+        fresh = address.exec_id(self.clock.now(), self.clock.token(8))
+        if key is None:
+            return fresh
+        record = canonical_json({"exec_id": fresh, "inputs": _digest(inputs), "write": self.clock.token(26)})
+        outcome = self.store.create(address.idempotency(self.project, flow, key), record)
+        return _same_request(outcome.existing, flow, key, inputs) if isinstance(outcome, Taken) else fresh
+
+
+def _options(snapshot: Snapshot, cache: bool | None) -> ExecutionOptions:
+    options = snapshot.options
+    return ExecutionOptions(options.retries, options.cache if cache is None else cache, options.timeout)
+
+
+def _digest(inputs: Mapping[str, Any]) -> str:
+    return digest(canonical_json(dict(inputs)))
+
+
+def _same_request(record: bytes, flow: str, key: str, inputs: Mapping[str, Any]) -> str:
+    found = json.loads(record)
+    exec_id = str(found["exec_id"])
+    if found["inputs"] != _digest(inputs):
+        raise KitaruConflictError(
+            f"idempotency key {key!r} of {flow} was used with other inputs, by {exec_id}",
+            hint=f"use another key, or look: kitaru executions get {exec_id}",
+        )
+    return exec_id

@@ -1,0 +1,190 @@
+"""The lock log of a project: its newest state, its history, and the only writer of generations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from kitaru.core.commit import Broken, fold, next_lockfile
+from kitaru.engine.records import parse
+from kitaru.errors import KitaruError, KitaruIntegrityError, KitaruStoreFormatError
+from kitaru.model import address
+from kitaru.model.address import canonical_json, digest, timestamp
+from kitaru.model.lockfile import Edit, Generation, Lockfile
+from kitaru.model.snapshot import Commit
+from kitaru.ports import Clock, Created, Store
+
+FULL_STATE_BYTES = 16 * 1024
+FULL_STATE_EVERY = 64
+"""A state larger than ``FULL_STATE_BYTES`` is written in full in every 64th entry only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Another writer took the generation: this one."""
+
+    winner: Generation
+
+
+class Releases:
+    """The lock log of one project in one store."""
+
+    def __init__(self, store: Store, project: str, clock: Clock) -> None:
+        self._store = store
+        self._project = project
+        self._clock = clock
+        self._writing: tuple[str, bytes, Lockfile] | None = None
+
+    def head(self, *, verified: bool = False) -> Lockfile:
+        """The newest state. Two reads where the hint is fresh; a lost or stale hint costs more reads, never truth.
+
+        ``verified``: what will be built upon is checked against the log first, one read more. A hint that is ahead of
+        the log, or says otherwise than it, is left aside then.
+        """
+        self._writing = None
+        lock = self._hinted()
+        if lock is None or (verified and not self._is_logged(lock)):
+            lock = self._rebuilt(self._newest())
+        try:
+            return self._forward(lock)
+        except KitaruStoreFormatError:
+            raise
+        except KitaruIntegrityError:
+            # The hint may be what is wrong; the log alone decides.
+            return self._forward(self._rebuilt(self._newest()))
+
+    def entry(self, number: int) -> tuple[Generation, str] | None:
+        """Generation ``number`` and the digest of its bytes; None where the log ends before it."""
+        key = address.generation(self._project, number)
+        body = self._store.read(key)
+        return None if body is None else (parse(Generation, body, key), digest(body))
+
+    def append(
+        self, lock: Lockfile, edits: Sequence[Edit], *, by: str, commit: Commit | None = None, message: str = ""
+    ) -> Lockfile | Lost | tuple[Broken, ...]:
+        """Write the generation after ``lock`` with all of ``edits``: the only commit point there is.
+
+        Returns the new state, or ``Lost`` when another generation is there already, or what broke; nothing is written
+        in the last two cases.
+        """
+        at = timestamp(self._clock.now())
+        following = next_lockfile(lock, edits, at=at, by=by)
+        if isinstance(following, tuple):
+            return following
+        state = {name: flow.data() for name, flow in following.flows.items()}
+        whole = len(canonical_json(state)) <= FULL_STATE_BYTES or following.generation % FULL_STATE_EVERY == 0
+        entry = Generation(
+            project=self._project,
+            generation=following.generation,
+            parent=lock.entry,
+            write=self._clock.token(26),
+            at=at,
+            by=by,
+            commit=commit,
+            message=message,
+            edits=tuple(edits),
+            state_digest=following.state_digest,
+            state=following.flows if whole else None,
+        )
+        body = entry.canonical()
+        key = address.generation(self._project, entry.generation)
+        self._writing = (key, body, following.model_copy(update={"entry": digest(body)}))
+        outcome = self._store.create(key, body)
+        if not isinstance(outcome, Created):
+            self._writing = None
+            return Lost(parse(Generation, outcome.existing, key))
+        following = following.model_copy(update={"entry": digest(body)})
+        self._leave_hint(following)
+        return following
+
+    def landed(self) -> Lockfile | None:
+        """After an interruption: the state that the append under way led to, where its generation is in the log.
+
+        None where no append had begun since the state was last looked at. Raises ``KeyboardInterrupt``, in words, where
+        the generation is not there: a request that was under way may still land.
+        """
+        if self._writing is None:
+            return None
+        key, body, following = self._writing
+        with suppress(KitaruError, KeyboardInterrupt):
+            if self._store.read(key) == body:
+                return following
+        raise KeyboardInterrupt(
+            f"interrupted while generation {following.generation} was being written; it was not there a moment later. "
+            "To be sure: kitaru plan"
+        )
+
+    def _leave_hint(self, lock: Lockfile) -> None:
+        try:
+            hint = lock.model_copy(update={"checksum": lock.state_digest})
+            self._store.overwrite(address.lock_hint(self._project), hint.canonical())
+        except KitaruError:
+            # The generation is committed; a reader finds it without the hint.
+            return
+
+    def _hinted(self) -> Lockfile | None:
+        """The state that ``kitaru.lock`` tells; None where it is lost, damaged, edited or of a newer format."""
+        body = self._store.read(address.lock_hint(self._project))
+        if body is None:
+            return None
+        try:
+            lock = parse(Lockfile, body, address.lock_hint(self._project))
+        except (KitaruStoreFormatError, KitaruIntegrityError):
+            return None
+        sound = lock.project == self._project and lock.checksum == lock.state_digest
+        return lock.model_copy(update={"checksum": ""}) if sound else None
+
+    def _is_logged(self, lock: Lockfile) -> bool:
+        """Whether the log's own entry of that generation leads to just this state."""
+        if lock.generation == 0:
+            return lock == Lockfile(project=self._project)
+        found = self.entry(lock.generation)
+        return found is not None and (found[1], found[0].state_digest) == (lock.entry, lock.state_digest)
+
+    def _forward(self, lock: Lockfile) -> Lockfile:
+        while (found := self.entry(lock.generation + 1)) is not None:
+            lock = fold(lock, *found)
+        return lock
+
+    def _exists(self, number: int) -> bool:
+        return self._store.read(address.generation(self._project, number)) is not None
+
+    def _newest(self) -> int:
+        """The highest generation, found by doubling and halving: generations are contiguous, and never deleted."""
+        if not self._exists(1):
+            return 0
+        low, high = 1, 2
+        while self._exists(high):
+            low, high = high, high * 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._exists(middle) else (low, middle)
+        return low
+
+    def _rebuilt(self, number: int) -> Lockfile:
+        """The state after generation ``number``, from the nearest full state at or before it."""
+        behind: list[tuple[Generation, str]] = []
+        while number > 0:
+            found = self.entry(number)
+            if found is None:
+                raise KitaruIntegrityError(
+                    f"generation {number} of project {self._project} is missing from the lock log",
+                    hint="restore the store from a backup; a lock log must never lose an entry",
+                )
+            entry, sha = found
+            if entry.state is not None:
+                lock = Lockfile(project=self._project, generation=number, entry=sha, flows=entry.state)
+                if lock.state_digest != entry.state_digest:
+                    raise KitaruIntegrityError(
+                        f"generation {number} of project {self._project} does not hold the state that it claims",
+                        hint="the lock log was changed by hand; restore the store from a backup",
+                    )
+                break
+            behind.append(found)
+            number -= 1
+        else:
+            lock = Lockfile(project=self._project)
+        for entry, sha in reversed(behind):
+            lock = fold(lock, entry, sha)
+        return lock

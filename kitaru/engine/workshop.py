@@ -1,0 +1,158 @@
+"""What this commit makes of each flow of a manifest: its source, what importing it teaches, its snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from kitaru.core.planning import Desired
+from kitaru.errors import KitaruManifestError, KitaruUsageError, Problem
+from kitaru.model.manifest import FlowSpec, SourceSpec
+from kitaru.model.snapshot import Commit, FlowFacts, Options, Snapshot
+from kitaru.model.stack import RUNNABLE
+from kitaru.ports import Describer, ManifestFile, Reporter, Selection, Source, Step
+
+
+@dataclass
+class Workshop:
+    """Desired snapshots of one manifest at one state of its repository; selections and archives are made once each."""
+
+    loaded: ManifestFile
+    source: Source
+    describer: Describer
+    reporter: Reporter
+    tree: str
+    commit: Commit
+    _selections: dict[str, Selection] = field(default_factory=dict)
+    _archives: dict[str, bytes] = field(default_factory=dict)
+
+    def desired(self, only: Sequence[str] = ()) -> tuple[Desired, ...]:
+        """The flows named (all, when none is), each with its snapshot.
+
+        Raises ``KitaruUsageError`` for a name that the manifest does not have, ``KitaruManifestError`` with every
+        flow's problem: a target that does not import, a stack that is not there.
+        """
+        flows = self._chosen(only)
+        digests = {name: self.source.digest_of(self.tree, self.spec_of(flow)) for name, flow in flows.items()}
+        facts = self._facts(flows, digests)
+        problems: list[Problem] = []
+        found = []
+        for name, flow in flows.items():
+            taught = facts[name]
+            if isinstance(taught, Problem):
+                problems.append(self._placed(name, taught))
+                continue
+            snapshot = self._snapshot(name, flow, digests[name], taught)
+            if isinstance(snapshot, Problem):
+                problems.append(snapshot)
+            else:
+                found.append(Desired(name=name, spec=flow, snapshot=snapshot))
+        if problems:
+            raise KitaruManifestError(problems)
+        return tuple(found)
+
+    def spec_of(self, flow: FlowSpec) -> SourceSpec:
+        """What the flow's source is selected by."""
+        return self.loaded.manifest.source_of(flow)
+
+    def selection(self, flow: FlowSpec) -> Selection:
+        """The flow's source, listed."""
+        spec = self.spec_of(flow)
+        key = spec.digest
+        if key not in self._selections:
+            self._selections[key] = self.source.select(self.tree, spec)
+        return self._selections[key]
+
+    def archive(self, flow: FlowSpec) -> bytes:
+        """The flow's source, packed."""
+        selection = self.selection(flow)
+        if selection.digest not in self._archives:
+            files = len(selection.tree.files)
+            self.reporter.step(Step("source", f"packing {files} {'file' if files == 1 else 'files'}"))
+            self._archives[selection.digest] = self.describer.pack(selection)
+        return self._archives[selection.digest]
+
+    def warnings(self, flows: Iterable[FlowSpec]) -> tuple[str, ...]:
+        """What is worth a look in the sources of these flows, each said once."""
+        groups: dict[str, list[FlowSpec]] = {}
+        for flow in flows:
+            groups.setdefault(self.spec_of(flow).digest, []).append(flow)
+        found: list[str] = []
+        for group in groups.values():
+            selection, spec = self.selection(group[0]), self.spec_of(group[0])
+            left_out = self.describer.left_out(selection, spec, [flow.target for flow in group])
+            found += [str(problem) for problem in (*selection.warnings, *left_out)]
+        return tuple(dict.fromkeys(found))
+
+    def _chosen(self, only: Sequence[str]) -> dict[str, FlowSpec]:
+        flows = self.loaded.manifest.flows
+        unknown = [name for name in only if name not in flows]
+        if unknown:
+            have = ", ".join(flows) or "none"
+            raise KitaruUsageError(
+                f"{self.loaded.path.name} declares no flow {', '.join(unknown)}; it declares: {have}",
+                hint="kitaru validate",
+            )
+        return {name: flow for name, flow in flows.items() if not only or name in only}
+
+    def _facts(self, flows: dict[str, FlowSpec], digests: dict[str, str]) -> dict[str, FlowFacts | Problem]:
+        """From the cache where the content is known; the rest is imported, one child process a source tree."""
+        facts: dict[str, FlowFacts | Problem] = {}
+        unknown: dict[str, dict[str, str]] = {}
+        for name, flow in flows.items():
+            known = self.describer.known(digests[name], flow.target)
+            if known is not None:
+                facts[name] = known
+            else:
+                unknown.setdefault(digests[name], {})[name] = flow.target
+        for digest, targets in unknown.items():
+            first = flows[next(iter(targets))]
+            count = len(targets)
+            self.reporter.step(Step("import", f"importing {count} {'target' if count == 1 else 'targets'}"))
+            facts.update(self.describer.describe(digest, targets, lambda flow=first: self.archive(flow)))  # type: ignore[misc]
+        return facts
+
+    def _placed(self, name: str, problem: Problem) -> Problem:
+        return self.loaded.problem(problem.message, "flows", name, "target", hint=problem.hint)
+
+    def _snapshot(self, name: str, flow: FlowSpec, digest: str, facts: FlowFacts) -> Snapshot | Problem:
+        chosen = flow.stack or facts.stack
+        stack = self.loaded.manifest.stack_named(chosen)
+        if stack is None:
+            have = ", ".join(dict.fromkeys([*self.loaded.manifest.stacks, "local"]))
+            return self.loaded.problem(
+                f"flow {name} asks for stack {chosen}, which is not declared; there are: {have}",
+                *("flows", name, "stack"),
+                hint="declare it under stacks:",
+            )
+        if stack.spec.type not in RUNNABLE:
+            return self.loaded.problem(
+                f"flow {name} asks for stack {stack.name}, of type {stack.spec.type}, "
+                "which this release can't run executions on",
+                *("flows", name, "stack"),
+                hint=f"use a stack of type {', '.join(sorted(RUNNABLE))}",
+            )
+        return Snapshot(
+            flow=name,
+            target=flow.target,
+            source=digest,
+            image=self.loaded.manifest.image_of(flow, facts.image),
+            stack=stack,
+            options=_options(flow, facts),
+            inputs=flow.inputs,
+            input_schema=facts.input_schema,
+            checkpoints=facts.checkpoints,
+            summary=facts.summary,
+        )
+
+
+def _options(flow: FlowSpec, facts: FlowFacts) -> Options:
+    """The manifest's word where it says something, else the decorator's, else the default."""
+    chosen = {}
+    for name in Options.model_fields:
+        value = getattr(flow, name)
+        if value is None:
+            value = getattr(facts, name)
+        if value is not None:
+            chosen[name] = value
+    return Options(**chosen)

@@ -1,0 +1,280 @@
+"""The lock log: numbered entries decide, the hint only helps, and damage is told and never guessed around."""
+
+from __future__ import annotations
+
+import json
+import random
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from kitaru.adapters.local_store import LocalStore
+from kitaru.engine import releases as module
+from kitaru.engine.releases import Lost, Releases
+from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
+from kitaru.model import address
+from kitaru.model.lockfile import Edit, Lockfile
+from kitaru.model.snapshot import Commit
+from tests.lock_strategies import mint, move
+from tests.repository import WallClock, Watched
+
+PROJECT = "research"
+HINT = address.lock_hint(PROJECT)
+
+
+class Log:
+    """A lock log on a real disk, and what can happen to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = Watched(LocalStore(folder, f"file://{folder}"))
+        self.releases = Releases(self.store, PROJECT, WallClock())
+
+    def write(self, *edits: Edit, by: str = "Ann") -> Lockfile:
+        lock = self.releases.append(self.releases.head(verified=True), edits, by=by)
+        assert isinstance(lock, Lockfile), lock
+        return lock
+
+    def grow(self, count: int, flows: int = 1) -> Lockfile:
+        """``count`` generations, each with one new version of one of the flows."""
+        lock = self.releases.head()
+        latest = {name: state.latest for name, state in lock.flows.items()}
+        for number in range(count):
+            flow = f"flow_{number % flows:03d}"
+            latest[flow] = latest.get(flow, 0) + 1
+            before = (latest[flow] - 1,) if latest[flow] > 1 else None
+            edits = (mint(flow, latest[flow]), move(flow, "default", latest[flow], expects=before))
+            following = self.releases.append(lock, edits, by="Ann")
+            assert isinstance(following, Lockfile)
+            lock = following
+        return lock
+
+    def reads(self) -> int:
+        """Requests that one look at the newest state makes."""
+        self.store.calls.clear()
+        self.releases.head()
+        return len(self.store.calls)
+
+    def path(self, key: str) -> Path:
+        return self.folder / key
+
+    def damage(self, key: str, body: bytes) -> None:
+        self.path(key).unlink()
+        self.path(key).write_bytes(body)
+
+    def entry(self, number: int) -> Path:
+        return self.path(address.generation(PROJECT, number))
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    return Log(tmp_path / "store")
+
+
+def test_an_empty_store_is_generation_0(log: Log) -> None:
+    """Nothing was written: no flows, generation 0, found in few requests."""
+    assert log.releases.head() == Lockfile(project=PROJECT)
+    assert log.reads() <= 3
+
+
+def test_a_fresh_hint_costs_two_reads(log: Log) -> None:
+    """After any number of generations: the hint, and the slot behind it."""
+    for count in (1, 30):
+        lock = log.grow(count)
+        assert log.reads() == 2
+        log.store.calls.clear()
+        assert log.releases.head(verified=True) == lock
+        assert len(log.store.calls) == 3
+
+
+@pytest.mark.parametrize("generations", [1, 2, 3, 7, 64, 200])
+@pytest.mark.parametrize("small", [True, False], ids=["full states", "states over the limit"])
+def test_a_lost_hint_costs_time_and_never_truth(
+    log: Log, generations: int, small: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the hint the newest state is rebuilt from the log alone, whether or not its entries carry full states."""
+    if not small:
+        monkeypatch.setattr(module, "FULL_STATE_BYTES", 100)
+    lock = log.grow(generations, flows=5)
+    carried = sum(1 for path in log.entry(1).parent.iterdir() if '"state":' in path.read_text())
+    assert carried == (generations if small else generations // 64)
+    log.path(HINT).unlink()
+    assert log.releases.head() == lock
+    # Doubling and halving, then back to the nearest full state and forth again.
+    assert log.reads() <= 2 * generations.bit_length() + 64 + 4
+
+
+def test_entries_stay_small_when_the_state_is_large(log: Log) -> None:
+    """Past the limit an entry carries its edits; a full state comes every 64th generation only."""
+    log.grow(130, flows=130)
+    sizes = [log.entry(number).stat().st_size for number in range(60, 131)]
+    large = [number for number, size in zip(range(60, 131), sizes, strict=True) if size > module.FULL_STATE_BYTES]
+    assert large == [64, 128]
+    assert min(sizes) < 2000
+
+
+@pytest.mark.parametrize("behind", [1, 5, 40])
+def test_a_stale_hint_is_only_a_start(log: Log, behind: int) -> None:
+    """From a hint of long ago a reader goes on, entry by entry, to the newest."""
+    log.grow(10)
+    old = log.path(HINT).read_bytes()
+    lock = log.grow(behind)
+    log.damage(HINT, old)
+    assert log.releases.head() == lock
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        b'{"format":1}',
+        b'{"format":1,"project":"other","generation":1,"entry":"x","flows":{}}',
+        b'{"format":1,"project":"research","generation":3,"entry":"x","flows":{}}',
+        b'{"format":1,"project":"research","generation":2,"entry":"' + b"0" * 64 + b'","flows":{}}',
+    ],
+    ids=["cut", "no text", "a list", "half", "another project", "not what the log says", "another history"],
+)
+def test_a_wrong_hint_is_not_believed(log: Log, body: bytes) -> None:
+    """Whatever stands in the hint, a reader with a log to ask gets the log's answer, or goes on from it to the next."""
+    lock = log.grow(4)
+    log.damage(HINT, body)
+    assert log.releases.head() == lock
+    following = log.write(mint("flow_000", 5))
+    assert following.generation == 5
+
+
+@pytest.mark.parametrize("changed", [{"generation": 7}, {"flows": {}}, {"entry": "0" * 64}], ids=lambda one: str(*one))
+def test_nothing_is_built_upon_a_hint_that_the_log_denies(log: Log, changed: dict[str, object]) -> None:
+    """A hint ahead of the log, or of another state, can't make a gap or a fork: a writer checks it by one read."""
+    lock = log.grow(3)
+    claimed = json.loads(log.path(HINT).read_bytes())
+    log.damage(HINT, address.canonical_json({**claimed, **changed}))
+    assert log.releases.head(verified=True) == lock
+    log.write(mint("flow_000", 4))
+    assert log.entry(4).exists()
+    assert not log.entry(8).exists()
+
+
+def test_a_newer_format_is_named(log: Log) -> None:
+    """An entry of a newer Kitaru is refused with "upgrade"; a hint of one is left aside, for the log says it all."""
+    log.grow(2)
+    newer = address.canonical_json({**json.loads(log.path(HINT).read_bytes()), "format": 2, "shards": []})
+    log.damage(HINT, newer)
+    assert log.releases.head().generation == 2
+    entry = address.canonical_json({**json.loads(log.entry(2).read_bytes()), "format": 2, "shards": []})
+    log.damage(address.generation(PROJECT, 2), entry)
+    with pytest.raises(KitaruStoreFormatError) as refused:
+        log.releases.head()
+    assert "upgrade" in refused.value.hint
+    assert not log.entry(3).exists()
+
+
+def test_an_edited_hint_routes_nobody(log: Log) -> None:
+    """A hint whose holders were changed by hand is left aside, also by readers that check nothing else."""
+    log.grow(2)
+    expected = log.releases.head()
+    edited = json.loads(log.path(HINT).read_bytes())
+    for flow in edited["flows"].values():
+        flow["snapshot"] = "0" * 64
+    log.damage(HINT, address.canonical_json(edited))
+    assert log.releases.head() == expected
+
+
+@pytest.mark.parametrize("limit", [module.FULL_STATE_BYTES, 10], ids=["full states", "edits alone"])
+def test_a_tampered_entry_is_found_out(log: Log, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry in the middle, changed by hand, is found by its number, and never read as another state."""
+    monkeypatch.setattr(module, "FULL_STATE_BYTES", limit)
+    log.grow(3)
+    old_hint = log.path(HINT).read_bytes()
+    log.grow(3)
+    entry = json.loads(log.entry(5).read_bytes())
+    entry["edits"][0]["snapshot"] = "0" * 64
+    entry["by"] = "Mallory"
+    log.damage(address.generation(PROJECT, 5), address.canonical_json(entry))
+    log.damage(HINT, old_hint)
+    if limit == 10:
+        with pytest.raises(KitaruIntegrityError) as refused:
+            log.releases.head()
+        assert "generation 5" in refused.value.message
+        assert refused.value.hint
+    else:
+        assert log.releases.head().generation == 6
+
+
+def test_the_newest_entry_can_not_be_changed_unnoticed(log: Log) -> None:
+    """A full state that is not what its entry's own digest says is refused."""
+    log.grow(3)
+    entry = json.loads(log.entry(3).read_bytes())
+    entry["state"]["flow_000"]["snapshot"] = "0" * 64
+    log.damage(address.generation(PROJECT, 3), address.canonical_json(entry))
+    log.path(HINT).unlink()
+    with pytest.raises(KitaruIntegrityError):
+        log.releases.head()
+
+
+def test_a_missing_entry_is_named(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry that is gone from the middle, where nothing else can tell what it held, is an error that names it."""
+    monkeypatch.setattr(module, "FULL_STATE_BYTES", 10)
+    log.grow(9)
+    log.entry(6).unlink()
+    log.path(HINT).unlink()
+    with pytest.raises(KitaruIntegrityError) as refused:
+        log.releases.head()
+    assert "generation 6 of project research is missing" in refused.value.message
+
+
+def test_a_lost_race_gives_the_winner(log: Log) -> None:
+    """Of two appends on one state the second learns whose generation it is, and has written nothing."""
+    lock = log.grow(1)
+    assert isinstance(log.releases.append(lock, [mint("flow_000", 2)], by="Ann"), Lockfile)
+    outcome = log.releases.append(lock, [mint("other", 1)], by="Bob", commit=Commit(sha="1" * 40))
+    assert isinstance(outcome, Lost)
+    assert (outcome.winner.by, outcome.winner.generation) == ("Ann", 2)
+    assert sorted(log.releases.head().flows) == ["flow_000"]
+
+
+def test_a_hint_that_can_not_be_written_loses_nothing(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The generation is committed although the hint's write failed; readers find it."""
+    from kitaru.errors import KitaruStoreError
+
+    log.grow(2)
+
+    def fail(key: str, body: bytes) -> None:
+        raise KitaruStoreError("the disk is full")
+
+    monkeypatch.setattr(log.store, "overwrite", fail)
+    assert log.write(mint("other", 1)).generation == 3
+    assert log.releases.head().generation == 3
+
+
+def test_many_writers_make_one_history(log: Log) -> None:
+    """Eight threads, each minting versions of its own flow and of a shared one: every number once, and no gap."""
+
+    def work(worker: int) -> None:
+        chance = random.Random(worker)
+        for own in range(1, 6):
+            while True:
+                lock = log.releases.head()
+                shared = lock.flows["shared"].latest if "shared" in lock.flows else 0
+                edits = [mint("shared", shared + 1), mint(f"own_{worker}", own)]
+                chance.shuffle(edits)
+                if isinstance(log.releases.append(lock, edits, by=f"w{worker}"), Lockfile):
+                    break
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    lock = log.releases.head()
+    assert lock.generation == 40
+    assert {name: state.latest for name, state in lock.flows.items()} == {
+        "shared": 40,
+        **{f"own_{worker}": 5 for worker in range(8)},
+    }
+    entries = [log.releases.entry(number) for number in range(1, 42)]
+    assert [found is not None for found in entries] == [True] * 40 + [False]
+    minted = [edit.version for found in entries if found for edit in found[0].edits if edit.flow == "shared"]  # type: ignore[union-attr]
+    assert minted == list(range(1, 41))
+    log.path(HINT).unlink()
+    assert log.releases.head() == lock
