@@ -1,0 +1,97 @@
+"""Inputs against the JSON Schema of a flow's parameters, with one plain sentence for each that doesn't fit."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError, ValidationError
+
+from kitaru.errors import KitaruIntegrityError
+
+NAMES = {"string": "text", "integer": "a whole number", "number": "a number", "boolean": "true or false"}
+NAMES |= {"array": "a list", "object": "an object", "null": "null"}
+
+
+def check(schema: Mapping[str, Any], inputs: Mapping[str, Any]) -> Sequence[str]:
+    """What of ``inputs`` doesn't fit ``schema``; empty where all of it does."""
+    if not schema:
+        return ()
+    try:
+        validator = Draft202012Validator(dict(schema))
+        errors = sorted(validator.iter_errors(dict(inputs)), key=lambda error: [str(part) for part in error.path])
+    except SchemaError as error:
+        raise KitaruIntegrityError(f"the input schema is no JSON Schema: {error.message}") from error
+    return tuple(dict.fromkeys(text for error in errors for text in _sentences(error)))
+
+
+def check_value(schema: Mapping[str, Any], value: Any) -> Sequence[str]:
+    """What of ``value``, which need not be an object, doesn't fit ``schema``; empty where all of it does."""
+    try:
+        Draft202012Validator.check_schema(dict(schema))
+        errors = sorted(Draft202012Validator(dict(schema)).iter_errors(value), key=lambda error: str(error.path))
+    except SchemaError as error:
+        raise KitaruIntegrityError(f"the schema of the wait is no JSON Schema: {error.message}") from error
+    return tuple(dict.fromkeys(text for error in errors for text in _sentences(error)))
+
+
+def _sentences(error: ValidationError) -> Iterator[str]:
+    where = _path(error.absolute_path)
+    schema = error.schema if isinstance(error.schema, dict) else {}
+    properties = schema.get("properties", {})
+    match error.validator:
+        case "required":
+            for name in schema.get("required", ()):
+                if isinstance(error.instance, dict) and name not in error.instance:
+                    yield f"{_under(where, name)} is missing: expected {_expected(properties.get(name, {}))}"
+        case "additionalProperties":
+            for name in error.instance if isinstance(error.instance, dict) else ():
+                if name not in properties:
+                    close = difflib.get_close_matches(name, list(properties), 1)
+                    have = ", ".join(properties) or "none"
+                    guess = f"did you mean {close[0]}?" if close else f"it takes {have}"
+                    yield f"{_under(where, name)} is not an input; {guess}"
+        case _:
+            yield f"{where or 'the value'}: expected {_expected(schema)}, got {_shown(error.instance)}"
+
+
+def _under(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name
+
+
+def _path(parts: Any) -> str:
+    text = ""
+    for part in parts:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.removeprefix(".")
+
+
+def _expected(schema: Mapping[str, Any]) -> str:
+    if "const" in schema:
+        return _shown(schema["const"])
+    if "enum" in schema:
+        return "one of " + ", ".join(_shown(value) for value in schema["enum"])
+    for key in ("anyOf", "oneOf"):
+        if key in schema:
+            return " or ".join(dict.fromkeys(_expected(one) for one in schema[key]))
+    if "$ref" in schema:
+        return str(schema["$ref"]).rsplit("/", 1)[-1]
+    kind = schema.get("type")
+    kinds = kind if isinstance(kind, list) else [kind] if kind else []
+    named = " or ".join(NAMES.get(one, str(one)) for one in kinds) or "another value"
+    bounds = [f"{name} {schema[name]}" for name in _BOUNDS if name in schema]
+    return f"{named} ({', '.join(bounds)})" if bounds else named
+
+
+_BOUNDS = (
+    "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "minItems", "maxItems",
+    "pattern", "format", "multipleOf",
+)  # fmt: skip
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,101 @@
+"""Who a process is, so that it can be found again: which machine, which boot, which pid, started when."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+from kitaru.ports import RunnerInfo
+
+UNKNOWN = "-"
+GONE = "X"
+DEAD_STATES = frozenset("ZXx")
+"""Kernel states of a process that has ended: zombie, or being taken apart."""
+
+
+def describe_process(pid: int) -> RunnerInfo:
+    """The identity of a running process of this machine; the same whether it asks itself or its parent does."""
+    host, started = this_host(), _kernel_record(pid)[1]
+    token = hashlib.sha256(f"{host}\n{pid}\n{started}".encode()).hexdigest()[:16]
+    return RunnerInfo(runner_id=f"local-{token}", host=host, pid=pid, started=started)
+
+
+def process_alive(runner: RunnerInfo) -> bool | None:
+    """Whether that very process still runs: a reused pid, a zombie and a reboot all count as ended.
+
+    None for a process of another machine or of another container: it can't be seen from here.
+    """
+    here = this_host()
+    if runner.host != here:
+        return False if _rebooted(runner.host, here) else None
+    started = start_time(runner.pid)
+    if started is None:
+        return False
+    return not runner.started or started == runner.started
+
+
+def this_host() -> str:
+    """``name machine boot namespace``: hostname, machine id, boot id, pid namespace; ``-`` where the system has none.
+
+    Two containers of one machine share the boot id and differ in the namespace: a pid means another process there.
+    """
+    name = os.uname().nodename.replace(" ", "_") or UNKNOWN
+    return f"{name} {_read('/etc/machine-id')} {_boot_id()} {_pid_namespace()}"
+
+
+def start_time(pid: int) -> str | None:
+    """When the process began, in the kernel's own words; None where no such process runs (a zombie does not run)."""
+    state, started = _kernel_record(pid)
+    return None if state in DEAD_STATES else started
+
+
+def _kernel_record(pid: int) -> tuple[str, str]:
+    """State (one letter) and start of a process; of one that is gone, ``X`` and nothing."""
+    if sys.platform != "linux":
+        state, _, started = _ask("ps", "-o", "state=,lstart=", "-p", str(pid)).partition(" ")
+        return state[:1] or GONE, started.strip()
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+    except OSError:
+        return GONE, ""
+    # The second field is the command's name in parentheses, which may itself hold blanks and parentheses.
+    fields = stat.rpartition(")")[2].split()
+    return fields[0], fields[19]
+
+
+def _rebooted(then: str, now: str) -> bool:
+    """Whether ``then`` names this machine before its last start. Needs a machine id: names alone repeat."""
+    before, after = then.split(" "), now.split(" ")
+    return len(before) == len(after) and before[1] != UNKNOWN and before[:2] == after[:2] and before[2] != after[2]
+
+
+def _boot_id() -> str:
+    if sys.platform == "linux":
+        return _read("/proc/sys/kernel/random/boot_id")
+    return _ask("sysctl", "-n", "kern.bootsessionuuid") or UNKNOWN
+
+
+def _pid_namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return UNKNOWN
+
+
+def _ask(*command: str) -> str:
+    import subprocess  # Only where there is no /proc; the worker's start on Linux does without it.
+
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, env={**os.environ, "LC_ALL": "C"})
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout.strip()
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text("ascii").strip() or UNKNOWN
+    except (OSError, UnicodeDecodeError):
+        return UNKNOWN
