@@ -1,0 +1,127 @@
+"""The façade: every verb once. The command line and the SDK are faces of it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kitaru.client.session import Session
+from kitaru.ports import Reporter
+from kitaru.settings import Asked
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kitaru.client.artifacts import Artifacts
+    from kitaru.client.deployments import Deployments
+    from kitaru.client.executions import ExecutionsClient
+    from kitaru.client.project import Applied, Checked, Project
+    from kitaru.model.plan import Plan
+
+__all__ = ["KitaruClient", "configure"]
+
+_configured: dict[str, str | None] = {}
+
+
+def configure(*, store: str | None = None, project: str | None = None, stack: str | None = None) -> None:
+    """Set what clients of this process use where a call does not say otherwise; None leaves it as it is.
+
+    Stronger than the environment and the files, weaker than an argument or a decorator.
+    """
+    given = {"store": store, "project": project, "stack": stack}
+    _configured.update({name: value for name, value in given.items() if value is not None})
+
+
+class KitaruClient:
+    """One connection to a store and a project.
+
+    Which ones: the arguments, ``configure``, ``KITARU_STORE`` and ``KITARU_PROJECT``, the manifest in reach,
+    ``pyproject.toml``, or a folder of the user's own. Nothing is read or written before a verb needs it.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: str | None = None,
+        project: str | None = None,
+        manifest: str | Path | None = None,
+        target: str | None = None,
+        reporter: Reporter | None = None,
+    ) -> None:
+        asked = Asked(
+            store=store or _configured.get("store"),
+            project=project or _configured.get("project"),
+            manifest=Path(manifest) if manifest is not None else None,
+            target=target,
+            stack=_configured.get("stack"),
+        )
+        self.session = Session(asked, reporter)
+        self._parts: dict[str, Any] = {}
+
+    @property
+    def executions(self) -> ExecutionsClient:
+        """Verbs about executions."""
+        found: ExecutionsClient = self._part("executions", "ExecutionsClient")
+        return found
+
+    @property
+    def artifacts(self) -> Artifacts:
+        """Verbs about the named values that executions saved."""
+        found: Artifacts = self._part("artifacts", "Artifacts")
+        return found
+
+    @property
+    def deployments(self) -> Deployments:
+        """Verbs about released versions."""
+        found: Deployments = self._part("deployments", "Deployments")
+        return found
+
+    @property
+    def project(self) -> Project:
+        """The producer's verbs, in full."""
+        found: Project = self._part("project", "Project")
+        return found
+
+    def validate(self) -> Checked:
+        """Every check of the manifest that needs no store."""
+        return self.project.validate()
+
+    def plan(
+        self,
+        flows: Sequence[str] = (),
+        *,
+        prune: bool = False,
+        allow_dirty: bool = False,
+        ignoring: Sequence[Path] = (),
+    ) -> Plan:
+        """What apply would do. Files of ``ignoring`` do not count as changes of the repository."""
+        return self.project.plan(flows, prune=prune, allow_dirty=allow_dirty, ignoring=ignoring)
+
+    def apply(
+        self,
+        flows: Sequence[str] = (),
+        *,
+        plan: Plan | None = None,
+        saved: bool = False,
+        prune: bool = False,
+        allow_dirty: bool = False,
+        message: str = "",
+        ignoring: Sequence[Path] = (),
+    ) -> Applied:
+        """Carry out a plan, all at once or not at all. Files of ``ignoring`` do not count as changes."""
+        return self.project.apply(
+            flows,
+            plan=plan,
+            saved=saved,
+            prune=prune,
+            allow_dirty=allow_dirty,
+            message=message,
+            ignoring=ignoring,
+        )
+
+    def _part(self, module: str, name: str) -> Any:
+        # Late: a script that only runs flows needs no pydantic, a plan no executor.
+        if module not in self._parts:
+            self._parts[module] = getattr(import_module(f"kitaru.client.{module}"), name)(self.session)
+        return self._parts[module]

@@ -1,0 +1,261 @@
+"""``client.executions``: runs, wherever they run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from kitaru import wiring
+from kitaru.client import answers
+from kitaru.client.handle import FlowHandle, plain_value, read_value, waiting_error
+from kitaru.client.session import Session
+from kitaru.engine.journal import read_entries
+from kitaru.errors import KitaruError, KitaruStateError, KitaruUsageError
+from kitaru.model import address
+from kitaru.model.event import Value
+from kitaru.model.execution import Execution
+from kitaru.model.log_line import LogLine
+from kitaru.model.replay import ReplayPlan
+from kitaru.model.wait import Wait
+from kitaru.ports import RunOrder
+
+if TYPE_CHECKING:
+    from kitaru.authoring.flow import Flow
+    from kitaru.authoring.policy import Retry
+    from kitaru.client.replays import Replays
+    from kitaru.client.running import Running
+    from kitaru.engine.cache_report import CacheReport
+    from kitaru.engine.invoker import Launched
+
+
+class ExecutionsClient:
+    """Verbs about executions."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def run(
+        self,
+        flow: Flow[..., Any],
+        inputs: Mapping[str, Any],
+        *,
+        stack: str | None = None,
+        retries: int | Retry | None = None,
+        cache: bool | None = None,
+        image: Any = None,
+    ) -> FlowHandle:
+        """Start an execution from source, in a thread of this process, and return at once.
+
+        ``stack``: this argument > the decorator > ``configure`` > ``KITARU_STACK`` > ``pyproject.toml`` > ``local``.
+        """
+        return self._running.run(flow, inputs, stack=stack, retries=retries, cache=cache, image=image)
+
+    def get(self, exec_id: str) -> Execution:
+        """The execution with its checkpoints. Part of an id will do, where it fits one only."""
+        return self._session.executions.get(exec_id)
+
+    def list(self, *, flow: str | None = None, status: str | None = None, limit: int | None = None) -> list[Execution]:
+        """Executions, newest first."""
+        return list(self._session.executions.newest(flow=flow, status=status, limit=limit))
+
+    def latest(self, *, flow: str | None = None, status: str | None = None) -> Execution:
+        """The newest execution that fits. ``KitaruUsageError`` where none does."""
+        for execution in self._session.executions.newest(flow=flow, status=status, limit=1):
+            return execution
+        raise KitaruUsageError("there is no such execution", hint="kitaru executions list")
+
+    def handle(self, exec_id: str) -> FlowHandle:
+        """A handle on an execution, to wait for it or to follow it."""
+        return FlowHandle(self._session, self._session.executions.full_id(exec_id))
+
+    def logs(self, exec_id: str, *, follow: bool = False) -> Iterator[LogLine]:
+        """What the execution printed and logged."""
+        self.get(exec_id)
+        return self.handle(exec_id).logs(follow=follow)
+
+    def page_template(self) -> str:
+        """What ``executions get --html`` draws a page with."""
+        return wiring.template("execution.html.j2")
+
+    def explain_cache(self, exec_id: str) -> Sequence[CacheReport]:
+        """What the cache did for each call of an execution, and why."""
+        explain = import_module("kitaru.engine.cache_report").explain
+        found: Sequence[CacheReport] = explain(self._session.store, self._session.project, self.get(exec_id))
+        return found
+
+    def result(self, execution: Execution) -> Any:
+        """The result of a completed execution, as its own type where that can be imported here."""
+        return self.value(execution.output, f"the result of {execution.flow_name}")
+
+    def value(self, value: Value | None, subject: str, *, as_plain: bool = False) -> Any:
+        """A stored value of an execution; ``as_plain``: as JSON-like data, whatever its type was."""
+        if value is None:
+            return None
+        read = plain_value if as_plain else read_value
+        return read(self._session, value, subject)
+
+    def resume(self, exec_id: str, *, flow: Flow[..., Any] | None = None) -> FlowHandle:
+        """Go on with an execution that failed, was answered, or whose runner is gone. No finished checkpoint runs
+        again.
+
+        An invoked one goes on from its own snapshot, in a process of its own; one that was run from source goes on from
+        the source that is here now (or from ``flow``), in a thread of this process.
+        """
+        session = self._session
+        execution = self.get(exec_id)
+        self._must_be_open(execution)
+        # Made for an earlier try, which ended without it.
+        session.store.remove(address.cancel_request(session.project, execution.exec_id))
+        entries = read_entries(session.store, session.project, execution.exec_id)
+        if execution.snapshot is None:
+            running = self._running
+            return running.in_thread(flow or running.load_source(execution.target), execution.exec_id, entries)
+        launched = self._relaunch(execution, entries)
+        return FlowHandle(session, execution.exec_id, launched, resumed_after=len(entries))
+
+    retry = resume
+
+    def pending_waits(self, exec_id: str) -> Sequence[Wait]:
+        """What the execution asks and nobody has answered yet."""
+        return answers.pending(self._session, self.get(exec_id))
+
+    def pending_wait(self, exec_id: str, *, wait: str | None = None) -> Wait:
+        """The only pending wait, or the one of that name; raises as ``input`` does."""
+        return answers.chosen(self._session, self.get(exec_id), wait)
+
+    def check_answer(self, wait: Wait, value: Any) -> None:
+        """``KitaruWaitValidationError`` for a value that ``input`` would refuse."""
+        answers.check_fits(wait, value)
+
+    def input(
+        self,
+        exec_id: str,
+        *,
+        wait: str | None = None,
+        value: Any,
+        resume: bool = True,
+        flow: Flow[..., Any] | None = None,
+    ) -> FlowHandle:
+        """Answer a wait: the only pending one, or the one of that name. The first answer counts.
+
+        ``KitaruWaitValidationError`` for a value that doesn't fit its schema: the execution waits on.
+        ``KitaruConflictError`` where somebody answered before. Where nobody polls for the answer any more, the
+        execution is resumed as by ``resume``, unless ``resume`` is False.
+        """
+        execution = self.get(exec_id)
+        answers.answer(self._session, execution, answers.chosen(self._session, execution, wait), value)
+        current = self.get(execution.exec_id)
+        if not resume or current.ended or self._session.executions.held(current):
+            return FlowHandle(self._session, execution.exec_id)
+        try:
+            return self.resume(execution.exec_id, flow=flow)
+        except KitaruError as error:
+            raise KitaruStateError(
+                f"the answer is recorded, and {execution.exec_id} could not go on here: {error.message}",
+                hint=f"where it can: kitaru executions resume {execution.exec_id}",
+            ) from error
+
+    def abort_wait(self, exec_id: str, *, wait: str | None = None) -> FlowHandle:
+        """Decline to answer a wait: the execution is cancelled."""
+        execution = self.get(exec_id)
+        answers.abort(self._session, execution, answers.chosen(self._session, execution, wait))
+        return FlowHandle(self._session, execution.exec_id)
+
+    def cancel(self, exec_id: str) -> Execution:
+        """Cancel an execution: its runner is asked, then ended; how it ended, once that is recorded.
+
+        ``KitaruStateError`` for one that has ended.
+        """
+        found: Execution = import_module("kitaru.client.cancels").cancel(self._session, exec_id)
+        return found
+
+    def replay(
+        self,
+        exec_id: str,
+        *,
+        from_: str | int,
+        args: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        version: int | None = None,
+        tag: str | None = None,
+        flow: Flow[..., Any] | None = None,
+    ) -> FlowHandle:
+        """Start a new execution that takes over what this one finished before ``from_``, and runs the rest anew.
+
+        ``from_``: a checkpoint's name, the id of a call, or its position from 1. ``args`` replace inputs; what was
+        recorded is then taken where a call's own inputs are the same. ``overrides`` give results and answers:
+        ``{"checkpoint.research": ..., "wait.approve": ...}``. It runs on the version of the original, on ``version``
+        or ``tag``, or from source where the original did or ``flow`` is given.
+        """
+        settled = self._replays.prepare(
+            exec_id, cut=str(from_), args=args, overrides=overrides or {}, version=version, tag=tag, flow=flow
+        )
+        return self._replays.start(settled)
+
+    def plan_replay(
+        self,
+        exec_id: str,
+        *,
+        from_: str | int,
+        args: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        version: int | None = None,
+        tag: str | None = None,
+        flow: Flow[..., Any] | None = None,
+    ) -> ReplayPlan:
+        """What ``replay`` would take over, run anew, or can't use, call by call. Writes nothing."""
+        settled = self._replays.prepare(
+            exec_id, cut=str(from_), args=args, overrides=overrides or {}, version=version, tag=tag, flow=flow
+        )
+        return settled.plan
+
+    def _must_be_open(self, execution: Execution) -> None:
+        if execution.status in ("failed", "lost"):
+            return
+        if execution.status == "waiting" and not self._session.executions.held(execution):
+            waits = answers.pending(self._session, execution)
+            if execution.suspended_at is None or len(waits) < len(execution.open_waits):
+                return
+            raise waiting_error(execution)
+        runner = execution.runner
+        where = f" in process {runner.pid} on {runner.host.split()[0]}" if runner else ""
+        raise KitaruStateError(
+            f"{execution.exec_id} is {execution.status}{where if execution.status in ('running', 'waiting') else ''}; "
+            "only a failed or lost execution, or one that was answered, can be resumed",
+            hint=f"kitaru executions get {execution.exec_id}",
+        )
+
+    def _relaunch(self, execution: Execution, entries: tuple[bytes, ...]) -> Launched:
+        session = self._session
+        order = RunOrder(
+            project=session.project,
+            exec_id=execution.exec_id,
+            store_url=session.store.url,
+            snapshot=session.snapshot_body(execution),
+            journal_head=entries,
+        )
+        runner = wiring.runner_for_order(session.settings, order, session.reporter)
+        # Late: the invoker brings pydantic, as the runner's snapshot just did; a script that runs flows needs neither.
+        launched: Launched = import_module("kitaru.engine.invoker").Launched(runner, runner.launch(order))
+        return launched
+
+    def load(self, target: str) -> Flow[..., Any]:
+        """The flow that ``path/to/file.py:flow`` or ``package.module:flow`` names, imported into this process.
+
+        A path is looked for from the present folder, then from the manifest's. Raises ``KitaruSourceError``.
+        """
+        return self._running.load(target)
+
+    @cached_property
+    def _replays(self) -> Replays:
+        # Late, as what it needs of `_running`.
+        made: Replays = import_module("kitaru.client.replays").Replays(self._session, self._running)
+        return made
+
+    @cached_property
+    def _running(self) -> Running:
+        # Late: it brings the executor, and most commands about executions run none.
+        made: Running = import_module("kitaru.client.running").Running(self._session)
+        return made

@@ -1,0 +1,300 @@
+"""A handle on one execution, wherever it runs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from kitaru.client.session import Session
+from kitaru.core.plain import plain
+from kitaru.engine import journal
+from kitaru.engine.halting import Left
+from kitaru.engine.journal import Fenced
+from kitaru.engine.logs import read_lines
+from kitaru.engine.values import get
+from kitaru.errors import (
+    KitaruCancelledError,
+    KitaruDivergenceError,
+    KitaruExecutionError,
+    KitaruStackError,
+    KitaruStateError,
+    KitaruTimeoutError,
+    KitaruUserCodeError,
+    KitaruValueError,
+)
+from kitaru.model import address
+from kitaru.model.event import Value
+from kitaru.model.execution import Execution, fold
+from kitaru.model.log_line import LogLine
+
+if TYPE_CHECKING:
+    from kitaru.engine.invoker import Launched
+
+FIRST_PAUSE = 0.01
+LONGEST_PAUSE = 0.5
+"""Seconds between two looks at the journal, growing with the time already waited."""
+
+LIVENESS_EVERY = 2.0
+"""Seconds between two looks at whether the runner still lives."""
+
+TOLD_EVERY = 1.0
+"""Seconds between two looks at whether a run of this process asks something."""
+
+RESUMED_WITHIN = 60.0
+"""Seconds within which an execution that was answered goes on."""
+
+
+class FlowHandle:
+    """An execution: its id, its status, its result.
+
+    An execution that was started here, with ``.run()``, goes on in a thread of this process; any other goes on in a
+    process of its own, and is followed through its journal. One that was resumed had ``resumed_after`` entries before:
+    how it ended then is not how it ends now.
+    """
+
+    def __init__(
+        self, session: Session, exec_id: str, launched: Launched | None = None, *, resumed_after: int = 0
+    ) -> None:
+        self.exec_id = exec_id
+        self._session = session
+        self._thread: threading.Thread | None = None
+        self._launched = launched
+        self._resumed_after = resumed_after
+        self._entries: tuple[bytes, ...] = ()
+        self._outcome: list[Any] = []
+        self._error: list[BaseException] = []
+        self._settled = threading.Event()
+        self._told: Callable[[Execution], None] | None = None
+        self._told_of: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"FlowHandle({self.exec_id!r})"
+
+    @property
+    def status(self) -> str:
+        """Read afresh: ``pending``, ``running``, ``waiting``, ``completed``, ``failed``, ``cancelled`` or ``lost``."""
+        return self._session.executions.get(self.exec_id).status
+
+    def wait(self, timeout: float | None = None) -> Any:
+        """Block until the execution ends, and return its result.
+
+        ``timeout`` in seconds: ``KitaruTimeoutError`` then, while the execution goes on. ``KitaruExecutionError`` (or a
+        subclass) when it failed; ``KitaruStateError`` when its runner is gone, or left because it waits for an answer.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if self._thread is not None:
+            if not self._until_settled(deadline):
+                raise self._too_late(timeout)
+            if self._outcome:
+                return self._outcome[0]
+            error = self._error[0]
+            # It goes on elsewhere once another runner has taken over, or when somebody answers.
+            if not isinstance(error, (Fenced, Left)):
+                raise error
+        return self._result(self._follow(deadline, timeout))
+
+    def get(self) -> Any:
+        """The result of an execution that has ended. ``KitaruStateError`` while it has not."""
+        if self._settled.is_set():
+            return self.wait()
+        execution = self._read()
+        if not (execution.ended and self._has_begun):
+            raise KitaruStateError(
+                f"{self.exec_id} has not ended, it is {self.status}", hint="wait() blocks until it ends"
+            )
+        return self._result(execution)
+
+    def logs(self, *, follow: bool = False) -> Iterator[LogLine]:
+        """The lines that the execution printed or logged; ``follow`` goes on until it ends."""
+        after = 0
+        while True:
+            ended = not follow or (self._read().ended and self._has_begun)
+            lines, after = read_lines(self._session.store, self._session.project, self.exec_id, after)
+            yield from lines
+            if ended:
+                return
+            time.sleep(LONGEST_PAUSE)
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether it runs in this process, and ends with it."""
+        return self._thread is not None
+
+    def cancel(self) -> None:
+        """Cancel the execution; returns when that is recorded. ``KitaruStateError`` where it has ended before."""
+        import_module("kitaru.client.cancels").cancel(self._session, self.exec_id)
+
+    def tell_of_waits(self, told: Callable[[Execution], None]) -> None:
+        """While ``wait()`` blocks, call ``told`` each time that the execution asks something new."""
+        self._told = told
+
+    def follow_thread(self, thread: threading.Thread) -> None:
+        """The execution runs in this thread of this process."""
+        self._thread = thread
+
+    def settle(self, outcome: Any) -> None:
+        """The execution completed with this result. Called in its thread."""
+        self._outcome.append(outcome)
+        self._settled.set()
+
+    def fail(self, error: BaseException) -> None:
+        """The execution ended with this error. Called in its thread, or in its place where that does not react."""
+        self._error.append(error)
+        self._settled.set()
+
+    def _until_settled(self, deadline: float | None) -> bool:
+        """Wait for the thread of this process; False where the deadline came first."""
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if self._told is None:
+                return self._settled.wait(left)
+            if self._settled.wait(TOLD_EVERY if left is None else min(TOLD_EVERY, left)):
+                return True
+            if left is not None and left <= TOLD_EVERY:
+                return False
+            self._tell(self._read())
+
+    def _tell(self, execution: Execution) -> None:
+        new = {wait.wait_id for wait in execution.open_waits} - self._told_of
+        if self._told is not None and new and not execution.ended:
+            self._told_of |= new
+            self._told(execution)
+
+    @property
+    def _has_begun(self) -> bool:
+        """Whether the entries read so far hold any of the run that this handle follows."""
+        return len(self._entries) > self._resumed_after
+
+    def _read(self) -> Execution:
+        session = self._session
+        self._entries = journal.read_entries(session.store, session.project, self.exec_id, self._entries)
+        if not self._entries:
+            return journal.load(session.store, session.project, self.exec_id)
+        return fold(journal.read_events(self._entries, self.exec_id))
+
+    def _follow(self, deadline: float | None, timeout: float | None) -> Execution:
+        pause, checked = FIRST_PAUSE, time.monotonic()
+        seen = -1
+        left_since = checked
+        execution = None
+        while True:
+            session = self._session
+            self._entries = journal.read_entries(session.store, session.project, self.exec_id, self._entries)
+            if execution is None or len(self._entries) != seen:
+                seen = len(self._entries)
+                execution = self._read()
+            if execution.ended and self._has_begun:
+                return execution
+            self._tell(execution)
+            now = time.monotonic()
+            if execution.suspended_at is None:
+                left_since = now
+            else:
+                self._must_go_on(execution, now - left_since)
+            if deadline is not None and now >= deadline:
+                raise self._too_late(timeout)
+            if now - checked > LIVENESS_EVERY:
+                checked = now
+                self._must_have_begun(execution)
+                if self._has_begun and session.executions.get(self.exec_id).status == "lost":
+                    raise KitaruStateError(
+                        f"{self.exec_id} lost its runner before it ended",
+                        hint=f"kitaru executions resume {self.exec_id}",
+                    )
+            left = pause if deadline is None else min(pause, max(0.0, deadline - now))
+            time.sleep(left)
+            pause = min(LONGEST_PAUSE, pause * 1.3)
+
+    def _must_go_on(self, execution: Execution, seconds: float) -> None:
+        """Nobody runs it: that is as it should be only while whoever answered is about to resume it."""
+        session = self._session
+        keys = [address.wait_answer(session.project, self.exec_id, wait.wait_id) for wait in execution.open_waits]
+        if not any(session.store.read(key) is not None for key in keys):
+            raise waiting_error(execution)
+        if seconds > RESUMED_WITHIN:
+            raise KitaruStateError(
+                f"{self.exec_id} has its answer, and nobody went on with it",
+                hint=f"kitaru executions resume {self.exec_id}",
+            )
+
+    def _must_have_begun(self, execution: Execution) -> None:
+        """A worker that ended before it could write to the journal left its reason where its runner finds it."""
+        launched = self._launched
+        begun = execution.runner is not None and self._has_begun
+        if begun or launched is None or launched.runner.alive(launched.process) is not False:
+            return
+        if len(journal.read_entries(self._session.store, self._session.project, self.exec_id, self._entries)) != len(
+            self._entries
+        ):
+            # It wrote between our look at the journal and our look at the process.
+            return
+        reason = launched.runner.startup_failure(self.exec_id)
+        raise KitaruStackError(
+            f"the worker of {self.exec_id} ended before the flow began{': ' + reason if reason else ''}",
+            hint=f"kitaru executions resume {self.exec_id}",
+        )
+
+    def _too_late(self, timeout: float | None) -> KitaruTimeoutError:
+        return KitaruTimeoutError(
+            f"{self.exec_id} has not ended within {timeout:g} s; it goes on" if timeout is not None else self.exec_id,
+            hint=f"kitaru executions get {self.exec_id}",
+        )
+
+    def _result(self, execution: Execution) -> Any:
+        if execution.status != "completed":
+            raise failure_of(execution)
+        if execution.output is None:
+            return None
+        return read_value(self._session, execution.output, f"the result of {execution.flow_name}")
+
+
+def waiting_error(execution: Execution) -> KitaruStateError:
+    """What the caller gets of an execution that waits while nobody runs it."""
+    waits = execution.open_waits
+    asked = "; ".join(f"{wait.name!r}" + (f": {wait.question}" if wait.question else "") for wait in waits)
+    chosen = f" --wait {waits[0].name}" if len(waits) > 1 else ""
+    return KitaruStateError(
+        f"{execution.exec_id} waits for an answer to {asked}",
+        hint=f"kitaru executions input {execution.exec_id}{chosen} --value JSON",
+    )
+
+
+def read_value(session: Session, value: Value, subject: str) -> Any:
+    """A stored value: as its own type where this process can import that, else as plain data."""
+    try:
+        return get(session.store, session.project, value, subject=subject)
+    except KitaruValueError as error:
+        if not isinstance(error.__cause__, ModuleNotFoundError):
+            raise
+        return plain_value(session, value, subject)
+
+
+def plain_value(session: Session, value: Value, subject: str) -> Any:
+    """A stored value as plain data, whatever its type was."""
+    if value.format not in ("json", "json+types"):
+        return get(session.store, session.project, value, subject=subject)
+    untyped = Value("json", value.size, value.sha256, value.stored, value.inline, value.type)
+    return plain(get(session.store, session.project, untyped, subject=subject))
+
+
+def failure_of(execution: Execution) -> KitaruExecutionError:
+    """The typed error of an execution that ended without a result."""
+    failure = execution.failure
+    origin = failure.origin if failure else "unknown"
+    kind: type[KitaruExecutionError] = {
+        "user_code": KitaruUserCodeError,
+        "divergence": KitaruDivergenceError,
+    }.get(origin, KitaruExecutionError)
+    if execution.status == "cancelled":
+        kind = KitaruCancelledError
+    what = f"{failure.type}: {failure.message}" if failure else execution.status
+    return kind(
+        f"{execution.flow_name} {execution.status} ({execution.exec_id}): {what}",
+        exec_id=execution.exec_id,
+        status=execution.status,
+        failure_origin=origin,
+        hint=f"kitaru executions get {execution.exec_id}",
+    )

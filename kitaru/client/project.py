@@ -1,0 +1,220 @@
+"""The producer's verbs: check the manifest, plan, apply."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from kitaru import wiring
+from kitaru.client.session import Session
+from kitaru.engine.planner import Planner
+from kitaru.engine.releases import Releases
+from kitaru.engine.workshop import Workshop
+from kitaru.errors import KitaruConflictError, KitaruManifestError, KitaruUsageError
+from kitaru.model.address import short
+from kitaru.model.plan import Plan
+from kitaru.model.snapshot import Commit
+
+if TYPE_CHECKING:
+    from kitaru.engine.applier import Applier
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What apply did: the plan that it carried out, and the generation that the project is at now."""
+
+    plan: Plan
+    generation: int
+    changed: bool
+    by: str = ""
+    others_first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What validate looked at: flows and their inputs' schemas by name, and what is worth a look."""
+
+    project: str
+    flows: tuple[str, ...]
+    warnings: tuple[str, ...] = field(default=())
+
+
+class Project:
+    """Verbs about what a repository's manifest wants."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._latest: Workshop | None = None
+
+    @cached_property
+    def releases(self) -> Releases:
+        """The project's lock log."""
+        return Releases(self._session.store, self._session.project, self._session.clock)
+
+    @cached_property
+    def _repository(self) -> wiring.Repository:
+        return wiring.Repository(self._session.manifest, self._session.settings)
+
+    def workshop(self, *, allow_dirty: bool, ignoring: Sequence[Path] = ()) -> Workshop:
+        """The manifest at the repository's present state. ``KitaruSourceError`` where that can't be built from.
+
+        ``ignoring`` are files that do not count as changes, such as a saved plan.
+        As long as that state is the same it is the same workshop: what a plan packed, an apply need not pack again.
+        """
+        repository = self._repository
+        state = repository.source.commit(allow_dirty=allow_dirty, ignoring=ignoring)
+        commit = self._on_branch(state.commit)
+        latest = self._latest
+        if latest is not None and (latest.tree, latest.commit) == (state.tree, commit):
+            return latest
+        self._latest = Workshop(
+            loaded=repository.loaded,
+            source=repository.source,
+            describer=repository,
+            reporter=self._session.reporter,
+            tree=state.tree,
+            commit=commit,
+        )
+        return self._latest
+
+    def _on_branch(self, commit: Commit) -> Commit:
+        if commit.branch is not None:
+            return commit
+        return commit.model_copy(update={"branch": wiring.ci_branch(commit.sha, self._session.settings.environ)})
+
+    def validate(self) -> Checked:
+        """Every check that needs no store: manifest, targets, inputs. Raises with all problems at once."""
+        workshop = self.workshop(allow_dirty=True)
+        desired = workshop.desired()
+        problems = self._planner().input_problems(desired, workshop.loaded.problem)
+        if problems:
+            raise KitaruManifestError(problems)
+        return Checked(
+            project=self._session.manifest.manifest.project,
+            flows=tuple(flow.name for flow in desired),
+            warnings=workshop.warnings(flow.spec for flow in desired),
+        )
+
+    def plan(
+        self,
+        flows: Sequence[str] = (),
+        *,
+        prune: bool = False,
+        allow_dirty: bool = False,
+        ignoring: Sequence[Path] = (),
+    ) -> Plan:
+        """What apply would do for the flows named (all, when none is). Writes nothing, takes no lock."""
+        workshop = self.workshop(allow_dirty=allow_dirty, ignoring=ignoring)
+        return self._planner().plan(workshop, only=flows, prune=prune)
+
+    def apply(
+        self,
+        flows: Sequence[str] = (),
+        *,
+        plan: Plan | None = None,
+        saved: bool = False,
+        prune: bool = False,
+        allow_dirty: bool = False,
+        message: str = "",
+        ignoring: Sequence[Path] = (),
+    ) -> Applied:
+        """Carry out a plan, made now unless one is given; all of it at once, or none of it.
+
+        ``saved``: the plan comes from a file, and is refused unless repository, manifest and store are as it saw them.
+        Raises ``KitaruConflictError`` when another writer moved what it wants to move; nothing has moved then.
+        An interruption comes through as long as nothing is committed; after that it is too late, and the result stands.
+        """
+        dirty = allow_dirty or (plan is not None and plan.commit.dirty)
+        workshop = self.workshop(allow_dirty=dirty, ignoring=ignoring)
+        planner = self._planner()
+        if plan is None:
+            plan = planner.plan(workshop, only=flows, prune=prune)
+        elif saved:
+            self._must_match(plan, workshop)
+        by = self._repository.actor()
+        if plan.is_empty:
+            return Applied(plan=plan, generation=plan.base, changed=False, by=by)
+        session = self._session
+        if plan.base == 0:
+            wiring.probe_store(session.store)
+        # Late: a plan needs no applier, and threads' machinery comes with it.
+        applier: Applier = import_module("kitaru.engine.applier").Applier(
+            session.store, session.project, self.releases, session.clock, session.reporter
+        )
+        try:
+            lock = applier.apply(plan, workshop, by=by, saved=saved, message=message)
+        except KeyboardInterrupt:
+            landed = self.releases.landed()
+            if landed is None:
+                raise
+            lock = landed
+        except KitaruConflictError:
+            if saved:
+                raise
+            again = planner.plan(workshop, only=flows, prune=prune)
+            if not again.is_empty:
+                raise
+            # Somebody else applied the same commit first: what this one wanted is so.
+            return Applied(plan=again, generation=again.base, changed=False, by=by, others_first=True)
+        return Applied(plan=plan, generation=lock.generation, changed=True, by=by)
+
+    def file_lines(self, plan: Plan, *, allow_dirty: bool, ignoring: Sequence[Path] = ()) -> list[str]:
+        """What each distinct source holds: the flows that share it, its files and their sizes."""
+        workshop = self.workshop(allow_dirty=allow_dirty, ignoring=ignoring)
+        flows = workshop.loaded.manifest.flows
+        groups: dict[str, list[str]] = {}
+        for planned in plan.flows:
+            if planned.flow in flows:
+                groups.setdefault(workshop.spec_of(flows[planned.flow]).digest, []).append(planned.flow)
+        lines = []
+        for names in groups.values():
+            files = workshop.selection(flows[names[0]]).tree.files
+            total = sum(file.size for file in files)
+            lines.append(f"source of {', '.join(names)}: {len(files)} files, {total:,} bytes")
+            lines += [f"  {file.size:>12,}  {file.path}" for file in files]
+        return lines
+
+    def _planner(self) -> Planner:
+        session = self._session
+        return Planner(
+            store=session.store,
+            project=session.project,
+            releases=self.releases,
+            check_inputs=session.check_inputs,
+            in_use=lambda flow: session.executions.in_use(flow),
+        )
+
+    def _must_match(self, plan: Plan, workshop: Workshop) -> None:
+        moved = []
+        loaded, session = workshop.loaded, self._session
+        if plan.project != session.project:
+            moved.append(f"it is for project {plan.project}, this is {session.project}")
+        if plan.store != session.store.url and not plan.store.startswith("file:"):
+            moved.append(f"it is for store {plan.store}, this is {session.store.url}")
+        if plan.target != loaded.target:
+            moved.append(f"it was made with target {plan.target or 'none'}, this is {loaded.target or 'none'}")
+        elif plan.manifest != loaded.digest:
+            moved.append(f"{loaded.path.name} has changed since")
+        if plan.tree != workshop.tree:
+            here, there = short(workshop.commit.sha), short(plan.commit.sha)
+            moved.append(f"the source has changed since: it was made at commit {there}, this is {here}")
+        if moved:
+            raise KitaruConflictError(
+                f"the saved plan is out of date: {'; '.join(moved)}", hint="kitaru plan --out FILE makes a new one"
+            )
+
+
+def read_plan(text: bytes, name: str) -> Plan:
+    """A saved plan. Raises ``KitaruUsageError`` for a file that holds none."""
+    try:
+        return Plan.parse(text)
+    except ValidationError as error:
+        raise KitaruUsageError(
+            f"{name} holds no plan of this release", hint="kitaru plan --out FILE makes one"
+        ) from error

@@ -1,0 +1,82 @@
+"""What every verb of one client shares: settings, store, clock, and who acts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from kitaru import wiring
+from kitaru.errors import KitaruIntegrityError
+from kitaru.model import address
+from kitaru.ports import ManifestFile, Reporter, RunnerInfo, Store
+from kitaru.settings import Asked, Settings, actor, lease_seconds
+
+if TYPE_CHECKING:
+    from kitaru.engine.executions import Executions
+    from kitaru.model.execution import Execution
+
+
+class Session:
+    """One client's connection: everything is made when it is first needed, and then kept."""
+
+    def __init__(self, asked: Asked, reporter: Reporter | None = None) -> None:
+        self.asked = asked
+        self.clock = wiring.SystemClock()
+        self.reporter: Reporter = reporter or wiring.Silent()
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Store, project and the rest, settled from arguments, environment and files."""
+        return wiring.settle(self.asked)
+
+    @cached_property
+    def store(self) -> Store:
+        """The store, opened."""
+        return wiring.open_store(self.settings)
+
+    @property
+    def project(self) -> str:
+        """The project that the verbs act on."""
+        return self.settings.project
+
+    @cached_property
+    def manifest(self) -> ManifestFile:
+        """The manifest in reach. Raises ``KitaruManifestError``, or ``KitaruUsageError`` where there is none."""
+        return wiring.load_manifest(self.asked, self.settings.cwd, self.settings.environ)
+
+    @cached_property
+    def actor(self) -> str:
+        """Who acts, for the records."""
+        return actor(self.settings.environ)
+
+    @cached_property
+    def executions(self) -> Executions:
+        """The project's executions."""
+        # Late: a plan looks at them only where it would remove a flow.
+        made: Executions = import_module("kitaru.engine.executions").Executions(
+            self.store, self.project, self.clock, self._alive, lease_seconds(self.settings.environ)
+        )
+        return made
+
+    def _alive(self, runner: RunnerInfo) -> bool | None:
+        return wiring.process_alive(runner)
+
+    def read_object(self, sha: str, what: str) -> bytes:
+        """The object of that digest, verified. ``what`` names it in errors."""
+        key = address.blob(self.project, sha)
+        body = self.store.read(key)
+        if body is None or address.digest(body) != sha:
+            raise KitaruIntegrityError(
+                f"the {what} is missing or damaged ({key})", hint="restore that key of the store from a backup"
+            )
+        return body
+
+    def snapshot_body(self, execution: Execution) -> bytes:
+        """The snapshot that an execution is pinned to, verified."""
+        return self.read_object(execution.snapshot or "", f"snapshot of {execution.exec_id}")
+
+    def check_inputs(self, schema: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
+        """What of the inputs doesn't fit."""
+        return wiring.check_inputs(schema, inputs)

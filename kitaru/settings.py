@@ -1,0 +1,131 @@
+"""Which store, project, stack and cache a call works with: the argument, the environment, the files, in that order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+from kitaru.errors import KitaruUsageError
+from kitaru.model.address import PROJECT_NAME
+from kitaru.model.record import record
+
+MANIFEST = "kitaru.yaml"
+DEFAULT_PROJECT = "default"
+
+
+@record()
+class Settings:
+    """What a call works with. ``base`` is the folder that a relative store is relative to; ``manifest`` may be None."""
+
+    store: str
+    base: Path
+    project: str
+    cwd: Path
+    manifest: Path | None = None
+    target: str | None = None
+    stack: str | None = None
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def cache(self) -> Path:
+        """Where what can be made again is kept: unpacked sources, what imports taught, environments."""
+        return user_folder("cache", self.environ)
+
+
+@record()
+class Asked:
+    """What the caller said outright; None leaves it to the environment and the files."""
+
+    store: str | None = None
+    project: str | None = None
+    manifest: Path | None = None
+    target: str | None = None
+    stack: str | None = None
+
+
+def user_folder(kind: str, environ: Mapping[str, str]) -> Path:
+    """The user's own folder for ``cache``, ``data`` or ``config``; ``KITARU_HOME`` puts all three below one place."""
+    home = environ.get("KITARU_HOME")
+    if home:
+        return Path(home).absolute() / kind
+    # Late: three of four commands in a repository never need it.
+    from platformdirs import PlatformDirs
+
+    folders = PlatformDirs("kitaru", appauthor=False)
+    return Path({"cache": folders.user_cache_dir, "data": folders.user_data_dir}.get(kind, folders.user_config_dir))
+
+
+def find_manifest(start: Path) -> Path | None:
+    """The nearest ``kitaru.yaml`` at or above ``start``, not looking beyond the repository that ``start`` is in."""
+    for folder in (start, *start.parents):
+        if (folder / MANIFEST).is_file():
+            return folder / MANIFEST
+        if (folder / ".git").exists():
+            return None
+    return None
+
+
+def find_pyproject(start: Path) -> tuple[Path, dict[str, Any]]:
+    """The nearest ``pyproject.toml`` with a ``[tool.kitaru]`` table, and that table; the table is empty without one."""
+    for folder in (start, *start.parents):
+        path = folder / "pyproject.toml"
+        if not path.is_file():
+            continue
+        import tomllib  # Late: its parser takes 4 ms, and most folders have no such file.
+
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("kitaru", {})
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise KitaruUsageError(f"{path} can't be read: {error}", hint="mend the file, or pass --store") from error
+        if table:
+            _check_table(path, table)
+            return path, table
+    return start, {}
+
+
+def _check_table(path: Path, table: Any) -> None:
+    known = ("store", "project", "stack")
+    wrong = [key for key, value in table.items() if key not in known or not isinstance(value, str)]
+    if wrong:
+        raise KitaruUsageError(
+            f"{path}: [tool.kitaru] does not take {', '.join(wrong)}", hint=f"it takes texts for {', '.join(known)}"
+        )
+
+
+def lease_seconds(environ: Mapping[str, str]) -> float:
+    """For how long a runner's sign of life holds: ``KITARU_LEASE_SECONDS``, else 45. Readers and runners must agree."""
+    text = environ.get("KITARU_LEASE_SECONDS")
+    try:
+        seconds = float(text) if text else 45.0
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= 86_400:
+        raise KitaruUsageError(f"KITARU_LEASE_SECONDS is {text!r}, expected a number of seconds from 1 to 86400")
+    return seconds
+
+
+def actor(environ: Mapping[str, str], git_actor: str = "") -> str:
+    """Who acts: what CI says, what Git is told, or the user of this machine."""
+    for name in ("KITARU_ACTOR", "GITHUB_ACTOR", "GITLAB_USER_LOGIN"):
+        if environ.get(name):
+            return environ[name]
+    if git_actor:
+        return git_actor
+    import getpass  # Late: it brings the terminal's machinery, and only who acts needs a name.
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return "unknown"
+
+
+def check_project(name: str) -> str:
+    """``name``, when it can name a project."""
+    if not PROJECT_NAME.fullmatch(name):
+        raise KitaruUsageError(
+            f"{name!r} can't name a project: lower-case letters, digits, - and _, beginning with a letter or digit",
+            hint="kitaru ... --project NAME",
+        )
+    return name
