@@ -1,0 +1,183 @@
+"""The commands that reach into an execution from outside: input, cancel, replay."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+
+from kitaru.errors import KitaruUsageError, KitaruWaitValidationError
+from kitaru.surfaces.cli.consumer import _finish
+from kitaru.surfaces.cli.executions import ExecArgument, app
+from kitaru.surfaces.cli.options import (
+    ManifestOption,
+    OutputOption,
+    ProjectOption,
+    StoreOption,
+    TargetOption,
+    VersionOption,
+    connect,
+    parse_inputs,
+)
+from kitaru.surfaces.cli.terminal import Output, terminal
+
+WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for the result; exit 1 where it failed.")]
+
+
+@app.command("input")
+def input_(
+    exec_id: ExecArgument,
+    wait: Annotated[str | None, typer.Option("--wait", help="The wait's name. Default: the only pending one.")] = None,
+    value: Annotated[str | None, typer.Option("--value", help="The answer, as JSON.")] = None,
+    abort: Annotated[bool, typer.Option("--abort", help="Decline to answer: the execution is cancelled.")] = False,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", "-i", help="Show the question, and ask for the answer.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Go on at once where no runner polls for the answer.")
+    ] = True,
+    store: StoreOption = None,
+    project: ProjectOption = None,
+    manifest: ManifestOption = None,
+    target: TargetOption = None,
+    output: OutputOption = Output.text,
+) -> None:
+    """Answer a wait. The first answer counts; one that doesn't fit the schema leaves the execution waiting."""
+    client = connect("executions.input", output, store=store, project=project, manifest=manifest, target=target)
+    if sum((value is not None, abort, interactive)) != 1:
+        waits = client.executions.pending_waits(exec_id)
+        raise KitaruUsageError(
+            f"give one of --value, --abort and --interactive{_asked(waits)}",
+            hint=f"kitaru executions input {exec_id} --value JSON",
+        )
+    if abort:
+        handle = client.executions.abort_wait(exec_id, wait=wait)
+        terminal.item({"exec_id": handle.exec_id, "aborted": True}, [handle.exec_id])
+        terminal.note("the wait is aborted, and the execution cancelled")
+        return
+    answer = _ask(client, exec_id, wait) if interactive else _json(value or "", "--value")
+    handle = client.executions.input(exec_id, wait=wait, value=answer, resume=resume)
+    _after_answer(client, handle, resume=resume)
+
+
+def _after_answer(client: Any, handle: Any, *, resume: bool) -> None:
+    """A run from source goes on in this process, which therefore stays to its end."""
+    if handle.runs_here:
+        terminal.note(f"{handle.exec_id} goes on")
+        _finish(client, handle, None)
+        return
+    status = handle.status
+    terminal.item({"exec_id": handle.exec_id, "status": status}, [handle.exec_id])
+    going = "it goes on" if resume else "it waits to be resumed"
+    terminal.note(f"answered; {going}: kitaru executions get {handle.exec_id}")
+
+
+def _asked(waits: Any) -> str:
+    view = import_module("kitaru.surfaces.views.waits_text")
+    return "".join(f"\n{line}" for line in view.wait_lines(waits))
+
+
+def _ask(client: Any, exec_id: str, name: str | None) -> Any:
+    """The answer that somebody types: asked again, three times, while it doesn't fit."""
+    wait = client.executions.pending_wait(exec_id, wait=name)
+    view = import_module("kitaru.surfaces.views.waits_text")
+    for line in view.wait_lines([wait]):
+        terminal.note(line)
+    for _ in range(3):
+        print(f"{view.prompt(wait)}: ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            break
+        try:
+            answer = view.read_typed(line.strip(), wait)
+            client.executions.check_answer(wait, answer)
+        except KitaruWaitValidationError as error:
+            terminal.note(error.message)
+            continue
+        return answer
+    raise KitaruUsageError(f"{wait.name!r} got no answer, and waits on", hint=f"kitaru executions input {exec_id} -i")
+
+
+def _json(text: str, option: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise KitaruUsageError(
+            f"{option} is not JSON: {error}", hint=f"""a text needs its quotes: {option} '"yes, go on"'"""
+        ) from error
+
+
+@app.command("cancel")
+def cancel(
+    exec_id: ExecArgument,
+    store: StoreOption = None,
+    project: ProjectOption = None,
+    manifest: ManifestOption = None,
+    target: TargetOption = None,
+    output: OutputOption = Output.text,
+) -> None:
+    """Cancel an execution: its runner is asked, then ended. What finished stays recorded."""
+    client = connect("executions.cancel", output, store=store, project=project, manifest=manifest, target=target)
+    execution = client.executions.cancel(exec_id)
+    terminal.item(execution.summary(), [execution.exec_id])
+    terminal.note(f"{execution.flow_name} is cancelled")
+
+
+@app.command("replay")
+def replay(
+    exec_id: ExecArgument,
+    from_: Annotated[
+        str, typer.Option("--from", help="A checkpoint's name, the id of a call, or its position from 1.")
+    ],
+    args: Annotated[
+        str | None, typer.Option("--args", help="Inputs that replace the recorded ones: a JSON object, or @file.")
+    ] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--override", help="checkpoint.NAME=JSON or wait.NAME=JSON: a result or an answer. Repeatable."),
+    ] = None,
+    version: VersionOption = None,
+    tag: Annotated[str | None, typer.Option("--tag", help="Run the version that this route leads to.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be reused and what run.")] = False,
+    wait: WaitOption = False,
+    timeout: Annotated[float | None, typer.Option("--timeout", min=0, help="Seconds to wait.")] = None,
+    store: StoreOption = None,
+    project: ProjectOption = None,
+    manifest: ManifestOption = None,
+    target: TargetOption = None,
+    output: OutputOption = Output.text,
+) -> None:
+    """Start a new execution that reuses what this one finished before a checkpoint, and runs the rest anew."""
+    client = connect("executions.replay", output, store=store, project=project, manifest=manifest, target=target)
+    asked: dict[str, Any] = {
+        "from_": from_,
+        "args": parse_inputs(args) if args is not None else None,
+        "overrides": dict(_override(text) for text in override or ()),
+        "version": version,
+        "tag": tag,
+    }
+    if dry_run:
+        plan = client.executions.plan_replay(exec_id, **asked)
+        view = import_module("kitaru.surfaces.views.waits_text")
+        terminal.item(plan, view.replay_rows(plan, terminal.style))
+        return
+    handle = client.executions.replay(exec_id, **asked)
+    if wait or handle.runs_here:
+        terminal.note(f"{handle.exec_id} replays {exec_id}")
+        _finish(client, handle, timeout)
+        return
+    terminal.item({"exec_id": handle.exec_id, "original_exec_id": exec_id}, [handle.exec_id])
+    terminal.note(f"it replays {exec_id}; follow it: kitaru executions logs {handle.exec_id} --follow")
+
+
+def _override(text: str) -> tuple[str, Any]:
+    name, found, value = text.partition("=")
+    if not found:
+        raise KitaruUsageError(
+            f"--override {text}: expected checkpoint.NAME=JSON or wait.NAME=JSON",
+            hint="--override checkpoint.research='{\"facts\": []}'",
+        )
+    return name, _json(value, f"--override {name}")

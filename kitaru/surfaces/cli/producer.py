@@ -1,0 +1,248 @@
+"""The producer's commands: init, validate, plan, apply, schema."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kitaru.errors import KitaruError, KitaruStateError, KitaruUsageError
+from kitaru.surfaces.cli.options import (
+    DirtyOption,
+    ManifestOption,
+    OutputOption,
+    ProjectOption,
+    StoreOption,
+    TargetOption,
+    connect,
+)
+from kitaru.surfaces.cli.suggestions import command_line, example_inputs, place_options
+from kitaru.surfaces.cli.terminal import Output, progress, terminal
+from kitaru.surfaces.views.words import count
+
+PlanForm = Annotated[str, typer.Option("--output", "-o", help="text, json, or markdown for a pull request.")]
+PruneOption = Annotated[
+    bool, typer.Option("--prune", help="Also remove what the manifest once named and no longer does.")
+]
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="The repository's folder.")] = Path(),
+    project: ProjectOption = None,
+    output: OutputOption = Output.text,
+) -> None:
+    """Write a kitaru.yaml for the flows found here. Safe to run again."""
+    terminal.begin("init", output)
+    result = import_module("kitaru.client.initial").initialise(folder, project)
+    terminal.item(result.data, result.lines)
+
+
+def validate(manifest: ManifestOption = None, target: TargetOption = None, output: OutputOption = Output.text) -> None:
+    """Check the manifest, its targets and their inputs. Needs no store."""
+    checked = connect("validate", output, manifest=manifest, target=target).validate()
+    lines = [terminal.style(f"warning: {text}", "warn") for text in checked.warnings]
+    lines.append(f"{terminal.style('valid', 'good')}: project {checked.project}, {count(len(checked.flows), 'flow')}")
+    terminal.item(checked, [*lines, "next: kitaru plan"] if not checked.warnings else lines)
+
+
+def plan(
+    flows: Annotated[list[str] | None, typer.Argument(help="Only these flows.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Save the plan: kitaru apply FILE carries out just that.")
+    ] = None,
+    files: Annotated[
+        bool, typer.Option("--files", help="List every file of the source, and every file that changed.")
+    ] = False,
+    prune: PruneOption = False,
+    allow_dirty: DirtyOption = False,
+    detailed_exitcode: Annotated[
+        bool, typer.Option("--detailed-exitcode", help="Exit 0: no change, 2: changes, 1: error.")
+    ] = False,
+    store: StoreOption = None,
+    project: ProjectOption = None,
+    manifest: ManifestOption = None,
+    target: TargetOption = None,
+    output: PlanForm = "text",
+) -> None:
+    """Show what apply would do, and why. Writes nothing."""
+    if output not in ("text", "json", "markdown"):
+        raise KitaruUsageError(f"-o {output}: expected text, json or markdown", hint="kitaru plan -o markdown")
+    terminal.detailed = detailed_exitcode
+    client = connect(
+        "plan",
+        Output.json if output == "json" else Output.text,
+        store=store,
+        project=project,
+        manifest=manifest,
+        target=target,
+    )
+    ignoring = [out] if out is not None else []
+    made = client.plan(flows or (), prune=prune, allow_dirty=allow_dirty, ignoring=ignoring)
+    progress.close()
+    if out is not None:
+        _save(out, made.canonical())
+    if output == "markdown":
+        print(import_module("kitaru.surfaces.views.plan_markdown").plan_markdown(made))
+    else:
+        view = import_module("kitaru.surfaces.views.plan_text")
+        lines = view.plan_lines(made, terminal.style, all_files=files)
+        if files:
+            lines += ["", *client.project.file_lines(made, allow_dirty=allow_dirty, ignoring=ignoring)]
+        place = place_options(store, project, manifest, target)
+        if out is not None:
+            following = f"saved: {command_line('kitaru apply', out, *place)} carries out just this"
+        else:
+            what = [*(flows or ()), *(["--prune"] if prune else []), *(["--allow-dirty"] if allow_dirty else [])]
+            following = f"carry it out: {command_line('kitaru apply', *what, *place)}"
+        terminal.item(_plan_data(made), lines if made.is_empty else [*lines, "", following])
+    _summary_for_ci(made)
+    if detailed_exitcode and not made.is_empty:
+        raise typer.Exit(2)
+
+
+def _plan_data(made: Any) -> Any:
+    """The plan for standard output; made only where it is wanted."""
+    return import_module("kitaru.surfaces.views.plan_json").plan_data(made) if terminal.json else None
+
+
+def _save(path: Path, body: bytes) -> None:
+    try:
+        path.write_bytes(body)
+    except OSError as error:
+        raise KitaruUsageError(f"the plan can't be saved to {path}: {error.strerror}", hint="--out FILE") from error
+
+
+def _summary_for_ci(made: Any) -> None:
+    """The plan in GitHub's job summary, where there is one."""
+    place = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not place:
+        return
+    try:
+        with open(place, "a", encoding="utf-8") as summary:
+            summary.write(import_module("kitaru.surfaces.views.plan_markdown").plan_markdown(made) + "\n")
+    except OSError as error:
+        terminal.note(f"note: GITHUB_STEP_SUMMARY can't be written: {error.strerror}")
+
+
+def apply(
+    flows: Annotated[list[str] | None, typer.Argument(help="Only these flows, or one saved plan.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    prune: PruneOption = False,
+    allow_dirty: DirtyOption = False,
+    message: Annotated[str, typer.Option("--message", "-m", help="Why, for the history.")] = "",
+    store: StoreOption = None,
+    project: ProjectOption = None,
+    manifest: ManifestOption = None,
+    target: TargetOption = None,
+    output: OutputOption = Output.text,
+) -> None:
+    """Build what is new, then switch every route at once."""
+    client = connect("apply", output, store=store, project=project, manifest=manifest, target=target)
+    saved = _saved_plan(flows or [])
+    ignoring = []
+    if saved is not None:
+        made = import_module("kitaru.client.project").read_plan(*saved)
+        flows, ignoring = [], [Path(saved[1])]
+    else:
+        made = client.plan(flows or (), prune=prune, allow_dirty=allow_dirty)
+        progress.close()
+    view = import_module("kitaru.surfaces.views.plan_text")
+    if not terminal.json:
+        terminal.lines(view.plan_lines(made, terminal.style))
+    if not made.is_empty and not yes:
+        _confirm()
+    done = None
+    place = place_options(store, project, manifest, target)
+    try:
+        done = client.apply(
+            flows or (),
+            plan=made,
+            saved=saved is not None,
+            prune=prune,
+            allow_dirty=allow_dirty,
+            message=message,
+            ignoring=ignoring,
+        )
+        _show_applied(done, client, place)
+    except KeyboardInterrupt as stopped:
+        if done is None:
+            terminal.left = str(stopped) or terminal.left
+            raise
+        # Too late to stop anything: what has changed is said in full.
+        _show_applied(done, client, place)
+
+
+def _show_applied(done: Any, client: Any, place: list[str]) -> None:
+    progress.close()
+    data = {
+        "generation": done.generation,
+        "changed": done.changed,
+        "by": done.by,
+        "plan": _plan_data(done.plan),
+    }
+    terminal.item(data, [] if terminal.json else _applied(done, client, place))
+
+
+def _applied(done: Any, client: Any, place: list[str]) -> list[str]:
+    if done.others_first:
+        return [f"Nothing left to do: another apply of the same content reached generation {done.generation} first."]
+    if not done.changed:
+        return []
+    lines = ["", terminal.style(f"Applied: generation {done.generation} of project {client.session.project}.", "good")]
+    routed = [(flow, move.after[-1].version) for flow, move in done.plan.moves if move.tag == "default" and move.after]
+    return [*lines, *_try_it(client, done.plan, *routed[0], place)] if routed else lines
+
+
+def _try_it(client: Any, plan: Any, flow: str, version: int, place: list[str]) -> list[str]:
+    """How to start the flow just released; nothing where its inputs can't be made up."""
+    builds = {name: build.snapshot for name, build in plan.builds if build.version == version}
+    try:
+        snapshot = builds.get(flow) or client.deployments.get(flow, version=version).details
+    except KitaruError:
+        # Applied it is; only what to type next is not known.
+        return []
+    inputs = example_inputs(snapshot.input_schema, snapshot.inputs)
+    if inputs is None:
+        return []
+    given = ["--input", json.dumps(inputs, ensure_ascii=False)] if inputs else []
+    return [f"try it: {command_line('kitaru invoke', flow, *given, '--wait', *place)}"]
+
+
+def _saved_plan(words: list[str]) -> tuple[bytes, str] | None:
+    """The plan's bytes, where the one argument is a file; a flow's name is never taken for one."""
+    if len(words) != 1 or not (words[0].endswith(".json") or "/" in words[0] or Path(words[0]).is_file()):
+        return None
+    try:
+        return Path(words[0]).read_bytes(), words[0]
+    except OSError as error:
+        raise KitaruUsageError(
+            f"the plan {words[0]} can't be read: {error.strerror}", hint="kitaru plan --out FILE makes one"
+        ) from error
+
+
+def _confirm() -> None:
+    if terminal.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise KitaruUsageError("nobody is there to say yes", hint="kitaru apply --yes")
+    if not typer.confirm("\nApply these changes?"):
+        raise KitaruStateError("not applied; nothing has changed", hint="kitaru apply")
+
+
+def schema(
+    name: Annotated[
+        str, typer.Argument(help="manifest, lockfile, generation, versions, snapshot, plan or execution.")
+    ] = "manifest",
+) -> None:
+    """Print a JSON Schema, of kitaru.yaml or of what Kitaru writes."""
+    terminal.begin("schema", Output.text)
+    schemas = import_module("kitaru.surfaces.schemas")
+    known = {"manifest": "kitaru", **{one: one for one in schemas.PUBLISHED}}
+    if name not in known:
+        raise KitaruUsageError(
+            f"there is no schema {name}; there are: {', '.join(known)}", hint="kitaru schema manifest"
+        )
+    print(schemas.render(known[name]), end="")

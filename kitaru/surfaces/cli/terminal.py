@@ -1,0 +1,204 @@
+"""What the command line prints: results on standard output, words for people on standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from enum import StrEnum
+from typing import Any
+
+import typer
+
+from kitaru.errors import KitaruError, KitaruManifestError, Problem
+from kitaru.ports import Step
+
+INTERRUPTED = "interrupted; nothing that was not yet committed has changed"
+NOT_APPLIED = "interrupted; no route has moved"
+
+COLOURS = {
+    "add": {"fg": "green"},
+    "change": {"fg": "yellow"},
+    "remove": {"fg": "red"},
+    "warn": {"fg": "yellow"},
+    "bad": {"fg": "red", "bold": True},
+    "good": {"fg": "green"},
+    "dim": {"dim": True},
+    "bold": {"bold": True},
+}
+
+
+class Output(StrEnum):
+    """``-o``: words for people, or stable JSON on standard output alone."""
+
+    text = "text"
+    json = "json"
+
+
+class Terminal:
+    """One command's output. ``chosen`` is what ``-o`` said; errors need it too, wherever they are raised."""
+
+    def __init__(self) -> None:
+        self.chosen = Output.text
+        self.command = ""
+        self.detailed = False
+        """Whether exit code 2 means "there are changes", so that every error must be 1."""
+        self.interrupted = False
+        """Whether the command has said already what its interruption left."""
+        self.left = INTERRUPTED
+        """What to say of an interruption where the command itself says nothing."""
+
+    def begin(self, command: str, output: Output) -> None:
+        """A command begins: its name in the JSON, and its form of output."""
+        self.command, self.chosen = command, output
+        self.left = NOT_APPLIED if command == "apply" else INTERRUPTED
+
+    @property
+    def json(self) -> bool:
+        """Whether standard output is for machines."""
+        return self.chosen is Output.json
+
+    @property
+    def width(self) -> int:
+        """How many characters a line of standard output takes; 100 where that is no terminal."""
+        return shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
+
+    @property
+    def plain(self) -> bool:
+        """Whether standard output takes ASCII only."""
+        return "utf" not in (sys.stdout.encoding or "utf-8").lower()
+
+    def style(self, text: str, kind: str) -> str:
+        """``text`` in the colour of its kind, where standard output is a terminal that shows colours."""
+        return typer.style(text, **COLOURS[kind]) if colours(sys.stdout) else text  # type: ignore[arg-type]
+
+    def item(self, item: Any, lines: Sequence[str] = ()) -> None:
+        """One result: ``{"command", "item"}``, or its lines."""
+        if self.json:
+            self._emit({"command": self.command, "item": plain_data(item)})
+        else:
+            self.lines(lines)
+
+    def items(self, items: Sequence[Any], lines: Sequence[str]) -> None:
+        """Several results: ``{"command", "items", "count"}``, or their lines."""
+        if self.json:
+            self._emit({"command": self.command, "items": [plain_data(one) for one in items], "count": len(items)})
+        else:
+            self.lines(lines)
+
+    def lines(self, lines: Sequence[str]) -> None:
+        """Lines on standard output."""
+        for line in lines:
+            print(line)
+
+    def note(self, text: str) -> None:
+        """A word for people, on standard error, whatever the output is."""
+        print(text, file=sys.stderr)
+
+    def error(self, error: KitaruError) -> None:
+        """An error: all its problems, and the next command to type."""
+        if self.json:
+            self._emit({"command": self.command, "error": error_data(error)})
+        for line in error_lines(error):
+            self.note(line)
+
+    def _emit(self, data: dict[str, Any]) -> None:
+        print(json_text(data, indent=2))
+
+
+def json_text(data: Any, indent: int | None = None) -> str:
+    """``data`` as JSON that standard output can take: what its encoding has no bytes for is escaped."""
+    text = json.dumps(data, ensure_ascii=False, indent=indent, default=str)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(data, indent=indent, default=str)
+    return text
+
+
+def colours(stream: Any) -> bool:
+    """Whether ``stream`` is a terminal, and nobody asked for no colour (https://no-color.org)."""
+    return bool(stream.isatty()) and not os.environ.get("NO_COLOR")
+
+
+def error_lines(error: KitaruError) -> list[str]:
+    """An error in words."""
+    red = typer.style("error:", fg="red", bold=True) if colours(sys.stderr) else "error:"
+    problems: tuple[Problem, ...] = getattr(error, "problems", ()) if isinstance(error, KitaruManifestError) else ()
+    if not problems:
+        lines = [f"{red} {error.message}"]
+    else:
+        lines = []
+        for problem in problems:
+            lines.append(f"{red} {problem}")
+            if problem.hint:
+                lines.append(f"  hint: {problem.hint}")
+    if error.hint and error.hint not in [problem.hint for problem in problems]:
+        lines.append(f"hint: {error.hint}")
+    return lines
+
+
+def error_data(error: KitaruError) -> dict[str, Any]:
+    """An error for machines."""
+    data: dict[str, Any] = {"code": error.code, "type": type(error).__name__, "message": error.message}
+    if error.hint:
+        data["hint"] = error.hint
+    problems = getattr(error, "problems", ())
+    if problems:
+        data["problems"] = [asdict(problem) for problem in problems]
+    for name in ("exec_id", "status", "failure_origin"):
+        if hasattr(error, name):
+            data[name] = getattr(error, name)
+    return data
+
+
+def plain_data(value: Any) -> Any:
+    """A result as JSON data."""
+    if hasattr(value, "to_json"):
+        return value.to_json()
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: plain_data(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, Mapping):
+        return {str(key): plain_data(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_data(item) for item in value]
+    return value
+
+
+class Progress:
+    """A reporter that prints: one line that changes on a terminal, one line a phase elsewhere."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._phase = ""
+        self._open = False
+
+    def step(self, step: Step) -> None:
+        """Show a step."""
+        if self._quiet:
+            return
+        counted = f" [{step.done}/{step.total}]" if step.total > 1 else ""
+        text = f"{step.phase}: {step.message}{counted}"
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r\x1b[K{text[:100]}")
+            sys.stderr.flush()
+            self._open = True
+        elif step.phase != self._phase or step.done == step.total > 1:
+            print(text, file=sys.stderr)
+        self._phase = step.phase
+
+    def close(self) -> None:
+        """Leave the line that changed, empty."""
+        if self._open:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._open = False
+
+
+terminal = Terminal()
+progress = Progress()

@@ -1,0 +1,1 @@
+"""What people and machines read: one rendering a form, none of them decides anything."""

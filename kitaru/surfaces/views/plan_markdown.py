@@ -1,0 +1,136 @@
+"""A plan as a comment on a pull request: what reviewers must see first, the rest folded away, never too long."""
+
+from __future__ import annotations
+
+from kitaru.model.address import short
+from kitaru.model.plan import FlowPlan, Plan, RouteMove
+from kitaru.model.route import describe_holders
+from kitaru.surfaces.views.plan_text import summary
+from kitaru.surfaces.views.words import ago
+
+LIMIT = 65_000
+"""Characters; a comment on GitHub may have 65,536."""
+
+LONGEST_TEXT = 300
+"""Characters of one name or remark; the rest says nothing more to a reader."""
+
+LINES_SHOWN, ROUTES_SHOWN, FILES_SHOWN = 40, 100, 300
+"""Of each kind of remark, of the routes that move, and of one flow's files."""
+
+MARKER = "<!-- kitaru plan -->"
+"""The comment's first line, by which a workflow finds its own comment again."""
+
+
+def plan_markdown(plan: Plan) -> str:
+    """The comment, under ``LIMIT`` characters; what had to go is said."""
+    branch = f" on {_code(plan.commit.branch)}" if plan.commit.branch else ""
+    dirty = " with uncommitted changes" if plan.commit.dirty else ""
+    head = [
+        f"{MARKER.removesuffix(' -->')} {plan.project} -->",
+        f"### Kitaru plan: `{plan.project}`",
+        "",
+        f"**{summary(plan)}**",
+        "",
+    ]
+    head += _some([f"> :warning: **breaking** `{flow}`: {_code(text)}" for flow, text in _breaking(plan)])
+    head += _some([f"> :lock: {_code(text)}" for text in plan.guards])
+    head += _some([f"> :warning: {_code(text)}" for text in plan.warnings])
+    if head[-1]:
+        head.append("")
+    head += _route_table(plan)
+    foot = [f"<sub>generation {plan.base} · commit `{short(plan.commit.sha)}`{branch}{dirty}</sub>", ""]
+    body = [_section(flow) for flow in plan.flows if flow.action != "keep" or flow.moves]
+    if plan.unmanaged:
+        body.append(
+            "\n".join(["Not in the manifest:", "", *_some([f"- {_code(text)}" for text in plan.unmanaged]), ""])
+        )
+    return _fitted("\n".join(head), body, "\n".join(foot))
+
+
+def _some(lines: list[str]) -> list[str]:
+    """The first of many lines, and how many more there are: what stands above must leave room for the rest."""
+    if len(lines) <= LINES_SHOWN:
+        return lines
+    return [*lines[:LINES_SHOWN], f"{lines[0][:2]}and {len(lines) - LINES_SHOWN} more"]
+
+
+def _fitted(head: str, sections: list[str], foot: str) -> str:
+    cut = "\n_{} more; the full plan is in the job's log and its `--out` file._\n"
+    room = LIMIT - len(foot) - len(cut) - 12
+    text = head if len(head) <= room else head[:room].rpartition("\n")[0] + "\n"
+    for at, section in enumerate(sections):
+        if len(text) + len(section) + 1 > room:
+            return f"{text}{cut.format(_flows(len(sections) - at))}\n{foot}"
+        text += f"{section}\n"
+    return f"{text}\n{foot}"
+
+
+def _flows(number: int) -> str:
+    return "1 flow" if number == 1 else f"{number} flows"
+
+
+def _breaking(plan: Plan) -> list[tuple[str, str]]:
+    return [(flow, change.text) for flow, build in plan.builds for change in build.changes if change.breaking]
+
+
+def _route_table(plan: Plan) -> list[str]:
+    moves = [(flow, move) for flow, move in plan.moves if not move.adopts]
+    if not moves:
+        return []
+    rows = [
+        f"| `{flow}` | `{move.tag}`{'' if move.exclusive else ' (label)'} | {describe_holders(move.before)} "
+        f"| {describe_holders(move.after)} | {_last(move)} |"
+        for flow, move in moves[:ROUTES_SHOWN]
+    ]
+    more = [f"| … | {len(moves) - ROUTES_SHOWN} more | | | |"] if len(moves) > ROUTES_SHOWN else []
+    return ["| flow | route | now | then | last moved |", "| --- | --- | --- | --- | --- |", *rows, *more, ""]
+
+
+def _last(move: RouteMove) -> str:
+    return f"{_code(move.moved_by)}, {ago(move.moved_at)}" if move.before and move.moved_by else ""
+
+
+def _section(flow: FlowPlan) -> str:
+    build = flow.build
+    title = {"create": "new", "update": "update", "retire": "remove", "keep": "routes"}[flow.action]
+    version = f" v{build.version}" if build else ""
+    lines = [f"<details><summary><b>{flow.flow}</b> — {title}{version}</summary>", ""]
+    if build and build.previous is None:
+        lines.append(f"- built from {_code(build.snapshot.target)}")
+    for change in build.changes if build else ():
+        lines.append(f"- {'**breaking** ' if change.breaking else ''}{_code(change.text)}")
+        if change.details:
+            lines += ["", "  ```diff", *(f"  {_diff(detail)}" for detail in change.details[:FILES_SHOWN])]
+            if len(change.details) > FILES_SHOWN:
+                lines.append(f"  # and {len(change.details) - FILES_SHOWN} more")
+            lines += ["  ```", ""]
+    for move in flow.moves:
+        lines.append(
+            f"- route `{move.tag}`: {describe_holders(move.before)} → {describe_holders(move.after)}"
+            f" ({_code(move.reason)})"
+        )
+    lines += [f"- not managed: {_code(text)}" for text in flow.unmanaged]
+    lines += [f"- {_code(text)}" for text in flow.notes]
+    return "\n".join([*lines, "", "</details>", ""])
+
+
+def _diff(detail: str) -> str:
+    """``~ path`` as a line that a diff block colours; a name can't end its line, and so not the block."""
+    line = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in detail[:LONGEST_TEXT])
+    return f"! {line[2:]}" if line.startswith("~ ") else line
+
+
+_MEANT = str.maketrans(
+    {
+        "&": "&amp;",
+        "<": "&lt;",
+        "@": "&#64;",
+        **{mark: f"\\{mark}" for mark in "\\`*[]|"},
+        **dict.fromkeys("\n\r\t", " "),
+    }
+)
+
+
+def _code(text: str) -> str:
+    """Text that means itself: it opens no tag, mention, link, code, emphasis or table cell."""
+    return text[:LONGEST_TEXT].translate(_MEANT)

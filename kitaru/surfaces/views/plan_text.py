@@ -1,0 +1,113 @@
+"""A plan for a person at a terminal: consequences first, short, and what to type next."""
+
+from __future__ import annotations
+
+from kitaru.model.address import short
+from kitaru.model.plan import Build, FlowPlan, Plan, RouteMove
+from kitaru.model.route import describe_holders
+from kitaru.surfaces.views.words import Style, ago, bare, count
+
+FILES_SHOWN = 12
+
+
+def plan_lines(plan: Plan, style: Style = bare, *, all_files: bool = False) -> list[str]:
+    """The plan, line by line."""
+    lines = [style(f"Plan for project {plan.project}", "bold"), style(_base(plan), "dim"), ""]
+    for flow in plan.flows:
+        if flow.action != "keep" or flow.moves:
+            lines += [*_flow(flow, style, all_files), ""]
+    lines += _left_alone(plan, style)
+    lines += [style(f"warning: {text}", "warn") for text in plan.warnings]
+    lines += [style(f"protected: {text}", "warn") for text in plan.guards]
+    if plan.warnings or plan.guards:
+        lines.append("")
+    lines.append(summary(plan))
+    return lines
+
+
+def summary(plan: Plan) -> str:
+    """One sentence that says how much would change."""
+    if plan.is_empty:
+        kept = count(len(plan.flows), "flow")
+        return f"No changes: {kept} as the manifest says." if plan.flows else "No changes: the manifest has no flows."
+    actions = [flow.action for flow in plan.flows]
+    parts = [f"{actions.count('create')} to create"] if "create" in actions else []
+    updates = sum(1 for flow in plan.flows if flow.action == "update")
+    if updates:
+        parts.append(f"{updates} to update")
+    if "retire" in actions:
+        parts.append(f"{actions.count('retire')} to remove")
+    if plan.builds:
+        parts.append(f"{count(len(plan.builds), 'version')} to build")
+    moves = [move for _, move in plan.moves if not move.adopts]
+    if moves:
+        parts.append(f"{count(len(moves), 'route')} to move")
+    adopted = len(plan.moves) - len(moves)
+    if adopted:
+        parts.append(f"{count(adopted, 'route')} to adopt")
+    return f"Plan: {', '.join(parts) or 'records only'}."
+
+
+def _base(plan: Plan) -> str:
+    branch = f" on {plan.commit.branch}" if plan.commit.branch else ""
+    dirty = ", with uncommitted changes" if plan.commit.dirty else ""
+    return f"store {plan.store}, generation {plan.base}; commit {short(plan.commit.sha)}{branch}{dirty}"
+
+
+def _flow(flow: FlowPlan, style: Style, all_files: bool) -> list[str]:
+    marks = {"create": ("+", "add"), "update": ("~", "change"), "retire": ("-", "remove"), "keep": ("~", "change")}
+    mark, kind = marks[flow.action]
+    lines = [style(f"  {mark} {flow.flow}", kind) + f"  {_headline(flow)}"]
+    if flow.build:
+        lines += _build(flow.build, style, all_files)
+    lines += [f"      {_move(move, style)}" for move in flow.moves]
+    lines += [style(f"      unmanaged: {text}", "dim") for text in flow.unmanaged]
+    lines += [style(f"      note: {text}", "warn") for text in flow.notes]
+    return lines
+
+
+def _headline(flow: FlowPlan) -> str:
+    if flow.action == "retire":
+        return f"removed; its {count(flow.version or 0, 'version')} can still be invoked by number"
+    if flow.build is None:
+        return f"v{flow.version}, already built"
+    if flow.build.previous is None:
+        return f"new, v{flow.build.version} from {flow.build.snapshot.target}"
+    breaking = any(change.breaking for change in flow.build.changes)
+    return f"v{flow.build.previous} → v{flow.build.version}{', breaking for callers' if breaking else ''}"
+
+
+def _build(build: Build, style: Style, all_files: bool) -> list[str]:
+    lines = []
+    for change in build.changes:
+        text = f"      {change.text}"
+        lines.append(style(f"{text} (breaking)", "bad") if change.breaking else text)
+        shown = change.details if all_files else change.details[:FILES_SHOWN]
+        lines += [f"        {detail}" for detail in shown]
+        if len(change.details) > len(shown):
+            lines.append(style(f"        and {len(change.details) - len(shown)} more (--files shows all)", "dim"))
+    return lines
+
+
+def _move(move: RouteMove, style: Style) -> str:
+    kind = "route" if move.exclusive else "label"
+    if move.adopts:
+        return f"{kind} {move.tag} at {describe_holders(move.before)}: {move.reason}"
+    last = f"; last moved by {move.moved_by}, {ago(move.moved_at)}" if move.moved_by and move.before else ""
+    if move.before is None:
+        text = f"{kind} {move.tag} → {describe_holders(move.after)}"
+    elif move.after is None:
+        return style(f"{kind} {move.tag} removed, was {describe_holders(move.before)}", "remove") + last
+    else:
+        text = f"{kind} {move.tag}: {describe_holders(move.before)} → {describe_holders(move.after)}"
+    return f"{text}  " + style(f"({move.reason}{last})", "dim")
+
+
+def _left_alone(plan: Plan, style: Style) -> list[str]:
+    quiet = [flow for flow in plan.flows if flow.action == "keep" and not flow.moves]
+    lines = []
+    if quiet and not plan.is_empty:
+        lines.append(style(f"  = {count(len(quiet), 'flow')} unchanged", "dim"))
+    lines += [style(f"  = {flow.flow}: unmanaged {text}", "dim") for flow in quiet for text in flow.unmanaged]
+    lines += [style(f"  = unmanaged: {text}", "dim") for text in plan.unmanaged]
+    return [*lines, ""] if lines else []

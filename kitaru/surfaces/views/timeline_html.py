@@ -1,0 +1,269 @@
+"""An execution as one page that needs nothing else: no server, no network, no other file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from kitaru._version import __version__
+from kitaru.model.event import Value
+from kitaru.model.execution import CheckpointCall, Execution
+from kitaru.model.log_line import LogLine
+from kitaru.model.notes import Artifact
+from kitaru.model.wait import Wait
+from kitaru.surfaces.views.timeline_scale import Line, Scale, draw
+from kitaru.surfaces.views.timeline_text import duration
+
+SHOWN_TEXT = 6_000
+"""Characters of one value that are shown."""
+
+SHOWN_LINES = 300
+"""Lines of output of one call that are shown: the last ones."""
+
+Read = Callable[[Value | None], Any]
+
+
+def execution_page(
+    execution: Execution,
+    *,
+    template: str,
+    read: Read,
+    logs: Iterable[LogLine] = (),
+    artifacts: Sequence[Artifact] = (),
+    now: datetime | None = None,
+) -> str:
+    """The page as HTML. ``template`` is the text of ``execution.html.j2``; ``read``: a stored value → plain data.
+
+    Values that are stored as objects of their own are named, not shown: a page must stay small.
+    """
+    now = now or datetime.now(UTC)
+    lines, length = draw(execution, now)
+    scale = Scale(lines, length)
+    printed = _by_call(logs)
+    saved: dict[str | None, list[dict[str, str]]] = {}
+    for one in artifacts:
+        saved.setdefault(one.call, []).append(
+            {"artifact_id": one.artifact_id, "kind": one.kind, "size": _bytes(one.value.size)}
+        )
+    rows = [_row(line, scale, read, printed, saved) for line in lines]
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(template).render(
+        head={
+            "flow": execution.flow_name,
+            "status": execution.status,
+            "exec_id": execution.exec_id,
+            "release": __version__,
+            "drawn": now.strftime("%Y-%m-%d %H:%M UTC"),
+        },
+        facts=_facts(execution, length),
+        failure=execution.failure.to_json() | {"traceback": execution.failure.traceback} if execution.failure else None,
+        waits=[wait for wait in execution.waits if wait.status == "open" and not execution.ended],
+        inputs=_shown(execution.inputs, read),
+        result=_shown(execution.output, read) if execution.output is not None else None,
+        metadata=_text(execution.metadata) if execution.metadata else "",
+        rows=rows,
+        statuses=sorted({row["status"] for row in rows}),
+        ticks=_ticks(length, scale),
+        gaps=[{"at": _percent(gap.start), "width": _percent(gap.end - gap.start)} for gap in scale.gaps],
+        artifacts=saved.get(None, []),
+        logs=printed.get(None, ""),
+    )
+
+
+def _facts(execution: Execution, length: float) -> list[tuple[str, str]]:
+    version = "from source" if execution.version is None else f"v{execution.version}"
+    known: list[tuple[str, str | None]] = [
+        ("Version", version + (f" ({execution.tag})" if execution.tag else "")),
+        ("Started", (execution.started_at or execution.created_at)[:19].replace("T", " ") + " UTC"),
+        ("Took", duration(length) if execution.ended_at else f"{duration(length)} so far"),
+        ("By", execution.actor),
+        ("Stack", execution.stack_name),
+        ("Target", execution.target),
+        ("Commit", execution.commit[:12] if execution.commit else None),
+        ("Snapshot", execution.snapshot[:12] if execution.snapshot else None),
+        ("Replay of", execution.original_exec_id),
+        ("Idempotency key", execution.idempotency_key),
+        ("Runner", f"{execution.runner.pid} on {execution.runner.host.split()[0]}" if execution.runner else None),
+        ("Attempts", str(len(execution.attempts)) if len(execution.attempts) > 1 else None),
+    ]
+    return [(name, value) for name, value in known if value]
+
+
+def _row(
+    line: Line,
+    scale: Scale,
+    read: Read,
+    printed: dict[str | None, str],
+    saved: dict[str | None, list[dict[str, str]]],
+) -> dict[str, Any]:
+    subject = line.subject
+    bars = [
+        {
+            "kind": "done" if part.kind == "done" else f"{part.kind}-bar",
+            "at": _percent(scale.place(part.start)),
+            "width": _percent(scale.place(part.end) - scale.place(part.start)),
+        }
+        for part in line.segments
+    ]
+    row: dict[str, Any] = {
+        "name": subject.name,
+        "status": subject.status,
+        "bars": bars,
+        "took": duration(line.end - line.start),
+        "question": "",
+        "error": None,
+        "attempts": [],
+        "artifacts": [],
+        "logs": "",
+        "dot": subject.status,
+    }
+    if isinstance(subject, Wait):
+        return row | _of_wait(subject, read)
+    return row | _of_call(subject, line, read, printed, saved)
+
+
+def _of_wait(wait: Wait, read: Read) -> dict[str, Any]:
+    values = [("Schema", _text(wait.schema))] if wait.schema else []
+    if wait.value is not None:
+        values.append(("Answer", _shown(wait.value, read)))
+    if wait.metadata:
+        values.append(("Metadata", _text(wait.metadata)))
+    by = f" by {wait.by}" if wait.by else ""
+    return {
+        "note": "wait",
+        "shown": values,
+        "question": wait.question or "",
+        "find": f"{wait.name} {wait.wait_id}".lower(),
+        "foot": f"wait {wait.wait_id}, {wait.status}{by}",
+    }
+
+
+def _of_call(
+    call: CheckpointCall,
+    line: Line,
+    read: Read,
+    printed: dict[str | None, str],
+    saved: dict[str | None, list[dict[str, str]]],
+) -> dict[str, Any]:
+    values = [("Arguments", _text(call.args))] if call.args is not None else []
+    if call.output is not None:
+        values.append(("Output", _shown(call.output, read)))
+    if call.metadata:
+        values.append(("Metadata", _text(call.metadata)))
+    notes, foot, dot = [], [f"call {call.call_id}"], call.status
+    row: dict[str, str] = {}
+    if len(call.attempts) > 1:
+        notes.append(f"{len(call.attempts)} attempts")
+    if call.cached_from:
+        notes.append("cached")
+        foot.append(f"result computed by {call.cached_from}")
+        row["dot"] = "cached"
+    if call.original_call_id:
+        notes.append("replayed")
+        foot.append(f"result of call {call.original_call_id} of the execution that this one replays")
+        row |= {"dot": "replayed", "took": "-"}
+    if call.input_digest:
+        foot.append(f"inputs {call.input_digest[:12]}")
+    return {
+        "dot": dot,
+        "note": ", ".join(notes),
+        "shown": values,
+        "error": call.failure,
+        "attempts": _attempts(call, line) if len(call.attempts) > 1 or call.failure else [],
+        "artifacts": saved.get(call.call_id, []),
+        "logs": printed.get(call.call_id, ""),
+        "find": f"{call.name} {call.call_id}".lower(),
+        "foot": " · ".join(foot),
+    } | row
+
+
+def _attempts(call: CheckpointCall, line: Line) -> list[dict[str, Any]]:
+    shown = []
+    for one, part in zip(call.attempts, line.segments, strict=False):
+        failure = one.failure
+        shown.append(
+            {
+                "number": one.number,
+                "status": one.status if one.status != "running" or one is call.attempts[-1] else "cut off",
+                "began": f"+{duration(part.start)}",
+                "took": duration(part.end - part.start),
+                "why": f"{failure.type}: {failure.message}" if failure else "",
+                "traceback": failure.traceback if failure else "",
+            }
+        )
+    return shown
+
+
+def _by_call(logs: Iterable[LogLine]) -> dict[str | None, str]:
+    kept: dict[str | None, list[str]] = {}
+    for line in logs:
+        mark = "" if line.stream == "stdout" else f"{line.level or line.stream}: "
+        kept.setdefault(line.call, []).append(f"{line.at[11:23]}  {mark}{line.text}")
+    return {call: "\n".join(_last(lines)) for call, lines in kept.items()}
+
+
+def _last(lines: list[str]) -> list[str]:
+    if len(lines) <= SHOWN_LINES:
+        return lines
+    return [f"… {len(lines) - SHOWN_LINES:,} lines before these", *lines[-SHOWN_LINES:]]
+
+
+def _shown(value: Value, read: Read) -> str:
+    if value.stored == "object":
+        kind = f"{value.type}, " if value.type else ""
+        return f"{kind}{value.format}, {_bytes(value.size)}; stored as an object of its own"
+    return _text(read(value))
+
+
+def _text(value: Any) -> str:
+    """Text as it is, everything else as JSON; cut where it is long."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2, default=repr)
+    if len(text) <= SHOWN_TEXT:
+        return text
+    return f"{text[:SHOWN_TEXT]}\n… {len(text) - SHOWN_TEXT:,} more characters"
+
+
+def _bytes(size: int) -> str:
+    amount = float(size)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if amount < 1024 or unit == "GiB":
+            break
+        amount /= 1024
+    return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
+
+
+def _percent(part: float) -> str:
+    return f"{part * 100:.3f}".rstrip("0").rstrip(".")
+
+
+def _ticks(length: float, scale: Scale) -> list[dict[str, str]]:
+    """Round times at even distances, the shortened ones named, and the end."""
+    ticks = [{"at": "0", "text": "0", "kind": ""}]
+    taken = [0.0, 1.0]
+    for gap in scale.gaps:
+        middle = (gap.start + gap.end) / 2
+        if all(abs(middle - place) > 0.08 for place in taken):
+            taken.append(middle)
+            ticks.append({"at": _percent(middle), "text": f"≈ {duration(gap.seconds)}", "kind": "gap"})
+    busy = length - sum(gap.seconds for gap in scale.gaps)
+    step = _round_step(busy / 6)
+    for number in range(1, min(int(length / step) + 1, 400)):
+        place = scale.place(number * step)
+        if all(abs(place - other) > 0.09 for other in taken):
+            taken.append(place)
+            ticks.append({"at": _percent(place), "text": duration(number * step), "kind": ""})
+    return [*ticks, {"at": "100", "text": duration(length), "kind": "end"}]
+
+
+def _round_step(seconds: float) -> float:
+    for step in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800):
+        if seconds <= step:
+            return step
+    hours: float = 3600
+    while hours < seconds:
+        hours *= 2
+    return hours

@@ -1,0 +1,142 @@
+"""From moments to places on a line: what a picture of an execution is drawn along. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from typing import Literal
+
+from kitaru.model.address import parse_timestamp
+from kitaru.model.execution import CheckpointCall, Execution
+from kitaru.model.wait import Wait
+
+LONG_GAP = 0.25
+"""A time in which nothing was under way is shortened where it is more than this part of all the rest."""
+
+SHORT_GAP = 0.06
+"""What is left of it: this part of the rest."""
+
+Kind = Literal["done", "failed", "running", "cached", "replayed", "waiting"]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of one line. Seconds since the beginning of the picture."""
+
+    start: float
+    end: float
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One call or wait, with its attempts."""
+
+    subject: CheckpointCall | Wait
+    segments: tuple[Segment, ...]
+
+    @property
+    def start(self) -> float:
+        """When it began."""
+        return self.segments[0].start
+
+    @property
+    def end(self) -> float:
+        """When it ended; for one under way, when it was looked at."""
+        return self.segments[-1].end
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A shortened time: where it is on the line (0 to 1), and how many seconds it stands for."""
+
+    start: float
+    end: float
+    seconds: float
+
+
+class Scale:
+    """Seconds → places from 0 to 1, times of rest shortened."""
+
+    def __init__(self, lines: Sequence[Line], length: float) -> None:
+        """``length`` in seconds, from the beginning to the end of the picture."""
+        knots = [(0.0, 0.0)]
+        gaps: list[tuple[float, float, float]] = []
+        rests = list(_rests(lines, length))
+        busy = max(length - sum(end - start for start, end in rests), 1e-9)
+        place = 0.0
+        for start, end in rests:
+            if end - start <= LONG_GAP * busy:
+                continue
+            place += start - knots[-1][0]
+            knots.append((start, place))
+            gaps.append((place, place + SHORT_GAP * busy, end - start))
+            place += SHORT_GAP * busy
+            knots.append((end, place))
+        whole = place + max(length - knots[-1][0], 0.0) or 1e-9
+        knots.append((max(length, knots[-1][0]), whole))
+        self._times = [time for time, _ in knots]
+        self._places = [place / whole for _, place in knots]
+        self.gaps = tuple(Gap(start / whole, end / whole, seconds) for start, end, seconds in gaps)
+
+    def place(self, seconds: float) -> float:
+        """Where on the line, from 0 to 1."""
+        at = min(max(bisect_right(self._times, seconds) - 1, 0), len(self._times) - 2)
+        begin, end = self._times[at], self._times[at + 1]
+        part = min(max((seconds - begin) / (end - begin), 0.0), 1.0) if end > begin else 0.0
+        return self._places[at] + part * (self._places[at + 1] - self._places[at])
+
+
+def _rests(lines: Sequence[Line], length: float) -> Iterable[tuple[float, float]]:
+    """The times in which no checkpoint was under way; waiting for a person is rest."""
+    reached = 0.0
+    work = [part for line in lines for part in line.segments if part.kind != "waiting"]
+    for part in sorted(work, key=lambda one: one.start):
+        if part.start > reached:
+            yield reached, part.start
+        reached = max(reached, part.end)
+    if length > reached and lines:
+        yield reached, length
+
+
+def draw(execution: Execution, now: datetime) -> tuple[list[Line], float]:
+    """The lines of an execution in the order in which they began, and its length in seconds."""
+    zero = parse_timestamp(execution.started_at or execution.created_at)
+    moments = [parse_timestamp(call.started_at) for call in execution.checkpoints if not _elsewhere(call)]
+    zero = min([zero, *moments])
+    end = parse_timestamp(execution.ended_at) if execution.ended_at else now
+
+    def seconds(text: str | None) -> float:
+        return max(((parse_timestamp(text) if text else end) - zero).total_seconds(), 0.0)
+
+    lines = [_of_call(call, seconds) for call in execution.checkpoints]
+    lines += [
+        Line(wait, (Segment(seconds(wait.opened_at), seconds(wait.answered_at), "waiting"),))
+        for wait in execution.waits
+    ]
+    lines.sort(key=lambda line: line.start)
+    return lines, max([(end - zero).total_seconds(), *(line.end for line in lines)])
+
+
+def _elsewhere(call: CheckpointCall) -> bool:
+    """Whether the call's times are those of another execution, from which its result was taken."""
+    return call.original_call_id is not None
+
+
+def _of_call(call: CheckpointCall, seconds: Callable[[str | None], float]) -> Line:
+    if _elsewhere(call):
+        return Line(call, (Segment(0.0, 0.0, "replayed"),))
+    kinds: dict[str, Kind] = {"completed": "done", "failed": "failed", "running": "running"}
+    if call.cached_from is not None:
+        kinds["completed"] = "cached"
+    parts = [
+        Segment(seconds(one.started_at), max(seconds(one.ended_at), seconds(one.started_at)), kinds[one.status])
+        for one in call.attempts
+    ]
+    for place, (one, after) in enumerate(pairwise(parts)):
+        if one.kind == "running":  # its process died; the next one began when it was taken up again
+            parts[place] = Segment(one.start, min(one.end, after.start), "failed")
+    return Line(call, tuple(parts) or (Segment(seconds(call.started_at), seconds(call.ended_at), kinds[call.status]),))

@@ -1,0 +1,264 @@
+"""The checkpoints of an execution as a picture in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from kitaru.model.execution import CheckpointCall, Execution
+from kitaru.surfaces.views.timeline_scale import Gap, Line, Scale, draw
+from kitaru.surfaces.views.words import Style, bare, count
+
+MOST_LINES = 60
+"""Calls that are drawn one by one; of more there is one line a checkpoint."""
+
+NARROWEST, WIDEST = 40, 160
+LONGEST_NAME = 32
+SHOWN_FAILURES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """The characters that pictures are made of."""
+
+    done: str
+    failed: str
+    running: str
+    cached: str
+    replayed: str
+    waiting: str
+    half: str
+    gap: str
+    rest: str
+    dense: str
+    marks: dict[str, str]
+    cut: str
+
+
+UNICODE = Signs(
+    done="█",
+    failed="▒",
+    running="▓",
+    cached="◆",
+    replayed="◇",
+    waiting="┄",
+    half="▌",
+    gap="≈",
+    rest=" ",
+    dense="░▒▓█",
+    marks={"completed": "✓", "failed": "✗", "running": "…", "open": "?", "answered": "✓", "aborted": "-"},
+    cut="…",
+)
+ASCII = Signs(
+    done="#",
+    failed="x",
+    running=">",
+    cached="o",
+    replayed="o",
+    waiting=".",
+    half="",
+    gap="~",
+    rest=" ",
+    dense=".:+#",
+    marks={"completed": "+", "failed": "x", "running": ">", "open": "?", "answered": "+", "aborted": "-"},
+    cut="~",
+)
+COLOURS = {"done": "good", "failed": "bad", "running": "warn", "cached": "dim", "replayed": "dim", "waiting": "warn"}
+MARK_COLOURS = {"completed": "good", "failed": "bad", "running": "warn", "open": "warn", "aborted": "bad"}
+
+
+def timeline(
+    execution: Execution, style: Style = bare, *, width: int = 100, plain: bool = False, now: datetime | None = None
+) -> list[str]:
+    """The picture: one line a call in the order in which they began, as wide as ``width`` characters at most.
+
+    ``plain``: in ASCII. ``now`` is where what is still under way ends. Empty where there is nothing to draw.
+    """
+    if not execution.checkpoints and not execution.waits:
+        return []
+    signs = ASCII if plain else UNICODE
+    lines, length = draw(execution, now or datetime.now(UTC))
+    scale = Scale(lines, length)
+    width = min(max(width, NARROWEST), WIDEST)
+    if len(lines) > MOST_LINES:
+        return _summary(lines, length, scale, signs, style, width)
+    rows = [_row(line, signs) for line in lines]
+    return _table(rows, [_bar(line, scale, signs, style) for line in lines], length, scale, signs, style, width)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    mark: str
+    mark_colour: str
+    name: str
+    took: str
+    note: str
+
+
+def _row(line: Line, signs: Signs) -> _Row:
+    subject = line.subject
+    mark, colour = signs.marks.get(subject.status, " "), MARK_COLOURS.get(subject.status, "good")
+    took = duration(line.end - line.start)
+    if not isinstance(subject, CheckpointCall):
+        note = "waits for an answer" if subject.status == "open" else f"{subject.status} by {subject.by or 'somebody'}"
+        return _Row(mark, colour, subject.name, took, note)
+    notes = []
+    if subject.cached_from is not None:
+        mark, colour = signs.cached, "dim"
+        notes.append("cached")
+    if subject.original_call_id is not None:
+        mark, colour, took = signs.replayed, "dim", "-"
+        notes.append("replayed")
+    if len(subject.attempts) > 1:
+        notes.append(f"{len(subject.attempts)} attempts")
+    return _Row(mark, colour, subject.name, took, ", ".join(notes))
+
+
+def _table(
+    rows: Sequence[_Row],
+    bars: Sequence[Drawn],
+    length: float,
+    scale: Scale,
+    signs: Signs,
+    style: Style,
+    width: int,
+) -> list[str]:
+    names = min(max([len(row.name) for row in rows] + [10]), max(10, min(LONGEST_NAME, width // 3)))
+    times = max(len(row.took) for row in rows)
+    notes = max(len(row.note) for row in rows) if width >= 70 else 0
+    room = max(width - names - times - notes - 8 - (2 if notes else 0), 8)
+    lines = [style(f"    {'':<{names}} {axis(length, room, scale.gaps, signs)}", "dim")]
+    for row, bar in zip(rows, bars, strict=True):
+        name = row.name if len(row.name) <= names else row.name[: names - 1] + signs.cut
+        text = f"  {style(row.mark, row.mark_colour)} {name:<{names}} {bar(room)}  {row.took:>{times}}"
+        lines.append(f"{text}  {style(row.note, 'dim')}".rstrip() if notes and row.note else text)
+    return lines
+
+
+class Drawn:
+    """A bar that is drawn once it is known how much room there is."""
+
+    def __init__(self, line: Line, scale: Scale, signs: Signs, style: Style) -> None:
+        self._line, self._scale, self._signs, self._style = line, scale, signs, style
+
+    def __call__(self, room: int) -> str:
+        signs = self._signs
+        cells: list[tuple[str, str]] = [(signs.rest, "")] * room
+        for gap in self._scale.gaps:
+            for at in range(_cell(gap.start, room), max(_cell(gap.end, room), _cell(gap.start, room) + 1)):
+                cells[at] = (signs.gap, "dim")
+        for part in self._line.segments:
+            begin, end = self._scale.place(part.start) * room, self._scale.place(part.end) * room
+            first = min(int(begin), room - 1)
+            last = min(max(int(end), first + 1), room)
+            sign, colour = getattr(signs, part.kind), COLOURS[part.kind]
+            for at in range(first, last):
+                cells[at] = (sign, colour)
+            if part.kind == "done" and signs.half and last < room and end - last >= 0.5:
+                cells[last] = (signs.half, colour)
+        return _coloured(cells, self._style)
+
+
+def _bar(line: Line, scale: Scale, signs: Signs, style: Style) -> Drawn:
+    return Drawn(line, scale, signs, style)
+
+
+def _cell(place: float, room: int) -> int:
+    return min(int(place * room), room - 1)
+
+
+def _coloured(cells: Sequence[tuple[str, str]], style: Style) -> str:
+    """The cells, neighbours of one colour together."""
+    parts: list[str] = []
+    text, colour = "", ""
+    for sign, wanted in [*cells, ("", "end")]:
+        if wanted != colour and text:
+            parts.append(style(text, colour) if colour else text)
+            text = ""
+        text, colour = text + sign, wanted
+    return "".join(parts)
+
+
+def axis(length: float, room: int, gaps: Sequence[Gap], signs: Signs) -> str:
+    """``0 s`` at the left, the length at the right, what is shortened said in between."""
+    cells = [" "] * room
+    right = duration(length)
+    marks = [(0, "0"), (room - len(right), right)]
+    marks += [(_cell(gap.start, room), f"{signs.gap}{duration(gap.seconds)}") for gap in gaps]
+    for start, text in marks:
+        place = max(min(start, room - len(text)), 0)
+        if all(cell == " " for cell in cells[max(place - 1, 0) : place + len(text) + 1]):
+            cells[place : place + len(text)] = text
+    return "".join(cells)[:room]
+
+
+def duration(seconds: float) -> str:
+    """``0 ms``, ``3.4 s``, ``2 min 5 s``, ``3 h 12 min``, ``2 d 4 h``."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // part} {smaller}"
+    return f"{whole} s"
+
+
+def _summary(lines: Sequence[Line], length: float, scale: Scale, signs: Signs, style: Style, width: int) -> list[str]:
+    """One line a checkpoint: how many of its calls were under way when, and what came of them."""
+    groups: dict[str, list[Line]] = {}
+    for line in lines:
+        groups.setdefault(line.subject.name, []).append(line)
+    names = min(max(len(name) for name in groups), max(10, min(LONGEST_NAME, width // 3)))
+    says = {name: _counts(group) for name, group in groups.items()}
+    room = max(width - names - min(max(map(len, says.values())), width // 3) - 7, 8)
+    drawn = [style(f"    {'':<{names}} {axis(length, room, scale.gaps, signs)}", "dim")]
+    for name, group in list(groups.items())[:MOST_LINES]:
+        worst = next((one for one in ("failed", "running", "open") if _has(group, one)), "completed")
+        shown = name if len(name) <= names else name[: names - 1] + signs.cut
+        mark = style(signs.marks[worst], MARK_COLOURS[worst])
+        density = _density(group, scale, signs, room)
+        drawn.append(f"  {mark} {shown:<{names}} {style(density, MARK_COLOURS[worst])}  {says[name]}")
+    if len(groups) > MOST_LINES:
+        drawn.append(style(f"    and {count(len(groups) - MOST_LINES, 'more checkpoint')}", "dim"))
+    failed = [line.subject for line in lines if line.subject.status == "failed"]
+    for call in failed[:SHOWN_FAILURES]:
+        reason = getattr(call, "failure", None)
+        text = f"{reason.type}: {reason.message}".splitlines()[0] if reason else ""
+        where = call.call_id if isinstance(call, CheckpointCall) else call.wait_id
+        drawn.append(f"  {style(signs.marks['failed'], 'bad')} {call.name} ({where})  {text[: width - 10]}".rstrip())
+    if len(failed) > SHOWN_FAILURES:
+        drawn.append(style(f"    and {len(failed) - SHOWN_FAILURES} more failed", "dim"))
+    return drawn
+
+
+def _has(group: Sequence[Line], status: str) -> bool:
+    return any(line.subject.status == status for line in group)
+
+
+def _counts(group: Sequence[Line]) -> str:
+    failed = sum(line.subject.status == "failed" for line in group)
+    running = sum(line.subject.status in ("running", "open") for line in group)
+    cached = sum(getattr(line.subject, "cached_from", None) is not None for line in group)
+    times = sorted(line.end - line.start for line in group)
+    said = [f"{len(group):,} x {duration(times[len(times) // 2])}"]
+    said += [f"{number:,} {what}" for number, what in ((failed, "failed"), (running, "running")) if number]
+    return ", ".join([*said, *([f"{cached:,} cached"] if cached else [])])
+
+
+def _density(group: Sequence[Line], scale: Scale, signs: Signs, room: int) -> str:
+    """In each cell, how many were under way at once, against the most there were in any."""
+    changes = [0] * (room + 1)
+    for line in group:
+        first = _cell(scale.place(line.start), room)
+        changes[first] += 1
+        changes[max(_cell(scale.place(line.end), room), first) + 1] -= 1
+    heights, height = [], 0
+    for change in changes[:room]:
+        height += change
+        heights.append(height)
+    most = max(max(heights), 1)
+    steps = len(signs.dense)
+    return "".join(signs.dense[-(-one * steps // most) - 1] if one else signs.rest for one in heights)

@@ -1,0 +1,74 @@
+"""Waits and replays for a person at a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from kitaru.model.execution import Execution
+from kitaru.model.replay import ReplayPlan
+from kitaru.model.wait import Wait
+from kitaru.surfaces.views.words import Style, ago, bare, columns
+
+ACTIONS = {"reuse": "dim", "override": "change", "rerun": "add", "incompatible": "bad"}
+
+YES = ("y", "yes", "true")
+NO = ("n", "no", "false")
+
+
+def wait_lines(waits: Sequence[Wait], style: Style = bare) -> list[str]:
+    """What is asked: question, schema, notes."""
+    lines = []
+    for wait in waits:
+        asked = f": {wait.question}" if wait.question else ""
+        lines.append(f"  {style(wait.name, 'bold')}{asked}  {style('asked ' + ago(wait.opened_at), 'dim')}")
+        if wait.schema:
+            lines.append(f"    expects {json.dumps(wait.schema, ensure_ascii=False)}")
+        for name, value in (wait.metadata or {}).items():
+            lines.append(f"    {name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+    return lines
+
+
+def waiting_lines(execution: Execution, style: Style = bare) -> list[str]:
+    """What an execution asks, and how to answer."""
+    waits = execution.open_waits
+    if not waits:
+        return []
+    chosen = f" --wait {waits[0].name}" if len(waits) > 1 else ""
+    return [
+        f"{execution.exec_id} waits for an answer:",
+        *wait_lines(waits, style),
+        f"  answer it: kitaru executions input {execution.exec_id}{chosen} --interactive",
+    ]
+
+
+def prompt(wait: Wait) -> str:
+    """What stands before the cursor."""
+    kind = (wait.schema or {}).get("type")
+    options = (wait.schema or {}).get("enum")
+    if kind == "boolean":
+        return f"{wait.name} [y/n]"
+    if options:
+        return f"{wait.name} [{'/'.join(map(str, options))}]"
+    return wait.name if kind == "string" else f"{wait.name} (JSON)"
+
+
+def read_typed(text: str, wait: Wait) -> Any:
+    """What a person means by ``text``: y and n where a yes or no is asked, bare text where a text is, else JSON."""
+    schema = wait.schema or {}
+    if schema.get("type") == "boolean" and text.lower() in (*YES, *NO):
+        return text.lower() in YES
+    if schema.get("type") == "string" or text in schema.get("enum", ()):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def replay_rows(plan: ReplayPlan, style: Style = bare) -> list[str]:
+    """What a replay does with each recorded call."""
+    rows = [[f"  {call.call_id}", call.name, call.action, call.reason] for call in plan.calls]
+    lines = columns(rows, ["  CALL", "CHECKPOINT", "REPLAY", "WHY"], style)
+    return [*lines, f"  answers taken over: {', '.join(plan.waits)}"] if plan.waits else lines

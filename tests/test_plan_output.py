@@ -1,0 +1,162 @@
+"""A plan as it is shown: short enough for a comment, no name more than a name, and no value of the environment."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from kitaru.model.image import ImageSettings
+from kitaru.model.plan import Build, Change, FlowPlan, Plan, RouteMove
+from kitaru.model.route import Holder
+from kitaru.model.snapshot import Commit, Snapshot
+from kitaru.model.stack import LocalStack, NamedStack
+from kitaru.surfaces.views.plan_markdown import plan_markdown
+from kitaru.surfaces.views.plan_text import plan_lines
+from tests.repository import MANIFEST, Done, Repository, kitaru
+
+COMMENT_LIMIT = 65_536
+
+
+def do(repository: Repository, *arguments: str | Path) -> Done:
+    return kitaru(*arguments, cwd=repository.folder)
+
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "@everyone",
+    "| a | b |",
+    "</details>",
+    "```",
+    "`x`",
+    "a\nb",
+    "<!-- -->",
+    "[click](http://x)",
+)
+
+
+def large_plan(flows: int, files: int) -> Plan:
+    """A plan of many flows with long and hostile words wherever a person or a file name can put them."""
+    stack = NamedStack(name="local", spec=LocalStack(type="local"))
+    planned = []
+    for number in range(flows):
+        bad = HOSTILE[number % len(HOSTILE)]
+        name = f"flow_{number}_{'x' * 80}"
+        snapshot = Snapshot(
+            flow=name,
+            target=f"{bad}.py:flow",
+            source="1" * 64,
+            stack=stack,
+            image=ImageSettings(environment={"TOKEN": "canary-secret"}),
+        )
+        changes = (
+            Change(subject="input_schema", text=f"{bad} removed", breaking=True),
+            Change(subject="source", text="source: files", details=tuple(f"~ {bad}/{n}.py" for n in range(files))),
+        )
+        move = RouteMove(
+            tag="default",
+            before=(Holder(version=1, snapshot="1" * 64),),
+            after=(Holder(version=2, snapshot="2" * 64),),
+            reason="the manifest says so",
+            moved_at="2026-11-21T23:13:18.000000Z",
+            moved_by=bad,
+        )
+        planned.append(
+            FlowPlan(
+                flow=name,
+                action="update",
+                version=2,
+                build=Build(version=2, snapshot_digest=snapshot.digest, snapshot=snapshot, previous=1, changes=changes),
+                moves=(move,),
+                unmanaged=(f"{bad} at v1",),
+                notes=(bad,),
+            )
+        )
+    return Plan(
+        project="research",
+        store="file:///store",
+        base=1,
+        base_entry="e" * 64,
+        manifest="m" * 64,
+        commit=Commit(sha="c" * 40, branch="feature/`x`|<b>", dirty=True),
+        tree="t" * 40,
+        flows=tuple(planned),
+        unmanaged=HOSTILE,
+        warnings=HOSTILE,
+        guards=HOSTILE,
+    )
+
+
+@pytest.mark.parametrize(("flows", "files"), [(1, 1), (3, 2000), (500, 3), (500, 400), (3000, 0)])
+def test_a_comment_fits(flows: int, files: int) -> None:
+    """Under GitHub's limit at any number of flows and files, and it says when something had to go."""
+    text = plan_markdown(large_plan(flows, files))
+    assert len(text) < COMMENT_LIMIT
+    assert text.startswith("<!-- kitaru plan")
+    assert text.rstrip().endswith("</sub>")
+    assert flows < 500 or re.search(r"\d+ flows? more", text)
+
+
+@pytest.mark.parametrize(("flows", "files"), [(len(HOSTILE), 3), (500, 3)])
+def test_hostile_names_stay_names(flows: int, files: int) -> None:
+    """No name opens a tag, a mention, a fence, a comment or a table cell; what folds away folds at its own place."""
+    outside, inside = fenced(plan_markdown(large_plan(flows, files)))
+    text = "\n".join(outside)
+    assert "<script" not in text
+    assert "@everyone" not in text
+    assert text.count("<details>") == text.count("</details>") > 0
+    assert text.count("<!--") == 1
+    tables = [line for line in outside if line.startswith("| `flow_")]
+    assert tables
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables} == {6}
+    assert not re.search(r"(?<!\\)\]\(", text)
+    assert inside
+    assert {line.strip()[:2] for line in inside} == {"! "}
+
+
+def fenced(text: str) -> tuple[list[str], list[str]]:
+    """The lines outside of code blocks, and those inside; a block that never ends is a failure."""
+    lines: tuple[list[str], list[str]] = ([], [])
+    within = False
+    for line in text.splitlines():
+        if line.strip() in ("```diff", "```"):
+            assert (line.strip() == "```diff") != within
+            within = not within
+        else:
+            lines[within].append(line)
+    assert not within
+    return lines
+
+
+def test_no_output_of_a_plan_shows_the_environment() -> None:
+    """Text and Markdown of a plan that holds a secret value show only that there is something."""
+    plan = large_plan(3, 3)
+    assert "canary-secret" not in plan_markdown(plan)
+    assert "canary-secret" not in "\n".join(plan_lines(plan, all_files=True))
+
+
+def test_no_json_of_a_plan_shows_the_environment(repository: Repository) -> None:
+    """-o json goes to logs of CI: it has no value of an environment variable either."""
+    image = "    image: {environment: {TOKEN: canary-secret}}\n    routes:"
+    repository.manifest(MANIFEST.replace("    routes:", image))
+    repository.commit()
+    for form in ("text", "json", "markdown"):
+        done = do(repository, "plan", "-o", form).must()
+        assert "canary-secret" not in done.said
+    done = do(repository, "apply", "--yes", "-o", "json").must()
+    assert "canary-secret" not in done.said
+    repository.manifest(MANIFEST.replace("    routes:", image.replace("canary-secret", "canary-other")))
+    repository.commit()
+    for form in ("text", "json", "markdown"):
+        assert "canary-" not in do(repository, "plan", "-o", form).must().said
+
+
+def test_markdown_of_a_real_plan(repository: Repository, own_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """-o markdown prints the comment alone, and CI's job summary gets the same."""
+    summary = own_world / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    done = do(repository, "plan", "-o", "markdown").must()
+    assert done.out.startswith("<!-- kitaru plan research -->\n### Kitaru plan: `research`")
+    assert summary.read_text().strip() == done.out.strip()
+    do(repository, "plan", "-o", "yaml").refused("expected text, json or markdown")
