@@ -1,0 +1,1 @@
+"""How fast, counted and measured: one module for each goal. ``python -m benchmarks`` runs them all."""
