@@ -13,8 +13,7 @@ import pytest
 
 from kitaru import checkpoint, errors, flow
 from tests.execution_lab import CountingStore, Lab
-
-RAN: list[Any] = []
+from tests.executor_steps import RAN, aadd, add, boom
 
 
 @pytest.fixture(autouse=True)
@@ -25,41 +24,6 @@ def fresh() -> None:
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path / "store")
-
-
-@checkpoint
-def add(a: int, b: int = 1) -> int:
-    RAN.append((a, b))
-    return a + b
-
-
-@checkpoint
-async def aadd(a: int, b: int = 1) -> int:
-    RAN.append((a, b))
-    await asyncio.sleep(0.001)
-    return a + b
-
-
-@checkpoint
-def boom(text: str) -> None:
-    RAN.append(text)
-    raise ValueError(text)
-
-
-@checkpoint(retries=2)
-def flaky(good_at: int) -> int:
-    RAN.append(good_at)
-    if len(RAN) < good_at:
-        raise OSError(f"attempt {len(RAN)}")
-    return len(RAN)
-
-
-@flow
-def chain(n: int) -> int:
-    value = 0
-    for _ in range(n):
-        value = add(value)
-    return value
 
 
 def test_concurrent_checkpoints_share_journal_entries(tmp_path: Path) -> None:

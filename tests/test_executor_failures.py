@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ from kitaru.engine.journal import Stopped
 from kitaru.model.event import Started
 from kitaru.ports import Created, Store, Taken
 from tests.execution_lab import CountingStore, Lab
-
-RAN: list[Any] = []
+from tests.executor_steps import RAN, add, chain, flaky
 
 
 @pytest.fixture(autouse=True)
@@ -27,41 +25,6 @@ def fresh() -> None:
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path / "store")
-
-
-@checkpoint
-def add(a: int, b: int = 1) -> int:
-    RAN.append((a, b))
-    return a + b
-
-
-@checkpoint
-async def aadd(a: int, b: int = 1) -> int:
-    RAN.append((a, b))
-    await asyncio.sleep(0.001)
-    return a + b
-
-
-@checkpoint
-def boom(text: str) -> None:
-    RAN.append(text)
-    raise ValueError(text)
-
-
-@checkpoint(retries=2)
-def flaky(good_at: int) -> int:
-    RAN.append(good_at)
-    if len(RAN) < good_at:
-        raise OSError(f"attempt {len(RAN)}")
-    return len(RAN)
-
-
-@flow
-def chain(n: int) -> int:
-    value = 0
-    for _ in range(n):
-        value = add(value)
-    return value
 
 
 def test_checkpoint_retries_are_further_attempts_each_recorded(lab: Lab) -> None:
