@@ -43,6 +43,8 @@ NOTHING = Value("json", 2, address.digest(b"{}"), "inline", {})
 
 ASKED: tuple[tuple[str, dict[str, str]], ...] = (
     ("plain", {}),
+    ("lost", {"status": "lost"}),
+    ("completed", {"status": "completed"}),
     ("waiting", {"status": "waiting"}),
     ("waiting_of_flow", {"status": "waiting", "flow": "flow_02"}),
     ("running", {"status": "running"}),
@@ -171,5 +173,6 @@ def _write(store: PagedStore, moment: datetime, token: str, flow: str, kind: str
     else:
         note_open(store, PROJECT, exec_id, flow)
         until = address.timestamp(datetime.now(UTC) + timedelta(hours=1))
-        lease = {"runner_id": "r", "at": at, "until": until, "entries": 2, "doing": []}
+        shown = fold(events).summary()
+        lease = {"runner_id": "r", "at": at, "until": until, "entries": 2, "doing": [], "execution": shown}
         store.overwrite(address.lease(PROJECT, exec_id), address.canonical_json(lease))

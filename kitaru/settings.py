@@ -129,3 +129,11 @@ def check_project(name: str) -> str:
             hint="kitaru ... --project NAME",
         )
     return name
+
+
+def ci_branch(sha: str, environ: Mapping[str, str]) -> str | None:
+    """The branch that CI says commit ``sha`` is of, where it checked the commit out without one."""
+    for variable, branch in (("GITHUB_SHA", "GITHUB_REF_NAME"), ("CI_COMMIT_SHA", "CI_COMMIT_BRANCH")):
+        if environ.get(variable) == sha and environ.get(branch):
+            return environ[branch]
+    return None

@@ -129,6 +129,12 @@ def open_store(settings: Settings) -> Store:
     return store
 
 
+def own_store(settings: Settings) -> Store | None:
+    """The store in the user's own folder, where runs are kept until a manifest names another; None before the first."""
+    place = user_folder("data", settings.environ) / "store"
+    return open_store(replace(settings, store=str(place))) if place.is_dir() else None
+
+
 def absolute_store(settings: Settings) -> str:
     """The store's address, the same from every folder: a worker's present folder is another one."""
     protocol, found, place = settings.store.partition("://")
@@ -323,6 +329,13 @@ def process_alive(runner: RunnerInfo) -> bool | None:
     return found
 
 
+def launched_worker(settings: Settings, exec_id: str) -> RunnerInfo | None:
+    """The worker that was last started from here for an execution; None where none is known of."""
+    launched_worker = import_module("kitaru.adapters.local_runner").launched_worker
+    found: RunnerInfo | None = launched_worker(settings.cache / "workers", exec_id)
+    return found
+
+
 def end_process(runner: RunnerInfo, *, hard: bool) -> bool:
     """Tell the process of a runner on this machine to end, or end it; False where there is no such process."""
     ended: bool = import_module("kitaru.adapters.process_signals").end_process(runner, hard=hard)
@@ -335,12 +348,9 @@ def check_answer(schema: Mapping[str, Any] | None, value: Any) -> Sequence[str]:
     return found
 
 
-def ci_branch(sha: str, environ: Mapping[str, str]) -> str | None:
-    """The branch that CI says commit ``sha`` is of, where it checked the commit out without one."""
-    for variable, branch in (("GITHUB_SHA", "GITHUB_REF_NAME"), ("CI_COMMIT_SHA", "CI_COMMIT_BRANCH")):
-        if environ.get(variable) == sha and environ.get(branch):
-            return environ[branch]
-    return None
+def child_output() -> Any:
+    """A context manager: its ``ChildOutput``; None where this program's streams do not lead to its descriptors."""
+    return import_module("kitaru.adapters.child_output").while_it_lasts()
 
 
 def run_order(order: RunOrder) -> int:
@@ -353,16 +363,12 @@ def run_order(order: RunOrder) -> int:
     clock = SystemClock()
     sources = user_folder("cache", environ) / "sources"
     children = import_module("kitaru.adapters.child_output").ChildOutput()
+    mask = secret_mask(environ)
 
     def unpack(source: str, fetch: Callable[[], bytes]) -> Path:
         # Not bundle: it brings pydantic and zstandard, which a worker needs only where the source is not here yet.
         folder: Path = import_module("kitaru.adapters.unpacked").ensure_source(sources, source, fetch)
         return folder
-
-    def forced_end(error: KitaruExecutionError) -> None:
-        # The code that is under way does not react, and its end is recorded: the process has nothing left to do.
-        print(f"error: {error.message}; it did not end by itself", file=sys.stderr, flush=True)
-        os._exit(work.FAILED)
 
     def execute(flow: Any) -> int:
         try:
@@ -377,8 +383,8 @@ def run_order(order: RunOrder) -> int:
                 capture=True,
                 requirements=work.requirements_of(order),
                 lease_seconds=lease_seconds(environ),
-                forced_end=forced_end,
-                mask=secret_mask(environ),
+                forced_end=work.leave_process,
+                mask=mask,
                 children=children,
             )
         except KitaruExecutionError as error:
@@ -388,6 +394,6 @@ def run_order(order: RunOrder) -> int:
 
     loading = import_module("kitaru.authoring.loading")
     code: int = work.run_order(
-        order, store=store, clock=clock, unpack=unpack, load=loading.load_target, execute=execute
+        order, store=store, clock=clock, unpack=unpack, load=loading.load_target, execute=execute, mask=mask
     )
     return code

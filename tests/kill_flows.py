@@ -114,6 +114,14 @@ def noted(label: str, number: int) -> int:
     return number + 13
 
 
+@checkpoint(runtime="isolated")
+def apart(label: str, number: int) -> int:
+    did(label)
+    print(f"line of {{label}}")
+    time.sleep(5 * nap(label))
+    return number + 19
+
+
 @checkpoint
 async def later(label: str, number: int) -> int:
     did(label)
@@ -131,6 +139,16 @@ class Program:
     seed: int
     source: str
     waits: list[str] = field(default_factory=list)
+
+    @property
+    def starts_processes(self) -> bool:
+        """Whether it makes calls of isolated checkpoints."""
+        return " apart(" in self.body or "apart.submit(" in self.body
+
+    @property
+    def body(self) -> str:
+        """The flow itself, without the checkpoints."""
+        return self.source.partition("\n@flow(")[2]
 
     @property
     def target(self) -> str:
@@ -174,6 +192,8 @@ class _Writer:
         ]
         if self._asynchronous:
             steps += [self._gathered, self._gathered]
+        if self._chance.random() < 0.4:
+            steps += [self._apart, self._apart]
         lines = ["v = start", "seen = []"]
         count = self._chance.randint(4, 9)
         failing = self._chance.randrange(count) if self._fails_once else -1
@@ -264,6 +284,18 @@ class _Writer:
 
     def _retried(self) -> list[str]:
         return [f"v = {self._call('flaky', 'v')}"]
+
+    def _apart(self) -> list[str]:
+        """In processes of their own: one that is waited for, or two beside a call that is not."""
+        if self._chance.random() < 0.5:
+            return [f"v = {self._call('apart', 'v')}"]
+        names = [self._name("f") for _ in range(3)]
+        return [
+            f'{names[0]} = apart.submit("{self._label()}", v)',
+            f'{names[1]} = apart.submit("{self._label()}", v + 1)',
+            f'{names[2]} = scale("{self._label()}", v)',
+            f"v = {names[0]}.result() + {names[1]}.result() + {names[2]}",
+        ]
 
     def _asked(self) -> list[str]:
         name = f"w{len(self._waits) + 1}"

@@ -26,7 +26,7 @@ from kitaru.model.event import CheckpointCompleted, Started
 from kitaru.model.execution import Execution
 from tests.execution_lab import PROJECT, Lab
 from tests.kill_child import Child, Cut, Order, Report
-from tests.kill_flows import Program, program
+from tests.kill_flows import EFFECTS, RUN, Program, program
 
 PRELOAD = [
     "tests.kill_child",
@@ -36,6 +36,9 @@ PRELOAD = [
 ]
 PAST = "past-"
 """Begins the labels by which a flow's body says that it has the result of a call."""
+
+ORPHANED = 5.0
+"""Seconds for which a process that a killed runner had started may outlive it."""
 
 KILLS = 6
 """The most kills in one story; then its runner is left alone."""
@@ -49,6 +52,8 @@ class Tally:
     kills: int = 0
     duels: int = 0
     fenced: int = 0
+    orphans_looked_for: int = 0
+    """Runners that may have started processes, and left none of them behind."""
     runs: int = 0
     kinds: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -207,8 +212,21 @@ class Story:
 
     # --- what must hold ---
 
+    def _check_orphans(self, order: Order) -> None:
+        """The runner is gone, and soon so are the processes of its isolated checkpoints."""
+        if not self._program.starts_processes:
+            return
+        deadline = time.monotonic() + ORPHANED
+        while left := processes_of(order):
+            if time.monotonic() > deadline:
+                self._problem(f"{len(left)} processes of run {order.run} outlived it by {ORPHANED:g} s: {left}")
+                return
+            time.sleep(0.01)
+        self._harness.tally.orphans_looked_for += 1
+
     def _check_after(self, lab: Lab, exec_id: str, order: Order) -> None:
         """No entry is lost, changed, doubled or out of sequence, and nothing that was recorded ran again."""
+        self._check_orphans(order)
         names = lab.store.names(address.journal(PROJECT, exec_id))
         entries = lab.entries(exec_id)
         if names != [f"{number:012d}.json" for number in range(1, len(entries) + 1)]:
@@ -322,6 +340,19 @@ class Story:
     def _effects_of(self, run: int) -> list[str]:
         mine = [label for of, _, label in self._effects_all() if of == run]
         return [label for label in mine if label != "body" and not label.startswith(PAST)]
+
+
+def processes_of(order: Order) -> list[int]:
+    """The ids of the processes that the run of this order started for isolated checkpoints, and that live."""
+    marks = {f"{RUN}={order.run}".encode(), f"{EFFECTS}={order.effects}".encode()}
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if marks <= set(path.read_bytes().split(b"\0")):
+                found.append(int(path.parent.name))
+        except OSError:  # it ended meanwhile, or is somebody else's
+            continue
+    return found
 
 
 def _calls(execution: Execution) -> dict[str, tuple[Any, ...]]:

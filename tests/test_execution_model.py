@@ -13,11 +13,14 @@ from pydantic import TypeAdapter
 from kitaru import errors
 from kitaru.model.event import (
     KINDS,
+    AnswerOffered,
     ArtifactSaved,
     AttemptFailed,
     Cancelled,
     CheckpointCompleted,
     CheckpointFailed,
+    CheckpointLost,
+    CheckpointOffered,
     CheckpointStarted,
     Completed,
     Event,
@@ -102,6 +105,24 @@ def test_failed_and_cancelled_are_ends_and_a_failed_one_can_run_again() -> None:
     assert fold([OPENED, Cancelled(at=at(1), by="me")]).status == "cancelled"
 
 
+def test_what_was_under_way_ends_with_the_execution() -> None:
+    """Cancelled, or failed for another reason: its calls are cancelled then, and run when it is taken up again."""
+    begun = [OPENED, Started(at=at(1), runner=RUNNER, attempt=1), *call_events("1", "completed", start=1, end=2)]
+    begun += call_events("2", "running", start=2, end=2)
+    asked = WaitOpened(at=at(3), wait="w1", name="approve")
+    over = fold([*begun, asked, Cancelled(at=at(4), by="Ann")])
+    assert (over.cancelled_by, over.ended_at, over.open_waits) == ("Ann", at(4), ())
+    assert [one.status for one in over.waits] == ["cancelled"]
+    assert [(one.status, one.ended_at) for one in over.checkpoints] == [("completed", at(2)), ("cancelled", at(4))]
+    assert [one.status for one in over.checkpoints[1].attempts] == ["cancelled"]
+    assert [one.status for one in over.attempts] == ["cancelled"]
+    failed = [*begun, asked, Failed(at=at(4), error=ERROR)]
+    assert [one.status for one in fold(failed).checkpoints] == ["completed", "cancelled"]
+    assert [one.status for one in fold(failed).open_waits] == ["open"]
+    again = [*failed, Started(at=at(5), runner=RUNNER, attempt=2), *call_events("2", "running", start=6, end=6)]
+    assert [(one.status, one.ended_at) for one in fold(again).checkpoints][1] == ("running", None)
+
+
 def test_a_call_tells_its_attempts() -> None:
     """Failed tries stay visible beside the one that worked; a call that only failed is failed."""
     events: list[Event] = [OPENED, *call_events("1", "retrying", start=1, end=2)]
@@ -153,6 +174,9 @@ EVENTS: list[Event] = [
     Suspended(at=at(6)),
     WaitAnswered(at=at(7), wait="w1", name="approve", value=VALUE, by="me"),
     WaitAborted(at=at(8), wait="w2", by="me"),
+    CheckpointOffered(at=at(0), call="1", name="a", input_digest="d", output=VALUE, notes=[{"kind": "metadata"}]),
+    CheckpointLost(at=at(8), started=at(1), seen=at(2), call="1", name="a", attempt=1, error=ERROR),
+    AnswerOffered(at=at(0), wait="w1", name="approve", value=VALUE, given=True),
     MetadataLogged(at=at(8), call="1", values={"n": 1}),
     ArtifactSaved(at=at(8), call="1", name="report", type="output", value=VALUE, tags=["a"]),
 ]

@@ -301,7 +301,7 @@ class JournalMachine(RuleBasedStateMachine):
         if not self.slots:
             return
         execution = load(self._store, PROJECT, EXEC)
-        status, completed, running = "pending", set[str](), set[str]()
+        status, completed, running, stopped = "pending", set[str](), set[str](), set[str]()
         for event in (event for _, events in self.slots for event in events):
             if isinstance(event, Started):
                 status = "running"
@@ -309,13 +309,16 @@ class JournalMachine(RuleBasedStateMachine):
                 status = "completed"
             elif isinstance(event, Failed):
                 status = "failed"
+                stopped |= running
+                running = set()
             elif isinstance(event, CheckpointCompleted):
                 completed.add(event.call)
             elif isinstance(event, CheckpointStarted):
                 running.add(event.call)
         assert execution.status == status
         found = {call.call_id: call.status for call in execution.checkpoints}
-        assert found == dict.fromkeys(running - completed, "running") | dict.fromkeys(completed, "completed")
+        expected = dict.fromkeys(stopped, "cancelled") | dict.fromkeys(running, "running")
+        assert found == expected | dict.fromkeys(completed, "completed")
 
     # --- details ---
 

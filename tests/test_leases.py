@@ -17,17 +17,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kitaru import KitaruClient, checkpoint, flow
+from kitaru.adapters.local_runner import launched_worker
 from kitaru.engine.executions import Executions
-from kitaru.engine.journal import Fenced
+from kitaru.engine.journal import Fenced, Journal
 from kitaru.engine.leases import Lease, lapsed, read_lease
-from kitaru.errors import KitaruUsageError
+from kitaru.engine.logs import LogWriter, read_lines
+from kitaru.errors import KitaruStateError, KitaruUsageError
 from kitaru.model import address
 from kitaru.model.address import timestamp
-from kitaru.model.event import CheckpointCompleted, Completed, Started
+from kitaru.model.event import (
+    CheckpointCompleted,
+    CheckpointLost,
+    CheckpointStarted,
+    Completed,
+    Started,
+    decode_entry,
+)
+from kitaru.model.log_line import LogLine
 from kitaru.ports import RunnerInfo
 from kitaru.settings import lease_seconds
 from tests.durable_flows import deployed, ran
-from tests.execution_lab import PROJECT, CountingStore, Lab, WallClock
+from tests.execution_lab import PROJECT, CountingStore, FailingStore, Lab, PowerCut, WallClock
 from tests.repository import Repository, kitaru, until
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -275,6 +285,182 @@ def test_a_killed_runner_is_lost_at_once_and_replaced(house: Repository, tmp_pat
     (tmp_path / "go").touch()
     kitaru("executions", "resume", exec_id, "--wait").must()
     assert ran(tmp_path) == ["step 1", "step 2", "step 2", "step 3"]
+
+
+def test_an_attempt_that_was_killed_is_recorded_by_whoever_goes_on(house: Repository, tmp_path: Path) -> None:
+    """Both attempts are there, the first with why it ended and when it was last seen; so the logs call the second 2."""
+    client, exec_id, runner = begun(house, tmp_path)
+    until(lambda: any(call.call_id == "2" for call in client.executions.get(exec_id).checkpoints))
+    os.kill(runner.pid, signal.SIGKILL)
+    until(lambda: client.executions.get(exec_id).status == "lost")
+    (tmp_path / "go").touch()
+    kitaru("executions", "resume", exec_id, "--wait").must()
+    first, second, third = client.executions.get(exec_id).checkpoints
+    assert [len(call.attempts) for call in (first, second, third)] == [1, 2, 1]
+    lost, completed = second.attempts
+    assert (lost.number, lost.status, completed.number, completed.status) == (1, "failed", 2, "completed")
+    assert lost.failure is not None and lost.failure.type == "RunnerLost"
+    assert f"process {runner.pid}" in lost.failure.message and "without a word" in lost.failure.message
+    assert lost.started_at <= (lost.ended_at or "") <= completed.started_at
+    assert second.status == "completed" and second.failure is None
+    assert "RunnerLost" in kitaru("executions", "get", exec_id, "--output", "json").must().out
+    assert "2 attempts" in kitaru("executions", "get", exec_id).must().out
+
+
+# --- attempts that a runner had under way when it was lost ------------------------------------------------------------
+
+
+TRIES: list[int] = []
+
+
+@checkpoint(retries=1)
+def trying(number: int) -> int:
+    TRIES.append(number)
+    print(f"try {len(TRIES)}")
+    if len(TRIES) == 1:
+        time.sleep(1.5)
+        raise PowerCut
+    if len(TRIES) == 2:
+        raise ConnectionError("not yet")
+    return number
+
+
+@flow
+def trying_flow() -> int:
+    return trying(5)
+
+
+class Unplugged(CountingStore):
+    """What is written after the power went out does not arrive."""
+
+    def create(self, key: str, body: bytes) -> Any:
+        if len(TRIES) > 1:
+            raise PowerCut
+        return super().create(key, body)
+
+
+def test_a_lost_attempt_uses_up_no_retry(lab: Lab) -> None:
+    """A checkpoint with one retry has it still after its runner was lost; attempts are numbered through, also in logs;
+    and for the record of the lost one no entry is written but the one by which the new runner takes over.
+    """
+    TRIES.clear()
+    exec_id = lab.open(trying_flow)
+    with pytest.raises(PowerCut):
+        lab.go_on(trying_flow, exec_id, capture=True)
+    before = len(lab.entries(exec_id))
+    assert isinstance(lab.events(exec_id)[-1], CheckpointStarted)
+    assert lab.go_on(trying_flow, exec_id, capture=True) == 5
+    (call,) = lab.load(exec_id).checkpoints
+    assert [(one.number, one.status, one.failure and one.failure.type) for one in call.attempts] == [
+        (1, "failed", "RunnerLost"),
+        (2, "failed", "ConnectionError"),
+        (3, "completed", None),
+    ]
+    taken = decode_entry(lab.entries(exec_id)[before])
+    assert [type(event) for event in taken.events] == [Started, CheckpointLost]
+    lines, _ = read_lines(lab.store, PROJECT, exec_id)
+    assert [(line.text, line.attempt) for line in lines] == [("try 1", 1), ("try 2", 2), ("try 3", 3)]
+
+
+def test_what_was_lost_is_recorded_once(lab: Lab) -> None:
+    """A runner that is lost as well, before it ran anything, adds nothing to what is known of the first."""
+    TRIES.clear()
+    exec_id = lab.open(trying_flow)
+    with pytest.raises(PowerCut):
+        lab.go_on(trying_flow, exec_id)
+    for _ in range(2):
+        store = FailingStore(lab.store, 2, after=False)
+        with pytest.raises(PowerCut):
+            lab.go_on(trying_flow, exec_id, store=store)
+        TRIES[1:] = []
+    assert sum(isinstance(event, CheckpointLost) for event in lab.events(exec_id)) == 1
+
+
+def test_the_end_of_a_lost_attempt_is_its_runners_last_sign_of_life(lab: Lab) -> None:
+    """The lease tells how long a lost attempt went on at least, though the journal was silent for long."""
+    exec_id = lab.open(holding)
+    slow, fenced = run_in_thread(lab, holding, exec_id)
+    first = until(lambda: lease_of(lab, exec_id))
+    seen = until(lambda: (lease := lease_of(lab, exec_id)) and lease.until > first.until and lease.at)
+    other, outcome = run_in_thread(lab, holding, exec_id)
+    until(lambda: any(isinstance(event, CheckpointLost) for event in lab.events(exec_id)))
+    GATE.set()
+    slow.join(10)
+    other.join(10)
+    assert (outcome, [type(one) for one in fenced]) == (["held"], [Fenced])
+    (call,) = lab.load(exec_id).checkpoints
+    lost, completed = call.attempts
+    assert lost.started_at < timestamp(seen) <= (lost.ended_at or "") <= completed.started_at
+
+
+def test_a_log_line_of_an_attempt_comes_after_its_beginning(lab: Lab) -> None:
+    """Lines are not stored before the journal says that their attempt began, however short it was until then."""
+    journal = Journal(lab.store, PROJECT, lab.open(holding), written=1, write_id="w")
+    journal.buffer(CheckpointStarted(at=timestamp(NOW), call="1", name="hold", attempt=1))
+    seen: list[int] = []
+
+    class Watching(CountingStore):
+        def create(self, key: str, body: bytes) -> Any:
+            seen.append(len(lab.entries(journal.exec_id)))
+            return super().create(key, body)
+
+    logs = LogWriter(Watching(lab.store), PROJECT, journal.exec_id, lambda: None)
+    logs.add(LogLine(timestamp(NOW), "stdout", "said", None, "hold", "1", 1))
+    logs.flush(journal.settle)
+    assert seen == [2]
+    journal.settle()
+    assert journal.written == len(lab.entries(journal.exec_id)) == 2, "nothing more to write, nothing written"
+
+
+# --- runners that never began -----------------------------------------------------------------------------------------
+
+
+def test_a_worker_killed_before_its_first_entry_is_lost_at_once(house: Repository, tmp_path: Path) -> None:
+    """On the machine that launched it nobody waits for a process that is gone: the execution can be resumed."""
+    client = house.client()
+    exec_id = client.deployments.invoke("steps", inputs={"folder": str(tmp_path)}).exec_id
+    worker = launched_worker(client.session.settings.cache / "workers", exec_id)
+    assert worker is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    assert client.executions.get(exec_id).runner is None
+    until(lambda: client.executions.get(exec_id).status == "lost")
+    (tmp_path / "go").touch()
+    assert client.executions.resume(exec_id).wait(30) == [1, 2, 3]
+    assert ran(tmp_path) == ["step 1", "step 2", "step 3"]
+
+
+def test_elsewhere_a_pending_execution_is_given_a_minute(house: Repository, tmp_path: Path) -> None:
+    """Where nobody can see the process, resume is refused, and says how long its runner may still take to begin."""
+    client = house.client()
+    exec_id = client.deployments.invoke("steps", inputs={"folder": str(tmp_path)}).exec_id
+    folder = client.session.settings.cache / "workers"
+    worker = launched_worker(folder, exec_id)
+    assert worker is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    until(lambda: gone(worker.pid))
+    (folder / f"{exec_id}.log").unlink()
+    assert client.executions.get(exec_id).status == "pending"
+    with pytest.raises(KitaruStateError, match=r"not within (59|60) s, it is lost and can be resumed"):
+        client.executions.resume(exec_id)
+
+
+def test_a_worker_that_lives_may_take_its_time(lab: Lab) -> None:
+    """More than a minute after its launch an execution is still pending where its process is seen to live."""
+    exec_id = lab.open(holding)
+    opened = replace(lab.load(exec_id), origin="invoke")
+    process = RunnerInfo("w", "h", 1, "")
+
+    def reader(alive: bool | None, later: float) -> Executions:
+        class Later(WallClock):
+            def now(self) -> datetime:
+                return super().now() + timedelta(seconds=later)
+
+        return Executions(lab.store, PROJECT, Later(), lambda _: alive, 2.0, lambda _: process)
+
+    assert reader(True, 300).held(opened) is True
+    assert reader(None, 30).held(opened) is True
+    assert reader(None, 61).held(opened) is False
+    assert reader(False, 0).held(opened) is False
 
 
 def _events(client: KitaruClient, exec_id: str) -> list[Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import bisect
+import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,11 @@ import kitaru
 from kitaru import checkpoint, flow
 from kitaru.engine import listing
 from kitaru.engine.executions import Executions
-from kitaru.engine.journal import encode_summary
+from kitaru.engine.journal import encode_summary, load
 from kitaru.errors import KitaruUserCodeError
 from kitaru.model import address
 from kitaru.model.event import (
+    CheckpointCompleted,
     Completed,
     Event,
     ExecutionOptions,
@@ -203,6 +206,109 @@ def test_twenty_of_a_hundred_thousand_cost_thirty_requests(crowd: World, asked: 
             assert (execution.flow_name, execution.status) == ("X", "waiting")
 
 
+def running(world: World, name: str, age: timedelta, entries: int) -> str:
+    """One that runs, with a journal of so many entries, and what its runner leaves in the store."""
+    exec_id = world.add(age, name, "running")
+    at = address.timestamp(NOW - timedelta(seconds=5))
+    for number in range(3, entries + 1):
+        done = CheckpointCompleted(
+            at=at, started=at, call=str(number), name="step", attempt=1, input_digest="", output=NOTHING
+        )
+        world.store.put(address.journal_entry(PROJECT, exec_id, number), encode_entry(number, f"w{number}", [done]))
+    lease = {
+        "runner_id": "r",
+        "at": at,
+        "until": address.timestamp(NOW + timedelta(seconds=40)),
+        "entries": entries,
+        "doing": [],
+        "execution": load(world.store, PROJECT, exec_id).summary(),
+    }
+    world.store.put(address.lease(PROJECT, exec_id), address.canonical_json(lease))
+    return exec_id
+
+
+@pytest.fixture(scope="module")
+def busy() -> World:
+    """20,000 executions of a year, more of them lately; 40 wait parked, and the ten newest run, with long journals."""
+    world = World()
+    for number in range(20_000):
+        age = timedelta(days=365) * ((20_000 - number) / 20_000) ** 2 + timedelta(seconds=90)
+        name = "rare" if number % 800 == 0 else "X" if number % 2 else "Y"
+        world.hint_only(age, name, "failed" if number % 10 == 1 else "completed")
+    for hours in range(1, 21):
+        world.add(timedelta(hours=hours * 9), "X", "waiting")
+        world.add(timedelta(hours=hours * 9), "Y", "waiting")
+    for seconds in range(10):
+        running(world, "X" if seconds % 2 else "Y", timedelta(seconds=60 + seconds), 100)
+    return world
+
+
+@pytest.mark.parametrize("name", [None, "X", "rare"])
+@pytest.mark.parametrize("status", [None, "waiting", "running", "lost", "pending", "failed", "completed", "cancelled"])
+def test_no_filter_costs_more_where_some_run_and_many_wait(busy: World, name: str | None, status: str | None) -> None:
+    """With ten running and forty parked, each combination of filters is answered with at most thirty requests."""
+    found = busy.list(flow=name, status=status, limit=20)
+    assert busy.store.requests <= 30
+    there = {
+        (None, None): 20, (None, "waiting"): 20, (None, "running"): 10, (None, "failed"): 20, (None, "completed"): 20,
+        ("X", None): 20, ("X", "waiting"): 20, ("X", "running"): 5, ("X", "failed"): 20, ("X", "completed"): 20,
+        ("rare", None): 20, ("rare", "completed"): 20,
+    }  # fmt: skip
+    assert len(found) == there.get((name, status), 0)
+
+
+def test_a_live_execution_costs_one_read(busy: World) -> None:
+    """What its runner's lease says of it is shown, and its journal, however long, is not read."""
+    assert len(busy.list(status="running")) == 10
+    reads = busy.store.requests
+    assert len(busy.list(status="running", limit=3)) == 3
+    assert reads - busy.store.requests == 7
+
+
+def test_a_lease_vouches_only_for_a_runner_that_lives(world: World) -> None:
+    """A dead process, a lapsed lease, another runner's lease, and none at all: then the journal is asked."""
+    dead, lapsed, other, bare = (running(world, "f", timedelta(minutes=5, seconds=n), 4) for n in range(4))
+    world.alive[world.reader.get(dead).runner.pid] = False  # type: ignore[union-attr]
+    for one, key, value in (
+        (lapsed, "until", address.timestamp(NOW - timedelta(seconds=1))),
+        (other, "runner_id", "another"),
+    ):
+        where = address.lease(PROJECT, one)
+        world.store.put(where, address.canonical_json({**json.loads(world.store.bodies[where]), key: value}))
+    world.store.remove(address.lease(PROJECT, bare))
+    assert world.list(status="lost") == [dead, lapsed, other, bare]
+    assert world.list(status="running") == []
+
+
+def test_a_run_that_ends_is_never_shown_as_running(world: World) -> None:
+    """From before its end is recorded its lease is not believed, so that no list shows it as it was."""
+    exec_id = running(world, "f", timedelta(minutes=5), 4)
+    assert world.list(status="running") == [exec_id]
+    opened = next(event for event in world.events(timedelta(0), "f", "pending") if isinstance(event, Opened))
+    presence = listing.Presence(world.store, PROJECT, replace(opened, exec_id=exec_id))
+    presence.written = True
+    presence.ending()
+    assert world.list(status="running") == [exec_id]
+    end = Completed(at=address.timestamp(NOW), output=NOTHING)
+    world.store.put(address.journal_entry(PROJECT, exec_id, 5), encode_entry(5, "w5", [end]))
+    assert world.list(status="completed") == [exec_id]
+    assert world.list(status="running") == []
+
+
+def test_an_execution_that_asks_is_found_whatever_its_lease_says(world: World) -> None:
+    """The mark is there before the question and stays until the answer: a lease that is behind is not believed."""
+    exec_id = running(world, "f", timedelta(minutes=5), 4)
+    opened = next(event for event in world.events(timedelta(0), "f", "pending") if isinstance(event, Opened))
+    presence = listing.Presence(world.store, PROJECT, replace(opened, exec_id=exec_id))
+    presence.ask("w1")
+    asked = WaitOpened(at=address.timestamp(NOW), wait="w1", name="w1")
+    world.store.put(address.journal_entry(PROJECT, exec_id, 5), encode_entry(5, "w5", [asked]))
+    assert world.list(status="waiting") == [exec_id]
+    presence.answered("w1")
+    assert world.list(status="waiting") == []
+    presence.end()
+
+
 @pytest.fixture
 def world() -> World:
     return World()
@@ -337,8 +443,9 @@ def test_a_run_leaves_its_hints_and_takes_them_back(tmp_path: Path, monkeypatch:
     ]
 
 
-def test_a_fresh_result_is_listed_at_once(tmp_path: Path) -> None:
+def test_a_fresh_result_is_listed_at_once(own_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever has a result in hand finds it in every list, though its hints may still be on their way."""
+    monkeypatch.chdir(own_world)
     BROKEN[0] = False
     for _ in range(5):
         handle = breaking.run()

@@ -44,6 +44,11 @@ NOT_APPLIED = (
 HEADER = b"--- kitaru worker "
 """Opens the part of a log file that belongs to one launch: a resumed execution has several."""
 
+PROCESS = b"--- kitaru process "
+"""Begins the line that says, as JSON, which process was launched; somewhere in that part."""
+
+_PROCESS_LINE = re.compile(rb"^" + PROCESS + rb"(\{.*\})\n", re.MULTILINE)
+
 OUTPUT = {"PYTHONIOENCODING": "utf-8:backslashreplace"}
 """Of every worker, whatever the caller's locale: no flow fails because of a letter that it prints."""
 
@@ -115,6 +120,8 @@ class LocalRunner:
                 hint=f"see that {self._log_dir} and {self._cache} can be written and the disk is not full",
             ) from error
         info = describe_process(process.pid)
+        with suppress(OSError):  # a hint, for whoever finds that nothing came of it
+            self._note(order.exec_id, info)
         # Somebody has to take the exit code, or the dead worker stays as a zombie for as long as this process lives.
         threading.Thread(target=process.wait, name=f"kitaru-reap-{process.pid}", daemon=True).start()
         with suppress(OSError):
@@ -134,11 +141,11 @@ class LocalRunner:
             body = self._log(exec_id).read_bytes()
         except OSError:
             return ""
-        newest = body.rpartition(HEADER)[2].partition(b"\n")[2]
+        newest = _PROCESS_LINE.sub(b"", body.rpartition(HEADER)[2].partition(b"\n")[2])
         return newest[-TAIL:].decode("utf-8", "replace").strip()
 
     def _log(self, exec_id: str) -> Path:
-        return self._log_dir / f"{exec_id}.log"
+        return _log(self._log_dir, exec_id)
 
     def _tell(self, message: str) -> None:
         if self._report is not None:
@@ -167,6 +174,16 @@ class LocalRunner:
                     f"can't start the worker with {python}: {error.strerror or error}",
                     hint="check that this Python exists and may be executed",
                 ) from error
+
+    def _note(self, exec_id: str, process: RunnerInfo) -> None:
+        known = {
+            "runner_id": process.runner_id,
+            "host": process.host,
+            "pid": process.pid,
+            "started": process.started,
+        }
+        with open(self._log(exec_id), "ab", buffering=0) as log:
+            log.write(PROCESS + json.dumps(known).encode() + b"\n")
 
     def _prune_logs(self) -> None:
         """Once a day, remove the logs of workers that last wrote long ago."""
@@ -256,6 +273,25 @@ class LocalRunner:
                 )
             variables.update(values)
         return variables
+
+
+def launched_worker(log_dir: Path, exec_id: str) -> RunnerInfo | None:
+    """The worker that was last launched with these logs for the execution; None where none is known of."""
+    try:
+        newest = _log(log_dir, exec_id).read_bytes().rpartition(HEADER)[2]
+    except OSError:
+        return None
+    found = _PROCESS_LINE.search(newest)
+    if found is None:
+        return None
+    try:
+        return RunnerInfo(**json.loads(found[1]))
+    except (ValueError, TypeError):
+        return None
+
+
+def _log(folder: Path, exec_id: str) -> Path:
+    return folder / f"{exec_id}.log"
 
 
 def secret_variable(name: str) -> str:

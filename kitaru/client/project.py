@@ -20,6 +20,7 @@ from kitaru.errors import KitaruConflictError, KitaruManifestError, KitaruUsageE
 from kitaru.model.address import short
 from kitaru.model.plan import Plan
 from kitaru.model.snapshot import Commit
+from kitaru.settings import ci_branch
 
 if TYPE_CHECKING:
     from kitaru.engine.applier import Applier
@@ -86,7 +87,7 @@ class Project:
     def _on_branch(self, commit: Commit) -> Commit:
         if commit.branch is not None:
             return commit
-        return commit.model_copy(update={"branch": wiring.ci_branch(commit.sha, self._session.settings.environ)})
+        return commit.model_copy(update={"branch": ci_branch(commit.sha, self._session.settings.environ)})
 
     def validate(self) -> Checked:
         """Every check that needs no store: manifest, targets, inputs. Raises with all problems at once."""

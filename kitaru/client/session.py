@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kitaru import wiring
 from kitaru.errors import KitaruIntegrityError
 from kitaru.model import address
+from kitaru.model.recorded import RunnerRecord
 from kitaru.ports import ManifestFile, Reporter, RunnerInfo, Store
 from kitaru.settings import Asked, Settings, actor, lease_seconds
 
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 class Session:
     """One client's connection: everything is made when it is first needed, and then kept."""
 
-    def __init__(self, asked: Asked, reporter: Reporter | None = None) -> None:
+    def __init__(self, asked: Asked, reporter: Reporter | None = None, *, hosts_runs: bool = False) -> None:
+        """``hosts_runs``: this process exists for what it runs; see ``KitaruClient``."""
         self.asked = asked
+        self.hosts_runs = hosts_runs
         self.clock = wiring.SystemClock()
         self.reporter: Reporter = reporter or wiring.Silent()
 
@@ -54,11 +57,27 @@ class Session:
     @cached_property
     def executions(self) -> Executions:
         """The project's executions."""
+        return self.executions_in(self.store, self.project)
+
+    def executions_in(self, store: Store, project: str) -> Executions:
+        """The executions of any project in any store."""
         # Late: a plan looks at them only where it would remove a flow.
         made: Executions = import_module("kitaru.engine.executions").Executions(
-            self.store, self.project, self.clock, self._alive, lease_seconds(self.settings.environ)
+            store, project, self.clock, self._alive, lease_seconds(self.settings.environ), self._launched
         )
         return made
+
+    def _launched(self, execution: Execution) -> RunnerInfo | None:
+        """The process that is to run an execution whose journal knows no runner yet, where that is known here."""
+        opener = execution.opener
+        if opener is not None:
+            return RunnerInfo(opener.runner_id, opener.host, opener.pid, opener.started)
+        return wiring.launched_worker(self.settings, execution.exec_id)
+
+    def this_process(self) -> RunnerRecord:
+        """This process, as the one that is about to run an execution."""
+        here = wiring.this_process()
+        return RunnerRecord(here.runner_id, here.host, here.pid, here.started)
 
     def _alive(self, runner: RunnerInfo) -> bool | None:
         return wiring.process_alive(runner)

@@ -14,10 +14,13 @@ from kitaru.model.event import (
     AttemptFailed,
     CheckpointCompleted,
     CheckpointFailed,
+    CheckpointLost,
+    CheckpointOffered,
     CheckpointStarted,
     Event,
     Failed,
     Failure,
+    Suspended,
     Value,
 )
 
@@ -68,8 +71,8 @@ class RecordedCall:
     """What the journal knows about one key.
 
     ``attempts`` counts failed ones; ``open_attempts`` those since the last that was final. ``failure`` is a final one
-    that the flow body went on from, in its present attempt. ``seeded``: taken from the execution that this one replays;
-    an offer, which a call that differs does not take. A seed without an input digest fits whatever the inputs are.
+    that the flow body went on from, in its present attempt. ``offer``: the result is taken from the execution that this
+    one replays, and that is not recorded yet.
     """
 
     name: str
@@ -78,12 +81,11 @@ class RecordedCall:
     attempts: int = 0
     open_attempts: int = 0
     failure: Failure | None = None
-    seeded: bool = False
+    offer: CheckpointOffered | None = None
 
     def is_of(self, call: CallIdentity) -> bool:
         """Whether ``call`` is the recorded one."""
-        same_inputs = self.input_digest == call.input_digest or (self.seeded and not self.input_digest)
-        return self.name == call.name and same_inputs
+        return self.name == call.name and self.input_digest == call.input_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +143,15 @@ def recorded_calls(events: Iterable[Event]) -> dict[str, RecordedCall]:
             calls = {key: replace(call, failure=None) for key, call in calls.items()}
             final = {}
             continue
+        if isinstance(event, CheckpointLost):
+            note_lost(calls, event)
         if not isinstance(event, (CheckpointStarted, CheckpointCompleted, CheckpointFailed)):
             continue
         began = event.at if isinstance(event, CheckpointStarted) else event.started
         for key in [key for key, failed in final.items() if key != event.call and began >= failed.at]:
             calls[key] = replace(calls[key], failure=final.pop(key).error)
         if isinstance(event, CheckpointCompleted):
-            seeded = event.original_call_id is not None
-            calls[event.call] = RecordedCall(event.name, event.input_digest, event.output, seeded=seeded)
+            calls[event.call] = RecordedCall(event.name, event.input_digest, event.output)
             final.pop(event.call, None)
         elif isinstance(event, CheckpointFailed):
             note_failure(calls, event)
@@ -167,14 +170,37 @@ def note_failure(calls: dict[str, RecordedCall], event: CheckpointFailed) -> Non
     calls[event.call] = RecordedCall(event.name, event.input_digest, None, attempts, still_open)
 
 
+def note_lost(calls: dict[str, RecordedCall], event: CheckpointLost) -> None:
+    """Give the number of a lost attempt to no other one in ``calls``; it uses up no retry."""
+    known = calls.get(event.call)
+    if known is None:
+        calls[event.call] = RecordedCall(event.name, "", attempts=event.attempt)
+    elif known.output is None:
+        calls[event.call] = replace(known, attempts=max(known.attempts, event.attempt))
+
+
+def calls_under_way(events: Iterable[Event]) -> tuple[CheckpointStarted, ...]:
+    """The attempts whose outcome their runner has not recorded, in the order in which they began.
+
+    One that ended the body in words, or left, had none under way any more.
+    """
+    begun: dict[tuple[str, int], CheckpointStarted] = {}
+    for event in events:
+        if isinstance(event, CheckpointStarted):
+            begun[event.call, event.attempt] = event
+        elif isinstance(event, (CheckpointCompleted, CheckpointFailed, CheckpointLost)):
+            begun.pop((event.call, event.attempt), None)
+        elif isinstance(event, (AttemptFailed, Failed, Suspended)):
+            begun.clear()
+    return tuple(begun.values())
+
+
 def decide(recorded: Mapping[str, RecordedCall], call: CallIdentity) -> Decision:
     """Whether ``call`` takes a recorded result, is run, or stands where the journal has another call."""
     known = recorded.get(call.key)
     if known is None:
         return Compute()
     same = known.is_of(call)
-    if known.seeded and not same:
-        return Compute()
     if known.output is None and known.failure is None:
         return Compute(known.attempts, known.open_attempts if same else 0)
     if not same:

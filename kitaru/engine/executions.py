@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from kitaru.engine import journal
 from kitaru.engine.leases import LEASE_SECONDS, Lease, lapsed, read_lease
-from kitaru.engine.listing import Candidate, Listing, completed_calls, note_end, note_open
+from kitaru.engine.listing import Candidate, Listing, completed_calls, note_end, note_open, note_parked
 from kitaru.errors import KitaruIntegrityError, KitaruUsageError
 from kitaru.model import address
 from kitaru.model.address import parse_timestamp, timestamp
@@ -19,26 +19,44 @@ from kitaru.ports import Clock, RunnerInfo, Store
 Alive = Callable[[RunnerInfo], bool | None]
 """Whether that process still runs; None where it can't be known from here."""
 
+Launched = Callable[[Execution], RunnerInfo | None]
+"""The process that was started for an execution, where it was started from this machine."""
+
 STARTS_WITHIN = timedelta(seconds=60)
-"""An execution that nobody has begun to run after this long has no runner that will."""
+"""An execution that nobody has begun to run after this long has no runner that will, as far as can be seen from here.
+"""
+
+
+def nothing_launched(_execution: Execution) -> RunnerInfo | None:
+    """For a reader that knows of no processes."""
+    return None
 
 
 class Executions:
     """The executions of one project."""
 
     def __init__(
-        self, store: Store, project: str, clock: Clock, alive: Alive, lease_seconds: float = LEASE_SECONDS
+        self,
+        store: Store,
+        project: str,
+        clock: Clock,
+        alive: Alive,
+        lease_seconds: float = LEASE_SECONDS,
+        launched: Launched = nothing_launched,
     ) -> None:
         self._store = store
         self._project = project
         self._clock = clock
         self._alive = alive
         self._lease_seconds = lease_seconds
+        self._launched = launched
         self._listing = Listing(store, project, clock)
 
     def get(self, exec_id: str) -> Execution:
         """The execution, ``lost`` where its runner is known to be gone. ``KitaruUsageError`` where there is none."""
-        return self._with_liveness(journal.load(self._store, self._project, self.full_id(exec_id)))
+        whole = self.full_id(exec_id)
+        entries = journal.read_entries(self._store, self._project, whole)
+        return self._as_it_stands(whole, entries, None)[0]
 
     def full_id(self, text: str) -> str:
         """``text`` itself when it is an id; else the one id that ends or begins with it."""
@@ -72,7 +90,6 @@ class Executions:
             execution = self._look_safely(candidate)
             if execution is None or (flow and execution.flow_name != flow):
                 continue
-            execution = self._with_liveness(execution)
             if execution.status == "lost" and not candidate.under_way:
                 # Its runner never came as far as to say so; when it is older, nothing else would lead to it.
                 note_open(self._store, self._project, execution.exec_id, execution.flow_name)
@@ -96,12 +113,18 @@ class Executions:
             return damaged(self._project, candidate.exec_id, error.message)
 
     def _look(self, candidate: Candidate) -> Execution | None:
-        """From its summary, else from its journal; None for an id that leads nowhere.
+        """From its summary or its runner's lease, else from its journal; None for an id that leads nowhere.
 
-        Hints that are missing or wrong, of one that has ended, are put right.
+        Hints that are missing or wrong, of one that has ended or was left, are put right.
         """
         exec_id = candidate.exec_id
-        if not candidate.under_way:
+        lease = None
+        if candidate.under_way:
+            lease = self.lease(exec_id)
+            shown = lease.shown(self._clock.now()) if lease is not None else None
+            if shown is not None and candidate.asking == (shown.status == "waiting") and self._may_live(shown):
+                return shown
+        else:
             body = self._store.read(address.summary(self._project, exec_id))
             summary = journal.read_summary(body) if body is not None else None
             if summary is not None:
@@ -109,29 +132,64 @@ class Executions:
         entries = journal.read_entries(self._store, self._project, exec_id)
         if not entries:
             return None
-        execution = fold(journal.read_events(entries, exec_id))
+        execution, count = self._as_it_stands(exec_id, entries, lease)
         if execution.ended:
-            note_end(self._store, execution, len(entries), completed_calls(execution))
+            note_end(self._store, execution, count, completed_calls(execution))
+        elif execution.suspended_at is not None and candidate.under_way:
+            note_parked(self._store, execution, count, completed_calls(execution))
         return execution
 
-    def _with_liveness(self, execution: Execution) -> Execution:
-        if execution.status not in ("pending", "running"):
-            return execution
-        return execution if self.held(execution) else replace(execution, status="lost")
+    def _as_it_stands(self, exec_id: str, entries: tuple[bytes, ...], lease: Lease | None) -> tuple[Execution, int]:
+        """The execution of this journal, ``lost`` where nobody has it; and how many entries there are by now."""
+        while True:
+            execution = (
+                fold(journal.read_events(entries, exec_id))
+                if entries
+                else journal.load(self._store, self._project, exec_id)
+            )
+            if execution.status not in ("pending", "running") or self.held(execution, lease):
+                return execution, len(entries)
+            # Its runner may have written, and ended, between the look at the journal and the look at the process.
+            newer = journal.read_entries(self._store, self._project, exec_id, entries)
+            if len(newer) == len(entries):
+                return replace(execution, status="lost"), len(entries)
+            entries = newer
 
-    def held(self, execution: Execution) -> bool:
-        """Whether a runner has it, or may yet begin with it: nobody else should go on with it then."""
+    def held(self, execution: Execution, lease: Lease | None = None) -> bool:
+        """Whether a runner has it, or may yet begin with it: nobody else should go on with it then.
+
+        ``lease``: its newest lease, where that was read already.
+        """
         if execution.ended or execution.suspended_at is not None:
             return False
         if execution.runner is None:
-            return self._clock.now() - parse_timestamp(execution.created_at) <= STARTS_WITHIN
-        if self._alive(_info(execution.runner)) is False:
+            return self.may_begin_within(execution) > 0
+        if not self._may_live(execution):
             return False
         since = execution.runner_since or execution.created_at
         now = self._clock.now()
         if not lapsed(None, "", since, now, self._lease_seconds):
             return True
-        return not lapsed(self.lease(execution.exec_id), execution.runner.runner_id, since, now, self._lease_seconds)
+        newest = lease or self.lease(execution.exec_id)
+        return not lapsed(newest, execution.runner.runner_id, since, now, self._lease_seconds)
+
+    def may_begin_within(self, execution: Execution) -> float:
+        """The seconds in which a runner of which the journal knows nothing may yet begin; 0 where none will.
+
+        Where its process was started on this machine and has ended, that is known at once; a worker that lives may take
+        its time.
+        """
+        process = self._launched(execution)
+        alive = self._alive(process) if process is not None else None
+        if alive is False:
+            return 0.0
+        if alive and execution.origin == "invoke":
+            return float("inf")
+        waited = self._clock.now() - parse_timestamp(execution.created_at)
+        return max(0.0, (STARTS_WITHIN - waited).total_seconds())
+
+    def _may_live(self, execution: Execution) -> bool:
+        return execution.runner is not None and self._alive(_info(execution.runner)) is not False
 
     def lease(self, exec_id: str) -> Lease | None:
         """The newest sign of life of the execution's runner: one read."""

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from kitaru.errors import KitaruStoreError, KitaruUsageError
 from kitaru.model import address
@@ -208,6 +209,14 @@ class Journal:
             self._writing = True
         self._write(_Batch())
 
+    def settle(self) -> None:
+        """Return when every event that was given until now is durable, or can't become so any more."""
+        with self._guard:
+            if self._stopped is not None or not (self._writing or self._buffered):
+                return
+        with suppress(Exception, Fenced, Stopped):
+            self.commit()
+
     def commit(self, *events: Event, replaces: CheckpointStarted | None = None) -> None:
         """Make ``events`` durable. ``replaces``: a buffered event that they make superfluous.
 
@@ -256,10 +265,10 @@ class Journal:
                 self._next = None
             events = self._buffered + batch.events
             self._buffered = []
-            number = self._written + 1
+            number = self._written + bool(events)
             problem = self._stopped
         try:
-            if problem is None:
+            if problem is None and events:
                 self._create(number, encode_entry(number, f"{self._write_id}.{number}", events))
         except BaseException as error:
             problem = error

@@ -61,4 +61,5 @@ class Keeper:
             if self._logs is not None and (woken or now >= logs_due):
                 logs_due = now + LOG_DELAY
                 if not self._logs.empty:
-                    self._logs.flush()
+                    # Whoever finds a line of an attempt finds in the journal that it began.
+                    self._logs.flush(self._journal.settle)

@@ -1,13 +1,15 @@
 """A runner's sign of life in the store, for readers on other machines.
 
-The lease is a hint: whoever believes it lapsed takes over by writing the next entry of the journal, and the runner that
-was only slow, or asleep, finds its own next entry taken and stops.
+The lease is a hint, which also says how the execution stands, for lists that look at many. Whoever believes that it
+lapsed takes over by writing the next entry of the journal, and the runner that was only slow, or asleep, finds its own
+next entry taken and stops.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,8 @@ from kitaru.engine.journal import Fenced
 from kitaru.errors import KitaruStoreError
 from kitaru.model import address
 from kitaru.model.address import canonical_json, parse_timestamp, timestamp
+from kitaru.model.event import CheckpointLost, Failure, Started
+from kitaru.model.execution import Execution, fold
 
 if TYPE_CHECKING:
     # Readers need no runner.
@@ -30,12 +34,29 @@ RENEWAL_PART = 2 / 9
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """``until``: when it lapses. ``doing``: the calls under way when it was written, each with ``since``."""
+    """``until``: when it lapses. ``doing``: the calls under way when it was written, each with ``since``.
+
+    ``execution``: how it stood then, without checkpoints, waits and artifacts; None where the lease does not say.
+    """
 
     runner_id: str
     until: datetime
     entries: int
     doing: tuple[dict[str, Any], ...]
+    at: datetime | None = None
+    execution: dict[str, Any] | None = None
+
+    def shown(self, now: datetime) -> Execution | None:
+        """The execution as a list shows it while its runner is at work; None where the lease doesn't vouch for it."""
+        if self.execution is None or self.until < now:
+            return None
+        try:
+            found = Execution.from_json(self.execution)
+        except (ValueError, TypeError, KeyError):
+            return None
+        if found.status not in ("running", "waiting") or found.runner is None:
+            return None
+        return found if found.runner.runner_id == self.runner_id else None
 
 
 def read_lease(body: bytes) -> Lease | None:
@@ -47,6 +68,8 @@ def read_lease(body: bytes) -> Lease | None:
             parse_timestamp(content["until"]),
             int(content["entries"]),
             tuple(dict(one) for one in content["doing"]),
+            parse_timestamp(content["at"]) if "at" in content else None,
+            dict(content["execution"]) if "execution" in content else None,
         )
     except (ValueError, KeyError, TypeError):
         return None
@@ -59,6 +82,33 @@ def lapsed(lease: Lease | None, runner_id: str, since: str, now: datetime, secon
     return parse_timestamp(since) + timedelta(seconds=seconds) < now
 
 
+def lost_attempts(run: RunState) -> list[CheckpointLost]:
+    """What a runner that takes over records of the attempts that its predecessor had under way.
+
+    One read, where there are any: of the predecessor's lease, for its last sign of life.
+    """
+    if not run.history.under_way:
+        return []
+    last = next(event.runner for event in reversed(run.history.headlines[:-1]) if isinstance(event, Started))
+    lease = None
+    with suppress(KitaruStoreError):
+        body = run.store.read(address.lease(run.project, run.exec_id))
+        lease = read_lease(body) if body is not None else None
+    seen = run.history.seen
+    if lease is not None and lease.at is not None and lease.runner_id == last.runner_id:
+        seen = max(seen, timestamp(lease.at))
+    at = run.now()
+    error = Failure(
+        type="RunnerLost",
+        message=f"its runner, process {last.pid} on {last.host.split()[0]}, ended without a word; last seen at {seen}",
+        origin="runtime",
+    )
+    return [
+        CheckpointLost(at=at, started=one.at, seen=seen, call=one.call, name=one.name, attempt=one.attempt, error=error)
+        for one in run.history.under_way
+    ]
+
+
 class LeaseKeeping:
     """Renews the lease of one run, and stops the run where another runner has taken over. Used by one thread."""
 
@@ -67,6 +117,8 @@ class LeaseKeeping:
         self._runner_id = runner_id
         self._seconds = seconds
         self._due: float | None = None
+        self._asks: bool | None = None
+        """What the newest lease says; None before the first."""
 
     def tick(self, now: float) -> None:
         """Do what is due at ``now`` (monotonic seconds). Called some times a second."""
@@ -76,6 +128,8 @@ class LeaseKeeping:
             run.halt(run.journal.stopped)
         if self._due is None:
             self._due = now + self._seconds * FIRST_PART
+        if self._asks is not None and run.waits.asks != self._asks:
+            self._due = now
         if now < self._due or run.halted is not None or run.journal.stopped is not None:
             return
         self._due = now + self._seconds * RENEWAL_PART
@@ -83,14 +137,17 @@ class LeaseKeeping:
             if run.journal.overtaken():
                 run.halt(Fenced(f"{run.exec_id} was taken over by another runner"))
             elif not run.under_way.overdue:
-                run.store.overwrite(address.lease(run.project, run.exec_id), self._body())
+                asks = run.waits.asks
+                run.store.overwrite(address.lease(run.project, run.exec_id), self._body(asks))
+                self._asks = asks
         except KitaruStoreError:
             # The next renewal may succeed; until then the old one holds.
             self._due = now + self._seconds * FIRST_PART
 
-    def _body(self) -> bytes:
+    def _body(self, asks: bool) -> bytes:
         run = self._run
         moment = run.clock.now()
+        execution = replace(fold(list(run.history.headlines)), status="waiting" if asks else "running")
         return canonical_json(
             {
                 "runner_id": self._runner_id,
@@ -98,5 +155,6 @@ class LeaseKeeping:
                 "until": timestamp(moment + timedelta(seconds=self._seconds)),
                 "entries": run.journal.written,
                 "doing": run.under_way.to_json(),
+                "execution": execution.summary(),
             }
         )

@@ -1,33 +1,40 @@
 """Finding executions among very many: hints whose names say enough to look at a few only.
 
 Hints are empty of truth: a name that leads to an execution makes it worth a look, and what is said of it comes from
-its summary or its journal. Losing one costs time; a reader that finds one that is wrong puts it right.
+its summary, its runner's lease or its journal. Losing one costs time; a reader that finds one wrong puts it right.
 
 =========================================  =======================================  ====================================
 hint, below ``<project>/index/``           written                                  removed
 =========================================  =======================================  ====================================
 ``open/<exec_id>~<flow>``                  by the runner when it ran for a second,  by the runner after the end
                                            and by a reader that finds it lost
+``open/<exec_id>~<flow>~asking``           by the runner before it asks             by the runner once that is answered
 ``open/<exec_id>~<flow>~waiting``          by a runner that leaves while it waits   by the runner that goes on, first
+``open/<exec_id>~<flow>~ending``           by a runner whose execution is known to  by the runner after the end
+                                           be open, before it records the end
 ``by-status/<status>/<exec_id>~<flow>``    by the runner after the end              when a failed one is taken up again
 ``by-flow/<flow>/<exec_id>~<status>``      the same                                 the same
 ``by-both/<flow>/<status>/<exec_id>``      the same                                 the same
 =========================================  =======================================  ====================================
 
-Ids sort by time, so the newest are found by listing what is younger than ten minutes, then eight times as long, and so
-on: eight listings (pages of 1,000 names) reach back for ever. On a local disk one listing of everything is cheaper.
+Hence an open execution without ``~asking`` and ``~waiting`` does not wait, and one without ``~ending`` has not ended by
+its runner's hand: a reader that looks for others need not look at it.
 
-Requests of ``executions list --limit L``, of a store of any size where there are L that fit in the first w windows:
+Ids sort by time, so the newest are found by listing what is younger than ten minutes, then twelve times as long, and so
+on: six listings (pages of 1,000 names) reach back for ever. On a local disk one listing of everything is cheaper.
+
+Requests of ``executions list --limit L``, of a store of any size where there are L that fit in the first w windows
+(w is at most 6). One that ended or waits parked costs 1 read, as does one under way whose runner renews its lease; one
+that is younger than its first lease (5 s), or whose runner is gone, costs n + 3 (n: entries of its journal).
 
 ====================================  ==================================================================================
 asked for                             requests
 ====================================  ==================================================================================
-nothing in particular                 w listings; 1 read for each that ended or waits parked, n + 2 for one under way
-                                      (n: entries of its journal)
-``--status waiting`` (or running, …)  5 listings; the same reads for each that is open, of the flow where one is named
-``--status failed`` (or completed …)  5 + w listings; 1 read for each, and the reads of those opened within ten minutes
-                                      that have not ended
-``--flow F``                          5 + w listings; reads as for nothing in particular
+nothing in particular                 1 + w listings, and the reads of L
+``--status running`` (or lost, …)     5 listings; the reads of those that are open and not parked
+``--status waiting``                  5 listings; the reads of those that wait
+``--status failed`` (or completed …)  4 + w listings; the reads of L, and of those younger than ten minutes in no index
+``--flow F``                          the same; only those of F that are open
 ====================================  ==================================================================================
 """
 
@@ -49,22 +56,51 @@ from kitaru.ports import Clock, Store
 FIRST_WINDOW = timedelta(minutes=10)
 """Executions younger than this may not be in any index yet; and the first stretch of time that is listed."""
 
-GROWTH = 8
-LONGEST_WINDOW = timedelta(days=20 * 365)
+GROWTH = 12
+LONGEST_WINDOW = timedelta(days=365)
 OPEN_AFTER = 1.0
 """Seconds that a run takes before it is worth a hint that it is open."""
 
 PARKED = "waiting"
+ASKING = "asking"
+ENDING = "ending"
+"""Marks: what the last part of the name of an open execution's hint says of it."""
+
 HINT = b"{}\n"
 """A hint says all in its name; object stores want at least a byte."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An execution worth a look. ``under_way``: nothing says that a summary of it was written."""
+    """An execution worth a look.
+
+    ``under_way``: by its hints a runner has it, and no summary was written. ``asking``: it may wait for an answer.
+    """
 
     exec_id: str
     under_way: bool = False
+    asking: bool = False
+
+
+@dataclass(slots=True)
+class _Open:
+    """An execution that is open by its hints."""
+
+    exec_id: str
+    flow: str
+    marks: set[str]
+
+    def may_be(self, status: str | None) -> bool:
+        if status is None:
+            return True
+        if status in ENDED:
+            return ENDING in self.marks
+        if status == "waiting":
+            return not self.marks.isdisjoint((PARKED, ASKING))
+        return PARKED not in self.marks
+
+    def candidate(self) -> Candidate:
+        return Candidate(self.exec_id, self.marks.isdisjoint((PARKED, ENDING)), ASKING in self.marks)
 
 
 class Listing:
@@ -78,39 +114,55 @@ class Listing:
 
     def candidates(self, *, flow: str | None = None, status: str | None = None) -> Iterator[Candidate]:
         """All executions that may fit, newest first; some of them won't."""
+        opened = self._open()
         if flow is None and status is None:
             for names, _ in self._windows(address.executions(self._project)):
-                yield from (Candidate(name.rstrip("/")) for name in names)
+                for exec_id in (name.rstrip("/") for name in names):
+                    yield opened[exec_id].candidate() if exec_id in opened else Candidate(exec_id)
             return
-        loose = self._loose(flow, status)
+        loose, indexed = self._loose(opened, flow, status)
         if status is None or status in ENDED:
-            for names, floor in self._windows(self._ended_prefix(flow, status)):
-                found = {name.partition("~")[0]: False for name in names}
+            young = self._of(indexed, flow, status) if indexed is not None else None
+            for names, floor in self._windows(self._ended_prefix(flow, status), young):
+                found = {exec_id: Candidate(exec_id) for exec_id in (name.partition("~")[0] for name in names)}
                 while loose and loose[-1].exec_id > floor:
                     one = loose.pop()
-                    found.setdefault(one.exec_id, one.under_way)
-                yield from (Candidate(exec_id, found[exec_id]) for exec_id in sorted(found, reverse=True))
+                    found.setdefault(one.exec_id, one)
+                yield from (found[exec_id] for exec_id in sorted(found, reverse=True))
         yield from reversed(loose)
 
-    def _loose(self, flow: str | None, status: str | None) -> list[Candidate]:
-        """Those that no index of ended ones holds, oldest first: open ones, and young ones in no index at all."""
+    def _open(self) -> dict[str, _Open]:
+        """By id."""
+        found: dict[str, _Open] = {}
+        for name in self._names(address.open_hints(self._project), ""):
+            exec_id, _, rest = name.partition("~")
+            flow, _, mark = rest.partition("~")
+            found.setdefault(exec_id, _Open(exec_id, flow, set())).marks.add(mark)
+        return found
+
+    def _loose(
+        self, opened: dict[str, _Open], flow: str | None, status: str | None
+    ) -> tuple[list[Candidate], dict[str, list[str]] | None]:
+        """Those that no index of ended ones holds, oldest first: open ones, and young ones in no index at all.
+
+        Beside them the young ones that are in an index, by status, where that had to be looked at.
+        """
         floor = self._floor(FIRST_WINDOW)
-        listed = {name.partition("~")[0]: name for name in self._names(address.open_hints(self._project), "")}
-        young = {name.rstrip("/") for name in self._names(address.executions(self._project), floor)} - listed.keys()
+        young = {name.rstrip("/") for name in self._names(address.executions(self._project), floor)} - opened.keys()
+        indexed = None
         if young:
-            for ended in sorted(ENDED):
-                hints = self._names(address.status_hints(self._project, ended), floor)
-                young -= {name.partition("~")[0] for name in hints}
+            indexed = {ended: self._names(address.status_hints(self._project, ended), floor) for ended in sorted(ENDED)}
+            for names in indexed.values():
+                young -= {name.partition("~")[0] for name in names}
         found = [Candidate(exec_id) for exec_id in young]
-        for exec_id, name in listed.items():
-            _, of_flow, *rest = name.split("~")
-            parked = rest == [PARKED]
-            if flow is not None and of_flow != flow:
-                continue
-            if status in ENDED and (parked or exec_id <= floor):
-                continue  # It ended moments ago at most, and its hints are on their way.
-            found.append(Candidate(exec_id, under_way=not parked))
-        return sorted(found, key=lambda one: one.exec_id)
+        fitting = (one for one in opened.values() if flow in (None, one.flow) and one.may_be(status))
+        found += [one.candidate() for one in fitting]
+        return sorted(found, key=lambda one: one.exec_id), indexed
+
+    def _of(self, indexed: dict[str, list[str]], flow: str | None, status: str | None) -> list[str]:
+        """The ids of those that fit, oldest first."""
+        fitting = (name for ended, names in indexed.items() if status in (None, ended) for name in names)
+        return sorted(name.partition("~")[0] for name in fitting if flow is None or name.partition("~")[2] == flow)
 
     def _ended_prefix(self, flow: str | None, status: str | None) -> str:
         if flow is None:
@@ -121,15 +173,19 @@ class Listing:
             else address.flow_status_hints(self._project, flow, status)
         )
 
-    def _windows(self, prefix: str) -> Iterator[tuple[list[str], str]]:
-        """Names below ``prefix`` in stretches of time that grow, the newest first; and the floor of each stretch."""
+    def _windows(self, prefix: str, young: list[str] | None = None) -> Iterator[tuple[list[str], str]]:
+        """Names below ``prefix`` in stretches of time that grow, the newest first; and the floor of each stretch.
+
+        ``young``: what the first stretch holds, where that is known.
+        """
         if self._local:
             yield self._names(prefix, "")[::-1], ""
             return
         span, above = FIRST_WINDOW, ""
         while True:
             floor = self._floor(span) if span < LONGEST_WINDOW else ""
-            names = [name for name in self._names(prefix, floor) if not above or name <= above]
+            listed = young if young is not None and not above else self._names(prefix, floor)
+            names = [name for name in listed if not above or name <= above]
             yield names[::-1], floor
             if not floor:
                 return
@@ -143,7 +199,7 @@ class Listing:
 
 
 class Presence:
-    """Says, once a run has taken a while, that its execution is open."""
+    """Says that an execution is open once its run has taken a while, that it asks, and that it is about to end."""
 
     def __init__(self, store: Store, project: str, opened: Opened) -> None:
         self._store = store
@@ -151,6 +207,8 @@ class Presence:
         self._opened = opened
         self._guard = threading.Lock()
         self._over = False
+        self._resumed = False
+        self._asked: set[str] = set()
         self.written = False
         """Whether this, or an earlier runner, may have said so."""
         self._timer = threading.Timer(OPEN_AFTER, self._write)
@@ -162,12 +220,38 @@ class Presence:
         At once where ``recorded`` says that the execution had failed or was left: hints of that are not so any more.
         """
         events = list(recorded)
-        if any(isinstance(event, (Failed, Suspended)) for event in events):
-            withdraw(self._store, fold(events))
-            self.written = True
-            return
-        self.written = any(isinstance(event, Started) for event in events)
+        self._resumed = self.written = any(isinstance(event, Started) for event in events)
+        if self._resumed:
+            execution = fold(events)
+            for wait in execution.open_waits:
+                self.ask(wait.wait_id)
+            if any(isinstance(event, (Failed, Suspended)) for event in events):
+                withdraw(self._store, execution)
+                return
         self._timer.start()
+
+    def ask(self, wait: str) -> None:
+        """Before the question is recorded."""
+        with self._guard:
+            if not self._asked and not self._over:
+                self.written = True
+                self._mark(ASKING)
+            self._asked.add(wait)
+
+    def answered(self, wait: str) -> None:
+        """The answer is recorded."""
+        with self._guard:
+            self._asked.discard(wait)
+            if not self._asked and not self._over:
+                self._unmark(ASKING)
+
+    def ending(self) -> None:
+        """Before the end is recorded; nothing but that and what follows from it is said from here on."""
+        self._timer.cancel()
+        with self._guard:
+            if self.written and not self._over:
+                self._mark(ENDING)
+            self._over = True
 
     def end(self) -> None:
         """The run is over: nothing is written after this returns."""
@@ -177,9 +261,24 @@ class Presence:
 
     def _write(self) -> None:
         with self._guard:
-            if not self._over:
-                self.written = True
-                note_open(self._store, self._project, self._opened.exec_id, self._opened.flow)
+            if self._over:
+                return
+            self.written = True
+            note_open(self._store, self._project, self._opened.exec_id, self._opened.flow)
+            if self._resumed:
+                # Its last runner may have been killed at the very end.
+                self._unmark(ENDING)
+
+    def _mark(self, mark: str) -> None:
+        with suppress(KitaruStoreError):
+            self._store.overwrite(self._key(mark), HINT)
+
+    def _unmark(self, mark: str) -> None:
+        with suppress(KitaruStoreError):
+            self._store.remove(self._key(mark))
+
+    def _key(self, mark: str) -> str:
+        return address.open_hint(self._project, self._opened.exec_id, f"{self._opened.flow}~{mark}")
 
 
 def note_open(store: Store, project: str, exec_id: str, flow: str) -> None:
@@ -211,7 +310,7 @@ def note_parked(store: Store, execution: Execution, entries: int, completed: int
             store.remove(address.summary(project, exec_id))  # Somebody went on with it meanwhile.
             return
         store.overwrite(address.open_hint(project, exec_id, f"{flow}~{PARKED}"), HINT)
-        store.remove(address.open_hint(project, exec_id, flow))
+        _remove_open(store, execution, but=PARKED)
 
 
 def note_state(store: Store, project: str, exec_id: str, known: tuple[bytes, ...]) -> None:
@@ -249,6 +348,8 @@ def _ended_keys(execution: Execution) -> tuple[str, str, str]:
     )
 
 
-def _remove_open(store: Store, execution: Execution) -> None:
-    for name in (execution.flow_name, f"{execution.flow_name}~{PARKED}"):
-        store.remove(address.open_hint(execution.project, execution.exec_id, name))
+def _remove_open(store: Store, execution: Execution, *, but: str | None = None) -> None:
+    for mark in ("", ASKING, PARKED, ENDING):
+        if mark != but:
+            name = f"{execution.flow_name}~{mark}" if mark else execution.flow_name
+            store.remove(address.open_hint(execution.project, execution.exec_id, name))

@@ -65,13 +65,15 @@ class LogWriter:
         if full:
             self._wake()
 
-    def flush(self) -> None:
-        """Write what there is as the next chunk."""
+    def flush(self, first: Callable[[], None] | None = None) -> None:
+        """Write what there is as the next chunk; ``first`` is called once it is settled which lines that are."""
         with self._writing:
             with self._guard:
                 lines, self._lines, self._size = self._lines, [], 0
             if not lines:
                 return
+            if first is not None:
+                first()
             try:
                 self._write(encode_chunk(lines))
             except KitaruStoreError:

@@ -19,6 +19,7 @@ from kitaru.model.recorded import Failure as Failure
 from kitaru.model.recorded import Origin as Origin
 from kitaru.model.recorded import Record as Record
 from kitaru.model.recorded import RunnerRecord as RunnerRecord
+from kitaru.model.recorded import SourcePlace as SourcePlace
 from kitaru.model.recorded import Value as Value
 from kitaru.model.recorded import text, whole
 
@@ -36,7 +37,11 @@ class Event(Record):
 
 @record(kw_only=True)
 class Opened(Event):
-    """Entry 1: who asked for what. From here on the execution exists, pinned to one snapshot and its inputs."""
+    """Entry 1: who asked for what. From here on the execution exists, pinned to one snapshot and its inputs.
+
+    ``source``: of one that was run from source, where that lay; ``target`` is relative to that folder. ``opener``: the
+    process that opened such a one, and was to run it.
+    """
 
     kind: Literal["opened"] = "opened"
     at: str
@@ -55,6 +60,8 @@ class Opened(Event):
     commit: str | None = None
     idempotency_key: str | None = None
     original_exec_id: str | None = None
+    source: SourcePlace | None = None
+    opener: RunnerRecord | None = None
 
 
 @record(kw_only=True)
@@ -83,9 +90,9 @@ class CheckpointCompleted(Event):
     """A call has its result, for ever.
 
     ``args`` is a readable copy of small arguments; ``input_digest`` covers all of them. ``original_call_id``: the call
-    of the replayed execution that this result was taken from; ``input_digest`` is empty then where the result was
-    overridden, and fits whatever the inputs are. ``cached_from``: the execution and call (``ex-…/3``) that computed the
-    result, where no body was run for it; ``cache_key`` is what the two calls have in common.
+    of the replayed execution that this result was taken from, or given in place of. ``cached_from``: the execution and
+    call (``ex-…/3``) that computed the result, where no body was run for it; ``cache_key``: what the two calls have in
+    common.
     """
 
     kind: Literal["checkpoint_completed"] = "checkpoint_completed"
@@ -103,6 +110,26 @@ class CheckpointCompleted(Event):
 
 
 @record(kw_only=True)
+class CheckpointOffered(Event):
+    """A result that a replay may take over, written when it is opened: that of ``call`` in the replayed execution.
+
+    Nothing happened yet: where the body makes such a call, a ``CheckpointCompleted`` follows. ``input_digest`` is empty
+    where whoever replays gave the result as JSON: it fits whatever the inputs are. ``movable``: other code may make the
+    call at another place. ``notes``: the call's metadata and artifacts, as events in their JSON form.
+    """
+
+    kind: Literal["checkpoint_offered"] = "checkpoint_offered"
+    at: str
+    call: str
+    name: str
+    input_digest: str
+    args: Any = None
+    output: Value
+    movable: bool = False
+    notes: list[dict[str, Any]] = field(default_factory=list)
+
+
+@record(kw_only=True)
 class CheckpointFailed(Event):
     """An attempt of a call failed; ``retry`` says whether another one follows by itself."""
 
@@ -116,6 +143,23 @@ class CheckpointFailed(Event):
     args: Any = None
     error: Failure
     retry: bool
+
+
+@record(kw_only=True)
+class CheckpointLost(Event):
+    """An attempt of a call was under way when its runner ended without a word; written by the runner that took over.
+
+    ``seen``: the last sign of life of the runner that had it. No retry is used up by it.
+    """
+
+    kind: Literal["checkpoint_lost"] = "checkpoint_lost"
+    at: str
+    started: str
+    seen: str
+    call: str
+    name: str
+    attempt: int
+    error: Failure
 
 
 @record(kw_only=True)
@@ -211,6 +255,21 @@ class WaitAnswered(Event):
 
 
 @record(kw_only=True)
+class AnswerOffered(Event):
+    """An answer that a replay may take over: to the wait ``wait`` of the replayed execution. ``given``: by whoever
+    replays, and then for every wait of that name.
+    """
+
+    kind: Literal["answer_offered"] = "answer_offered"
+    at: str
+    wait: str
+    name: str
+    value: Value
+    by: str = ""
+    given: bool = False
+
+
+@record(kw_only=True)
 class WaitAborted(Event):
     """Somebody declined to answer; the execution is cancelled."""
 
@@ -233,7 +292,9 @@ KINDS: dict[str, type[Event]] = {
     "started": Started,
     "checkpoint_started": CheckpointStarted,
     "checkpoint_completed": CheckpointCompleted,
+    "checkpoint_offered": CheckpointOffered,
     "checkpoint_failed": CheckpointFailed,
+    "checkpoint_lost": CheckpointLost,
     "attempt_failed": AttemptFailed,
     "completed": Completed,
     "failed": Failed,
@@ -242,6 +303,7 @@ KINDS: dict[str, type[Event]] = {
     "artifact_saved": ArtifactSaved,
     "waiting_for": WaitOpened,
     "wait_answered": WaitAnswered,
+    "answer_offered": AnswerOffered,
     "wait_aborted": WaitAborted,
     "suspended": Suspended,
 }

@@ -13,6 +13,7 @@ from kitaru.model.event import (
     Cancelled,
     CheckpointCompleted,
     CheckpointFailed,
+    CheckpointLost,
     CheckpointStarted,
     Completed,
     Event,
@@ -23,6 +24,7 @@ from kitaru.model.event import (
     Opened,
     Record,
     RunnerRecord,
+    SourcePlace,
     Started,
     Suspended,
     Value,
@@ -37,7 +39,9 @@ from kitaru.model.wait import Wait
 ExecutionStatus = Literal["pending", "running", "waiting", "completed", "failed", "cancelled", "lost"]
 """The fold never says ``lost``: whoever can look says it of a running execution whose runner is gone."""
 
-CheckpointStatus = Literal["running", "completed", "failed"]
+CheckpointStatus = Literal["running", "completed", "failed", "cancelled"]
+"""``cancelled``: under way when the execution was cancelled, or failed for another reason."""
+
 ENDED: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
 
 
@@ -45,7 +49,8 @@ ENDED: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
 class Attempt(Record):
     """One try, of a checkpoint call or of the flow body.
 
-    ``ended_at`` is None while it runs, or where its process died.
+    ``ended_at`` is None while it runs, or where its process died and nobody went on yet; afterwards such an attempt has
+    failed with ``RunnerLost``, at its runner's last sign of life.
     """
 
     number: int
@@ -101,10 +106,13 @@ class Execution(Record):
     actor: str | None = None
     idempotency_key: str | None = None
     original_exec_id: str | None = None
+    source: SourcePlace | None = None
+    opener: RunnerRecord | None = None
     options: ExecutionOptions
     runner: RunnerRecord | None = None
     runner_since: str | None = None
     suspended_at: str | None = None
+    cancelled_by: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     failure: Failure | None = None
     inputs: Value
@@ -189,6 +197,8 @@ class Fold:
             actor=opened.actor,
             idempotency_key=opened.idempotency_key,
             original_exec_id=opened.original_exec_id,
+            source=opened.source,
+            opener=opened.opener,
             options=opened.options,
             inputs=opened.inputs,
             attempts=tuple(self._attempts.values()),
@@ -238,10 +248,26 @@ class Fold:
     def _fail(self, event: Failed) -> None:
         self._fields.update(status="failed", ended_at=event.at, failure=event.error)
         self._end("failed", event.at, event.error)
+        self._stop_calls(event.at)
 
     def _cancel(self, event: Cancelled) -> None:
-        self._fields.update(status="cancelled", ended_at=event.at)
-        self._end("failed", event.at)
+        self._fields.update(status="cancelled", ended_at=event.at, cancelled_by=event.by or None)
+        if self._attempts and self._attempts[max(self._attempts)].status == "running":
+            self._end("cancelled", event.at)
+        self._stop_calls(event.at)
+        for key, wait in self._waits.items():
+            if wait.status == "open":
+                self._waits[key] = replace(wait, status="cancelled")
+
+    def _stop_calls(self, at: str) -> None:
+        """The execution has ended: what was under way goes no further."""
+        for call in self._calls.values():
+            if call["status"] != "running":
+                continue
+            call.update(status="cancelled", ended_at=at)
+            last = call["attempts"][max(call["attempts"])]
+            if last.status == "running":
+                call["attempts"][last.number] = replace(last, status="cancelled", ended_at=at)
 
     def _call(self, call: str, name: str, at: str) -> dict[str, Any]:
         known = self._calls.get(call)
@@ -270,6 +296,10 @@ class Fold:
             if not event.retry:
                 call.update(status="failed", ended_at=event.at)
         call["attempts"][event.attempt] = Attempt(event.attempt, "failed", event.started, event.at, event.error)
+
+    def _lose_call(self, event: CheckpointLost) -> None:
+        call = self._call(event.call, event.name, event.started)
+        call["attempts"][event.attempt] = Attempt(event.attempt, "failed", event.started, event.seen, event.error)
 
     def _open_wait(self, event: WaitOpened) -> None:
         self._waits[event.wait] = Wait(
@@ -309,6 +339,7 @@ _STEPS: dict[type[Event], Callable[[Fold, Any], None]] = {
     CheckpointStarted: Fold._start_call,
     CheckpointCompleted: Fold._complete_call,
     CheckpointFailed: Fold._fail_call,
+    CheckpointLost: Fold._lose_call,
     AttemptFailed: Fold._fail_attempt,
     Completed: Fold._complete,
     Failed: Fold._fail,

@@ -108,6 +108,14 @@ class RunnerRecord(Record):
 
 
 @record()
+class SourcePlace(Record):
+    """Where source lay that an execution was run from: the absolute folder, and the host as in ``RunnerRecord``."""
+
+    folder: str
+    host: str
+
+
+@record()
 class ExecutionOptions(Record):
     """What was settled when the execution was opened.
 
@@ -164,6 +172,12 @@ def _mapping(value: Any, name: str) -> dict[str, Any]:
     return value
 
 
+def _mappings(value: Any, name: str) -> list[dict[str, Any]]:
+    if not isinstance(value, list):
+        raise ValueError(f"{name} should be a list of objects, not {value!r:.50}")
+    return [_mapping(item, name) for item in value]
+
+
 def _texts(value: Any, name: str) -> list[str]:
     if not isinstance(value, list):
         raise ValueError(f"{name} should be a list of strings, not {value!r:.50}")
@@ -186,11 +200,13 @@ class _Reading:
         "Value": lambda data, _name: Value.from_json(data),
         "Failure": lambda data, _name: Failure.from_json(data),
         "RunnerRecord": lambda data, _name: RunnerRecord.from_json(data),
+        "SourcePlace": lambda data, _name: SourcePlace.from_json(data),
         "ExecutionOptions": lambda data, _name: ExecutionOptions.from_json(data),
         "Origin": text,
         "ExecutionStatus": text,
         "dict[str, Any]": _mapping,
         "list[str]": _texts,
+        "list[dict[str, Any]]": _mappings,
     }
     by_class: ClassVar[dict[type, tuple[tuple[str, Callable[[Any, str], Any]], ...]]] = {}
 
