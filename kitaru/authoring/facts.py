@@ -180,10 +180,15 @@ def reached_checkpoints(func: Any) -> list[str]:
 
     In the order in which they stand in the code; ``steps.fetch``, where ``steps`` is a module, counts too.
     """
+    return [found.name for found in checkpoints_of(func)]
+
+
+def checkpoints_of(func: Any) -> list[Checkpoint[..., Any]]:
+    """The checkpoints that ``reached_checkpoints`` names."""
     return list(_reached(func, set())) if isinstance(func, FunctionType) else []
 
 
-def _reached(func: FunctionType, seen: set[CodeType]) -> Iterator[str]:
+def _reached(func: FunctionType, seen: set[CodeType]) -> Iterator[Checkpoint[..., Any]]:
     if func.__code__ in seen:
         return
     seen.add(func.__code__)
@@ -191,7 +196,7 @@ def _reached(func: FunctionType, seen: set[CodeType]) -> Iterator[str]:
     # By their place in the file: the order of the instructions differs from one release of Python to the next.
     for _, value in sorted(mentions, key=lambda mention: mention[0]):
         if isinstance(value, Checkpoint):
-            yield value.name
+            yield value
         elif isinstance(value, FunctionType) and value.__globals__ is func.__globals__:
             yield from _reached(value, seen)
 

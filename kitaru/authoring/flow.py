@@ -119,9 +119,9 @@ class Flow(Generic[P, R]):
     ) -> Handle[Any]:
         """Start a new execution that takes over what ``exec_id`` finished before ``from_``, and runs the rest anew.
 
-        From this source, or as a deployed version where ``version`` or ``tag`` says which. ``from_``: a checkpoint's
-        name, the id of a call, or its position from 1. ``args`` replace inputs; ``overrides`` give results and answers:
-        ``{"checkpoint.research": ..., "wait.approve": ...}``.
+        From this source, or as a deployed version where ``version`` or ``tag`` says which. ``from_``: the name of a
+        checkpoint or wait, the id of a call, or its position from 1. ``args`` replace inputs; ``overrides`` give
+        results and answers: ``{"checkpoint.research": ..., "wait.approve": ...}``.
         """
         here = self if version is None and tag is None else None
         return connect().executions.replay(  # type: ignore[no-any-return]

@@ -8,15 +8,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from kitaru import wiring
-from kitaru.client.answers import check_fits
 from kitaru.client.handle import FlowHandle, plain_value, read_value
+from kitaru.client.overrides import check_answers, check_results, told_apart
 from kitaru.client.session import Session
-from kitaru.core.replay_plan import plan_replay
+from kitaru.core.replay_plan import Changes, plan_replay
 from kitaru.engine.journal import Journal, read_entries, read_events
-from kitaru.engine.replaying import given_value, open_replay, seeds
+from kitaru.engine.replaying import given_value, offers, open_replay
 from kitaru.errors import KitaruError, KitaruInputError, KitaruUsageError, Problem
 from kitaru.model import address
-from kitaru.model.address import timestamp
+from kitaru.model.address import canonical_json, timestamp
 from kitaru.model.event import Event, Failed, Failure, Opened, Value
 from kitaru.model.execution import Execution, fold
 from kitaru.model.replay import ReplayPlan
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from kitaru.authoring.flow import Flow
     from kitaru.client.running import Running
     from kitaru.model.snapshot import Snapshot
-
-CHECKPOINT = "checkpoint."
-WAIT = "wait."
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,10 @@ class Released:
 
 @dataclass(frozen=True)
 class Replay:
-    """A replay that is settled and not begun: ``plan`` says what it takes over."""
+    """A replay that is settled and not begun: ``plan`` says what it takes over.
+
+    ``inputs``: None where they are the recorded ones. ``same_code``: it is known to run what the original ran.
+    """
 
     original: Execution
     plan: ReplayPlan
@@ -53,6 +53,7 @@ class Replay:
     inputs: Mapping[str, Any] | None
     released: Released | None
     flow: Flow[..., Any] | None
+    same_code: bool
 
 
 class Replays:
@@ -80,23 +81,40 @@ class Replays:
             session.executions.get(exec_id)
         events = read_events(entries, exec_id)
         original = fold(events)
-        results, answers = _sorted(original, overrides)
+        results, answers = told_apart(overrides)
         if flow is not None and (version is not None or tag is not None):
             raise KitaruUsageError("a replay runs a flow from source, or a version: not both", hint="leave one out")
+        check_answers(original, answers)
         released = None if flow is not None else self._released(original, version, tag)
         if released is None and flow is None:
-            flow = self._running.load_source(original.target)
+            flow = self._running.source_of(original)
         if flow is not None and flow.name != original.flow_name:
             raise KitaruUsageError(
                 f"{original.exec_id} is an execution of {original.flow_name}, not of {flow.name}",
                 hint=f"kitaru executions list --flow {flow.name}",
             )
-        known = released.snapshot.checkpoints if released is not None and released.snapshot.checkpoints else None
-        plan = plan_replay(
-            original.checkpoints, original.waits, cut=cut, overrides=results, new_inputs=args is not None, known=known
-        )
         inputs = self._inputs(original, args, released, flow)
-        return Replay(original, plan, events, results, answers, inputs, released, flow)
+        same_code = released is not None and released.sha == original.snapshot
+        changes = Changes(
+            code="" if same_code else _code(released),
+            inputs=inputs is not None,
+            results=results,
+            answers=answers,
+            gone=self._gone(original, released) if released is not None and not same_code else (),
+        )
+        plan = plan_replay(original.checkpoints, original.waits, cut=cut, changes=changes)
+        check_results(session, original, results, flow)
+        return Replay(original, plan, events, results, answers, inputs, released, flow, same_code)
+
+    def _gone(self, original: Execution, released: Released) -> set[str]:
+        """The checkpoints that the version replayed was seen to have, and the one to run is not.
+
+        What was not seen there either, though it ran, says nothing: its call stands outside the flow's own module.
+        """
+        if original.snapshot is None:
+            return set()
+        before = _parsed(self._session.snapshot_body(original))
+        return set(before.checkpoints) - set(released.snapshot.checkpoints)
 
     def start(self, settled: Replay) -> FlowHandle:
         """Open the new execution, and begin with it."""
@@ -107,6 +125,7 @@ class Replays:
         if released is not None:
             runner = wiring.runner_of(session.settings, released.snapshot.stack, session.reporter)
             runner.check(released.body)
+        source, target = self._running.place_of(settled.flow) if settled.flow is not None else (None, "")
         moment = session.clock.now()
         at = timestamp(moment)
         results = {name: given_value(store, project, one, name) for name, one in settled.results.items()}
@@ -116,7 +135,7 @@ class Replays:
             project=project,
             exec_id=address.exec_id(moment, session.clock.token(8)),
             flow=original.flow_name,
-            target=released.snapshot.target if released else original.target,
+            target=released.snapshot.target if released else target,
             inputs=self._stored(settled),
             origin="invoke" if released else "run",
             stack=released.snapshot.stack.name if released else "local",
@@ -127,9 +146,19 @@ class Replays:
             commit=original.commit if released and released.sha == original.snapshot else None,
             actor=session.actor,
             original_exec_id=original.exec_id,
+            source=source,
+            opener=session.this_process() if released is None else None,
         )
-        taken_over = seeds(settled.events, settled.plan, results, answers, at)
-        entries = open_replay(store, session.clock, opened, taken_over)
+        offered = offers(
+            settled.events,
+            settled.plan,
+            results,
+            answers,
+            by=session.actor,
+            at=at,
+            movable=not settled.same_code,
+        )
+        entries = open_replay(store, session.clock, opened, offered)
         if runner is None or released is None:
             assert settled.flow is not None
             return self._running.in_thread(settled.flow, opened.exec_id, entries)
@@ -167,7 +196,10 @@ class Replays:
         subject = f"the inputs of {original.exec_id}"
         if released is None:
             assert flow is not None
-            return None if args is None else flow.bind((), {**read_value(session, original.inputs, subject), **args})
+            if args is None:
+                return None
+            bound = flow.bind((), {**read_value(session, original.inputs, subject), **args})
+            return None if self._are_recorded(original, bound, typed=True) else bound
         merged = {**plain_value(session, original.inputs, subject), **(args or {})}
         wrong = session.check_inputs(released.snapshot.input_schema, merged)
         if wrong:
@@ -178,16 +210,40 @@ class Replays:
                 problems=tuple(Problem(text) for text in wrong),
                 hint="""--args '{"name": "value"}' gives others""",
             )
-        return None if args is None else merged
+        if args is None or self._are_recorded(original, merged, typed=False):
+            return None
+        if released.sha == original.snapshot:
+            defaults = _defaults(released.snapshot.input_schema)
+            recorded = {**defaults, **plain_value(session, original.inputs, subject)}
+            if canonical_json(recorded) == canonical_json({**defaults, **merged}):
+                return None
+        return merged
+
+    def _are_recorded(self, original: Execution, inputs: Mapping[str, Any], *, typed: bool) -> bool:
+        """Whether the inputs are those of the original, in whatever order."""
+        encoded = _encoded(inputs, typed=typed)
+        value = original.inputs
+        if encoded.value.sha256 == value.sha256 or "object" in (encoded.value.stored, value.stored):
+            return bool(encoded.value.sha256 == value.sha256)
+        same_form = encoded.value.format == value.format
+        return same_form and canonical_json(encoded.value.inline) == canonical_json(value.inline)
 
     def _stored(self, settled: Replay) -> Value:
         if settled.inputs is None:
             return settled.original.inputs
-        encode = import_module("kitaru.core.codecs").encode
-        encoded = encode(dict(settled.inputs), subject="the inputs", typed=settled.released is None)
+        encoded = _encoded(settled.inputs, typed=settled.released is None)
         import_module("kitaru.engine.values").put(self._session.store, self._session.project, encoded)
         found: Value = encoded.value
         return found
+
+
+def _defaults(schema: Mapping[str, Any]) -> dict[str, Any]:
+    properties = schema.get("properties", {})
+    return {name: one["default"] for name, one in properties.items() if "default" in one}
+
+
+def _encoded(inputs: Mapping[str, Any], *, typed: bool) -> Any:
+    return import_module("kitaru.core.codecs").encode(dict(inputs), subject="the inputs", typed=typed)
 
 
 def _parsed(body: bytes) -> Snapshot:
@@ -196,25 +252,7 @@ def _parsed(body: bytes) -> Snapshot:
     return parsed
 
 
-def _sorted(original: Execution, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Overrides by checkpoint, and by wait. ``KitaruUsageError`` for a name that says neither."""
-    results: dict[str, Any] = {}
-    answers: dict[str, Any] = {}
-    for name, value in overrides.items():
-        if name.startswith(CHECKPOINT) and len(name) > len(CHECKPOINT):
-            results[name.removeprefix(CHECKPOINT)] = value
-        elif name.startswith(WAIT) and len(name) > len(WAIT):
-            answers[name.removeprefix(WAIT)] = value
-        else:
-            raise KitaruUsageError(
-                f"override {name!r}: expected checkpoint.NAME or wait.NAME", hint="--override checkpoint.research=JSON"
-            )
-    waits = {wait.name: wait for wait in original.waits}
-    for name, value in answers.items():
-        if name not in waits:
-            raise KitaruUsageError(
-                f"{original.exec_id} has no wait {name!r}; it has: {', '.join(waits) or 'none'}",
-                hint="--override wait.NAME=JSON",
-            )
-        check_fits(waits[name], value)
-    return results, answers
+def _code(released: Released | None) -> str:
+    if released is None:
+        return "the source as it is now"
+    return f"v{released.version}" if released.version else "the code to run"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,17 @@ from kitaru.authoring.policy import Retry, further_attempts
 from kitaru.client.handle import FlowHandle
 from kitaru.client.session import Session
 from kitaru.core.codecs import encode
+from kitaru.engine.cancelling import ForcedEnd
 from kitaru.engine.executor import execute
 from kitaru.engine.journal import open_execution
 from kitaru.engine.values import put
-from kitaru.errors import KitaruStateError
+from kitaru.engine.work import leave_process
+from kitaru.errors import KitaruSourceError, KitaruStateError
 from kitaru.model import address
 from kitaru.model.address import timestamp
-from kitaru.model.event import ExecutionOptions, Opened
-from kitaru.ports import Taken
+from kitaru.model.event import ExecutionOptions, Opened, SourcePlace
+from kitaru.model.execution import Execution
+from kitaru.ports import ChildOutput, Taken
 from kitaru.settings import lease_seconds
 
 LOCAL = "local"
@@ -61,9 +63,19 @@ class Running:
         place = target.partition(":")[0]
         return load_target(cwd if (cwd / place).is_file() else self.source_root(), target)
 
-    def load_source(self, target: str) -> Flow[..., Any]:
-        """The flow of that target in the source that is here now."""
-        return load_target(self.source_root(), target)
+    def source_of(self, execution: Execution) -> Flow[..., Any]:
+        """The flow of an execution that began from source: from the folder where it began where that is on this machine
+        still, else from the source that is here, where that holds the target.
+
+        ``KitaruSourceError`` where neither does, with where it began.
+        """
+        place, _, _ = execution.target.partition(":")
+        began = execution.source
+        folders = [Path(began.folder)] if began is not None and _is_here(began.host) else []
+        for folder in [*folders, self.source_root()]:
+            if (folder / place).is_file():
+                return load_target(folder, execution.target)
+        raise _not_here(execution)
 
     def source_root(self) -> Path:
         """The folder that targets are relative to: the manifest's, else the present one."""
@@ -75,33 +87,43 @@ class Running:
         moment = session.clock.now()
         encoded = encode(dict(inputs), subject=f"the inputs of {flow.name}")
         put(session.store, session.project, encoded)
+        source, target = self.place_of(flow)
         return Opened(
             at=timestamp(moment),
             project=session.project,
             exec_id=address.exec_id(moment, session.clock.token(8)),
             flow=flow.name,
-            target=self._target(flow),
+            target=target,
             inputs=encoded.value,
             origin="run",
             stack=stack,
             options=options,
             actor=session.actor,
+            source=source,
+            opener=session.this_process(),
         )
 
-    def _target(self, flow: Flow[..., Any]) -> str:
-        """Where the flow is, relative to the source's root where it is below that."""
+    def place_of(self, flow: Flow[..., Any]) -> tuple[SourcePlace, str]:
+        """The folder and host of the flow's source, and the target in that folder.
+
+        The folder is the source's root where the flow is below that, else the folder of its file.
+        """
         path = Path(flow.func.__code__.co_filename)
         if not path.is_absolute():
             path = self._session.settings.cwd / path
         root = self.source_root()
-        place = path.relative_to(root) if path.is_relative_to(root) else path
-        return f"{place.as_posix()}:{flow.func.__name__}"
+        if not path.is_relative_to(root):
+            root = path.parent
+        place = SourcePlace(folder=str(root), host=wiring.this_process().host)
+        return place, f"{path.relative_to(root).as_posix()}:{flow.func.__name__}"
 
     def in_thread(self, flow: Flow[..., Any], exec_id: str, entries: tuple[bytes, ...]) -> FlowHandle:
-        """Run an execution with these journal entries on in a thread of this process."""
+        """Run an execution with these journal entries on in a thread of this process; where this process exists for it,
+        in the one that waits for it.
+        """
         session = self._session
 
-        def run(handle: FlowHandle) -> Any:
+        def run(forced_end: ForcedEnd, children: ChildOutput | None = None) -> Any:
             return execute(
                 flow,
                 store=session.store,
@@ -113,10 +135,35 @@ class Running:
                 capture=True,
                 mask=wiring.secret_mask(session.settings.environ),
                 lease_seconds=lease_seconds(session.settings.environ),
-                forced_end=handle.fail,
+                forced_end=forced_end,
+                children=children,
             )
 
-        return start_thread(session, exec_id, run)
+        def run_here() -> Any:
+            with wiring.child_output() as children:
+                return run(leave_process, children)
+
+        handle = FlowHandle(session, exec_id)
+        if session.hosts_runs:
+            handle.host(run_here, lambda: run(handle.fail))
+        else:
+            handle.start_thread(lambda: run(handle.fail))
+        return handle
+
+
+def _is_here(host: str) -> bool:
+    """Whether that is this machine, whichever boot of it: its name and its machine id are the same."""
+    return host.split()[:2] == wiring.this_process().host.split()[:2]
+
+
+def _not_here(execution: Execution) -> KitaruSourceError:
+    flow, began = execution.flow_name, execution.source
+    where = f" at {began.folder} on host {began.host.split()[0]}" if began is not None else ""
+    message = f"{execution.exec_id} began from source{where} ({execution.target}), which is not here"
+    hint = "run the command there, or where a clone of it is"
+    return KitaruSourceError(
+        message, hint=f"{hint}; executions of a deployed flow go on anywhere: declare {flow} and kitaru apply"
+    )
 
 
 def _options(flow: Flow[..., Any], retries: int | Retry | None, cache: bool | None) -> ExecutionOptions:
@@ -129,19 +176,3 @@ def _options(flow: Flow[..., Any], retries: int | Retry | None, cache: bool | No
         timeout=flow.options.timeout,
         retry=retries.to_json() if isinstance(retries, Retry) else None,
     )
-
-
-def start_thread(session: Session, exec_id: str, run: Callable[[FlowHandle], Any]) -> FlowHandle:
-    """Run in the background; the interpreter waits for it, so that a script may end before its execution does."""
-    handle = FlowHandle(session, exec_id)
-
-    def body() -> None:
-        try:
-            handle.settle(run(handle))
-        except BaseException as error:
-            handle.fail(error)
-
-    thread = threading.Thread(target=body, name=f"kitaru-{exec_id}", daemon=False)
-    handle.follow_thread(thread)
-    thread.start()
-    return handle

@@ -116,7 +116,7 @@ class FlowScope(NotesHere):
             return future
         waits = waits + futures_in(arguments) if run.futures else waits
         run.futures.append(future)
-        if key in run.recorded and not waits:
+        if not waits and (key in run.recorded or run.offers.may_fit(key, checkpoint.name)):
             call = CallRun(run, checkpoint, key, *arguments)
             if call.reusable_inline:
                 _settle(future, lambda: perform(call))

@@ -1,4 +1,7 @@
-"""Opening an execution that replays another: what it takes over is recorded before its first runner begins."""
+"""Opening an execution that replays another: what it may take over is recorded before its first runner begins.
+
+Nobody has taken it then. What the body asks for is recorded as taken; the rest leaves no trace in the execution.
+"""
 
 from __future__ import annotations
 
@@ -7,64 +10,101 @@ from dataclasses import replace
 from typing import Any
 
 from kitaru.core.codecs import encode
+from kitaru.core.replay import RecordedCall
 from kitaru.engine import values
 from kitaru.engine.journal import open_execution
 from kitaru.errors import KitaruStateError
 from kitaru.model import address
 from kitaru.model.event import (
+    AnswerOffered,
     ArtifactSaved,
     CheckpointCompleted,
+    CheckpointOffered,
     Event,
     MetadataLogged,
     Opened,
     Value,
     WaitAnswered,
-    WaitOpened,
     encode_entry,
+    read_event,
 )
-from kitaru.model.replay import ReplayPlan
+from kitaru.model.replay import REUSED, ReplayPlan
 from kitaru.ports import Clock, Store, Taken
 
-SEEDS = 2
-"""The number of the entry that holds what is taken over."""
+OFFERS = 2
+"""The number of the entry that holds what may be taken over."""
 
 
-def seeds(
-    events: Iterable[Event], plan: ReplayPlan, overrides: Mapping[str, Value], answers: Mapping[str, Value], at: str
+def offers(
+    events: Iterable[Event],
+    plan: ReplayPlan,
+    results: Mapping[str, Value],
+    answers: Mapping[str, Value],
+    *,
+    by: str,
+    at: str,
+    movable: bool,
 ) -> list[Event]:
-    """The events that a replay begins with: of each reused call its result, its notes and artifacts, and the answers.
+    """What a replay begins with: each result and answer that it may take over, with the call's notes and artifacts.
 
-    ``overrides``: results by checkpoint, ``answers``: answers by wait, both given by whoever replays. Made at ``at``.
+    ``results`` (by checkpoint) and ``answers`` (by wait) are given by whoever replays. ``movable``: other code runs,
+    which may make the calls at other places. Made at ``at``.
     """
-    fates = {call.call_id: call.action for call in plan.calls}
-    names = {call.call_id: call.name for call in plan.calls}
-    reused = {call for call, action in fates.items() if action == "reuse"}
-    found: dict[Any, Event] = {}
+    reused = {call.call_id for call in plan.calls if call.action in REUSED}
+    taken = {wait.wait_id for wait in plan.waits if wait.action in REUSED}
+    completed: dict[str, CheckpointCompleted] = {}
+    notes: dict[str, list[dict[str, Any]]] = {}
+    order = {call.call_id: place for place, call in enumerate(plan.calls)}
+    found: list[Event] = []
     for event in events:
         if isinstance(event, CheckpointCompleted) and event.call in reused:
-            found["call", event.call] = replace(event, at=at, started=at, original_call_id=event.call)
+            completed[event.call] = event
         elif isinstance(event, (MetadataLogged, ArtifactSaved)) and event.call in reused:
-            found[id(event)] = event
-        elif isinstance(event, WaitOpened) and (event.wait in plan.waits or event.name in answers):
-            found["wait", event.wait] = replace(event, at=at)
-            if event.name in answers:
-                given = answers[event.name]
-                found["answer", event.wait] = WaitAnswered(at=at, wait=event.wait, name=event.name, value=given)
-        elif isinstance(event, WaitAnswered) and event.wait in plan.waits and event.name not in answers:
-            found["answer", event.wait] = replace(event, at=at)
-    for call, action in fates.items():
-        if action == "override":
-            found["call", call] = CheckpointCompleted(
-                at=at,
-                started=at,
-                call=call,
-                name=names[call],
-                attempt=1,
-                input_digest="",
-                output=overrides[names[call]],
-                original_call_id=call,
-            )
-    return list(found.values())
+            notes.setdefault(event.call or "", []).append(event.to_json())
+        elif isinstance(event, WaitAnswered) and event.wait in taken:
+            found.append(AnswerOffered(at=at, wait=event.wait, name=event.name, value=event.value, by=event.by))
+    found += [
+        CheckpointOffered(
+            at=at,
+            call=call,
+            name=event.name,
+            input_digest=event.input_digest,
+            args=event.args,
+            output=event.output,
+            movable=movable,
+            notes=notes.get(call, []),
+        )
+        for call, event in sorted(completed.items(), key=lambda item: order[item[0]])
+    ]
+    first = {call.name: call.call_id for call in reversed(plan.calls)}
+    found += [
+        CheckpointOffered(at=at, call=first[name], name=name, input_digest="", output=value)
+        for name, value in results.items()
+    ]
+    asked = {wait.name: wait.wait_id for wait in reversed(plan.waits)}
+    found += [
+        AnswerOffered(at=at, wait=asked[name], name=name, value=value, by=by, given=True)
+        for name, value in answers.items()
+    ]
+    return found
+
+
+def taken_events(offer: CheckpointOffered, call: str, taken: RecordedCall, at: str) -> list[Event]:
+    """What is recorded when the call takes the offer."""
+    assert taken.output is not None
+    notes = [event for event in map(read_event, offer.notes) if isinstance(event, (MetadataLogged, ArtifactSaved))]
+    done = CheckpointCompleted(
+        at=at,
+        started=at,
+        call=call,
+        name=offer.name,
+        attempt=1,
+        input_digest=taken.input_digest,
+        args=offer.args,
+        output=taken.output,
+        original_call_id=offer.call,
+    )
+    return [*(replace(note, at=at, call=call) for note in notes), done]
 
 
 def given_value(store: Store, project: str, value: Any, subject: str) -> Value:
@@ -74,16 +114,16 @@ def given_value(store: Store, project: str, value: Any, subject: str) -> Value:
     return encoded.value
 
 
-def open_replay(store: Store, clock: Clock, opened: Opened, taken_over: list[Event]) -> tuple[bytes, ...]:
-    """Create the execution with what it takes over; its entries.
+def open_replay(store: Store, clock: Clock, opened: Opened, offered: list[Event]) -> tuple[bytes, ...]:
+    """Create the execution with what it may take over; its entries.
 
     The second entry is written first: from the first one on the execution exists, and it must not exist without it.
     """
     write = clock.token(26)
     entries: tuple[bytes, ...] = ()
-    if taken_over:
-        body = encode_entry(SEEDS, f"{write}.{SEEDS}", taken_over)
-        outcome = store.create(address.journal_entry(opened.project, opened.exec_id, SEEDS), body)
+    if offered:
+        body = encode_entry(OFFERS, f"{write}.{OFFERS}", offered)
+        outcome = store.create(address.journal_entry(opened.project, opened.exec_id, OFFERS), body)
         if isinstance(outcome, Taken):
             raise KitaruStateError(f"{opened.exec_id} exists already", hint="try again")
         entries = (body,)

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-Action = Literal["reuse", "override", "rerun", "incompatible"]
+Action = Literal["reuse", "reuse_if_same", "override", "rerun", "incompatible"]
+"""``reuse``: its result is taken over. ``reuse_if_same``: that too, where the body makes the call with the inputs that
+were recorded, which only the run can tell; else it runs anew. ``override``: its result is given. ``rerun``: it runs
+anew. ``incompatible``: the code to run has no such checkpoint.
+"""
+
+WaitAction = Literal["reuse", "reuse_if_same", "override", "ask"]
+"""``ask``: the question is asked again. The others as for calls."""
+
+REUSED: Final = ("reuse", "reuse_if_same")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +32,26 @@ class PlannedCall:
 
 
 @dataclass(frozen=True, slots=True)
-class ReplayPlan:
-    """The recorded calls in the order in which they began, and the waits whose answers are taken over."""
+class PlannedWait:
+    """What becomes of one recorded question, and why."""
 
-    calls: tuple[PlannedCall, ...]
-    waits: tuple[str, ...]
+    wait_id: str
+    name: str
+    action: WaitAction
+    reason: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data."""
-        return {"calls": [call.to_json() for call in self.calls], "waits": list(self.waits)}
+        return {"wait_id": self.wait_id, "name": self.name, "action": self.action, "reason": self.reason}
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayPlan:
+    """The recorded calls and waits, each in the order in which they began."""
+
+    calls: tuple[PlannedCall, ...]
+    waits: tuple[PlannedWait, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data."""
+        return {"calls": [call.to_json() for call in self.calls], "waits": [wait.to_json() for wait in self.waits]}

@@ -11,7 +11,8 @@ from kitaru.model.replay import ReplayPlan
 from kitaru.model.wait import Wait
 from kitaru.surfaces.views.words import Style, ago, bare, columns
 
-ACTIONS = {"reuse": "dim", "override": "change", "rerun": "add", "incompatible": "bad"}
+ACTIONS = {"reuse_if_same": "reuse if same", "rerun": "run", "ask": "ask again"}
+"""What a replay does, where a word of its own says it better."""
 
 YES = ("y", "yes", "true")
 NO = ("n", "no", "false")
@@ -68,7 +69,10 @@ def read_typed(text: str, wait: Wait) -> Any:
 
 
 def replay_rows(plan: ReplayPlan, style: Style = bare) -> list[str]:
-    """What a replay does with each recorded call."""
-    rows = [[f"  {call.call_id}", call.name, call.action, call.reason] for call in plan.calls]
+    """What a replay does with each recorded call, and with each question."""
+    rows = [[f"  {call.call_id}", call.name, ACTIONS.get(call.action, call.action), call.reason] for call in plan.calls]
     lines = columns(rows, ["  CALL", "CHECKPOINT", "REPLAY", "WHY"], style)
-    return [*lines, f"  answers taken over: {', '.join(plan.waits)}"] if plan.waits else lines
+    asked = [
+        [f"  {wait.wait_id}", wait.name, ACTIONS.get(wait.action, wait.action), wait.reason] for wait in plan.waits
+    ]
+    return [*lines, *columns(asked, ["  WAIT", "NAME", "REPLAY", "WHY"], style)] if asked else lines
