@@ -169,6 +169,10 @@ class ChildOutput(Protocol):
         """Take what was written until now: when this returns, the sink has it."""
         ...
 
+    def give_back(self) -> None:
+        """The descriptors and streams as they were, for a process that goes on."""
+        ...
+
 
 class ManifestFile(Protocol):
     """A manifest that was read, with the places of its keys."""

@@ -266,6 +266,6 @@ def test_a_stopped_flow_kills_it(lab: Lab, tmp_path: Path) -> None:
     """The flow's own timeout ends the child, too, though it ignores SIGTERM."""
     marker = tmp_path / "pid"
     exec_id = lab.open(steps.unending_flow, timeout=4, marker=str(marker))
-    with pytest.raises(errors.KitaruExecutionError, match="was stopped after 4 seconds"):
+    with pytest.raises(errors.KitaruExecutionError, match="told to stop after 4 seconds, and its code"):
         lab.go_on(steps.unending_flow, exec_id)
     assert gone(int(marker.read_text()))

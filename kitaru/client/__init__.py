@@ -48,7 +48,12 @@ class KitaruClient:
         manifest: str | Path | None = None,
         target: str | None = None,
         reporter: Reporter | None = None,
+        hosts_runs: bool = False,
     ) -> None:
+        """``hosts_runs`` is for a process that exists for what it runs, as ``kitaru run`` does: a run from source goes
+        on in the main thread while ``handle.wait()`` blocks there, not beside it; so code that blocks is stopped on
+        time, and what child processes print is in its logs.
+        """
         asked = Asked(
             store=store or _configured.get("store"),
             project=project or _configured.get("project"),
@@ -56,7 +61,7 @@ class KitaruClient:
             target=target,
             stack=_configured.get("stack"),
         )
-        self.session = Session(asked, reporter)
+        self.session = Session(asked, reporter, hosts_runs=hosts_runs)
         self._parts: dict[str, Any] = {}
 
     @property

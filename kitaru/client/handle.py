@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from kitaru.client.session import Session
 from kitaru.core.plain import plain
 from kitaru.engine import journal
+from kitaru.engine.capture import apart
 from kitaru.engine.halting import Left
 from kitaru.engine.journal import Fenced
 from kitaru.engine.logs import read_lines
@@ -21,6 +23,7 @@ from kitaru.errors import (
     KitaruExecutionError,
     KitaruStackError,
     KitaruStateError,
+    KitaruStoreError,
     KitaruTimeoutError,
     KitaruUserCodeError,
     KitaruValueError,
@@ -61,6 +64,8 @@ class FlowHandle:
         self.exec_id = exec_id
         self._session = session
         self._thread: threading.Thread | None = None
+        self._hosted: tuple[Callable[[], Any], Callable[[], Any]] | None = None
+        self._runs_here = False
         self._launched = launched
         self._resumed_after = resumed_after
         self._entries: tuple[bytes, ...] = ()
@@ -85,7 +90,9 @@ class FlowHandle:
         subclass) when it failed; ``KitaruStateError`` when its runner is gone, or left because it waits for an answer.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        if self._thread is not None:
+        if self._hosted is not None:
+            self._begin(here=timeout is None and threading.current_thread() is threading.main_thread())
+        if self._thread is not None or self._settled.is_set():
             if not self._until_settled(deadline):
                 raise self._too_late(timeout)
             if self._outcome:
@@ -100,6 +107,8 @@ class FlowHandle:
         """The result of an execution that has ended. ``KitaruStateError`` while it has not."""
         if self._settled.is_set():
             return self.wait()
+        if self._hosted is not None:
+            self._begin(here=False)
         execution = self._read()
         if not (execution.ended and self._has_begun):
             raise KitaruStateError(
@@ -110,6 +119,8 @@ class FlowHandle:
     def logs(self, *, follow: bool = False) -> Iterator[LogLine]:
         """The lines that the execution printed or logged; ``follow`` goes on until it ends."""
         after = 0
+        if self._hosted is not None:
+            self._begin(here=False)
         while True:
             ended = not follow or (self._read().ended and self._has_begun)
             lines, after = read_lines(self._session.store, self._session.project, self.exec_id, after)
@@ -121,7 +132,7 @@ class FlowHandle:
     @property
     def runs_here(self) -> bool:
         """Whether it runs in this process, and ends with it."""
-        return self._thread is not None
+        return self._runs_here
 
     def cancel(self) -> None:
         """Cancel the execution; returns when that is recorded. ``KitaruStateError`` where it has ended before."""
@@ -131,19 +142,50 @@ class FlowHandle:
         """While ``wait()`` blocks, call ``told`` each time that the execution asks something new."""
         self._told = told
 
-    def follow_thread(self, thread: threading.Thread) -> None:
-        """The execution runs in this thread of this process."""
-        self._thread = thread
+    def start_thread(self, run: Callable[[], Any]) -> None:
+        """Run the execution in the background; the interpreter waits for it, so that a script may end before its
+        execution does.
+        """
+        self._runs_here = True
+        self._thread = threading.Thread(target=self._settle, args=(run,), name=f"kitaru-{self.exec_id}", daemon=False)
+        self._thread.start()
 
-    def settle(self, outcome: Any) -> None:
-        """The execution completed with this result. Called in its thread."""
-        self._outcome.append(outcome)
-        self._settled.set()
+    def host(self, here: Callable[[], Any], beside: Callable[[], Any]) -> None:
+        """Let the execution begin with the call that waits for it: ``here``, in the main thread, where that waits
+        without a limit; else ``beside`` it, in a thread.
+        """
+        self._runs_here = True
+        self._hosted = (here, beside)
 
     def fail(self, error: BaseException) -> None:
         """The execution ended with this error. Called in its thread, or in its place where that does not react."""
         self._error.append(error)
         self._settled.set()
+
+    def _begin(self, *, here: bool) -> None:
+        assert self._hosted is not None
+        (run_here, run_beside), self._hosted = self._hosted, None
+        if not here:
+            self.start_thread(run_beside)
+            return
+        teller = threading.Thread(target=self._keep_telling, name=f"kitaru-teller-{self.exec_id}", daemon=True)
+        teller.start()
+        self._settle(run_here)
+        teller.join()
+
+    def _settle(self, run: Callable[[], Any]) -> None:
+        try:
+            self._outcome.append(run())
+        except BaseException as error:
+            self._error.append(error)
+        self._settled.set()
+
+    def _keep_telling(self) -> None:
+        """While the main thread runs the execution itself."""
+        with apart():
+            while self._told is not None and not self._settled.wait(TOLD_EVERY):
+                with suppress(KitaruStoreError):  # the run meets it, too, and says so
+                    self._tell(self._read())
 
     def _until_settled(self, deadline: float | None) -> bool:
         """Wait for the thread of this process; False where the deadline came first."""
@@ -158,10 +200,15 @@ class FlowHandle:
             self._tell(self._read())
 
     def _tell(self, execution: Execution) -> None:
+        if self._told is None or execution.ended:
+            return
         new = {wait.wait_id for wait in execution.open_waits} - self._told_of
-        if self._told is not None and new and not execution.ended:
-            self._told_of |= new
+        self._told_of |= new
+        if any(self._session.store.read(self._answer_key(wait_id)) is None for wait_id in new):
             self._told(execution)
+
+    def _answer_key(self, wait_id: str) -> str:
+        return address.wait_answer(self._session.project, self.exec_id, wait_id)
 
     @property
     def _has_begun(self) -> bool:
@@ -210,9 +257,8 @@ class FlowHandle:
 
     def _must_go_on(self, execution: Execution, seconds: float) -> None:
         """Nobody runs it: that is as it should be only while whoever answered is about to resume it."""
-        session = self._session
-        keys = [address.wait_answer(session.project, self.exec_id, wait.wait_id) for wait in execution.open_waits]
-        if not any(session.store.read(key) is not None for key in keys):
+        keys = [self._answer_key(wait.wait_id) for wait in execution.open_waits]
+        if not any(self._session.store.read(key) is not None for key in keys):
             raise waiting_error(execution)
         if seconds > RESUMED_WITHIN:
             raise KitaruStateError(

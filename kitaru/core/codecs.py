@@ -49,7 +49,7 @@ class Encoded:
     def detached(self) -> Value:
         """The record, sharing no container with the value that was encoded."""
         value = self.value
-        if value.format not in _JSON_FORMATS or self.apart:
+        if value.format not in _JSON_FORMATS or self.apart or not isinstance(value.inline, (dict, list)):
             return value
         return Value(value.format, value.size, value.sha256, "inline", json.loads(self.body), value.type)
 

@@ -12,6 +12,7 @@ from kitaru.core.codecs import encode
 from kitaru.core.plain import plain
 from kitaru.core.typed_json import Unstorable, to_tree, type_name
 from kitaru.engine import journal, values
+from kitaru.engine.masking import mask_tree
 from kitaru.errors import KitaruUsageError, KitaruValueError
 from kitaru.model.event import ArtifactSaved, CheckpointCompleted, CheckpointFailed, CheckpointStarted, MetadataLogged
 from kitaru.model.notes import Artifact, Notes, artifact_id, merge, split_artifact_id
@@ -39,7 +40,7 @@ class NotesHere:
         if not metadata:
             return
         run, call = self.run, self.call_id
-        event = MetadataLogged(at=run.now(), call=call, values=plain_metadata(metadata))
+        event = MetadataLogged(at=run.now(), call=call, values=mask_tree(plain_metadata(metadata), run.mask))
         run.journal.buffer(event)
         if call is None:
             run.history.headlines.append(event)

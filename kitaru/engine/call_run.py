@@ -11,12 +11,14 @@ from kitaru.authoring.conversion import Mismatch, convert
 from kitaru.authoring.policy import next_delay, policy_of
 from kitaru.authoring.waiting import Question
 from kitaru.core.codecs import Encoded, digest_arguments, encode
-from kitaru.core.replay import CallIdentity, Compute, Diverged, RecordedCall, Reraise, Reuse, decide, note_failure
+from kitaru.core.replay import CallIdentity, Compute, Diverged, RecordedCall, Reraise, Reuse, note_failure
 from kitaru.engine import values
 from kitaru.engine.artifacts import NotesHere
 from kitaru.engine.cache import Hint, Ticket
 from kitaru.engine.capture import OutputScope, current_output
-from kitaru.engine.failures import exception_of, failure_of
+from kitaru.engine.failures import exception_of
+from kitaru.engine.interrupts import time_is_up
+from kitaru.engine.masking import mask_tree
 from kitaru.engine.run_state import RunState
 from kitaru.errors import KitaruContextError, KitaruDivergenceError, KitaruError, KitaruTimeoutError, KitaruValueError
 from kitaru.model.event import CheckpointCompleted, CheckpointFailed, CheckpointStarted, MetadataLogged, Value
@@ -91,8 +93,9 @@ class CallRun:
         self.key = key
         self.args = args
         self.kwargs = kwargs
-        self.digest, self._args_preview = digest_arguments(checkpoint.parameters.bind(args, kwargs), run.home)
-        self._decision = decide(run.recorded, CallIdentity(key, self.name, self.digest))
+        self.digest, preview = digest_arguments(checkpoint.parameters.bind(args, kwargs), run.home)
+        self._args_preview = preview if run.mask is None else mask_tree(preview, run.mask)
+        self._decision = run.decide(CallIdentity(key, self.name, self.digest))
         self._started: CheckpointStarted | None = None
         self._encoded: Encoded | None = None
         self.output: OutputScope | None = None
@@ -131,14 +134,15 @@ class CallRun:
         subject = f"the result of checkpoint {self.name!r} (call {self.key})"
         home = self.checkpoint.func.__module__
         value = values.get(self.run.store, self.run.project, output, subject=subject, home=home)
-        if not self.run.recorded[self.key].input_digest:
-            # Given as JSON by whoever replays: made into what the checkpoint returns.
-            return self._as_result(value, subject)
+        offer = self.run.recorded[self.key].offer
+        if offer is not None and not offer.input_digest:
+            return self._given(value, subject)
         if output.type and not self.checkpoint.parameters.result_fits(value):
             raise KitaruValueError(
                 f"{subject} was recorded as {output.type}, which its return annotation no longer allows",
                 hint="Run the flow as a new execution, or bring the annotation back.",
             )
+        self.run.took(self.key)
         return value
 
     def asks_store(self) -> bool:
@@ -204,11 +208,13 @@ class CallRun:
 
         return IsolatedAttempt(self)
 
-    def late(self) -> KitaruTimeoutError:
-        """The failure of an attempt that took too long."""
+    def late(self, spent: float | None = None) -> KitaruTimeoutError:
+        """The failure of an attempt that took too long: it ended after ``spent`` seconds, or in time."""
+        timeout = self.checkpoint.options.timeout or 0.0
         return KitaruTimeoutError(
-            f"checkpoint {self.name!r} (call {self.key}) was stopped after {self.checkpoint.options.timeout:g} seconds",
-            hint="Give it a longer timeout=, or make less of it in one call.",
+            time_is_up(f"checkpoint {self.name!r} (call {self.key})", timeout, spent or timeout),
+            hint="Give it a longer timeout=, or make less of it in one call; "
+            'with runtime="isolated" a process of its own is ended on time, whatever it does.',
         )
 
     def begin(self) -> None:
@@ -272,7 +278,7 @@ class CallRun:
             attempt=self.attempt,
             input_digest=self.digest,
             args=self._args_preview,
-            error=failure_of(error),
+            error=self.run.failure_of(error),
             retry=delay is not None,
         )
         self._spent += 1
@@ -318,9 +324,20 @@ class CallRun:
         if run.keeps_outputs:
             note_failure(run.recorded, event)
 
-    def _as_result(self, value: Any, subject: str) -> Any:
+    def _given(self, value: Any, subject: str) -> Any:
+        """A result that whoever replays gave as JSON, as what the checkpoint returns; it is recorded as that."""
+        run, parameters = self.run, self.checkpoint.parameters
         try:
-            return convert(value, self.checkpoint.parameters.annotations.get("return", Any))
+            result = convert(value, parameters.annotations.get("return", Any))
+            encoded = encode(
+                result,
+                subject=subject,
+                serializer=self.checkpoint.options.serializer,
+                typed=parameters.result_fits(result),
+            )
+            values.put(run.store, run.project, encoded)
+            run.took(self.key, encoded.detached())
+            return result
         except Mismatch as mismatch:
             raise KitaruValueError(
                 f"{subject} was overridden by a value that doesn't fit: {mismatch}",

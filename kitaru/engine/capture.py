@@ -12,8 +12,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, TextIO, cast
@@ -78,6 +78,18 @@ class OutputScope:
 
 
 current_output: ContextVar[OutputScope | None] = ContextVar("kitaru_output", default=None)
+
+_apart: ContextVar[bool] = ContextVar("kitaru_output_apart", default=False)
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """What is printed in this block and thread belongs to no run: a command's own words while a run goes on."""
+    token = _apart.set(True)
+    try:
+        yield
+    finally:
+        _apart.reset(token)
 
 
 class Tee:
@@ -225,6 +237,8 @@ def _scope_here() -> OutputScope | None:
     scope = current_output.get()
     if scope is not None:
         return scope
+    if _apart.get():
+        return None
     inherited: OutputScope | None = threading.current_thread().__dict__.get(INHERITED)
     return (inherited.heir() if inherited is not None else None) or _Installed.default
 

@@ -146,15 +146,19 @@ async def _compute(call: CallRun) -> Any:
     if call.checkpoint.options.runtime == "isolated":
         attempt = call.isolated()
         return await _on_thread(call.run, attempt.run, attempt.stop)
+    began = time.monotonic()
     try:
         async with asyncio.timeout(timeout) as limit:
             result = await call.checkpoint.func(*call.args, **call.kwargs)
     except Exception as error:
-        if limit.expired():
-            raise call.late() from error
-        raise
+        if not limit.expired():
+            raise
+        late = call.late(time.monotonic() - began)
+        if isinstance(error.__cause__, asyncio.CancelledError):
+            raise late.with_traceback(error.__cause__.__traceback__) from None  # where its code was
+        raise late from error
     if limit.expired():  # it went on after its cancellation
-        raise call.late()
+        raise call.late(time.monotonic() - began)
     return result
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -14,19 +13,20 @@ from kitaru.authoring.flow import Flow
 from kitaru.authoring.future import resolved
 from kitaru.authoring.policy import next_delay
 from kitaru.core.codecs import encode
-from kitaru.core.replay import Branch
+from kitaru.core.replay import Branch, note_lost
 from kitaru.engine import values
 from kitaru.engine.calls import FlowScope
 from kitaru.engine.cancelling import CancelWatch, ForcedEnd, cancelled_error
 from kitaru.engine.capture import Capture
-from kitaru.engine.failures import error_of, failure_of
+from kitaru.engine.failures import error_of
 from kitaru.engine.halting import CancelRequested, Left
-from kitaru.engine.interrupts import FlowExpired, RunStopped, WakingMain
+from kitaru.engine.interrupts import FlowExpired, RunStopped, WakingMain, time_is_up
 from kitaru.engine.journal import Fenced, Stopped
 from kitaru.engine.keeper import Keeper
-from kitaru.engine.leases import LEASE_SECONDS, LeaseKeeping
+from kitaru.engine.leases import LEASE_SECONDS, LeaseKeeping, lost_attempts
 from kitaru.engine.listing import note_end, note_state
 from kitaru.engine.logs import LogWriter
+from kitaru.engine.masking import Mask
 from kitaru.engine.run_state import RunState
 from kitaru.errors import (
     KitaruDivergenceError,
@@ -52,23 +52,23 @@ def execute(
     requirements: tuple[str, ...] = (),
     lease_seconds: float = LEASE_SECONDS,
     forced_end: ForcedEnd | None = None,
-    mask: Callable[[str], str] | None = None,
+    mask: Mask | None = None,
     children: ChildOutput | None = None,
 ) -> Any:
     """Run an execution to its end, from what ``entries`` (all of its journal, at least entry 1) record; its result.
 
     Finished checkpoints are not run again. A completed execution gives its recorded result; a failed one is taken up
-    again. ``capture``: what it prints and logs goes to its runtime logs, besides to where it went before.
-    ``mask`` takes secrets out of a line; ``children``: what comes through the process's descriptors goes there, too.
-    ``requirements``: the libraries that its image asks for. ``forced_end`` is called where it was cancelled and its
-    code does not react: from another thread, once that is recorded.
+    again. ``capture``: what it prints and logs goes to its runtime logs, besides to where it went before; ``children``:
+    so does what comes through the process's descriptors. ``mask`` takes secrets out of logs, failures, previews of
+    arguments, metadata and questions. ``requirements``: the libraries that its image asks for. ``forced_end`` is called
+    where it was cancelled and its code does not react: from another thread, once that is recorded.
 
     Raises ``KitaruUserCodeError``, ``KitaruDivergenceError``, ``KitaruCancelledError`` or ``KitaruExecutionError``
     with the failure's origin, and the original exception as its cause. Raises ``Fenced`` where another runner has
     taken over, and ``Left`` where the execution waits for an answer that is long in coming. ``KeyboardInterrupt`` and
     subclasses of ``SystemExit`` pass through, and leave the journal as it is: the execution can be resumed.
     """
-    run = RunState(flow, store, clock, project, exec_id, entries, requirements)
+    run = RunState(flow, store, clock, project, exec_id, entries, requirements, mask)
     ended = run.history.ended
     if isinstance(ended, Completed):
         return values.get(store, project, ended.output, subject=f"the result of flow {flow.name!r}", home=run.home)
@@ -130,7 +130,7 @@ class _Runner:
                 delay = self._delay(problem, failed, time.monotonic() - began)
                 if delay is None:
                     raise self._failed(problem) from problem
-                self._commit(AttemptFailed(at=run.now(), attempt=attempt, error=failure_of(problem)))
+                self._commit(AttemptFailed(at=run.now(), attempt=attempt, error=run.failure_of(problem)))
                 attempt += 1
                 run.begin_again()
                 run.pause(delay)
@@ -150,7 +150,10 @@ class _Runner:
         if run.history.resumed:
             # Whoever else thinks it may go on must learn of it before either runs anything.
             run.history.resumed = False
-            run.journal.commit(event)
+            lost = lost_attempts(run)
+            run.journal.commit(event, *lost)
+            for one in lost:
+                note_lost(run.recorded, one)
         else:
             run.journal.buffer(event)
 
@@ -167,7 +170,8 @@ class _Runner:
             )
             args, kwargs = flow.parameters.arguments(flow.bind(kwargs=recorded))
             try:
-                result = _within_timeout(run, _call_async if flow.is_async else _call, args, kwargs)
+                with WakingMain():
+                    result = _within_timeout(run, _call_async if flow.is_async else _call, args, kwargs)
             except SystemExit as error:
                 # A subclass is a signal of the process that runs this: to stop, and to leave the execution open.
                 if type(error) is not SystemExit:
@@ -191,7 +195,7 @@ class _Runner:
         return cancelled_error(run.flow.name, run.exec_id, request.by)
 
     def _failed(self, error: Exception) -> KitaruExecutionError:
-        failure = failure_of(error)
+        failure = self._run.failure_of(error)
         self._end(Failed(at=self._run.now(), error=failure))
         if isinstance(error, KitaruDivergenceError) and error.exec_id == self._run.exec_id:
             return error
@@ -222,6 +226,8 @@ class _Runner:
         """Logs first, then the event that ends the execution, then the hint."""
         if self._logs is not None:
             self._logs.flush()
+        if self._run.journal.stopped is None:
+            self._run.presence.ending()
         self._commit(event)
         # The result is due now; nobody waits for a hint. Not a daemon: a short script's summary is written, too.
         threading.Thread(target=_write_summary, args=(self._run,), name="kitaru-summary").start()
@@ -230,15 +236,17 @@ class _Runner:
 def _within_timeout(run: RunState, call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What ``call`` gives. Everything of this attempt is stopped, and has ended, where the flow's timeout is over."""
     seconds = run.opened.options.timeout
+    began = time.monotonic()
     stop = partial(run.interrupts.stop, FlowExpired())
     forget = run.interrupts.after(seconds, stop) if seconds is not None else None
     try:
         return call(run, args, kwargs)
     except FlowExpired as expired:
-        raise KitaruTimeoutError(
-            f"flow {run.flow.name!r} was stopped after {seconds:g} seconds",
+        late = KitaruTimeoutError(
+            time_is_up(f"flow {run.flow.name!r}", seconds or 0.0, time.monotonic() - began),
             hint="Give it a longer timeout=; what its checkpoints finished is recorded.",
-        ) from expired.__cause__
+        )
+        raise late.with_traceback(expired.__traceback__) from expired.__cause__
     finally:
         if forget is not None:
             forget()
@@ -247,14 +255,14 @@ def _within_timeout(run: RunState, call: Any, args: tuple[Any, ...], kwargs: dic
 def _call(run: RunState, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     token = scope.set(FlowScope(run, Branch()))
     try:
-        with WakingMain():
-            result = run.interrupts.run(lambda: run.flow.func(*args, **kwargs))
+        result = run.interrupts.run(lambda: run.flow.func(*args, **kwargs))
         _wait_for_calls(run)
         run.interrupts.check()
     except (Exception, RunStopped) as error:
         run.abandoned = error
+        where = error.__traceback__  # before a submitted call raises it, too
         _wait_for_calls(run)
-        raise
+        raise error.with_traceback(where)  # noqa: B904 - it is the same error
     finally:
         scope.reset(token)
     return result

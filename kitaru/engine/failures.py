@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kitaru.core.typed_json import find_class, type_name
+from kitaru.engine.masking import Mask
+from kitaru.engine.tracebacks import user_traceback
 from kitaru.errors import (
     KitaruBackendError,
     KitaruDivergenceError,
@@ -31,17 +35,16 @@ def origin_of(error: BaseException) -> Origin:
     return "user_code"
 
 
-def failure_of(error: BaseException) -> Failure:
-    """``error`` as it is recorded. Its traceback begins in the user's code."""
-    import traceback  # slow to load, and needed only when something failed
-
-    frames = error.__traceback__
-    while frames is not None and str(frames.tb_frame.f_globals.get("__name__", "")).startswith("kitaru."):
-        frames = frames.tb_next
-    text = "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
+def failure_of(error: BaseException, roots: Sequence[str] = (), mask: Mask | None = None) -> Failure:
+    """``error`` as it is recorded: its traceback is the user's, relative to ``roots``, and ``mask`` hides secrets."""
+    message, text = _message(error), user_traceback(error, roots)
+    if mask is not None:
+        message, text = mask(message), mask(text)
+    if len(message) > MESSAGE_LIMIT:
+        message = f"{message[:MESSAGE_LIMIT]}…"
     if len(text) > TRACEBACK_LIMIT:
         text = f"… {text[-TRACEBACK_LIMIT:]}"
-    return Failure(type_name(type(error)), _message(error), text, origin_of(error))
+    return Failure(type_name(type(error)), message, text, origin_of(error))
 
 
 def exception_of(failure: Failure, home: str) -> Exception:
@@ -80,7 +83,6 @@ def error_of(failure: Failure, *, flow: str, exec_id: str, status: str) -> Kitar
 
 def _message(error: BaseException) -> str:
     try:
-        text = str(error)
+        return str(error)
     except Exception:  # somebody's __str__ is broken; the failure itself must still be recorded
-        text = f"<{type(error).__name__} without a readable message>"
-    return text if len(text) <= MESSAGE_LIMIT else f"{text[:MESSAGE_LIMIT]}…"
+        return f"<{type(error).__name__} without a readable message>"

@@ -1,9 +1,9 @@
 """Stopping the user's own code from outside: at a timeout, or when somebody ends the run.
 
 Python can stop a thread only between two instructions, so code that blocks inside a C function (``time.sleep``, a
-socket) is stopped when that returns; only on the main thread is it woken at once, by a signal. The engine's own code is
-never hit: a thread can be stopped only between ``enter`` and ``leave``. Tasks and child processes register what stops
-them.
+socket) is stopped when that returns; only on the main thread is it woken at once, by a signal: that is where workers
+and ``kitaru run`` have the flow's body. The engine's own code is never hit: a thread can be stopped only between
+``enter`` and ``leave``. Tasks and child processes register what stops them.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ T = TypeVar("T")
 AGAIN_SECONDS = 1.0
 """After so long a thread that went on all the same (a bare ``except``) is stopped again."""
 
+PROMPT_SECONDS = 0.5
+"""Code that ends so long after its time was up was stopped; later, it was told to stop and ended when it pleased."""
+
 WAKE_SIGNAL = signal.SIGURG
 """Ignored by default, and used by next to nobody."""
 
@@ -30,12 +33,31 @@ class Interrupted(BaseException):
     """Stops the user's code where it is. Not an ``Exception``, so that it is not swallowed."""
 
 
+class Expired(Interrupted):
+    """The time of a stretch of code is up. Its ``run`` raises in its place what its caller wants said."""
+
+
 class RunStopped(BaseException):
     """The run is stopped from outside: none of its code begins any more, and what is under way is stopped."""
 
 
 class FlowExpired(RunStopped):
     """The attempt at the flow's body took longer than its timeout."""
+
+
+def time_is_up(what: str, timeout: float, spent: float) -> str:
+    """How ``what`` ended, which had ``timeout`` seconds and took ``spent``, in words that are true."""
+    if spent - timeout <= PROMPT_SECONDS:
+        return f"{what} was stopped after {_seconds(timeout)}"
+    return (
+        f"{what} was told to stop after {_seconds(timeout)}, and its code did not return before {_seconds(spent)} "
+        "were over"
+    )
+
+
+def _seconds(count: float) -> str:
+    text = f"{count:.3g}"
+    return f"{text} second" if text == "1" else f"{text} seconds"
 
 
 class _Region:
@@ -120,29 +142,34 @@ class Interrupts:
         work: Callable[[], T],
         *,
         timeout: float | None = None,
-        late: Callable[[], BaseException] = Interrupted,
+        late: Callable[[float], BaseException] = Expired,
     ) -> T:
-        """``work()`` in this thread, stopped when the run is, or after ``timeout`` seconds: then ``late()`` is raised.
+        """``work()`` in this thread, stopped when the run is, or after ``timeout`` seconds: then ``late(spent)`` is
+        raised, with the seconds that it really took.
 
         Returns or raises only when ``work`` has ended, so that nothing of it goes on beside what comes next.
         """
         region = _Region(threading.get_ident(), shield=False)
         self._enter(region)
-        forget = self._alarms.at(timeout, lambda: self._expire(region, late)) if timeout is not None else None
+        if timeout is None:
+            forget, began = None, 0.0
+        else:
+            forget, began = self._alarms.at(timeout, lambda: self._expire(region)), time.monotonic()
         try:
             try:
                 return work()
             finally:
                 self._leave(region)
-        except Interrupted as error:
-            if region.reason is None:
+        except BaseException as error:
+            reason = region.reason
+            if reason is None:
                 raise
             self._end(region)
-            raise region.reason from error  # whose traceback says where the code was
-        except BaseException as error:
-            if region.reason is not None and error is not region.reason:
-                raise region.reason from error
-            raise
+            met = error.__context__ if error is reason else error  # as the code ended is the context of `_leave`
+            told = late(time.monotonic() - began) if isinstance(reason, Expired) else reason
+            if met is None or isinstance(met, Interrupted):
+                raise told.with_traceback((met or error).__traceback__) from None  # which says where the code was
+            raise told from met
         finally:
             if forget is not None:
                 forget()
@@ -192,15 +219,15 @@ class Interrupts:
         with suppress(BaseException):  # its reason, which the caller raises
             self._leave(region)
 
-    def _expire(self, region: _Region, late: Callable[[], BaseException]) -> None:
+    def _expire(self, region: _Region) -> None:
         with self._guard:
             if not self._is_there(region):
                 return
             if region.reason is None:
-                region.reason = late()
+                region.reason = Expired()
             if self._regions[region.ident] is region:
                 _strike(region.ident)
-        self._alarms.at(AGAIN_SECONDS, lambda: self._expire(region, late))
+        self._alarms.at(AGAIN_SECONDS, lambda: self._expire(region))
 
     def _stop_again(self) -> None:
         with self._guard:

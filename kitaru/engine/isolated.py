@@ -16,12 +16,15 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from kitaru.authoring.checkpoint import Checkpoint
+from kitaru.engine.interrupts import Expired
 from kitaru.engine.parcels import MAIN_ALIAS, Failed, Note, Order, Place, Returned, pack, receive, send, unpack
+from kitaru.engine.tracebacks import ChildTraceback
 from kitaru.errors import KitaruRuntimeError, KitaruUsageError, KitaruUserCodeError
 
 if TYPE_CHECKING:
@@ -35,13 +38,6 @@ OUTPUT_SECONDS = 1.0
 """How long its output is waited for once it has ended: a process that it left behind may hold the pipe open."""
 
 
-class ChildTraceback(Exception):
-    """Where an exception was raised in the child, as text: the cause of the one that is raised here."""
-
-    def __str__(self) -> str:
-        return f"in the process of its own\n\n{self.args[0].rstrip()}"
-
-
 class IsolatedAttempt:
     """One attempt of a call, in a child process."""
 
@@ -50,6 +46,7 @@ class IsolatedAttempt:
         self._guard = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._reason: BaseException | None = None
+        self._began = 0.0
 
     def run(self) -> Any:
         """The result. Raises what the checkpoint raised, the timeout's error, or why the run was stopped.
@@ -59,11 +56,12 @@ class IsolatedAttempt:
         call = self._call
         order = self._order()
         interrupts, timeout = call.run.interrupts, call.checkpoint.options.timeout
+        self._began = time.monotonic()
         forget = [interrupts.when_stopped(lambda: self.stop(interrupts.reason))]
         try:
             ours = self._start(order.path)
             if timeout is not None:
-                forget.append(interrupts.after(timeout, lambda: self.stop(call.late())))
+                forget.append(interrupts.after(timeout, lambda: self.stop(Expired())))
             with ours:
                 return self._converse(ours, order)
         finally:
@@ -116,6 +114,8 @@ class IsolatedAttempt:
         self._wait()
         for reader in readers:
             reader.join(OUTPUT_SECONDS)
+        if isinstance(self._reason, Expired):
+            raise self._call.late(time.monotonic() - self._began)
         if self._reason is not None:
             raise self._reason
         if isinstance(answer, Returned):

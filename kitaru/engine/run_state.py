@@ -6,18 +6,33 @@ import itertools
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kitaru.authoring.flow import Flow
 from kitaru.authoring.future import CheckpointFuture
 from kitaru.authoring.policy import Retry, with_further
-from kitaru.core.replay import RecordedCall, recorded_calls
+from kitaru.core.offers import Offers
+from kitaru.core.replay import (
+    CallIdentity,
+    Compute,
+    Decision,
+    RecordedCall,
+    Reuse,
+    calls_under_way,
+    decide,
+    recorded_calls,
+)
 from kitaru.engine.cache import Cache
+from kitaru.engine.failures import failure_of
 from kitaru.engine.halting import UnderWay
 from kitaru.engine.interrupts import Interrupts
 from kitaru.engine.journal import Fenced, Journal, Stopped, read_events
 from kitaru.engine.listing import Presence
+from kitaru.engine.masking import Mask
 from kitaru.engine.pool import ThreadPool
+from kitaru.engine.replaying import taken_events
+from kitaru.engine.tracebacks import roots_of
 from kitaru.errors import KitaruDivergenceError, KitaruIntegrityError
 from kitaru.model.address import CROCKFORD, timestamp
 from kitaru.model.event import (
@@ -25,12 +40,15 @@ from kitaru.model.event import (
     Cancelled,
     CheckpointCompleted,
     CheckpointFailed,
+    CheckpointLost,
     CheckpointStarted,
     Completed,
     Event,
     Failed,
+    Failure,
     Opened,
     Started,
+    Value,
     WaitAnswered,
     WaitOpened,
 )
@@ -59,8 +77,9 @@ class RunState:
         exec_id: str,
         entries: tuple[bytes, ...],
         requirements: tuple[str, ...] = (),
+        mask: Mask | None = None,
     ) -> None:
-        """``requirements``: the libraries that the snapshot's image asks for."""
+        """``requirements``: the libraries that the snapshot's image asks for. ``mask`` takes secrets out of a text."""
         events = read_events(entries, exec_id)
         if not events or not isinstance(events[0], Opened):
             raise KitaruIntegrityError(
@@ -76,6 +95,8 @@ class RunState:
         self.journal = Journal(store, project, exec_id, written=len(entries), write_id=clock.token(16))
         self.history = History(events)
         self.recorded: dict[str, RecordedCall] = recorded_calls(events)
+        self.offers = Offers(events)
+        """What this run may take over from the execution that it replays."""
         given = self.opened.options.retry
         further = self.opened.options.retries
         self.retry = Retry.from_json(given) if given else with_further(flow.options.retries, further)
@@ -102,6 +123,7 @@ class RunState:
         self.completions = itertools.count(sum(call.output is not None for call in self.recorded.values()))
         """Counts completed calls, from any thread."""
         self.home = flow.func.__module__
+        self.mask = mask
         self.cache = self._cache(requirements, resumed=len(entries) > 1)
         self.presence = Presence(store, project, self.opened)
         self.logged: dict[str, dict[str, Any]] = {}
@@ -116,6 +138,38 @@ class RunState:
     def now(self) -> str:
         """The present, as events carry it."""
         return timestamp(self.clock.now())
+
+    def decide(self, call: CallIdentity) -> Decision:
+        """Whether ``call`` takes a result: a recorded one, else one of the execution that this one replays."""
+        known = self.recorded.get(call.key)
+        if known is not None and known.offer is not None and not known.is_of(call):
+            # Taken in an earlier attempt of this process, which failed before it was recorded.
+            del self.recorded[call.key]
+        decision = decide(self.recorded, call)
+        if call.key in self.recorded or not isinstance(decision, Compute):
+            return decision
+        offer = self.offers.take(call)
+        if offer is None:
+            return decision
+        self.recorded[call.key] = RecordedCall(call.name, call.input_digest, offer.output, offer=offer)
+        return Reuse(offer.output)
+
+    def took(self, key: str, output: Value | None = None) -> None:
+        """The offer for this call fits: record that, with ``output`` where it is stored anew. Durable with what comes
+        next; until then the offer stands.
+        """
+        known = self.recorded[key]
+        offer = known.offer
+        if offer is None:
+            return
+        known = self.recorded[key] = replace(known, output=output or known.output, offer=None)
+        for event in taken_events(offer, key, known, self.now()):
+            self.journal.buffer(event)
+        next(self.completions)
+
+    def failure_of(self, error: BaseException) -> Failure:
+        """``error`` as this run records it."""
+        return failure_of(error, roots_of(self.flow.func.__code__.co_filename, self.opened.target), self.mask)
 
     def check(self) -> None:
         """Raise what stopped this run, if anything did; no further call may be made then."""
@@ -182,12 +236,17 @@ class WaitBook:
             elif isinstance(event, WaitAnswered):
                 self.answered[event.wait] = event
 
+    @property
+    def asks(self) -> bool:
+        """Whether a question is open."""
+        return len(self.opened) > len(self.answered)
+
 
 class History:
     """What the recorded events say about the attempts at the flow body."""
 
     def __init__(self, events: Sequence[Event]) -> None:
-        checkpoints = (CheckpointStarted, CheckpointCompleted, CheckpointFailed)
+        checkpoints = (CheckpointStarted, CheckpointCompleted, CheckpointFailed, CheckpointLost)
         self.headlines = [event for event in events if not isinstance(event, checkpoints)]
         """The events without their checkpoints."""
         self.attempt = 1
@@ -196,6 +255,10 @@ class History:
         """How many retries of the flow are used up."""
         self.resumed = any(isinstance(event, Started) for event in events)
         """Whether a runner had begun before: then this one must claim the journal before it does anything."""
+        self.under_way = calls_under_way(events)
+        """Attempts that were under way when the last runner ended without a word."""
+        self.seen = max(event.at for event in events)
+        """The last sign of life in the journal."""
         self.ended: Completed | Cancelled | None = None
         """An end that is final. A failure is not: the execution can be taken up again."""
         for event in events:

@@ -17,6 +17,7 @@ from kitaru.authoring.waiting import Question
 from kitaru.core.codecs import encode
 from kitaru.engine import values
 from kitaru.engine.halting import CancelRequested, Left
+from kitaru.engine.masking import mask_tree
 from kitaru.engine.run_state import RunState
 from kitaru.errors import KitaruDivergenceError, KitaruIntegrityError, KitaruUsageError, KitaruWaitValidationError
 from kitaru.model import address
@@ -78,21 +79,48 @@ class Poll:
             recorded = values.get(run.store, run.project, answered.value, subject=subject, home=run.home)
             self.found = [self._question.answer(recorded)]
             return
+        if opened is None and self._take_over():
+            return
         question = self._question
         if opened is None:
             event = WaitOpened(
                 at=run.now(),
                 wait=self._wait,
                 name=self._name,
-                question=question.text,
+                question=mask_tree(question.text, run.mask),
                 schema=question.schema,
                 timeout=question.timeout,
-                metadata=question.metadata,
+                metadata=mask_tree(question.metadata, run.mask),
             )
+            run.presence.ask(self._wait)
             run.journal.commit(event)
             run.waits.opened[self._wait] = event
         enough = float("inf") if question.timeout is None else time.monotonic() + question.timeout
         run.waits.polled[self._wait] = enough
+
+    def _take_over(self) -> bool:
+        """Whether the execution that this one replays has an answer that fits; it is recorded as the answer here."""
+        run, question = self._run, self._question
+        for offered in run.offers.answers(self._wait, self._name):
+            subject = f"the answer to {self._name!r}"
+            try:
+                value = values.get(run.store, run.project, offered.value, subject=subject, home=run.home)
+                found = question.answer(value)
+            except KitaruWaitValidationError:
+                # Other code asks for something else: then it is asked.
+                continue
+            if not run.offers.take_answer(offered):
+                continue
+            at = run.now()
+            text = mask_tree(question.text, run.mask)
+            opened = WaitOpened(at=at, wait=self._wait, name=self._name, question=text, schema=question.schema)
+            answered = WaitAnswered(at=at, wait=self._wait, name=self._name, value=offered.value, by=offered.by)
+            run.journal.buffer(opened)
+            run.journal.buffer(answered)
+            run.waits.opened[self._wait], run.waits.answered[self._wait] = opened, answered
+            self.found = [found]
+            return True
+        return False
 
     def look(self) -> None:
         """Look for the answer once. Raises ``CancelRequested`` for an abort, ``Left`` where the runner is to leave."""
@@ -134,6 +162,7 @@ class Poll:
         run.journal.commit(event)
         run.waits.answered[self._wait] = event
         run.waits.polled.pop(self._wait, None)
+        run.presence.answered(self._wait)
         self.found = [value]
         return True
 

@@ -19,6 +19,7 @@ from kitaru.engine.failures import failure_of
 from kitaru.engine.halting import Left
 from kitaru.engine.journal import Fenced, Journal, read_events
 from kitaru.engine.listing import note_state
+from kitaru.engine.masking import Mask
 from kitaru.errors import (
     KitaruBackendError,
     KitaruError,
@@ -49,11 +50,21 @@ class Terminated(SystemExit):
     """SIGTERM came. A ``SystemExit``, which an event loop lets through where it swallows other exceptions."""
 
 
-def run_order(order: RunOrder, *, store: Store, clock: Clock, unpack: Unpack, load: Load, execute: Execute) -> int:
+def run_order(
+    order: RunOrder,
+    *,
+    store: Store,
+    clock: Clock,
+    unpack: Unpack,
+    load: Load,
+    execute: Execute,
+    mask: Mask | None = None,
+) -> int:
     """Carry out ``order`` in this process, on its main thread; the exit code.
 
     Reads nothing from the store where the source lies unpacked, and writes nothing before the flow does. SIGTERM ends
-    it with what is recorded. Raises ``KitaruError`` only where the store can't be told of a failure.
+    it with what is recorded. ``mask`` takes secrets out of the reason why the flow never began. Raises ``KitaruError``
+    only where the store can't be told of a failure.
     """
     try:
         with _stopping_on_sigterm():
@@ -62,7 +73,7 @@ def run_order(order: RunOrder, *, store: Store, clock: Clock, unpack: Unpack, lo
             except Terminated:
                 raise
             except (Exception, SystemExit) as error:
-                _record_failure(order, store, clock, error)
+                _record_failure(order, store, clock, error, mask)
                 return FAILED
             return execute(flow)
     except Terminated:
@@ -90,6 +101,14 @@ def _prepare(order: RunOrder, store: Store, unpack: Unpack, load: Load) -> Any:
     root = unpack(source, lambda: _fetch_archive(store, order.project, source))
     enter_source(root, _working_folder())
     return load(root, snapshot["target"])
+
+
+def leave_process(error: KitaruExecutionError) -> None:
+    """Leave at once, in a process that exists for one execution: that one's end is recorded, and the code that is under
+    way does not react.
+    """
+    print(f"error: {error.message}; it did not end by itself", file=sys.stderr, flush=True)
+    os._exit(FAILED)
 
 
 def read_order_snapshot(order: RunOrder) -> dict[str, Any]:
@@ -163,10 +182,12 @@ def _fetch_archive(store: Store, project: str, source: str) -> bytes:
     return body
 
 
-def _record_failure(order: RunOrder, store: Store, clock: Clock, error: BaseException) -> None:
+def _record_failure(order: RunOrder, store: Store, clock: Clock, error: BaseException, mask: Mask | None) -> None:
     """Say in the journal, and in the worker's own log, why the flow never began."""
-    failure = failure_of(error)
-    message = f"{failure.message}\n{error.hint}" if isinstance(error, KitaruError) and error.hint else failure.message
+    folder = _working_folder()  # the source's, once that was found
+    failure = failure_of(error, (str(folder),) if folder is not None else (), mask)
+    hint = error.hint if isinstance(error, KitaruError) else ""
+    message = f"{failure.message}\n{mask(hint) if mask is not None else hint}" if hint else failure.message
     origin: Origin = "backend" if isinstance(error, KitaruBackendError) else "runtime"
     print(f"error: {message}", failure.traceback, sep="\n", file=sys.stderr)
     journal = Journal(store, order.project, order.exec_id, written=len(order.journal_head), write_id=clock.token(26))

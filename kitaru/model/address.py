@@ -17,13 +17,15 @@ EXEC_ID = re.compile(r"ex-[0-9a-hjkmnp-tv-z]{18}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
 def canonical_json(value: Any) -> bytes:
     """``value`` as UTF-8 JSON with sorted keys, no spaces and one final newline: equal values, equal bytes.
 
     Raises ``ValueError`` for NaN and infinities, ``TypeError`` for what JSON does not have.
     """
-    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return text.encode("utf-8", "surrogatepass") + b"\n"
+    return _CANONICAL.encode(value).encode("utf-8", "surrogatepass") + b"\n"
 
 
 def digest(body: bytes) -> str:
