@@ -65,7 +65,7 @@ def test_get_draws_and_writes_a_page(deployed: Repository, own_world: Path) -> N
     done = do(deployed, "invoke", "agent", "--wait", "-o", "json").must()
     exec_id = json.loads(done.out)["item"]["exec_id"]
     shown = do(deployed, "executions", "get", exec_id).must().out
-    assert "collect" in shown and ("█" in shown or "#" in shown) and "'stage': 'all'" in shown
+    assert "collect" in shown and ("█" in shown or "#" in shown) and '"stage": "all"' in shown
     page = own_world / "page.html"
     assert str(page) in do(deployed, "executions", "get", exec_id, "--html", page).must().out
     text = page.read_text()

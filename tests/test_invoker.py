@@ -422,7 +422,7 @@ def test_a_failed_execution_tells_what_where_and_why(deployed: Repository) -> No
     assert handle.status == "failed"
     done = kitaru("executions", "get", handle.exec_id, cwd=deployed.folder).must()
     assert "the bang went off" in done.out
-    assert f"kitaru executions resume {handle.exec_id}" in done.out
+    assert f"kitaru executions retry {handle.exec_id}" in done.out
 
 
 def test_a_script_may_end_before_its_run(own_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -303,5 +303,64 @@ def test_five_thousand_calls_make_a_page() -> None:
     text, page = page_of(execution(calls, end=60), logs=logs)
     assert time.perf_counter() - begun < 20
     assert len(text) < 6_000_000
+    shown = [attributes for tag, attributes in page.tags if tag == "details" and attributes["class"] == "call"]
+    assert len(shown) == 200
+    assert "200 of 5000 shown." in page.text
     assert "44,000 more characters" in page.text
     assert "700 lines before these" in page.text and "line 999" in page.text
+
+
+# --- what goes no further -------------------------------------------------------------------------------------------
+
+
+def test_what_was_stopped_is_not_under_way() -> None:
+    """Cancelled calls and waits, and those that a lost runner left, have marks and bars of their own, also in ASCII."""
+    asked = Wait(wait_id="w1", name="approve", status="cancelled", opened_at=at(4))
+    calls = [call("1", "done", (0, 2, "completed")), call("2", "stopped", (2, 4, "cancelled"))]
+    over = execution(calls, waits=(asked,), end=8, status="cancelled")
+    left = execution([calls[0], call("2", "left", (2, None, "running"))], end=None, status="lost")
+    late = T0 + timedelta(days=3)
+    for plain, live in ((False, "▓┄?…"), (True, ">?")):
+        _, done, stopped, waited = timeline(over, width=100, plain=plain)
+        assert done[2] in "✓+"
+        assert stopped.startswith("  - stopped") and stopped.endswith("cancelled")
+        assert waited.startswith("  - approve") and waited.endswith("not answered")
+        assert not set(stopped) & set(live)
+        axis, _, gone = timeline(left, width=100, plain=plain, now=late)
+        assert gone.startswith("  - left") and gone.endswith("its runner is gone")
+        assert not set(gone) & set(live)
+        assert axis.rstrip().endswith("2.0 s"), "the picture ends with the last that is known"
+    _, page = page_of(over)
+    rows = [attributes["data-status"] for tag, attributes in page.tags if tag == "details"]
+    assert rows == ["completed", "cancelled", "cancelled"]
+    _, page = page_of(left)
+    rows = [attributes["data-status"] for tag, attributes in page.tags if tag == "details"]
+    assert rows == ["completed", "lost"]
+    assert "2.0 s until its last record" in page.text
+
+
+def test_many_calls_that_were_stopped_are_counted() -> None:
+    """In the picture of many calls those that were cancelled are counted, and not as running."""
+    calls = [call(str(n), "step", (0, 1, "completed" if n % 2 else "cancelled")) for n in range(100)]
+    _, step = timeline(execution(calls, end=1, status="cancelled"), width=100)
+    assert "50 cancelled" in step and "running" not in step
+
+
+def test_rests_of_less_than_a_second_are_as_long_as_they_were() -> None:
+    """A picture of milliseconds is not one of gaps."""
+    calls = [call("1", "a", (0.004, 0.004, "completed")), call("2", "b", (0.010, 0.010, "completed"))]
+    assert "≈" not in "".join(timeline(execution(calls, end=0.015), width=100))
+
+
+def test_long_names_keep_their_ends() -> None:
+    """Of names too long for the line the middle is left out: their ends often tell them apart."""
+    calls = [call(str(n), f"{'very_' * 12}long_{n}", (n, n + 1, "completed")) for n in range(2)]
+    _, first, second = timeline(execution(calls, end=2), width=80)
+    assert "…" in first and "long_0 " in first and "long_1 " in second
+
+
+def test_calls_of_one_name_can_be_told_apart() -> None:
+    """On the page they have their ids beside the name; a call whose name is its own has not."""
+    calls = [call("1.1/1", "step", DONE), call("1.2/1", "step", DONE), call("2", "last", DONE)]
+    text, _ = page_of(execution(calls, end=1))
+    assert "<small>1.1/1</small>" in text and "<small>1.2/1</small>" in text and "<small>2</small>" not in text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
@@ -20,6 +22,7 @@ from kitaru.model.log_line import LogLine
 from kitaru.model.replay import ReplayPlan
 from kitaru.model.wait import Wait
 from kitaru.ports import RunOrder
+from kitaru.settings import DEFAULT_PROJECT
 
 if TYPE_CHECKING:
     from kitaru.authoring.flow import Flow
@@ -28,6 +31,20 @@ if TYPE_CHECKING:
     from kitaru.client.running import Running
     from kitaru.engine.cache_report import CacheReport
     from kitaru.engine.invoker import Launched
+
+
+def _must_have_called(execution: Execution, checkpoint: str) -> None:
+    names = list(dict.fromkeys(call.name for call in execution.checkpoints))
+    if checkpoint in names or any(call.call_id == checkpoint for call in execution.checkpoints):
+        return
+    import difflib  # Here, as every run from source imports this module and almost none makes a mistake.
+
+    close = difflib.get_close_matches(checkpoint, names, 1)
+    there = f"it called {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}" if names else "it called none"
+    raise KitaruUsageError(
+        f"{execution.exec_id} has no checkpoint {checkpoint!r}; {there}",
+        hint=(f"did you mean {close[0]}? " if close else "") + f"kitaru executions get {execution.exec_id}",
+    )
 
 
 class ExecutionsClient:
@@ -66,14 +83,42 @@ class ExecutionsClient:
             return execution
         raise KitaruUsageError("there is no such execution", hint="kitaru executions list")
 
+    def elsewhere(self, *, flow: str | None = None) -> str:
+        """Options that lead to executions of ``flow`` (or any) in the user's own store, where that is another one than
+        this; empty where there are none. Runs from before there was a manifest are there.
+        """
+        session = self._session
+        own = wiring.own_store(session.settings)
+        if own is None or own.url == session.store.url:
+            return ""
+        for project in dict.fromkeys((session.project, DEFAULT_PROJECT)):
+            found = session.executions_in(own, project).newest(flow=flow, limit=1)
+            if next(found, None) is not None:
+                return f"--store {shlex.quote(own.url)} --project {project}" + (f" --flow {flow}" if flow else "")
+        return ""
+
+    def left_alone(self, execution: Execution) -> bool:
+        """Whether its runner is gone without having said so; what it had under way is not, any more.
+
+        That makes an execution ``lost``, unless it waits for an answer: it goes on with that.
+        """
+        begun = execution.runner is not None and not execution.ended and execution.suspended_at is None
+        return begun and not self._session.executions.held(execution)
+
     def handle(self, exec_id: str) -> FlowHandle:
         """A handle on an execution, to wait for it or to follow it."""
         return FlowHandle(self._session, self._session.executions.full_id(exec_id))
 
-    def logs(self, exec_id: str, *, follow: bool = False) -> Iterator[LogLine]:
-        """What the execution printed and logged."""
-        self.get(exec_id)
-        return self.handle(exec_id).logs(follow=follow)
+    def logs(self, exec_id: str, *, follow: bool = False, checkpoint: str | None = None) -> Iterator[LogLine]:
+        """What the execution printed and logged; ``checkpoint``: only what the calls of that name did, or that call.
+
+        ``KitaruUsageError`` for a checkpoint that it has not called; of one that is followed it may yet come.
+        """
+        execution = self.get(exec_id)
+        if checkpoint is not None and not (follow and not execution.ended):
+            _must_have_called(execution, checkpoint)
+        lines = self.handle(execution.exec_id).logs(follow=follow)
+        return (line for line in lines if checkpoint is None or checkpoint in (line.checkpoint, line.call))
 
     def page_template(self) -> str:
         """What ``executions get --html`` draws a page with."""
@@ -100,18 +145,21 @@ class ExecutionsClient:
         """Go on with an execution that failed, was answered, or whose runner is gone. No finished checkpoint runs
         again.
 
-        An invoked one goes on from its own snapshot, in a process of its own; one that was run from source goes on from
-        the source that is here now (or from ``flow``), in a thread of this process.
+        An invoked one goes on from its own snapshot, in a process of its own. One that was run from source goes on in a
+        thread of this process, from ``flow``, else from the folder where it began as that is now, else from the source
+        that is here: ``KitaruSourceError`` where there is none, ``KitaruDivergenceError`` from its handle where the
+        code no longer makes the recorded calls.
         """
         session = self._session
         execution = self.get(exec_id)
         self._must_be_open(execution)
+        if execution.snapshot is None and flow is None:
+            flow = self._running.source_of(execution)
         # Made for an earlier try, which ended without it.
         session.store.remove(address.cancel_request(session.project, execution.exec_id))
         entries = read_entries(session.store, session.project, execution.exec_id)
-        if execution.snapshot is None:
-            running = self._running
-            return running.in_thread(flow or running.load_source(execution.target), execution.exec_id, entries)
+        if flow is not None and execution.snapshot is None:
+            return self._running.in_thread(flow, execution.exec_id, entries)
         launched = self._relaunch(execution, entries)
         return FlowHandle(session, execution.exec_id, launched, resumed_after=len(entries))
 
@@ -184,9 +232,10 @@ class ExecutionsClient:
     ) -> FlowHandle:
         """Start a new execution that takes over what this one finished before ``from_``, and runs the rest anew.
 
-        ``from_``: a checkpoint's name, the id of a call, or its position from 1. ``args`` replace inputs; what was
-        recorded is then taken where a call's own inputs are the same. ``overrides`` give results and answers:
-        ``{"checkpoint.research": ..., "wait.approve": ...}``. It runs on the version of the original, on ``version``
+        ``from_``: the name of a checkpoint or wait, the id of a call, or its position from 1. ``args`` replace inputs;
+        what was recorded is then taken where a call's own inputs are the same. ``overrides`` give results and answers:
+        ``{"checkpoint.research": ..., "wait.approve": ...}``; one that doesn't fit is refused, and nothing is opened:
+        ``KitaruInputError``, ``KitaruWaitValidationError``. It runs on the version of the original, on ``version``
         or ``tag``, or from source where the original did or ``flow`` is given.
         """
         settled = self._replays.prepare(
@@ -219,11 +268,25 @@ class ExecutionsClient:
             if execution.suspended_at is None or len(waits) < len(execution.open_waits):
                 return
             raise waiting_error(execution)
+        if execution.status == "pending":
+            raise self._not_yet(execution)
         runner = execution.runner
         where = f" in process {runner.pid} on {runner.host.split()[0]}" if runner else ""
         raise KitaruStateError(
             f"{execution.exec_id} is {execution.status}{where if execution.status in ('running', 'waiting') else ''}; "
             "only a failed or lost execution, or one that was answered, can be resumed",
+            hint=f"kitaru executions get {execution.exec_id}",
+        )
+
+    def _not_yet(self, execution: Execution) -> KitaruStateError:
+        seconds = self._session.executions.may_begin_within(execution)
+        when = (
+            f"if it has not within {math.ceil(seconds)} s, it is lost and can be resumed"
+            if math.isfinite(seconds)
+            else "the process that is to run it lives"
+        )
+        return KitaruStateError(
+            f"{execution.exec_id} is pending: its runner may yet begin; {when}",
             hint=f"kitaru executions get {execution.exec_id}",
         )
 

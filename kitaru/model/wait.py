@@ -7,7 +7,8 @@ from typing import Any, Literal
 from kitaru.model.record import record
 from kitaru.model.recorded import Record, Value
 
-WaitStatus = Literal["open", "answered", "aborted"]
+WaitStatus = Literal["open", "answered", "aborted", "cancelled"]
+"""``cancelled``: the execution was cancelled before anybody answered."""
 
 
 @record(kw_only=True)

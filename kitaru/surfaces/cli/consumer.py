@@ -16,7 +16,9 @@ from kitaru.surfaces.cli.options import (
     StoreOption,
     TagOption,
     TargetOption,
+    TimeoutOption,
     VersionOption,
+    WaitOption,
     connect,
     parse_inputs,
 )
@@ -57,11 +59,9 @@ def invoke(
     inputs: InputOption = None,
     tag: TagOption = None,
     version: VersionOption = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the result; exit 1 where it failed.")] = False,
+    wait: WaitOption = False,
     follow: Annotated[bool, typer.Option("--follow", help="Show what it prints, until it ends.")] = False,
-    timeout: Annotated[
-        float | None, typer.Option("--timeout", min=0, help="Seconds to wait; the execution goes on.")
-    ] = None,
+    timeout: TimeoutOption = None,
     idempotency_key: Annotated[
         str | None, typer.Option("--idempotency-key", help="The same key leads to the same execution.")
     ] = None,
@@ -86,12 +86,13 @@ def invoke(
     )
     progress.close()
     handle = client.deployments.handle(started)
+    status = handle.status if started.reused else "pending"
     if not (wait or follow):
-        then = f"{terminal.style('follow it:', 'dim')} kitaru executions logs {started.exec_id} --follow"
-        terminal.item(_started_data(started), [started.exec_id])
-        terminal.note(f"{_chosen(started)}\n{then}")
+        terminal.item({**_started_data(started), "status": status}, [started.exec_id])
+        then = AFTERWARDS[status].format(exec_id=started.exec_id)
+        terminal.note(f"{_chosen(started, status)}\n{terminal.dim(then)}")
         return
-    terminal.note(f"{started.exec_id} {_chosen(started)}")
+    terminal.note(f"{started.exec_id} {_chosen(started, status)}")
     if follow:
         view = import_module("kitaru.surfaces.views.logs_text")
         for line in handle.logs(follow=True):
@@ -103,9 +104,21 @@ def _started_data(started: Any) -> dict[str, Any]:
     return {name: getattr(started, name) for name in ("exec_id", "flow", "version", "tag", "reused")}
 
 
-def _chosen(started: Any) -> str:
+AFTERWARDS = {
+    "pending": "follow it: kitaru executions logs {exec_id} --follow",
+    "running": "follow it: kitaru executions logs {exec_id} --follow",
+    "waiting": "answer it: kitaru executions input {exec_id} --interactive",
+    "completed": "its result: kitaru executions get {exec_id}",
+    "failed": "go on with it: kitaru executions retry {exec_id}, or start afresh with another key",
+    "lost": "go on with it: kitaru executions resume {exec_id}, or start afresh with another key",
+    "cancelled": "it does not go on; start afresh with another key",
+}
+"""What to do next with the execution that an invoke led to, by its status."""
+
+
+def _chosen(started: Any, status: str) -> str:
     if started.reused:
-        return f"is the execution that this idempotency key of {started.flow} led to before"
+        return f"is the execution that this idempotency key of {started.flow} led to before; it is {status}"
     route = f" by {started.tag}" if started.tag else ""
     return f"runs {started.flow} v{started.version}{route}"
 
@@ -143,6 +156,13 @@ def _show_failure(client: Any, handle: Any, error: KitaruError) -> None:
         return
     view = import_module("kitaru.surfaces.views.executions_text")
     execution = client.executions.get(handle.exec_id)
+    if execution.status == "cancelled":
+        terminal.note(f"{execution.flow_name} was {view.cancelled_line(execution)}")
+    elif execution.status == "failed":
+        terminal.note(f"{execution.flow_name} failed ({execution.exec_id}):")
+    else:
+        terminal.error(error)
+        return
     for line in view.failure_lines(execution):
         terminal.note(line)
     terminal.note(f"hint: kitaru executions get {handle.exec_id}")

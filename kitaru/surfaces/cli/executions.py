@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,8 @@ from kitaru.surfaces.cli.options import (
     ProjectOption,
     StoreOption,
     TargetOption,
+    TimeoutOption,
+    WaitOption,
     connect,
 )
 from kitaru.surfaces.cli.terminal import Output, json_text, terminal
@@ -45,10 +48,16 @@ def list_(
     client = connect("executions.list", output, store=store, project=project, manifest=manifest, target=target)
     found = client.executions.list(flow=flow, status=status, limit=limit)
     view = import_module("kitaru.surfaces.views.executions_text")
-    lines = (
-        view.execution_rows(found, terminal.style) if found else ["No executions yet. Start one: kitaru invoke FLOW"]
-    )
+    if found:
+        lines = view.execution_rows(found, terminal.style, width=terminal.room)
+    else:
+        some = (flow or status) and client.executions.list(limit=1)
+        lines = view.none_found(flow=flow if some else None, status=status if some else None)
+        if not some and (where := client.executions.elsewhere(flow=flow)):
+            terminal.note(f"hint: runs from before are in your own store: kitaru executions list {where}")
     terminal.items([one.summary() for one in found], lines)
+    if len(found) == limit and not terminal.json:
+        terminal.note(terminal.dim(f"the newest {limit}; more: --limit {limit * 5}"))
 
 
 @app.command("get")
@@ -64,9 +73,9 @@ def get(
     target: TargetOption = None,
     output: OutputOption = Output.text,
 ) -> None:
-    """Show one execution: its checkpoints along the time they took, its result or its failure."""
+    """Show one execution: its checkpoints over time, its result or failure."""
     client = connect("executions.get", output, store=store, project=project, manifest=manifest, target=target)
-    execution = client.executions.get(exec_id)
+    execution = _with_answers(client, client.executions.get(exec_id))
     if explain_cache:
         reports = client.executions.explain_cache(execution.exec_id)
         cache_view = import_module("kitaru.surfaces.views.cache_text")
@@ -83,14 +92,30 @@ def get(
         return
     view = import_module("kitaru.surfaces.views.executions_text")
     size, plain = terminal.width, terminal.plain
-    drawn = [] if terminal.json else view.execution_lines(execution, read, terminal.style, width=size, plain=plain)
+    drawn = []
+    if not terminal.json:
+        alone = client.executions.left_alone(execution)
+        drawn = view.execution_lines(execution, read, terminal.style, width=size, plain=plain, alone=alone)
     terminal.item(execution, drawn)
+
+
+def _with_answers(client: Any, execution: Any) -> Any:
+    """The execution with those waits as answered that were, though nobody has gone on with it yet."""
+    if execution.status != "waiting":
+        return execution
+    pending = {wait.wait_id for wait in client.executions.pending_waits(execution.exec_id)}
+    waits = [
+        wait if wait.status != "open" or wait.wait_id in pending else replace(wait, status="answered")
+        for wait in execution.waits
+    ]
+    return replace(execution, waits=tuple(waits))
 
 
 def _write_page(client: Any, execution: Any, read: Any, file: Path) -> None:
     view = import_module("kitaru.surfaces.views.timeline_html")
     page = view.execution_page(
         execution,
+        alone=client.executions.left_alone(execution),
         template=client.executions.page_template(),
         read=read,
         logs=client.executions.logs(execution.exec_id),
@@ -111,52 +136,87 @@ def logs(
     checkpoint: Annotated[str | None, typer.Option("--checkpoint", help="Only of this checkpoint, or call.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only so many, the last ones.")] = None,
     grouped: Annotated[bool, typer.Option("--grouped", help="One block a checkpoint.")] = False,
-    verbose: Annotated[bool, typer.Option("-v", help="With time, stream and checkpoint.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="With time (UTC), stream, checkpoint, call and attempt.")
+    ] = False,
     store: StoreOption = None,
     project: ProjectOption = None,
     manifest: ManifestOption = None,
     target: TargetOption = None,
     output: OutputOption = Output.text,
 ) -> None:
-    """Print what an execution printed and logged; with -o json one JSON object a line."""
+    """Print what an execution printed and logged.
+
+    With -o json one JSON object a line.
+    """
     client = connect("executions.logs", output, store=store, project=project, manifest=manifest, target=target)
     view = import_module("kitaru.surfaces.views.logs_text")
     if follow and limit is not None:
         raise KitaruUsageError("--follow has no end, so --limit can't count from it", hint="leave one of them out")
-    fitting = (
-        line
-        for line in client.executions.logs(exec_id, follow=follow)
-        if checkpoint is None or checkpoint in (line.checkpoint, line.call)
-    )
-    lines = fitting if limit is None else iter(deque(fitting, maxlen=limit))
-    if terminal.json:
-        for line in lines:
-            print(json_text(line.to_json()), flush=True)
-    elif grouped:
-        terminal.lines(view.grouped(list(lines), terminal.style))
+    lines = client.executions.logs(exec_id, follow=follow, checkpoint=checkpoint)
+    printed = 0
+    if grouped and not terminal.json:
+        block = list(lines if limit is None else deque(lines, maxlen=limit))
+        terminal.lines(view.grouped(block, terminal.style, verbose=verbose))
+        printed = len(block)
     else:
-        for line in lines:
-            print(view.log_line(line, verbose=verbose), flush=True)
+        for line in lines if limit is None else deque(lines, maxlen=limit):
+            print(json_text(line.to_json()) if terminal.json else view.log_line(line, verbose=verbose), flush=True)
+            printed += 1
+    if not printed:
+        terminal.note(view.silence(client.executions.get(exec_id), checkpoint))
 
 
-@app.command("resume")
 @app.command("retry")
-def resume(
+def retry(
     exec_id: ExecArgument,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the result; exit 1 where it failed.")] = False,
-    timeout: Annotated[float | None, typer.Option("--timeout", min=0, help="Seconds to wait.")] = None,
+    wait: WaitOption = False,
+    timeout: TimeoutOption = None,
     store: StoreOption = None,
     project: ProjectOption = None,
     manifest: ManifestOption = None,
     target: TargetOption = None,
     output: OutputOption = Output.text,
 ) -> None:
-    """Go on with an execution that failed, was answered or lost its runner. No finished checkpoint runs again."""
+    """Try a failed execution again; finished checkpoints are kept.
+
+    For an execution that failed: after the outage is over, or the data is mended. It stays the same execution, on the
+    version that it started with; one that began from source runs here, in this process, on what the code is now. To go
+    on with one that was answered, interrupted or whose runner died, use resume; to run it on new code or with other
+    inputs, replay.
+    """
+    client = connect("executions.retry", output, store=store, project=project, manifest=manifest, target=target)
+    _go_on(client, client.executions.retry(exec_id), wait=wait, timeout=timeout)
+
+
+@app.command("resume")
+def resume(
+    exec_id: ExecArgument,
+    wait: WaitOption = False,
+    timeout: TimeoutOption = None,
+    store: StoreOption = None,
+    project: ProjectOption = None,
+    manifest: ManifestOption = None,
+    target: TargetOption = None,
+    output: OutputOption = Output.text,
+) -> None:
+    """Go on with one that nobody runs; finished checkpoints are kept.
+
+    For an execution that nobody runs: it is lost (its process died or was interrupted), or its wait was answered with
+    --no-resume. It works for a failed one, too, as retry does; one that still waits needs its answer first
+    (kitaru executions input).
+
+    An execution of a deployed version goes on in the background, on any machine. One that began from source (kitaru
+    run, or .run()) runs here, in this process, to its end, from the folder where it began, on what the code is now.
+    """
     client = connect("executions.resume", output, store=store, project=project, manifest=manifest, target=target)
-    handle = client.executions.resume(exec_id)
+    _go_on(client, client.executions.resume(exec_id), wait=wait, timeout=timeout)
+
+
+def _go_on(client: Any, handle: Any, *, wait: bool, timeout: float | None) -> None:
     here = client.executions.get(handle.exec_id).origin == "run"
     if wait or here:
-        terminal.note(f"{handle.exec_id} goes on")
+        terminal.note(f"{handle.exec_id} goes on{', in this process, as it began from source' if here else ''}")
         _finish(client, handle, timeout)
     else:
         terminal.item({"exec_id": handle.exec_id}, [handle.exec_id])

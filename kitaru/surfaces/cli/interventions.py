@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -19,12 +20,16 @@ from kitaru.surfaces.cli.options import (
     StoreOption,
     TargetOption,
     VersionOption,
+    WaitOption,
     connect,
     parse_inputs,
 )
 from kitaru.surfaces.cli.terminal import Output, terminal
 
-WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for the result; exit 1 where it failed.")]
+SETTLES_WITHIN = 5.0
+"""Seconds that a runner has for taking an answer before its status is told."""
+
+PAUSE = 0.1
 
 
 @app.command("input")
@@ -47,32 +52,60 @@ def input_(
 ) -> None:
     """Answer a wait. The first answer counts; one that doesn't fit the schema leaves the execution waiting."""
     client = connect("executions.input", output, store=store, project=project, manifest=manifest, target=target)
-    if sum((value is not None, abort, interactive)) != 1:
-        waits = client.executions.pending_waits(exec_id)
+    ways = {"--value": value is not None, "--abort": abort, "--interactive": interactive}
+    given = [name for name, chosen in ways.items() if chosen]
+    if len(given) > 1:
         raise KitaruUsageError(
-            f"give one of --value, --abort and --interactive{_asked(waits)}",
-            hint=f"kitaru executions input {exec_id} --value JSON",
+            f"{' and '.join(given)} exclude each other: an answer, or none", hint="leave out all but one of them"
         )
+    if not given:
+        waits = client.executions.pending_waits(exec_id) if wait is None else ()
+        waits = waits or [client.executions.pending_wait(exec_id, wait=wait)]
+        raise KitaruUsageError(
+            f"no answer was given{_asked(waits)}",
+            hint=f"kitaru executions input {exec_id} --value JSON, or --interactive, or --abort to decline",
+        )
+    asked = client.executions.pending_wait(exec_id, wait=wait)
     if abort:
-        handle = client.executions.abort_wait(exec_id, wait=wait)
-        terminal.item({"exec_id": handle.exec_id, "aborted": True}, [handle.exec_id])
-        terminal.note("the wait is aborted, and the execution cancelled")
+        handle = client.executions.abort_wait(exec_id, wait=asked.wait_id)
+        status = _settled(client, handle.exec_id, asked.wait_id).status
+        data = {"exec_id": handle.exec_id, "wait": asked.name, "aborted": True, "status": status}
+        terminal.item(data, [handle.exec_id])
+        ended = "its execution is cancelled" if status == "cancelled" else "its runner is about to end"
+        terminal.note(f"{asked.name!r} is declined, and {ended}")
         return
-    answer = _ask(client, exec_id, wait) if interactive else _json(value or "", "--value")
-    handle = client.executions.input(exec_id, wait=wait, value=answer, resume=resume)
-    _after_answer(client, handle, resume=resume)
+    answer = _ask(client, exec_id, asked.wait_id) if interactive else _json(value or "", "--value")
+    handle = client.executions.input(exec_id, wait=asked.wait_id, value=answer, resume=resume)
+    _after_answer(client, handle, asked, resume=resume)
 
 
-def _after_answer(client: Any, handle: Any, *, resume: bool) -> None:
+def _after_answer(client: Any, handle: Any, asked: Any, *, resume: bool) -> None:
     """A run from source goes on in this process, which therefore stays to its end."""
+    exec_id = handle.exec_id
     if handle.runs_here:
-        terminal.note(f"{handle.exec_id} goes on")
+        terminal.note(f"{exec_id} goes on")
         _finish(client, handle, None)
         return
-    status = handle.status
-    terminal.item({"exec_id": handle.exec_id, "status": status}, [handle.exec_id])
-    going = "it goes on" if resume else "it waits to be resumed"
-    terminal.note(f"answered; {going}: kitaru executions get {handle.exec_id}")
+    stands = not resume and client.executions.get(exec_id).suspended_at is not None
+    data = {"exec_id": exec_id, "wait": asked.name, "answered": True, "resumed": not stands}
+    if terminal.json:
+        # The runner takes a moment to notice, and a status from before that would deny the answer.
+        execution = client.executions.get(exec_id) if stands else _settled(client, exec_id, asked.wait_id)
+        data["status"] = execution.status
+    terminal.item(data, [exec_id])
+    following = f"go on with it: kitaru executions resume {exec_id}"
+    terminal.note(f"answered; {following if stands else f'it goes on: kitaru executions get {exec_id}'}")
+
+
+def _settled(client: Any, exec_id: str, wait_id: str) -> Any:
+    """The execution once it has taken what was said to that wait, or after a few seconds."""
+    deadline = time.monotonic() + SETTLES_WITHIN
+    while True:
+        execution = client.executions.get(exec_id)
+        still = any(wait.wait_id == wait_id for wait in execution.open_waits)
+        if not still or execution.ended or time.monotonic() >= deadline:
+            return execution
+        time.sleep(PAUSE)
 
 
 def _asked(waits: Any) -> str:
@@ -130,7 +163,8 @@ def cancel(
 def replay(
     exec_id: ExecArgument,
     from_: Annotated[
-        str, typer.Option("--from", help="A checkpoint's name, the id of a call, or its position from 1.")
+        str,
+        typer.Option("--from", help="The name of a checkpoint or wait, the id of a call, or its position from 1."),
     ],
     args: Annotated[
         str | None, typer.Option("--args", help="Inputs that replace the recorded ones: a JSON object, or @file.")
@@ -150,7 +184,14 @@ def replay(
     target: TargetOption = None,
     output: OutputOption = Output.text,
 ) -> None:
-    """Start a new execution that reuses what this one finished before a checkpoint, and runs the rest anew."""
+    """Start a new execution that reuses what this one finished before a checkpoint or wait, and runs the rest anew.
+
+    With other inputs (--args), given results (--override) or other code (--version), a call before that point is reused
+    where its own inputs are those recorded; else it runs anew. --dry-run says what is certain and what is not. From a
+    wait, the question is asked again, unless --override wait.NAME=JSON answers it.
+
+    A version runs in the background. What began from source runs here, in this process, on what the code is now.
+    """
     client = connect("executions.replay", output, store=store, project=project, manifest=manifest, target=target)
     asked: dict[str, Any] = {
         "from_": from_,
@@ -166,7 +207,8 @@ def replay(
         return
     handle = client.executions.replay(exec_id, **asked)
     if wait or handle.runs_here:
-        terminal.note(f"{handle.exec_id} replays {exec_id}")
+        here = ", in this process, as that began from source" if handle.runs_here else ""
+        terminal.note(f"{handle.exec_id} replays {exec_id}{here}")
         _finish(client, handle, timeout)
         return
     terminal.item({"exec_id": handle.exec_id, "original_exec_id": exec_id}, [handle.exec_id])

@@ -29,6 +29,10 @@ VersionOption = Annotated[int | None, typer.Option("--version", min=1, help="The
 InputOption = Annotated[
     str | None, typer.Option("--input", help="Inputs: a JSON object, or @file (@- for standard input).")
 ]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for the result; exit 1 where it failed.")]
+TimeoutOption = Annotated[
+    float | None, typer.Option("--timeout", min=0, help="Seconds to wait; the execution goes on.")
+]
 DirtyOption = Annotated[
     bool, typer.Option("--allow-dirty", help="Build from files that are not committed, and record that.")
 ]
@@ -48,7 +52,7 @@ def connect(
     # Late: help, completion and usage errors need no client, and its import is most of a short command's time.
     client = import_module("kitaru.client")
     made: KitaruClient = client.KitaruClient(
-        store=store, project=project, manifest=manifest, target=target, reporter=progress
+        store=store, project=project, manifest=manifest, target=target, reporter=progress, hosts_runs=True
     )
     return made
 

@@ -67,6 +67,11 @@ class Terminal:
         return shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
 
     @property
+    def room(self) -> int | None:
+        """The width that a table has to fit; None where standard output is no terminal: nothing is cut then."""
+        return self.width if sys.stdout.isatty() else None
+
+    @property
     def plain(self) -> bool:
         """Whether standard output takes ASCII only."""
         return "utf" not in (sys.stdout.encoding or "utf-8").lower()
@@ -74,6 +79,10 @@ class Terminal:
     def style(self, text: str, kind: str) -> str:
         """``text`` in the colour of its kind, where standard output is a terminal that shows colours."""
         return typer.style(text, **COLOURS[kind]) if colours(sys.stdout) else text  # type: ignore[arg-type]
+
+    def dim(self, text: str) -> str:
+        """``text`` dimmed, for standard error, where that is a terminal that shows colours."""
+        return typer.style(text, dim=True) if colours(sys.stderr) else text
 
     def item(self, item: Any, lines: Sequence[str] = ()) -> None:
         """One result: ``{"command", "item"}``, or its lines."""

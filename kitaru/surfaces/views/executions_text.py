@@ -4,70 +4,164 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
-from kitaru.model.event import Value
+from kitaru.model.event import Failure, Value
 from kitaru.model.execution import Execution
-from kitaru.surfaces.views.timeline_text import timeline
+from kitaru.surfaces.views.timeline_text import duration, timeline
 from kitaru.surfaces.views.waits_text import waiting_lines
-from kitaru.surfaces.views.words import Style, ago, bare, columns, took
+from kitaru.surfaces.views.words import Style, ago, bare, columns, count, seconds_between, shortened, took
 
 KINDS = {"completed": "good", "failed": "bad", "lost": "bad", "cancelled": "warn", "waiting": "warn"}
+
+SHOWN_ATTEMPTS = 10
+TRACE_LINES = 8
+LONGEST_LINE = 160
+LONGEST_MESSAGE = 500
+"""Characters of a failure's message; what is cut off is in ``-o json`` and in the page."""
+
+NARROWEST_FLOW = 12
 
 Read = Callable[[Value | None], Any]
 """A stored value → plain data."""
 
 
-def execution_rows(executions: Sequence[Execution], style: Style = bare) -> list[str]:
-    """A table of executions."""
+def execution_rows(executions: Sequence[Execution], style: Style = bare, *, width: int | None = None) -> list[str]:
+    """A table of executions. ``width``: the names of flows are cut so that it fits; None cuts nothing."""
+    names = [one.flow_name for one in executions]
     rows = [
         [
             one.exec_id,
-            one.flow_name,
-            _version(one),
+            _version(one, usual="default"),
             one.status,
             ago(one.created_at),
             took(one.started_at or one.created_at, one.ended_at),
         ]
         for one in executions
     ]
-    return columns(rows, ["EXECUTION", "FLOW", "VERSION", "STATUS", "STARTED", "TOOK"], style)
+    head = ["EXECUTION", "VERSION", "STATUS", "STARTED", "TOOK"]
+    if width is not None:
+        others = sum(max(len(row[at]) for row in [head, *rows]) + 2 for at in range(len(head)))
+        names = [shortened(name, max(width - others, NARROWEST_FLOW)) for name in names]
+    table = [[row[0], name, *row[1:]] for row, name in zip(rows, names, strict=True)]
+    return columns(table, [head[0], "FLOW", *head[1:]], style)
+
+
+def none_found(*, flow: str | None, status: str | None) -> list[str]:
+    """What a list says that has nothing in it: nobody has run anything yet, or nothing fits the filter."""
+    asked = [f"--{name} {value}" for name, value in (("flow", flow), ("status", status)) if value is not None]
+    if not asked:
+        return ["No executions yet. Start one: kitaru invoke FLOW"]
+    return [f"No execution matches {' '.join(asked)}. All of them: kitaru executions list"]
 
 
 def execution_lines(
-    execution: Execution, read: Read, style: Style = bare, *, width: int = 100, plain: bool = False
+    execution: Execution,
+    read: Read,
+    style: Style = bare,
+    *,
+    width: int = 100,
+    plain: bool = False,
+    alone: bool = False,
 ) -> list[str]:
-    """One execution with its checkpoints, its result or its failure, and what to type next."""
+    """One execution with its checkpoints, its result or its failure, and what to type next.
+
+    ``alone``: its runner is gone, though it may still wait for an answer.
+    """
     status = style(execution.status, KINDS.get(execution.status, "bold"))
     lines = [
         f"{style(execution.exec_id, 'bold')}  {status}",
         f"  flow      {execution.flow_name} {_version(execution)}",
         f"  target    {execution.target}",
         f"  stack     {execution.stack_name}",
-        f"  started   {ago(execution.created_at)} by {execution.actor or 'unknown'}, "
-        f"took {took(execution.started_at or execution.created_at, execution.ended_at)}",
-        f"  inputs    {brief(read(execution.inputs))}",
+        f"  started   {ago(execution.created_at)} by {execution.actor or 'unknown'}{_length(execution)}",
     ]
+    if execution.original_exec_id:
+        lines.append(f"  replays   {execution.original_exec_id}")
+    room = max(width - 12, 40)
+    lines.append(f"  inputs    {brief(read(execution.inputs), room)}")
     if execution.metadata:
-        lines.append(f"  metadata  {brief(execution.metadata)}")
-    picture = timeline(execution, style, width=width, plain=plain)
+        lines.append(f"  metadata  {brief(execution.metadata, room)}")
+    lines += attempt_lines(execution, style, room)
+    picture = timeline(execution, style, width=width, plain=plain, alone=alone)
     if picture:
         lines += ["", *picture]
     if execution.status == "completed":
         lines += ["", f"  result    {brief(read(execution.output), 400)}"]
     if execution.failure is not None and execution.status == "failed":
         lines += ["", *failure_lines(execution, style)]
-    if execution.status == "waiting":
+    if execution.status == "cancelled":
+        lines += ["", style(f"  {cancelled_line(execution)}", "warn")]
+    if execution.status == "waiting" and execution.open_waits:
         lines += ["", *(f"  {line}" for line in waiting_lines(execution, style))]
-    if execution.status in ("failed", "lost"):
-        lines += ["", style(f"  go on with it: kitaru executions resume {execution.exec_id}", "dim")]
-    return lines
+        if alone:
+            lines.append("    its runner is gone; with the answer it goes on from what finished")
+    following = next_lines(execution)
+    return [*lines, "", *(style(f"  {line}", "dim") for line in following)] if following else lines
 
 
-def _version(execution: Execution) -> str:
+def next_lines(execution: Execution) -> list[str]:
+    """What to type next; nothing where all is said."""
+    command, exec_id = "kitaru executions", execution.exec_id
+    if execution.status == "failed":
+        return [f"what it printed: {command} logs {exec_id}", f"go on with it:   {command} retry {exec_id}"]
+    if execution.status == "lost":
+        return [
+            "its runner is gone; what finished is kept",
+            f"what it printed: {command} logs {exec_id}",
+            f"go on with it:   {command} resume {exec_id}",
+        ]
+    if execution.status == "waiting" and not execution.open_waits:
+        return [f"answered; go on with it: {command} resume {exec_id}"]
+    if execution.status in ("pending", "running"):
+        return [f"follow it: {command} logs {exec_id} --follow", f"end it:    {command} cancel {exec_id}"]
+    stopped = [call for call in execution.checkpoints if call.status == "cancelled"]
+    if execution.status == "cancelled" and stopped:
+        first = min(stopped, key=lambda call: call.started_at)
+        return [f"run the rest anew: {command} replay {exec_id} --from {first.name}"]
+    return []
+
+
+def cancelled_line(execution: Execution) -> str:
+    """That it was cancelled, by whom and when."""
+    by = f" by {execution.cancelled_by}" if execution.cancelled_by else ""
+    return f"cancelled{by} {ago(execution.ended_at or '')}; a cancelled execution does not go on"
+
+
+def attempt_lines(execution: Execution, style: Style = bare, width: int = 100) -> list[str]:
+    """The attempts at the flow's body, where there was more than one."""
+    attempts = execution.attempts
+    if len(attempts) < 2:
+        return []
+    shown = attempts[-SHOWN_ATTEMPTS:]
+    left = len(attempts) - len(shown)
+    said = [f"  attempts  {len(attempts)}" + (f", the last {len(shown)}:" if left else "")]
+    times = [took(one.started_at, one.ended_at) for one in shown]
+    longest = max(map(len, times))
+    digits = len(str(shown[-1].number))
+    for one, time in zip(shown, times, strict=True):
+        status = one.status if one.status != "running" or (one is attempts[-1] and not execution.ended) else "cut off"
+        why = f"  {first_line(one.failure)}" if one.failure else ""
+        text = f"{one.number:>{digits}}  {style(f'{status:<9}', KINDS.get(status, 'bold'))}  {time:>{longest}}"
+        said.append(f"    {text}{shortened(why, max(width - 20 - longest, 20))}".rstrip())
+    return said
+
+
+def _length(execution: Execution) -> str:
+    began = execution.started_at or execution.created_at
+    if execution.ended_at:
+        return f", took {took(began, execution.ended_at)}"
+    if execution.status in ("running", "waiting"):
+        return f", {duration(seconds_between(began, datetime.now(UTC)))} so far"
+    return ""
+
+
+def _version(execution: Execution, *, usual: str = "") -> str:
+    """``source``, ``v3``, ``v3 (canary)``; the route called ``usual`` goes without saying."""
     if execution.version is None:
         return "source"
-    return f"v{execution.version}" + (f" ({execution.tag})" if execution.tag else "")
+    return f"v{execution.version}" + (f" ({execution.tag})" if execution.tag and execution.tag != usual else "")
 
 
 def result_text(value: Any) -> str:
@@ -82,17 +176,38 @@ def result_text(value: Any) -> str:
         return repr(value)
 
 
+def first_line(failure: Failure) -> str:
+    """``ConnectionError: no answer``: the failure's type without its module, and the first line of its message."""
+    kind = failure.type.rpartition(":")[2]
+    message = failure.message.strip().partition("\n")[0]
+    return f"{kind}: {message}" if message else kind
+
+
 def failure_lines(execution: Execution, style: Style = bare) -> list[str]:
     """Why an execution failed: the cause, and the end of its traceback."""
     failure = execution.failure
     if failure is None:
         return []
-    lines = [style(f"  {failure.type}: {failure.message}", "bad")]
-    trace = failure.traceback.rstrip().splitlines()
-    return lines + [style(f"    {line}", "dim") for line in trace[-8:]]
+    kind = failure.type.rpartition(":")[2]
+    message = f"{kind}: {failure.message}" if failure.message else kind
+    said = (
+        message
+        if len(message) <= LONGEST_MESSAGE
+        else (f"{message[:LONGEST_MESSAGE]}... {count(len(message) - LONGEST_MESSAGE, 'more character')}")
+    )
+    first, *rest = said.splitlines()
+    lines = [style(f"  {first}", "bad"), *(style(f"  {line}", "bad") for line in rest)]
+    trace = failure.traceback.rstrip()
+    for ending in (f"{failure.type.replace(':', '.')}: {failure.message}", message):
+        trace = trace.removesuffix(ending.rstrip()).rstrip()  # It stands above already.
+    shown = [line for line in trace.splitlines() if line.strip(" ^~")][-TRACE_LINES:]
+    return lines + [style(f"    {shortened(line, LONGEST_LINE)}", "dim") for line in shown]
 
 
 def brief(value: Any, most: int = 120) -> str:
-    """A value on one line, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+    """A value on one line as JSON, cut where it is long."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=repr)
+    except (TypeError, ValueError):
+        text = repr(value)
+    return shortened(text, most)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -16,13 +17,17 @@ from kitaru.model.log_line import LogLine
 from kitaru.model.notes import Artifact
 from kitaru.model.wait import Wait
 from kitaru.surfaces.views.timeline_scale import Line, Scale, draw
-from kitaru.surfaces.views.timeline_text import duration
+from kitaru.surfaces.views.timeline_text import NOTES, duration
+from kitaru.surfaces.views.words import took
 
 SHOWN_TEXT = 6_000
 """Characters of one value that are shown."""
 
 SHOWN_LINES = 300
 """Lines of output of one call that are shown: the last ones."""
+
+SHOWN_ROWS = 200
+"""Calls that are shown at first, and of those that are looked for; a click shows all."""
 
 Read = Callable[[Value | None], Any]
 
@@ -35,13 +40,15 @@ def execution_page(
     logs: Iterable[LogLine] = (),
     artifacts: Sequence[Artifact] = (),
     now: datetime | None = None,
+    alone: bool = False,
 ) -> str:
     """The page as HTML. ``template`` is the text of ``execution.html.j2``; ``read``: a stored value → plain data.
 
-    Values that are stored as objects of their own are named, not shown: a page must stay small.
+    ``alone``: its runner is gone. Values that are stored as objects of their own are named, not shown: a page must stay
+    small.
     """
     now = now or datetime.now(UTC)
-    lines, length = draw(execution, now)
+    lines, length = draw(execution, now, alone=alone)
     scale = Scale(lines, length)
     printed = _by_call(logs)
     saved: dict[str | None, list[dict[str, str]]] = {}
@@ -50,6 +57,11 @@ def execution_page(
             {"artifact_id": one.artifact_id, "kind": one.kind, "size": _bytes(one.value.size)}
         )
     rows = [_row(line, scale, read, printed, saved) for line in lines]
+    names = Counter(line.subject.name for line in lines)
+    for place, (row, line) in enumerate(zip(rows, lines, strict=True)):
+        row["late"] = place >= SHOWN_ROWS
+        if names[line.subject.name] > 1 and isinstance(line.subject, CheckpointCall):
+            row["note"] = ", ".join(text for text in (line.subject.call_id, row["note"]) if text)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(template).render(
         head={
@@ -64,9 +76,13 @@ def execution_page(
         waits=[wait for wait in execution.waits if wait.status == "open" and not execution.ended],
         inputs=_shown(execution.inputs, read),
         result=_shown(execution.output, read) if execution.output is not None else None,
+        no_result="None." if execution.ended else "None yet.",
+        attempts=_flow_attempts(execution),
         metadata=_text(execution.metadata) if execution.metadata else "",
         rows=rows,
-        statuses=sorted({row["status"] for row in rows}),
+        asked=len(execution.waits),
+        most_rows=SHOWN_ROWS,
+        statuses=sorted({line.status for line in lines}),
         ticks=_ticks(length, scale),
         gaps=[{"at": _percent(gap.start), "width": _percent(gap.end - gap.start)} for gap in scale.gaps],
         artifacts=saved.get(None, []),
@@ -79,7 +95,8 @@ def _facts(execution: Execution, length: float) -> list[tuple[str, str]]:
     known: list[tuple[str, str | None]] = [
         ("Version", version + (f" ({execution.tag})" if execution.tag else "")),
         ("Started", (execution.started_at or execution.created_at)[:19].replace("T", " ") + " UTC"),
-        ("Took", duration(length) if execution.ended_at else f"{duration(length)} so far"),
+        ("Took", _length(execution, length)),
+        ("Cancelled by", execution.cancelled_by),
         ("By", execution.actor),
         ("Stack", execution.stack_name),
         ("Target", execution.target),
@@ -88,9 +105,32 @@ def _facts(execution: Execution, length: float) -> list[tuple[str, str]]:
         ("Replay of", execution.original_exec_id),
         ("Idempotency key", execution.idempotency_key),
         ("Runner", f"{execution.runner.pid} on {execution.runner.host.split()[0]}" if execution.runner else None),
-        ("Attempts", str(len(execution.attempts)) if len(execution.attempts) > 1 else None),
     ]
     return [(name, value) for name, value in known if value]
+
+
+def _length(execution: Execution, length: float) -> str:
+    if execution.ended_at:
+        return duration(length)
+    return f"{duration(length)} {'until its last record' if execution.status == 'lost' else 'so far'}"
+
+
+def _flow_attempts(execution: Execution) -> list[dict[str, Any]]:
+    """The attempts at the flow's body, where there was more than one. The last failure is the execution's own."""
+    if len(execution.attempts) < 2:
+        return []
+    goes_on = execution.attempts[-1] if execution.status in ("running", "waiting") else None
+    return [
+        {
+            "number": one.number,
+            "status": one.status if one.status != "running" or one is goes_on else "cut off",
+            "began": one.started_at[:19].replace("T", " ") + " UTC",
+            "took": took(one.started_at, one.ended_at),
+            "why": f"{one.failure.type.rpartition(':')[2]}: {one.failure.message}" if one.failure else "",
+            "traceback": one.failure.traceback if one.failure and one is not execution.attempts[-1] else "",
+        }
+        for one in execution.attempts
+    ]
 
 
 def _row(
@@ -111,22 +151,22 @@ def _row(
     ]
     row: dict[str, Any] = {
         "name": subject.name,
-        "status": subject.status,
+        "status": line.status,
         "bars": bars,
-        "took": duration(line.end - line.start),
+        "took": duration(line.end - line.start) if line.status != "lost" else "-",
         "question": "",
         "error": None,
         "attempts": [],
         "artifacts": [],
         "logs": "",
-        "dot": subject.status,
+        "dot": line.status,
     }
     if isinstance(subject, Wait):
-        return row | _of_wait(subject, read)
+        return row | _of_wait(subject, line.status, read)
     return row | _of_call(subject, line, read, printed, saved)
 
 
-def _of_wait(wait: Wait, read: Read) -> dict[str, Any]:
+def _of_wait(wait: Wait, status: str, read: Read) -> dict[str, Any]:
     values = [("Schema", _text(wait.schema))] if wait.schema else []
     if wait.value is not None:
         values.append(("Answer", _shown(wait.value, read)))
@@ -138,7 +178,7 @@ def _of_wait(wait: Wait, read: Read) -> dict[str, Any]:
         "shown": values,
         "question": wait.question or "",
         "find": f"{wait.name} {wait.wait_id}".lower(),
-        "foot": f"wait {wait.wait_id}, {wait.status}{by}",
+        "foot": f"wait {wait.wait_id}, {'not answered' if status == 'cancelled' else status}{by}",
     }
 
 
@@ -154,7 +194,8 @@ def _of_call(
         values.append(("Output", _shown(call.output, read)))
     if call.metadata:
         values.append(("Metadata", _text(call.metadata)))
-    notes, foot, dot = [], [f"call {call.call_id}"], call.status
+    notes = [NOTES[line.status]] if line.status in NOTES else []
+    foot = [f"call {call.call_id}"]
     row: dict[str, str] = {}
     if len(call.attempts) > 1:
         notes.append(f"{len(call.attempts)} attempts")
@@ -169,7 +210,6 @@ def _of_call(
     if call.input_digest:
         foot.append(f"inputs {call.input_digest[:12]}")
     return {
-        "dot": dot,
         "note": ", ".join(notes),
         "shown": values,
         "error": call.failure,
@@ -188,7 +228,7 @@ def _attempts(call: CheckpointCall, line: Line) -> list[dict[str, Any]]:
         shown.append(
             {
                 "number": one.number,
-                "status": one.status if one.status != "running" or one is call.attempts[-1] else "cut off",
+                "status": "cut off" if one.status == "running" and part.kind != "running" else one.status,
                 "began": f"+{duration(part.start)}",
                 "took": duration(part.end - part.start),
                 "why": f"{failure.type}: {failure.message}" if failure else "",

@@ -19,7 +19,10 @@ LONG_GAP = 0.25
 SHORT_GAP = 0.06
 """What is left of it: this part of the rest."""
 
-Kind = Literal["done", "failed", "running", "cached", "replayed", "waiting"]
+SHORTEST_GAP = 1.0
+"""Seconds: a picture of milliseconds shows its rests as long as they were."""
+
+Kind = Literal["done", "failed", "running", "stopped", "cached", "replayed", "waiting"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +36,15 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One call or wait, with its attempts."""
+    """One call or wait, with its attempts.
+
+    ``status`` is the subject's, but what is recorded as under way in an execution that goes no further is
+    ``cancelled``, or ``lost`` with the execution's runner.
+    """
 
     subject: CheckpointCall | Wait
     segments: tuple[Segment, ...]
+    status: str
 
     @property
     def start(self) -> float:
@@ -69,7 +77,7 @@ class Scale:
         busy = max(length - sum(end - start for start, end in rests), 1e-9)
         place = 0.0
         for start, end in rests:
-            if end - start <= LONG_GAP * busy:
+            if end - start <= max(LONG_GAP * busy, SHORTEST_GAP):
                 continue
             place += start - knots[-1][0]
             knots.append((start, place))
@@ -102,23 +110,46 @@ def _rests(lines: Sequence[Line], length: float) -> Iterable[tuple[float, float]
         yield reached, length
 
 
-def draw(execution: Execution, now: datetime) -> tuple[list[Line], float]:
-    """The lines of an execution in the order in which they began, and its length in seconds."""
+def draw(execution: Execution, now: datetime, *, alone: bool = False) -> tuple[list[Line], float]:
+    """The lines of an execution in the order in which they began, and its length in seconds.
+
+    ``alone``: its runner is gone, as that of a lost one is, though it may still wait for an answer.
+    """
     zero = parse_timestamp(execution.started_at or execution.created_at)
     moments = [parse_timestamp(call.started_at) for call in execution.checkpoints if not _elsewhere(call)]
     zero = min([zero, *moments])
+    lost = alone or execution.status == "lost"
+    stopped = _last_record(execution) if lost else None
     end = parse_timestamp(execution.ended_at) if execution.ended_at else now
+    if execution.status == "lost" and stopped is not None:
+        end = stopped  # Nobody knows more.
 
-    def seconds(text: str | None) -> float:
-        return max(((parse_timestamp(text) if text else end) - zero).total_seconds(), 0.0)
+    def after(moment: datetime) -> float:
+        return max((moment - zero).total_seconds(), 0.0)
 
-    lines = [_of_call(call, seconds) for call in execution.checkpoints]
-    lines += [
-        Line(wait, (Segment(seconds(wait.opened_at), seconds(wait.answered_at), "waiting"),))
-        for wait in execution.waits
-    ]
+    def until_end(text: str | None) -> float:
+        return after(parse_timestamp(text) if text else end)
+
+    def until_stopped(text: str | None) -> float:
+        return after(parse_timestamp(text) if text else stopped or end)
+
+    lines = [_of_call(call, until_stopped, lost=lost) for call in execution.checkpoints]
+    for wait in execution.waits:
+        waited = Segment(until_end(wait.opened_at), until_end(wait.answered_at), "waiting")
+        over = wait.status == "open" and execution.ended
+        lines.append(Line(wait, (waited,), "cancelled" if over else wait.status))
     lines.sort(key=lambda line: line.start)
     return lines, max([(end - zero).total_seconds(), *(line.end for line in lines)])
+
+
+def _last_record(execution: Execution) -> datetime:
+    """When its runner was last heard of in the journal."""
+    moments = [execution.created_at, execution.runner_since]
+    for call in execution.checkpoints:
+        if not _elsewhere(call):
+            moments += [call.ended_at, *(one.started_at for one in call.attempts)]
+    moments += [wait.opened_at for wait in execution.waits]
+    return max(parse_timestamp(moment) for moment in moments if moment)
 
 
 def _elsewhere(call: CheckpointCall) -> bool:
@@ -126,10 +157,13 @@ def _elsewhere(call: CheckpointCall) -> bool:
     return call.original_call_id is not None
 
 
-def _of_call(call: CheckpointCall, seconds: Callable[[str | None], float]) -> Line:
+def _of_call(call: CheckpointCall, seconds: Callable[[str | None], float], *, lost: bool) -> Line:
+    status = "lost" if lost and call.status == "running" else call.status
     if _elsewhere(call):
-        return Line(call, (Segment(0.0, 0.0, "replayed"),))
-    kinds: dict[str, Kind] = {"completed": "done", "failed": "failed", "running": "running"}
+        return Line(call, (Segment(0.0, 0.0, "replayed"),), status)
+    kinds: dict[str, Kind] = {"completed": "done", "failed": "failed", "running": "running", "cancelled": "stopped"}
+    if lost:
+        kinds["running"] = "stopped"
     if call.cached_from is not None:
         kinds["completed"] = "cached"
     parts = [
@@ -137,6 +171,7 @@ def _of_call(call: CheckpointCall, seconds: Callable[[str | None], float]) -> Li
         for one in call.attempts
     ]
     for place, (one, after) in enumerate(pairwise(parts)):
-        if one.kind == "running":  # its process died; the next one began when it was taken up again
+        if one.kind in ("running", "stopped"):  # its process died; the next one began when it was taken up again
             parts[place] = Segment(one.start, min(one.end, after.start), "failed")
-    return Line(call, tuple(parts) or (Segment(seconds(call.started_at), seconds(call.ended_at), kinds[call.status]),))
+    whole = Segment(seconds(call.started_at), seconds(call.ended_at), kinds[call.status])
+    return Line(call, tuple(parts) or (whole,), status)

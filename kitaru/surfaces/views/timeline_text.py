@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +13,9 @@ from kitaru.surfaces.views.words import Style, bare, count
 
 MOST_LINES = 60
 """Calls that are drawn one by one; of more there is one line a checkpoint."""
+
+WORST = ("failed", "running", "open", "lost", "cancelled")
+"""Of many calls the first of these that one of them has is shown."""
 
 NARROWEST, WIDEST = 40, 160
 LONGEST_NAME = 32
@@ -25,6 +29,7 @@ class Signs:
     done: str
     failed: str
     running: str
+    stopped: str
     cached: str
     replayed: str
     waiting: str
@@ -40,6 +45,7 @@ UNICODE = Signs(
     done="█",
     failed="▒",
     running="▓",
+    stopped="░",
     cached="◆",
     replayed="◇",
     waiting="┄",
@@ -47,13 +53,14 @@ UNICODE = Signs(
     gap="≈",
     rest=" ",
     dense="░▒▓█",
-    marks={"completed": "✓", "failed": "✗", "running": "…", "open": "?", "answered": "✓", "aborted": "-"},
+    marks={"completed": "✓", "failed": "✗", "running": "…", "open": "?", "answered": "✓"},
     cut="…",
 )
 ASCII = Signs(
     done="#",
     failed="x",
     running=">",
+    stopped="-",
     cached="o",
     replayed="o",
     waiting=".",
@@ -61,24 +68,52 @@ ASCII = Signs(
     gap="~",
     rest=" ",
     dense=".:+#",
-    marks={"completed": "+", "failed": "x", "running": ">", "open": "?", "answered": "+", "aborted": "-"},
+    marks={"completed": "+", "failed": "x", "running": ">", "open": "?", "answered": "+"},
     cut="~",
 )
-COLOURS = {"done": "good", "failed": "bad", "running": "warn", "cached": "dim", "replayed": "dim", "waiting": "warn"}
-MARK_COLOURS = {"completed": "good", "failed": "bad", "running": "warn", "open": "warn", "aborted": "bad"}
+COLOURS = {
+    "done": "good",
+    "failed": "bad",
+    "running": "warn",
+    "stopped": "dim",
+    "cached": "dim",
+    "replayed": "dim",
+    "waiting": "warn",
+}
+MARK_COLOURS = {
+    "completed": "good",
+    "answered": "good",
+    "failed": "bad",
+    "aborted": "bad",
+    "lost": "bad",
+    "running": "warn",
+    "open": "warn",
+    "cancelled": "dim",
+}
+ENDED_BADLY = "-"
+"""The mark of what was cancelled, declined or lost."""
+
+NOTES = {"cancelled": "cancelled", "lost": "its runner is gone"}
 
 
 def timeline(
-    execution: Execution, style: Style = bare, *, width: int = 100, plain: bool = False, now: datetime | None = None
+    execution: Execution,
+    style: Style = bare,
+    *,
+    width: int = 100,
+    plain: bool = False,
+    now: datetime | None = None,
+    alone: bool = False,
 ) -> list[str]:
     """The picture: one line a call in the order in which they began, as wide as ``width`` characters at most.
 
-    ``plain``: in ASCII. ``now`` is where what is still under way ends. Empty where there is nothing to draw.
+    ``plain``: in ASCII. ``now`` is where what is still under way ends; ``alone``: nothing is, its runner is gone.
+    Empty where there is nothing to draw.
     """
     if not execution.checkpoints and not execution.waits:
         return []
     signs = ASCII if plain else UNICODE
-    lines, length = draw(execution, now or datetime.now(UTC))
+    lines, length = draw(execution, now or datetime.now(UTC), alone=alone)
     scale = Scale(lines, length)
     width = min(max(width, NARROWEST), WIDEST)
     if len(lines) > MOST_LINES:
@@ -98,12 +133,15 @@ class _Row:
 
 def _row(line: Line, signs: Signs) -> _Row:
     subject = line.subject
-    mark, colour = signs.marks.get(subject.status, " "), MARK_COLOURS.get(subject.status, "good")
+    mark, colour = signs.marks.get(line.status, ENDED_BADLY), MARK_COLOURS[line.status]
     took = duration(line.end - line.start)
     if not isinstance(subject, CheckpointCall):
-        note = "waits for an answer" if subject.status == "open" else f"{subject.status} by {subject.by or 'somebody'}"
-        return _Row(mark, colour, subject.name, took, note)
-    notes = []
+        by = f" by {subject.by}" if subject.by else ""
+        said = {"open": "waits for an answer", "cancelled": "not answered"}
+        return _Row(mark, colour, subject.name, took, said.get(line.status, f"{line.status}{by}"))
+    notes = [NOTES[line.status]] if line.status in NOTES else []
+    if line.status == "lost":
+        took = "-"
     if subject.cached_from is not None:
         mark, colour = signs.cached, "dim"
         notes.append("cached")
@@ -130,7 +168,7 @@ def _table(
     room = max(width - names - times - notes - 8 - (2 if notes else 0), 8)
     lines = [style(f"    {'':<{names}} {axis(length, room, scale.gaps, signs)}", "dim")]
     for row, bar in zip(rows, bars, strict=True):
-        name = row.name if len(row.name) <= names else row.name[: names - 1] + signs.cut
+        name = fitted(row.name, names, signs)
         text = f"  {style(row.mark, row.mark_colour)} {name:<{names}} {bar(room)}  {row.took:>{times}}"
         lines.append(f"{text}  {style(row.note, 'dim')}".rstrip() if notes and row.note else text)
     return lines
@@ -193,6 +231,14 @@ def axis(length: float, room: int, gaps: Sequence[Gap], signs: Signs) -> str:
     return "".join(cells)[:room]
 
 
+def fitted(name: str, room: int, signs: Signs) -> str:
+    """The name, its middle left out where it is too long: long names often differ in their ends."""
+    if len(name) <= room:
+        return name
+    end = room // 3
+    return name[: room - end - 1] + signs.cut + name[len(name) - end :]
+
+
 def duration(seconds: float) -> str:
     """``0 ms``, ``3.4 s``, ``2 min 5 s``, ``3 h 12 min``, ``2 d 4 h``."""
     if seconds < 0.9995:
@@ -216,14 +262,14 @@ def _summary(lines: Sequence[Line], length: float, scale: Scale, signs: Signs, s
     room = max(width - names - min(max(map(len, says.values())), width // 3) - 7, 8)
     drawn = [style(f"    {'':<{names}} {axis(length, room, scale.gaps, signs)}", "dim")]
     for name, group in list(groups.items())[:MOST_LINES]:
-        worst = next((one for one in ("failed", "running", "open") if _has(group, one)), "completed")
-        shown = name if len(name) <= names else name[: names - 1] + signs.cut
-        mark = style(signs.marks[worst], MARK_COLOURS[worst])
+        worst = next((one for one in WORST if _has(group, one)), "completed")
+        shown = fitted(name, names, signs)
+        mark = style(signs.marks.get(worst, ENDED_BADLY), MARK_COLOURS[worst])
         density = _density(group, scale, signs, room)
         drawn.append(f"  {mark} {shown:<{names}} {style(density, MARK_COLOURS[worst])}  {says[name]}")
     if len(groups) > MOST_LINES:
         drawn.append(style(f"    and {count(len(groups) - MOST_LINES, 'more checkpoint')}", "dim"))
-    failed = [line.subject for line in lines if line.subject.status == "failed"]
+    failed = [line.subject for line in lines if line.status == "failed"]
     for call in failed[:SHOWN_FAILURES]:
         reason = getattr(call, "failure", None)
         text = f"{reason.type}: {reason.message}".splitlines()[0] if reason else ""
@@ -235,16 +281,16 @@ def _summary(lines: Sequence[Line], length: float, scale: Scale, signs: Signs, s
 
 
 def _has(group: Sequence[Line], status: str) -> bool:
-    return any(line.subject.status == status for line in group)
+    return any(line.status == status for line in group)
 
 
 def _counts(group: Sequence[Line]) -> str:
-    failed = sum(line.subject.status == "failed" for line in group)
-    running = sum(line.subject.status in ("running", "open") for line in group)
+    statuses = Counter(line.status for line in group)
+    statuses["running"] += statuses.pop("open", 0)
     cached = sum(getattr(line.subject, "cached_from", None) is not None for line in group)
     times = sorted(line.end - line.start for line in group)
     said = [f"{len(group):,} x {duration(times[len(times) // 2])}"]
-    said += [f"{number:,} {what}" for number, what in ((failed, "failed"), (running, "running")) if number]
+    said += [f"{statuses[what]:,} {what}" for what in ("failed", "running", "cancelled", "lost") if statuses[what]]
     return ", ".join([*said, *([f"{cached:,} cached"] if cached else [])])
 
 

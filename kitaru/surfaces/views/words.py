@@ -36,6 +36,16 @@ def ago(timestamp: str, now: datetime | None = None) -> str:
     return moment.strftime("%Y-%m-%d")
 
 
+def shortened(text: str, most: int) -> str:
+    """The text, cut to ``most`` characters where it is longer, three dots at its end then."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def seconds_between(timestamp: str, moment: datetime) -> float:
+    """From a recorded time to a moment; never negative."""
+    return max((moment - parse_timestamp(timestamp)).total_seconds(), 0.0)
+
+
 def took(started: str | None, ended: str | None) -> str:
     """``12 ms``, ``3.4 s``, ``2 min 5 s``; ``-`` where one end is open."""
     if not started or not ended:
