@@ -5,7 +5,7 @@ Adapters implement them, the engine calls them, and neither imports the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -203,6 +203,10 @@ class SourceState(Protocol):
     def tree(self) -> str: ...
     @property
     def changed(self) -> tuple[str, ...]: ...
+    @property
+    def prefix(self) -> str:
+        """The folder's path below the repository's root, with a final slash; nothing for the root."""
+        ...
 
 
 class Selection(Protocol):
@@ -259,3 +263,45 @@ class Describer(Protocol):
 
 InputCheck = Callable[[Mapping[str, Any], Mapping[str, Any]], Sequence[str]]
 """(JSON Schema, inputs) → what doesn't fit, one sentence each; empty where all does."""
+
+
+@record()
+class Placed:
+    """What became of a text on a forge (``created``, ``updated`` or ``unchanged``), and its address."""
+
+    action: str
+    url: str
+
+
+class Forge(Protocol):
+    """Where the repository is hosted and its pipelines run, as one job sees it.
+
+    Every method raises ``KitaruBackendError`` where the forge refuses or does not answer. A text is found again by its
+    first line, an HTML comment, and only among those that the job's own token wrote.
+    """
+
+    name: str
+
+    def request_number(self) -> int | None:
+        """The pull or merge request that the job is for; None where it is for none."""
+        ...
+
+    def comment(self, number: int, body: str) -> Placed:
+        """Keep exactly one comment with the first line of ``body`` on that request, and make it say ``body``."""
+        ...
+
+    def issue(self, title: str, body: str) -> Placed:
+        """The same with one open issue."""
+        ...
+
+    def close_issue(self, body: str) -> str | None:
+        """Close that issue; its address, None where none is open."""
+        ...
+
+    def reviewed(self, artifact: str) -> Iterator[tuple[str, bytes]]:
+        """The plans last shown on the requests that were merged here since the last apply: what to call them, bytes."""
+        ...
+
+    def approved(self, run: str, artifact: str) -> tuple[str, bytes]:
+        """The plan that an earlier apply on this branch made and did not carry out."""
+        ...

@@ -80,6 +80,7 @@ class Project:
             reporter=self._session.reporter,
             tree=state.tree,
             commit=commit,
+            prefix=state.prefix,
         )
         return self._latest
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from kitaru.core.planning import Desired, Draft, Known, Place, guards, needs, plan_absent, plan_flow
+from kitaru.core.planning import Desired, Draft, Known, Place, guards, needs, plan_absent, plan_flow, plan_renames
 from kitaru.engine.records import read_object, read_snapshot, read_table
 from kitaru.engine.releases import Releases
 from kitaru.engine.workshop import Workshop
@@ -37,8 +37,9 @@ class Planner:
         """
         loaded = workshop.loaded
         desired = workshop.desired(only)
-        lock = self.releases.head(verified=True)
-        draft = Draft()
+        head = self.releases.head(verified=True)
+        draft = Draft(owner=workshop.owner)
+        lock = plan_renames(draft, loaded.manifest, head, loaded.problem)
         for flow in desired:
             known, filled = self._known(flow, lock, workshop)
             plan_flow(draft, filled, lock, known, loaded.problem, prune=prune)
@@ -52,8 +53,8 @@ class Planner:
         return Plan(
             project=self.project,
             store=self.store.url,
-            base=lock.generation,
-            base_entry=lock.entry,
+            base=head.generation,
+            base_entry=head.entry,
             manifest=loaded.digest,
             target=loaded.target,
             commit=workshop.commit,

@@ -36,7 +36,11 @@ class Event(Record):
 
 @record(kw_only=True)
 class Opened(Event):
-    """Entry 1: who asked for what. From here on the execution exists, pinned to one snapshot and its inputs."""
+    """Entry 1: who asked for what. From here on the execution exists, pinned to one snapshot and its inputs.
+
+    ``draw``, where the route was divided: ``{"weights": {"1": 90, "2": 10}, "by": "idempotency key"}``, or by
+    ``chance``.
+    """
 
     kind: Literal["opened"] = "opened"
     at: str
@@ -55,6 +59,7 @@ class Opened(Event):
     commit: str | None = None
     idempotency_key: str | None = None
     original_exec_id: str | None = None
+    draw: dict[str, Any] | None = None
 
 
 @record(kw_only=True)

@@ -101,6 +101,7 @@ class Execution(Record):
     actor: str | None = None
     idempotency_key: str | None = None
     original_exec_id: str | None = None
+    draw: dict[str, Any] | None = None
     options: ExecutionOptions
     runner: RunnerRecord | None = None
     runner_since: str | None = None
@@ -189,6 +190,7 @@ class Fold:
             actor=opened.actor,
             idempotency_key=opened.idempotency_key,
             original_exec_id=opened.original_exec_id,
+            draw=opened.draw,
             options=opened.options,
             inputs=opened.inputs,
             attempts=tuple(self._attempts.values()),

@@ -46,18 +46,34 @@ class RouteMove(Noun):
 
     @property
     def adopts(self) -> bool:
-        """Whether it only puts an existing route under the manifest's care."""
+        """Whether it leaves the route where it is: it only comes under the manifest's care, or loses its hold."""
         return self.before is not None and self.before == self.after
 
 
+class Held(Noun):
+    """A route that a rollback holds at ``holders``, since ``at``, though the manifest wants ``wanted``."""
+
+    tag: str
+    holders: tuple[Holder, ...]
+    wanted: tuple[Holder, ...]
+    reason: str = ""
+    at: str = ""
+    by: str = ""
+
+
 class FlowPlan(Noun):
-    """What happens to one flow. ``version`` is the one that this commit's content is, or becomes."""
+    """What happens to one flow. ``version`` is the one that this commit's content is, or becomes.
+
+    ``renamed_from``: its name until now; ``held``: routes that stay where a rollback put them.
+    """
 
     flow: str
     action: Literal["create", "update", "keep", "retire"]
     version: int | None = None
     build: Build | None = None
     moves: tuple[RouteMove, ...] = ()
+    held: tuple[Held, ...] = ()
+    renamed_from: str = ""
     unmanaged: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
