@@ -260,6 +260,13 @@ class Describer(Protocol):
         """Warnings about modules that are imported, are there in the working tree, and are not in the selection."""
         ...
 
+    def declared_by(self, manifest: str, prefix: str) -> frozenset[str]:
+        """The flows of another manifest of the repository, by its path there; none where there is no such file.
+
+        ``prefix`` is the path of this manifest's folder.
+        """
+        ...
+
 
 InputCheck = Callable[[Mapping[str, Any], Mapping[str, Any]], Sequence[str]]
 """(JSON Schema, inputs) → what doesn't fit, one sentence each; empty where all does."""

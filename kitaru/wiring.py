@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from kitaru.model.manifest import SourceSpec
     from kitaru.model.snapshot import FlowFacts
     from kitaru.model.stack import NamedStack
-    from kitaru.ports import ManifestFile, Reporter, Runner, RunnerInfo, RunOrder, Selection, Source, Step, Store
+    from kitaru.ports import Forge, ManifestFile, Reporter, Runner, RunnerInfo, RunOrder, Selection, Source, Step, Store
 
 
 class SystemClock:
@@ -167,6 +167,25 @@ def scaffold(folder: Path, project: str | None) -> Any:
     return import_module("kitaru.adapters.scaffold").scaffold(folder, files=files, project=project)
 
 
+def ci_files() -> Any:
+    """What writes the files of a pipeline."""
+    return import_module("kitaru.adapters.ci_files")
+
+
+def forge(environ: Mapping[str, str]) -> Forge:
+    """Where the job of that environment runs. Raises ``KitaruUsageError`` outside a job."""
+    if environ.get("GITHUB_REPOSITORY"):
+        github: Forge = import_module("kitaru.adapters.github_api").GitHub(environ)
+        return github
+    if environ.get("CI_API_V4_URL"):
+        gitlab: Forge = import_module("kitaru.adapters.gitlab_api").GitLab(environ)
+        return gitlab
+    raise KitaruUsageError(
+        "this is no job of GitHub or GitLab: neither GITHUB_REPOSITORY nor CI_API_V4_URL is set",
+        hint="kitaru ci init writes a pipeline that calls this",
+    )
+
+
 def _foreign(path: Path) -> bool:
     return any(part.startswith(".") or part in ("venv", "site-packages", "node_modules") for part in path.parts)
 
@@ -231,6 +250,12 @@ class Repository:
         )
         return found
 
+    def declared_by(self, manifest: str, prefix: str) -> frozenset[str]:
+        """The flows that another manifest of the repository declares."""
+        reading = import_module("kitaru.adapters.manifest_yaml")
+        names: frozenset[str] = reading.flow_names(Path(self.loaded.root, "../" * prefix.count("/"), manifest))
+        return names
+
     def actor(self) -> str:
         """Who acts, as CI or Git says."""
         found = import_module("kitaru.adapters.provenance").provenance(self.loaded.root)
@@ -247,6 +272,11 @@ def unpacked(settings: Settings, source: str, archive: Callable[[], bytes]) -> P
     unpacking = import_module("kitaru.adapters.unpacked")
     folder: Path = unpacking.ensure_source(settings.cache / "sources", source, archive)
     return folder
+
+
+def past_sources() -> Any:
+    """What reads the source archives of earlier versions, and asks Git about their commits."""
+    return import_module("kitaru.adapters.past_sources")
 
 
 def runner_of(settings: Settings, stack: NamedStack, reporter: Reporter) -> Runner:

@@ -16,9 +16,9 @@ Shown = tuple[tuple[Holder, ...] | None, tuple[Holder, ...] | None]
 def tables_needed(plan: Plan, lock: Lockfile) -> tuple[str, ...]:
     """Flows whose version table must be read, because a route is to lead to a version that the lockfile can't tell."""
     found = []
-    lock = _named(plan, lock)
+    flows = named(plan, lock).flows
     for edit in plan.edits:
-        state = lock.flows.get(edit.flow)
+        state = flows.get(edit.flow)
         if not isinstance(edit, Move) or state is None:
             continue
         if any(1 <= one.version <= state.latest and not state.known_snapshot(one.version) for one in edit.holders):
@@ -31,12 +31,12 @@ def disagreements(plan: Plan, lock: Lockfile, tables: Mapping[str, VersionTable]
 
     ``lock`` is the state that the plan was made on, ``tables`` the version tables of ``tables_needed``.
     """
-    named = _named(plan, lock)
-    found = [*_builds(plan), *_moves(plan), *_removals(plan), *_renames(plan), *_holders(plan, named, tables)]
+    held = _holders(plan, named(plan, lock), tables)
+    found = [*_builds(plan), *_moves(plan), *_removals(plan), *_renames(plan), *held]
     return tuple(dict.fromkeys(found))
 
 
-def _named(plan: Plan, lock: Lockfile) -> Lockfile:
+def named(plan: Plan, lock: Lockfile) -> Lockfile:
     """The state in which flows have the names that the plan gives them."""
     made = renamed(lock, plan.edits)
     return made if isinstance(made, Lockfile) else lock

@@ -99,7 +99,8 @@ def plan_flow(draft: Draft, desired: Desired, lock: Lockfile, known: Known, plac
     moves += [move for move, _ in pruned]
     draft.edits += _opening(desired, state, build, draft.owner) + edits + [edit for _, edit in pruned]
     was = next((edit.was for edit in draft.edits if isinstance(edit, Rename) and edit.flow == desired.name), "")
-    quiet = live and not build and not moves and not was
+    taken_over = _former_owner(live, draft.owner) is not None
+    quiet = live and not (build or moves or was or taken_over)
     draft.flows.append(
         FlowPlan(
             flow=desired.name,
@@ -110,7 +111,7 @@ def plan_flow(draft: Draft, desired: Desired, lock: Lockfile, known: Known, plac
             held=tuple(held),
             renamed_from=was,
             unmanaged=unmanaged,
-            notes=_notes(version, build, moves),
+            notes=_notes(version, build, moves, _former_owner(live, draft.owner)),
         )
     )
 
@@ -363,8 +364,16 @@ def _leftovers(
     return tuple(unmanaged), pruned
 
 
-def _notes(version: int, build: Build | None, moves: Sequence[RouteMove]) -> tuple[str, ...]:
+def _former_owner(state: FlowState | None, owner: str) -> str | None:
+    """The manifest that declared the flow until now, where that was another one."""
+    return state.owner if state is not None and state.managed and state.owner != owner else None
+
+
+def _notes(version: int, build: Build | None, moves: Sequence[RouteMove], former: str | None) -> tuple[str, ...]:
+    notes = []
+    if former is not None:
+        notes.append(f"declared by {former or 'kitaru.yaml'} until now, by this manifest from now on")
     led_to = {holder.version for move in moves for holder in move.after or ()}
     if build is not None and version not in led_to:
-        return (f"v{version} is built and left unrouted: no route of the manifest leads to it",)
-    return ()
+        notes.append(f"v{version} is built and left unrouted: no route of the manifest leads to it")
+    return tuple(notes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from kitaru.core.agreement import disagreements, tables_needed
+from kitaru.core.agreement import disagreements, named, tables_needed
 from kitaru.core.commit import Broken
 from kitaru.engine.records import read_table, write_object
 from kitaru.engine.releases import Releases
@@ -73,9 +73,9 @@ class Applier:
 
     def _must_agree(self, plan: Plan, lock: Lockfile) -> None:
         """A plan from a file does what it showed to those who read it, or nothing."""
+        flows = named(plan, lock).flows
         tables = {
-            flow: read_table(self.store, self.project, lock.flows[flow].table, flow)
-            for flow in tables_needed(plan, lock)
+            flow: read_table(self.store, self.project, flows[flow].table, flow) for flow in tables_needed(plan, lock)
         }
         if found := disagreements(plan, lock, tables):
             raise KitaruIntegrityError(
@@ -124,8 +124,12 @@ class Applier:
                 f"the plan's snapshot of {flow} was changed after it was made", hint="kitaru plan"
             )
         write_object(self.store, self.project, body)
-        state = lock.flows.get(flow)
-        table = read_table(self.store, self.project, state.table, flow) if state else VersionTable(flow=flow)
+        state = named(plan, lock).flows.get(flow)
+        table = VersionTable(flow=flow)
+        if state is not None:
+            # Its rows alone: a flow that was renamed has another name in the table of its earlier versions.
+            rows = read_table(self.store, self.project, state.table, flow).releases
+            table = table.model_copy(update={"releases": rows})
         release = Release(
             version=build.version,
             snapshot=build.snapshot_digest,

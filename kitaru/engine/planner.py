@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from kitaru.core.planning import Desired, Draft, Known, Place, guards, needs, plan_absent, plan_flow, plan_renames
 from kitaru.engine.records import read_object, read_snapshot, read_table
 from kitaru.engine.releases import Releases
-from kitaru.engine.workshop import Workshop
+from kitaru.engine.workshop import MANIFEST, Workshop
 from kitaru.errors import KitaruManifestError, Problem
 from kitaru.model.lockfile import FlowState, Lockfile
 from kitaru.model.plan import Plan
@@ -48,6 +48,7 @@ class Planner:
         building = [flow for flow, plan in zip(desired, draft.flows, strict=False) if plan.build]
         draft.problems += self.input_problems(building, loaded.problem)
         draft.problems += self._retired_in_use(draft, loaded.problem)
+        draft.problems += _declared_twice(draft, lock, workshop)
         if draft.problems:
             raise KitaruManifestError(draft.problems)
         return Plan(
@@ -113,3 +114,22 @@ class Planner:
                 )
             )
         return problems
+
+
+def _declared_twice(draft: Draft, lock: Lockfile, workshop: Workshop) -> list[Problem]:
+    """Flows of this manifest that another manifest of the repository declares as well."""
+    problems = []
+    for plan in draft.flows:
+        state = lock.flow(plan.flow)
+        if state is None or not state.managed or state.owner == workshop.owner or plan.action == "retire":
+            continue
+        if workshop.is_declared_by(state.owner, plan.flow):
+            other = state.owner or MANIFEST
+            problems.append(
+                workshop.loaded.problem(
+                    f"{plan.flow} is declared by {other} of this repository, and by {workshop.loaded.path.name} here",
+                    *("flows", plan.flow),
+                    hint="remove it from one of them, or give this manifest a project of its own",
+                )
+            )
+    return problems

@@ -35,6 +35,10 @@ class Workshop:
         path = f"{self.prefix}{self.loaded.path.name}"
         return "" if path == MANIFEST else path
 
+    def is_declared_by(self, owner: str, flow: str) -> bool:
+        """Whether the repository's manifest of that name is there, and declares the flow."""
+        return flow in self.describer.declared_by(owner or MANIFEST, self.prefix)
+
     def desired(self, only: Sequence[str] = ()) -> tuple[Desired, ...]:
         """The flows named (all, when none is), each with its snapshot.
 
