@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -188,7 +188,8 @@ class Project:
             project=session.project,
             releases=self.releases,
             check_inputs=session.check_inputs,
-            in_use=lambda flow: session.executions.in_use(flow),
+            used_by=lambda flow: _usage().used_by(session, flow),
+            stored_inputs=lambda flow, limit: _usage().stored_inputs(session, flow, limit),
         )
 
     def _must_match(self, plan: Plan, workshop: Workshop) -> None:
@@ -209,6 +210,11 @@ class Project:
             raise KitaruConflictError(
                 f"the saved plan is out of date: {'; '.join(moved)}", hint="kitaru plan --out FILE makes a new one"
             )
+
+
+def _usage() -> Any:
+    """Late: a plan looks at executions only where something changes for them."""
+    return import_module("kitaru.client.usage")
 
 
 def read_plan(text: bytes, name: str) -> Plan:

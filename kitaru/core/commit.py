@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kitaru.errors import KitaruIntegrityError
@@ -81,7 +81,14 @@ def renamed(lock: Lockfile, edits: Sequence[Edit]) -> Lockfile | tuple[Broken, .
             broken.append(Broken(edit.flow, None, "expected a name that was never used"))
         else:
             flows[edit.flow] = old
-            gone = {"routes": {}, "managed": False, "owner": "", "retired": True, "renamed_to": edit.flow}
+            gone = {
+                "routes": {},
+                "untagged": {},
+                "managed": False,
+                "owner": "",
+                "retired": True,
+                "renamed_to": edit.flow,
+            }
             flows[edit.was] = old.model_copy(update=gone)
     return tuple(broken) if broken else lock.model_copy(update={"flows": flows})
 
@@ -149,18 +156,17 @@ def _changed(flow: FlowState | None, edit: Mint | Move | Untag | Manage | Retire
             return _minted(flow, edit)
         case Move():
             state = _present(flow, edit)
+            moved = _moved(state.routes.get(edit.tag), edit, stamp)
             return state.model_copy(
-                update={"routes": {**state.routes, edit.tag: _moved(state.routes.get(edit.tag), edit, stamp)}}
+                update={"routes": {**state.routes, edit.tag: moved}, "untagged": _without(state.untagged, edit.tag)}
             )
         case Untag():
-            state = _present(flow, edit)
-            left = {tag: route for tag, route in state.routes.items() if tag != edit.tag}
-            return state.model_copy(update={"routes": left})
+            return _untagged(_present(flow, edit), edit.tag, stamp)
         case Manage():
             back = {"managed": True, "retired": False, "renamed_to": "", "owner": edit.owner}
             return _present(flow, edit).model_copy(update=back)
         case Retire():
-            gone = {"routes": {}, "managed": False, "owner": "", "retired": True}
+            gone = {"routes": {}, "untagged": {}, "managed": False, "owner": "", "retired": True}
             return _present(flow, edit).model_copy(update=gone)
         case Drop():
             return _dropped(_present(flow, edit), edit)
@@ -176,6 +182,7 @@ def _minted(flow: FlowState | None, edit: Mint) -> FlowState:
         "routes": {} if flow.retired else flow.routes,
         "managed": edit.managed or flow.managed,
         "owner": edit.owner if edit.managed else flow.owner,
+        "untagged": {} if flow.retired else flow.untagged,
         "deletions": flow.deletions,
     }
     return fresh.model_copy(update=kept)
@@ -195,6 +202,20 @@ def _moved(previous: Route | None, edit: Move, stamp: Stamp) -> Route:
         via=stamp.via,
         hold=edit.hold,
     )
+
+
+def _without(routes: Mapping[str, Route], tag: str) -> dict[str, Route]:
+    return {name: route for name, route in routes.items() if name != tag}
+
+
+def _untagged(state: FlowState, tag: str, stamp: Stamp) -> FlowState:
+    """Without the route; what the manifest manages is remembered, unless it is the manifest that removes it."""
+    gone = _without(state.untagged, tag)
+    route = state.routes[tag]
+    if route.managed and stamp.via != APPLY:
+        mark = {"generation": stamp.number, "at": stamp.at, "by": stamp.by, "via": stamp.via, "hold": None}
+        gone[tag] = route.model_copy(update=mark)
+    return state.model_copy(update={"routes": _without(state.routes, tag), "untagged": gone})
 
 
 def _dropped(state: FlowState, edit: Drop) -> FlowState:

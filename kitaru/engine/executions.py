@@ -83,10 +83,9 @@ class Executions:
             if found == limit:
                 return
 
-    def in_use(self, flow: str) -> Sequence[str]:
-        """Ids of the flow's executions that have not ended."""
-        open_ones = ("pending", "running", "waiting", "lost")
-        return [one.exec_id for one in self.newest(flow=flow) if one.status in open_ones]
+    def open_ones(self, flow: str) -> Sequence[Execution]:
+        """The flow's executions that have not ended, newest first."""
+        return [one for one in self.newest(flow=flow) if not one.ended]
 
     def _look_safely(self, candidate: Candidate) -> Execution | None:
         """As ``_look``, but an execution whose records are damaged is shown as such, and hides none of the others."""

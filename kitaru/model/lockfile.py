@@ -68,7 +68,8 @@ class FlowState(Noun):
     ``latest`` is the highest number ever given, ``snapshot`` what it stands for, ``table`` the digest of the version
     table. ``managed`` once a manifest declared the flow, ``owner`` being that manifest's path below the repository's
     root ("" for the one at the root); ``retired`` once a prune removed it, or ``renamed_to`` gave it another name (its
-    numbers stay taken). ``deletions`` counts the versions that were deleted; ``latest_deleted``: the highest is one.
+    numbers stay taken). ``untagged`` remembers the manifest's routes that another verb than apply removed.
+    ``deletions`` counts the versions that were deleted; ``latest_deleted``: the highest is one.
     """
 
     latest: int
@@ -79,6 +80,7 @@ class FlowState(Noun):
     retired: bool = False
     owner: str = ""
     renamed_to: str = ""
+    untagged: dict[str, Route] = Field(default_factory=dict)
     deletions: int = 0
     latest_deleted: bool = False
 

@@ -50,6 +50,34 @@ class RouteMove(Noun):
         return self.before is not None and self.before == self.after
 
 
+class Consequence(Noun):
+    """What carrying the plan out means for those who use a flow. ``severe``: somebody has to do something about it.
+
+    ``count`` executions, of ``of`` that were looked at; ``exec_ids`` names a few of them.
+    """
+
+    kind: Literal["stored_inputs", "in_use", "renamed"]
+    text: str
+    severe: bool = False
+    count: int = 0
+    of: int = 0
+    exec_ids: tuple[str, ...] = ()
+
+
+class Drift(Noun):
+    """Something that is not as the manifest says and its last apply left it: somebody changed it in the store.
+
+    ``via`` is the verb that did so; ``tag`` is empty where it is about a version, or the flow itself.
+    """
+
+    flow: str
+    tag: str = ""
+    text: str
+    via: str = ""
+    by: str = ""
+    at: str = ""
+
+
 class Held(Noun):
     """A route that a rollback holds at ``holders``, since ``at``, though the manifest wants ``wanted``."""
 
@@ -73,6 +101,7 @@ class FlowPlan(Noun):
     build: Build | None = None
     moves: tuple[RouteMove, ...] = ()
     held: tuple[Held, ...] = ()
+    consequences: tuple[Consequence, ...] = ()
     renamed_from: str = ""
     unmanaged: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -82,7 +111,8 @@ class Plan(Noun):
     """The whole of it, bound to the generation that it was made on.
 
     ``base`` and ``base_entry`` name that generation; ``manifest`` is the digest of the manifest's bytes and target;
-    ``guards`` say why this plan may be looked at but not applied from here; ``edits`` are what apply appends.
+    ``drift`` is what others changed in the store since the manifest was applied; ``guards`` say why this plan may be
+    looked at but not applied from here; ``edits`` are what apply appends.
     """
 
     format: Literal[1] = FORMAT
@@ -96,6 +126,7 @@ class Plan(Noun):
     tree: str
     flows: tuple[FlowPlan, ...] = ()
     unmanaged: tuple[str, ...] = ()
+    drift: tuple[Drift, ...] = ()
     warnings: tuple[str, ...] = ()
     guards: tuple[str, ...] = ()
     edits: tuple[Edit, ...] = ()
