@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kitaru.model.plan import Consequence, FlowPlan
-from kitaru.ports import InputCheck
+
+InputCheck = Callable[[Mapping[str, Any], Mapping[str, Any]], Sequence[str]]
+"""(JSON Schema, inputs) → what doesn't fit."""
 
 STORED_INPUTS = 20
 """How many of the newest executions a new version's input schema is tried on."""

@@ -98,11 +98,7 @@ class Invoker:
                 f"{self.store.url} lives inside this process, and an invoked execution runs in a process of its own",
                 hint="use a file:// or s3:// store, or my_flow.run() here",
             )
-        if idempotency_key is not None and not idempotency_key.strip():
-            raise KitaruUsageError(
-                "the idempotency key is empty",
-                hint="give each request a key of its own, such as an order's number, or leave the key out",
-            )
+        _must_say_something(idempotency_key)
         found = self._earlier(flow, idempotency_key, inputs)
         if found is not None:
             return found
@@ -189,6 +185,14 @@ class Invoker:
         record = canonical_json({"exec_id": fresh, "inputs": _digest(inputs), "write": self.clock.token(26)})
         outcome = self.store.create(address.idempotency(self.project, flow, key), record)
         return _same_request(outcome.existing, flow, key, inputs) if isinstance(outcome, Taken) else fresh
+
+
+def _must_say_something(key: str | None) -> None:
+    if key is not None and not key.strip():
+        raise KitaruUsageError(
+            "the idempotency key is empty",
+            hint="give each request a key of its own, such as an order's number, or leave the key out",
+        )
 
 
 def _drawn(resolved: Resolved, key: str | None) -> dict[str, Any] | None:
