@@ -19,9 +19,25 @@ if TYPE_CHECKING:
     from kitaru.model.snapshot import Commit, FlowFacts, SourceTree
 
 
-@record()
 class Created:
-    """The bytes are stored under the key, durably, and they are ours."""
+    """The bytes are stored under the key, durably.
+
+    ``found``: they may have been there before; the caller's are equal to them. Outcomes are equal whatever it says.
+    """
+
+    __slots__ = ("found",)
+
+    def __init__(self, *, found: bool = False) -> None:
+        self.found = found
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Created)
+
+    def __hash__(self) -> int:
+        return hash(Created)
+
+    def __repr__(self) -> str:
+        return f"Created(found={self.found})"
 
 
 @record()
@@ -29,6 +45,15 @@ class Taken:
     """The key already held other bytes: these. Nothing was written."""
 
     existing: bytes
+
+
+@record()
+class Listed:
+    """A key with its body's size in bytes, and when it was last written by the clock of the store, in UTC."""
+
+    key: str
+    size: int
+    modified: datetime
 
 
 class Store(Protocol):
@@ -58,19 +83,30 @@ class Store(Protocol):
 
         Durable when it returns. Where the reply of the backend is lost, the slot is read back: equal bytes mean that
         ours landed and the answer is ``Created``. Hence a caller whose bytes must be told from another's puts a unique
-        write id into them; for content-addressed objects equal bytes are equal, whoever wrote them. One request where
-        nothing goes wrong. ``body`` is never empty.
+        write id into them; for content-addressed objects equal bytes are equal, whoever wrote them, and the answer's
+        ``found`` says whether the key may be as old as somebody else's write. One request where nothing goes wrong.
+        ``body`` is never empty.
         """
         ...
 
     def overwrite(self, key: str, body: bytes) -> None:
-        """Store ``body`` under ``key`` whatever was there. For hints only: what is trusted is never overwritten."""
+        """Store ``body`` under ``key`` whatever was there.
+
+        For hints, and to make an object young again by its own bytes: what is trusted is never changed.
+        """
         ...
 
     def names(self, prefix: str, *, after: str = "") -> list[str]:
         """The names directly below ``prefix`` (a key that ends with ``/``), sorted, those greater than ``after`` only.
 
         A name that has keys below it ends with ``/``. A prefix that nobody wrote to gives an empty list.
+        """
+        ...
+
+    def listed(self, prefix: str) -> Iterator[Listed]:
+        """Every key below ``prefix``, however deep, in no order; one request for each thousand at most.
+
+        A key that is there from the beginning to the end of the walk is among them, others may be.
         """
         ...
 

@@ -279,6 +279,17 @@ def past_sources() -> Any:
     return import_module("kitaru.adapters.past_sources")
 
 
+def manifest_edits() -> Any:
+    """What edits a manifest's bytes, and writes them."""
+    return import_module("kitaru.adapters.manifest_edits")
+
+
+def working_tree(folder: Path) -> Path:
+    """The root of the Git repository around ``folder``. Raises ``KitaruSourceError`` where there is none."""
+    git = import_module("kitaru.adapters.git_process")
+    return Path(git.run(folder, "rev-parse", "--show-toplevel").decode("utf-8", "surrogateescape").rstrip("\n"))
+
+
 def runner_of(settings: Settings, stack: NamedStack, reporter: Reporter) -> Runner:
     """The runner of a stack. Raises ``KitaruStackError`` for a type that this release can't run."""
     spec = stack.spec

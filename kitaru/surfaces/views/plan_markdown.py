@@ -52,7 +52,7 @@ def plan_markdown(plan: Plan) -> str:
 
 def drift_markdown(plan: Plan) -> str:
     """What was changed in the store by hand, as the text of an issue."""
-    lines = [f"### Kitaru drift: `{plan.project}`", ""]
+    lines = [f"<!-- kitaru drift {plan.project} -->", f"### Kitaru drift: `{plan.project}`", ""]
     if not plan.drift:
         return "\n".join([*lines, "Nobody changed the project past its manifest.", ""])
     rows = [
