@@ -10,7 +10,7 @@ import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -274,6 +274,11 @@ def unpacked(settings: Settings, source: str, archive: Callable[[], bytes]) -> P
     return folder
 
 
+def prune_caches(settings: Settings, unused_for: timedelta, *, delete: bool) -> Any:
+    """Find what nobody has used for so long in this machine's caches, and ``delete`` it."""
+    return import_module("kitaru.adapters.local_prune").prune(settings.cache, unused_for, delete=delete)
+
+
 def past_sources() -> Any:
     """What reads the source archives of earlier versions, and asks Git about their commits."""
     return import_module("kitaru.adapters.past_sources")
@@ -392,7 +397,11 @@ def run_order(order: RunOrder) -> int:
     environ = environment()
     store = stores.open_store(order.store_url, base=Path.cwd())
     clock = SystemClock()
-    sources = user_folder("cache", environ) / "sources"
+    cache = user_folder("cache", environ)
+    sources = cache / "sources"
+    if Path(sys.prefix).parent == cache / "environments":
+        # For as long as the worker lives; a flow may run longer than an unused environment is kept.
+        import_module("kitaru.adapters.local_use").hold(Path(sys.prefix))
     children = import_module("kitaru.adapters.child_output").ChildOutput()
 
     def unpack(source: str, fetch: Callable[[], bytes]) -> Path:

@@ -51,15 +51,20 @@ class Project:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._latest: Workshop | None = None
+        self._around: wiring.Repository | None = None
 
     @cached_property
     def releases(self) -> Releases:
         """The project's lock log."""
         return Releases(self._session.store, self._session.project, self._session.clock)
 
-    @cached_property
+    @property
     def _repository(self) -> wiring.Repository:
-        return wiring.Repository(self._session.manifest, self._session.settings)
+        """Around the manifest as it is: a verb of this client may have edited it meanwhile."""
+        loaded = self._session.manifest
+        if self._around is None or self._around.loaded is not loaded:
+            self._around, self._latest = wiring.Repository(loaded, self._session.settings), None
+        return self._around
 
     def workshop(self, *, allow_dirty: bool, ignoring: Sequence[Path] = ()) -> Workshop:
         """The manifest at the repository's present state. ``KitaruSourceError`` where that can't be built from.

@@ -60,6 +60,29 @@ def resolve(lock: Lockfile, flow: str, selector: Selector, *, key: str | None = 
             return state
 
 
+def live_flow(lock: Lockfile, flow: str) -> FlowState:
+    """The state of a flow whose routes can be moved. Raises ``KitaruSelectorError`` for one that is not there."""
+    state = lock.flows.get(flow)
+    if state is None:
+        raise _no_flow(lock, flow)
+    if state.renamed_to:
+        raise KitaruSelectorError(f"{flow} was renamed to {state.renamed_to}", hint="kitaru flow list")
+    if state.retired:
+        raise KitaruSelectorError(
+            f"{flow} was removed from project {lock.project}, and its routes with it",
+            hint="declare it in kitaru.yaml again and apply, or deploy it",
+        )
+    return state
+
+
+def route_of(flow: str, state: FlowState, tag: str) -> Route:
+    """The route of that tag. Raises ``KitaruSelectorError`` with the tags that there are."""
+    route = state.routes.get(tag)
+    if route is None:
+        raise _no_tag(flow, state, tag)
+    return route
+
+
 def in_table(table: VersionTable, state: FlowState, version: int) -> Resolved:
     """The version, found in the flow's version table."""
     release = table.release(version)
@@ -103,7 +126,9 @@ def _no_flow(lock: Lockfile, flow: str) -> KitaruSelectorError:
     there = f"; it has {', '.join(have[:8])}{' ...' if len(have) > 8 else ''}" if have else ""
     return KitaruSelectorError(
         f"{flow} has no deployments yet in project {lock.project}{there}",
-        hint="declare it in kitaru.yaml, then: kitaru apply" if not have else "kitaru flow list",
+        hint="kitaru deploy path/to/file.py:flow, or declare it in kitaru.yaml and: kitaru apply"
+        if not have
+        else "kitaru flow list",
     )
 
 
@@ -115,7 +140,8 @@ def _no_tag(flow: str, state: FlowState, tag: str) -> KitaruSelectorError:
             f"{flow} has deployments (v1 to v{state.latest}), but none of them is routed as default"
             if state.latest > 1
             else f"{flow} has a deployment (v1), but it is not routed as default",
-            hint=f"choose one with {others}--version {state.latest}, or route default in kitaru.yaml and apply",
+            hint=f"choose one with {others}--version {state.latest}, "
+            f"or: kitaru flow tag {flow} default --version {state.latest} --exclusive",
         )
     close = difflib.get_close_matches(tag, tags, 1)
     guess = f"; did you mean {close[0]}?" if close else ""

@@ -107,6 +107,25 @@ class Releases:
         self._leave_hint(following)
         return following
 
+    def write(
+        self,
+        lock: Lockfile,
+        edits: Sequence[Edit],
+        *,
+        by: str,
+        commit: Commit | None = None,
+        message: str = "",
+        verb: str = APPLY,
+    ) -> Lockfile | Lost | tuple[Broken, ...]:
+        """As ``append``, for who can't be stopped half-way: an interruption goes through unless the entry landed."""
+        try:
+            return self.append(lock, edits, by=by, commit=commit, message=message, verb=verb)
+        except KeyboardInterrupt:
+            landed = self.landed()
+            if landed is None:
+                raise
+            return landed
+
     def landed(self) -> Lockfile | None:
         """After an interruption: the state that the append under way led to, where its generation is in the log.
 
