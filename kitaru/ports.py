@@ -5,7 +5,7 @@ Adapters implement them, the engine calls them, and neither imports the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,9 +19,25 @@ if TYPE_CHECKING:
     from kitaru.model.snapshot import Commit, FlowFacts, SourceTree
 
 
-@record()
 class Created:
-    """The bytes are stored under the key, durably, and they are ours."""
+    """The bytes are stored under the key, durably.
+
+    ``found``: they may have been there before; the caller's are equal to them. Outcomes are equal whatever it says.
+    """
+
+    __slots__ = ("found",)
+
+    def __init__(self, *, found: bool = False) -> None:
+        self.found = found
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Created)
+
+    def __hash__(self) -> int:
+        return hash(Created)
+
+    def __repr__(self) -> str:
+        return f"Created(found={self.found})"
 
 
 @record()
@@ -29,6 +45,15 @@ class Taken:
     """The key already held other bytes: these. Nothing was written."""
 
     existing: bytes
+
+
+@record()
+class Listed:
+    """A key with its body's size in bytes, and when it was last written by the clock of the store, in UTC."""
+
+    key: str
+    size: int
+    modified: datetime
 
 
 class Store(Protocol):
@@ -58,19 +83,30 @@ class Store(Protocol):
 
         Durable when it returns. Where the reply of the backend is lost, the slot is read back: equal bytes mean that
         ours landed and the answer is ``Created``. Hence a caller whose bytes must be told from another's puts a unique
-        write id into them; for content-addressed objects equal bytes are equal, whoever wrote them. One request where
-        nothing goes wrong. ``body`` is never empty.
+        write id into them; for content-addressed objects equal bytes are equal, whoever wrote them, and the answer's
+        ``found`` says whether the key may be as old as somebody else's write. One request where nothing goes wrong.
+        ``body`` is never empty.
         """
         ...
 
     def overwrite(self, key: str, body: bytes) -> None:
-        """Store ``body`` under ``key`` whatever was there. For hints only: what is trusted is never overwritten."""
+        """Store ``body`` under ``key`` whatever was there.
+
+        For hints, and to make an object young again by its own bytes: what is trusted is never changed.
+        """
         ...
 
     def names(self, prefix: str, *, after: str = "") -> list[str]:
         """The names directly below ``prefix`` (a key that ends with ``/``), sorted, those greater than ``after`` only.
 
         A name that has keys below it ends with ``/``. A prefix that nobody wrote to gives an empty list.
+        """
+        ...
+
+    def listed(self, prefix: str) -> Iterator[Listed]:
+        """Every key below ``prefix``, however deep, in no order; one request for each thousand at most.
+
+        A key that is there from the beginning to the end of the walk is among them, others may be.
         """
         ...
 
@@ -207,6 +243,10 @@ class SourceState(Protocol):
     def tree(self) -> str: ...
     @property
     def changed(self) -> tuple[str, ...]: ...
+    @property
+    def prefix(self) -> str:
+        """The folder's path below the repository's root, with a final slash; nothing for the root."""
+        ...
 
 
 class Selection(Protocol):
@@ -260,6 +300,55 @@ class Describer(Protocol):
         """Warnings about modules that are imported, are there in the working tree, and are not in the selection."""
         ...
 
+    def declared_by(self, manifest: str, prefix: str) -> frozenset[str]:
+        """The flows of another manifest of the repository, by its path there; none where there is no such file.
+
+        ``prefix`` is the path of this manifest's folder.
+        """
+        ...
+
 
 InputCheck = Callable[[Mapping[str, Any], Mapping[str, Any]], Sequence[str]]
 """(JSON Schema, inputs) → what doesn't fit, one sentence each; empty where all does."""
+
+
+@record()
+class Placed:
+    """What became of a text on a forge (``created``, ``updated`` or ``unchanged``), and its address."""
+
+    action: str
+    url: str
+
+
+class Forge(Protocol):
+    """Where the repository is hosted and its pipelines run, as one job sees it.
+
+    Every method raises ``KitaruBackendError`` where the forge refuses or does not answer. A text is found again by its
+    first line, an HTML comment, and only among those that the job's own token wrote.
+    """
+
+    name: str
+
+    def request_number(self) -> int | None:
+        """The pull or merge request that the job is for; None where it is for none."""
+        ...
+
+    def comment(self, number: int, body: str) -> Placed:
+        """Keep exactly one comment with the first line of ``body`` on that request, and make it say ``body``."""
+        ...
+
+    def issue(self, title: str, body: str) -> Placed:
+        """The same with one open issue."""
+        ...
+
+    def close_issue(self, body: str) -> str | None:
+        """Close that issue; its address, None where none is open."""
+        ...
+
+    def reviewed(self, artifact: str) -> Iterator[tuple[str, bytes]]:
+        """The plans last shown on the requests that were merged here since the last apply: what to call them, bytes."""
+        ...
+
+    def approved(self, run: str, artifact: str) -> tuple[str, bytes]:
+        """The plan that an earlier apply on this branch made and did not carry out."""
+        ...

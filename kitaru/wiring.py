@@ -10,7 +10,7 @@ import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from kitaru.model.manifest import SourceSpec
     from kitaru.model.snapshot import FlowFacts
     from kitaru.model.stack import NamedStack
-    from kitaru.ports import ManifestFile, Reporter, Runner, RunnerInfo, RunOrder, Selection, Source, Step, Store
+    from kitaru.ports import Forge, ManifestFile, Reporter, Runner, RunnerInfo, RunOrder, Selection, Source, Step, Store
 
 
 class SystemClock:
@@ -173,6 +173,25 @@ def scaffold(folder: Path, project: str | None) -> Any:
     return import_module("kitaru.adapters.scaffold").scaffold(folder, files=files, project=project)
 
 
+def ci_files() -> Any:
+    """What writes the files of a pipeline."""
+    return import_module("kitaru.adapters.ci_files")
+
+
+def forge(environ: Mapping[str, str]) -> Forge:
+    """Where the job of that environment runs. Raises ``KitaruUsageError`` outside a job."""
+    if environ.get("GITHUB_REPOSITORY"):
+        github: Forge = import_module("kitaru.adapters.github_api").GitHub(environ)
+        return github
+    if environ.get("CI_API_V4_URL"):
+        gitlab: Forge = import_module("kitaru.adapters.gitlab_api").GitLab(environ)
+        return gitlab
+    raise KitaruUsageError(
+        "this is no job of GitHub or GitLab: neither GITHUB_REPOSITORY nor CI_API_V4_URL is set",
+        hint="kitaru ci init writes a pipeline that calls this",
+    )
+
+
 def _foreign(path: Path) -> bool:
     return any(part.startswith(".") or part in ("venv", "site-packages", "node_modules") for part in path.parts)
 
@@ -237,6 +256,12 @@ class Repository:
         )
         return found
 
+    def declared_by(self, manifest: str, prefix: str) -> frozenset[str]:
+        """The flows that another manifest of the repository declares."""
+        reading = import_module("kitaru.adapters.manifest_yaml")
+        names: frozenset[str] = reading.flow_names(Path(self.loaded.root, "../" * prefix.count("/"), manifest))
+        return names
+
     def actor(self) -> str:
         """Who acts, as CI or Git says."""
         found = import_module("kitaru.adapters.provenance").provenance(self.loaded.root)
@@ -253,6 +278,27 @@ def unpacked(settings: Settings, source: str, archive: Callable[[], bytes]) -> P
     unpacking = import_module("kitaru.adapters.unpacked")
     folder: Path = unpacking.ensure_source(settings.cache / "sources", source, archive)
     return folder
+
+
+def prune_caches(settings: Settings, unused_for: timedelta, *, delete: bool) -> Any:
+    """Find what nobody has used for so long in this machine's caches, and ``delete`` it."""
+    return import_module("kitaru.adapters.local_prune").prune(settings.cache, unused_for, delete=delete)
+
+
+def past_sources() -> Any:
+    """What reads the source archives of earlier versions, and asks Git about their commits."""
+    return import_module("kitaru.adapters.past_sources")
+
+
+def manifest_edits() -> Any:
+    """What edits a manifest's bytes, and writes them."""
+    return import_module("kitaru.adapters.manifest_edits")
+
+
+def working_tree(folder: Path) -> Path:
+    """The root of the Git repository around ``folder``. Raises ``KitaruSourceError`` where there is none."""
+    git = import_module("kitaru.adapters.git_process")
+    return Path(git.run(folder, "rev-parse", "--show-toplevel").decode("utf-8", "surrogateescape").rstrip("\n"))
 
 
 def runner_of(settings: Settings, stack: NamedStack, reporter: Reporter) -> Runner:
@@ -361,7 +407,11 @@ def run_order(order: RunOrder) -> int:
     environ = environment()
     store = stores.open_store(order.store_url, base=Path.cwd())
     clock = SystemClock()
-    sources = user_folder("cache", environ) / "sources"
+    cache = user_folder("cache", environ)
+    sources = cache / "sources"
+    if Path(sys.prefix).parent == cache / "environments":
+        # For as long as the worker lives; a flow may run longer than an unused environment is kept.
+        import_module("kitaru.adapters.local_use").hold(Path(sys.prefix))
     children = import_module("kitaru.adapters.child_output").ChildOutput()
     mask = secret_mask(environ)
 

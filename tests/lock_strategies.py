@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kitaru.core.commit import next_lockfile
 from kitaru.model.address import digest
-from kitaru.model.lockfile import Edit, Generation, Lockfile, Manage, Mint, Move, Retire, Untag
+from kitaru.model.lockfile import Drop, Edit, Generation, Lockfile, Manage, Mint, Move, Rename, Retire, Untag
 from kitaru.model.route import Holder
 
 FLOWS = ("agent", "greeter", "other")
@@ -104,9 +104,30 @@ def fitting(draw: st.DrawFn, lock: Lockfile) -> tuple[Edit, ...]:
                     holders=tuple(holder(flow, version) for version in sorted(versions)),
                     exclusive=not many,
                     expects=route.holders if route else None,
+                    deletions=state.deletions if state else 0,
                 )
             )
-    return tuple(edits)
+    return tuple(edits) if edits and draw(st.integers(0, 3)) else draw(renaming_or_dropping(lock)) or tuple(edits)
+
+
+@st.composite
+def renaming_or_dropping(draw: st.DrawFn, lock: Lockfile) -> tuple[Edit, ...]:
+    """A rename, or a version's deletion, that fits ``lock``; nothing where neither can be."""
+    live = [name for name, state in lock.flows.items() if not state.retired]
+    free = [name for name in (*FLOWS, "fourth") if name not in lock.flows]
+    if not live:
+        return ()
+    name = draw(st.sampled_from(live))
+    state = lock.flows[name]
+    if free and draw(st.booleans()):
+        return (Rename(kind="rename", flow=draw(st.sampled_from(free)), was=name, expects=state.latest),)
+    held = {version for route in state.routes.values() if route.exclusive for version in route.versions}
+    droppable = sorted(set(range(1, state.latest + 1)) - held)
+    if not droppable:
+        return ()
+    version = draw(st.sampled_from(droppable))
+    table = digest(f"{state.table} without {version}".encode())
+    return (Drop(kind="drop", flow=name, version=version, table=table, expects=state.table),)
 
 
 @st.composite

@@ -111,13 +111,31 @@ def test_default_is_never_a_label(repository: Repository) -> None:
     assert "kitaru.yaml:8:" in problem
 
 
-def test_weights_are_refused_as_not_yet(repository: Repository) -> None:
-    """A divided route that this release can't draw from is refused where it stands, and nothing is applied."""
+def test_a_route_may_be_divided_by_weights(repository: Repository) -> None:
+    """Weights name versions, or head; the plan after the apply is quiet, and new weights move the route."""
+    repository.apply()
+    new_version(repository, "second")
+    repository.manifest(routed("{default: 1, beta: {1: 90, head: 10}}"))
+    repository.commit()
+    repository.apply()
+    assert repository.plan().is_empty
+    state = repository.client().project.releases.head().flow("agent")
+    assert state is not None
+    assert [(one.version, one.weight) for one in state.routes["beta"].holders] == [(1, 90), (2, 10)]
+    assert state.routes["beta"].exclusive
+    repository.manifest(routed("{default: 1, beta: {1: 50, 2: 50}}"))
+    repository.commit()
+    (moved,) = repository.plan().moves
+    assert moved[1].tag == "beta"
+
+
+def test_a_weighted_version_must_exist(repository: Repository) -> None:
+    """A number that names no version is refused where it stands, and nothing is applied."""
     repository.manifest(routed("{default: head, beta: {1: 90, 2: 10}}"))
     repository.commit()
     (problem,) = problems(repository)
     assert "kitaru.yaml:8:" in problem
-    assert "weighted routes are not in this release" in problem
+    assert "route beta of agent names version 2, which does not exist" in problem
 
 
 def test_a_route_that_is_there_already_is_adopted(repository: Repository) -> None:

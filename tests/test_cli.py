@@ -497,7 +497,7 @@ def test_wrong_usage_in_json(own_world: Path, words: str, command: str, form: st
     assert done.json["error"]["message"] in done.err
 
 
-@pytest.mark.parametrize("word", ["deploy", "build", "promote", "rollback", "history"])
+@pytest.mark.parametrize("word", ["serve", "login", "logout", "auth"])
 def test_commands_that_people_look_for(own_world: Path, word: str) -> None:
     """They are named as what is not there, with what does that work."""
     done = kitaru(word, "x", cwd=own_world).must(2)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from kitaru.core.commit import Broken, fold, next_lockfile
 from kitaru.errors import KitaruIntegrityError
-from kitaru.model.lockfile import Edit, Generation, Lockfile, Manage, Retire, Untag
+from kitaru.model.lockfile import Drop, Edit, Generation, Lockfile, Manage, Rename, Retire, Untag
+from kitaru.model.route import Hold
 from tests.lock_strategies import ANY_EDIT, AT, BY, FEW, after, entry_for, fitting, histories, holder, locks, mint, move
 
 EMPTY = Lockfile(project="research")
@@ -36,7 +37,7 @@ def test_untouched_flows_stay_as_they_are(data: st.DataObject, lock: Lockfile) -
     """An edit of one flow changes no other, to the byte."""
     edits = data.draw(fitting(lock))
     following = after(lock, *edits)
-    touched = {edit.flow for edit in edits}
+    touched = {edit.flow for edit in edits} | {edit.was for edit in edits if isinstance(edit, Rename)}
     assert {name: state.canonical() for name, state in lock.flows.items() if name not in touched} == {
         name: state.canonical() for name, state in following.flows.items() if name not in touched
     }
@@ -182,3 +183,49 @@ def test_an_entry_that_does_not_follow_is_refused(changed: dict[str, object]) ->
     with pytest.raises(KitaruIntegrityError) as refused:
         fold(lock, entry_for(lock, edits, following, **changed), "b" * 64)
     assert refused.value.hint
+
+
+def test_a_renamed_flow_keeps_versions_and_routes() -> None:
+    """All of it goes with the new name, other edits of the same generation included; the old name is spent."""
+    lock = after(EMPTY, mint("agent", 1), move("agent", "default", 1))
+    rename = Rename(kind="rename", flow="researcher", was="agent", expects=1)
+    following = after(lock, rename, move("researcher", "stable", 1))
+    assert following.flows["researcher"].routes.keys() == {"default", "stable"}
+    assert (following.flows["agent"].retired, following.flows["agent"].renamed_to) == (True, "researcher")
+    assert next_lockfile(following, [rename], at=AT, by=BY) == (
+        Broken("agent", None, "expected v1, found no such flow"),
+    )
+    taken = after(lock, mint("researcher", 1))
+    assert next_lockfile(taken, [rename], at=AT, by=BY) == (
+        Broken("researcher", None, "expected a name that was never used"),
+    )
+
+
+def test_a_deleted_version_is_led_to_by_nothing() -> None:
+    """No exclusive route may hold it, labels lose it, and a move that did not see the deletion fails."""
+    lock = after(EMPTY, mint("agent", 1), move("agent", "default", 1))
+    lock = after(lock, mint("agent", 2), move("agent", "bench", 1, 2, exclusive=False), move("agent", "old", 2))
+    drop = Drop(kind="drop", flow="agent", version=2, table="t2", expects=lock.flows["agent"].table)
+    refused = next_lockfile(lock, [drop], at=AT, by=BY)
+    assert isinstance(refused, tuple)
+    assert (refused[0].tag, refused[0].message) == ("old", "v2 holds an exclusive tag")
+    lock = after(lock, move("agent", "old", 1, expects=(2,)))
+    left = after(lock, drop)
+    assert left.flows["agent"].routes["bench"].versions == (1,)
+    assert (left.flows["agent"].known_snapshot(2), left.flows["agent"].latest) == (None, 2)
+    late = next_lockfile(left, [move("agent", "canary", 2)], at=AT, by=BY)
+    assert late == (Broken("agent", "canary", "a version was deleted in the meantime"),)
+
+
+def test_a_hold_ends_with_the_next_move() -> None:
+    """A rollback's hold stays on the route until somebody moves it, or agrees with it."""
+    lock = after(EMPTY, mint("agent", 1), move("agent", "default", 1))
+    lock = after(lock, mint("agent", 2), move("agent", "default", 2, expects=(1,)))
+    hold = Hold(left=(holder("agent", 2),), reason="it loses orders")
+    back = move("agent", "default", 1, expects=(2,)).model_copy(update={"hold": hold})
+    held = next_lockfile(lock, [back], at=AT, by=BY, via="rollback")
+    assert isinstance(held, Lockfile)
+    route = held.flows["agent"].routes["default"]
+    assert (route.hold, route.via) == (hold, "rollback")
+    agreed = after(held, move("agent", "default", 1, expects=(1,))).flows["agent"].routes["default"]
+    assert (agreed.hold, agreed.via, agreed.generation) == (None, "rollback", route.generation)

@@ -43,7 +43,7 @@ ONLY_HERE = {
     "botocore": {"adapters/s3_store.py", "adapters/s3_errors.py"},
     "aiobotocore": {"adapters/s3_store.py", "adapters/s3_errors.py"},
     "git": {"adapters/provenance.py"},
-    "jinja2": {"adapters/scaffold.py", "surfaces/views/timeline_html.py"},
+    "jinja2": {"adapters/ci_files.py", "adapters/scaffold.py", "surfaces/views/timeline_html.py"},
     "jsonschema": {"adapters/input_schema.py"},
     "docker": set(),
     "kubernetes": set(),

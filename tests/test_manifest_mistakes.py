@@ -115,9 +115,14 @@ PROBLEMS = [
     case(FLOW + "    routes: {v2: 1}\n", "v2", "expected a tag:"),
     case(FLOW + "    routes: {3: 1}\n", "3", "expected a tag:"),
     case(
-        FLOW + "    routes: {beta: {2: 10, 1: 90}}\n",
-        "beta",
-        "route 'beta' of flow 'agent': weighted routes are not in this release",
+        FLOW + "moved: {agent: other}\n",
+        "agent: other",
+        "flow 'agent' is in this manifest, so it can't have become 'other'",
+    ),
+    case(
+        FLOW + "moved: {old: agnt}\n",
+        "agnt",
+        "expected a flow of this manifest, found 'agnt'; did you mean 'agent'?",
     ),
     case(
         FLOW + "    stack: prd\nstacks: {prod: {type: docker}}\n",

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kitaru.core.resolving import Resolved, in_table, resolve
-from kitaru.errors import KitaruFeatureNotAvailableError, KitaruSelectorError
-from kitaru.model.lockfile import FlowState, Lockfile, Move, Release, Retire, VersionTable
+from kitaru.errors import KitaruSelectorError
+from kitaru.model.lockfile import Drop, FlowState, Lockfile, Move, Release, Rename, Retire, VersionTable
 from kitaru.model.route import ByTag, ByVersion, selector
 from tests.lock_strategies import FEW, FLOWS, TAGS, after, holder, locks, mint, move, snapshot
 
@@ -48,7 +48,8 @@ def test_it_resolves_or_says_why_not(lock: Lockfile, flow: str, tag: str, versio
     except KitaruSelectorError as refused:
         assert refused.hint
         return
-    state = lock.flow(flow)
+    # By version a removed flow is still there.
+    state = lock.flows.get(flow) if not by_tag else lock.flow(flow)
     assert state is not None
     if isinstance(found, Resolved):
         assert found.snapshot == snapshot(flow, found.version)
@@ -127,13 +128,45 @@ def test_a_retired_flow_has_versions_and_no_routes() -> None:
     assert "it has v1 to v4" in refusal(lock, "agent", version=5)
 
 
-def test_a_divided_route_is_not_drawn_from_yet() -> None:
-    """Weights are known and refused by name in this release, never taken for something else."""
-    divided = Move(
+DIVIDED = after(
+    FOUR,
+    Move(
         kind="move", flow="agent", tag="beta", holders=(holder("agent", 1, 90), holder("agent", 2, 10)), exclusive=True
-    )
-    with pytest.raises(KitaruFeatureNotAvailableError, match="divided by weights"):
-        resolve(after(FOUR, divided), "agent", ByTag("beta"))
+    ),
+)
+
+
+def test_a_divided_route_is_drawn_from_by_a_key() -> None:
+    """The same key draws the same version, and what it was drawn from is told."""
+    found = resolve(DIVIDED, "agent", ByTag("beta"), key="order 7")
+    assert isinstance(found, Resolved)
+    assert found.weights == ((1, 90), (2, 10))
+    assert found == resolve(DIVIDED, "agent", ByTag("beta"), key="order 7")
+    assert found.snapshot == snapshot("agent", found.version)
+
+
+def test_a_divided_route_needs_a_key() -> None:
+    """Without anything to draw by, the answer says how the route is divided."""
+    assert "v1 90 %, v2 10 %" in refusal(DIVIDED, "agent", "beta")
+
+
+def test_a_renamed_flow_says_its_new_name() -> None:
+    """Who calls a flow by its old name learns the new one; by version it is still there."""
+    lock = after(FOUR, Rename(kind="rename", flow="researcher", was="agent", expects=4))
+    assert "agent was renamed to researcher" in refusal(lock, "agent")
+    assert isinstance(resolve(lock, "researcher", ByTag("canary")), Resolved)
+    assert isinstance(resolve(lock, "agent", ByVersion(4)), Resolved)
+
+
+def test_a_deleted_version_is_not_resolved() -> None:
+    """Neither by the lockfile alone, where it is the highest, nor by the version table."""
+    table_left = table().deleting(4, at="2026-11-22T10:00:00.000000Z", by="Bob")
+    state = FOUR.flows["agent"]
+    lock = after(FOUR, Drop(kind="drop", flow="agent", version=4, table=table_left.digest, expects=state.table))
+    found = resolve(lock, "agent", ByVersion(4))
+    assert isinstance(found, FlowState)
+    with pytest.raises(KitaruSelectorError, match="v4 of agent was deleted by Bob at 2026-11-22T10:00:00Z"):
+        in_table(table_left, found, 4)
 
 
 def test_tag_and_version_together_are_refused() -> None:

@@ -53,6 +53,7 @@ wishes: st.SearchStrategy[RouteWish] = st.one_of(
         ((1, 2), Label((1, 2))),
         (["head"], Label((None,))),
         ([2, "head"], Label((2, None))),
+        ({"head": 10, 1: 90}, Split(((1, 90), (None, 10)))),
         ({2: 10, 1: 90}, Split(((1, 90), (2, 10)))),
         ({"2": 10, "1": 90}, Split(((1, 90), (2, 10)))),
         ({7: 100}, Split(((7, 100),))),
@@ -87,7 +88,8 @@ def test_anything_else_is_refused_with_what_was_expected(value: Any) -> None:
         ({1: 0, 2: 100}, "0 is not a percentage"),
         ({1: 100.0}, "100.0 is not a percentage"),
         ({1: True, 2: 99}, "True is not a percentage"),
-        ({"head": 100}, "'head' is not a version number"),
+        ({"heads": 100}, "'heads' is not a version number"),
+        ({"1": 50, 1: 50}, "version 1 has two weights"),
         ({0: 100}, "0 is not a version number"),
     ],
 )

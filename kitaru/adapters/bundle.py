@@ -108,7 +108,7 @@ def _extract(archive: bytes, folder: Path, most_bytes: int) -> SourceTree:
     try:
         with (
             zstandard.ZstdDecompressor().stream_reader(archive) as plain,
-            tarfile.open(fileobj=_Bounded(plain, most_bytes), mode="r|", encoding="utf-8") as tar,
+            tarfile.open(fileobj=Bounded(plain, most_bytes), mode="r|", encoding="utf-8") as tar,
         ):
             for member in tar:
                 above = _check_member(member, files, folders)
@@ -188,7 +188,7 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str, mode: int) 
     return sha.hexdigest(), size
 
 
-class _Bounded(io.RawIOBase):
+class Bounded(io.RawIOBase):
     """A reader that refuses to give more than so many bytes: a small archive may hold an endless one."""
 
     def __init__(self, source: zstandard.ZstdDecompressionReader, most: int) -> None:

@@ -8,7 +8,7 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def template(name: str) -> str:
-    """The text of ``templates/<name>``. Raises ``FileNotFoundError`` where there is no such template."""
+    """The text of ``templates/<name>``, a folder included. Raises ``FileNotFoundError`` where there is none."""
     return _read("templates", name)
 
 
@@ -26,7 +26,7 @@ def schema_names() -> tuple[str, ...]:
 
 
 def _read(folder: str, name: str) -> str:
-    if Path(name).name != name:
+    if name.startswith("/") or not {"", ".", ".."}.isdisjoint(name.split("/")):
         raise FileNotFoundError(f"{folder}/{name}")
     return (_folder(folder) / name).read_text(encoding="utf-8")
 

@@ -46,11 +46,15 @@ _SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class CommitFacts:
-    """Where the source stands. ``tree`` is Git's id of the folder's tree; ``changed`` are paths relative to it."""
+    """Where the source stands. ``tree`` is Git's id of the folder's tree; ``changed`` are paths relative to it.
+
+    ``prefix`` is the folder's own path below the repository's root: ``services/a/``, or nothing.
+    """
 
     commit: Commit
     tree: str
     changed: tuple[str, ...]
+    prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +99,8 @@ class GitSource:
                 f"the commit holds no file of {self.root}",
                 hint=f"git add {self.root} && git commit, then repeat the command",
             )
-        return CommitFacts(
-            Commit(sha=place.sha, branch=place.branch, dirty=bool(place.changed)), tree=tree, changed=place.changed
-        )
+        commit = Commit(sha=place.sha, branch=place.branch, dirty=bool(place.changed))
+        return CommitFacts(commit, tree, place.changed, place.prefix)
 
     def digest_of(self, tree: str, spec: SourceSpec) -> str:
         """The digest of ``select(tree, spec)``, from one small file where that was asked before. Raises as it does."""

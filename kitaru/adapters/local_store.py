@@ -14,11 +14,12 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from kitaru.adapters.store_keys import TEMPORARY, check_body, check_key, check_prefix
 from kitaru.errors import KitaruStoreError
-from kitaru.ports import Created, Taken
+from kitaru.ports import Created, Listed, Taken
 
 ATTEMPTS = 20
 """How often a write begins again because its folder, or the key's holder, was removed meanwhile."""
@@ -112,6 +113,11 @@ class LocalStore:
                         found.append(name)
             return sorted(found)
 
+    def listed(self, prefix: str) -> Iterator[Listed]:
+        check_prefix(prefix)
+        with self._told("list", prefix):
+            yield from self._walk(prefix)
+
     def remove(self, key: str) -> None:
         check_key(key)
         path = f"{self._root}/{key}"
@@ -126,6 +132,22 @@ class LocalStore:
                     return
                 raise
             self._remove_empty_folders(os.path.dirname(path))
+
+    def _walk(self, prefix: str) -> Iterator[Listed]:
+        folders = [prefix]
+        while folders:
+            above = folders.pop()
+            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(f"{self._root}/{above}") as entries:
+                for entry in entries:
+                    if entry.name.startswith(TEMPORARY):
+                        _remove_if_stale(entry)
+                    elif entry.is_dir():
+                        folders.append(f"{above}{entry.name}/")
+                    else:
+                        with suppress(FileNotFoundError):
+                            found = entry.stat()
+                            modified = datetime.fromtimestamp(found.st_mtime, UTC)
+                            yield Listed(f"{above}{entry.name}", found.st_size, modified)
 
     def _create_in(self, folder: int, name: str, body: bytes) -> Created | Taken | None:
         """None where the key was taken, and then removed before its bytes could be read."""
@@ -142,7 +164,7 @@ class LocalStore:
                 return None
         # The one who wrote it may not have come to this line yet, and the caller goes on from what is there.
         _sync_folder(folder)
-        return Created() if existing == body else Taken(existing)
+        return Created(found=True) if existing == body else Taken(existing)
 
     def _link(self, folder: int, name: str, body: bytes) -> bool:
         """Write the body beside its place, durably, and link it there; False where the name is taken."""

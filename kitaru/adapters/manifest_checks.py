@@ -33,6 +33,7 @@ def check_findings(data: dict[str, Any], routed_elsewhere: frozenset[str] = froz
         if isinstance(flow, dict):
             yield from _check_flow(flow, ("flows", name), stacks)
             routed.update(_mapping(flow.get("routes")))
+    yield from _check_moved(_mapping(data.get("moved")), _mapping(data.get("flows")))
     for tag in _mapping(data.get("protect")):
         if tag not in routed:
             message = f"no flow has a route {shown(tag)} to protect{did_you_mean(tag, sorted(routed))}"
@@ -58,10 +59,21 @@ def _check_flow(flow: dict[str, Any], path: tuple[str, ...], stacks: list[str]) 
         yield from _check_target(flow["target"], (*path, "target"))
     yield from _check_patterns(flow.get("source"), (*path, "source"))
     yield from _check_requirements(flow.get("image"), (*path, "image"))
-    for tag, wish in _mapping(flow.get("routes")).items():
-        if isinstance(wish, dict):
-            message = f"route {shown(tag)} of flow {shown(path[-1])}: weighted routes are not in this release"
-            yield Finding((*path, "routes", tag), message, "pin one version by its number, or write head")
+
+
+def _check_moved(moved: dict[str, Any], flows: dict[str, Any]) -> Iterator[Finding]:
+    """Every chain of renames ends at a flow of the manifest, and none begins at one."""
+    for was, name in moved.items():
+        seen = [was]
+        while isinstance(name, str) and name in moved and name not in flows and name not in seen:
+            seen.append(name)
+            name = moved[name]
+        if was in flows:
+            message = f"flow {shown(was)} is in this manifest, so it can't have become {shown(name)}"
+            yield Finding(("moved", was), message, f"remove it here, or flow {was} above", at_key=True)
+        elif isinstance(name, str) and name not in flows:
+            message = f"expected a flow of this manifest, found {shown(name)}{did_you_mean(name, sorted(flows))}"
+            yield Finding(("moved", was), message, "moved: names the old name, then the new one")
 
 
 def _check_store(store: Any) -> Iterator[Finding]:

@@ -86,6 +86,14 @@ def tree_of(body: bytes) -> Node | None:
     return _tree(body)[0]
 
 
+def flow_names(body: bytes) -> frozenset[str]:
+    """The names below ``flows:``, whatever else is wrong with the file."""
+    root = tree_of(body)
+    data = to_data(root) if isinstance(root, Mapping) else {}
+    flows = data.get("flows")
+    return frozenset(flows) if isinstance(flows, dict) else frozenset()
+
+
 def merge(base: dict[str, Any], overlay: dict[str, Any], path: Path = ()) -> dict[str, Any]:
     """``overlay`` over ``base``: mappings key by key, all else replaced.
 

@@ -69,6 +69,16 @@ def load(path: Path, *, target: str | None = None, cache: Path | None = None) ->
     return LoadedManifest(manifest, root / path.name, root, digest, target, file, body)
 
 
+def flow_names(path: Path) -> frozenset[str]:
+    """The flows that the manifest at ``path`` declares, valid or not; none where it can't be read."""
+    from kitaru.adapters import manifest_reading  # brings ruamel, and few plans ask
+
+    try:
+        return manifest_reading.flow_names(path.read_bytes())
+    except (OSError, KitaruManifestError):
+        return frozenset()
+
+
 def _display(path: Path) -> str:
     """``path`` relative to the current folder where it lies below it, else absolute."""
     try:

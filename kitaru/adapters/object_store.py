@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from fsspec.implementations.memory import MemoryFileSystem
 
 from kitaru.adapters.store_keys import check_body, check_key, check_prefix
 from kitaru.errors import KitaruStoreError, KitaruUsageError
-from kitaru.ports import Created, Taken
+from kitaru.ports import Created, Listed, Taken
 
 _guard = threading.Lock()
 """One for the process, as the memory file system's content is: its own create is not atomic between threads."""
@@ -54,7 +55,7 @@ class MemoryStore:
             if existing is None:
                 self._put(key, body)
                 return Created()
-        return Created() if existing == body else Taken(existing)
+        return Created(found=True) if existing == body else Taken(existing)
 
     def overwrite(self, key: str, body: bytes) -> None:
         check_key(key)
@@ -72,6 +73,15 @@ class MemoryStore:
             name, slash, _ = key[len(folder) :].partition("/")
             found.add(name + slash)
         return sorted(name for name in found if name > after)
+
+    def listed(self, prefix: str) -> Iterator[Listed]:
+        check_prefix(prefix)
+        folder = self._path(prefix)
+        cut = len(self._path(""))
+        with _guard:
+            files = [(path, file) for path, file in self._fs.store.items() if path.startswith(folder)]
+            found = [Listed(path[cut:], len(file.getbuffer()), file.modified) for path, file in files]
+        yield from found
 
     def remove(self, key: str) -> None:
         check_key(key)

@@ -11,7 +11,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ from fsspec.asyn import sync
 from kitaru.adapters.s3_errors import Failure, Verdict, classify, explain
 from kitaru.adapters.store_keys import check_body, check_key, check_prefix
 from kitaru.errors import KitaruError, KitaruStoreError, KitaruUsageError
-from kitaru.ports import Created, Taken
+from kitaru.ports import Created, Listed, Taken
 
 T = TypeVar("T")
 
@@ -88,7 +88,7 @@ class S3Store:
                 _pause(0.05 * 2**attempt)
             existing = self._insist("write", key, partial(self._get, key=key))
             if existing is not None:
-                return Created() if existing == body else Taken(existing)
+                return Created(found=True) if existing == body else Taken(existing)
             if time.monotonic() - begun > PATIENCE_SECONDS:
                 break
         assert failure is not None
@@ -115,6 +115,19 @@ class S3Store:
             token = page.get("NextContinuationToken", "")
             if not page.get("IsTruncated") or not token:
                 return sorted(found)
+
+    def listed(self, prefix: str) -> Iterator[Listed]:
+        check_prefix(prefix)
+        start, cut, token = self._path(prefix), len(self._path("")), ""
+        while True:
+            request = partial(self._list, start=start, after="", token=token, delimiter="")
+            page = self._insist("list", prefix, request)
+            for item in page.get("Contents", []):
+                if not item["Key"].endswith("/"):
+                    yield Listed(item["Key"][cut:], item["Size"], item["LastModified"])
+            token = page.get("NextContinuationToken", "")
+            if not page.get("IsTruncated") or not token:
+                return
 
     def remove(self, key: str) -> None:
         check_key(key)
@@ -143,10 +156,13 @@ class S3Store:
         condition = {"IfNoneMatch": "*"} if exclusive else {}
         await fs._call_s3("put_object", Bucket=self._bucket, Key=self._path(key), Body=body, **condition)
 
-    async def _list(self, fs: Any, start: str, after: str, token: str, limit: int = 0) -> dict[str, Any]:
+    async def _list(
+        self, fs: Any, start: str, after: str, token: str, limit: int = 0, delimiter: str = "/"
+    ) -> dict[str, Any]:
         where = {"ContinuationToken": token} if token else {"StartAfter": start + after} if after else {}
+        where |= {"Delimiter": delimiter} if delimiter else {}
         page: dict[str, Any] = await fs._call_s3(
-            "list_objects_v2", Bucket=self._bucket, Prefix=start, Delimiter="/", MaxKeys=limit or PAGE_NAMES, **where
+            "list_objects_v2", Bucket=self._bucket, Prefix=start, MaxKeys=limit or PAGE_NAMES, **where
         )
         return page
 

@@ -7,7 +7,7 @@ expand to billions of values cost nothing until they are refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,12 +93,17 @@ class _Stop(Exception):
         self.problem = problem
 
 
-def parse(text: str) -> Tree:
-    """The tree of one YAML document, and every problem that YAML itself has. Never raises."""
+def parse(text: str, *, also: Callable[[Event], None] | None = None) -> Tree:
+    """The tree of one YAML document, and every problem that YAML itself has. Never raises.
+
+    ``also`` is given each event as well, up to the first that ends the reading: parsing is what takes the time.
+    """
     builder = _Builder()
     try:
         for event in _events(text):
             builder.feed(event)
+            if also is not None:
+                also(event)
     except _Stop as stop:
         return Tree(None, [*builder.problems, stop.problem])
     return Tree(builder.root, builder.problems)

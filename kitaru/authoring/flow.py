@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Coroutine, Mapping
 from inspect import iscoroutinefunction
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from kitaru.authoring.binding import connect
 from kitaru.authoring.handle import Handle
@@ -13,6 +13,9 @@ from kitaru.authoring.options import FlowOptions, check_cache, check_function, c
 from kitaru.authoring.policy import Retry
 from kitaru.authoring.signature import Parameters
 from kitaru.errors import KitaruInputError, KitaruUsageError
+
+if TYPE_CHECKING:
+    from kitaru.authoring.deployment import Deployment
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -107,6 +110,31 @@ class Flow(Generic[P, R]):
             flow=self.name, inputs=self._merged(inputs, kwargs), version=version, tag=tag
         )
 
+    def deploy(
+        self,
+        *args: Any,
+        inputs: Mapping[str, Any] | None = None,
+        tag: str | None = None,
+        exclusive: bool = False,
+        image: Any = None,
+        stack: str | None = None,
+        **kwargs: Any,
+    ) -> Deployment:
+        """Save this flow as a new version that others can invoke, and lead one tag to it.
+
+        ``tag`` is ``default`` unless it is given; the first deploy of a flow gets ``default`` in any case. Inputs are
+        representative: consumers override them, and some may be left out. Kitaru builds the working tree as it is, and
+        keeps the manifest in reach true.
+        """
+        given = self._partial(args, self._merged(inputs, kwargs))
+        return connect().deployments.deploy(  # type: ignore[no-any-return]
+            self, given or None, tag=tag, exclusive=exclusive, image=image, stack=stack
+        )
+
+    def deployment(self, *, version: int | None = None, tag: str | None = None) -> Deployment:
+        """A deployed version: the one that ``default`` leads to, unless ``version`` or ``tag`` says."""
+        return connect().deployments.get(self.name, version=version, tag=tag)  # type: ignore[no-any-return]
+
     def replay(
         self,
         exec_id: str,
@@ -134,6 +162,13 @@ class Flow(Generic[P, R]):
         ``KitaruInputError`` with every problem at once where they don't fit.
         """
         return self.parameters.bind_inputs(args, kwargs or {}, f"flow {self.name!r}")
+
+    def _partial(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Some of the inputs by name, no defaults filled in. ``KitaruInputError`` for one that the flow has not."""
+        try:
+            return dict(self.parameters.signature.bind_partial(*args, **kwargs).arguments)
+        except TypeError as error:
+            raise KitaruInputError(f"the inputs don't fit flow {self.name!r}: {error}") from error
 
     def _merged(self, inputs: Mapping[str, Any] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         if inputs is None:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from kitaru.client.artifacts import Artifacts
     from kitaru.client.deployments import Deployments
     from kitaru.client.executions import ExecutionsClient
+    from kitaru.client.history import History
+    from kitaru.client.housekeeping import Housekeeping
+    from kitaru.client.importing import Imported
     from kitaru.client.project import Applied, Checked, Project
     from kitaru.model.plan import Plan
 
@@ -83,10 +86,27 @@ class KitaruClient:
         return found
 
     @property
+    def history(self) -> History:
+        """Verbs that look back: what happened, what ran, what differs, whether the record is sound."""
+        found: History = self._part("history", "History")
+        return found
+
+    @property
+    def housekeeping(self) -> Housekeeping:
+        """Verbs that free space, in the store and on this machine."""
+        found: Housekeeping = self._part("housekeeping", "Housekeeping")
+        return found
+
+    @property
     def project(self) -> Project:
         """The producer's verbs, in full."""
         found: Project = self._part("project", "Project")
         return found
+
+    def import_flows(self, flows: Sequence[str] = (), *, dry_run: bool = False) -> Imported:
+        """Write into the manifest what the store has and the manifest does not name, of these flows or of all."""
+        done: Imported = self._part("importing", "Importing").run(flows, dry_run=dry_run)
+        return done
 
     def validate(self) -> Checked:
         """Every check of the manifest that needs no store."""

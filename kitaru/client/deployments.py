@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
@@ -18,8 +19,15 @@ from kitaru.engine.records import read_snapshot, read_table
 from kitaru.engine.releases import Releases
 from kitaru.errors import KitaruInputError, KitaruSelectorError, KitaruUsageError
 from kitaru.model.lockfile import FlowState, Lockfile, Release
-from kitaru.model.route import ByTag, Selector, selector
+from kitaru.model.route import DEFAULT_TAG, ByTag, Selector, selector
 from kitaru.model.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from kitaru.authoring.flow import Flow
+    from kitaru.client.keeping import Mode
+    from kitaru.client.releasing import Released
+    from kitaru.client.routing import Rerouted, Routing
+    from kitaru.model.image import ImageSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +153,10 @@ class Deployments:
         ]
 
     def list(self, flow: str) -> list[Deployment]:
-        """The flow's versions, ascending."""
+        """The flow's versions, ascending, without those that were deleted."""
         lock, state = self._state(flow)
         table = read_table(self._session.store, lock.project, state.table, flow)
-        return [_deployment(flow, release, state) for release in table.releases]
+        return [_deployment(flow, release, state) for release in table.releases if not release.deleted]
 
     def get(self, flow: str, *, tag: str | None = None, version: int | None = None) -> Deployment:
         """The version that the selector leads to, with its snapshot."""
@@ -161,6 +169,124 @@ class Deployments:
             raise KitaruSelectorError(f"{flow} has no version {resolved.version}", hint="kitaru flow list")
         snapshot = read_snapshot(self._session.store, lock.project, resolved.snapshot, flow)
         return _deployment(flow, release, state, snapshot)
+
+    # --- verbs that change them ---------------------------------------------------------------------------------------
+
+    def deploy(
+        self,
+        target: str | Flow[..., Any],
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        tag: str | None = None,
+        exclusive: bool = False,
+        image: str | Mapping[str, Any] | ImageSettings | None = None,
+        stack: str | None = None,
+        manifest: Literal["edit", "leave"] = "edit",
+        message: str = "",
+    ) -> Deployment:
+        """A new version of ``target`` (``path/to/file.py:flow``, ``module:flow``, a flow), with one route.
+
+        From the working tree as it is. ``tag`` is ``default`` unless it is given, exclusive as ``default`` always is;
+        a flow's first deploy gets ``default`` besides. ``inputs`` are representative: an invoke may override each.
+        What is not given is as the manifest and the decorator say. The manifest in reach is edited so that it agrees,
+        unless ``manifest="leave"``.
+        """
+        asked = {"tag": tag, "exclusive": exclusive, "image": image, "stack": stack, "message": message}
+        done = self.release(target, "deploy", asked, inputs=inputs, mode=manifest)
+        return self.get(done.flow, version=done.version)
+
+    def build(
+        self,
+        target: str | Flow[..., Any],
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        image: str | Mapping[str, Any] | ImageSettings | None = None,
+        stack: str | None = None,
+        manifest: Literal["edit", "leave"] = "edit",
+        message: str = "",
+    ) -> Deployment:
+        """As ``deploy``, without a route: nobody gets there but by ``version=``."""
+        asked = {"image": image, "stack": stack, "message": message}
+        done = self.release(target, "build", asked, inputs=inputs, mode=manifest)
+        return self.get(done.flow, version=done.version)
+
+    def release(
+        self,
+        target: str | Flow[..., Any],
+        verb: Literal["deploy", "build"],
+        asked: Mapping[str, Any],
+        *,
+        inputs: Mapping[str, Any] | None = None,
+        mode: Mode = "edit",
+    ) -> Released:
+        """As ``deploy`` and ``build`` with these arguments, but says all that was done.
+
+        ``mode="only"`` edits the manifest alone.
+        """
+        # Late: who invokes a version needs none of what makes one.
+        releasing = import_module("kitaru.client.releasing")
+        given = None if inputs is None else _jsonable(target if isinstance(target, str) else target.name, inputs)
+        asking = releasing.Asking(inputs=given, **asked)
+        made = releasing.Releasing(self._session, self.releases)
+        done: Released = made.release(target, asking, verb=verb, mode=mode)
+        return done
+
+    def tag(
+        self,
+        flow: str,
+        tag: str,
+        *,
+        version: int,
+        exclusive: bool = False,
+        manifest: Mode = "edit",
+        message: str = "",
+    ) -> Rerouted:
+        """Lead ``tag`` to ``version``: to it alone when ``exclusive``, else as a label that others may share.
+
+        Raises ``KitaruUsageError`` for a shared label where the tag is exclusive (``default`` always is),
+        ``KitaruSelectorError`` for a flow or a version that is not there, ``KitaruStateError`` for a protected route.
+        """
+        return self._routing.tag(flow, tag, version, exclusive=exclusive, mode=manifest, message=message)
+
+    def untag(
+        self, flow: str, tag: str, *, version: int | None = None, manifest: Mode = "edit", message: str = ""
+    ) -> Rerouted:
+        """Take ``tag`` off ``version``, or remove it altogether. Never ``default``."""
+        return self._routing.untag(flow, tag, version, mode=manifest, message=message)
+
+    def promote(self, flow: str, source: str, *, to: str, manifest: Mode = "edit", message: str = "") -> Rerouted:
+        """Lead ``to`` exclusively to the version that the tag ``source`` leads to."""
+        return self._routing.promote(flow, source, to, mode=manifest, message=message)
+
+    def rollback(
+        self,
+        flow: str,
+        tag: str = DEFAULT_TAG,
+        *,
+        to: int = -1,
+        write: bool = False,
+        manifest: Mode = "edit",
+        message: str = "",
+    ) -> Rerouted:
+        """Lead ``tag`` to version ``to`` at once (-1: where it led before its last move), and hold it there.
+
+        Plan and apply leave it alone until the manifest agrees: the result tells the edit, ``write`` makes it.
+        """
+        return self._routing.rollback(flow, tag, to=to, write=write, mode=manifest, message=message)
+
+    def delete(
+        self, flow: str, *, version: int, manifest: Literal["edit", "leave"] = "edit", message: str = ""
+    ) -> Rerouted:
+        """Delete a version: its number stays taken, its labels go, executions of it go on.
+
+        Raises ``KitaruStateError`` while an exclusive tag leads there.
+        """
+        return self._routing.delete(flow, version, mode=manifest, message=message)
+
+    @cached_property
+    def _routing(self) -> Routing:
+        made: Routing = import_module("kitaru.client.routing").Routing(self._session, self.releases)
+        return made
 
     def _state(self, flow: str) -> tuple[Lockfile, FlowState]:
         lock = self.releases.head()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -52,15 +52,20 @@ class Project:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._latest: Workshop | None = None
+        self._around: wiring.Repository | None = None
 
     @cached_property
     def releases(self) -> Releases:
         """The project's lock log."""
         return Releases(self._session.store, self._session.project, self._session.clock)
 
-    @cached_property
+    @property
     def _repository(self) -> wiring.Repository:
-        return wiring.Repository(self._session.manifest, self._session.settings)
+        """Around the manifest as it is: a verb of this client may have edited it meanwhile."""
+        loaded = self._session.manifest
+        if self._around is None or self._around.loaded is not loaded:
+            self._around, self._latest = wiring.Repository(loaded, self._session.settings), None
+        return self._around
 
     def workshop(self, *, allow_dirty: bool, ignoring: Sequence[Path] = ()) -> Workshop:
         """The manifest at the repository's present state. ``KitaruSourceError`` where that can't be built from.
@@ -81,6 +86,7 @@ class Project:
             reporter=self._session.reporter,
             tree=state.tree,
             commit=commit,
+            prefix=state.prefix,
         )
         return self._latest
 
@@ -188,7 +194,8 @@ class Project:
             project=session.project,
             releases=self.releases,
             check_inputs=session.check_inputs,
-            in_use=lambda flow: session.executions.in_use(flow),
+            used_by=lambda flow: _usage().used_by(session, flow),
+            stored_inputs=lambda flow, limit: _usage().stored_inputs(session, flow, limit),
         )
 
     def _must_match(self, plan: Plan, workshop: Workshop) -> None:
@@ -209,6 +216,11 @@ class Project:
             raise KitaruConflictError(
                 f"the saved plan is out of date: {'; '.join(moved)}", hint="kitaru plan --out FILE makes a new one"
             )
+
+
+def _usage() -> Any:
+    """Late: a plan looks at executions only where something changes for them."""
+    return import_module("kitaru.client.usage")
 
 
 def read_plan(text: bytes, name: str) -> Plan:

@@ -49,6 +49,10 @@ class Session:
         """The manifest in reach. Raises ``KitaruManifestError``, or ``KitaruUsageError`` where there is none."""
         return wiring.load_manifest(self.asked, self.settings.cwd, self.settings.environ)
 
+    def forget_manifest(self) -> None:
+        """The file was changed: who asks next reads it anew."""
+        self.__dict__.pop("manifest", None)
+
     @cached_property
     def actor(self) -> str:
         """Who acts, for the records."""

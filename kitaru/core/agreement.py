@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from kitaru.model.lockfile import Lockfile, Manage, Mint, Move, Retire, Untag, VersionTable
+from kitaru.core.commit import renamed
+from kitaru.model.lockfile import Drop, Lockfile, Manage, Mint, Move, Rename, Retire, Untag, VersionTable
 from kitaru.model.plan import Plan
 from kitaru.model.route import Holder
 
@@ -15,8 +16,9 @@ Shown = tuple[tuple[Holder, ...] | None, tuple[Holder, ...] | None]
 def tables_needed(plan: Plan, lock: Lockfile) -> tuple[str, ...]:
     """Flows whose version table must be read, because a route is to lead to a version that the lockfile can't tell."""
     found = []
+    flows = named(plan, lock).flows
     for edit in plan.edits:
-        state = lock.flows.get(edit.flow)
+        state = flows.get(edit.flow)
         if not isinstance(edit, Move) or state is None:
             continue
         if any(1 <= one.version <= state.latest and not state.known_snapshot(one.version) for one in edit.holders):
@@ -29,7 +31,15 @@ def disagreements(plan: Plan, lock: Lockfile, tables: Mapping[str, VersionTable]
 
     ``lock`` is the state that the plan was made on, ``tables`` the version tables of ``tables_needed``.
     """
-    return tuple(dict.fromkeys([*_builds(plan), *_moves(plan), *_removals(plan), *_holders(plan, lock, tables)]))
+    held = _holders(plan, named(plan, lock), tables)
+    found = [*_builds(plan), *_moves(plan), *_removals(plan), *_renames(plan), *held]
+    return tuple(dict.fromkeys(found))
+
+
+def named(plan: Plan, lock: Lockfile) -> Lockfile:
+    """The state in which flows have the names that the plan gives them."""
+    made = renamed(lock, plan.edits)
+    return made if isinstance(made, Lockfile) else lock
 
 
 def _builds(plan: Plan) -> Iterator[str]:
@@ -70,6 +80,17 @@ def _removals(plan: Plan) -> Iterator[str]:
     for edit in plan.edits:
         if isinstance(edit, Manage) and edit.flow not in {flow.flow for flow in plan.flows}:
             yield f"it shows nothing of {edit.flow}"
+        if isinstance(edit, Drop):
+            yield f"it deletes v{edit.version} of {edit.flow}, which no plan does"
+        if isinstance(edit, Move) and edit.hold:
+            yield f"it leaves a hold on route {edit.tag} of {edit.flow}, which no plan does"
+
+
+def _renames(plan: Plan) -> Iterator[str]:
+    shown = {(flow.renamed_from, flow.flow) for flow in plan.flows if flow.renamed_from}
+    done = {(edit.was, edit.flow) for edit in plan.edits if isinstance(edit, Rename)}
+    for was, name in shown ^ done:
+        yield f"the rename of {was} to {name} is not what it shows"
 
 
 def _holders(plan: Plan, lock: Lockfile, tables: Mapping[str, VersionTable]) -> Iterator[str]:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kitaru.errors import KitaruIntegrityError
-from kitaru.model.lockfile import Edit, FlowState, Generation, Lockfile, Manage, Mint, Move, Retire, Untag
-from kitaru.model.route import Holder, Route, describe_holders
+from kitaru.model.lockfile import (
+    Drop,
+    Edit,
+    FlowState,
+    Generation,
+    Lockfile,
+    Manage,
+    Mint,
+    Move,
+    Rename,
+    Retire,
+    Untag,
+)
+from kitaru.model.route import APPLY, Holder, Route, describe_holders
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,20 +34,63 @@ class Broken:
     at: str = ""
 
 
-def next_lockfile(lock: Lockfile, edits: Sequence[Edit], *, at: str, by: str) -> Lockfile | tuple[Broken, ...]:
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What a generation writes on the routes that it moves: its number, its time, who wrote it, and with which verb."""
+
+    number: int
+    at: str
+    by: str
+    via: str
+
+
+def next_lockfile(
+    lock: Lockfile, edits: Sequence[Edit], *, at: str, by: str, via: str = APPLY
+) -> Lockfile | tuple[Broken, ...]:
     """The state after ``edits``, one generation on, with ``entry`` still open; or all the requirements that are broken.
 
-    Every edit is checked against the state before the first of them, save that a route may lead to a version minted
-    in the same list.
+    Renames come first. Every other edit is checked against the state after them and before the first of the others,
+    save that a route may lead to a version minted in the same list.
     """
-    broken = tuple(problem for edit in edits if (problem := _broken(lock, edit)) is not None)
+    stamp = Stamp(lock.generation + 1, at, by, via)
+    named = renamed(lock, edits)
+    if isinstance(named, tuple):
+        return named
+    others = [edit for edit in edits if not isinstance(edit, Rename)]
+    broken = tuple(problem for edit in others if (problem := _broken(named, edit)) is not None)
     if broken:
         return broken
+    flows = dict(named.flows)
+    for edit in others:
+        flows[edit.flow] = _changed(flows.get(edit.flow), edit, stamp)
+    return lock.model_copy(update={"generation": stamp.number, "entry": "", "flows": flows})
+
+
+def renamed(lock: Lockfile, edits: Sequence[Edit]) -> Lockfile | tuple[Broken, ...]:
+    """The state in which the flows that ``edits`` rename have their new names, in the same generation."""
     flows = dict(lock.flows)
-    number = lock.generation + 1
+    broken = []
     for edit in edits:
-        flows[edit.flow] = _changed(flows.get(edit.flow), edit, number, at, by)
-    return lock.model_copy(update={"generation": number, "entry": "", "flows": flows})
+        if not isinstance(edit, Rename):
+            continue
+        old = flows.get(edit.was)
+        if old is None or old.retired or old.latest != edit.expects:
+            found = f"v{old.latest}" if old and not old.retired else "no such flow"
+            broken.append(Broken(edit.was, None, f"expected v{edit.expects}, found {found}"))
+        elif edit.flow in flows:
+            broken.append(Broken(edit.flow, None, "expected a name that was never used"))
+        else:
+            flows[edit.flow] = old
+            gone = {
+                "routes": {},
+                "untagged": {},
+                "managed": False,
+                "owner": "",
+                "retired": True,
+                "renamed_to": edit.flow,
+            }
+            flows[edit.was] = old.model_copy(update=gone)
+    return tuple(broken) if broken else lock.model_copy(update={"flows": flows})
 
 
 def fold(lock: Lockfile, entry: Generation, entry_digest: str) -> Lockfile:
@@ -45,7 +100,7 @@ def fold(lock: Lockfile, entry: Generation, entry_digest: str) -> Lockfile:
             f"generation {entry.generation} of project {entry.project} does not follow generation {lock.generation}",
             hint="the lock log was changed by hand; restore the store from a backup",
         )
-    following = next_lockfile(lock, entry.edits, at=entry.at, by=entry.by)
+    following = next_lockfile(lock, entry.edits, at=entry.at, by=entry.by, via=entry.verb)
     if isinstance(following, tuple) or following.state_digest != entry.state_digest:
         raise KitaruIntegrityError(
             f"generation {entry.generation} of project {entry.project} does not lead to the state it claims",
@@ -62,8 +117,12 @@ def _broken(lock: Lockfile, edit: Edit) -> Broken | None:
             if latest != expects:
                 wanted = f"v{expects}" if expects else "no version yet"
                 return Broken(edit.flow, None, f"expected {wanted}, found v{latest}")
+        case Move(deletions=seen) if flow and flow.deletions != seen:
+            return Broken(edit.flow, edit.tag, "a version was deleted in the meantime")
         case Move(tag=tag, expects=expects) | Untag(tag=tag, expects=expects):
             return _broken_route(edit.flow, flow, tag, expects)
+        case Drop():
+            return _broken_drop(flow, edit)
         case Manage() if flow is None:
             return Broken(edit.flow, None, "the flow is gone")
     return None
@@ -80,31 +139,100 @@ def _broken_route(name: str, flow: FlowState | None, tag: str, expects: tuple[Ho
     return Broken(name, tag, message, route.generation, route.by, route.at)
 
 
-def _changed(flow: FlowState | None, edit: Edit, number: int, at: str, by: str) -> FlowState:
+def _broken_drop(flow: FlowState | None, edit: Drop) -> Broken | None:
+    if flow is None or flow.table != edit.expects:
+        return Broken(edit.flow, None, "the flow has other versions by now")
+    for tag, route in flow.routes.items():
+        if route.exclusive and edit.version in route.versions:
+            return Broken(
+                edit.flow, tag, f"v{edit.version} holds an exclusive tag", route.generation, route.by, route.at
+            )
+    return None
+
+
+def _changed(flow: FlowState | None, edit: Mint | Move | Untag | Manage | Retire | Drop, stamp: Stamp) -> FlowState:
     match edit:
         case Mint():
-            fresh = FlowState(latest=edit.version, snapshot=edit.snapshot, table=edit.table, managed=edit.managed)
-            if flow is None:
-                return fresh
-            kept = {} if flow.retired else flow.routes
-            return fresh.model_copy(update={"routes": kept, "managed": edit.managed or flow.managed})
+            return _minted(flow, edit)
         case Move():
             state = _present(flow, edit)
-            route = Route(
-                holders=edit.holders, exclusive=edit.exclusive, managed=edit.managed, generation=number, at=at, by=by
+            moved = _moved(state.routes.get(edit.tag), edit, stamp)
+            return state.model_copy(
+                update={"routes": {**state.routes, edit.tag: moved}, "untagged": _without(state.untagged, edit.tag)}
             )
-            previous = state.routes.get(edit.tag)
-            if previous and previous.holders == edit.holders and previous.exclusive == edit.exclusive:
-                route = previous.model_copy(update={"managed": edit.managed})
-            return state.model_copy(update={"routes": {**state.routes, edit.tag: route}})
         case Untag():
-            state = _present(flow, edit)
-            left = {tag: route for tag, route in state.routes.items() if tag != edit.tag}
-            return state.model_copy(update={"routes": left})
+            return _untagged(_present(flow, edit), edit.tag, stamp)
         case Manage():
-            return _present(flow, edit).model_copy(update={"managed": True, "retired": False})
+            back = {"managed": True, "retired": False, "renamed_to": "", "owner": edit.owner}
+            return _present(flow, edit).model_copy(update=back)
         case Retire():
-            return _present(flow, edit).model_copy(update={"routes": {}, "managed": False, "retired": True})
+            gone = {"routes": {}, "untagged": {}, "managed": False, "owner": "", "retired": True}
+            return _present(flow, edit).model_copy(update=gone)
+        case Drop():
+            return _dropped(_present(flow, edit), edit)
+
+
+def _minted(flow: FlowState | None, edit: Mint) -> FlowState:
+    fresh = FlowState(
+        latest=edit.version, snapshot=edit.snapshot, table=edit.table, managed=edit.managed, owner=edit.owner
+    )
+    if flow is None:
+        return fresh
+    kept = {
+        "routes": {} if flow.retired else flow.routes,
+        "managed": edit.managed or flow.managed,
+        "owner": edit.owner if edit.managed else flow.owner,
+        "untagged": {} if flow.retired else flow.untagged,
+        "deletions": flow.deletions,
+    }
+    return fresh.model_copy(update=kept)
+
+
+def _moved(previous: Route | None, edit: Move, stamp: Stamp) -> Route:
+    if previous and (previous.holders, previous.exclusive) == (edit.holders, edit.exclusive):
+        # Nothing moves: who moved it last stays true.
+        return previous.model_copy(update={"managed": edit.managed, "hold": edit.hold})
+    return Route(
+        holders=edit.holders,
+        exclusive=edit.exclusive,
+        managed=edit.managed,
+        generation=stamp.number,
+        at=stamp.at,
+        by=stamp.by,
+        via=stamp.via,
+        hold=edit.hold,
+    )
+
+
+def _without(routes: Mapping[str, Route], tag: str) -> dict[str, Route]:
+    return {name: route for name, route in routes.items() if name != tag}
+
+
+def _untagged(state: FlowState, tag: str, stamp: Stamp) -> FlowState:
+    """Without the route; what the manifest manages is remembered, unless it is the manifest that removes it."""
+    gone = _without(state.untagged, tag)
+    route = state.routes[tag]
+    if route.managed and stamp.via != APPLY:
+        mark = {"generation": stamp.number, "at": stamp.at, "by": stamp.by, "via": stamp.via, "hold": None}
+        gone[tag] = route.model_copy(update=mark)
+    return state.model_copy(update={"routes": _without(state.routes, tag), "untagged": gone})
+
+
+def _dropped(state: FlowState, edit: Drop) -> FlowState:
+    """Without the version; a label that it held loses it, and one that it alone held is gone."""
+    routes = {}
+    for tag, route in state.routes.items():
+        left = tuple(holder for holder in route.holders if holder.version != edit.version)
+        if left:
+            routes[tag] = route if left == route.holders else route.model_copy(update={"holders": left})
+    return state.model_copy(
+        update={
+            "table": edit.table,
+            "routes": routes,
+            "deletions": state.deletions + 1,
+            "latest_deleted": state.latest_deleted or edit.version == state.latest,
+        }
+    )
 
 
 def _present(flow: FlowState | None, edit: Edit) -> FlowState:

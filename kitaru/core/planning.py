@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from kitaru.core.commit import renamed
 from kitaru.core.differences import snapshot_changes
 from kitaru.errors import Problem
-from kitaru.model.lockfile import Edit, FlowState, Lockfile, Manage, Mint, Move, Retire, Untag, VersionTable
+from kitaru.model.lockfile import Edit, FlowState, Lockfile, Manage, Mint, Move, Rename, Retire, Untag, VersionTable
 from kitaru.model.manifest import FlowSpec, Manifest
-from kitaru.model.plan import Build, Change, FlowPlan, RouteMove
-from kitaru.model.route import DEFAULT_TAG, Head, Holder, Label, Pin, RouteWish, Split, describe_holders
+from kitaru.model.plan import Build, Change, FlowPlan, Held, RouteMove
+from kitaru.model.route import DEFAULT_TAG, Head, Holder, Label, Pin, Route, RouteWish, Split, describe_holders
 from kitaru.model.snapshot import Commit, Snapshot
 
 Place = Callable[..., Problem]
@@ -46,8 +47,9 @@ class Needs:
 
 @dataclass
 class Draft:
-    """A plan while it is made: flows and edits so far, and every problem."""
+    """A plan while it is made: flows and edits so far, and every problem. ``owner`` is the manifest's own path."""
 
+    owner: str = ""
     flows: list[FlowPlan] = field(default_factory=list)
     edits: list[Edit] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -65,32 +67,76 @@ def needs(desired: Desired, lock: Lockfile) -> Needs:
     return Needs(table=built is None or open_pin, previous=built is None)
 
 
+def plan_renames(draft: Draft, manifest: Manifest, lock: Lockfile, place: Place) -> Lockfile:
+    """Add the renames that ``moved:`` asks for and that are still to be made; the state in which they are made.
+
+    A rename that was made before, or of a flow that never was, is nothing to do.
+    """
+    edits: list[Rename] = []
+    for was, name in manifest.moved.items():
+        old = lock.flow(was)
+        if old is None or was in manifest.flows:
+            continue
+        while name in manifest.moved and name not in manifest.flows:
+            name = manifest.moved[name]
+        if name in lock.flows or any(edit.flow == name for edit in edits):
+            message = f"{was} can't become {name}: project {lock.project} has used that name already"
+            draft.problems.append(place(message, "moved", was, hint="choose a name that was never used"))
+        else:
+            edits.append(Rename(kind="rename", flow=name, was=was, expects=old.latest))
+    draft.edits += edits
+    made = renamed(lock, edits)
+    return made if isinstance(made, Lockfile) else lock
+
+
 def plan_flow(draft: Draft, desired: Desired, lock: Lockfile, known: Known, place: Place, *, prune: bool) -> None:
-    """Add one flow to ``draft``: its build, its route moves, and what is wrong with them."""
+    """Add one flow to ``draft``: its build, its route moves, and what is wrong with them. ``lock``: after renames."""
     state = lock.flows.get(desired.name)
+    live = state if state is not None and not state.retired else None
+    version, build = _version(desired, desired.snapshot.digest, state, known)
+    moves, edits, held = _route_moves(draft, desired, state, known, version, place)
+    unmanaged, pruned = _leftovers(desired, live, prune)
+    moves += [move for move, _ in pruned]
+    draft.edits += _opening(desired, state, build, draft.owner) + edits + [edit for _, edit in pruned]
+    was = next((edit.was for edit in draft.edits if isinstance(edit, Rename) and edit.flow == desired.name), "")
+    taken_over = _former_owner(live, draft.owner) is not None
+    quiet = live and not (build or moves or was or taken_over)
+    draft.flows.append(
+        FlowPlan(
+            flow=desired.name,
+            action="keep" if quiet else "update" if live else "create",
+            version=version,
+            build=build,
+            moves=tuple(moves),
+            held=tuple(held),
+            renamed_from=was,
+            unmanaged=unmanaged,
+            notes=_notes(version, build, moves, _former_owner(live, draft.owner)),
+        )
+    )
+
+
+def _route_moves(
+    draft: Draft, desired: Desired, state: FlowState | None, known: Known, version: int, place: Place
+) -> tuple[list[RouteMove], list[Edit], list[Held]]:
+    """What becomes of the routes that the manifest names: they move, or a rollback holds them."""
     live = state is not None and not state.retired
-    digest = desired.snapshot.digest
-    version, build = _version(desired, digest, state, known)
     routes = state.routes if state is not None and live else {}
-    moves, edits = [], []
+    moves: list[RouteMove] = []
+    edits: list[Edit] = []
+    held: list[Held] = []
     for tag, wish in _wishes(desired.spec, first=not live).items():
         managed = tag in desired.spec.routes
-        holders = _holders(draft, desired, tag, wish, state, known, version, digest, place)
+        holders = _holders(draft, desired, tag, wish, state, known, version, place)
         route = routes.get(tag)
-        if holders is None or (route and _same(route.holders, holders) and route.managed >= managed):
+        if holders is None or (route and _stays(route, holders, managed)):
+            continue
+        if route and route.hold and not _same(route.holders, holders):
+            held.append(_held(tag, route, holders))
             continue
         exclusive = not isinstance(wish, Label)
-        moves.append(
-            RouteMove(
-                tag=tag,
-                before=route.holders if route else None,
-                after=holders,
-                exclusive=exclusive,
-                reason=_reason(wish, managed, route is not None and route.holders == holders),
-                moved_at=route.at if route else "",
-                moved_by=route.by if route else "",
-            )
-        )
+        reason = _reason(wish, managed, route, holders)
+        moves.append(_route_move(tag, route, holders, exclusive, reason))
         edits.append(
             Move(
                 kind="move",
@@ -100,27 +146,40 @@ def plan_flow(draft: Draft, desired: Desired, lock: Lockfile, known: Known, plac
                 exclusive=exclusive,
                 managed=managed,
                 expects=route.holders if route else None,
+                deletions=state.deletions if state else 0,
             )
         )
-    unmanaged, pruned = _leftovers(desired, state if live else None, prune)
-    moves += [move for move, _ in pruned]
-    draft.edits += _opening(desired, state, build) + edits + [edit for _, edit in pruned]
-    draft.flows.append(
-        FlowPlan(
-            flow=desired.name,
-            action="keep" if live and not build and not moves else "update" if live else "create",
-            version=version,
-            build=build,
-            moves=tuple(moves),
-            unmanaged=unmanaged,
-            notes=_notes(version, build, moves),
-        )
+    return moves, edits, held
+
+
+def _stays(route: Route, holders: tuple[Holder, ...], managed: bool) -> bool:
+    return _same(route.holders, holders) and route.managed >= managed and route.hold is None
+
+
+def _held(tag: str, route: Route, wanted: tuple[Holder, ...]) -> Held:
+    reason = route.hold.reason if route.hold else ""
+    return Held(tag=tag, holders=route.holders, wanted=wanted, reason=reason, at=route.at, by=route.by)
+
+
+def _route_move(tag: str, route: Route | None, after: tuple[Holder, ...], exclusive: bool, reason: str) -> RouteMove:
+    return RouteMove(
+        tag=tag,
+        before=route.holders if route else None,
+        after=after,
+        exclusive=exclusive,
+        reason=reason,
+        moved_at=route.at if route else "",
+        moved_by=route.by if route else "",
     )
 
 
 def plan_absent(draft: Draft, manifest: Manifest, lock: Lockfile, place: Place, *, prune: bool) -> None:
     """Add the flows that the store has and the manifest has not: left alone, or retired by ``prune``."""
-    absent = [(name, state) for name, state in lock.flows.items() if name not in manifest.flows and not state.retired]
+    absent = [
+        (name, state)
+        for name, state in lock.flows.items()
+        if name not in manifest.flows and not state.retired and not _belongs_elsewhere(state, draft.owner)
+    ]
     if prune and not manifest.flows and any(state.managed for _, state in absent):
         draft.problems.append(
             place("--prune would remove every flow of this project", "flows", hint="keep at least one flow")
@@ -137,6 +196,11 @@ def plan_absent(draft: Draft, manifest: Manifest, lock: Lockfile, place: Place, 
         else:
             once = "once in the manifest; --prune removes it" if state.managed else "never in the manifest"
             draft.unmanaged.append(f"{name} ({once})")
+
+
+def _belongs_elsewhere(state: FlowState, owner: str) -> bool:
+    """Whether another manifest of the repository declares the flow: it is none of this one's business."""
+    return state.managed and state.owner != owner
 
 
 def guards(manifest: Manifest, flows: Sequence[FlowPlan], commit: Commit) -> tuple[str, ...]:
@@ -178,16 +242,21 @@ def _version(desired: Desired, digest: str, state: FlowState | None, known: Know
     )
 
 
-def _opening(desired: Desired, state: FlowState | None, build: Build | None) -> list[Edit]:
+def _opening(desired: Desired, state: FlowState | None, build: Build | None, owner: str) -> list[Edit]:
     """The edit that a flow's other edits build on: its new version, or the manifest's word that the flow is its own."""
     if build is not None:
         latest = state.latest if state else 0
         mint = Mint(
-            kind="mint", flow=desired.name, version=build.version, snapshot=build.snapshot_digest, expects=latest
+            kind="mint",
+            flow=desired.name,
+            version=build.version,
+            snapshot=build.snapshot_digest,
+            owner=owner,
+            expects=latest,
         )
         return [mint]
-    if state is not None and (state.retired or not state.managed):
-        return [Manage(kind="manage", flow=desired.name)]
+    if state is not None and (state.retired or not state.managed or state.owner != owner):
+        return [Manage(kind="manage", flow=desired.name, owner=owner)]
     return []
 
 
@@ -199,15 +268,7 @@ def _wishes(spec: FlowSpec, *, first: bool) -> Mapping[str, RouteWish]:
 
 
 def _numbers(wish: RouteWish) -> tuple[int, ...]:
-    match wish:
-        case Pin(version):
-            return (version,)
-        case Label(versions):
-            return tuple(version for version in versions if version is not None)
-        case Split(weights):
-            return tuple(version for version, _ in weights)
-        case Head():
-            return ()
+    return tuple(version for version in _asked(wish) if version is not None)
 
 
 def _holders(
@@ -218,7 +279,6 @@ def _holders(
     state: FlowState | None,
     known: Known,
     version: int,
-    digest: str,
     place: Place,
 ) -> tuple[Holder, ...] | None:
     """Who is to hold the tag; None, and a problem in ``draft``, where a number names no version."""
@@ -226,16 +286,31 @@ def _holders(
     if tag == DEFAULT_TAG and isinstance(wish, Label):
         draft.problems.append(place("default is always exclusive: it leads to one version", *path))
         return None
-    weights = dict(wish.weights) if isinstance(wish, Split) else {}
-    versions = (None,) if isinstance(wish, Head) else wish.versions if isinstance(wish, Label) else _numbers(wish)
+    weights = {number or version: weight for number, weight in wish.weights} if isinstance(wish, Split) else {}
+    if isinstance(wish, Split) and len(weights) < len(wish.weights):
+        draft.problems.append(place(f"head is v{version}, which has a weight of its own beside it", *path))
+        return None
     holders = []
-    for number in dict.fromkeys(version if number is None else number for number in versions):
-        snapshot = digest if number == version else _snapshot_of(number, state, known)
+    for number in dict.fromkeys(number or version for number in _asked(wish)):
+        snapshot = desired.snapshot.digest if number == version else _snapshot_of(number, state, known)
         if snapshot is None:
-            draft.problems.append(place(_no_such_version(number, desired.name, tag, state, version), *path))
+            draft.problems.append(place(_no_such_version(number, desired.name, tag, state, known, version), *path))
             return None
         holders.append(Holder(version=number, snapshot=snapshot, weight=weights.get(number, 100)))
     return tuple(sorted(holders, key=lambda holder: holder.version))
+
+
+def _asked(wish: RouteWish) -> tuple[int | None, ...]:
+    """The versions that a wish names; None is head."""
+    match wish:
+        case Head():
+            return (None,)
+        case Pin(version):
+            return (version,)
+        case Label(versions):
+            return versions
+        case Split(weights):
+            return tuple(version for version, _ in weights)
 
 
 def _snapshot_of(number: int, state: FlowState | None, known: Known) -> str | None:
@@ -243,12 +318,14 @@ def _snapshot_of(number: int, state: FlowState | None, known: Known) -> str | No
         return None
     found = state.known_snapshot(number)
     if found is None and known.table is not None and (release := known.table.release(number)):
-        return release.snapshot
+        return None if release.deleted else release.snapshot
     return found
 
 
-def _no_such_version(number: int, flow: str, tag: str, state: FlowState | None, version: int) -> str:
+def _no_such_version(number: int, flow: str, tag: str, state: FlowState | None, known: Known, version: int) -> str:
     latest = state.latest if state else 0
+    if known.table is not None and (release := known.table.release(number)) and release.deleted:
+        return f"route {tag} of {flow} names version {number}, which {release.deleted_by} deleted"
     have = "it has no version yet" if latest == 0 else "it has v1" if latest == 1 else f"it has v1 to v{latest}"
     built = f", and this apply builds v{version}" if version > latest else ""
     return f"route {tag} of {flow} names version {number}, which does not exist: {have}{built}"
@@ -258,9 +335,9 @@ def _same(before: tuple[Holder, ...], after: tuple[Holder, ...]) -> bool:
     return tuple(sorted(before, key=lambda holder: holder.version)) == after
 
 
-def _reason(wish: RouteWish, managed: bool, unchanged: bool) -> str:
-    if unchanged:
-        return "now managed by the manifest"
+def _reason(wish: RouteWish, managed: bool, route: Route | None, holders: tuple[Holder, ...]) -> str:
+    if route is not None and route.holders == holders:
+        return "the manifest agrees: the rollback's hold ends" if route.hold else "now managed by the manifest"
     if not managed:
         return "the first version gets default"
     return "head is the version that this commit builds" if isinstance(wish, Head) else "the manifest says so"
@@ -287,8 +364,16 @@ def _leftovers(
     return tuple(unmanaged), pruned
 
 
-def _notes(version: int, build: Build | None, moves: Sequence[RouteMove]) -> tuple[str, ...]:
+def _former_owner(state: FlowState | None, owner: str) -> str | None:
+    """The manifest that declared the flow until now, where that was another one."""
+    return state.owner if state is not None and state.managed and state.owner != owner else None
+
+
+def _notes(version: int, build: Build | None, moves: Sequence[RouteMove], former: str | None) -> tuple[str, ...]:
+    notes = []
+    if former is not None:
+        notes.append(f"declared by {former or 'kitaru.yaml'} until now, by this manifest from now on")
     led_to = {holder.version for move in moves for holder in move.after or ()}
     if build is not None and version not in led_to:
-        return (f"v{version} is built and left unrouted: no route of the manifest leads to it",)
-    return ()
+        notes.append(f"v{version} is built and left unrouted: no route of the manifest leads to it")
+    return tuple(notes)

@@ -5,31 +5,42 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
-from kitaru.errors import KitaruFeatureNotAvailableError, KitaruSelectorError
+from kitaru.core.drawing import draw
+from kitaru.errors import KitaruSelectorError
 from kitaru.model.lockfile import FlowState, Lockfile, VersionTable
-from kitaru.model.route import DEFAULT_TAG, ByTag, ByVersion, Route, Selector
+from kitaru.model.route import DEFAULT_TAG, ByTag, ByVersion, Route, Selector, describe_holders
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What a selector led to, once and for all: an execution stays with it, however routes move."""
+    """What a selector led to, once and for all: an execution stays with it, however routes move.
+
+    ``weights``: what it was drawn from, as (version, percent), where the route is divided.
+    """
 
     flow: str
     version: int
     snapshot: str
     tag: str | None = None
+    weights: tuple[tuple[int, int], ...] = ()
 
 
-def resolve(lock: Lockfile, flow: str, selector: Selector) -> Resolved | FlowState:
+def resolve(lock: Lockfile, flow: str, selector: Selector, *, key: str | None = None) -> Resolved | FlowState:
     """The version, or the flow's state where its version table must be read to tell (``in_table`` goes on from there).
 
+    ``key`` is what a version is drawn by where the route is divided by weights; without one nothing is drawn.
     A flow that was removed has no routes any more, but its versions stay.
-    Raises ``KitaruSelectorError``: no such flow, no ``default``, an ambiguous shared tag, an unknown tag or version.
+    Raises ``KitaruSelectorError``: no such flow, no ``default``, an ambiguous tag, an unknown tag, an unknown or
+    deleted version.
     """
     state = lock.flows.get(flow)
     if state is None:
         raise _no_flow(lock, flow)
     match selector:
+        case ByTag() if state.renamed_to:
+            raise KitaruSelectorError(
+                f"{flow} was renamed to {state.renamed_to}", hint=f"kitaru invoke {state.renamed_to}"
+            )
         case ByTag() if state.retired:
             raise KitaruSelectorError(
                 f"{flow} was removed from project {lock.project}, and its routes with it; its versions are still there",
@@ -39,7 +50,7 @@ def resolve(lock: Lockfile, flow: str, selector: Selector) -> Resolved | FlowSta
             route = state.routes.get(tag)
             if route is None:
                 raise _no_tag(flow, state, tag)
-            return _through(flow, tag, route)
+            return _through(flow, tag, route, key)
         case ByVersion(version):
             snapshot = state.known_snapshot(version)
             if snapshot is not None:
@@ -49,22 +60,54 @@ def resolve(lock: Lockfile, flow: str, selector: Selector) -> Resolved | FlowSta
             return state
 
 
+def live_flow(lock: Lockfile, flow: str) -> FlowState:
+    """The state of a flow whose routes can be moved. Raises ``KitaruSelectorError`` for one that is not there."""
+    state = lock.flows.get(flow)
+    if state is None:
+        raise _no_flow(lock, flow)
+    if state.renamed_to:
+        raise KitaruSelectorError(f"{flow} was renamed to {state.renamed_to}", hint="kitaru flow list")
+    if state.retired:
+        raise KitaruSelectorError(
+            f"{flow} was removed from project {lock.project}, and its routes with it",
+            hint="declare it in kitaru.yaml again and apply, or deploy it",
+        )
+    return state
+
+
+def route_of(flow: str, state: FlowState, tag: str) -> Route:
+    """The route of that tag. Raises ``KitaruSelectorError`` with the tags that there are."""
+    route = state.routes.get(tag)
+    if route is None:
+        raise _no_tag(flow, state, tag)
+    return route
+
+
 def in_table(table: VersionTable, state: FlowState, version: int) -> Resolved:
     """The version, found in the flow's version table."""
     release = table.release(version)
     if release is None:
         raise _no_version(table.flow, state, version)
+    if release.deleted:
+        raise KitaruSelectorError(
+            f"v{version} of {table.flow} was deleted by {release.deleted_by} at {release.deleted_at[:19]}Z",
+            hint=f"kitaru flow deployments list {table.flow}",
+        )
     return Resolved(table.flow, version, release.snapshot)
 
 
-def _through(flow: str, tag: str, route: Route) -> Resolved:
+def _through(flow: str, tag: str, route: Route, key: str | None) -> Resolved:
     if len(route.holders) == 1:
         holder = route.holders[0]
         return Resolved(flow, holder.version, holder.snapshot, tag)
+    if route.exclusive and key is not None:
+        holder = draw(flow, tag, route.holders, key)
+        weights = tuple((one.version, one.weight) for one in route.holders)
+        return Resolved(flow, holder.version, holder.snapshot, tag, weights)
     if route.exclusive:
-        raise KitaruFeatureNotAvailableError(
-            f"route {tag} of {flow} is divided by weights, which this release can't draw from",
-            hint=f"kitaru invoke {flow} --version {route.versions[-1]}",
+        raise KitaruSelectorError(
+            f"route {tag} of {flow} is divided: {describe_holders(route.holders)}",
+            hint=f"choose one: --version {route.versions[-1]}",
         )
     versions = ", ".join(f"v{version}" for version in route.versions)
     raise KitaruSelectorError(
@@ -83,7 +126,9 @@ def _no_flow(lock: Lockfile, flow: str) -> KitaruSelectorError:
     there = f"; it has {', '.join(have[:8])}{' ...' if len(have) > 8 else ''}" if have else ""
     return KitaruSelectorError(
         f"{flow} has no deployments yet in project {lock.project}{there}",
-        hint="declare it in kitaru.yaml, then: kitaru apply" if not have else "kitaru flow list",
+        hint="kitaru deploy path/to/file.py:flow, or declare it in kitaru.yaml and: kitaru apply"
+        if not have
+        else "kitaru flow list",
     )
 
 
@@ -95,7 +140,8 @@ def _no_tag(flow: str, state: FlowState, tag: str) -> KitaruSelectorError:
             f"{flow} has deployments (v1 to v{state.latest}), but none of them is routed as default"
             if state.latest > 1
             else f"{flow} has a deployment (v1), but it is not routed as default",
-            hint=f"choose one with {others}--version {state.latest}, or route default in kitaru.yaml and apply",
+            hint=f"choose one with {others}--version {state.latest}, "
+            f"or: kitaru flow tag {flow} default --version {state.latest} --exclusive",
         )
     close = difflib.get_close_matches(tag, tags, 1)
     guess = f"; did you mean {close[0]}?" if close else ""

@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
-from kitaru.core.agreement import disagreements, tables_needed
+from kitaru.core.agreement import disagreements, named, tables_needed
 from kitaru.core.commit import Broken
+from kitaru.engine.borrowing import Borrowed
 from kitaru.engine.records import read_table, write_object
 from kitaru.engine.releases import Releases
 from kitaru.engine.workshop import Workshop
 from kitaru.errors import KitaruConflictError, KitaruIntegrityError, KitaruStateError
 from kitaru.model import address
 from kitaru.model.address import canonical_json, timestamp
-from kitaru.model.lockfile import Edit, Generation, Lockfile, Mint, Release, VersionTable
+from kitaru.model.lockfile import Edit, FlowState, Generation, Lockfile, Mint, Release, VersionTable
 from kitaru.model.plan import Build, Plan
+from kitaru.model.snapshot import Commit
 from kitaru.ports import Clock, Reporter, Step, Store
 
 UPLOADS_AT_ONCE = 8
 LINES_SHOWN = 10
 """How many of the edits that lost a race are told one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A plan's edits, with all that they lead to stored. ``tables`` are the version tables that they build upon."""
+
+    edits: tuple[Edit, ...]
+    tables: Mapping[str, str]
+    borrowed: Borrowed
+
+    def fits(self, flows: Mapping[str, FlowState]) -> bool:
+        """Whether these are still the version tables of that state."""
+        return all(flow in flows and flows[flow].table == table for flow, table in self.tables.items() if table)
+
+    def settle(self) -> None:
+        """The edits are committed: make sure that what was there before still is."""
+        self.borrowed.settle()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +66,21 @@ class Applier:
         lock = self.releases.head(verified=True)
         if saved:
             self._must_stand(plan, lock)
-        edits = self._made(plan, lock, workshop, by)
+        prepared = self.prepared(plan, lock, workshop, by)
         self.reporter.step(Step("commit", f"writing generation {lock.generation + 1}"))
         while True:
-            outcome = self.releases.append(lock, edits, by=by, commit=plan.commit, message=message)
+            outcome = self.releases.append(lock, prepared.edits, by=by, commit=plan.commit, message=message)
             if isinstance(outcome, Lockfile):
+                prepared.settle()
                 return outcome
             if isinstance(outcome, tuple):
                 raise _conflict(plan, outcome, lock, self.releases)
             if saved:
                 raise _stale(plan, outcome.winner)
             lock = self.releases.head(verified=True)
+            if not prepared.fits(named(plan, lock).flows):
+                # A version was deleted meanwhile: the new table must know.
+                prepared = self.prepared(plan, lock, workshop, by)
 
     def _must_stand(self, plan: Plan, lock: Lockfile) -> None:
         if (plan.base, plan.base_entry) == (lock.generation, lock.entry):
@@ -73,9 +98,9 @@ class Applier:
 
     def _must_agree(self, plan: Plan, lock: Lockfile) -> None:
         """A plan from a file does what it showed to those who read it, or nothing."""
+        flows = named(plan, lock).flows
         tables = {
-            flow: read_table(self.store, self.project, lock.flows[flow].table, flow)
-            for flow in tables_needed(plan, lock)
+            flow: read_table(self.store, self.project, flows[flow].table, flow) for flow in tables_needed(plan, lock)
         }
         if found := disagreements(plan, lock, tables):
             raise KitaruIntegrityError(
@@ -83,58 +108,86 @@ class Applier:
                 hint="kitaru plan --out FILE makes a new one",
             )
 
-    def _made(self, plan: Plan, lock: Lockfile, workshop: Workshop, by: str) -> list[Edit]:
+    def prepared(self, plan: Plan, lock: Lockfile, workshop: Workshop, by: str) -> Prepared:
         """Store what the builds need, and return the plan's edits with the digest of each flow's new version table."""
         builds = plan.builds
-        self._upload_sources(builds, workshop)
+        flows = named(plan, lock).flows
+        states = {flow: flows.get(flow) for flow, _ in builds}
+        rows = {flow: self._rows(flow, state) for flow, state in states.items()}
+        borrowed = Borrowed(self.store, self.project)
+        self._upload_sources(builds, workshop, rows, borrowed)
         at = timestamp(self.clock.now())
         tables: dict[str, str] = {}
+
+        def write(flow: str, build: Build) -> str:
+            self._write_snapshot(flow, build, rows[flow], borrowed)
+            return self._write_table(flow, build, plan.commit, rows[flow], at, by)
+
         with ThreadPoolExecutor(max_workers=UPLOADS_AT_ONCE) as pool:
-            jobs = [pool.submit(self._write_version, flow, build, plan, lock, at, by) for flow, build in builds]
+            jobs = [pool.submit(write, flow, build) for flow, build in builds]
             for done, ((flow, build), job) in enumerate(zip(builds, jobs, strict=True), 1):
                 tables[flow] = job.result()
                 self.reporter.step(Step("build", f"{flow} v{build.version}", done, len(builds)))
-        return [
+        edits = tuple(
             edit.model_copy(update={"table": tables[edit.flow]}) if isinstance(edit, Mint) else edit
             for edit in plan.edits
-        ]
+        )
+        return Prepared(edits, {flow: state.table if state else "" for flow, state in states.items()}, borrowed)
 
-    def _upload_sources(self, builds: tuple[tuple[str, Build], ...], workshop: Workshop) -> None:
+    def _rows(self, flow: str, state: FlowState | None) -> tuple[Release, ...]:
+        """The flow's versions. The table's rows alone: a flow that was renamed has another name in an older table."""
+        return () if state is None else read_table(self.store, self.project, state.table, flow).releases
+
+    def _upload_sources(
+        self,
+        builds: tuple[tuple[str, Build], ...],
+        workshop: Workshop,
+        rows: Mapping[str, tuple[Release, ...]],
+        borrowed: Borrowed,
+    ) -> None:
         """One archive and one listing for each distinct source tree that is not there yet."""
         flows = workshop.loaded.manifest.flows
         sources = {build.snapshot.source: flows[flow] for flow, build in builds}
+        needed = {row.source for releases in rows.values() for row in releases if not row.deleted}
         for done, (digest, flow) in enumerate(sources.items(), 1):
             key = address.source_archive(self.project, digest)
             folder, _, name = key.rpartition("/")
-            if name in self.store.names(f"{folder}/"):
+            there = name in self.store.names(f"{folder}/")
+            if there and digest in needed:
                 continue
             selection = workshop.selection(flow)
             if selection.digest != digest:
                 raise KitaruConflictError("the source is not the one that was planned", hint="kitaru plan")
+            listing = canonical_json(selection.tree.listing())
+            if there:
+                borrowed.rely_on_archive(digest, listing, partial(workshop.archive, flow))
+                continue
             archive = workshop.archive(flow)
             self.reporter.step(Step("upload", f"source {_size(len(archive))}", done, len(sources)))
             # The listing first: an archive that is there promises that its listing is.
-            write_object(self.store, self.project, canonical_json(selection.tree.listing()))
+            borrowed.store_object(listing)
             self.store.create(key, archive)
 
-    def _write_version(self, flow: str, build: Build, plan: Plan, lock: Lockfile, at: str, by: str) -> str:
+    def _write_snapshot(self, flow: str, build: Build, rows: tuple[Release, ...], borrowed: Borrowed) -> None:
         body = build.snapshot.canonical()
         if address.digest(body) != build.snapshot_digest:
             raise KitaruIntegrityError(
                 f"the plan's snapshot of {flow} was changed after it was made", hint="kitaru plan"
             )
-        write_object(self.store, self.project, body)
-        state = lock.flows.get(flow)
-        table = read_table(self.store, self.project, state.table, flow) if state else VersionTable(flow=flow)
+        kept = any(row.snapshot == build.snapshot_digest and not row.deleted for row in rows)
+        borrowed.store_object(body, kept=kept)
+
+    def _write_table(self, flow: str, build: Build, commit: Commit, rows: tuple[Release, ...], at: str, by: str) -> str:
         release = Release(
             version=build.version,
             snapshot=build.snapshot_digest,
             source=build.snapshot.source,
             at=at,
             by=by,
-            commit=plan.commit,
+            commit=commit,
         )
-        return write_object(self.store, self.project, table.adding(release).canonical())
+        table = VersionTable(flow=flow, releases=rows).adding(release)
+        return write_object(self.store, self.project, table.canonical())
 
 
 def _size(count: int) -> str:
@@ -174,7 +227,15 @@ def describe_edits(entry: Generation) -> str:
     """What a generation did, in a few words: ``research_agent v2, stable``."""
     parts = []
     for edit in entry.edits:
-        words = {"mint": "version", "move": "route", "untag": "route", "manage": "manifest", "retire": "removal"}
+        words = {
+            "mint": "version",
+            "move": "route",
+            "untag": "route",
+            "manage": "manifest",
+            "retire": "removal",
+            "rename": "new name",
+            "drop": "deletion",
+        }
         detail = getattr(edit, "tag", "") or (f"v{edit.version}" if isinstance(edit, Mint) else words[edit.kind])
         parts.append(f"{edit.flow} {detail}")
     return ", ".join(parts[:4]) + (f" and {len(parts) - 4} more" if len(parts) > 4 else "")

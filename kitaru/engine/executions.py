@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from kitaru.engine import journal
 from kitaru.engine.leases import LEASE_SECONDS, Lease, lapsed, read_lease
-from kitaru.engine.listing import Candidate, Listing, completed_calls, note_end, note_open, note_parked
+from kitaru.engine.listing import OPEN, Candidate, Listing, completed_calls, note_end, note_open, note_parked
 from kitaru.errors import KitaruIntegrityError, KitaruUsageError
 from kitaru.model import address
 from kitaru.model.address import parse_timestamp, timestamp
@@ -100,10 +100,14 @@ class Executions:
             if found == limit:
                 return
 
-    def in_use(self, flow: str) -> Sequence[str]:
-        """Ids of the flow's executions that have not ended."""
-        open_ones = ("pending", "running", "waiting", "lost")
-        return [one.exec_id for one in self.newest(flow=flow) if one.status in open_ones]
+    def open_ones(self, flow: str) -> Sequence[Execution]:
+        """The flow's executions that have not ended, newest first; those that have are not looked at."""
+        found = []
+        for candidate in self._listing.candidates(flow=flow, status=OPEN):
+            execution = self._look_safely(candidate)
+            if execution is not None and execution.flow_name == flow and not execution.ended:
+                found.append(execution)
+        return found
 
     def _look_safely(self, candidate: Candidate) -> Execution | None:
         """As ``_look``, but an execution whose records are damaged is shown as such, and hides none of the others."""

@@ -67,9 +67,12 @@ class Invoker:
     runner_of: Callable[[NamedStack], Runner]
     stack_named: Callable[[str], NamedStack]
 
-    def resolve(self, flow: str, selector: Selector) -> Resolved:
-        """The version that the selector leads to now: two reads, three for a version that no route holds."""
-        found = resolve(self.releases.head(), flow, selector)
+    def resolve(self, flow: str, selector: Selector, *, key: str | None = None) -> Resolved:
+        """The version that the selector leads to now: two reads, three for a version that no route holds.
+
+        ``key``: what a version is drawn by, where the route is divided by weights.
+        """
+        found = resolve(self.releases.head(), flow, selector, key=key)
         if isinstance(found, Resolved):
             return found
         table = read_table(self.store, self.project, found.table, flow)
@@ -95,15 +98,11 @@ class Invoker:
                 f"{self.store.url} lives inside this process, and an invoked execution runs in a process of its own",
                 hint="use a file:// or s3:// store, or my_flow.run() here",
             )
-        if idempotency_key is not None and not idempotency_key.strip():
-            raise KitaruUsageError(
-                "the idempotency key is empty",
-                hint="give each request a key of its own, such as an order's number, or leave the key out",
-            )
+        _must_say_something(idempotency_key)
         found = self._earlier(flow, idempotency_key, inputs)
         if found is not None:
             return found
-        resolved = self.resolve(flow, selector)
+        resolved = self.resolve(flow, selector, key=idempotency_key or self.clock.token(26))
         what = f"snapshot of {flow} v{resolved.version}"
         body = read_object(self.store, self.project, resolved.snapshot, what)
         snapshot = parse(Snapshot, body, what)
@@ -128,6 +127,7 @@ class Invoker:
             snapshot=resolved.snapshot,
             actor=actor,
             idempotency_key=idempotency_key,
+            draw=_drawn(resolved, idempotency_key),
         )
         entry = open_execution(self.store, opened, self.clock.token(26))
         if isinstance(entry, Taken):
@@ -185,6 +185,22 @@ class Invoker:
         record = canonical_json({"exec_id": fresh, "inputs": _digest(inputs), "write": self.clock.token(26)})
         outcome = self.store.create(address.idempotency(self.project, flow, key), record)
         return _same_request(outcome.existing, flow, key, inputs) if isinstance(outcome, Taken) else fresh
+
+
+def _must_say_something(key: str | None) -> None:
+    if key is not None and not key.strip():
+        raise KitaruUsageError(
+            "the idempotency key is empty",
+            hint="give each request a key of its own, such as an order's number, or leave the key out",
+        )
+
+
+def _drawn(resolved: Resolved, key: str | None) -> dict[str, Any] | None:
+    """What the journal says of a version that was drawn; None where the route leads to one alone."""
+    if not resolved.weights:
+        return None
+    weights = {str(version): weight for version, weight in resolved.weights}
+    return {"weights": weights, "by": "idempotency key" if key else "chance"}
 
 
 def _options(snapshot: Snapshot, cache: bool | None) -> ExecutionOptions:

@@ -61,6 +61,9 @@ LONGEST_WINDOW = timedelta(days=365)
 OPEN_AFTER = 1.0
 """Seconds that a run takes before it is worth a hint that it is open."""
 
+OPEN = "open"
+"""Stands for every status of an execution that has not ended."""
+
 PARKED = "waiting"
 ASKING = "asking"
 ENDING = "ending"
@@ -91,7 +94,7 @@ class _Open:
     marks: set[str]
 
     def may_be(self, status: str | None) -> bool:
-        if status is None:
+        if status in (None, OPEN):
             return True
         if status in ENDED:
             return ENDING in self.marks

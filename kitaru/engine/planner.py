@@ -6,17 +6,22 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from kitaru.core.planning import Desired, Draft, Known, Place, guards, needs, plan_absent, plan_flow
+from kitaru.core.consequences import STORED_INPUTS, InUse, Stored, asks_for_inputs, asks_for_use, consequences
+from kitaru.core.drift import find_drift
+from kitaru.core.planning import Desired, Draft, Known, Place, guards, needs, plan_absent, plan_flow, plan_renames
 from kitaru.engine.records import read_object, read_snapshot, read_table
 from kitaru.engine.releases import Releases
-from kitaru.engine.workshop import Workshop
+from kitaru.engine.workshop import MANIFEST, Workshop
 from kitaru.errors import KitaruManifestError, Problem
 from kitaru.model.lockfile import FlowState, Lockfile
-from kitaru.model.plan import Plan
+from kitaru.model.plan import FlowPlan, Plan
 from kitaru.ports import InputCheck, Store
 
-InUse = Callable[[str], Sequence[str]]
-"""(flow) → ids of its executions that run or wait."""
+UsedBy = Callable[[str], Sequence[InUse]]
+"""(flow) → its executions that have not ended."""
+
+StoredInputs = Callable[[str, int], Sequence[Stored]]
+"""(flow, n) → what its n newest executions were started with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +32,8 @@ class Planner:
     project: str
     releases: Releases
     check_inputs: InputCheck
-    in_use: InUse
+    used_by: UsedBy
+    stored_inputs: StoredInputs
 
     def plan(self, workshop: Workshop, *, only: Sequence[str] = (), prune: bool = False) -> Plan:
         """What apply would do now.
@@ -37,8 +43,9 @@ class Planner:
         """
         loaded = workshop.loaded
         desired = workshop.desired(only)
-        lock = self.releases.head(verified=True)
-        draft = Draft()
+        head = self.releases.head(verified=True)
+        draft = Draft(owner=workshop.owner)
+        lock = plan_renames(draft, loaded.manifest, head, loaded.problem)
         for flow in desired:
             known, filled = self._known(flow, lock, workshop)
             plan_flow(draft, filled, lock, known, loaded.problem, prune=prune)
@@ -47,23 +54,33 @@ class Planner:
         building = [flow for flow, plan in zip(desired, draft.flows, strict=False) if plan.build]
         draft.problems += self.input_problems(building, loaded.problem)
         draft.problems += self._retired_in_use(draft, loaded.problem)
+        draft.problems += _declared_twice(draft, lock, workshop)
         if draft.problems:
             raise KitaruManifestError(draft.problems)
         return Plan(
             project=self.project,
             store=self.store.url,
-            base=lock.generation,
-            base_entry=lock.entry,
+            base=head.generation,
+            base_entry=head.entry,
             manifest=loaded.digest,
             target=loaded.target,
             commit=workshop.commit,
             tree=workshop.tree,
-            flows=tuple(draft.flows),
+            flows=tuple(self._with_consequences(flow) for flow in draft.flows),
             unmanaged=tuple(draft.unmanaged),
+            drift=find_drift(loaded.manifest, draft.flows, lock),
             warnings=workshop.warnings(flow.spec for flow in building),
             guards=guards(loaded.manifest, draft.flows, workshop.commit),
             edits=tuple(draft.edits),
         )
+
+    def _with_consequences(self, flow: FlowPlan) -> FlowPlan:
+        """Reads executions only where a route leaves a version, or the inputs of a flow change."""
+        name = flow.renamed_from or flow.flow
+        in_use = self.used_by(name) if asks_for_use(flow) else ()
+        stored = self.stored_inputs(name, STORED_INPUTS) if asks_for_inputs(flow) else ()
+        found = consequences(flow, in_use, stored, self.check_inputs)
+        return flow.model_copy(update={"consequences": found}) if found else flow
 
     def input_problems(self, flows: Sequence[Desired], place: Place) -> list[Problem]:
         """Representative inputs that don't fit the flow's parameters. A parameter may be left to the caller."""
@@ -101,7 +118,7 @@ class Planner:
     def _retired_in_use(self, draft: Draft, place: Place) -> list[Problem]:
         problems = []
         for plan in draft.flows:
-            if plan.action != "retire" or not (busy := self.in_use(plan.flow)):
+            if plan.action != "retire" or not (busy := [one.exec_id for one in self.used_by(plan.flow)]):
                 continue
             problems.append(
                 place(
@@ -112,3 +129,22 @@ class Planner:
                 )
             )
         return problems
+
+
+def _declared_twice(draft: Draft, lock: Lockfile, workshop: Workshop) -> list[Problem]:
+    """Flows of this manifest that another manifest of the repository declares as well."""
+    problems = []
+    for plan in draft.flows:
+        state = lock.flow(plan.flow)
+        if state is None or not state.managed or state.owner == workshop.owner or plan.action == "retire":
+            continue
+        if workshop.is_declared_by(state.owner, plan.flow):
+            other = state.owner or MANIFEST
+            problems.append(
+                workshop.loaded.problem(
+                    f"{plan.flow} is declared by {other} of this repository, and by {workshop.loaded.path.name} here",
+                    *("flows", plan.flow),
+                    hint="remove it from one of them, or give this manifest a project of its own",
+                )
+            )
+    return problems

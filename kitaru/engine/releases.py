@@ -12,6 +12,7 @@ from kitaru.errors import KitaruError, KitaruIntegrityError, KitaruStoreFormatEr
 from kitaru.model import address
 from kitaru.model.address import canonical_json, digest, timestamp
 from kitaru.model.lockfile import Edit, Generation, Lockfile
+from kitaru.model.route import APPLY
 from kitaru.model.snapshot import Commit
 from kitaru.ports import Clock, Created, Store
 
@@ -61,7 +62,14 @@ class Releases:
         return None if body is None else (parse(Generation, body, key), digest(body))
 
     def append(
-        self, lock: Lockfile, edits: Sequence[Edit], *, by: str, commit: Commit | None = None, message: str = ""
+        self,
+        lock: Lockfile,
+        edits: Sequence[Edit],
+        *,
+        by: str,
+        commit: Commit | None = None,
+        message: str = "",
+        verb: str = APPLY,
     ) -> Lockfile | Lost | tuple[Broken, ...]:
         """Write the generation after ``lock`` with all of ``edits``: the only commit point there is.
 
@@ -69,7 +77,7 @@ class Releases:
         in the last two cases.
         """
         at = timestamp(self._clock.now())
-        following = next_lockfile(lock, edits, at=at, by=by)
+        following = next_lockfile(lock, edits, at=at, by=by, via=verb)
         if isinstance(following, tuple):
             return following
         state = {name: flow.data() for name, flow in following.flows.items()}
@@ -83,6 +91,7 @@ class Releases:
             by=by,
             commit=commit,
             message=message,
+            verb=verb,
             edits=tuple(edits),
             state_digest=following.state_digest,
             state=following.flows if whole else None,
@@ -97,6 +106,25 @@ class Releases:
         following = following.model_copy(update={"entry": digest(body)})
         self._leave_hint(following)
         return following
+
+    def write(
+        self,
+        lock: Lockfile,
+        edits: Sequence[Edit],
+        *,
+        by: str,
+        commit: Commit | None = None,
+        message: str = "",
+        verb: str = APPLY,
+    ) -> Lockfile | Lost | tuple[Broken, ...]:
+        """As ``append``, for who can't be stopped half-way: an interruption goes through unless the entry landed."""
+        try:
+            return self.append(lock, edits, by=by, commit=commit, message=message, verb=verb)
+        except KeyboardInterrupt:
+            landed = self.landed()
+            if landed is None:
+                raise
+            return landed
 
     def landed(self) -> Lockfile | None:
         """After an interruption: the state that the append under way led to, where its generation is in the log.

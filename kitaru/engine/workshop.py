@@ -12,6 +12,8 @@ from kitaru.model.snapshot import Commit, FlowFacts, Options, Snapshot
 from kitaru.model.stack import RUNNABLE
 from kitaru.ports import Describer, ManifestFile, Reporter, Selection, Source, Step
 
+MANIFEST = "kitaru.yaml"
+
 
 @dataclass
 class Workshop:
@@ -23,8 +25,19 @@ class Workshop:
     reporter: Reporter
     tree: str
     commit: Commit
+    prefix: str = ""
     _selections: dict[str, Selection] = field(default_factory=dict)
     _archives: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def owner(self) -> str:
+        """Which manifest of the repository this is: its path, or nothing for ``kitaru.yaml`` at the root."""
+        path = f"{self.prefix}{self.loaded.path.name}"
+        return "" if path == MANIFEST else path
+
+    def is_declared_by(self, owner: str, flow: str) -> bool:
+        """Whether the repository's manifest of that name is there, and declares the flow."""
+        return flow in self.describer.declared_by(owner or MANIFEST, self.prefix)
 
     def desired(self, only: Sequence[str] = ()) -> tuple[Desired, ...]:
         """The flows named (all, when none is), each with its snapshot.

@@ -41,6 +41,8 @@ class Opened(Event):
 
     ``source``: of one that was run from source, where that lay; ``target`` is relative to that folder. ``opener``: the
     process that opened such a one, and was to run it.
+    ``draw``, where the route was divided: ``{"weights": {"1": 90, "2": 10}, "by": "idempotency key"}``, or by
+    ``chance``.
     """
 
     kind: Literal["opened"] = "opened"
@@ -62,6 +64,7 @@ class Opened(Event):
     original_exec_id: str | None = None
     source: SourcePlace | None = None
     opener: RunnerRecord | None = None
+    draw: dict[str, Any] | None = None
 
 
 @record(kw_only=True)

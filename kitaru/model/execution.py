@@ -108,6 +108,7 @@ class Execution(Record):
     original_exec_id: str | None = None
     source: SourcePlace | None = None
     opener: RunnerRecord | None = None
+    draw: dict[str, Any] | None = None
     options: ExecutionOptions
     runner: RunnerRecord | None = None
     runner_since: str | None = None
@@ -199,6 +200,7 @@ class Fold:
             original_exec_id=opened.original_exec_id,
             source=opened.source,
             opener=opened.opener,
+            draw=opened.draw,
             options=opened.options,
             inputs=opened.inputs,
             attempts=tuple(self._attempts.values()),

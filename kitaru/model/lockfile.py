@@ -8,14 +8,17 @@ from pydantic import Field
 
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.noun import Noun
-from kitaru.model.route import Holder, Route
+from kitaru.model.route import APPLY, Hold, Holder, Route
 from kitaru.model.snapshot import Commit
 
 FORMAT: Final = 1
 
 
 class Release(Noun):
-    """One version of a flow: never renumbered, never reused. ``by`` says who made it, ``commit`` from what."""
+    """One version of a flow: never renumbered, never reused. ``by`` says who made it, ``commit`` from what.
+
+    A deleted one keeps its number and its row, and is led to by nothing.
+    """
 
     version: int
     snapshot: str
@@ -23,6 +26,13 @@ class Release(Noun):
     at: str
     by: str
     commit: Commit | None = None
+    deleted_at: str = ""
+    deleted_by: str = ""
+
+    @property
+    def deleted(self) -> bool:
+        """Whether the version was deleted."""
+        return bool(self.deleted_at)
 
 
 class VersionTable(Noun):
@@ -33,23 +43,33 @@ class VersionTable(Noun):
     releases: tuple[Release, ...] = ()
 
     def release(self, version: int) -> Release | None:
-        """The release of that number, or None."""
+        """The release of that number, deleted or not; or None."""
         return next((release for release in self.releases if release.version == version), None)
 
     def newest_with(self, snapshot: str) -> Release | None:
-        """The newest release of that snapshot, or None."""
-        return next((release for release in reversed(self.releases) if release.snapshot == snapshot), None)
+        """The newest release of that snapshot that is not deleted, or None."""
+        found = (one for one in reversed(self.releases) if one.snapshot == snapshot and not one.deleted)
+        return next(found, None)
 
     def adding(self, release: Release) -> VersionTable:
         """The table with one release more."""
         return self.model_copy(update={"releases": (*self.releases, release)})
+
+    def deleting(self, version: int, *, at: str, by: str) -> VersionTable:
+        """The table with that release marked as deleted."""
+        gone = {"deleted_at": at, "deleted_by": by}
+        releases = (one.model_copy(update=gone) if one.version == version else one for one in self.releases)
+        return self.model_copy(update={"releases": tuple(releases)})
 
 
 class FlowState(Noun):
     """What the lockfile holds of one flow: small, however many versions there are.
 
     ``latest`` is the highest number ever given, ``snapshot`` what it stands for, ``table`` the digest of the version
-    table. ``managed`` once a manifest declared the flow; ``retired`` once a prune removed it (its numbers stay taken).
+    table. ``managed`` once a manifest declared the flow, ``owner`` being that manifest's path below the repository's
+    root ("" for the one at the root); ``retired`` once a prune removed it, or ``renamed_to`` gave it another name (its
+    numbers stay taken). ``untagged`` remembers the manifest's routes that another verb than apply removed.
+    ``deletions`` counts the versions that were deleted; ``latest_deleted``: the highest is one.
     """
 
     latest: int
@@ -58,17 +78,22 @@ class FlowState(Noun):
     routes: dict[str, Route] = Field(default_factory=dict)
     managed: bool = False
     retired: bool = False
+    owner: str = ""
+    renamed_to: str = ""
+    untagged: dict[str, Route] = Field(default_factory=dict)
+    deletions: int = 0
+    latest_deleted: bool = False
 
     def known_version(self, snapshot: str) -> int | None:
         """A version of that snapshot that can be told without the version table; None says nothing."""
-        if snapshot == self.snapshot:
+        if snapshot == self.snapshot and not self.latest_deleted:
             return self.latest
         held = (holder for route in self.routes.values() for holder in route.holders)
         return max((holder.version for holder in held if holder.snapshot == snapshot), default=None)
 
     def known_snapshot(self, version: int) -> str | None:
         """The snapshot of that version, where it can be told without the version table."""
-        if version == self.latest:
+        if version == self.latest and not self.latest_deleted:
             return self.snapshot
         held = (holder for route in self.routes.values() for holder in route.holders)
         return next((holder.snapshot for holder in held if holder.version == version), None)
@@ -83,11 +108,16 @@ class Mint(Noun):
     snapshot: str
     table: str = ""
     managed: bool = True
+    owner: str = ""
     expects: int
 
 
 class Move(Noun):
-    """A route leads to these holders from now on. Valid while ``expects`` holds it (None: no such route)."""
+    """A route leads to these holders from now on. Valid while ``expects`` holds it (None: no such route).
+
+    Nor may a version have been deleted since: ``deletions`` is the flow's count of them. ``hold`` is what a rollback
+    leaves behind; without one, a hold that was there is gone.
+    """
 
     kind: Literal["move"]
     flow: str
@@ -96,6 +126,8 @@ class Move(Noun):
     exclusive: bool = True
     managed: bool = True
     expects: tuple[Holder, ...] | None = None
+    deletions: int = 0
+    hold: Hold | None = None
 
 
 class Untag(Noun):
@@ -112,6 +144,7 @@ class Manage(Noun):
 
     kind: Literal["manage"]
     flow: str
+    owner: str = ""
 
 
 class Retire(Noun):
@@ -122,7 +155,33 @@ class Retire(Noun):
     expects: int
 
 
-Edit = Annotated[Mint | Move | Untag | Manage | Retire, Field(discriminator="kind")]
+class Rename(Noun):
+    """A flow has another name: versions and routes go with it, the old name leads nowhere any more.
+
+    Valid while ``expects`` is the highest number under the old name ``was``, and the new one was never used. The other
+    edits of its generation are those of a flow that has its new name already.
+    """
+
+    kind: Literal["rename"]
+    flow: str
+    was: str
+    expects: int
+
+
+class Drop(Noun):
+    """A version is deleted; labels lose it.
+
+    Valid while ``expects`` is the flow's version table, and no exclusive route leads to the version.
+    """
+
+    kind: Literal["drop"]
+    flow: str
+    version: int
+    table: str
+    expects: str
+
+
+Edit = Annotated[Mint | Move | Untag | Manage | Retire | Rename | Drop, Field(discriminator="kind")]
 
 
 class Lockfile(Noun):
@@ -152,7 +211,7 @@ class Lockfile(Noun):
 
 
 class Generation(Noun):
-    """One entry of the lock log: who changed what, from which commit, and the state that this led to.
+    """One entry of the lock log: who changed what, with which verb, from which commit, and the state that this led to.
 
     ``parent`` is the digest of the previous entry's bytes, ``write`` is unique, ``state_digest`` is that of the state
     after it; ``state`` carries the state itself in small projects and every so often in large ones.
@@ -167,6 +226,7 @@ class Generation(Noun):
     by: str
     commit: Commit | None = None
     message: str = ""
+    verb: str = APPLY
     edits: tuple[Edit, ...]
     state_digest: str
     state: dict[str, FlowState] | None = None

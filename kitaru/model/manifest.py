@@ -125,6 +125,9 @@ class Manifest(Noun):
     flows: dict[FlowName, FlowSpec] = Field(default_factory=dict)
     targets: dict[str, Overlay] = Field(default_factory=dict, description="Overlays: kitaru apply --target NAME")
     protect: dict[TagName, Protection] = Field(default_factory=dict, description="Routes that only a branch may move")
+    moved: dict[FlowName, FlowName] = Field(
+        default_factory=dict, description="Renamed flows, old name to new: versions and routes go with the new name"
+    )
 
     def image_of(self, flow: FlowSpec, decorated: ImageSettings | None = None) -> ImageSettings:
         """The flow's image: its own fields, over those of its decorator, over the manifest's."""

@@ -46,18 +46,63 @@ class RouteMove(Noun):
 
     @property
     def adopts(self) -> bool:
-        """Whether it only puts an existing route under the manifest's care."""
+        """Whether it leaves the route where it is: it only comes under the manifest's care, or loses its hold."""
         return self.before is not None and self.before == self.after
 
 
+class Consequence(Noun):
+    """What carrying the plan out means for those who use a flow. ``severe``: somebody has to do something about it.
+
+    ``count`` executions, of ``of`` that were looked at; ``exec_ids`` names a few of them.
+    """
+
+    kind: Literal["stored_inputs", "in_use", "renamed"]
+    text: str
+    severe: bool = False
+    count: int = 0
+    of: int = 0
+    exec_ids: tuple[str, ...] = ()
+
+
+class Drift(Noun):
+    """Something that is not as the manifest says and its last apply left it: somebody changed it in the store.
+
+    ``via`` is the verb that did so; ``tag`` is empty where it is about a version, or the flow itself.
+    """
+
+    flow: str
+    tag: str = ""
+    text: str
+    via: str = ""
+    by: str = ""
+    at: str = ""
+
+
+class Held(Noun):
+    """A route that a rollback holds at ``holders``, since ``at``, though the manifest wants ``wanted``."""
+
+    tag: str
+    holders: tuple[Holder, ...]
+    wanted: tuple[Holder, ...]
+    reason: str = ""
+    at: str = ""
+    by: str = ""
+
+
 class FlowPlan(Noun):
-    """What happens to one flow. ``version`` is the one that this commit's content is, or becomes."""
+    """What happens to one flow. ``version`` is the one that this commit's content is, or becomes.
+
+    ``renamed_from``: its name until now; ``held``: routes that stay where a rollback put them.
+    """
 
     flow: str
     action: Literal["create", "update", "keep", "retire"]
     version: int | None = None
     build: Build | None = None
     moves: tuple[RouteMove, ...] = ()
+    held: tuple[Held, ...] = ()
+    consequences: tuple[Consequence, ...] = ()
+    renamed_from: str = ""
     unmanaged: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -66,7 +111,8 @@ class Plan(Noun):
     """The whole of it, bound to the generation that it was made on.
 
     ``base`` and ``base_entry`` name that generation; ``manifest`` is the digest of the manifest's bytes and target;
-    ``guards`` say why this plan may be looked at but not applied from here; ``edits`` are what apply appends.
+    ``drift`` is what others changed in the store since the manifest was applied; ``guards`` say why this plan may be
+    looked at but not applied from here; ``edits`` are what apply appends.
     """
 
     format: Literal[1] = FORMAT
@@ -80,6 +126,7 @@ class Plan(Noun):
     tree: str
     flows: tuple[FlowPlan, ...] = ()
     unmanaged: tuple[str, ...] = ()
+    drift: tuple[Drift, ...] = ()
     warnings: tuple[str, ...] = ()
     guards: tuple[str, ...] = ()
     edits: tuple[Edit, ...] = ()

@@ -13,6 +13,10 @@ DEFAULT_TAG = "default"
 """The reserved route: always exclusive, never removed, only moved."""
 
 
+APPLY = "apply"
+"""The verb that moves routes unless another one is named."""
+
+
 @record()
 class Pin:
     """One number: an exclusive route at that version."""
@@ -34,9 +38,9 @@ class Label:
 
 @record()
 class Split:
-    """An exclusive route, divided by percent: (version, weight) pairs that add up to 100."""
+    """An exclusive route, divided by percent: (version, weight) pairs that add up to 100; None stands for head."""
 
-    weights: tuple[tuple[int, int], ...]
+    weights: tuple[tuple[int | None, int], ...]
 
 
 RouteWish = Pin | Head | Label | Split
@@ -72,16 +76,23 @@ def parse_wish(value: Any) -> RouteWish:
 
 
 def _split(value: dict[Any, Any]) -> Split:
-    weights = []
+    weights: dict[int | None, int] = {}
     for key, weight in value.items():
-        number = int(key) if isinstance(key, str) and key.isdigit() else key
+        number = int(key) if isinstance(key, str) and key.isdecimal() else key
         if isinstance(weight, bool) or not isinstance(weight, int) or not 0 < weight <= 100:
             raise ValueError(f"{weight!r} is not a percentage; weights are whole numbers from 1 to 100")
-        weights.append((_version(number), weight))
-    total = sum(weight for _, weight in weights)
+        version = None if number == "head" else _version(number)
+        if version in weights:
+            raise ValueError(f"version {number} has two weights")
+        weights[version] = weight
+    total = sum(weights.values())
     if total != 100:
         raise ValueError(f"the weights add up to {total}, not to 100")
-    return Split(tuple(sorted(weights)))
+    return Split(tuple(sorted(weights.items(), key=_numbers_first)))
+
+
+def _numbers_first(pair: tuple[int | None, int]) -> tuple[bool, int]:
+    return pair[0] is None, pair[0] or 0
 
 
 def wish_data(wish: RouteWish) -> Any:
@@ -94,7 +105,7 @@ def wish_data(wish: RouteWish) -> Any:
         case Label(versions):
             return ["head" if version is None else version for version in versions]
         case Split(weights):
-            return {str(version): weight for version, weight in weights}
+            return {"head" if version is None else str(version): weight for version, weight in weights}
 
 
 WishField = Annotated[
@@ -117,7 +128,7 @@ WishField = Annotated[
                 {
                     "type": "object",
                     "minProperties": 1,
-                    "patternProperties": {"^[1-9][0-9]*$": {"type": "integer", "minimum": 1, "maximum": 100}},
+                    "patternProperties": {"^(head|[1-9][0-9]*)$": {"type": "integer", "minimum": 1, "maximum": 100}},
                     "additionalProperties": False,
                     "description": "an exclusive route, divided by percent",
                 },
@@ -135,8 +146,15 @@ class Holder(Noun):
     weight: int = 100
 
 
+class Hold(Noun):
+    """What a rollback left, and why: plan and apply leave the route alone until the manifest agrees with it."""
+
+    left: tuple[Holder, ...]
+    reason: str = ""
+
+
 class Route(Noun):
-    """Where a tag leads now, and who moved it there last."""
+    """Where a tag leads now, and who moved it there last, with which verb (``via``)."""
 
     holders: tuple[Holder, ...]
     exclusive: bool = True
@@ -144,6 +162,8 @@ class Route(Noun):
     generation: int = 0
     at: str = ""
     by: str = ""
+    via: str = APPLY
+    hold: Hold | None = None
 
     @property
     def versions(self) -> tuple[int, ...]:

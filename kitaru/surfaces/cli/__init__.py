@@ -13,18 +13,15 @@ import typer
 
 from kitaru._version import __version__
 from kitaru.errors import KitaruError, KitaruUsageError
-from kitaru.surfaces.cli import consumer, executions, interventions, producer
+from kitaru.surfaces.cli import ci, consumer, deploy, executions, history, importing, interventions, producer, routes
+from kitaru.surfaces.cli import store as store_commands
 from kitaru.surfaces.cli.terminal import NOT_APPLIED, Output, progress, terminal
 
 INTERRUPTED = 130
 
-NOT_HERE = {
-    "deploy": "declare the flow in kitaru.yaml, then: kitaru apply",
-    "build": "declare the flow in kitaru.yaml, then: kitaru apply",
-    "promote": "set the route in kitaru.yaml, then: kitaru apply",
-    "rollback": "set the route in kitaru.yaml to the version that it should lead to, then: kitaru apply",
-    "history": "kitaru flow deployments list FLOW lists a flow's versions",
-}
+NO_SERVER = "no server is needed: commands work on the store itself, as in: kitaru flow list --store s3://bucket/prefix"
+
+NOT_HERE = {"serve": NO_SERVER, "login": NO_SERVER, "logout": NO_SERVER, "auth": NO_SERVER}
 """Commands that people look for, and what does that work here."""
 
 
@@ -52,13 +49,21 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "validate": producer.validate,
     "plan": producer.plan,
     "apply": producer.apply,
+    "deploy": deploy.deploy,
+    "build": deploy.build,
+    "import": importing.import_,
+    "promote": routes.promote,
+    "rollback": routes.rollback,
     "run": consumer.run,
     "invoke": consumer.invoke,
+    "history": history.history,
+    "blame": history.blame,
+    "diff": history.diff,
     "schema": producer.schema,
     "version": version_command,
 }
-GROUPS = {"flow": consumer.flow_app, "executions": executions.app}
-ADDED = (interventions,)
+GROUPS = {"flow": consumer.flow_app, "executions": executions.app, "store": store_commands.store_app, "ci": ci.app}
+ADDED = (interventions, routes)
 """Modules whose commands join a group that another module has."""
 
 

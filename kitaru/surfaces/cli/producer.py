@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from kitaru.errors import KitaruError, KitaruStateError, KitaruUsageError
+from kitaru.surfaces.cli import job
 from kitaru.surfaces.cli.options import (
     DirtyOption,
     ManifestOption,
@@ -26,6 +26,12 @@ from kitaru.surfaces.cli.terminal import Output, progress, terminal
 from kitaru.surfaces.views.words import count
 
 PlanForm = Annotated[str, typer.Option("--output", "-o", help="text, json, or markdown for a pull request.")]
+ReviewedOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--reviewed", help="Apply only what these saved plans (files, or folders of them) showed. Repeatable."
+    ),
+]
 PruneOption = Annotated[
     bool, typer.Option("--prune", help="Also remove what the manifest once named and no longer does.")
 ]
@@ -63,6 +69,9 @@ def plan(
     detailed_exitcode: Annotated[
         bool, typer.Option("--detailed-exitcode", help="Exit 0: no change, 2: changes, 1: error.")
     ] = False,
+    drift: Annotated[
+        bool, typer.Option("--drift", help="Show only what was changed by hand. Exit 0: nothing, 2: drift, 1: error.")
+    ] = False,
     store: StoreOption = None,
     project: ProjectOption = None,
     manifest: ManifestOption = None,
@@ -72,7 +81,7 @@ def plan(
     """Show what apply would do, and why. Writes nothing."""
     if output not in ("text", "json", "markdown"):
         raise KitaruUsageError(f"-o {output}: expected text, json or markdown", hint="kitaru plan -o markdown")
-    terminal.detailed = detailed_exitcode
+    terminal.detailed = detailed_exitcode or drift
     client = connect(
         "plan",
         Output.json if output == "json" else Output.text,
@@ -84,6 +93,9 @@ def plan(
     ignoring = [out] if out is not None else []
     made = client.plan(flows or (), prune=prune, allow_dirty=allow_dirty, ignoring=ignoring)
     progress.close()
+    if drift:
+        _show_drift(made, output)
+        return
     if out is not None:
         _save(out, made.canonical())
     if output == "markdown":
@@ -100,8 +112,22 @@ def plan(
             what = [*(flows or ()), *(["--prune"] if prune else []), *(["--allow-dirty"] if allow_dirty else [])]
             following = f"carry it out: {command_line('kitaru apply', *what, *place)}"
         terminal.item(_plan_data(made), lines if made.is_empty else [*lines, "", following])
-    _summary_for_ci(made)
+    job.add_plan(made, out)
     if detailed_exitcode and not made.is_empty:
+        raise typer.Exit(2)
+
+
+def _show_drift(made: Any, output: str) -> None:
+    """What was changed in the store by hand; exit code 2 where anything was."""
+    job.add_drift(made)
+    if output == "markdown":
+        print(import_module("kitaru.surfaces.views.plan_markdown").drift_markdown(made))
+    else:
+        lines = import_module("kitaru.surfaces.views.plan_text").drift_lines(made, terminal.style)
+        if made.drift:
+            lines += ["", "keep it: write it into kitaru.yaml; undo it: kitaru apply (what a rollback holds stays)"]
+        terminal.item([one.data() for one in made.drift], lines)
+    if made.drift:
         raise typer.Exit(2)
 
 
@@ -117,24 +143,13 @@ def _save(path: Path, body: bytes) -> None:
         raise KitaruUsageError(f"the plan can't be saved to {path}: {error.strerror}", hint="--out FILE") from error
 
 
-def _summary_for_ci(made: Any) -> None:
-    """The plan in GitHub's job summary, where there is one."""
-    place = os.environ.get("GITHUB_STEP_SUMMARY")
-    if not place:
-        return
-    try:
-        with open(place, "a", encoding="utf-8") as summary:
-            summary.write(import_module("kitaru.surfaces.views.plan_markdown").plan_markdown(made) + "\n")
-    except OSError as error:
-        terminal.note(f"note: GITHUB_STEP_SUMMARY can't be written: {error.strerror}")
-
-
 def apply(
     flows: Annotated[list[str] | None, typer.Argument(help="Only these flows, or one saved plan.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
     prune: PruneOption = False,
     allow_dirty: DirtyOption = False,
     message: Annotated[str, typer.Option("--message", "-m", help="Why, for the history.")] = "",
+    reviewed: ReviewedOption = None,
     store: StoreOption = None,
     project: ProjectOption = None,
     manifest: ManifestOption = None,
@@ -154,6 +169,8 @@ def apply(
     view = import_module("kitaru.surfaces.views.plan_text")
     if not terminal.json:
         terminal.lines(view.plan_lines(made, terminal.style))
+    if reviewed is not None:
+        job.must_be_reviewed(made, reviewed)
     if not made.is_empty and not yes:
         _confirm()
     done = None
@@ -169,6 +186,7 @@ def apply(
             ignoring=ignoring,
         )
         _show_applied(done, client, place)
+        job.add_applied(done)
     except KeyboardInterrupt as stopped:
         if done is None:
             terminal.left = str(stopped) or terminal.left

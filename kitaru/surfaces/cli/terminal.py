@@ -15,6 +15,7 @@ import typer
 
 from kitaru.errors import KitaruError, KitaruManifestError, Problem
 from kitaru.ports import Step
+from kitaru.surfaces.cli.job import remarks
 
 INTERRUPTED = "interrupted; nothing that was not yet committed has changed"
 NOT_APPLIED = "interrupted; no route has moved"
@@ -111,7 +112,7 @@ class Terminal:
         """An error: all its problems, and the next command to type."""
         if self.json:
             self._emit({"command": self.command, "error": error_data(error)})
-        for line in error_lines(error):
+        for line in [*error_lines(error), *remarks(error)]:
             self.note(line)
 
     def _emit(self, data: dict[str, Any]) -> None:

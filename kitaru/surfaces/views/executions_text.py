@@ -73,6 +73,7 @@ def execution_lines(
     lines = [
         f"{style(execution.exec_id, 'bold')}  {status}",
         f"  flow      {execution.flow_name} {_version(execution)}",
+        *_drawn(execution),
         f"  target    {execution.target}",
         f"  stack     {execution.stack_name}",
         f"  started   {ago(execution.created_at)} by {execution.actor or 'unknown'}{_length(execution)}",
@@ -162,6 +163,15 @@ def _version(execution: Execution, *, usual: str = "") -> str:
     if execution.version is None:
         return "source"
     return f"v{execution.version}" + (f" ({execution.tag})" if execution.tag and execution.tag != usual else "")
+
+
+def _drawn(execution: Execution) -> list[str]:
+    """Which version a divided route gave, and by what."""
+    if execution.draw is None:
+        return []
+    weights = ", ".join(f"v{version} {weight} %" for version, weight in execution.draw["weights"].items())
+    route = f"{execution.tag}: v{execution.version} (drawn from {weights} by {execution.draw['by']})"
+    return [f"  route     {route}"]
 
 
 def result_text(value: Any) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from kitaru.model.address import short
-from kitaru.model.plan import FlowPlan, Plan, RouteMove
+from kitaru.model.plan import Consequence, FlowPlan, Held, Plan, RouteMove
 from kitaru.model.route import describe_holders
-from kitaru.surfaces.views.plan_text import summary
+from kitaru.surfaces.views.plan_text import held_words, summary
 from kitaru.surfaces.views.words import ago
 
 LIMIT = 65_000
@@ -33,18 +33,35 @@ def plan_markdown(plan: Plan) -> str:
         "",
     ]
     head += _some([f"> :warning: **breaking** `{flow}`: {_code(text)}" for flow, text in _breaking(plan)])
+    head += _some([f"> :warning: `{flow.flow}`: {_code(one.text)}" for flow, one in _told(plan) if one.severe])
+    head += _some([f"> :anchor: `{flow.flow}`: {_code(held_words(held))}" for flow, held in _held(plan)])
     head += _some([f"> :lock: {_code(text)}" for text in plan.guards])
+    head += _some([f"> `{flow.flow}`: {_code(one.text)}" for flow, one in _told(plan) if not one.severe])
     head += _some([f"> :warning: {_code(text)}" for text in plan.warnings])
     if head[-1]:
         head.append("")
     head += _route_table(plan)
     foot = [f"<sub>generation {plan.base} · commit `{short(plan.commit.sha)}`{branch}{dirty}</sub>", ""]
-    body = [_section(flow) for flow in plan.flows if flow.action != "keep" or flow.moves]
+    body = [_section(flow) for flow in plan.flows if flow.action != "keep" or flow.moves or flow.held]
     if plan.unmanaged:
         body.append(
             "\n".join(["Not in the manifest:", "", *_some([f"- {_code(text)}" for text in plan.unmanaged]), ""])
         )
     return _fitted("\n".join(head), body, "\n".join(foot))
+
+
+def drift_markdown(plan: Plan) -> str:
+    """What was changed in the store by hand, as the text of an issue."""
+    lines = [f"<!-- kitaru drift {plan.project} -->", f"### Kitaru drift: `{plan.project}`", ""]
+    if not plan.drift:
+        return "\n".join([*lines, "Nobody changed the project past its manifest.", ""])
+    rows = [
+        f"| `{one.flow}` | {_code(one.text)} | {_code(one.via)} by {_code(one.by)}, {one.at[:19]}Z |"
+        for one in plan.drift[:ROUTES_SHOWN]
+    ]
+    if len(plan.drift) > ROUTES_SHOWN:
+        rows.append(f"| … | {len(plan.drift) - ROUTES_SHOWN} more | |")
+    return "\n".join([*lines, "| flow | what | changed |", "| --- | --- | --- |", *rows, ""])
 
 
 def _some(lines: list[str]) -> list[str]:
@@ -73,6 +90,14 @@ def _breaking(plan: Plan) -> list[tuple[str, str]]:
     return [(flow, change.text) for flow, build in plan.builds for change in build.changes if change.breaking]
 
 
+def _told(plan: Plan) -> list[tuple[FlowPlan, Consequence]]:
+    return [(flow, one) for flow in plan.flows for one in flow.consequences]
+
+
+def _held(plan: Plan) -> list[tuple[FlowPlan, Held]]:
+    return [(flow, held) for flow in plan.flows for held in flow.held]
+
+
 def _route_table(plan: Plan) -> list[str]:
     moves = [(flow, move) for flow, move in plan.moves if not move.adopts]
     if not moves:
@@ -95,6 +120,8 @@ def _section(flow: FlowPlan) -> str:
     title = {"create": "new", "update": "update", "retire": "remove", "keep": "routes"}[flow.action]
     version = f" v{build.version}" if build else ""
     lines = [f"<details><summary><b>{flow.flow}</b> — {title}{version}</summary>", ""]
+    if flow.renamed_from:
+        lines.append(f"- renamed from `{flow.renamed_from}`")
     if build and build.previous is None:
         lines.append(f"- built from {_code(build.snapshot.target)}")
     for change in build.changes if build else ():
@@ -109,6 +136,8 @@ def _section(flow: FlowPlan) -> str:
             f"- route `{move.tag}`: {describe_holders(move.before)} → {describe_holders(move.after)}"
             f" ({_code(move.reason)})"
         )
+    lines += [f"- {_code(held_words(held))}" for held in flow.held]
+    lines += [f"- {_code(one.text)}" for one in flow.consequences]
     lines += [f"- not managed: {_code(text)}" for text in flow.unmanaged]
     lines += [f"- {_code(text)}" for text in flow.notes]
     return "\n".join([*lines, "", "</details>", ""])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kitaru.model.address import short
-from kitaru.model.plan import Build, FlowPlan, Plan, RouteMove
+from kitaru.model.plan import Build, FlowPlan, Held, Plan, RouteMove
 from kitaru.model.route import describe_holders
 from kitaru.surfaces.views.words import Style, ago, bare, count
 
@@ -14,7 +14,7 @@ def plan_lines(plan: Plan, style: Style = bare, *, all_files: bool = False) -> l
     """The plan, line by line."""
     lines = [style(f"Plan for project {plan.project}", "bold"), style(_base(plan), "dim"), ""]
     for flow in plan.flows:
-        if flow.action != "keep" or flow.moves:
+        if flow.action != "keep" or flow.moves or flow.held:
             lines += [*_flow(flow, style, all_files), ""]
     lines += _left_alone(plan, style)
     lines += [style(f"warning: {text}", "warn") for text in plan.warnings]
@@ -29,6 +29,9 @@ def summary(plan: Plan) -> str:
     """One sentence that says how much would change."""
     if plan.is_empty:
         kept = count(len(plan.flows), "flow")
+        held = sum(len(flow.held) for flow in plan.flows)
+        if held:
+            return f"No changes: {count(held, 'route')} held by a rollback, until the manifest agrees."
         return f"No changes: {kept} as the manifest says." if plan.flows else "No changes: the manifest has no flows."
     actions = [flow.action for flow in plan.flows]
     parts = [f"{actions.count('create')} to create"] if "create" in actions else []
@@ -60,13 +63,50 @@ def _flow(flow: FlowPlan, style: Style, all_files: bool) -> list[str]:
     lines = [style(f"  {mark} {flow.flow}", kind) + f"  {_headline(flow)}"]
     if flow.build:
         lines += _build(flow.build, style, all_files)
+    lines += [style(f"      {one.text}", "bad" if one.severe else "warn") for one in flow.consequences]
     lines += [f"      {_move(move, style)}" for move in flow.moves]
+    lines += [style(f"      {held_words(held)}", "warn") for held in flow.held]
     lines += [style(f"      unmanaged: {text}", "dim") for text in flow.unmanaged]
     lines += [style(f"      note: {text}", "warn") for text in flow.notes]
     return lines
 
 
+def held_words(held: Held) -> str:
+    """``route stable held at v1, rolled back by Ann 2 hours ago (it loses orders); the manifest says v2``."""
+    why = f" ({held.reason})" if held.reason else ""
+    return (
+        f"route {held.tag} held at {describe_holders(held.holders)}, rolled back by {held.by} {ago(held.at)}{why}; "
+        f"the manifest says {describe_holders(held.wanted)}"
+    )
+
+
+def drift_lines(plan: Plan, style: Style = bare) -> list[str]:
+    """What others changed in the store since the manifest was applied, and what is only not applied yet."""
+    rows = [
+        f"  {style('!', 'warn')} {one.flow}: {one.text} ({one.via} by {one.by}, {ago(one.at)})" for one in plan.drift
+    ]
+    if rows:
+        lines = [style(f"Drift in project {plan.project}: {count(len(rows), 'route')} changed by hand", "bold"), *rows]
+    else:
+        lines = [f"No drift: nobody changed project {plan.project} past its manifest."]
+    drifted = {(one.flow, one.tag) for one in plan.drift}
+    waiting = [flow.flow for flow in plan.flows if _is_pending(flow, drifted)]
+    if waiting:
+        lines.append(style(f"not applied yet: {', '.join(waiting)} (kitaru plan shows what)", "dim"))
+    return lines
+
+
+def _is_pending(flow: FlowPlan, drifted: set[tuple[str, str]]) -> bool:
+    return flow.build is not None or any((flow.flow, move.tag) not in drifted for move in flow.moves)
+
+
 def _headline(flow: FlowPlan) -> str:
+    if flow.renamed_from:
+        return f"renamed from {flow.renamed_from}; {_version_words(flow)}"
+    return _version_words(flow)
+
+
+def _version_words(flow: FlowPlan) -> str:
     if flow.action == "retire":
         return f"removed; its {count(flow.version or 0, 'version')} can still be invoked by number"
     if flow.build is None:
@@ -104,7 +144,7 @@ def _move(move: RouteMove, style: Style) -> str:
 
 
 def _left_alone(plan: Plan, style: Style) -> list[str]:
-    quiet = [flow for flow in plan.flows if flow.action == "keep" and not flow.moves]
+    quiet = [flow for flow in plan.flows if flow.action == "keep" and not (flow.moves or flow.held)]
     lines = []
     if quiet and not plan.is_empty:
         lines.append(style(f"  = {count(len(quiet), 'flow')} unchanged", "dim"))

@@ -1,0 +1,209 @@
+"""A value set in a YAML document: in the place of the present one, or as one more key in the style of its mapping.
+
+What an alias or a merge key stands for elsewhere does not change: a mapping that takes values from one gets a key of
+its own beside it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kitaru.adapters.yaml_blocks import rewritten_items, rewritten_mapping
+from kitaru.adapters.yaml_change import Path, Put, Splice, Unsure, at_path, changed, plain, same
+from kitaru.adapters.yaml_spans import Document, Entry, Span
+from kitaru.adapters.yaml_writing import block_entry, inline, key_text
+
+STEP = 2
+
+
+def put(doc: Document, path: Path, value: Any, opened: frozenset[str]) -> list[Splice]:
+    """The splices after which ``value`` is at ``path``, as ``Put`` says it. Raises ``Unsure``."""
+    node = doc.root
+    wanted = changed(doc.data, Put(path, value))
+    for depth, step in enumerate(path):
+        rest, here = path[depth + 1 :], path[: depth + 1]
+        entry = node.own(step)
+        if entry is None:
+            below = at_path(wanted, here) if rest else value
+            return add(doc, node, step, _spelled(below, rest, value), opened)
+        inner = entry.value
+        if not rest:
+            return replace(doc, entry, value, at_path(doc.data, path))
+        if inner.kind == "mapping" and inner.entries:
+            node = inner
+        elif inner.kind == "alias":
+            return [_beside_alias(doc, inner, rest, at_path(wanted, here), value)]
+        elif at_path(doc.data, here) in (None, {}):
+            return _fill(doc, node, entry, _spelled(at_path(wanted, here), rest, value), opened)
+        else:
+            raise Unsure(f"{step} is no mapping")
+    raise Unsure("there is nothing to set")
+
+
+def _spelled(below: Any, rest: Path, value: Any) -> Any:
+    """``below`` with the value at ``rest`` as it was given: numbers as keys stay numbers."""
+    if not rest:
+        return value
+    result = dict(below)
+    result[rest[0]] = _spelled(below.get(rest[0]), rest[1:], value)
+    return result
+
+
+def _beside_alias(doc: Document, alias: Span, rest: Path, below: Any, value: Any) -> Splice:
+    """``*shared`` as ``{<<: *shared, key: own}``: the others that share it keep what they have."""
+    own = inline(_spelled(below.get(rest[0]), rest[1:], value), as_json=doc.json)
+    text = f"{{<<: {doc.text[alias.start : alias.end]}, {key_text(rest[0])}: {own}}}"
+    return Splice(alias.start, alias.end, text)
+
+
+def _fill(doc: Document, parent: Span, entry: Entry, value: Any, opened: frozenset[str]) -> list[Splice]:
+    """Values into ``key:`` or ``key: {}``: in the braces that are there, except where the values are mappings."""
+    old = entry.value
+    nested = any(isinstance(one, dict) for one in value.values()) and entry.name in opened
+    if old.flow and (parent.flow or not nested):
+        inside = ", ".join(f"{key_text(k, as_json=doc.json)}: {inline(v, as_json=doc.json)}" for k, v in value.items())
+        kept = doc.text[old.inner + 1 : old.end - 1]
+        return [Splice(old.inner + 1, old.inner + 1 + (0 if kept.strip() else len(kept)), inside)]
+    if old.anchor:
+        raise Unsure(f"&{old.anchor} stands for an empty value")
+    if parent.flow:
+        return [Splice(old.start, old.end, " " * (old.start == old.end) + inline(value, as_json=doc.json))]
+    colon = _after_colon(doc, entry)
+    if not doc.ends_line(old.end) or doc.line_end(colon) != doc.line_end(old.end):
+        raise Unsure(f"{entry.name} does not stand on a line of its own")
+    indent = doc.column(parent.entries[0].key.start)
+    lines = block_entry(entry.name, value, indent=indent, step=_step(doc), opened={*opened, entry.name})[1:]
+    newline = doc.ending(old.end) or doc.eol
+    end = doc.line_end(old.end)
+    return [Splice(colon, old.end, ""), Splice(end, end, "".join(newline + line for line in lines))]
+
+
+def _after_colon(doc: Document, entry: Entry) -> int:
+    at = entry.key.end
+    while doc.text[at : at + 1] in (" ", "\t"):
+        at += 1
+    if doc.text[at : at + 1] != ":":
+        raise Unsure(f"there is no colon behind {entry.name}")
+    return at + 1
+
+
+def _step(doc: Document) -> int:
+    """By how many spaces the document indents: its first block inside a block says so."""
+    waiting = [doc.root]
+    while waiting:
+        node = waiting.pop(0)
+        for entry in node.entries:
+            value = entry.value
+            if value.kind == "mapping" and value.block and value.entries:
+                deeper = doc.column(value.entries[0].key.start) - doc.column(entry.key.start)
+                if deeper > 0:
+                    return deeper
+                waiting.append(value)
+    return STEP
+
+
+def replace(doc: Document, entry: Entry, value: Any, before: Any) -> list[Splice]:
+    """``value`` in the place of an entry's present one, which means ``before``; as much of that as can be is kept."""
+    old = entry.value
+    if same(before, plain(value)):
+        return []
+    if isinstance(value, dict) and old.kind == "mapping" and _same_keys(old, value):
+        found: list[Splice] = []
+        for one in old.entries:
+            given = next(given for key, given in value.items() if str(key) == one.name)
+            found += replace(doc, one, given, before[one.name])
+        return found
+    if old.block:
+        return _replace_block(doc, entry, value, before)
+    moved = moved_anchor(doc, old)
+    anchor = f"&{old.anchor} " if old.anchor and old.kind != "alias" and not moved else ""
+    space = " " if old.start == old.end else ""
+    return [*moved, Splice(old.start, old.end, space + anchor + inline(value, as_json=doc.json))]
+
+
+def moved_anchor(doc: Document, old: Span) -> list[Splice]:
+    """A value that goes and that aliases use is written at the first of these, its anchor with it."""
+    uses = doc.uses(old)
+    if not uses:
+        return []
+    text = doc.text[old.start : old.end]
+    if old.block or len(text.splitlines()) != 1:
+        raise Unsure(f"its value is shared: *{old.anchor} uses it elsewhere")
+    return [Splice(uses[0].start, uses[0].end, text)]
+
+
+def _same_keys(old: Span, value: dict[Any, Any]) -> bool:
+    names = [entry.name for entry in old.entries]
+    return not any(entry.merge for entry in old.entries) and sorted(names) == sorted(map(str, value))
+
+
+def _replace_block(doc: Document, entry: Entry, value: Any, before: Any) -> list[Splice]:
+    old, colon = entry.value, _after_colon(doc, entry)
+    if doc.uses(old):
+        raise Unsure(f"its value is shared: *{old.anchor} uses it elsewhere")
+    head, end = doc.line_end(colon), doc.line_end(old.end)
+    if head >= old.end or not doc.ends_line(old.end):
+        raise Unsure(f"{entry.name} does not begin on a line of its own")
+    lines: str | None = None
+    if isinstance(value, list) and value and old.kind == "sequence":
+        lines = rewritten_items(doc, old, value, before)
+    elif isinstance(value, dict) and value and old.kind == "mapping":
+        lines = rewritten_mapping(doc, old, value, before, _step(doc))
+    if lines is not None:
+        return [Splice(doc.line_start(_first(old)), end, lines)]
+    anchored = old.inner if old.inner < head else colon
+    cut = colon + len(doc.text[colon:anchored].rstrip())
+    return [Splice(colon, cut, " " + inline(value)), Splice(head, end, "")]
+
+
+def _first(old: Span) -> int:
+    return old.entries[0].key.start if old.entries else old.inner
+
+
+def add(doc: Document, node: Span, key: str, value: Any, opened: frozenset[str] = frozenset()) -> list[Splice]:
+    """One more key in a mapping, behind its last one and in its style."""
+    if node.flow:
+        return _add_in_braces(doc, node, f"{key_text(key, as_json=doc.json)}: {inline(value, as_json=doc.json)}")
+    if not node.entries:
+        raise Unsure("there is no key to stand beside")
+    last = node.entries[-1]
+    if not doc.ends_line(last.value.end):
+        raise Unsure(f"more stands on the line of {last.name}")
+    indent = doc.column(node.entries[0].key.start)
+    if isinstance(value, dict) and all(one.value.kind == "mapping" and one.value.flow for one in node.entries):
+        lines = [f"{' ' * indent}{key_text(key)}: {inline(value)}"]
+    else:
+        lines = block_entry(key, value, indent=indent, step=_step(doc), opened=opened)
+    end = doc.line_end(last.value.end)
+    newline = doc.ending(last.value.end) or doc.eol
+    if doc.blank_above(node, last) is not None and not last.value.open_ended:
+        lines = ["", *lines]
+    return [Splice(end, end, "".join(newline + line for line in lines))]
+
+
+def _add_in_braces(doc: Document, node: Span, text: str) -> list[Splice]:
+    if not node.entries:
+        return [
+            Splice(
+                node.inner + 1,
+                node.end - 1 if not doc.text[node.inner + 1 : node.end - 1].strip() else node.inner + 1,
+                text,
+            )
+        ]
+    last = node.entries[-1]
+    at = last.value.end
+    indent = doc.indent(last.key.start)
+    if indent is None or doc.line_start(node.start) == doc.line_start(last.key.start):
+        return [Splice(at, at, f", {text}")]
+    newline = doc.ending(last.key.start) or doc.eol
+    comma = doc.comma_after(at)
+    end = doc.line_end(at)
+    brace_here = node.end - 1 < end
+    if comma is not None and comma < end:
+        place = comma + 1 if brace_here else end
+        return [Splice(place, place, f"{newline}{indent}{text},")]
+    if comma is not None:
+        return [Splice(at, at, f", {text}")]
+    if brace_here:
+        return [Splice(at, at, f",{newline}{indent}{text}")]
+    return [Splice(at, at, ","), Splice(end, end, f"{newline}{indent}{text}")]

@@ -1,0 +1,180 @@
+"""How the imperative verbs keep the manifest true: what moves in the store is written in ``kitaru.yaml`` as well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from kitaru import wiring
+from kitaru.client.session import Session
+from kitaru.core.deploying import ManifestEdit
+from kitaru.core.tagging import check_protected
+from kitaru.engine.releases import Releases
+from kitaru.errors import KitaruConflictError, KitaruError, KitaruUsageError
+from kitaru.model.lockfile import Lockfile
+from kitaru.model.manifest import Manifest
+from kitaru.ports import ManifestFile
+from kitaru.settings import Asked
+
+Mode = Literal["edit", "only", "leave"]
+"""What becomes of the manifest: it is edited with the store, it alone is edited, or it is left as it is."""
+
+ROUNDS = 20
+"""How often the manifest is read anew where somebody else writes it, or moves the same route, at the same moment."""
+
+Draw = Callable[[Lockfile, Manifest], ManifestEdit]
+"""(state, manifest as it is) → what the manifest is to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What became of the manifest: ``diff`` in the unified form; ``problem`` is why it could not be written.
+
+    ``note`` says why it was left alone, where somebody may wonder.
+    """
+
+    path: str = ""
+    written: bool = False
+    diff: tuple[str, ...] = ()
+    problem: str = ""
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any] | None:
+        """As JSON data; None where no manifest was concerned."""
+        data = {"path": self.path, "written": self.written, "diff": list(self.diff)}
+        words = {name: value for name in ("problem", "note") if (value := getattr(self, name))}
+        return {**data, **words} if self.path else None
+
+
+class Keeper:
+    """The manifest in reach of one session, for verbs that change the store."""
+
+    def __init__(self, session: Session, mode: Mode) -> None:
+        self._session = session
+        self.mode = mode
+        if mode == "only" and session.settings.manifest is None:
+            raise KitaruUsageError("there is no kitaru.yaml here to edit", hint="kitaru init")
+
+    @cached_property
+    def loaded(self) -> ManifestFile | None:
+        """The manifest in reach, valid; None where there is none. Raises ``KitaruManifestError``."""
+        return self._read() if self._session.settings.manifest is not None else None
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """What it says, after its target's overlay."""
+        return self.loaded.manifest if self.loaded is not None else None
+
+    @cached_property
+    def other_place(self) -> str:
+        """Why the manifest is not about the store and project that the verb acts on; empty where it is."""
+        if self.manifest is None:
+            return ""
+        settings = self._session.settings
+        if settings.project != self.manifest.project:
+            return f"it is about project {self.manifest.project}, this is {settings.project}"
+        own = wiring.settle(
+            Asked(manifest=settings.manifest, target=settings.target), cwd=settings.cwd, environ=_storeless(settings)
+        )
+        if self.manifest.store and wiring.absolute_store(own) != wiring.absolute_store(settings):
+            return f"it is about store {self.manifest.store}, this is {settings.store}"
+        return ""
+
+    @property
+    def writes(self) -> bool:
+        """Whether the verb edits the manifest."""
+        return self.mode != "leave" and self.manifest is not None and (self.mode == "only" or not self.other_place)
+
+    def declares(self, flow: str) -> bool:
+        """Whether the manifest, where the verb edits it, has the flow."""
+        return self.writes and self.manifest is not None and flow in self.manifest.flows
+
+    def check_free(self, flow: str, *tags: str) -> None:
+        """Raise ``KitaruStateError`` for a protected route, unless the manifest alone is edited: for a review."""
+        if self.mode != "only" and self.manifest is not None:
+            for tag in tags:
+                check_protected(self.manifest.protect, flow, tag)
+
+    def rehearse(self, edit: ManifestEdit) -> Kept:
+        """The edit as it would be made. Raises ``KitaruManifestError`` where it can't be: before anything is done."""
+        body = self._path.read_bytes()
+        return self._shown(body, self._edited(body, edit))
+
+    def keep(self, draw: Draw, lock: Lockfile, releases: Releases | None = None) -> Kept:
+        """Edit the manifest so that it agrees with the store, which is as ``lock`` says; never raises.
+
+        With ``releases`` the store is looked at again afterwards: where others move the same routes in the same
+        working tree, the last one to write leaves what is so then.
+        """
+        first: bytes | None = None
+        try:
+            for _ in range(ROUNDS):
+                before = self._path.read_bytes()
+                first = before if first is None else first
+                edit = draw(lock, self._read().manifest)
+                after = self._edited(before, edit)
+                try:
+                    if after != before:
+                        wiring.manifest_edits().write(self._path, before, after)
+                except KitaruConflictError:
+                    continue
+                newest = releases.head() if releases is not None else lock
+                if newest.flows.get(edit.flow) == lock.flows.get(edit.flow):
+                    self._session.forget_manifest()
+                    return self._shown(first, after, written=after != first)
+                lock = newest
+            raise KitaruConflictError(f"{self._name} keeps changing", hint="kitaru plan shows what differs")
+        except (KitaruError, OSError) as error:
+            words = error.message if isinstance(error, KitaruError) else f"{self._path}: {error}"
+            hint = error.hint if isinstance(error, KitaruError) else ""
+            return Kept(path=self._name, problem=f"{words}{f' ({hint})' if hint else ''}")
+
+    def untouched(self, flow: str = "") -> Kept:
+        """Why the manifest was left alone."""
+        if self.mode == "leave" or self.loaded is None:
+            return Kept()
+        if self.other_place:
+            return Kept(note=f"{self._name} was left as it is: {self.other_place}")
+        return Kept(note=f"{self._name} does not declare {flow} and was left as it is; kitaru import {flow} adds it")
+
+    def _read(self) -> ManifestFile:
+        """The manifest as the file is now: a client may live longer than what it once read."""
+        settings = self._session.settings
+        asked = Asked(manifest=settings.manifest, target=settings.target)
+        return wiring.load_manifest(asked, settings.cwd, settings.environ)
+
+    @property
+    def _path(self) -> Path:
+        if self.loaded is None:
+            raise KitaruUsageError("there is no kitaru.yaml here to edit", hint="kitaru init")
+        return self.loaded.path
+
+    @property
+    def _name(self) -> str:
+        return self._path.name
+
+    def _shown(self, before: bytes, after: bytes, *, written: bool = False) -> Kept:
+        diff = tuple(wiring.manifest_edits().edit_preview(before, after, self._name))
+        return Kept(path=self._name, written=written, diff=diff)
+
+    def _edited(self, body: bytes, edit: ManifestEdit) -> bytes:
+        edits = wiring.manifest_edits()
+        where = {"target": self._session.settings.target, "file": self._name}
+        keys: dict[str, Any] = dict(edit.keys)
+        led = {tag: wish for tag, wish in edit.routes.items() if wish is not None}
+        if keys:
+            body = edits.set_flow(body, edit.flow, {**keys, "routes": led} if led else keys, **where)
+        else:
+            for tag, wish in led.items():
+                body = edits.set_route(body, edit.flow, tag, wish, **where)
+        for tag in edit.routes.keys() - led.keys():
+            body = edits.remove_route(body, edit.flow, tag, **where)
+        return bytes(body)
+
+
+def _storeless(settings: Any) -> Mapping[str, str]:
+    """The environment without its word on store and project: what the manifest itself says."""
+    return {name: value for name, value in settings.environ.items() if name not in ("KITARU_STORE", "KITARU_PROJECT")}

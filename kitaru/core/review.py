@@ -1,0 +1,123 @@
+"""Whether a plan does only what reviewers were shown: its deeds against those of plans made earlier. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from kitaru.model.address import canonical_json
+from kitaru.model.lockfile import Mint, Move, Retire, Untag
+from kitaru.model.plan import Build, FlowPlan, Plan
+from kitaru.model.route import Holder, describe_holders
+
+NOT_CONTENT = ("table", "expects_table", "deletions")
+"""Members of an edit that say where it stands in the store, not what it does."""
+
+Subject = tuple[str, str, str]
+"""What a deed is about: its kind, the flow, and the route's tag where it is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """What a plan does to one subject. Equal deeds have equal ``content``; ``text`` says it to people."""
+
+    content: bytes
+    text: str
+    build: Build | None = None
+
+
+def unreviewed(plan: Plan, reviewed: Sequence[Plan]) -> tuple[str, ...]:
+    """What ``plan`` does and none of ``reviewed`` showed, one sentence each; empty if there is nothing.
+
+    Deeds are compared by content: a version by the digest of its snapshot, a route by what it leads to before and
+    after. The number that a new version gets does not count, nor do times, commits and generations.
+    """
+    shown = [_deeds(one) for one in reviewed]
+    return tuple(
+        _sentence(subject, deed, [one[subject] for one in shown if subject in one])
+        for subject, deed in _deeds(plan).items()
+        if not any(subject in one and one[subject].content == deed.content for one in shown)
+    )
+
+
+def no_longer_done(plan: Plan, reviewed: Sequence[Plan]) -> tuple[str, ...]:
+    """What the reviewed plans showed and ``plan`` does not do, because it is so already, or no longer wanted."""
+    done = _deeds(plan)
+    lines = [
+        f"{_name(subject)}: {deed.text}"
+        for one in reviewed
+        for subject, deed in _deeds(one).items()
+        if subject not in done
+    ]
+    return tuple(dict.fromkeys(lines))
+
+
+def elsewhere(plan: Plan, other: Plan) -> str:
+    """Why ``other`` is a plan for another place than ``plan``; empty if it is not."""
+    if plan.project != other.project:
+        return f"it is for project {other.project}, this is {plan.project}"
+    if plan.target != other.target:
+        return f"it was made with target {other.target or 'none'}, this is {plan.target or 'none'}"
+    if plan.store != other.store and not other.store.startswith("file:"):
+        return f"it is for store {other.store}, this is {plan.store}"
+    return ""
+
+
+def _deeds(plan: Plan) -> Mapping[Subject, Deed]:
+    """What the plan shows that it does. What people saw counts, not what a changed file may hold beside it."""
+    found: dict[Subject, Deed] = {}
+    for flow in plan.flows:
+        new = flow.build.version if flow.build else None
+        if flow.build is not None:
+            found["build", flow.flow, ""] = _build(flow.build)
+        if flow.action == "retire":
+            found["removal", flow.flow, ""] = _removal(flow)
+            continue
+        for move in flow.moves:
+            content = [_content(move.before, None), _content(move.after, new), move.exclusive]
+            text = f"from {describe_holders(move.before)} to {describe_holders(move.after)}"
+            found["route", flow.flow, move.tag] = Deed(canonical_json(content), text)
+    for edit in plan.edits:
+        if not isinstance(edit, Mint | Move | Untag | Retire):
+            data = {name: value for name, value in edit.data().items() if name not in NOT_CONTENT}
+            found[edit.kind, edit.flow, ""] = Deed(canonical_json(data), edit.kind)
+    return found
+
+
+def _build(build: Build) -> Deed:
+    # Not the digest that the file claims: a reader was shown the snapshot.
+    return Deed(build.snapshot.digest.encode(), f"a new version, built from {build.snapshot.target}", build)
+
+
+def _removal(flow: FlowPlan) -> Deed:
+    routes = sorted((move.tag, _content(move.before, None)) for move in flow.moves)
+    return Deed(canonical_json([list(one) for one in routes]), "it is removed, with all its routes")
+
+
+def _content(holders: tuple[Holder, ...] | None, new: int | None) -> str | None:
+    """Holders as text, a version that is yet to be made without its number."""
+    if holders is None:
+        return None
+    kept = [{**one.data(), "version": 0} if one.version == new else one.data() for one in holders]
+    return canonical_json(kept).decode()
+
+
+def _name(subject: Subject) -> str:
+    kind, flow, tag = subject
+    return f"route {tag} of {flow}" if kind == "route" else flow
+
+
+def _sentence(subject: Subject, deed: Deed, before: Sequence[Deed]) -> str:
+    name = _name(subject)
+    if not before:
+        return f"{name}: {deed.text}, which nobody was shown"
+    if deed.build is not None and before[-1].build is not None:
+        return f"{name}: the new version is not the one reviewed; other are: {_unlike(deed.build, before[-1].build)}"
+    return f"{name}: {deed.text}; reviewed was: {before[-1].text}"
+
+
+def _unlike(one: Build, other: Build) -> str:
+    first, second = one.snapshot.data(), other.snapshot.data()
+    return ", ".join(
+        name.replace("_", " ") for name in sorted({*first, *second}) if first.get(name) != second.get(name)
+    )

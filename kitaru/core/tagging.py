@@ -1,0 +1,250 @@
+"""What ``flow tag``, ``untag``, ``promote``, ``rollback`` and ``delete`` do to the lockfile: edits, or why not. Pure.
+
+Each function gives the edits for the state that it is given; none where everything is so already. Whoever loses the
+race for the next generation asks again with the new state, so that no other writer's move is ever lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kitaru.core.resolving import live_flow, route_of
+from kitaru.errors import KitaruSelectorError, KitaruStateError, KitaruUsageError
+from kitaru.model.address import is_tag
+from kitaru.model.lockfile import Drop, Edit, FlowState, Lockfile, Move, Untag, VersionTable
+from kitaru.model.manifest import Protection
+from kitaru.model.route import DEFAULT_TAG, Head, Hold, Holder, Label, Pin, Route, RouteWish, Split, describe_holders
+
+Edits = tuple[Edit, ...]
+
+
+def tagged(
+    lock: Lockfile, flow: str, tag: str, holder: Holder, *, exclusive: bool, managed: bool | None = None
+) -> Edits:
+    """``tag`` leads to the version of ``holder``: to it alone when ``exclusive``, else as one more label.
+
+    ``managed``: whether a manifest says so from now on; None leaves that as it is. A hold that a rollback left ends.
+    Raises ``KitaruUsageError`` for a shared label where the tag is exclusive, ``default`` always.
+    """
+    check_tag(tag)
+    state = live_flow(lock, flow)
+    route = state.routes.get(tag)
+    alone = (holder.model_copy(update={"weight": 100}),)
+    if exclusive:
+        return _moved(flow, tag, state, alone, exclusive=True, managed=managed)
+    check_shared(flow, tag, route, holder.version)
+    others = tuple(one for one in (route.holders if route else ()) if one.version != holder.version)
+    return _moved(flow, tag, state, _ascending((*others, *alone)), exclusive=False, managed=managed)
+
+
+def check_tag(tag: str) -> None:
+    """Raise ``KitaruUsageError`` for what can't be a tag."""
+    if not is_tag(tag):
+        raise KitaruUsageError(
+            f"{tag!r} can't be a tag: expected lower-case letters, digits, '.', '_' and '-'; not head, and nothing "
+            "like a version",
+            hint="kitaru flow tag FLOW canary --version 2",
+        )
+
+
+def check_shared(flow: str, tag: str, route: Route | None, version: int) -> None:
+    """Raise ``KitaruUsageError`` where ``tag`` can't be a shared label of ``version``."""
+    command = f"kitaru flow tag {flow} {tag} --version {version} --exclusive"
+    if tag == DEFAULT_TAG:
+        raise KitaruUsageError("default is reserved and always exclusive; pass --exclusive to move it", hint=command)
+    if route is not None and route.exclusive:
+        raise KitaruUsageError(
+            f"{tag} of {flow} is an exclusive route to {describe_holders(route.holders)}; pass --exclusive to move it, "
+            f"or make it a shared label: kitaru flow untag {flow} {tag} first",
+            hint=command,
+        )
+
+
+def untagged(lock: Lockfile, flow: str, tag: str, version: int | None = None) -> Edits:
+    """``tag`` is taken off ``version``, or off every version that holds it.
+
+    Raises ``KitaruUsageError`` for ``default``, ``KitaruSelectorError`` for a version that does not hold the tag.
+    """
+    state = live_flow(lock, flow)
+    if tag == DEFAULT_TAG:
+        raise KitaruUsageError(
+            "default is reserved: it can't be removed, only moved to another version",
+            hint=f"kitaru flow tag {flow} default --version N --exclusive",
+        )
+    route = route_of(flow, state, tag)
+    if version is not None and version not in route.versions:
+        raise KitaruSelectorError(
+            f"v{version} of {flow} does not hold {tag}: it leads to {describe_holders(route.holders)}",
+            hint=f"kitaru flow deployments list {flow}",
+        )
+    left = tuple(holder for holder in route.holders if version is not None and holder.version != version)
+    if left and route.exclusive:
+        raise KitaruUsageError(
+            f"{tag} of {flow} is divided: {describe_holders(route.holders)}; without v{version} it would not add up",
+            hint=f"kitaru flow untag {flow} {tag} removes it whole",
+        )
+    if left:
+        return _moved(flow, tag, state, left, exclusive=False, managed=None)
+    return (Untag(kind="untag", flow=flow, tag=tag, expects=route.holders),)
+
+
+def promoted(lock: Lockfile, flow: str, source: str, tag: str, *, managed: bool | None = None) -> Edits:
+    """``tag`` leads exclusively to the version that ``source`` leads to."""
+    return tagged(lock, flow, tag, promotable(lock, flow, source, tag), exclusive=True, managed=managed)
+
+
+def promotable(lock: Lockfile, flow: str, source: str, tag: str) -> Holder:
+    """The one version that ``source`` leads to. Raises ``KitaruSelectorError`` where it leads to several."""
+    route = route_of(flow, live_flow(lock, flow), source)
+    if source == tag:
+        raise KitaruUsageError(f"{source} can't be promoted to itself", hint=f"kitaru promote {flow} {source} --to TAG")
+    if len(route.holders) > 1:
+        raise KitaruSelectorError(
+            f"{source} of {flow} leads to several versions: {describe_holders(route.holders)}",
+            hint=f"choose one: kitaru flow tag {flow} {tag} --version {route.versions[-1]} --exclusive",
+        )
+    return route.holders[0]
+
+
+def rollable(lock: Lockfile, flow: str, tag: str) -> Route:
+    """The route that a rollback moves. Raises ``KitaruUsageError`` for a shared label."""
+    route = route_of(flow, live_flow(lock, flow), tag)
+    if not route.exclusive:
+        raise KitaruUsageError(
+            f"{tag} of {flow} is a shared label on {describe_holders(route.holders)}; only exclusive routes are "
+            "rolled back",
+            hint=f"kitaru flow untag {flow} {tag} --version {route.versions[-1]}",
+        )
+    return route
+
+
+def rolled_back(
+    lock: Lockfile, flow: str, tag: str, holders: tuple[Holder, ...], reason: str = "", *, said: RouteWish | None = None
+) -> Edits:
+    """``tag`` leads to ``holders`` again, with a hold that plan and apply honour until the manifest agrees.
+
+    ``said`` is what the manifest says already: where it leads there too, nothing needs to be held.
+    """
+    route = rollable(lock, flow, tag)
+    if route.holders == holders:
+        return ()
+    agreed = agrees(said, route.model_copy(update={"holders": holders}), None)
+    hold = None if agreed else Hold(left=route.holders, reason=reason)
+    return _moved(flow, tag, live_flow(lock, flow), holders, exclusive=True, managed=None, hold=hold)
+
+
+def led_before(edits: tuple[Edit, ...], names: frozenset[str], tag: str) -> tuple[Holder, ...] | None:
+    """Where the move of ``tag`` among one generation's edits found it; None where none of them changed its holders.
+
+    ``names`` are all that the flow ever had. A route that the move found nowhere led to no holders: an empty tuple.
+    """
+    for edit in edits:
+        if isinstance(edit, Move) and edit.flow in names and edit.tag == tag and edit.expects != edit.holders:
+            return edit.expects or ()
+    return None
+
+
+def names_of(lock: Lockfile, flow: str) -> frozenset[str]:
+    """The flow's name and every name that it had before."""
+    names = {flow}
+    while True:
+        earlier = {name for name, state in lock.flows.items() if state.renamed_to in names} - names
+        if not earlier:
+            return frozenset(names)
+        names |= earlier
+
+
+def check_deletable(state: FlowState, table: VersionTable, version: int) -> None:
+    """Raise ``KitaruStateError`` where an exclusive tag leads to ``version``, with the command that moves each."""
+    flow = table.flow
+    held = sorted(tag for tag, route in state.routes.items() if route.exclusive and version in route.versions)
+    if not held:
+        return
+    others = [one.version for one in table.releases if one.version != version and not one.deleted]
+    target = others[-1] if others else "N"
+    moves = [f"kitaru flow tag {flow} {tag} --version {target} --exclusive" for tag in held]
+    noun = "tag" if len(held) == 1 else "tags"
+    tail = "" if others else "; there is no other version to move it to"
+    raise KitaruStateError(
+        f"v{version} of {flow} holds the exclusive {noun} {', '.join(held)} and can't be deleted{tail}",
+        hint=f"move it first: {' && '.join(moves)}",
+    )
+
+
+def dropped(lock: Lockfile, flow: str, version: int, table: str) -> Edits:
+    """``version`` is deleted, and ``table`` is the digest of the version table that says so."""
+    state = live_flow(lock, flow)
+    return (Drop(kind="drop", flow=flow, version=version, table=table, expects=state.table),)
+
+
+def check_protected(protect: Mapping[str, Protection], flow: str, tag: str) -> None:
+    """Raise ``KitaruStateError`` for a route that moves only by apply."""
+    rule = protect.get(tag)
+    if rule is None:
+        return
+    branch = f" from branch {rule.branch}" if rule.branch else ""
+    clean = f"{',' if branch else ''} from a clean commit" if rule.clean else ""
+    raise KitaruStateError(
+        f"route {tag} of {flow} is protected: it moves only by apply,{branch}{clean}",
+        hint="--manifest-only writes the move to the manifest; commit it there and let that branch apply it",
+    )
+
+
+def wish_of(route: Route | None) -> RouteWish | None:
+    """What a manifest says that agrees with the route; None where there is none."""
+    if route is None:
+        return None
+    if not route.exclusive:
+        return Label(route.versions)
+    if len(route.holders) == 1:
+        return Pin(route.holders[0].version)
+    return Split(tuple((holder.version, holder.weight) for holder in _ascending(route.holders)))
+
+
+def agrees(wish: RouteWish | None, route: Route | None, head: int | None) -> bool:
+    """Whether a manifest that says ``wish`` leaves the route where it is, ``head`` being that version."""
+    if wish is None or route is None:
+        return wish is None and route is None
+    match wish:
+        case Head():
+            filled: RouteWish | None = Pin(head) if head else None
+        case Label(versions):
+            filled = Label(tuple(sorted({version or head or 0 for version in versions})))
+        case Split(weights):
+            filled = Split(tuple(sorted((version or head or 0, weight) for version, weight in weights)))
+        case _:
+            filled = wish
+    return filled == wish_of(route)
+
+
+def _moved(
+    flow: str,
+    tag: str,
+    state: FlowState,
+    holders: tuple[Holder, ...],
+    *,
+    exclusive: bool,
+    managed: bool | None,
+    hold: Hold | None = None,
+) -> Edits:
+    route = state.routes.get(tag)
+    kept = route.managed if route else False
+    declared = kept if managed is None else managed
+    if route and (route.holders, route.exclusive, route.managed, route.hold) == (holders, exclusive, declared, hold):
+        return ()
+    move = Move(
+        kind="move",
+        flow=flow,
+        tag=tag,
+        holders=holders,
+        exclusive=exclusive,
+        managed=declared,
+        expects=route.holders if route else None,
+        deletions=state.deletions,
+        hold=hold,
+    )
+    return (move,)
+
+
+def _ascending(holders: tuple[Holder, ...]) -> tuple[Holder, ...]:
+    return tuple(sorted(holders, key=lambda holder: holder.version))

@@ -1,0 +1,286 @@
+"""Is the store what it says it is? Every generation, chained by digest; with ``deep`` every object and journal too.
+
+What a sound chain shows: no entry was changed, swapped, taken out or put in between by somebody who left the entries
+after it as they were, for each names the digest of the one before it. What it can't show: that somebody rewrote the log
+from one entry to its end, digests and hint included; nor, where the hint was edited too, that the newest entries were
+cut off. A digest of the head that was noted elsewhere (a pull request, a CI log) shows both: ``expect`` says whether it
+is still in the chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kitaru.core.commit import next_lockfile
+from kitaru.engine.journal import read_many
+from kitaru.engine.records import parse
+from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
+from kitaru.model import address
+from kitaru.model.address import canonical_json, digest
+from kitaru.model.lockfile import FlowState, Generation, Lockfile
+from kitaru.ports import Reporter, Step, Store
+
+BATCH = 256
+"""Generations in memory at once."""
+
+MOST_PROBLEMS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong, and where: its key in the store, the generation concerned (0: none)."""
+
+    key: str
+    message: str
+    generation: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data; ``generation`` is null for what belongs to none."""
+        return {"key": self.key, "generation": self.generation or None, "message": self.message}
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """What ``kitaru.lock`` said before the log was listed; None in ``lock`` where it can't be believed."""
+
+    there: bool
+    lock: Lockfile | None
+    why: str = ""
+
+
+@dataclass(slots=True)
+class Chain:
+    """What was found of the lock log. ``lock`` is the newest state, None where it can't be told."""
+
+    head: int = 0
+    digest: str = ""
+    lock: Lockfile | None = None
+    expected: bool = True
+    faults: list[Fault] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_hint(store: Store, project: str) -> Hint:
+    """The friendly copy of the newest state: whether it is there and whether it is whole."""
+    key = address.lock_hint(project)
+    body = store.read(key)
+    if body is None:
+        return Hint(False, None)
+    try:
+        lock = parse(Lockfile, body, key)
+    except (KitaruIntegrityError, KitaruStoreFormatError) as error:
+        return Hint(True, None, error.message)
+    if lock.project != project:
+        return Hint(True, None, f"it is of project {lock.project}")
+    if lock.checksum != lock.state_digest:
+        return Hint(True, None, "its checksum does not fit its content")
+    return Hint(True, lock)
+
+
+def verify_chain(store: Store, project: str, reporter: Reporter, *, expect: str = "") -> Chain:
+    """Read every generation in order, once, and say all that is wrong; memory does not grow with their number.
+
+    ``expect``: a digest, or the first twelve digits of one at least, that some generation must have.
+    """
+    # The hint first: what is appended meanwhile can't make it look as if it were ahead.
+    hint = read_hint(store, project)
+    chain = Chain(expected=not expect)
+    numbers = _numbers(store, project, chain)
+    chain.head = numbers[-1] if numbers else 0
+    walk = _Walk(project, chain, hint, expect)
+    for start in range(0, chain.head, BATCH):
+        last = min(start + BATCH, chain.head)
+        for number, body in _bodies(store, project, range(start + 1, last + 1)):
+            walk.take(number, body)
+        reporter.step(Step("verify", "generations", last, chain.head))
+    walk.end()
+    if not chain.expected:
+        message = f"no generation has the digest {expect}: the log was rewritten since it was noted, or cut off"
+        chain.faults.append(Fault(f"{project}/lock/", message))
+    return chain
+
+
+def _numbers(store: Store, project: str, chain: Chain) -> list[int]:
+    folder = address.generation(project, 0).rpartition("/")[0] + "/"
+    numbers = []
+    for name in store.names(folder):
+        stem = name.removesuffix(".json")
+        if stem.isdecimal() and f"{folder}{name}" == address.generation(project, int(stem)) and int(stem) > 0:
+            numbers.append(int(stem))
+        else:
+            chain.faults.append(Fault(f"{folder}{name}", "no generation has this name; nothing reads it"))
+    return numbers
+
+
+def _bodies(store: Store, project: str, numbers: Sequence[int]) -> Iterator[tuple[int, bytes | None]]:
+    keys = [address.generation(project, number) for number in numbers]
+    local = store.url.startswith(("file:", "memory:"))
+    return zip(numbers, map(store.read, keys) if local else read_many(store, keys), strict=True)
+
+
+class _StateDigest:
+    """``Lockfile.state_digest`` of one state after the other: only the flows that changed are written out again."""
+
+    def __init__(self) -> None:
+        self._written: dict[str, tuple[FlowState, bytes]] = {}
+
+    def of(self, flows: Mapping[str, FlowState]) -> str:
+        """The digest of a state."""
+        return digest(b"{" + b",".join(self._one(name, flows[name]) for name in sorted(flows)) + b"}\n")
+
+    def _one(self, name: str, state: FlowState) -> bytes:
+        known = self._written.get(name)
+        if known is not None and known[0] is state:
+            return known[1]
+        # A whole object of one key, without its braces and its newline.
+        written = canonical_json({name: state.data()})[1:-2]
+        self._written[name] = (state, written)
+        return written
+
+
+class _Walk:
+    """The chain, one generation after the other."""
+
+    def __init__(self, project: str, chain: Chain, hint: Hint, expect: str) -> None:
+        self._project = project
+        self._chain = chain
+        self._hint = hint
+        self._expect = expect
+        self._lock: Lockfile | None = Lockfile(project=project)
+        self._before: str | None = ""
+        """The digest of the entry before, None where that one is missing."""
+        self._loose: tuple[int, str] | None = None
+        """A generation whose parent is not the entry before it, and the parent it names: one of the two was changed."""
+        self._lost_state = 0
+        self._digests = _StateDigest()
+
+    def take(self, number: int, body: bytes | None) -> None:
+        """The next generation, or None where it is missing."""
+        if body is None:
+            self._settle_link(following_fits=False)
+            self._fault(number, "missing: a reader that comes here takes the log for ended, and a writer would fork it")
+            self._before = None
+            self._lose(number)
+            return
+        sha = digest(body)
+        self._expected(sha)
+        try:
+            entry = parse(Generation, body, self._key(number))
+        except (KitaruIntegrityError, KitaruStoreFormatError) as error:
+            self._settle_link(following_fits=False)
+            self._fault(number, f"can't be read: {error.message}")
+            self._before, self._chain.digest = sha, sha
+            self._lose(number)
+            return
+        self._link(entry, number)
+        if entry.generation != number or entry.project != self._project:
+            self._fault(number, f"is generation {entry.generation} of project {entry.project} by its own word")
+        self._fold(entry, number, sha)
+        self._before, self._chain.digest = sha, sha
+        self._check_hint(number, sha)
+
+    def end(self) -> None:
+        """There are no more."""
+        hint, head = self._hint, self._chain.head
+        witnessed = hint.lock is not None and (hint.lock.generation, hint.lock.entry) == (head, self._before)
+        self._settle_link(following_fits=witnessed)
+        self._report_lost(head)
+        self._chain.lock = self._lock
+        if len(self._chain.faults) >= MOST_PROBLEMS:
+            self._chain.notes.append(f"only the first {MOST_PROBLEMS} problems of the log are listed")
+        key = address.lock_hint(self._project)
+        if hint.lock is None and hint.there:
+            message = f"was damaged or edited: {hint.why}. Readers leave it aside; the next generation writes it anew"
+            self._chain.faults.append(Fault(key, message))
+        elif hint.lock is not None and hint.lock.generation > head:
+            message = (
+                f"tells of generation {hint.lock.generation}, and the log ends with {head}: the newest generations "
+                "are gone, or the hint was edited"
+            )
+            self._chain.faults.append(Fault(key, message, head + 1))
+        elif head and not hint.there:
+            self._chain.notes.append("kitaru.lock is not there; readers do without it, the next generation writes it")
+
+    def _link(self, entry: Generation, number: int) -> None:
+        fits = self._before is None or entry.parent == self._before
+        self._settle_link(following_fits=fits)
+        if not fits:
+            self._loose = (number, entry.parent)
+
+    def _settle_link(self, *, following_fits: bool) -> None:
+        """Who was changed, where an entry does not name the one before it as its parent: its own bytes tell.
+
+        Where they are those that its follower (or the hint) knows, it is as it was written, so the one before is not.
+        """
+        if self._loose is None:
+            return
+        (number, parent), self._loose = self._loose, None
+        if following_fits and number > 1:
+            named = address.short(parent) or "nothing"
+            self._fault(
+                number - 1, f"was changed after it was written: generation {number} follows one of digest {named}"
+            )
+        else:
+            before = f"generation {number - 1}" if number > 1 else "nothing"
+            self._fault(
+                number, f"does not follow {before}: its parent is not the digest of that; one of them was changed"
+            )
+
+    def _fold(self, entry: Generation, number: int, sha: str) -> None:
+        whole = None
+        if entry.state is not None:
+            whole = Lockfile(project=self._project, generation=number, entry=sha, flows=dict(entry.state))
+            if whole.state_digest != entry.state_digest:
+                self._fault(number, "the state that it holds is not the one whose digest it names")
+                whole = None
+        if self._lock is None:
+            if whole is not None:
+                self._report_lost(number - 1)
+            self._lock = whole
+            return
+        following = next_lockfile(self._lock, entry.edits, at=entry.at, by=entry.by, via=entry.verb)
+        if isinstance(following, tuple):
+            first = following[0]
+            subject = f"{first.flow} {first.tag}" if first.tag else first.flow
+            self._fault(number, f"its edits do not fit the state before it: {subject}: {first.message}")
+        elif self._digests.of(following.flows) != entry.state_digest:
+            self._fault(number, "its edits do not lead to the state whose digest it names")
+        else:
+            self._lock = following.model_copy(update={"entry": sha})
+            return
+        self._lock = whole
+        if whole is None:
+            self._lost_state = number
+
+    def _check_hint(self, number: int, sha: str) -> None:
+        hint = self._hint.lock
+        if hint is None or hint.generation != number:
+            return
+        state = self._lock.state_digest if self._lock is not None else hint.state_digest
+        if (hint.entry, hint.state_digest) != (sha, state):
+            message = f"does not tell of generation {number} what the log does: one of them was changed"
+            self._chain.faults.append(Fault(address.lock_hint(self._project), message, number))
+
+    def _lose(self, number: int) -> None:
+        if self._lock is not None:
+            self._lock, self._lost_state = None, number
+
+    def _report_lost(self, last: int) -> None:
+        if self._lost_state and self._lock is None and last > self._lost_state:
+            self._chain.notes.append(
+                f"the states of generations {self._lost_state} to {last} could not be checked: no full state among them"
+            )
+        self._lost_state = 0
+
+    def _expected(self, sha: str) -> None:
+        if self._expect and sha.startswith(self._expect):
+            self._chain.expected = True
+
+    def _key(self, number: int) -> str:
+        return address.generation(self._project, number)
+
+    def _fault(self, number: int, message: str) -> None:
+        if len(self._chain.faults) < MOST_PROBLEMS:
+            self._chain.faults.append(Fault(self._key(number), message, number))

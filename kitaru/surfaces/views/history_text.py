@@ -1,0 +1,159 @@
+"""What happened, and who led an execution where it ran, for a person at a terminal of 80 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kitaru.model.address import short
+from kitaru.surfaces.views.words import Style, ago, bare, count
+
+WIDTH = 80
+FLOWS_SHOWN = 12
+"""Flows of one generation that are told one by one."""
+
+
+def history_lines(happened: Any, flow: str | None, project: str, style: Style = bare) -> list[str]:
+    """Generations, newest first, each with its edits in words."""
+    if not happened.generations:
+        if happened.head == 0:
+            return [f"Nothing has happened in project {project} yet. Next: kitaru plan"]
+        return [_nothing(happened, flow)]
+    lines: list[str] = []
+    for one in happened.generations:
+        lines += [*_generation(one, style), ""]
+    if happened.more:
+        lines.append(style(_older(happened, flow), "dim"))
+    return lines if happened.more else lines[:-1]
+
+
+def _nothing(happened: Any, flow: str | None) -> str:
+    if happened.more:
+        return f"Nothing of {flow} in generations {happened.reached} to {happened.head}. Look at all: --all"
+    return f"Nothing of {flow} in generations 1 to {happened.head}."
+
+
+def _older(happened: Any, flow: str | None) -> str:
+    if flow is None:
+        return f"{count(happened.reached - 1, 'older generation')}: --limit N, or --all"
+    return f"generations before {happened.reached} were not looked at: --limit N, or --all"
+
+
+def _generation(one: Any, style: Style) -> list[str]:
+    head = f"{one.generation}  {ago(one.at)}  {one.by}  {one.verb}"
+    commit = f"  {commit_words(one.commit)}" if one.commit is not None else ""
+    if len(head) + len(commit) > WIDTH:
+        lines = [style(head, "bold"), style(f"    {commit.strip()}", "dim")]
+    else:
+        lines = [style(head, "bold") + style(commit, "dim")]
+    if one.message:
+        lines += [style(line, "dim") for line in _wrapped(f'"{one.message}"', "    ", "     ")]
+    flows: dict[str, list[str]] = {}
+    for edit in one.edits:
+        flows.setdefault(edit["flow"], []).extend(_edit(edit))
+    for name, words in list(flows.items())[:FLOWS_SHOWN]:
+        lines += _wrapped(f"{name}  {'; '.join(words)}", "    ", "      ")
+    if len(flows) > FLOWS_SHOWN:
+        lines.append(style(f"    and {count(len(flows) - FLOWS_SHOWN, 'more flow')} (-o json shows all)", "dim"))
+    if one.others:
+        lines.append(style(f"    and {count(one.others, 'edit')} of other flows", "dim"))
+    return lines
+
+
+def _edit(edit: Mapping[str, Any]) -> list[str]:
+    hold = edit.get("hold")
+    return [f"{edit['text']} ({hold['reason']})" if hold and hold["reason"] else str(edit["text"])]
+
+
+def _wrapped(text: str, first: str, rest: str) -> list[str]:
+    return textwrap.wrap(
+        " ".join(text.split("\n")),
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def commit_words(commit: Any) -> str:
+    """``1a2b3c4d5e6f on main, with uncommitted changes``; commits come as nouns or as JSON data."""
+    found = commit if isinstance(commit, Mapping) else commit.model_dump()
+    branch = f" on {found['branch']}" if found["branch"] else ""
+    return f"{short(found['sha'])}{branch}{', with uncommitted changes' if found['dirty'] else ''}"
+
+
+def blame_lines(found: Any, style: Style = bare) -> list[str]:
+    """Which commit ran, who built it, and by which route it was chosen."""
+    version = f"{found.flow} v{found.version}" if found.version is not None else f"{found.flow} from source"
+    renamed = f", now called {found.now}" if found.now != found.flow else ""
+    rows: list[tuple[str, Sequence[str]]] = [("commit", _commit(found))]
+    if found.release is not None:
+        rows.append(("built", [f"{ago(found.release.at)} by {found.release.by}"]))
+        if found.release.deleted:
+            rows.append(("deleted", [f"{ago(found.release.deleted_at)} by {found.release.deleted_by}"]))
+    rows.append(("chosen", _chosen(found)))
+    started = f" by {found.actor}" if found.actor else ""
+    rows.append(("started", [f"{ago(found.created_at)}{started}"]))
+    if found.original is not None:
+        rows.append(("replays", [found.original]))
+    rows.append(("target", [found.target]))
+    if found.snapshot is not None:
+        rows.append(("snapshot", [short(found.snapshot)]))
+    lines = [style(found.exec_id, "bold") + f"  {found.status}", f"  runs      {version}{renamed}"]
+    for name, words in rows:
+        for place, text in enumerate(words):
+            lines += _wrapped(text, f"  {name if place == 0 else '':<8}  ", " " * 14)
+    if found.commands:
+        lines += ["", *(f"{'more:' if place == 0 else '     '} {one}" for place, one in enumerate(found.commands))]
+    return lines
+
+
+def _commit(found: Any) -> list[str]:
+    if found.commit is None:
+        return ["none was recorded: it ran from source that nobody released"]
+    lines = [commit_words(found.commit)]
+    if found.words is not None:
+        lines.append(f"{found.words['subject']}")
+        lines.append(f"{found.words['author']}, {found.words['date'][:10]}")
+    return lines
+
+
+def _chosen(found: Any) -> list[str]:
+    if found.origin == "run":
+        return ["by nobody's route: it was run from source"]
+    if found.tag is None:
+        return ["by its version number"]
+    lines = [f"by route {found.tag}"]
+    if found.draw is not None:
+        weights = ", ".join(f"v{version} {weight} %" for version, weight in found.draw["weights"].items())
+        lines[0] += f", drawn from {weights} by {found.draw['by']}"
+    route = found.route
+    if route is None:
+        return [*lines, "the log does not tell any more who moved it there"]
+    lines.append(f"{route.text}  by {route.by}, {ago(route.at)} ({route.verb}, generation {route.generation})")
+    if route.message:
+        lines.append(f'"{route.message}"')
+    return lines
+
+
+def verified_lines(found: Any, style: Style = bare) -> list[str]:
+    """Every problem with its key; or that there is none, with the digest to note."""
+    lines = []
+    for fault in found.problems:
+        where = f"generation {fault.generation}: " if fault.generation else ""
+        lines.append(style(f"problem: {where}{fault.message}", "bad"))
+        lines.append(style(f"  {fault.key}", "dim"))
+    lines += [style(f"note: {text}", "dim") for text in found.notes]
+    if found.sound:
+        parts = [count(found.generations, "generation")]
+        if found.deep:
+            parts += [count(found.objects, "object"), count(found.executions, "execution")]
+        lines.append(f"{style('sound', 'good')}: {', '.join(parts)}")
+    else:
+        first = f"; the first bad generation is {found.first_bad}" if found.first_bad else ""
+        lines += ["", style(f"not sound: {count(len(found.problems), 'problem')}{first}", "bad")]
+    if found.head:
+        lines.append(f"head:  {found.head}")
+    return lines

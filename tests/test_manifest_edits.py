@@ -1,0 +1,412 @@
+"""Edits of kitaru.yaml by commands: just what was asked for changes, and not a byte more."""
+
+from __future__ import annotations
+
+import copy
+import json
+import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, event, example, given, settings
+from hypothesis import strategies as st
+
+from kitaru.adapters.manifest_edits import (
+    edit_preview,
+    remove_flow,
+    remove_route,
+    set_flow,
+    set_flows,
+    set_route,
+    write,
+)
+from kitaru.adapters.manifest_reading import read_manifest
+from kitaru.adapters.yaml_tree import parse, to_data
+from kitaru.errors import KitaruBackendError, KitaruConflictError, KitaruManifestError
+from kitaru.model.manifest import FlowSpec
+from kitaru.model.route import Head, Label, Pin, RouteWish, Split, parse_wish
+from tests.manifest_files import FULL, HEAD, LAYERED
+from tests.manifest_texts import FLOWS, TAGS, WISHES, Written, manifests
+
+RANDOM = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def said(body: bytes) -> Any:
+    """What a manifest means; it is a valid one."""
+    read_manifest(body, "kitaru.yaml", None)
+    return to_data(parse(body.decode("utf-8-sig")).root)
+
+
+def removed_lines(before: bytes, after: bytes) -> list[str]:
+    return [line[1:] for line in edit_preview(before, after)[2:] if line.startswith("-")]
+
+
+def added_lines(before: bytes, after: bytes) -> list[str]:
+    return [line[1:] for line in edit_preview(before, after)[2:] if line.startswith("+")]
+
+
+def refused(*given: Any, edit: Any = set_route, **more: Any) -> KitaruManifestError:
+    with pytest.raises(KitaruManifestError) as caught:
+        edit(*given, **more)
+    return caught.value
+
+
+# --- any manifest -----------------------------------------------------------------------------------------------------
+
+
+@RANDOM
+@given(manifests(), st.sampled_from(FLOWS), st.sampled_from(TAGS), WISHES)
+def test_a_route_is_set_and_nothing_else(written: Written, flow: str, tag: str, wish: Any) -> None:
+    """Whatever the style of the manifest, it means what was wanted; all other lines and all comments stay."""
+    before = said(written.body)
+    try:
+        body = set_route(written.body, flow, tag, parse_wish(wish))
+    except KitaruManifestError as error:
+        assert flow not in written.flows or b"*" in written.body, error
+        event("refused")
+        return
+    wanted = copy.deepcopy(before)
+    routes = wanted["flows"][flow].get("routes") or {}
+    wanted["flows"][flow]["routes"] = {**routes, tag: wish}
+    assert said(body) == wanted
+    old = (before["flows"][flow].get("routes") or {}).get(tag)
+    gone = [line for line in removed_lines(written.body, body) if line.partition("#")[0].strip()]
+    assert len(gone) <= (1 + len(old) if isinstance(old, list | dict) else 2)
+    if not isinstance(old, list | dict):
+        kept = body.decode()
+        assert all(line.partition("#")[2] in kept for line in gone)
+    assert (b"\r\n" in written.body) == (b"\r\n" in body)
+    assert body.startswith(b"\xef\xbb\xbf") == written.body.startswith(b"\xef\xbb\xbf")
+    if b"\r\n" in body:
+        assert body.count(b"\n") == body.count(b"\r\n")
+
+
+@RANDOM
+@given(manifests(), st.sampled_from(FLOWS), WISHES)
+def test_adding_a_route_and_removing_it_gives_the_same_bytes(written: Written, flow: str, wish: Any) -> None:
+    """A tag that was not there leaves no trace when it goes again."""
+    try:
+        body = set_route(written.body, flow, "fresh", parse_wish(wish))
+        again = remove_route(body, flow, "fresh")
+    except KitaruManifestError as error:
+        assert flow not in written.flows or b"*" in written.body, error
+        return
+    routes = said(written.body)["flows"][flow].get("routes")
+    if routes == {}:  # an empty mapping goes with its last route
+        assert "routes" not in said(again)["flows"][flow]
+    elif b"*" in written.body:
+        assert said(again) == said(written.body)
+    else:
+        assert again == written.body
+
+
+@RANDOM
+@given(manifests(), st.sampled_from(FLOWS), st.sampled_from(TAGS), st.integers(1, 99))
+def test_setting_a_route_back_gives_the_same_bytes(written: Written, flow: str, tag: str, number: int) -> None:
+    """A route that is moved and moved back stands as it stood."""
+    old = ((said(written.body)["flows"] or {}).get(flow, {}).get("routes") or {}).get(tag)
+    if old is None or b"*" in written.body or isinstance(old, dict | list):
+        return
+    moved = set_route(written.body, flow, tag, Pin(number))
+    assert set_route(moved, flow, tag, parse_wish(old)) == written.body
+
+
+@RANDOM
+@given(manifests(), st.sampled_from(FLOWS), st.sampled_from(TAGS))
+def test_a_route_is_removed_and_nothing_else(written: Written, flow: str, tag: str) -> None:
+    """A tag goes with its line, and ``routes`` where it was the last."""
+    before = said(written.body)
+    try:
+        body = remove_route(written.body, flow, tag)
+    except KitaruManifestError as error:
+        assert b"*" in written.body, error
+        return
+    wanted = copy.deepcopy(before)
+    routes = ((wanted["flows"] or {}).get(flow) or {}).get("routes") or {}
+    if tag in routes:
+        del routes[tag]
+        if not routes:
+            del wanted["flows"][flow]["routes"]
+    else:
+        assert body == written.body
+    assert said(body) == wanted
+
+
+SPEC: dict[str, Any] = {
+    "target": "f.py:new",
+    "inputs": {"topic": "a: b", "none": None, "é": [1, {"x": "yes"}]},
+    "retries": 2,
+    "timeout": 1.5,
+    "image": {"requirements": ["httpx>=0.27"] * 9},
+    "routes": {"default": 1, "beta": {"2": 10, "1": 90}, "both": [1, "head"]},
+}
+
+
+@RANDOM
+@given(manifests())
+def test_adding_a_flow_and_removing_it_gives_the_same_bytes(written: Written) -> None:
+    """A flow is declared at the end, and leaves no trace when it goes again."""
+    body = set_flow(written.body, "new", SPEC)
+    before = said(written.body)
+    assert said(body) == {**before, "flows": {**(before["flows"] or {}), "new": SPEC}}
+    again = remove_flow(body, "new")
+    assert again == written.body.replace(b"{ }", b"{}")
+
+
+@RANDOM
+@given(manifests(), st.sampled_from(FLOWS))
+def test_only_the_keys_given_change(written: Written, flow: str) -> None:
+    """A flow that is there keeps what is not named, its other routes included."""
+    before = said(written.body)
+    if flow not in written.flows:
+        return
+    try:
+        body = set_flow(written.body, flow, {"retries": 7, "inputs": {"n": 1}, "routes": {"stable": 4}})
+    except KitaruManifestError as error:
+        assert b"*" in written.body, error
+        return
+    routes = before["flows"][flow].get("routes") or {}
+    changed = {**before["flows"][flow], "retries": 7, "inputs": {"n": 1}, "routes": {**routes, "stable": 4}}
+    assert said(body) == {**before, "flows": {**before["flows"], flow: changed}}
+
+
+@RANDOM
+@given(st.binary(max_size=200) | st.text(max_size=80).map(lambda text: (HEAD + text).encode("utf-8", "replace")))
+@example(b"flows: [1]")
+@example(b"flows: {agent: 3}")
+@example(b"flows: {agent: {routes: [x]}}")
+@example(b"- a")
+@example(b"")
+@example(b"a: &a [*a]")
+@example(HEAD.encode() + b"flows: {agent: {routes: 3}}")
+@example(HEAD.encode() + b"? flows\n: agent: {}")
+def test_garbage_ends_in_words(body: bytes) -> None:
+    """A file that is no manifest is refused in words, or edited; never a traceback."""
+    edits: list[Callable[[], bytes]] = [
+        lambda: set_route(body, "agent", "stable", Pin(1)),
+        lambda: set_route(body, "agent", "stable", Pin(1), target="live"),
+        lambda: remove_route(body, "agent", "stable"),
+        lambda: set_flow(body, "agent", SPEC),
+        lambda: remove_flow(body, "agent"),
+    ]
+    for edit in edits:
+        try:
+            assert isinstance(edit(), bytes)
+        except KitaruManifestError as error:
+            assert error.problems
+
+
+@RANDOM
+@given(manifests(), st.data())
+def test_a_damaged_manifest_ends_in_words(written: Written, data: st.DataObject) -> None:
+    """The same for a manifest out of which a piece was cut."""
+    start = data.draw(st.integers(0, len(written.body)))
+    body = written.body[:start] + written.body[start + data.draw(st.integers(0, 9)) :]
+    for flow in FLOWS:
+        try:
+            assert isinstance(set_route(body, flow, "stable", Pin(1)), bytes)
+            assert isinstance(remove_route(body, flow, "stable"), bytes)
+        except KitaruManifestError as error:
+            assert error.problems
+
+
+# --- one by one -------------------------------------------------------------------------------------------------------
+
+
+def changed_lines(text: str, *given: Any, edit: Any = set_route, **more: Any) -> tuple[list[str], list[str]]:
+    before = text.encode()
+    after = edit(before, *given, **more)
+    return removed_lines(before, after), added_lines(before, after)
+
+
+@pytest.mark.parametrize(
+    ("wish", "spelled"),
+    [
+        (Pin(3), "3"),
+        (Head(), "head"),
+        (Label((3, None)), "[3, head]"),
+        (Split(((1, 90), (2, 10))), "{2: 10, 1: 90}"),
+        (Split(((1, 90), (None, 10))), "{head: 10, 1: 90}"),
+    ],
+)
+def test_wishes_are_spelled_as_in_the_guide(wish: RouteWish, spelled: str) -> None:
+    """A number, head, a list, and weights with the newest version first."""
+    gone, new = changed_lines(FULL, "research_agent", "stable", wish)
+    assert (gone, new) == (["      stable: 1"], [f"      stable: {spelled}"])
+
+
+def test_a_comment_beside_the_value_stays() -> None:
+    """What somebody noted beside a route is still true of it, or theirs to change."""
+    text = HEAD + "flows:\n  a:\n    target: a.py:a\n    routes:\n      'stable':   1   # since May\n"
+    assert changed_lines(text, "a", "stable", Pin(2))[1] == ["      'stable':   2   # since May"]
+
+
+def test_a_new_route_stands_before_the_comments_of_what_follows() -> None:
+    """A comment at the end of a block belongs to the next one."""
+    text = HEAD + (
+        "flows:\n  a:\n    target: a.py:a\n    routes:\n      stable: 1\n\n  # the second\n  b: {target: b.py:b}\n"
+    )
+    body = set_route(text.encode(), "a", "canary", Head()).decode()
+    assert "      stable: 1\n      canary: head\n\n  # the second\n  b:" in body
+
+
+def test_braces_over_several_lines_get_a_line_more() -> None:
+    """Each route keeps a line of its own, and the trailing comma its place."""
+    routes = "    routes: {\n      a1: 1,  # one\n      b1: 2,  # two\n    }\n"
+    text = HEAD + "flows:\n  a:\n    target: a.py:a\n" + routes
+    assert changed_lines(text, "a", "c1", Pin(3)) == ([], ["      c1: 3,"])
+
+
+def test_json_stays_json() -> None:
+    """A manifest in JSON is still JSON after every edit."""
+    text = json.dumps(
+        {"kitaru": 1, "project": "p", "flows": {"a": {"target": "a.py:a", "routes": {"x1": 1}}}}, indent=1
+    )
+    body = set_route(text.encode(), "a", "canary", Head())
+    body = set_flow(body, "b", SPEC)
+    body = set_route(body, "b", "beta", Label((1, 2)))
+    assert json.loads(body)["flows"]["a"]["routes"] == {"x1": 1, "canary": "head"}
+    assert json.loads(body)["flows"]["b"]["routes"]["beta"] == [1, 2]
+
+
+SHARED = HEAD + (
+    "flows:\n"
+    "  a:\n"
+    "    target: a.py:a\n"
+    "    routes: &shared\n"
+    "      default: &one 1  # first\n"
+    "      stable: *one\n"
+    "  b: {target: b.py:b, routes: *shared}\n"
+    "  c:\n"
+    "    target: c.py:c\n"
+    "    routes:\n"
+    "      <<: *shared\n"
+)
+
+
+@pytest.mark.parametrize("flow", ["b", "c"])
+def test_a_shared_route_changes_for_one_flow_alone(flow: str) -> None:
+    """Beside an alias or a merge key stands a key of the flow's own; who else shares it keeps what it has."""
+    gone, new = changed_lines(SHARED, flow, "stable", Pin(2))
+    assert new == (["  b: {target: b.py:b, routes: {<<: *shared, stable: 2}}"] if flow == "b" else ["      stable: 2"])
+    assert len(gone) == (1 if flow == "b" else 0)
+
+
+def test_what_others_share_is_refused_with_the_edit_to_make() -> None:
+    """Where the shared routes themselves would change, a person decides: the error says where and what."""
+    error = refused(SHARED.encode(), "a", "canary", Pin(2))
+    (problem,) = error.problems
+    assert "*shared" in problem.message
+    assert problem.hint == "edit the file by hand: flows.a.routes.canary: 2"
+    assert (problem.line, problem.file) == (6, "kitaru.yaml")
+
+
+def test_an_anchor_moves_on_when_its_value_goes() -> None:
+    """A number that another route takes by an alias is written there, its anchor with it."""
+    text = HEAD + "flows:\n  a:\n    target: a.py:a\n    routes:\n      x1: &one 1  # first\n      x2: *one\n"
+    wanted = (["      x1: &one 1  # first", "      x2: *one"], ["      x1: 2  # first", "      x2: &one 1"])
+    assert changed_lines(text, "a", "x1", Pin(2)) == wanted
+    assert changed_lines(text, "a", "x1", edit=remove_route) == (wanted[0], ["      x2: &one 1"])
+
+
+def test_a_route_goes_to_the_overlay_that_has_routes() -> None:
+    """--target edits the overlay where it has routes of the flow or the flow alone, and else what all inherit."""
+    body = LAYERED.encode()
+    overlaid = set_route(body, "agent", "stable", Pin(4), target="production")
+    assert said(overlaid)["targets"]["production"]["flows"]["agent"]["routes"] == {"canary": "head", "stable": 4}
+    alone = set_route(body, "extra", "stable", Pin(4), target="production")
+    assert said(alone)["targets"]["production"]["flows"]["extra"]["routes"] == {"stable": 4}
+    inherited = set_route(body, "agent", "stable", Pin(4), target="here")
+    assert said(inherited)["flows"]["agent"]["routes"]["stable"] == 4
+    assert read_manifest(inherited, "kitaru.yaml", "here").flows["agent"].routes["stable"] == Pin(4)
+
+
+def test_an_overlay_can_not_take_away_what_it_inherits() -> None:
+    """A route that overlay and base both have is refused, since the base's would show again."""
+    error = refused(LAYERED.encode(), "agent", "canary", edit=remove_route, target="production")
+    assert "every target inherits" in error.problems[0].message
+
+
+def test_a_flow_that_is_not_there_is_said_so() -> None:
+    """The error names the flows there are, and the command that declares what the store has."""
+    error = refused(FULL.encode(), "agent", "stable", Pin(1))
+    assert "declares no flow 'agent'; it declares: 'research_agent'" in error.problems[0].message
+    assert error.hint == "kitaru import agent"
+
+
+def test_several_flows_are_declared_at_once() -> None:
+    """Each at the end, with a blank line between where the others have one."""
+    text = HEAD + "flows:\n  a:\n    target: a.py:a\n\n  b:\n    target: b.py:b\n"
+    body = set_flows(text.encode(), {"c": {"target": "c.py:c"}, "d": FlowSpec(target="d.py:d", retries=2)})
+    assert body.decode() == text + "\n  c:\n    target: c.py:c\n\n  d:\n    target: d.py:d\n    retries: 2\n"
+
+
+def test_the_manifest_of_init_takes_flows(tmp_path: Path) -> None:
+    """Where there was no flow, ``flows: {}`` becomes a block."""
+    body = set_flow(b"kitaru: 1\nproject: p\nflows: {}\n", "a", {"target": "a.py:a", "routes": {"default": 1}})
+    assert body.decode().endswith("flows:\n  a:\n    target: a.py:a\n    routes:\n      default: 1\n")
+
+
+def test_the_preview_is_a_unified_diff() -> None:
+    """What rollback and import print: file names, and the lines around the edit."""
+    before = FULL.replace("\n", "\r\n").encode()
+    after = set_route(before, "research_agent", "canary", Pin(2))
+    preview = edit_preview(before, after, "sub/kitaru.yaml")
+    assert preview[:2] == ["--- a/sub/kitaru.yaml", "+++ b/sub/kitaru.yaml"]
+    assert [line for line in preview[2:] if line[0] in "+-"] == ["-      canary: head", "+      canary: 2"]
+    assert edit_preview(before, before) == []
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+def test_writing_keeps_the_mode_and_follows_a_symlink(tmp_path: Path) -> None:
+    """The file behind the link is replaced in one step; the link and the mode are what they were."""
+    place, link = tmp_path / "real.yaml", tmp_path / "kitaru.yaml"
+    place.write_bytes(b"old")
+    place.chmod(0o640)
+    link.symlink_to(place)
+    write(link, b"old", b"new")
+    assert link.is_symlink()
+    assert place.read_bytes() == b"new"
+    assert stat.S_IMODE(place.stat().st_mode) == 0o640
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kitaru.yaml", "real.yaml"]
+
+
+def test_a_file_that_changed_in_the_meantime_is_left_alone(tmp_path: Path) -> None:
+    """An edit of bytes that are no longer there is not written."""
+    path = tmp_path / "kitaru.yaml"
+    path.write_bytes(b"theirs")
+    with pytest.raises(KitaruConflictError, match="changed by somebody else"):
+        write(path, b"old", b"new")
+    assert path.read_bytes() == b"theirs"
+    assert [one.name for one in tmp_path.iterdir()] == ["kitaru.yaml"]
+
+
+def test_a_file_that_is_gone_is_said_so(tmp_path: Path) -> None:
+    """What can't be written is an error in words."""
+    with pytest.raises(KitaruBackendError, match="can't be written"):
+        write(tmp_path / "kitaru.yaml", b"old", b"new")
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_writers_at_once_none_is_lost(tmp_path: Path) -> None:
+    """Whoever writes last has seen what the others wrote: eight at a time, each with a route of its own."""
+    path = tmp_path / "kitaru.yaml"
+    path.write_text(HEAD + "flows:\n  a: {target: a.py:a}\n")
+
+    def add(number: int) -> None:
+        while True:
+            before = path.read_bytes()
+            try:
+                write(path, before, set_route(before, "a", f"tag-{number}", Pin(1)))
+            except KitaruConflictError:
+                continue
+            return
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(16)))
+    assert said(path.read_bytes())["flows"]["a"]["routes"] == {f"tag-{number}": 1 for number in range(16)}
