@@ -44,7 +44,7 @@ def test_a_saved_rename_does_what_it_shows(repository: Repository) -> None:
     hidden = plan.model_copy(
         update={"flows": tuple(flow.model_copy(update={"renamed_from": ""}) for flow in plan.flows)}
     )
-    with pytest.raises(Exception, match="rename of agent to researcher is not what it shows"):
+    with pytest.raises(Exception, match="changed after it was made: what it shows of researcher"):
         repository.client().apply(plan=hidden, saved=True)
     assert repository.client().apply(plan=plan, saved=True).changed
     assert routes_of(repository, "researcher") == {"default": (2,)}

@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 
 from kitaru.client.project import Applied
+from kitaru.core.review import unreviewed
 from kitaru.errors import (
     KitaruConflictError,
     KitaruIntegrityError,
+    KitaruStateError,
     KitaruUsageError,
 )
 from kitaru.model import address
 from kitaru.model.plan import Plan
-from tests.applying import TWO, generation, new_version
-from tests.repository import Repository
+from tests.applying import TWO, generation, new_version, routes_of
+from tests.repository import MANIFEST, Repository, git
 
 # --- saved plans -----------------------------------------------------------------------------------------------------
 
@@ -111,3 +113,37 @@ def test_one_flow_can_be_applied_alone(repository: Repository) -> None:
     lock = repository.client().project.releases.head()
     assert sorted(lock.flows) == ["greeter"]
     assert [flow for flow, _ in repository.plan().builds] == ["agent"]
+
+
+def test_a_saved_plan_proves_nothing_about_where_it_is_applied(repository: Repository) -> None:
+    """Guards and commit are those of the checkout, whatever stands in the file: protection can't be edited away."""
+    repository.manifest(MANIFEST + "protect: {default: {branch: main}}\n")
+    repository.commit()
+    repository.apply()
+    git(repository.folder, "checkout", "-q", "-b", "side")
+    new_version(repository, "second")
+    plan = repository.plan()
+    assert plan.guards
+    forged = plan.model_copy(
+        update={"guards": (), "commit": plan.commit.model_copy(update={"branch": "main", "sha": "0" * 40})}
+    )
+    with pytest.raises(KitaruStateError, match="moves only from branch main"):
+        repository.client().apply(plan=forged, saved=True)
+    assert routes_of(repository) == {"default": (1,)}
+
+
+def test_what_a_saved_plan_hides_is_found(repository: Repository) -> None:
+    """A plan whose breaking changes were taken out of the file is refused, and so is a review of it."""
+    repository.apply()
+    text = (repository.folder / "flows/work.py").read_text()
+    repository.write("flows/work.py", text.replace("def agent(topic: str)", "def agent(topic: int)"))
+    repository.commit()
+    plan = repository.plan()
+    flow = plan.flows[0]
+    assert flow.build is not None
+    quiet = flow.model_copy(update={"build": flow.build.model_copy(update={"changes": ()}), "consequences": ()})
+    hidden = plan.model_copy(update={"flows": (quiet,)})
+    with pytest.raises(KitaruIntegrityError, match="what it shows of agent"):
+        repository.client().apply(plan=hidden, saved=True)
+    assert any("breaks callers" in line for line in unreviewed(plan, [hidden]))
+    assert unreviewed(plan, [plan]) == ()

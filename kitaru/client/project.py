@@ -13,11 +13,13 @@ from pydantic import ValidationError
 
 from kitaru import wiring
 from kitaru.client.session import Session
+from kitaru.core.review import tampered
 from kitaru.engine.planner import Planner
 from kitaru.engine.releases import Releases
 from kitaru.engine.workshop import Workshop
-from kitaru.errors import KitaruConflictError, KitaruManifestError, KitaruUsageError
+from kitaru.errors import KitaruConflictError, KitaruIntegrityError, KitaruManifestError, KitaruUsageError
 from kitaru.model.address import short
+from kitaru.model.lockfile import Retire, Untag
 from kitaru.model.plan import Plan
 from kitaru.model.snapshot import Commit
 from kitaru.settings import ci_branch
@@ -133,7 +135,8 @@ class Project:
     ) -> Applied:
         """Carry out a plan, made now unless one is given; all of it at once, or none of it.
 
-        ``saved``: the plan comes from a file, and is refused unless repository, manifest and store are as it saw them.
+        ``saved``: the plan comes from a file, and is refused unless repository, manifest and store are as it saw them,
+        and a plan made now is the same. Guards and commit are those of this repository, whatever the file says.
         Raises ``KitaruConflictError`` when another writer moved what it wants to move; nothing has moved then.
         An interruption comes through as long as nothing is committed; after that it is too late, and the result stands.
         """
@@ -144,6 +147,7 @@ class Project:
             plan = planner.plan(workshop, only=flows, prune=prune)
         elif saved:
             self._must_match(plan, workshop)
+            plan = self._made_again(plan, workshop, planner)
         by = self._repository.actor()
         if plan.is_empty:
             return Applied(plan=plan, generation=plan.base, changed=False, by=by)
@@ -198,12 +202,28 @@ class Project:
             stored_inputs=lambda flow, limit: _usage().stored_inputs(session, flow, limit),
         )
 
+    def _made_again(self, plan: Plan, workshop: Workshop, planner: Planner) -> Plan:
+        """The same plan, made now: what is in a file proves nothing. A stale one is returned, for apply to refuse."""
+        head = self.releases.head(verified=True)
+        if (plan.base, plan.base_entry) != (head.generation, head.entry):
+            return plan
+        prune = any(isinstance(edit, Untag | Retire) for edit in plan.edits)
+        only = () if any(isinstance(edit, Retire) for edit in plan.edits) else [flow.flow for flow in plan.flows]
+        fresh = planner.plan(workshop, only=only, prune=prune)
+        if found := tampered(plan, fresh):
+            raise KitaruIntegrityError(
+                f"the saved plan was changed after it was made: {', '.join(found[:3])}",
+                hint="kitaru plan --out FILE makes a new one",
+            )
+        return fresh
+
     def _must_match(self, plan: Plan, workshop: Workshop) -> None:
         moved = []
         loaded, session = workshop.loaded, self._session
         if plan.project != session.project:
             moved.append(f"it is for project {plan.project}, this is {session.project}")
-        if plan.store != session.store.url and not plan.store.startswith("file:"):
+        # A folder's path may differ between machines that share it; its history tells, once there is any.
+        if plan.store != session.store.url and (plan.base == 0 or not plan.store.startswith("file:")):
             moved.append(f"it is for store {plan.store}, this is {session.store.url}")
         if plan.target != loaded.target:
             moved.append(f"it was made with target {plan.target or 'none'}, this is {loaded.target or 'none'}")

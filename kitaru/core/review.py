@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kitaru.model.address import canonical_json
@@ -33,11 +33,26 @@ def unreviewed(plan: Plan, reviewed: Sequence[Plan]) -> tuple[str, ...]:
     after. The number that a new version gets does not count, nor do times, commits and generations.
     """
     shown = [_deeds(one) for one in reviewed]
-    return tuple(
+    new = tuple(
         _sentence(subject, deed, [one[subject] for one in shown if subject in one])
         for subject, deed in _deeds(plan).items()
         if not any(subject in one and one[subject].content == deed.content for one in shown)
     )
+    return (*new, *_unsaid(plan, reviewed))
+
+
+def _unsaid(plan: Plan, reviewed: Sequence[Plan]) -> Iterator[str]:
+    """What breaks callers and no reviewed plan said: it came about since, or was taken out of the file."""
+    for flow in plan.flows:
+        before = [one for other in reviewed for one in other.flows if one.flow == flow.flow]
+        told = {change.text for one in before if one.build for change in one.build.changes if change.breaking}
+        kinds = {one.kind for other in before for one in other.consequences if one.severe}
+        for change in flow.build.changes if flow.build else ():
+            if change.breaking and change.text not in told:
+                yield f"{flow.flow}: {change.text}, which breaks callers, and nobody was shown"
+        for one in flow.consequences:
+            if one.severe and one.kind not in kinds:
+                yield f"{flow.flow}: {one.text}, which nobody was shown"
 
 
 def no_longer_done(plan: Plan, reviewed: Sequence[Plan]) -> tuple[str, ...]:
@@ -121,3 +136,21 @@ def _unlike(one: Build, other: Build) -> str:
     return ", ".join(
         name.replace("_", " ") for name in sorted({*first, *second}) if first.get(name) != second.get(name)
     )
+
+
+def tampered(saved: Plan, fresh: Plan) -> tuple[str, ...]:
+    """What a plan from a file says otherwise than the one that is made from the same things now; empty if nothing.
+
+    Where it is applied from, who looked at it since, and executions that came and went make no difference.
+    """
+    one, other = _sayings(saved), _sayings(fresh)
+    flows = [name for name in dict.fromkeys([*one, *other]) if one.get(name) != other.get(name)]
+    found = [f"what it shows of {name}" for name in flows]
+    return tuple(found) if found or saved.edits == fresh.edits else ("what it does",)
+
+
+def _sayings(plan: Plan) -> dict[str, bytes]:
+    return {
+        flow.flow: canonical_json(flow.model_copy(update={"consequences": (), "unmanaged": ()}).data())
+        for flow in plan.flows
+    }
