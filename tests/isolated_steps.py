@@ -83,6 +83,14 @@ def unending(marker: str) -> None:
     time.sleep(300)
 
 
+@checkpoint(runtime="isolated", timeout=3, retries=1)
+def defiant(marker: str) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with open(marker, "w") as file:
+        file.write(str(os.getpid()))
+    time.sleep(300)
+
+
 @checkpoint(runtime="isolated")
 def noting(n: int) -> Any:
     kitaru.log(rows=n, nested={"a": 1})

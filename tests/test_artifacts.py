@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,13 @@ import pytest
 
 import kitaru
 from kitaru import KitaruClient, checkpoint, flow
-from kitaru.errors import KitaruIntegrityError, KitaruUsageError, KitaruUserCodeError, KitaruValueError
+from kitaru.errors import (
+    KitaruExecutionError,
+    KitaruIntegrityError,
+    KitaruUsageError,
+    KitaruUserCodeError,
+    KitaruValueError,
+)
 from kitaru.model import address
 from tests.execution_lab import PROJECT, FailingStore, Lab, PowerCut
 from tests.repository import until
@@ -146,6 +153,33 @@ def test_the_same_name_again_replaces(lab: Lab) -> None:
     assert len(lab.load(first).artifacts) == 1
 
 
+@pytest.mark.parametrize("wrong", ["", "..", "latest", "ex-1", "ex-000000000000000000/..", None, 7])
+def test_what_is_no_execution_id_is_refused(lab: Lab, wrong: Any) -> None:
+    """``load`` says that it expected an id, whatever it was given, and asks the store nothing."""
+
+    @flow
+    def reader() -> Any:
+        return kitaru.load(wrong, "x")
+
+    with pytest.raises(KitaruUserCodeError, match=r"expected the id of an execution, not") as caught:
+        lab.run(reader)
+    assert (
+        isinstance(caught.value.__cause__, KitaruUsageError) and "kitaru executions list" in caught.value.__cause__.hint
+    )
+
+
+def test_of_several_calls_that_save_one_name_the_last_one_counts(lab: Lab) -> None:
+    """As it is documented: what was saved last, whichever call that was."""
+    exec_id = lab.open(saving)
+    lab.go_on(saving, exec_id)
+
+    @flow
+    def reader() -> Any:
+        return kitaru.load(exec_id, "draft")
+
+    assert lab.run(reader) == Report("draft 2", 2)
+
+
 def test_a_missing_name_says_what_there_is(lab: Lab, client: KitaruClient) -> None:
     """A wrong name, a wrong id and a wrong execution are usage errors that help on."""
     exec_id = lab.open(saving)
@@ -224,3 +258,20 @@ def test_a_cached_result_brings_its_notes(lab: Lab, client: KitaruClient) -> Non
         assert call.metadata == {"rows": 7, "cost": {"euros": 1}}
         ref = client.artifacts.list(again, producing_call="noted")[0]
         assert (ref.exec_id, ref.artifact_id, ref.load()) == (again, f"{first}:1:table", [7])
+
+
+def test_what_has_no_other_form_is_saved_by_pickle_where_that_is_asked_for(tmp_path: Path) -> None:
+    """Without ``serializer`` the hint names it; with it the value comes back; any other word is refused."""
+    lab, value = Lab(tmp_path), {"pattern": re.compile("a+")}
+
+    @flow
+    def saves(serializer: str | None) -> Any:
+        saved = kitaru.save("pattern", value, serializer=serializer)
+        return kitaru.load(saved.partition(":")[0], "pattern")["pattern"].pattern
+
+    with pytest.raises(KitaruExecutionError) as caught:
+        lab.go_on(saves, lab.open(saves, serializer=None))
+    assert 'save(name, value, serializer="pickle")' in getattr(caught.value.__cause__, "hint", "")
+    with pytest.raises(KitaruExecutionError, match="serializer of save"):
+        lab.go_on(saves, lab.open(saves, serializer="yaml"))
+    assert lab.go_on(saves, lab.open(saves, serializer="pickle")) == "a+"

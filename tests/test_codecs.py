@@ -8,6 +8,7 @@ import datetime as dt
 import decimal
 import enum
 import fractions
+import hashlib
 import importlib.util
 import json
 import math
@@ -28,7 +29,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kitaru import errors
-from kitaru.core.codecs import INLINE_LIMIT, PREVIEW_LIMIT, decode, digest_arguments, encode
+from kitaru.core.codecs import INLINE_LIMIT, PREVIEW_LIMIT, argument_digests, decode, digest_arguments, encode
 from kitaru.model.event import Value
 
 
@@ -209,10 +210,61 @@ def test_frames_and_tables_come_back_or_are_refused() -> None:
     assert there_and_back(frame).equals(frame)
     table = pyarrow.table({"a": [1, 2]})
     assert there_and_back(table) == table
-    with pytest.raises(errors.KitaruValueError, match="column names"):
-        encode(pandas.DataFrame({1: [2]}), subject="it")
+    with pytest.raises(errors.KitaruValueError, match="name the columns with text"):
+        encode(pandas.DataFrame({1: [2], "a": [3]}), subject="it")
     with pytest.raises(errors.KitaruValueError):
         encode(numpy.array([object()]), subject="it")
+
+
+@pytest.mark.parametrize(
+    ("frame", "form"),
+    [
+        (pandas.DataFrame(numpy.eye(2)), "parquet"),
+        (pandas.DataFrame(numpy.eye(2), columns=pandas.MultiIndex.from_product([["a"], ["x", "y"]])), "parquet"),
+        (pandas.Series([1.5, None], name="x"), "series"),
+        (pandas.Series(["a"], index=pandas.date_range("2026-01-01", periods=1, tz="Europe/Paris")), "series"),
+    ],
+    ids=["columns without names", "two rows of names", "series", "series by time"],
+)
+def test_pandas_comes_back_alone_and_inside_other_values(frame: Any, form: str) -> None:
+    """Names, index and types are what they were; a mapping of frames is stored as well as one."""
+    assert encode(frame, subject="it").value.format == form
+    for back in (there_and_back(frame), there_and_back({"deep": [frame]})["deep"][0]):
+        if isinstance(frame, pandas.Series):
+            pandas.testing.assert_series_equal(back, frame, check_freq=False)
+        else:
+            pandas.testing.assert_frame_equal(back, frame)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pandas.Timestamp("2026-10-25T01:30:00.000000001Z").tz_convert("Europe/Paris"),
+        pandas.Timestamp(year=2300, month=1, day=1).as_unit("s"),
+        pandas.Timestamp("2026-01-01T00:00+05:30"),
+        pandas.Timedelta(days=-1, nanoseconds=7),
+        collections.OrderedDict(b=1, a=(2,)),
+        collections.defaultdict(list, {1: [2]}),
+        collections.Counter("aab"),
+        collections.deque([1, (2,)], 3),
+        pyarrow.record_batch({"a": [1, 2]}),
+    ],
+    ids=repr,
+)
+def test_values_of_the_libraries_come_back_as_they_were(value: Any) -> None:
+    """Equal, of the same type, with the same zone, unit, factory and bound; as arguments they are told apart."""
+    back = there_and_back([value])[0]
+    assert back == value and type(back) is type(value) and repr(back) == repr(value)
+    assert '"opaque"' not in json.dumps(digest_arguments({"a": value})[1])
+
+
+def test_a_long_text_has_the_digest_of_its_json() -> None:
+    """Hashed piece by piece, it counts as it would in one, wherever the pieces meet."""
+    long = 'é"\\\U0001f600\ud800' * 300_000
+    arguments = {"b": long, "a": [1], "c": "short"}
+    text = json.dumps(arguments, sort_keys=True, separators=(",", ":"))
+    assert digest_arguments(arguments)[0] == hashlib.sha256(text.encode()).hexdigest()
+    assert dict(argument_digests(arguments))["b"] == hashlib.sha256(json.dumps(long).encode()).hexdigest()
 
 
 def cyclic() -> Any:
@@ -234,7 +286,11 @@ def local_class() -> Any:
     [
         (threading.Lock, "_thread:lock"),
         (lambda: {"a": [threading.Lock()]}, r"\(dict\) holds a _thread:lock"),
-        (lambda: collections.defaultdict(list, a=[1]), "subclass of dict"),
+        (lambda: collections.defaultdict(lambda: 1, a=1), "its default_factory '<lambda>'"),
+        (lambda: pandas.Index([1]), "index.to_series"),
+        (lambda: pyarrow.array([1]), "put it into a table"),
+        (lambda: [pandas.DataFrame({"a": [1, "x"]})], "holds a pandas:DataFrame"),
+        (lambda: pandas.Series([1], name=(1, 2)), "rename it"),
         (lambda: lambda: 1, "function"),
         (cyclic, "contains itself"),
         (local_class, "top of a module"),

@@ -212,3 +212,115 @@ def test_a_gigabyte_is_read_once_into_memory(tmp_path: Path) -> None:
     size, resident = python(READ_LARGE, tmp_path, str(tmp_path / "store")).stdout.split()
     assert int(size) == 1_000_000_000
     assert int(resident) < 1240
+
+
+MANY_USES = """
+import sys, resource
+from kitaru import checkpoint, flow
+from pathlib import Path
+from tests.execution_lab import Lab
+
+@checkpoint
+def big(n: int) -> bytes:
+    return b"x" * n
+
+@checkpoint
+def size(body: bytes) -> int:
+    return len(body)
+
+@checkpoint(runtime="isolated")
+def apart(n: int) -> bytes:
+    return b"x" * n
+
+@checkpoint
+def words(n: int) -> str:
+    return "x" * n
+
+@checkpoint
+def letters(text: str) -> int:
+    return len(text)
+
+@flow
+def passed(n: int) -> int:
+    return size(big(n))
+
+@flow
+def result(n: int) -> bytes:
+    return big(n)
+
+@flow
+def isolated(n: int) -> int:
+    return len(apart(n))
+
+@flow
+def text(n: int) -> int:
+    return letters(words(n))
+
+if __name__ == "__main__":
+    made = globals()[sys.argv[2]]
+    lab = Lab(Path(sys.argv[1]))
+    lab.go_on(made, lab.open(made, n=100_000_000))
+    usage = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    print(usage * 1024 // 1_000_000)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("passed", 130), ("result", 130), ("isolated", 130), ("text", 220)], ids=lambda one: str(one)
+)
+def test_a_large_value_is_held_once_however_it_is_used(tmp_path: Path, name: str, most: int) -> None:
+    """Passed on, returned by the flow, or made by another process, 100 MB take 100 MB; a text twice its size."""
+    script = tmp_path / "large.py"
+    script.write_text(MANY_USES)
+    idle = python(
+        "import resource; from tests import execution_lab; from kitaru.engine import isolated_child\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 // 1_000_000)",
+        tmp_path,
+    )
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "store"), name],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) - int(idle.stdout) < most, done.stdout
+
+
+WRITES = """
+import sys
+from pathlib import Path
+from tests.execution_lab import Lab
+from kitaru import checkpoint, flow
+import acme_shapes
+
+written = []
+plain = acme_shapes.write
+from kitaru.core import formats
+acme_shapes.write = lambda value: written.append(value) or plain(value)
+
+@checkpoint
+def make():
+    return acme_shapes.Shape(5)
+
+@checkpoint
+def count(shape):
+    return shape.sides
+
+@flow
+def main():
+    return count(make())
+
+lab = Lab(Path(sys.argv[1]))
+lab.go_on(main, lab.open(main))
+print(len(written))
+"""
+
+
+def test_write_is_called_once_to_store_and_once_to_pass_on(tmp_path: Path) -> None:
+    """A value may have changed since it was stored, so it is written again for what it is passed to, and only once."""
+    site = tmp_path / "site"
+    install(site)
+    ran = python(WRITES, site, str(tmp_path / "store"))
+    assert ran.stdout.strip() == "2", ran.stderr

@@ -17,6 +17,7 @@ import pytest
 from kitaru import checkpoint, errors, flow
 from kitaru.adapters.process_identity import start_time
 from kitaru.engine.logs import read_lines
+from kitaru.model.address import parse_timestamp
 from tests import isolated_steps as steps
 from tests.execution_lab import PROJECT, Lab
 
@@ -139,6 +140,27 @@ def test_a_late_one_is_killed_with_what_it_started(lab: Lab, tmp_path: Path) -> 
     child, grandchild = map(int, marker.read_text().split())
     assert gone(child)
     until(lambda: gone(grandchild), 10)
+
+
+def test_a_late_one_that_will_not_end_is_killed_a_second_later(lab: Lab, tmp_path: Path) -> None:
+    """It ignores SIGTERM: each attempt ends within about a second, and its failure says that it was killed."""
+    marker = tmp_path / "pid"
+
+    @flow
+    def late() -> None:
+        steps.defiant(str(marker))
+
+    exec_id = lab.open(late)
+    with pytest.raises(errors.KitaruExecutionError, match="was killed after 3 seconds"):
+        lab.go_on(late, exec_id)
+    attempts = lab.load(exec_id).checkpoints[0].attempts
+    assert len(attempts) == 2
+    for one in attempts:
+        assert one.failure is not None and "did not end when it was told to" in one.failure.message
+        assert "isolated" not in one.failure.message
+        spent = parse_timestamp(one.ended_at or "") - parse_timestamp(one.started_at)
+        assert 3.9 < spent.total_seconds() < 5.5
+    assert gone(int(marker.read_text()))
 
 
 def test_it_ends_with_its_parent(lab: Lab, tmp_path: Path) -> None:

@@ -24,6 +24,9 @@ from kitaru.ports import Created, Listed, Taken
 ATTEMPTS = 20
 """How often a write begins again because its folder, or the key's holder, was removed meanwhile."""
 
+COMPARED_BYTES = 1 << 20
+"""How much of a file is in memory at once where it is only compared."""
+
 SETTLED_FOLDERS = 4096
 """How many folders are remembered as durable."""
 
@@ -152,19 +155,19 @@ class LocalStore:
     def _create_in(self, folder: int, name: str, body: bytes) -> Created | Taken | None:
         """None where the key was taken, and then removed before its bytes could be read."""
         # A look first: an object that is there already is not written a second time.
-        existing = _read(name, folder)
+        existing = _compare(name, folder, body)
         if existing is None:
             if self._link(folder, name, body):
                 _sync_folder(folder)
                 return Created()
-            existing = _read(name, folder)
+            existing = _compare(name, folder, body)
             if existing is None:
                 if stat.S_ISDIR(os.stat(name, dir_fd=folder).st_mode):
                     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
                 return None
         # The one who wrote it may not have come to this line yet, and the caller goes on from what is there.
         _sync_folder(folder)
-        return Created(found=True) if existing == body else Taken(existing)
+        return Created(found=True) if existing is body else Taken(existing)
 
     def _link(self, folder: int, name: str, body: bytes) -> bool:
         """Write the body beside its place, durably, and link it there; False where the name is taken."""
@@ -299,6 +302,37 @@ def _sync_folder(descriptor: int) -> None:
         # Some network file systems can't sync a folder, and need no such thing.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
+
+
+def _compare(name: str, folder: int, body: bytes) -> bytes | None:
+    """``body`` itself where the file holds the same, else what it holds; None where there is no such file.
+
+    A large file is looked at piece by piece: it takes no second copy of a large body to find that it is there.
+    """
+    if len(body) > COMPARED_BYTES and _is_same(name, folder, memoryview(body)):
+        return body
+    existing = _read(name, folder)
+    return body if existing == body else existing
+
+
+def _is_same(name: str, folder: int, body: memoryview) -> bool:
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        if os.fstat(descriptor).st_size != len(body):
+            return False
+        done = 0
+        while part := os.read(descriptor, COMPARED_BYTES):
+            if body[done : done + len(part)] != part:
+                return False
+            done += len(part)
+        return done == len(body)
+    except IsADirectoryError:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def _read(path: str, folder: int | None = None) -> bytes | None:

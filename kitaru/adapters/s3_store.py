@@ -49,6 +49,9 @@ PARTS_AT_ONCE = 4
 PAGE_NAMES = 1000
 """How many names a listing asks for at once: as many as S3 gives."""
 
+LONGEST_BUCKET = 255
+"""Characters. New buckets have up to 63; some of the oldest, and some of other servers, have more."""
+
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 
 
@@ -258,6 +261,12 @@ def _parse(url: str) -> tuple[str, str]:
             hint="write s3://bucket/prefix, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE",
         )
     prefix = prefix.rstrip("/")
+    if url.startswith("s3://") and authority and not 3 <= len(authority) <= LONGEST_BUCKET:
+        raise KitaruUsageError(
+            f"{url!r} is not the address of an S3 store: a bucket's name has 3 to 63 characters, and {authority!r:.80} "
+            f"has {len(authority)}",
+            hint="write the bucket's whole name: s3://bucket/prefix",
+        )
     if not url.startswith("s3://") or not _BUCKET.fullmatch(authority) or "?" in prefix or "#" in prefix:
         raise KitaruUsageError(
             f"{url!r} is not the address of an S3 store", hint="write s3://bucket or s3://bucket/prefix"

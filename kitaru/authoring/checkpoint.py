@@ -19,7 +19,7 @@ from kitaru.authoring.options import (
     check_serializer,
     check_timeout,
 )
-from kitaru.authoring.policy import Retry
+from kitaru.authoring.policy import Retry, policy_of, settled
 from kitaru.authoring.signature import Parameters
 from kitaru.errors import KitaruUsageError
 
@@ -39,9 +39,16 @@ class Checkpoint(Generic[P, R]):
         self.options = options
         self.is_async = iscoroutinefunction(func)
         self.parameters = Parameters(func)
+        self._policy: Retry | None = None
 
     def __repr__(self) -> str:
         return f"<checkpoint {self.name}>"
+
+    def policy(self) -> Retry:
+        """Which failures are followed by another attempt. ``KitaruUsageError`` for an exception that is not there."""
+        if self._policy is None:
+            self._policy = settled(policy_of(self.options.retries), self.func.__globals__, f"checkpoint {self.name!r}")
+        return self._policy
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it here, in the flow body, and return its value; recorded results are returned without running it.

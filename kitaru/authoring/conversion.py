@@ -5,10 +5,12 @@ Plain types are checked by hand, and strictly: 3 is no ``str``, ``True`` no ``in
 
 from __future__ import annotations
 
+import numbers
 import types
 import typing
+from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Union
+from typing import Annotated, Any, Literal, Union
 
 NoneType = type(None)
 SCALARS: tuple[type, ...] = (str, int, float, bool, bytes, NoneType)
@@ -45,10 +47,45 @@ def fits(value: Any, annotation: Any) -> bool:
         if typing.is_typeddict(annotation):
             return isinstance(value, dict) and annotation.__required_keys__ <= value.keys()
         if annotation.__class__ is type or isinstance(annotation, type):
-            return isinstance(value, annotation) if origin is None else isinstance(value, origin)
+            return getattr(annotation, "_is_protocol", False) or isinstance(value, origin or annotation)
         if origin in (Union, types.UnionType):
             return any(fits(value, option) for option in typing.get_args(annotation))
         return True
+
+
+def is_kind(value: Any, annotation: Any) -> bool:
+    """Whether ``value`` is of the kind that ``annotation`` names; only False where it plainly is not.
+
+    Members are not looked at, numbers stand for each other, and so do kinds of list, of set and of mapping: wrong
+    annotations of that sort are common, and harm nobody. Under ``-> None`` anything goes.
+    """
+    kind = typing.get_origin(annotation) or annotation
+    if annotation is None or annotation is NoneType or fits(value, annotation):
+        return True
+    if kind in (Union, types.UnionType):
+        return any(is_kind(value, option) for option in typing.get_args(annotation) if option is not NoneType)
+    if kind is Annotated:
+        return is_kind(value, typing.get_args(annotation)[0])
+    if kind is Literal:
+        return any(is_kind(value, type(option)) for option in typing.get_args(annotation))
+    if not isinstance(kind, type) or getattr(kind, "_is_protocol", False) or kind.__module__ == "collections.abc":
+        return True
+    if issubclass(kind, numbers.Number):
+        return _is_number(value)
+    return isinstance(value, next((family for family in _FAMILIES if issubclass(kind, family)), kind))
+
+
+def _is_number(value: Any) -> bool:
+    """Python's own, and those of a library that turn into one: NumPy's and pandas's."""
+    return isinstance(value, numbers.Number) or getattr(getattr(value, "dtype", None), "kind", "") in tuple("biufc")
+
+
+_FAMILIES: tuple[tuple[type, ...], ...] = (
+    (list, tuple, deque),
+    (set, frozenset),
+    (dict,),
+    (bytes, bytearray, memoryview),
+)
 
 
 def describe(annotation: Any) -> str:
@@ -131,6 +168,6 @@ def _adapter(annotation: Any, make: Any, lenient: Any) -> Any:
 
 
 def _got(value: Any) -> str:
-    text = repr(value)
+    text = repr(value[:61] if isinstance(value, (str, bytes)) else value)
     shown = text if len(text) <= 60 else f"{text[:57]}..."
     return shown if value is None else f"{type(value).__name__} {shown}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 from kitaru.authoring.binding import connect
 from kitaru.authoring.handle import Handle
 from kitaru.authoring.options import FlowOptions, check_cache, check_function, check_retries, check_timeout
-from kitaru.authoring.policy import Retry
+from kitaru.authoring.policy import Retry, settled
 from kitaru.authoring.signature import Parameters
 from kitaru.errors import KitaruInputError, KitaruUsageError
 
@@ -35,6 +35,12 @@ class Flow(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<flow {self.name}>"
+
+    def settle(self, retries: int | Retry) -> int | Retry:
+        """``retries`` with the names of its exceptions found. ``KitaruUsageError`` for one that is not there."""
+        if not isinstance(retries, Retry):
+            return retries
+        return settled(retries, self.func.__globals__, f"flow {self.name!r}")
 
     def __call__(self, *_args: P.args, **_kwargs: P.kwargs) -> R:
         """Not how a flow is started: ``KitaruUsageError``."""
@@ -83,8 +89,7 @@ class Flow(Generic[P, R]):
         where they don't fit. Options given here win over the decorator's.
         """
         owner = f"flow {self.name!r}"
-        if retries is not None:
-            check_retries(retries, owner)
+        self.settle(check_retries(self.options.retries if retries is None else retries, owner))
         return connect().executions.run(  # type: ignore[no-any-return]
             self,
             self.bind(args, self._merged(inputs, kwargs)),

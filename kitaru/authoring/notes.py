@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 from kitaru.authoring.context import scope
+from kitaru.authoring.options import check_serializer
 from kitaru.errors import KitaruContextError
 
 
@@ -16,7 +17,7 @@ class NoteTaker(Protocol):
         """Merge into the metadata of this call, or of the execution."""
         ...
 
-    def save(self, name: str, value: Any, kind: str, tags: Sequence[str]) -> str:
+    def save(self, name: str, value: Any, kind: str, tags: Sequence[str], serializer: str | None = None) -> str:
         """Keep a named value; its artifact's id."""
         ...
 
@@ -36,21 +37,33 @@ def log(**metadata: Any) -> None:
     _here("log").log(metadata)
 
 
-def save(name: str, value: Any, *, type: str = "output", tags: Sequence[str] | None = None) -> str:
+def save(
+    name: str,
+    value: Any,
+    *,
+    type: str = "output",
+    tags: Sequence[str] | None = None,
+    serializer: str | None = None,
+) -> str:
     """Keep ``value`` under ``name`` with this execution; durable when it returns. Gives the artifact's id.
 
     Saving the same name again in the same checkpoint call (or flow body) replaces it. ``type`` is any word of yours:
-    ``client.artifacts.list(exec_id, kind=...)`` finds it. Raises ``KitaruContextError`` outside a flow,
+    ``client.artifacts.list(exec_id, kind=...)`` finds it. ``serializer="pickle"`` keeps a value that has no other form;
+    only for stores that you trust. Raises ``KitaruContextError`` outside a flow,
     ``KitaruValueError`` for a value that can't be stored.
     """
-    return _here("save").save(name, value, type, tuple(tags or ()))
+    return _here("save").save(name, value, type, tuple(tags or ()), check_serializer(serializer, f"save({name!r})"))
 
 
 def load(exec_id: str, name: str) -> Any:
-    """The value saved under ``name`` by an execution of this project, this one or another: the newest, if several.
+    """The value saved under ``name`` by an execution of this project, this one or another.
+
+    Where several of its calls saved that name, it is the value that was saved last; of calls that run beside each other
+    that may be any: give each a name of its own, or pass the value.
 
     Call it in a checkpoint where what it gives must not change when the flow is taken up again: a flow body that runs
-    again also loads again. Raises ``KitaruUsageError`` where there is no such artifact.
+    again also loads again. Raises ``KitaruUsageError`` for what is no execution's id, and where there is no such
+    artifact.
     """
     return _here("load").load(exec_id, name)
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
-from kitaru.authoring.conversion import Mismatch, convert, describe, fits
-from kitaru.errors import KitaruInputError, KitaruUsageError, Problem
+from kitaru.authoring.conversion import Mismatch, convert, describe, fits, is_kind
+from kitaru.errors import KitaruInputError, KitaruUsageError, KitaruValueError, Problem
 
 _EMPTY = inspect.Parameter.empty
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -109,6 +109,23 @@ class Parameters:
         """Whether ``value`` is what the return annotation says; True where there is none."""
         annotation = self.annotations.get("return", Any)
         return annotation is type(value) or fits(value, annotation)
+
+    def require_result(self, value: Any, owner: str) -> bool:
+        """Whether ``value`` is what the return annotation says, to the last member.
+
+        ``KitaruValueError`` where it is of another kind altogether: a text under ``-> int``.
+        """
+        annotation = self.annotations.get("return", Any)
+        if annotation is type(value) or fits(value, annotation):
+            return True
+        if is_kind(value, annotation):
+            return False
+        found = "None" if value is None else type(value).__name__
+        wider = f"{describe(annotation)} | {found}"
+        raise KitaruValueError(
+            f"{owner}: expected {describe(annotation)}, got {found}",
+            hint=f"Return what its annotation says, or correct that: -> {wider}, -> Any, or none at all.",
+        )
 
     def describe(self) -> str:
         """``(topic: str, depth: int = 3)``, as written."""

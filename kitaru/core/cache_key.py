@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from kitaru.core.codecs import argument_texts
+from kitaru.core.codecs import Summaries, argument_digests
 from kitaru.model.address import canonical_json, digest
 
 FORMAT = 1
@@ -76,14 +76,14 @@ class Noted:
         return cls(data["call"], data["word"], dict(data["inputs"]), data["why"])
 
 
-def inputs_of(arguments: Mapping[str, Any], whole: str, home: str) -> Inputs:
-    """What the cache needs of a call's bound arguments, whose digest is ``whole``."""
+def inputs_of(arguments: Mapping[str, Any], whole: str, home: str, summaries: Summaries | None = None) -> Inputs:
+    """What the cache needs of a call's bound arguments, whose digest is ``whole``; ``summaries`` made that."""
     parts, opaque = {}, []
-    for name, text in argument_texts(arguments, home):
-        if text is None:
+    for name, found in argument_digests(arguments, home, summaries):
+        if found is None:
             opaque.append(name)
         else:
-            parts[name] = digest(text)[:16]
+            parts[name] = found[:16]
     return Inputs(whole, parts, tuple(opaque))
 
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-import sys
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kitaru.core.formats import FORMATS, BadFormat, Format, installed_formats
+from kitaru.core.formats import BadFormat, Format, builtin_format, format_named, installed_formats
 from kitaru.core.typed_json import TAG, Loose, Unstorable, from_tree, is_plain, to_tree, type_name
 from kitaru.errors import KitaruFeatureNotAvailableError, KitaruIntegrityError, KitaruValueError
 from kitaru.model.event import Value
@@ -28,6 +27,9 @@ INLINE_LIMIT = 64 * 1024
 
 PREVIEW_LIMIT = 4 * 1024
 """The largest arguments, in bytes of JSON, that are kept readable beside a checkpoint."""
+
+LONG_TEXT = 1 << 20
+"""Characters from which a text is hashed piece by piece."""
 
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _OPAQUE = b'"$type":"opaque"'
@@ -58,12 +60,19 @@ _JSON_FORMATS = ("json", "json+types")
 
 
 def encode(
-    value: Any, *, subject: str, serializer: str | None = None, inline_limit: int = INLINE_LIMIT, typed: bool = True
+    value: Any,
+    *,
+    subject: str,
+    serializer: str | None = None,
+    inline_limit: int = INLINE_LIMIT,
+    typed: bool = True,
+    way_out: str = 'ask for pickle with @checkpoint(serializer="pickle").',
 ) -> Encoded:
     """``value`` as it is stored. ``subject`` names it in errors: ``the result of checkpoint collect``.
 
-    ``typed`` False leaves out the type, for a value that did not fit its annotation. An inline record shares
-    containers with ``value``. Raises ``KitaruValueError`` for what can't be stored.
+    ``way_out``: what else its owner can do where it can't be stored. ``typed`` False leaves out the type, for a value
+    that did not fit its annotation. An inline record shares containers with ``value``. Raises ``KitaruValueError`` for
+    what can't be stored.
     """
     named = type_name(type(value)) if typed else ""
     try:
@@ -83,8 +92,7 @@ def encode(
         problem = f" can't be stored: {error}"
     raise KitaruValueError(
         f"{subject} ({type_name(type(value))}){problem}",
-        hint="Return JSON-like values, dataclasses, pydantic models, bytes or text; "
-        'or ask for pickle with @checkpoint(serializer="pickle").',
+        hint=f"Use JSON-like values, dataclasses, pydantic models, bytes, text, arrays or data frames; or {way_out}",
     )
 
 
@@ -110,7 +118,7 @@ def decode(value: Value, body: bytes | None, *, subject: str, home: str = "") ->
             return raw
         if value.format == "pickle":
             return pickle.loads(raw)
-        return _format(value.format).read(raw)
+        return format_named(value.format).read(raw)
     except KitaruFeatureNotAvailableError:
         raise
     except Exception as error:
@@ -120,66 +128,121 @@ def decode(value: Value, body: bytes | None, *, subject: str, home: str = "") ->
         ) from error
 
 
-def digest_arguments(arguments: dict[str, Any], home: str = "") -> tuple[str, Any]:
+class Summaries:
+    """What one call's arguments are told apart by, where their text would only be hashed: each is made once.
+
+    ``home`` is the flow's module, whose name may differ in another process. To be used for one call, and at once: it
+    takes a value that it has seen for unchanged.
+    """
+
+    __slots__ = ("_made", "loose")
+
+    def __init__(self, home: str = "") -> None:
+        self._made: dict[int, tuple[Any, Any]] = {}
+        self.loose = Loose(home, self._summarise, self._summarise_added)
+
+    def tree(self, value: Any) -> Any:
+        """``value`` as JSON types; the very same where it is plain."""
+        return value if is_plain(value) else to_tree(value, loose=self.loose)
+
+    def _summarise(self, value: Any) -> Any:
+        """The digest of bytes, arrays and frames."""
+        kind = type(value)
+        if kind is bytes:
+            return {TAG: "bytes", "sha256": hashlib.sha256(value).hexdigest()} if len(value) > 256 else None
+        form = builtin_format(value)
+        try:
+            return self._digest(form, value) if form is not None else None
+        except Exception:
+            return None  # its own format can't hold it; then its type has to do
+
+    def _summarise_added(self, value: Any) -> Any:
+        """The same where another package's format takes the value."""
+        try:
+            for form in installed_formats():
+                if form.takes(value):
+                    return self._digest(form, value)
+        except Exception:
+            return None  # a result of that type will say what is wrong with the format
+        return None
+
+    def _digest(self, form: Format, value: Any) -> Any:
+        known = self._made.get(id(value))
+        if known is None:  # the value is kept, too: its id must stay its own
+            digest = hashlib.sha256(form.write(value)).hexdigest()
+            known = self._made[id(value)] = value, {TAG: form.name, "sha256": digest}
+        return known[1]
+
+
+def digest_arguments(arguments: dict[str, Any], home: str = "", summaries: Summaries | None = None) -> tuple[str, Any]:
     """The digest of a call's bound arguments, and a readable copy of them where it is small, else None.
 
     Equal arguments have equal digests in every process; ``home`` is the flow's module, whose name may differ there.
     What has no stored form (a client, a lambda) counts by its type only.
     """
+    summaries = summaries or Summaries(home)
     try:
-        plain = is_plain(arguments)
-        tree = arguments if plain else to_tree(arguments, loose=Loose(home, _summarise, _summarise_added))
+        tree = summaries.tree(arguments)
+        if _has_long_text(tree):
+            return _digest_pieces(tree).hexdigest(), None
         text = _SORTED.encode(tree)
     except (RecursionError, ValueError):  # one that contains itself, or a number too long to be written
-        plain, tree = False, {name: _loose(item, home) for name, item in arguments.items()}
+        tree = {name: _loose(item, summaries) for name, item in arguments.items()}
         text = _SORTED.encode(tree)
     preview = None
     if len(text) <= PREVIEW_LIMIT:
         # The arguments are the caller's to change before the entry is written.
-        preview = json.loads(text) if plain and not _flat(tree) else tree
+        preview = json.loads(text) if tree is arguments and not _flat(tree) else tree
     return hashlib.sha256(text.encode()).hexdigest(), preview
 
 
-def argument_texts(arguments: Mapping[str, Any], home: str = "") -> Iterator[tuple[str, bytes | None]]:
-    """For each argument of a call a text that is equal for equal values; None for one that holds what has no form."""
+def argument_digests(
+    arguments: Mapping[str, Any], home: str = "", summaries: Summaries | None = None
+) -> Iterator[tuple[str, str | None]]:
+    """For each argument of a call a digest that is equal for equal values; None for one that holds what has no form."""
+    summaries = summaries or Summaries(home)
     for name, value in arguments.items():
         try:
-            tree = value if is_plain(value) else to_tree(value, loose=Loose(home, _summarise, _summarise_added))
+            tree = summaries.tree(value)
+            if type(tree) is str and len(tree) > LONG_TEXT:
+                yield name, _digest_pieces(tree).hexdigest()
+                continue
             text = _SORTED.encode(tree).encode()
         except (RecursionError, ValueError):
             yield name, None
             continue
         # Quotes inside a string are escaped, so that these can only be the tag itself.
-        yield name, None if tree is not value and _OPAQUE in text else text
+        yield name, None if tree is not value and _OPAQUE in text else hashlib.sha256(text).hexdigest()
 
 
-def _summarise(value: Any) -> Any:
-    """The digest of bytes, arrays and frames: their text would only be hashed again."""
-    if type(value) is bytes:
-        return {TAG: "bytes", "sha256": hashlib.sha256(value).hexdigest()} if len(value) > 256 else None
-    for form in FORMATS:
-        if form.module in sys.modules and form.takes(value):
-            try:
-                return {TAG: form.name, "sha256": hashlib.sha256(form.write(value)).hexdigest()}
-            except Exception:
-                return None  # its own format can't hold it; then its type has to do
-    return None
+def _has_long_text(arguments: dict[str, Any]) -> bool:
+    return any(type(item) is str and len(item) > LONG_TEXT for item in arguments.values())
 
 
-def _summarise_added(value: Any) -> Any:
-    """The same where another package's format takes the value."""
+def _digest_pieces(tree: Any) -> Any:
+    """The digest of the same JSON, of which only a piece of a long text is made at a time."""
+    found = hashlib.sha256()
+    for piece in _pieces(tree):
+        found.update(piece.encode())
+    return found
+
+
+def _pieces(tree: Any) -> Iterator[str]:
+    if type(tree) is dict:
+        for number, name in enumerate(sorted(tree)):
+            yield f"{',' if number else '{'}{_SORTED.encode(name)}:"
+            yield from _pieces(tree[name]) if type(tree[name]) is str else (_SORTED.encode(tree[name]),)
+        yield "}"
+    elif type(tree) is str:
+        yield '"'
+        for start in range(0, len(tree), LONG_TEXT):
+            yield _SORTED.encode(tree[start : start + LONG_TEXT])[1:-1]
+        yield '"'
+
+
+def _loose(argument: Any, summaries: Summaries) -> Any:
     try:
-        for form in installed_formats():
-            if form.takes(value):
-                return {TAG: form.name, "sha256": hashlib.sha256(form.write(value)).hexdigest()}
-    except Exception:
-        return None  # a result of that type will say what is wrong with the format
-    return None
-
-
-def _loose(argument: Any, home: str) -> Any:
-    try:
-        tree = to_tree(argument, loose=Loose(home, _summarise, _summarise_added))
+        tree = to_tree(argument, loose=summaries.loose)
         _SORTED.encode(tree)
     except (RecursionError, ValueError):
         return {TAG: "opaque", "class": type_name(type(argument))}
@@ -201,9 +264,9 @@ def _encode(value: Any, named: str, serializer: str | None, inline_limit: int) -
             return _raw("text", value.encode(), named, inline_limit, value)
         except UnicodeEncodeError:
             return _encode_json(value, named, inline_limit)  # lone surrogates have no UTF-8; JSON escapes them
-    for form in FORMATS:
-        if form.module in sys.modules and form.takes(value):
-            return _raw(form.name, form.write(value), named, inline_limit)
+    form = builtin_format(value)
+    if form is not None:
+        return _raw(form.name, form.write(value), named, inline_limit)
     return _encode_json(value, named, inline_limit)
 
 
@@ -239,16 +302,3 @@ def _raw(form: str, body: bytes, named: str, inline_limit: int, text: str | None
         inline = text if text is not None else b64encode(body).decode()
         return Encoded(Value(form, len(body), sha, "inline", inline, named), body)
     return Encoded(Value(form, len(body), sha, "object", None, named), body)
-
-
-def _format(name: str) -> Format:
-    for form in FORMATS:
-        if form.name == name:
-            return form
-    for form in installed_formats():
-        if form.name == name:
-            return form
-    raise KitaruFeatureNotAvailableError(
-        f"a value was stored in the format {name!r}, which neither this release nor an installed package knows",
-        hint="Install the package that brings that format, or upgrade: pip install -U kitaru",
-    )

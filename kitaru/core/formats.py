@@ -1,4 +1,4 @@
-"""NumPy arrays, pandas data frames and Arrow tables, each in the format of its own library.
+"""NumPy arrays, pandas data frames and series, Arrow tables and batches, each in the format of its own library.
 
 A library is used only where the program has loaded it: a value of its types can't exist otherwise. Reading loads it.
 
@@ -20,11 +20,15 @@ from __future__ import annotations
 
 import importlib
 import io
+import json
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
+
+from kitaru.errors import KitaruFeatureNotAvailableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +57,70 @@ def _read_array(body: bytes) -> Any:
 
 
 def _write_frame(value: Any) -> bytes:
-    """Parquet; what Parquet can't hold exactly (mixed columns, column names that are no text) is an error."""
-    if value.attrs or not all(type(name) is str for name in value.columns):
-        raise ValueError("a data frame needs text column names and no attrs to be stored")
-    body: bytes = value.to_parquet(engine="pyarrow")
-    if not value.equals(_read_frame(body)):
-        raise ValueError("written as Parquet and read back, the data frame is not equal to itself")
+    """Parquet; what Parquet can't hold exactly (columns of mixed types, names that come back as others) is an error."""
+    if value.attrs:
+        raise ValueError("Parquet does not keep its attrs: clear them")
+    if not value.columns.is_unique:
+        raise ValueError("it has two columns of one name: give each its own")
+    # It stores some column names as text, and says so with a warning that is of no use: it is compared below.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        body: bytes = value.to_parquet(engine="pyarrow")
+        back = _read_frame(body)
+    _require_same_names(value.columns, back.columns)
+    if not value.equals(back):
+        _refuse([repr(name) for name in value.columns if not value[name].equals(back[name])])
     return body
+
+
+def _require_same_names(columns: Any, back: Any) -> None:
+    same = list(columns.names) == list(back.names) and list(columns) == list(back)
+    if not same or list(map(type, columns)) != list(map(type, back)):
+        raise ValueError(
+            "its column names come back as others: name the columns with text, "
+            "frame.columns = [str(name) for name in frame.columns]"
+        )
+
+
+def _refuse(differing: list[str]) -> None:
+    where = f"column {', '.join(differing[:3])}" if differing else "index"
+    raise ValueError(
+        f"written as Parquet and read back, the {where} is not equal to itself: "
+        "give it one exact type with astype(), or move an index into columns with reset_index()"
+    )
 
 
 def _read_frame(body: bytes) -> Any:
     return importlib.import_module("pandas").read_parquet(io.BytesIO(body), engine="pyarrow")
+
+
+_SERIES_COLUMN = "__values__"
+_SERIES_NAME = b"kitaru.name"
+
+
+def _write_series(value: Any) -> bytes:
+    """Parquet with one column; the series's name, None, a text or a number, beside it."""
+    if value.attrs:
+        raise ValueError("Parquet does not keep its attrs: clear them")
+    if type(value.name) not in (str, int, type(None)):
+        raise ValueError("its name is no text: rename it, or store series.to_frame(name)")
+    arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    table = arrow.Table.from_pandas(value.to_frame(_SERIES_COLUMN))
+    name = json.dumps(value.name).encode()
+    buffer = io.BytesIO()
+    parquet.write_table(table.replace_schema_metadata({**table.schema.metadata, _SERIES_NAME: name}), buffer)
+    body = buffer.getvalue()
+    back = _read_series(body)
+    if list(value.index.names) != list(back.index.names) or not value.equals(back):
+        _refuse(["values"] if value.index.equals(back.index) else [])
+    return body
+
+
+def _read_series(body: bytes) -> Any:
+    table = importlib.import_module("pyarrow.parquet").read_table(io.BytesIO(body))
+    series = table.to_pandas()[_SERIES_COLUMN]
+    series.name = json.loads(table.schema.metadata[_SERIES_NAME])
+    return series
 
 
 def _write_table(value: Any) -> bytes:
@@ -78,12 +135,60 @@ def _read_table(body: bytes) -> Any:
     return importlib.import_module("pyarrow.ipc").open_stream(body).read_all()
 
 
+def _write_batch(value: Any) -> bytes:
+    ipc = importlib.import_module("pyarrow.ipc")
+    buffer = io.BytesIO()
+    with ipc.new_stream(buffer, value.schema) as stream:
+        stream.write_batch(value)
+    return buffer.getvalue()
+
+
+def _read_batch(body: bytes) -> Any:
+    return importlib.import_module("pyarrow.ipc").open_stream(body).read_next_batch()
+
+
 FORMATS: tuple[Format, ...] = (
     Format("numpy", lambda value: _is(value, "numpy", "ndarray"), _write_array, _read_array, "numpy"),
     Format("parquet", lambda value: _is(value, "pandas", "DataFrame"), _write_frame, _read_frame, "pandas"),
+    Format("series", lambda value: _is(value, "pandas", "Series"), _write_series, _read_series, "pandas"),
     Format("arrow", lambda value: _is(value, "pyarrow", "Table"), _write_table, _read_table, "pyarrow"),
+    Format("arrow-batch", lambda value: _is(value, "pyarrow", "RecordBatch"), _write_batch, _read_batch, "pyarrow"),
 )
 """In the order in which they are asked."""
+
+
+def builtin_format(value: Any) -> Format | None:
+    """The one of ``FORMATS`` that takes ``value``."""
+    for form in FORMATS:
+        if form.module in sys.modules and form.takes(value):
+            return form
+    return None
+
+
+def way_out(kind: type) -> str:
+    """What to make of a library's value that nothing here writes; empty where nothing is known."""
+    places = [(base.__module__.partition(".")[0], base.__name__) for base in kind.__mro__]
+    return next((_WAYS_OUT[place] for place in places if place in _WAYS_OUT), "")
+
+
+_WAYS_OUT = {
+    ("pandas", "Index"): "use index.to_series() or list(index)",
+    ("pyarrow", "Array"): 'put it into a table: pyarrow.table({"name": array})',
+    ("pyarrow", "ChunkedArray"): 'put it into a table: pyarrow.table({"name": array})',
+}
+
+
+def format_named(name: str) -> Format:
+    """The format of that name, built in or installed. ``KitaruFeatureNotAvailableError`` where there is none."""
+    found = next((form for form in FORMATS if form.name == name), None)
+    found = found or next((form for form in installed_formats() if form.name == name), None)
+    if found is not None:
+        return found
+    raise KitaruFeatureNotAvailableError(
+        f"a value was stored in the format {name!r}, which neither this release nor an installed package knows",
+        hint="Install the package that brings that format, or upgrade: pip install -U kitaru",
+    )
+
 
 GROUP = "kitaru.formats"
 RESERVED = frozenset({"json", "json+types", "text", "bytes", "pickle", *(form.name for form in FORMATS)})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 TAG = "$type"
+PAIRS = frozenset({"dict", "ordered_dict", "counter", "defaultdict"})
+"""What is written as a list of keys with their values."""
 
 
 def plain(tree: Any) -> Any:
@@ -17,6 +19,6 @@ def plain(tree: Any) -> Any:
     if kind is None or "value" not in tree:
         return {key: plain(item) for key, item in tree.items() if key != TAG}
     value = tree["value"]
-    if kind == "dict" and isinstance(value, list):
+    if kind in PAIRS and isinstance(value, list):
         return {str(plain(key)): plain(item) for key, item in value}
     return plain(value)

@@ -7,6 +7,7 @@ must live at the top of a module.
 
 from __future__ import annotations
 
+import collections
 import datetime
 import importlib
 import json
@@ -17,6 +18,9 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
+
+from kitaru.core.formats import builtin_format, format_named, way_out
+from kitaru.core.pandas_scalars import PANDAS_SCALARS, read_scalar, write_scalar
 
 TAG = "$type"
 SCALARS = frozenset({str, int, bool, type(None)})
@@ -166,7 +170,35 @@ def _tagged(value: Any, kind: type, loose: Loose | None) -> dict[str, Any]:
     if numpy is not None and kind is numpy.ndarray and not value.dtype.hasobject:
         shape, body = list(value.shape), b64encode(value.tobytes()).decode()
         return {TAG: "ndarray", "dtype": numpy.lib.format.dtype_to_descr(value.dtype), "shape": shape, "value": body}
+    if kind.__module__ == "collections":
+        return _tagged_collection(value, kind, loose)
+    try:
+        if kind.__name__ in PANDAS_SCALARS and kind.__module__.partition(".")[0] == "pandas":
+            return {TAG: PANDAS_SCALARS[kind.__name__], **write_scalar(value)}
+        form = builtin_format(value)  # a frame as a member: it has no bytes of its own
+        if form is not None:
+            return {TAG: "stored", "format": form.name, "value": b64encode(form.write(value)).decode()}
+    except Exception as error:
+        raise Unstorable(kind, str(error)) from error
     return _tagged_class(value, kind, loose)
+
+
+def _tagged_collection(value: Any, kind: type, loose: Loose | None) -> dict[str, Any]:
+    if kind is collections.deque:
+        return {TAG: "deque", "maxlen": value.maxlen, "value": [to_tree(item, loose=loose) for item in value]}
+    if kind not in (collections.OrderedDict, collections.Counter, collections.defaultdict):
+        return _tagged_class(value, kind, loose)
+    items = [[to_tree(key, loose=loose), to_tree(item, loose=loose)] for key, item in value.items()]
+    if kind is collections.OrderedDict:
+        return {TAG: "ordered_dict", "value": items}
+    items = sorted(items, key=_as_text) if loose else items
+    if kind is collections.Counter:
+        return {TAG: "counter", "value": items}
+    made = value.default_factory
+    if made is not None and not (isinstance(made, type) and (made.__module__ == "builtins" or _is_importable(made))):
+        advice = f"its default_factory {getattr(made, '__name__', made)!r} can't be found by name; return dict(value)"
+        raise Unstorable(kind, advice)
+    return {TAG: "defaultdict", "factory": made and _named(made, loose), "value": items}
 
 
 def _tagged_class(value: Any, kind: type, loose: Loose | None) -> dict[str, Any]:
@@ -190,7 +222,7 @@ def _tagged_class(value: Any, kind: type, loose: Loose | None) -> dict[str, Any]
     for plain in (dict, list, tuple, set, str, int, float):
         if issubclass(kind, plain):
             raise Unstorable(kind, f"a subclass of {plain.__name__} would come back as another type")
-    raise Unstorable(kind, "it has no JSON form")
+    raise Unstorable(kind, way_out(kind) or "it has no JSON form")
 
 
 def _named(kind: type, loose: Loose | None) -> str:
@@ -214,13 +246,15 @@ def _dump_model(value: Any, kind: Any, loose: Loose | None) -> Any:
 
 
 def _require_importable(kind: type, loose: Loose | None) -> None:
-    if loose is not None:
-        return
+    if loose is None and not _is_importable(kind):
+        raise Unstorable(kind, "its class can't be found by name; define it at the top of a module")
+
+
+def _is_importable(kind: type) -> bool:
     found: Any = sys.modules.get(kind.__module__)
     for part in kind.__qualname__.split("."):
         found = getattr(found, part, None)
-    if found is not kind:
-        raise Unstorable(kind, "its class can't be found by name; define it at the top of a module")
+    return found is kind
 
 
 def _write_datetime(value: datetime.datetime) -> dict[str, Any]:
@@ -310,6 +344,18 @@ def _read_scalar(tree: dict[str, Any], _home: str) -> Any:
     return importlib.import_module("numpy").frombuffer(b64decode(tree["value"]), dtype=tree["dtype"])[0]
 
 
+def _read_defaultdict(tree: dict[str, Any], home: str) -> Any:
+    name = tree["factory"]
+    made: Any = None
+    if name is not None:
+        made = find_class(name if ":" in name else f"builtins:{name}", home)
+    return collections.defaultdict(made, _pairs(tree, home))
+
+
+def _pairs(tree: dict[str, Any], home: str) -> list[Any]:
+    return [(from_tree(key, home), from_tree(item, home)) for key, item in tree["value"]]
+
+
 def _members(tree: dict[str, Any], home: str) -> list[Any]:
     return [from_tree(item, home) for item in tree["value"]]
 
@@ -337,6 +383,14 @@ _READERS: dict[str, Callable[[dict[str, Any], str], Any]] = {
     "model": _read_model,
     "dataclass": _read_dataclass,
     "namedtuple": _read_namedtuple,
+    "ordered_dict": lambda tree, home: collections.OrderedDict(_pairs(tree, home)),
+    "counter": lambda tree, home: collections.Counter(dict(_pairs(tree, home))),
+    "defaultdict": _read_defaultdict,
+    "deque": lambda tree, home: collections.deque(_members(tree, home), tree["maxlen"]),
+    "timestamp": lambda tree, _: read_scalar("Timestamp", tree),
+    "time_delta": lambda tree, _: read_scalar("Timedelta", tree),
+    "nat": lambda _tree, _: _find("pandas", "NaT"),
+    "stored": lambda tree, _: format_named(tree["format"]).read(b64decode(tree["value"])),
     "ndarray": _read_array,
     "numpy": _read_scalar,
 }

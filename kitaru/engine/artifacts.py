@@ -14,6 +14,7 @@ from kitaru.core.typed_json import Unstorable, to_tree, type_name
 from kitaru.engine import journal, values
 from kitaru.engine.masking import mask_tree
 from kitaru.errors import KitaruUsageError, KitaruValueError
+from kitaru.model.address import EXEC_ID
 from kitaru.model.event import ArtifactSaved, CheckpointCompleted, CheckpointFailed, CheckpointStarted, MetadataLogged
 from kitaru.model.notes import Artifact, Notes, artifact_id, merge, split_artifact_id
 from kitaru.ports import Store
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 METADATA_LIMIT = 64 * 1024
 """The most that one ``log`` takes, in bytes of JSON: more is an artifact."""
+
+SAVE_PICKLED = 'ask for pickle with save(name, value, serializer="pickle").'
 
 NAME_LIMIT = 200
 """Characters of an artifact's name."""
@@ -47,11 +50,11 @@ class NotesHere:
         else:
             run.logged[call] = merge(run.logged.get(call, {}), event.values)
 
-    def save(self, name: str, value: Any, kind: str, tags: Sequence[str]) -> str:
+    def save(self, name: str, value: Any, kind: str, tags: Sequence[str], serializer: str | None = None) -> str:
         """Keep a named value; its artifact's id. Durable when it returns."""
         run, call = self.run, self.call_id
         _check_names(name, kind, tags)
-        encoded = encode(value, subject=f"artifact {name!r}")
+        encoded = encode(value, subject=f"artifact {name!r}", serializer=serializer, way_out=SAVE_PICKLED)
         values.put(run.store, run.project, encoded)
         event = ArtifactSaved(at=run.now(), call=call, name=name, type=kind, value=encoded.detached(), tags=list(tags))
         run.journal.commit(event)
@@ -59,6 +62,11 @@ class NotesHere:
 
     def load(self, exec_id: str, name: str) -> Any:
         """The newest artifact of that name in an execution of this project."""
+        if not isinstance(exec_id, str) or not EXEC_ID.fullmatch(exec_id):
+            raise KitaruUsageError(
+                f"load(): expected the id of an execution, not {exec_id!r:.80}",
+                hint="It looks like ex-…; kitaru executions list shows them, and flow.run(...).exec_id is one.",
+            )
         run = self.run
         found = [one for one in read_artifacts(run.store, run.project, exec_id) if one.name == name]
         if not found:

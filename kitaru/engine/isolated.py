@@ -16,13 +16,12 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from kitaru.authoring.checkpoint import Checkpoint
-from kitaru.engine.interrupts import Expired
+from kitaru.engine.interrupts import Expired, FlowExpired
 from kitaru.engine.parcels import MAIN_ALIAS, Failed, Note, Order, Place, Returned, pack, receive, send, unpack
 from kitaru.engine.tracebacks import ChildTraceback
 from kitaru.errors import KitaruRuntimeError, KitaruUsageError, KitaruUserCodeError
@@ -32,7 +31,10 @@ if TYPE_CHECKING:
 
 CHILD = "kitaru.surfaces.isolated"
 GRACE_SECONDS = 5.0
-"""How long a child that was told to end has for it."""
+"""How long a child has to end that was told to because its run is stopped, or that has given its result."""
+
+LATE_GRACE_SECONDS = 1.0
+"""The same where its time, or the flow's, is over: what it was to be done in that has had its chance."""
 
 OUTPUT_SECONDS = 1.0
 """How long its output is waited for once it has ended: a process that it left behind may hold the pipe open."""
@@ -46,7 +48,7 @@ class IsolatedAttempt:
         self._guard = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._reason: BaseException | None = None
-        self._began = 0.0
+        self._killed = False
 
     def run(self) -> Any:
         """The result. Raises what the checkpoint raised, the timeout's error, or why the run was stopped.
@@ -56,7 +58,6 @@ class IsolatedAttempt:
         call = self._call
         order = self._order()
         interrupts, timeout = call.run.interrupts, call.checkpoint.options.timeout
-        self._began = time.monotonic()
         forget = [interrupts.when_stopped(lambda: self.stop(interrupts.reason))]
         try:
             ours = self._start(order.path)
@@ -72,9 +73,10 @@ class IsolatedAttempt:
     def stop(self, reason: BaseException | None = None) -> None:
         """Tell the child to end, and end it where it does not; ``run`` raises ``reason`` then. Does not block."""
         with self._guard:
-            self._reason = self._reason or reason or KitaruRuntimeError("stopped")
+            why = self._reason = self._reason or reason or KitaruRuntimeError("stopped")
         self._signal(signal.SIGTERM)
-        self._call.run.interrupts.after(GRACE_SECONDS, lambda: self._signal(signal.SIGKILL))
+        grace = LATE_GRACE_SECONDS if isinstance(why, (Expired, FlowExpired)) else GRACE_SECONDS
+        self._call.run.interrupts.after(grace, self._kill)
 
     # --- the process --------------------------------------------------------------------------------------------------
 
@@ -115,7 +117,7 @@ class IsolatedAttempt:
         for reader in readers:
             reader.join(OUTPUT_SECONDS)
         if isinstance(self._reason, Expired):
-            raise self._call.late(time.monotonic() - self._began)
+            raise self._call.late_process(killed=self._killed)
         if self._reason is not None:
             raise self._reason
         if isinstance(answer, Returned):
@@ -130,21 +132,27 @@ class IsolatedAttempt:
         try:
             self._process.wait(GRACE_SECONDS)
         except subprocess.TimeoutExpired:
-            self._signal(signal.SIGKILL)
+            self._kill()
             self._process.wait()
 
     def _end(self) -> None:
         process = self._process
         if process is not None and process.poll() is None:
-            self._signal(signal.SIGKILL)
+            self._kill()
             process.wait()
 
-    def _signal(self, number: int) -> None:
+    def _kill(self) -> None:
+        self._killed = self._signal(signal.SIGKILL) or self._killed
+
+    def _signal(self, number: int) -> bool:
+        """Whether there was a process to get it."""
         with self._guard:
             process = self._process
             if process is not None and process.returncode is None:
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, number)
+                    return True
+        return False
 
     def _forward(self, pipe: IO[bytes], name: str) -> None:
         """What the child prints, to its call's output and to this process's own."""
@@ -222,7 +230,7 @@ def _raised(failed: Failed) -> BaseException:
     if failed.pickled is not None:
         with suppress(Exception):  # its class may not be here, or not be what it was
             error = pickle.loads(failed.pickled)
-    if not isinstance(error, Exception):
+    if error is None:
         error = KitaruUserCodeError(f"{failed.type}: {failed.message}", failure_origin="user_code")
     error.__cause__ = ChildTraceback(failed.traceback)
     return error

@@ -37,7 +37,7 @@ def serve(descriptor: int) -> None:
     try:
         answer: Returned | Failed = Returned(_outcome(order, line))
     except SystemExit as error:
-        answer = Failed.of(KitaruRuntimeError(f"the checkpoint ended its process: sys.exit({error.code!r})"))
+        answer = Failed.of(SystemExit(error.code))  # whatever its class: a signal of the other process is no such thing
     except BaseException as error:
         answer = Failed.of(error)
     for stream in (sys.stdout, sys.stderr):
@@ -146,8 +146,8 @@ class _ChildScope:
     def log(self, metadata: dict[str, Any]) -> None:
         self._ask("log", metadata)
 
-    def save(self, name: str, value: Any, kind: str, tags: Sequence[str]) -> Any:
-        return self._ask("save", name, value, kind, tuple(tags))
+    def save(self, name: str, value: Any, kind: str, tags: Sequence[str], serializer: str | None = None) -> Any:
+        return self._ask("save", name, value, kind, tuple(tags), serializer)
 
     def load(self, exec_id: str, name: str) -> Any:
         return self._ask("load", exec_id, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import socket
 import struct
@@ -18,6 +19,9 @@ from kitaru.model.event import Value
 MAIN_ALIAS = "__kitaru_main__"
 """The name under which the child runs a script, so that ``if __name__ == "__main__"`` does not."""
 
+LARGE = 1 << 20
+"""Bytes from which a value's bytes travel beside their message, not within it: then nobody holds them twice."""
+
 _LENGTH = struct.Struct("!Q")
 
 
@@ -27,6 +31,11 @@ class Parcel:
 
     value: dict[str, Any] | None
     body: bytes
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A large body stays where it is: ``send`` writes it from there."""
+        large = len(self.body) > LARGE and protocol >= 5
+        return Parcel, (self.value, pickle.PickleBuffer(self.body) if large else self.body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +93,8 @@ class Failed:
         with suppress(Exception):
             body = pickle.dumps(error)
             pickle.loads(body)
-        return cls(body if isinstance(error, Exception) else None, failure.type, failure.message, failure.traceback)
+        kept = body if isinstance(error, (Exception, SystemExit, GeneratorExit)) else None
+        return cls(kept, failure.type, failure.message, failure.traceback)
 
 
 def pack(value: Any, subject: str, serializer: str | None = None) -> Parcel:
@@ -109,25 +119,33 @@ def unpack(parcel: Parcel, home: str) -> Any:
 
 
 def send(link: socket.socket, message: Any) -> None:
-    """One message."""
-    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
-    link.sendall(_LENGTH.pack(len(body)))
-    link.sendall(body)
+    """One message: how many parts it has, how long each is, and the parts. The first is the message, without what
+    it leaves to the others.
+    """
+    beside: list[pickle.PickleBuffer] = []
+    body = pickle.dumps(message, protocol=5, buffer_callback=beside.append)
+    parts = [memoryview(body), *(one.raw() for one in beside)]
+    link.sendall(b"".join(_LENGTH.pack(number) for number in (len(parts), *(len(part) for part in parts))))
+    for part in parts:
+        link.sendall(part)
 
 
 def receive(link: socket.socket) -> Any:
     """The next message; None where the other side is gone."""
-    head = _read(link, _LENGTH.size)
-    body = _read(link, _LENGTH.unpack(head)[0]) if head is not None else None
-    return pickle.loads(body) if body is not None else None
+    with link.makefile("rb", buffering=0) as raw:
+        # A buffer of one byte: it reads to the end of what was asked for, into the result itself, and never beyond.
+        reader = io.BufferedReader(raw, 1)
+        head = _read(reader, _LENGTH.size)
+        lengths = _read(reader, _LENGTH.size * _LENGTH.unpack(head)[0]) if head is not None else None
+        parts = []
+        for (length,) in _LENGTH.iter_unpack(lengths or b""):
+            part = _read(reader, length)
+            if part is None:
+                return None
+            parts.append(part)
+        return pickle.loads(parts[0], buffers=parts[1:]) if parts else None
 
 
-def _read(link: socket.socket, size: int) -> bytearray | None:
-    body = bytearray(size)
-    view, done = memoryview(body), 0
-    while done < size:
-        count = link.recv_into(view[done:])
-        if not count:
-            return None
-        done += count
-    return body
+def _read(reader: io.BufferedReader[socket.SocketIO], size: int) -> bytes | None:
+    body = reader.read(size)
+    return body if len(body) == size else None
