@@ -98,6 +98,7 @@ def test_an_earlier_result_is_taken_without_running_the_body(lab: Lab) -> None:
     assert not [event for event in events if isinstance(event, CheckpointStarted)]
     (call,) = lab.load(third).checkpoints
     assert (call.status, call.cached_from) == ("completed", f"{first}/1")
+    assert call.started_at == call.ended_at
     assert why(lab, first)[0].word == "miss"
     assert why(lab, second)[0] == CacheReport("1", "double", "hit", f"computed by {first}, call 1")
 

@@ -6,13 +6,15 @@ import importlib
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kitaru.authoring.code_digest import code_parts
+from kitaru.authoring.code_digest import code_parts, reached
+from kitaru.authoring.held_code import held_marks
 
 Digest = Callable[..., dict[str, str]]
 
@@ -240,3 +242,126 @@ def test_the_digest_is_the_same_in_every_process(tmp_path: Path) -> None:
         )
         found.add(done.stdout.replace(name, "module"))
     assert len(found) == 1
+
+
+REGISTERED = """
+    import functools
+    import extra
+    from extra import get, Shelf
+    from kitaru import checkpoint
+
+    REG = {}
+    SHELF = Shelf()
+
+    def register(f):
+        REG[f.__name__] = f
+        return f
+
+    @register
+    def plug(x):
+        return deeper(x) + 1
+
+    def deeper(x):
+        return x
+
+    @functools.singledispatch
+    def shown(x):
+        return "any"
+
+    @shown.register
+    def shown_int(x: int):
+        return "whole"
+
+    class Plugin:
+        known = {}
+        def __init_subclass__(cls):
+            Plugin.known[cls.__name__] = cls
+
+    class Loud(Plugin):
+        def go(self):
+            return "loud"
+
+    @SHELF.add
+    def shelved(x):
+        return "shelved"
+
+    @checkpoint
+    def step(x):
+        WAY
+"""
+EXTRA = """
+HELD = {}
+def keep(f):
+    HELD[f.__name__] = f
+    return f
+@keep
+def kept(x):
+    return "kept"
+def get(name):
+    return HELD[name]
+def by_name(x):
+    return inner(x)
+def inner(x):
+    return "inner"
+class Shelf:
+    def __init__(self):
+        self.items = []
+    def add(self, f):
+        self.items.append(f)
+        return f
+"""
+
+
+@pytest.mark.parametrize(
+    ("way", "old", "new"),
+    [
+        ('return REG["plug"](x)', "deeper(x) + 1", "deeper(x) + 2"),
+        ('return REG["plug"](x)', "return x\n", "return -x\n"),
+        ('return get("kept")(x)', '"kept"\n', '"other"\n'),
+        ('return getattr(extra, "by_" + x)(x)', '"inner"', '"other"'),
+        ('return globals()["pl" + x](x)', "deeper(x) + 1", "deeper(x) + 2"),
+        ('import importlib; return importlib.import_module("ext" + x).inner(x)', '"inner"', '"other"'),
+        ('import importlib; return importlib.import_module("extra").inner(x)', '"inner"', '"other"'),
+        ("return shown(x)", '"whole"', '"other"'),
+        ("return shown(x)", '"any"', '"other"'),
+        ('return Plugin.known["Loud"]().go()', '"loud"', '"other"'),
+        ("return [one().go() for one in Plugin.__subclasses__()]", '"loud"', '"other"'),
+        ("return SHELF.items[0](x)", '"shelved"', '"other"'),
+    ],
+)
+def test_what_is_reached_through_a_registry_or_by_its_name_counts(digest: Digest, way: str, old: str, new: str) -> None:
+    """Dicts filled by a decorator, here and in another module; getattr, globals, imports by name; dispatch; classes."""
+    main = REGISTERED.replace("WAY", way)
+    before = digest(main, extra=EXTRA)
+    assert digest(main, extra=EXTRA) == before
+    assert old in main + EXTRA
+    assert digest(main.replace(old, new), extra=EXTRA.replace(old, new)) != before
+
+
+def test_a_registry_that_is_not_reached_counts_for_nothing(digest: Digest) -> None:
+    """A checkpoint beside it keeps its results when a registered function changes."""
+    main = REGISTERED.replace("WAY", "return len(str(x))")
+    assert digest(main.replace("deeper(x) + 1", "deeper(x) + 2"), extra=EXTRA) == digest(main, extra=EXTRA)
+
+
+def test_what_a_registry_is_given_later_is_seen(digest: Digest) -> None:
+    """Looked at again, it is known whether the containers hold other functions than before; values are none."""
+    digest(REGISTERED.replace("WAY", 'return REG["plug"](x)'), extra=EXTRA)
+    module = sys.modules["digested"]
+    found = reached(module.step.func)
+    assert found.stands()
+    module.REG["note"] = 5
+    assert found.stands()
+    module.REG["plug"] = module.deeper
+    assert not found.stands()
+    assert reached(module.step.func).parts != found.parts
+
+
+def test_a_large_container_costs_little_to_look_at(digest: Digest) -> None:
+    """A million values are not gone through for each call."""
+    digest("TABLE = list(map(str, range(1_000_000)))\nREG = {}\ndef step(x):\n    return TABLE[x]\n")
+    table = sys.modules["digested"].TABLE
+    began = time.perf_counter()
+    for _ in range(20):
+        held_marks(table)
+    assert (time.perf_counter() - began) / 20 < 0.02

@@ -14,6 +14,7 @@ from kitaru import errors
 from kitaru.model.event import (
     KINDS,
     AnswerOffered,
+    AnswerRefused,
     ArtifactSaved,
     AttemptFailed,
     Cancelled,
@@ -176,6 +177,7 @@ EVENTS: list[Event] = [
     WaitAborted(at=at(8), wait="w2", by="me"),
     CheckpointOffered(at=at(0), call="1", name="a", input_digest="d", output=VALUE, notes=[{"kind": "metadata"}]),
     CheckpointLost(at=at(8), started=at(1), seen=at(2), call="1", name="a", attempt=1, error=ERROR),
+    AnswerRefused(at=at(9), wait="w1", name="approve", reason="must be magic", answered=at(8), by="Ann"),
     AnswerOffered(at=at(0), wait="w1", name="approve", value=VALUE, given=True),
     MetadataLogged(at=at(8), call="1", values={"n": 1}),
     ArtifactSaved(at=at(8), call="1", name="report", type="output", value=VALUE, tags=["a"]),

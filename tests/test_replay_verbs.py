@@ -19,6 +19,8 @@ from kitaru.engine.journal import read_entries, read_events
 from kitaru.errors import KitaruInputError, KitaruStateError, KitaruUsageError, KitaruWaitValidationError
 from kitaru.model.event import CheckpointCompleted, CheckpointOffered, Event, Opened, Value
 from kitaru.model.execution import CheckpointCall
+from kitaru.surfaces.views.executions_text import execution_lines
+from kitaru.surfaces.views.timeline_text import timeline
 from tests.durable_flows import deployed, ran
 from tests.repository import Repository, kitaru, until
 
@@ -36,6 +38,11 @@ class Notes:
 def collect(topic: str) -> Notes:
     RAN.append("collect")
     return Notes(topic, ["old"])
+
+
+@checkpoint
+def collect_anew(topic: str) -> Notes:
+    return Notes(topic, ["anew"])
 
 
 @checkpoint
@@ -111,9 +118,59 @@ def test_an_overridden_result_is_used_in_its_place(client: KitaruClient) -> None
     RAN.clear()
     assert handle.wait(30) == "given"
     assert RAN == []
-    stored = client.executions.get(handle.exec_id).checkpoints[-1].output
+    execution = client.executions.get(handle.exec_id)
+    stored = execution.checkpoints[-1].output
     assert stored is not None
     assert stored.type == "str"
+    assert [call.given_by for call in execution.checkpoints] == [None, None, execution.actor]
+    assert execution.actor
+    assert execution.unused_overrides == []
+    (said,) = [one.why for one in client.executions.explain_cache(handle.exec_id) if one.name == "write"]
+    assert said.startswith(f"given by {execution.actor}")
+    drawn = "\n".join(timeline(execution, width=120))
+    assert drawn.count("replayed") == 2 + drawn.count("the replayed")
+    assert f"given by {execution.actor}" in drawn
+
+
+def test_a_result_may_be_given_for_a_checkpoint_that_only_the_new_code_has(client: KitaruClient) -> None:
+    """It comes to every call of that name; the type is that of its annotation, and the call is marked as given."""
+    first = finished(client)
+
+    @flow
+    def article(topic: str = "tea", style: str = "plain", ask: bool = False) -> str:
+        return outline(collect_anew(topic))
+
+    given_notes = {"checkpoint.collect_anew": {"topic": "coffee", "facts": ["new"]}}
+    plan = client.executions.plan_replay(first, from_="write", overrides=given_notes, flow=article)
+    assert [(call.call_id, call.name) for call in plan.calls if call.action == "override"] == [("", "collect_anew")]
+    handle = client.executions.replay(first, from_="write", overrides=given_notes, flow=article)
+    assert handle.wait(30) == "coffee: new"
+    call = client.executions.get(handle.exec_id).checkpoints[0]
+    assert (call.name, call.original_call_id) == ("collect_anew", None)
+    assert call.given_by
+    with pytest.raises(KitaruInputError, match="collect_anew"):
+        client.executions.replay(first, from_="write", overrides={"checkpoint.collect_anew": 5}, flow=article)
+    with pytest.raises(KitaruUsageError, match="did you mean collect_anew"):
+        client.executions.replay(first, from_="write", overrides={"checkpoint.collect_anw": 5}, flow=article)
+
+
+def test_what_was_given_and_not_asked_for_is_told(client: KitaruClient) -> None:
+    """Where the code no longer calls that checkpoint: the plan doubts it, and the execution says so in the end."""
+    first = finished(client)
+
+    @flow
+    def article(topic: str = "tea", style: str = "plain", ask: bool = False) -> str:
+        return write(topic, style)
+
+    overrides = {"checkpoint.outline": "given"}
+    plan = client.executions.plan_replay(first, from_="write", overrides=overrides, flow=article)
+    (planned,) = [call for call in plan.calls if call.name == "outline"]
+    assert planned.reason == "its result is given, if the source as it is now calls it"
+    handle = client.executions.replay(first, from_="write", overrides=overrides, flow=article)
+    assert handle.wait(30) == "tea (plain)"
+    execution = client.executions.get(handle.exec_id)
+    assert execution.unused_overrides == ["checkpoint.outline"]
+    assert any("checkpoint.outline: given" in line for line in execution_lines(execution, lambda value: value))
 
 
 def test_other_inputs_reuse_what_still_fits(client: KitaruClient) -> None:
@@ -240,6 +297,14 @@ def test_a_deployed_execution_is_replayed_by_a_worker(house: Repository, tmp_pat
     rows = kitaru("executions", "replay", exec_id, "--from", "3", "--tag", "default", "--dry-run").must()
     assert rows.out.count("incompatible") == 3
     assert "has no checkpoint step" in rows.out
+    given_step = ("--from", "3", "--override", "checkpoint.step=5")
+    done = kitaru("executions", "replay", exec_id, *given_step, "--tag", "default")
+    done.refused("v3 has no checkpoint step", "pace")
+    given_pace = ("--from", "3", "--override", "checkpoint.pace=7", "--override", "checkpoint.step=8")
+    done = kitaru("executions", "replay", exec_id, *given_pace, "--version", "2", "--wait", "-o", "json").must()
+    assert done.json["item"]["result"] == [7, 8, 8]
+    shown = kitaru("executions", "get", done.json["item"]["exec_id"], "-o", "json").must().json["item"]
+    assert all(call["given_by"] for call in shown["checkpoints"])
     kitaru("executions", "replay", exec_id, "--from", "3", "--args", '{"folder": 3}').refused("don't fit", "text")
     kitaru("executions", "replay", exec_id, "--from", "3", "--override", "nope").refused("checkpoint.NAME=JSON")
     kitaru("executions", "replay", exec_id, "--from", "3", "--override", "checkpoint.step=nope").refused("not JSON")

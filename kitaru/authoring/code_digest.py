@@ -5,6 +5,10 @@ classes, methods, constants, modules; decorators and closures included. Librarie
 part of the environment. Source counts without comments, docstrings, layout and Kitaru's own decorators; code without
 readable source counts by its instructions. A value that says nothing about itself (a client, a model) counts by the
 statements that made it, and where those can't be found, by the whole text of its module.
+
+Functions and classes that a container or object holds count as it holds them now (``held_code``). Where code looks
+names up as it runs (``getattr``, ``globals``), every module of the project that it mentions counts with all that it
+defines; where it imports by a name that is not written out, every file of the project does.
 """
 
 from __future__ import annotations
@@ -12,7 +16,6 @@ from __future__ import annotations
 import enum
 import functools
 import hashlib
-import importlib.util
 import re
 import sys
 import types
@@ -21,7 +24,18 @@ from pathlib import PurePath
 from typing import Any
 
 from kitaru.authoring.checkpoint import Checkpoint
+from kitaru.authoring.dynamic_lookup import (
+    IMPORTING,
+    OWN_NAMES,
+    is_dynamic,
+    load_own,
+    modules_among,
+    project_texts,
+    subclasses_of,
+    texts_of,
+)
 from kitaru.authoring.flow import Flow
+from kitaru.authoring.held_code import held_code, held_marks, is_own_class
 from kitaru.authoring.project_source import is_project_file, source_of
 from kitaru.errors import KitaruSourceError
 
@@ -36,7 +50,25 @@ def code_parts(func: Callable[..., Any]) -> dict[str, str]:
 
     Names of the function's own module stand alone, so that they are the same whatever that module is called today.
     """
-    return _Walk(func).parts()
+    return reached(func).parts
+
+
+class Reached:
+    """What a function reached when it was looked at: ``parts`` as ``code_parts`` gives them."""
+
+    def __init__(self, parts: dict[str, str], holders: list[Any]) -> None:
+        self.parts = parts
+        self._holders = [(holder, held_marks(holder)) for holder in holders]
+
+    def stands(self) -> bool:
+        """Whether the containers that it reached still hold the same functions and classes."""
+        return all(held_marks(holder) == marks for holder, marks in self._holders)
+
+
+def reached(func: Callable[..., Any]) -> Reached:
+    """``code_parts``, and whether they still are what they were."""
+    walk = _Walk(func)
+    return Reached(walk.parts(), walk.holders)
 
 
 class _Walk:
@@ -48,6 +80,9 @@ class _Walk:
         self._seen: set[Any] = set()
         self._kept: list[Any] = []  # keeps ids of what was seen from being given to something else
         self._todo: list[tuple[str, Any]] = [(getattr(func, "__qualname__", "?"), func)]
+        self.holders: list[Any] = []
+        """What may hold other functions when it is looked at again."""
+        self._holding: set[int] = set()
 
     def parts(self) -> dict[str, str]:
         while self._todo:
@@ -79,7 +114,11 @@ class _Walk:
             self._instance(name, value)
 
     def _function(self, func: types.FunctionType) -> None:
-        if not self._is_new(func) or not is_project_file(func.__code__.co_filename):
+        if not self._is_new(func):
+            return
+        if not is_project_file(func.__code__.co_filename):
+            # A library's decorator: what it wraps, or chooses from, may be the project's.
+            self._held(self._named(func.__module__, func.__qualname__), func)
             return
         name = self._named(func.__module__, func.__qualname__)
         source = source_of(func.__module__, func.__code__.co_filename)
@@ -91,10 +130,14 @@ class _Walk:
         for cell, value in cells.items():
             self._visit_later(f"{name}.{cell}", value)
         mentioned = source.names_of(func.__code__) if source is not None and text is not None else set()
-        self._mentions(mentioned | set(_names(func.__code__)), func.__globals__, func.__module__)
-        for imported in source.imports_of(func.__code__) if source is not None else _names(func.__code__):
-            if _load_own(imported):
-                self._imported(imported, mentioned | set(_names(func.__code__)))
+        mentioned |= set(_names(func.__code__))
+        self._mentions(mentioned, func.__globals__, func.__module__)
+        imports = source.imports_of(func.__code__) if source is not None else list(_names(func.__code__))
+        imports = [imported for imported in imports if load_own(imported)]
+        for imported in imports:
+            self._imported(imported, mentioned)
+        if is_dynamic(mentioned):
+            self._looked_up(func, mentioned, imports)
         if (wrapped := getattr(func, "__wrapped__", None)) is not None:
             self._visit_later(name, wrapped)
 
@@ -112,7 +155,13 @@ class _Walk:
                 self._visit_later(f"{name}.{key}", member)
             return
         self._add(name, text)
-        self._mentions(source.names_of_class(cls.__qualname__), space, cls.__module__)
+        mentioned = source.names_of_class(cls.__qualname__)
+        self._mentions(mentioned, space, cls.__module__)
+        self._held(name, cls)
+        for member in vars(cls).values():  # a method may look names up, and has a way of its own to them
+            method = _unwrapped(member)
+            if isinstance(method, types.FunctionType) and is_dynamic(set(_names(method.__code__))):
+                self._visit_later(f"{name}.{method.__name__}", method)
 
     def _instance(self, name: str, value: Any) -> None:
         """Something that says nothing about itself: its class, and what it holds where that is plain."""
@@ -124,6 +173,22 @@ class _Walk:
             return
         self._visit_later(type(value).__qualname__, type(value))
         self._add(f"{name}:type", f"{type(value).__module__}.{type(value).__qualname__}")
+        self._held(name, value)
+
+    def _held(self, name: str, value: Any) -> None:
+        """The functions and classes in a container or object count, and which stands where in it."""
+        if id(value) in self._holding:
+            return
+        self._holding.add(id(value))
+        found = held_code(value)
+        if found or not isinstance(value, types.FunctionType):  # what a decorator wraps stays
+            self.holders.append(value)
+        if not found:
+            return
+        said = [f"{place}={self._named(one.__module__, one.__qualname__)}" for place, one in found]
+        self._add(f"{name}:holds", "\n".join(said))
+        for _, one in found:
+            self._visit_later(one.__qualname__, one)
 
     # --- names --------------------------------------------------------------------------------------------------------
 
@@ -151,6 +216,8 @@ class _Walk:
             self._global(home[1], getattr(sys.modules[home[0]], home[1], value), home[0])
             return
         text = None if isinstance(value, (list, dict, set)) and source.is_literal(name) else _constant(value)
+        if not isinstance(value, _SIMPLE):
+            self._held(self._named(module, name), value)
         if text is not None:
             self._add(self._named(module, name), text)
         elif self._is_new((module, name)):
@@ -171,6 +238,33 @@ class _Walk:
         key = (module, frozenset(names & space.keys()))
         if self._is_new(key):
             self._mentions(set(key[1]), space, module)
+
+    def _looked_up(self, func: types.FunctionType, names: set[str], imports: list[str]) -> None:
+        """Which names ``func`` asks for is known only when it runs: all that it may find counts."""
+        modules = {*modules_among(names, func.__globals__), *imports}
+        if names & OWN_NAMES:
+            modules.add(func.__module__)
+        if names & IMPORTING:
+            modules |= {name for name in texts_of(func.__code__) if name in sys.modules}
+            for place, text in project_texts(func.__code__.co_filename, func.__module__):
+                self._add(f"files:{place}", text)
+        for module in sorted(modules):
+            self._all_of(module)
+        if "__subclasses__" in names:
+            for value in [func.__globals__.get(name) for name in sorted(names)]:
+                for cls in subclasses_of(value):
+                    self._visit_later(cls.__qualname__, cls)
+
+    def _all_of(self, module: str) -> None:
+        """A module with all that it defines, and what that reaches."""
+        if source_of(module, None) is None or not self._is_new(("all of", module)):
+            return
+        self._whole_module(module)
+        for name, value in list(vars(sys.modules[module]).items()):
+            plain = _unwrapped(value)
+            own = isinstance(plain, types.FunctionType) or (isinstance(plain, type) and is_own_class(plain))
+            if own or isinstance(plain, (list, dict, set, tuple)):
+                self._global(name, value, module)
 
     def _whole_module(self, module: str) -> None:
         source = source_of(module, None)
@@ -292,20 +386,6 @@ def _names(code: types.CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _names(constant)
-
-
-def _load_own(module: str) -> bool:
-    """Whether that is a module of the project, which a function imports when it runs: it is imported now."""
-    if module in sys.modules:
-        return True
-    try:
-        spec = importlib.util.find_spec(module)
-        if spec is None or spec.origin is None or not is_project_file(spec.origin):
-            return False
-        importlib.import_module(module)
-    except Exception:  # the function may well expect that
-        return False
-    return True
 
 
 def _instructions(code: types.CodeType) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from kitaru.authoring.checkpoint import Checkpoint
 from kitaru.authoring.flow import Flow
-from kitaru.errors import KitaruSourceError, Problem
+from kitaru.errors import KitaruSourceError, KitaruUsageError, Problem
 
 _MOST_FRAMES = 6
 _MOST_FILES = 5_000
@@ -50,7 +50,9 @@ def load_target(root: Path, target: str) -> Flow[..., Any]:
     # What was on disk a moment ago is not asked again: the tree may have been unpacked since.
     importlib.invalidate_caches()
     module = _import_file(root, place) if place.endswith(".py") or "/" in place else _import_module(root, place)
-    return _flow_in(module, name, place)
+    flow = _flow_in(module, name, place)
+    _check_policies(module, flow, place)
+    return flow
 
 
 # --- the module -------------------------------------------------------------------------------------------------------
@@ -161,6 +163,18 @@ def _flow_in(module: ModuleType, name: str, place: str) -> Flow[..., Any]:
         f"{name} in {place} is no flow but {_a(type(value).__name__)}",
         hint="name a function decorated with @flow",
     )
+
+
+def _check_policies(module: ModuleType, flow: Flow[..., Any], place: str) -> None:
+    """Refuse a retry policy that waits for an exception which there is not: no failure would ever be tried again."""
+    owner: Flow[..., Any] | Checkpoint[..., Any] = flow
+    try:
+        flow.settle(flow.options.retries)
+        for owner in [one for one in vars(module).values() if isinstance(one, Checkpoint)]:
+            owner.policy()
+    except KitaruUsageError as error:
+        line = owner.func.__code__.co_firstlineno
+        raise _problem(place, error.message, hint=error.hint, line=line) from error
 
 
 def _a(noun: str) -> str:

@@ -31,6 +31,18 @@ def pending(session: Session, execution: Execution) -> list[Wait]:
     return [wait for wait in opened if _key(session, execution, wait).rpartition("/")[2] not in names]
 
 
+def all_answered(session: Session, execution: Execution) -> bool:
+    """Whether it waits, and every question has an answer already: nobody has gone on with it. One listing, and a few
+    reads where there is an answer.
+    """
+    if execution.status != "waiting":
+        return False
+    if not session.store.names(address.wait_answers(session.project, execution.exec_id)):
+        return False
+    whole = session.executions.get(execution.exec_id)  # a list's summary has no waits
+    return whole.status == "waiting" and not pending(session, whole)
+
+
 def chosen(session: Session, execution: Execution, name: str | None) -> Wait:
     """The wait of that name or id; without one, the only pending one.
 
@@ -39,9 +51,7 @@ def chosen(session: Session, execution: Execution, name: str | None) -> Wait:
     """
     exec_id = execution.exec_id
     if execution.ended:
-        raise KitaruStateError(
-            f"{exec_id} is {execution.status}: it waits for nothing", hint=f"kitaru executions get {exec_id}"
-        )
+        raise _too_late(session, execution, name)
     waits = pending(session, execution)
     if name is None:
         if len(waits) == 1:
@@ -57,9 +67,7 @@ def chosen(session: Session, execution: Execution, name: str | None) -> Wait:
     if not waits:
         for wait in execution.open_waits:
             raise _answered_before(session, execution, wait)
-        raise KitaruStateError(
-            f"{exec_id} is {execution.status}: it waits for nothing", hint=f"kitaru executions get {exec_id}"
-        )
+        raise _too_late(session, execution, name)
     if name is not None and not found:
         raise KitaruUsageError(f"{exec_id} has no wait {name!r}; it waits for: {_listed(waits)}", hint="--wait NAME")
     raise KitaruUsageError(
@@ -107,17 +115,39 @@ def _leave(session: Session, execution: Execution, wait: Wait, content: dict[str
         raise _answered_before(session, execution, wait)
 
 
+def _too_late(session: Session, execution: Execution, name: str | None) -> KitaruStateError:
+    """Nothing waits any more: whose answer counted, where there was one."""
+    exec_id = execution.exec_id
+    answered = [wait for wait in execution.waits if wait.status in ("answered", "aborted")]
+    meant = [wait for wait in answered if name is None or name in (wait.wait_id, wait.name)]
+    if len(meant) == 1:
+        return _answered_before(session, execution, meant[0])
+    nothing = f"{exec_id} is {execution.status}: it waits for nothing"
+    if not meant:
+        if name is not None and name not in {one for wait in execution.waits for one in (wait.wait_id, wait.name)}:
+            nothing += f", and never asked {name!r}"
+        return KitaruStateError(nothing, hint=f"kitaru executions get {exec_id}")
+    said = "".join(f"\n  {_answer_words(session, execution, wait)}" for wait in meant)
+    return KitaruConflictError(f"{nothing} any more{said}", hint=f"kitaru executions get {exec_id}")
+
+
 def _answered_before(session: Session, execution: Execution, wait: Wait) -> KitaruConflictError:
-    key = _key(session, execution, wait)
-    body = session.store.read(key)
-    who, when = wait.by or "somebody", wait.answered_at
-    if body is not None:
-        found = read_answer(body, key)
-        who, when = found.by, found.at
+    ended = f"; that is {execution.status}" if execution.ended else ""
     return KitaruConflictError(
-        f"{wait.name!r} of {execution.exec_id} was answered by {who}" + (f" at {when}" if when else ""),
+        _answer_words(session, execution, wait, f" of {execution.exec_id}") + ended,
         hint=f"kitaru executions get {execution.exec_id}",
     )
+
+
+def _answer_words(session: Session, execution: Execution, wait: Wait, of: str = "") -> str:
+    """Who answered the wait, or declined to, and when."""
+    key = _key(session, execution, wait)
+    body = session.store.read(key)
+    who, when, how = wait.by or "somebody", wait.answered_at, "declined" if wait.status == "aborted" else "answered"
+    if body is not None:
+        found = read_answer(body, key)
+        who, when, how = found.by or who, found.at, "declined" if found.abort else "answered"
+    return f"{wait.name!r}{of} was {how} by {who}" + (f" at {when}" if when else "")
 
 
 def _key(session: Session, execution: Execution, wait: Wait) -> str:

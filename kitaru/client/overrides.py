@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -51,14 +51,20 @@ def check_answers(original: Execution, answers: Mapping[str, Any]) -> None:
 
 
 def check_results(
-    session: Session, original: Execution, results: Mapping[str, Any], flow: Flow[..., Any] | None
+    session: Session,
+    original: Execution,
+    results: Mapping[str, Any],
+    flow: Flow[..., Any] | None,
+    there: Collection[str] = (),
 ) -> None:
     """``KitaruInputError`` for a result that is not what the checkpoint returns.
 
     That is what its return annotation says, where ``flow`` runs from source. A version does not record annotations:
     there a result must be of the kind (text, number, object, …) of one that the execution recorded; null always may be.
+    Of a checkpoint that the execution did not call, and that the code to run has (``there``), nothing else is known.
     """
-    must_be_known(results, [call.name for call in original.checkpoints], "call of checkpoint", CHECKPOINT)
+    names = [call.name for call in original.checkpoints]
+    must_be_known(results, [*names, *there], "call of checkpoint", CHECKPOINT)
     if not results:
         return
     annotations = _annotations(flow) if flow is not None else {}

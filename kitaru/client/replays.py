@@ -101,9 +101,10 @@ class Replays:
             results=results,
             answers=answers,
             gone=self._gone(original, released) if released is not None and not same_code else (),
+            there=_there(released, flow),
         )
         plan = plan_replay(original.checkpoints, original.waits, cut=cut, changes=changes)
-        check_results(session, original, results, flow)
+        check_results(session, original, results, flow, changes.there)
         return Replay(original, plan, events, results, answers, inputs, released, flow, same_code)
 
     def _gone(self, original: Execution, released: Released) -> set[str]:
@@ -235,6 +236,14 @@ class Replays:
         import_module("kitaru.engine.values").put(self._session.store, self._session.project, encoded)
         found: Value = encoded.value
         return found
+
+
+def _there(released: Released | None, flow: Flow[..., Any] | None) -> list[str]:
+    """The checkpoints that the code to run is seen to have; it may have others, in other modules."""
+    if released is not None:
+        return list(released.snapshot.checkpoints)
+    found: list[str] = import_module("kitaru.authoring.facts").reached_checkpoints(flow.func) if flow else []
+    return found
 
 
 def _defaults(schema: Mapping[str, Any]) -> dict[str, Any]:

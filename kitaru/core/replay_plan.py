@@ -26,7 +26,7 @@ class Changes:
 
     ``code``: what runs now, in words (``v2``), where it is or may be other code. ``inputs``: whether the flow's inputs
     are others. ``results`` and ``answers``: the checkpoints and waits for which one is given. ``gone``: checkpoints
-    that the code to run is known not to have.
+    that the code to run is known not to have; ``there``: those that it is known to have.
     """
 
     code: str = ""
@@ -34,6 +34,7 @@ class Changes:
     results: Collection[str] = ()
     answers: Collection[str] = ()
     gone: Collection[str] = ()
+    there: Collection[str] = ()
 
     @property
     def doubt(self) -> str:
@@ -71,7 +72,15 @@ def plan_replay(
     """
     ordered = in_order(calls)
     questions = sorted(waits, key=lambda wait: wait.opened_at)
-    must_be_known(changes.results, [call.name for call in ordered], "call of checkpoint", CHECKPOINT)
+    called = [call.name for call in ordered]
+    for name in changes.results:
+        if name in changes.gone:
+            code = changes.code or "the code to run"
+            raise KitaruUsageError(
+                f"{code} has no checkpoint {name}: what is given for it would have no effect",
+                hint=f"it has: {_listed(changes.there)}" if changes.there else "leave that override out",
+            )
+    must_be_known(changes.results, [*called, *changes.there], "call of checkpoint", CHECKPOINT)
     must_be_known(changes.answers, [wait.name for wait in questions], "wait", WAIT)
     begins = _cut(ordered, questions, cut)
     given = _first_given(ordered, questions, changes)
@@ -82,6 +91,8 @@ def plan_replay(
             doubt = changes.doubt or _unless(given, call.started_at)
             action, reason = ("reuse_if_same", doubt) if doubt else (action, reason)
         planned.append(PlannedCall(call.call_id, call.name, action, reason))
+    new = [name for name in dict.fromkeys(changes.results) if name not in called]
+    planned += [PlannedCall("", name, "override", "its result is given to each call of it") for name in new]
     asked = [_planned_wait(wait, begins, changes, given) for wait in questions]
     return ReplayPlan(tuple(planned), tuple(asked))
 
@@ -116,7 +127,8 @@ def _fate(call: CheckpointCall, place: int, begins: _Cut, changes: Changes) -> t
     if call.name in changes.gone:
         return "incompatible", f"{changes.code or 'the code to run'} has no checkpoint {call.name}"
     if call.name in changes.results:
-        return "override", "its result is given"
+        sure = call.name in changes.there or not changes.code
+        return "override", "its result is given" if sure else f"its result is given, if {changes.code} calls it"
     if place == begins.place:
         return "rerun", "the replay begins here"
     if not begins.is_before(place, call.started_at):

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from kitaru.authoring.checkpoint import Checkpoint
-from kitaru.authoring.code_digest import code_parts
+from kitaru.authoring.code_digest import Reached, reached
 from kitaru.core.cache_key import MOST_NOTED, Inputs, Noted, Recipe, call_key, inputs_of
+from kitaru.core.codecs import Summaries
 from kitaru.errors import KitaruError
 from kitaru.model import address
 from kitaru.model.event import Value
@@ -63,12 +64,13 @@ class Hint:
 class _Known:
     """A distinct checkpoint of the run."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, code: Reached, noted: list[Noted]) -> None:
         self.recipe = recipe
+        self.code = code
         self.digest = recipe.digest
         self.guard = threading.Lock()
         self.there: frozenset[str] | None = None
-        self.noted: list[Noted] = []
+        self.noted = noted
 
 
 class Cache:
@@ -100,15 +102,17 @@ class Cache:
         self._known: dict[int, _Known] = {}
         self._publisher = _Publisher(store)
 
-    def ticket(self, checkpoint: Checkpoint[..., Any], call: str, arguments: Any, whole: str) -> Ticket | None:
+    def ticket(
+        self, checkpoint: Checkpoint[..., Any], call: str, arguments: Any, whole: str, summaries: Summaries
+    ) -> Ticket | None:
         """What a call with these bound arguments (``whole`` is their digest) is known by; None where it has no part."""
         if not self._on or checkpoint.options.cache is False:
             where = f"by @checkpoint(cache=False) of {checkpoint.name}" if self._on else "for this execution"
             if (known := self._known_if_on(checkpoint)) is not None:
                 self._note(known, Noted(call, "off", why=f"the cache is switched off {where}"))
             return None
-        known = self._of(checkpoint)
-        inputs = inputs_of(arguments, whole, self._home)
+        known = self._of(checkpoint, now=True)
+        inputs = inputs_of(arguments, whole, self._home, summaries)
         if inputs.opaque:
             why = f"{', '.join(inputs.opaque)} can't be told from another value of its type, so no result fits it"
             self._note(known, Noted(call, "opaque", inputs.parts, why))
@@ -123,6 +127,8 @@ class Cache:
     def find(self, checkpoint: Checkpoint[..., Any], ticket: Ticket) -> Hint | None:
         """The result of an earlier execution, if one is known."""
         known = self._of(checkpoint)
+        if known.digest != ticket.recipe:  # a registry holds other code since: what that makes is no result of this
+            return None
         with known.guard:
             if known.there is None:
                 known.there = self._list(known.digest)
@@ -165,24 +171,27 @@ class Cache:
     def _known_if_on(self, checkpoint: Checkpoint[..., Any]) -> _Known | None:
         return self._of(checkpoint) if self._on else None
 
-    def _of(self, checkpoint: Checkpoint[..., Any]) -> _Known:
+    def _of(self, checkpoint: Checkpoint[..., Any], *, now: bool = False) -> _Known:
+        """``now``: what registries hold may have changed since it was looked at."""
         known = self._known.get(id(checkpoint))
-        if known is None:
+        if known is None or (now and not known.code.stands()):
             with self._guard:
                 known = self._known.get(id(checkpoint))
-                if known is None:
-                    known = self._known[id(checkpoint)] = _Known(self._recipe(checkpoint))
+                if known is None or (now and not known.code.stands()):
+                    known = self._known[id(checkpoint)] = self._look_at(checkpoint, known.noted if known else [])
         return known
 
-    def _recipe(self, checkpoint: Checkpoint[..., Any]) -> Recipe:
+    def _look_at(self, checkpoint: Checkpoint[..., Any], noted: list[Noted]) -> _Known:
         # Looked at anew in each run: a helper that a notebook defined again is another one.
-        return Recipe(
+        code = reached(checkpoint.func)
+        recipe = Recipe(
             name=checkpoint.name,
-            code=code_parts(checkpoint.func),
+            code=code.parts,
             options={"serializer": checkpoint.options.serializer},
             requirements=self._requirements,
             python=f"{sys.version_info.major}.{sys.version_info.minor}",
         )
+        return _Known(recipe, code, noted)
 
     def _list(self, recipe: str) -> frozenset[str]:
         try:

@@ -55,6 +55,9 @@ class _Records:
 def _report(call: CheckpointCall, execution: Execution, records: _Records) -> CacheReport:
     if call.cached_from:
         return CacheReport(call.call_id, call.name, "hit", f"computed by {call.cached_from.replace('/', ', call ', 1)}")
+    if call.given_by:
+        when = f" when {execution.exec_id} was opened as a replay, at {execution.created_at}"
+        return CacheReport(call.call_id, call.name, "off", f"given by {call.given_by}{when}")
     if call.original_call_id:
         return CacheReport(call.call_id, call.name, "off", "its result was copied by a replay")
     if not execution.options.cache:

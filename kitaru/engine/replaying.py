@@ -34,6 +34,9 @@ from kitaru.ports import Clock, Store, Taken
 OFFERS = 2
 """The number of the entry that holds what may be taken over."""
 
+SOMEBODY = "somebody"
+"""Who gave what no name stands beside."""
+
 
 def offers(
     events: Iterable[Event],
@@ -78,7 +81,7 @@ def offers(
     ]
     first = {call.name: call.call_id for call in reversed(plan.calls)}
     found += [
-        CheckpointOffered(at=at, call=first[name], name=name, input_digest="", output=value)
+        CheckpointOffered(at=at, call=first.get(name, ""), name=name, input_digest="", output=value, by=by or SOMEBODY)
         for name, value in results.items()
     ]
     asked = {wait.name: wait.wait_id for wait in reversed(plan.waits)}
@@ -102,7 +105,8 @@ def taken_events(offer: CheckpointOffered, call: str, taken: RecordedCall, at: s
         input_digest=taken.input_digest,
         args=offer.args,
         output=taken.output,
-        original_call_id=offer.call,
+        original_call_id=offer.call or None,
+        given_by=None if offer.input_digest else offer.by or SOMEBODY,
     )
     return [*(replace(note, at=at, call=call) for note in notes), done]
 

@@ -21,7 +21,7 @@ from kitaru.engine.masking import mask_tree
 from kitaru.engine.run_state import RunState
 from kitaru.errors import KitaruDivergenceError, KitaruIntegrityError, KitaruUsageError, KitaruWaitValidationError
 from kitaru.model import address
-from kitaru.model.event import Suspended, WaitAborted, WaitAnswered, WaitOpened
+from kitaru.model.event import AnswerRefused, Suspended, WaitAborted, WaitAnswered, WaitOpened
 
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 2.0
@@ -56,6 +56,7 @@ class Poll:
         self._question = question
         self._name = question.name or wait
         self._pause = FIRST_PAUSE
+        self._refused: list[AnswerRefused] = []
         self.found: list[Any] = []
         """The answer, once it is there."""
 
@@ -93,7 +94,7 @@ class Poll:
                 metadata=mask_tree(question.metadata, run.mask),
             )
             run.presence.ask(self._wait)
-            run.journal.commit(event)
+            run.journal.commit(event, *self._refused)
             run.waits.opened[self._wait] = event
         enough = float("inf") if question.timeout is None else time.monotonic() + question.timeout
         run.waits.polled[self._wait] = enough
@@ -106,8 +107,10 @@ class Poll:
             try:
                 value = values.get(run.store, run.project, offered.value, subject=subject, home=run.home)
                 found = question.answer(value)
-            except KitaruWaitValidationError:
-                # Other code asks for something else: then it is asked.
+            except KitaruWaitValidationError as error:
+                # Other code asks for something else: then it is asked. What was given for it is spoken of.
+                if offered.given:
+                    self._refused.append(self._refusal(error, offered.by, offered.at))
                 continue
             if not run.offers.take_answer(offered):
                 continue
@@ -153,6 +156,8 @@ class Poll:
             value = self._question.answer(answer.value)
         except KitaruWaitValidationError as error:
             # The schema let it pass and the type does not: whoever answered is asked again.
+            # Recorded first: who runs on after a crash between the two finds the answer, and says it again.
+            run.journal.commit(self._refusal(error, answer.by, answer.at))
             print(f"{error.message}; it was put aside, and {self._name!r} waits on", file=sys.stderr)
             run.store.remove(key)
             return False
@@ -165,6 +170,11 @@ class Poll:
         run.presence.answered(self._wait)
         self.found = [value]
         return True
+
+    def _refusal(self, error: KitaruWaitValidationError, by: str, answered: str) -> AnswerRefused:
+        reason = mask_tree(error.message.partition(" doesn't fit: ")[2] or error.message, self._run.mask)
+        at = self._run.now()
+        return AnswerRefused(at=at, wait=self._wait, name=self._name, reason=reason, answered=answered, by=by)
 
     def _all_idle(self) -> bool:
         """Whether every wait was polled for long enough, and nothing else goes on."""

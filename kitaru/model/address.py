@@ -100,6 +100,10 @@ def source_archive(project: str, sha: str) -> str:
     return f"{project}/objects/source/{sha[:2]}/{sha}.tar.zst"
 
 
+def source_archives(project: str) -> str:
+    return f"{project}/objects/source/"
+
+
 def executions(project: str) -> str:
     return f"{project}/executions/"
 

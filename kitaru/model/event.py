@@ -95,7 +95,7 @@ class CheckpointCompleted(Event):
     ``args`` is a readable copy of small arguments; ``input_digest`` covers all of them. ``original_call_id``: the call
     of the replayed execution that this result was taken from, or given in place of. ``cached_from``: the execution and
     call (``ex-…/3``) that computed the result, where no body was run for it; ``cache_key``: what the two calls have in
-    common.
+    common. ``given_by``: who gave the result by hand, when the replay was opened; nothing computed it.
     """
 
     kind: Literal["checkpoint_completed"] = "checkpoint_completed"
@@ -110,6 +110,7 @@ class CheckpointCompleted(Event):
     original_call_id: str | None = None
     cached_from: str | None = None
     cache_key: str | None = None
+    given_by: str | None = None
 
 
 @record(kw_only=True)
@@ -117,7 +118,8 @@ class CheckpointOffered(Event):
     """A result that a replay may take over, written when it is opened: that of ``call`` in the replayed execution.
 
     Nothing happened yet: where the body makes such a call, a ``CheckpointCompleted`` follows. ``input_digest`` is empty
-    where whoever replays gave the result as JSON: it fits whatever the inputs are. ``movable``: other code may make the
+    where whoever replays, ``by``, gave the result as JSON: it fits whatever the inputs are; ``call`` is then empty
+    where the replayed execution made no such call. ``movable``: other code may make the
     call at another place. ``notes``: the call's metadata and artifacts, as events in their JSON form.
     """
 
@@ -130,6 +132,7 @@ class CheckpointOffered(Event):
     output: Value
     movable: bool = False
     notes: list[dict[str, Any]] = field(default_factory=list)
+    by: str = ""
 
 
 @record(kw_only=True)
@@ -258,6 +261,22 @@ class WaitAnswered(Event):
 
 
 @record(kw_only=True)
+class AnswerRefused(Event):
+    """An answer fitted the wait's JSON Schema and not its type: it was put aside, and the wait goes on.
+
+    ``answered``: when ``by`` gave it. ``reason`` is for people.
+    """
+
+    kind: Literal["answer_refused"] = "answer_refused"
+    at: str
+    wait: str
+    name: str
+    reason: str
+    answered: str
+    by: str = ""
+
+
+@record(kw_only=True)
 class AnswerOffered(Event):
     """An answer that a replay may take over: to the wait ``wait`` of the replayed execution. ``given``: by whoever
     replays, and then for every wait of that name.
@@ -306,6 +325,7 @@ KINDS: dict[str, type[Event]] = {
     "artifact_saved": ArtifactSaved,
     "waiting_for": WaitOpened,
     "wait_answered": WaitAnswered,
+    "answer_refused": AnswerRefused,
     "answer_offered": AnswerOffered,
     "wait_aborted": WaitAborted,
     "suspended": Suspended,

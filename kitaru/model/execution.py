@@ -8,12 +8,15 @@ from typing import Any, Literal
 
 from kitaru.errors import KitaruIntegrityError
 from kitaru.model.event import (
+    AnswerOffered,
+    AnswerRefused,
     ArtifactSaved,
     AttemptFailed,
     Cancelled,
     CheckpointCompleted,
     CheckpointFailed,
     CheckpointLost,
+    CheckpointOffered,
     CheckpointStarted,
     Completed,
     Event,
@@ -34,7 +37,7 @@ from kitaru.model.event import (
 )
 from kitaru.model.notes import Notes
 from kitaru.model.record import record
-from kitaru.model.wait import Wait
+from kitaru.model.wait import RefusedAnswer, Wait
 
 ExecutionStatus = Literal["pending", "running", "waiting", "completed", "failed", "cancelled", "lost"]
 """The fold never says ``lost``: whoever can look says it of a running execution whose runner is gone."""
@@ -62,7 +65,10 @@ class Attempt(Record):
 
 @record(kw_only=True)
 class CheckpointCall(Record):
-    """One durable call. ``call_id`` is its place in the flow body: ``3``, or ``1.2/3`` in a concurrent branch."""
+    """One durable call. ``call_id`` is its place in the flow body: ``3``, or ``1.2/3`` in a concurrent branch.
+
+    ``given_by``: who gave its result by hand, in a replay; ``original_call_id`` is then the call it stands in for.
+    """
 
     call_id: str
     name: str
@@ -73,6 +79,7 @@ class CheckpointCall(Record):
     original_call_id: str | None = None
     cached_from: str | None = None
     cache_key: str | None = None
+    given_by: str | None = None
     parent_call_ids: tuple[str, ...] = ()
     failure: Failure | None = None
     attempts: tuple[Attempt, ...] = ()
@@ -87,6 +94,8 @@ class Execution(Record):
     """One run of one snapshot.
 
     Times are RFC 3339 in UTC; ``stack_name``, ``tag`` and so on are as they were when it was opened.
+    ``unused_overrides``, of a replay that has ended: what was given (``checkpoint.NAME``, ``wait.NAME``) and nothing
+    asked for.
     """
 
     exec_id: str
@@ -122,6 +131,7 @@ class Execution(Record):
     checkpoints: tuple[CheckpointCall, ...] = ()
     waits: tuple[Wait, ...] = ()
     artifacts: tuple[str, ...] = ()
+    unused_overrides: list[str] = field(default_factory=list)
 
     @property
     def ended(self) -> bool:
@@ -161,6 +171,7 @@ class Fold:
         self._attempts: dict[int, Attempt] = {}
         self._calls: dict[str, dict[str, Any]] = {}
         self._waits: dict[str, Wait] = {}
+        self._given: dict[str, str] = {}
         self._notes = Notes()
 
     def add(self, event: Event) -> None:
@@ -208,6 +219,7 @@ class Fold:
             waits=tuple(self._waits.values()),
             metadata=self._notes.metadata(None),
             artifacts=saved.get(None, ()),
+            unused_overrides=list(self._given) if self._fields["status"] in ENDED else [],
             **{**self._fields, "status": self._status()},
         )
 
@@ -288,7 +300,9 @@ class Fold:
         call = self._call(event.call, event.name, event.started)
         call.update(status="completed", ended_at=event.at, output=event.output, failure=None)
         call.update(input_digest=event.input_digest, args=event.args, original_call_id=event.original_call_id)
-        call.update(cached_from=event.cached_from, cache_key=event.cache_key)
+        call.update(cached_from=event.cached_from, cache_key=event.cache_key, given_by=event.given_by)
+        if event.given_by is not None:
+            self._given.pop(f"checkpoint.{event.name}", None)
         call["attempts"][event.attempt] = Attempt(event.attempt, "completed", event.started, event.at)
 
     def _fail_call(self, event: CheckpointFailed) -> None:
@@ -323,6 +337,22 @@ class Fold:
             asked, status="answered", answered_at=event.at, by=event.by or None, value=event.value
         )
         self._fields["suspended_at"] = None
+        if self._given.get(f"wait.{event.name}") == event.value.sha256:  # another answer: the given one didn't do
+            del self._given[f"wait.{event.name}"]
+
+    def _refuse_answer(self, event: AnswerRefused) -> None:
+        asked = self._waits.get(event.wait)
+        if asked is not None:
+            refused = RefusedAnswer(by=event.by, answered_at=event.answered, refused_at=event.at, reason=event.reason)
+            self._waits[event.wait] = replace(asked, refused=(*asked.refused, refused))
+
+    def _offer_call(self, event: CheckpointOffered) -> None:
+        if not event.input_digest:
+            self._given[f"checkpoint.{event.name}"] = event.output.sha256
+
+    def _offer_answer(self, event: AnswerOffered) -> None:
+        if event.given:
+            self._given[f"wait.{event.name}"] = event.value.sha256
 
     def _abort_wait(self, event: WaitAborted) -> None:
         asked = self._waits.get(event.wait)
@@ -348,6 +378,9 @@ _STEPS: dict[type[Event], Callable[[Fold, Any], None]] = {
     Cancelled: Fold._cancel,
     WaitOpened: Fold._open_wait,
     WaitAnswered: Fold._answer_wait,
+    AnswerRefused: Fold._refuse_answer,
+    CheckpointOffered: Fold._offer_call,
+    AnswerOffered: Fold._offer_answer,
     WaitAborted: Fold._abort_wait,
     Suspended: Fold._suspend,
 }

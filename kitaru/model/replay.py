@@ -19,7 +19,9 @@ REUSED: Final = ("reuse", "reuse_if_same")
 
 @dataclass(frozen=True, slots=True)
 class PlannedCall:
-    """What becomes of one recorded call, and why."""
+    """What becomes of one recorded call, and why. ``call_id`` is empty for a checkpoint that was not called, and whose
+    result is given.
+    """
 
     call_id: str
     name: str
