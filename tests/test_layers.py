@@ -17,7 +17,7 @@ LONGEST_FUNCTION = 60
 ALLOWED = {
     "surfaces": {"surfaces", "client", "wiring", "model", "errors", "ports", "settings", "_version"},
     "client": {"client", "wiring", "settings", "engine", "core", "authoring", "ports", "model", "errors"},
-    "wiring": {"settings", "adapters", "engine", "authoring", "ports", "model", "errors"},
+    "wiring": {"wiring", "settings", "adapters", "engine", "authoring", "ports", "model", "errors"},
     "settings": {"model", "errors"},
     "engine": {"engine", "core", "authoring", "ports", "model", "errors"},
     "adapters": {"adapters", "authoring", "ports", "model", "errors", "_version"},

@@ -1,0 +1,39 @@
+"""Settings and stacks → adapters: the only importer of adapters, and the only reader of the environment.
+
+Imports of adapters are late on purpose, here and nowhere else: each command pays for what it uses.
+"""
+
+from kitaru.wiring.repository import Repository as Repository
+from kitaru.wiring.repository import ci_files as ci_files
+from kitaru.wiring.repository import forge as forge
+from kitaru.wiring.repository import manifest_edits as manifest_edits
+from kitaru.wiring.repository import past_sources as past_sources
+from kitaru.wiring.repository import scaffold as scaffold
+from kitaru.wiring.repository import unpacked as unpacked
+from kitaru.wiring.repository import working_tree as working_tree
+from kitaru.wiring.running import check_image as check_image
+from kitaru.wiring.running import child_output as child_output
+from kitaru.wiring.running import end_process as end_process
+from kitaru.wiring.running import launched_worker as launched_worker
+from kitaru.wiring.running import must_run_here as must_run_here
+from kitaru.wiring.running import process_alive as process_alive
+from kitaru.wiring.running import process_at_work as process_at_work
+from kitaru.wiring.running import prune_caches as prune_caches
+from kitaru.wiring.running import run_order as run_order
+from kitaru.wiring.running import runner_for_order as runner_for_order
+from kitaru.wiring.running import runner_of as runner_of
+from kitaru.wiring.running import stack_named as stack_named
+from kitaru.wiring.running import this_process as this_process
+from kitaru.wiring.settling import Silent as Silent
+from kitaru.wiring.settling import SystemClock as SystemClock
+from kitaru.wiring.settling import absolute_store as absolute_store
+from kitaru.wiring.settling import check_answer as check_answer
+from kitaru.wiring.settling import check_inputs as check_inputs
+from kitaru.wiring.settling import environment as environment
+from kitaru.wiring.settling import load_manifest as load_manifest
+from kitaru.wiring.settling import open_store as open_store
+from kitaru.wiring.settling import own_store as own_store
+from kitaru.wiring.settling import probe_store as probe_store
+from kitaru.wiring.settling import secret_mask as secret_mask
+from kitaru.wiring.settling import settle as settle
+from kitaru.wiring.settling import template as template

@@ -1,0 +1,150 @@
+"""The repository around a manifest: its source, what its flows look like, its pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kitaru.errors import KitaruSourceError, KitaruUsageError, Problem
+from kitaru.settings import (
+    Settings,
+    actor,
+)
+
+if TYPE_CHECKING:
+    from kitaru.model.manifest import SourceSpec
+    from kitaru.model.snapshot import FlowFacts
+    from kitaru.ports import Forge, ManifestFile, Selection, Source
+
+
+def scaffold(folder: Path, project: str | None) -> Any:
+    """Write a manifest for the flows found in ``folder``; what it did, as data."""
+    git = import_module("kitaru.adapters.git_process")
+    try:
+        listed = git.run(folder, "ls-files", "-co", "--exclude-standard", "-z", "--", "*.py")
+        files = [folder / name.decode("utf-8", "surrogateescape") for name in listed.split(b"\0") if name]
+    except KitaruSourceError:
+        # No repository yet: hidden folders and virtual environments are nobody's flows.
+        files = [path for path in sorted(folder.rglob("*.py")) if not _foreign(path.relative_to(folder))]
+    return import_module("kitaru.adapters.scaffold").scaffold(folder, files=files, project=project)
+
+
+def _foreign(path: Path) -> bool:
+    return any(part.startswith(".") or part in ("venv", "site-packages", "node_modules") for part in path.parts)
+
+
+def ci_files() -> Any:
+    """What writes the files of a pipeline."""
+    return import_module("kitaru.adapters.ci_files")
+
+
+def forge(environ: Mapping[str, str]) -> Forge:
+    """Where the job of that environment runs. Raises ``KitaruUsageError`` outside a job."""
+    if environ.get("GITHUB_REPOSITORY"):
+        github: Forge = import_module("kitaru.adapters.github_api").GitHub(environ)
+        return github
+    if environ.get("CI_API_V4_URL"):
+        gitlab: Forge = import_module("kitaru.adapters.gitlab_api").GitLab(environ)
+        return gitlab
+    raise KitaruUsageError(
+        "this is no job of GitHub or GitLab: neither GITHUB_REPOSITORY nor CI_API_V4_URL is set",
+        hint="kitaru ci init writes a pipeline that calls this",
+    )
+
+
+@dataclass(frozen=True)
+class Repository:
+    """The repository around a manifest: source, what its flows look like, who acts."""
+
+    loaded: ManifestFile
+    settings: Settings
+
+    @cached_property
+    def source(self) -> Source:
+        """The Git repository that the manifest is in."""
+        source: Source = self._git
+        return source
+
+    @cached_property
+    def _git(self) -> Any:
+        git = import_module("kitaru.adapters.git_source")
+        return git.GitSource(self.loaded.root, self.settings.cache, manifest=self.loaded.path.name)
+
+    def known(self, source: str, target: str) -> FlowFacts | None:
+        """What was learned of that target before."""
+        discovery = import_module("kitaru.adapters.discovery")
+        facts: FlowFacts | None = discovery.facts_cache_get(self.settings.cache, source, target)
+        return facts
+
+    def describe(
+        self, source: str, targets: Mapping[str, str], archive: Callable[[], bytes]
+    ) -> Mapping[str, FlowFacts | Problem]:
+        """Import the targets from the unpacked source, and remember what that taught."""
+        discovery = import_module("kitaru.adapters.discovery")
+        root = unpacked(self.settings, source, archive)
+        found: Mapping[str, FlowFacts | Problem] = discovery.describe(root, targets, worktree=self.loaded.root)
+        for name, facts in found.items():
+            if not isinstance(facts, Problem):
+                discovery.facts_cache_put(self.settings.cache, source, targets[name], facts)
+        return found
+
+    def pack(self, selection: Selection) -> bytes:
+        """The deterministic archive of a selection."""
+        bundle = import_module("kitaru.adapters.bundle")
+        archive: bytes = bundle.pack(self._git.read(selection))
+        return archive
+
+    def left_out(self, selection: Selection, spec: SourceSpec, targets: Sequence[str]) -> Sequence[Problem]:
+        """Warnings about modules that are imported and not in the selection."""
+        checking = import_module("kitaru.adapters.import_check")
+        found: Sequence[Problem] = checking.left_out_imports(
+            self._git.read(selection),
+            selection.tree,
+            self.loaded.root,
+            explain=lambda path: self._git.why_left_out(path, spec),
+            folders={str(Path(place).parent) for place in _files(targets)} - {"."},
+        )
+        return found
+
+    def declared_by(self, manifest: str, prefix: str) -> frozenset[str]:
+        """The flows that another manifest of the repository declares."""
+        reading = import_module("kitaru.adapters.manifest_yaml")
+        names: frozenset[str] = reading.flow_names(Path(self.loaded.root, "../" * prefix.count("/"), manifest))
+        return names
+
+    def actor(self) -> str:
+        """Who acts, as CI or Git says."""
+        found = import_module("kitaru.adapters.provenance").provenance(self.loaded.root)
+        return actor(self.settings.environ, found.name or found.email or "")
+
+
+def _files(targets: Sequence[str]) -> list[str]:
+    places = [target.partition(":")[0] for target in targets]
+    return [place for place in places if place.endswith(".py")]
+
+
+def unpacked(settings: Settings, source: str, archive: Callable[[], bytes]) -> Path:
+    """The folder of an unpacked, verified source tree."""
+    unpacking = import_module("kitaru.adapters.unpacked")
+    folder: Path = unpacking.ensure_source(settings.cache / "sources", source, archive)
+    return folder
+
+
+def past_sources() -> Any:
+    """What reads the source archives of earlier versions, and asks Git about their commits."""
+    return import_module("kitaru.adapters.past_sources")
+
+
+def manifest_edits() -> Any:
+    """What edits a manifest's bytes, and writes them."""
+    return import_module("kitaru.adapters.manifest_edits")
+
+
+def working_tree(folder: Path) -> Path:
+    """The root of the Git repository around ``folder``. Raises ``KitaruSourceError`` where there is none."""
+    git = import_module("kitaru.adapters.git_process")
+    return Path(git.run(folder, "rev-parse", "--show-toplevel").decode("utf-8", "surrogateescape").rstrip("\n"))

@@ -1,0 +1,178 @@
+"""Stacks and processes: what runs an execution, here or elsewhere, and what is known of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kitaru.errors import KitaruExecutionError, KitaruStackError, KitaruUsageError
+from kitaru.settings import (
+    MANIFEST,
+    Asked,
+    Settings,
+    lease_seconds,
+    user_folder,
+)
+
+if TYPE_CHECKING:
+    from kitaru.model.stack import NamedStack
+    from kitaru.ports import Reporter, Runner, RunnerInfo, RunOrder
+from kitaru.wiring.settling import SystemClock, environment, load_manifest, secret_mask
+
+
+def runner_of(settings: Settings, stack: NamedStack, reporter: Reporter) -> Runner:
+    """The runner of a stack. Raises ``KitaruStackError`` for a type that this release can't run."""
+    spec = stack.spec
+    if spec.type != "local":
+        raise KitaruStackError(
+            f"stack {stack.name} is of type {spec.type}, which this release can't run executions on",
+            hint="--stack local runs it on this machine",
+        )
+    local = import_module("kitaru.adapters.local_runner")
+    runner: Runner = local.LocalRunner(
+        environment=spec.environment,
+        cache=settings.cache,
+        log_dir=settings.cache / "workers",
+        python=sys.executable,
+        environ=settings.environ,
+        report=reporter,
+    )
+    return runner
+
+
+def stack_named(settings: Settings, name: str) -> NamedStack:
+    """A stack that the manifest in reach declares, or ``local``. Raises ``KitaruStackError`` with what there is."""
+    from kitaru.model.stack import LocalStack, NamedStack
+
+    declared = {}
+    if settings.manifest is not None:
+        asked = Asked(manifest=settings.manifest, target=settings.target)
+        declared = load_manifest(asked, settings.cwd, settings.environ).manifest.stacks
+    stacks = {"local": LocalStack(type="local"), **declared}
+    if name not in stacks:
+        raise KitaruStackError(
+            f"there is no stack {name}; there are: {', '.join(stacks)}", hint=f"declare it under stacks: in {MANIFEST}"
+        )
+    return NamedStack(name=name, spec=stacks[name])
+
+
+def must_run_here(settings: Settings, name: str) -> None:
+    """Refuse a stack on which source of this process can't be run."""
+    stack = stack_named(settings, name)
+    if stack.spec.type != "local":
+        raise KitaruStackError(
+            f"stack {name} is of type {stack.spec.type}, which this release can't run executions on",
+            hint='stack="local" runs it in this process',
+        )
+
+
+def check_image(image: Any) -> None:
+    """Refuse image settings that are none. A run from source uses this process's environment, whatever they say."""
+    parse = import_module("kitaru.model.image").parse_image
+    try:
+        parse(image)
+    except (ValueError, TypeError) as error:
+        raise KitaruUsageError(f"image= is neither a base image nor ImageSettings: {error}") from error
+
+
+def runner_for_order(settings: Settings, order: RunOrder, reporter: Reporter) -> Runner:
+    """The runner of the stack that an order's snapshot is placed on."""
+    from kitaru.model.snapshot import Snapshot
+
+    return runner_of(settings, Snapshot.parse(order.snapshot).stack, reporter)
+
+
+def this_process() -> RunnerInfo:
+    """This process, as a runner."""
+    found: RunnerInfo = import_module("kitaru.adapters.process_identity").describe_process(os.getpid())
+    return found
+
+
+def process_alive(runner: RunnerInfo) -> bool | None:
+    """Whether a runner's process still lives; None where that can't be known from here."""
+    found: bool | None = import_module("kitaru.adapters.process_identity").process_alive(runner)
+    return found
+
+
+def process_at_work(runner: RunnerInfo) -> bool | None:
+    """As ``process_alive``; None for a process that was stopped, too."""
+    found: bool | None = import_module("kitaru.adapters.process_identity").process_at_work(runner)
+    return found
+
+
+def launched_worker(settings: Settings, exec_id: str) -> RunnerInfo | None:
+    """The worker that was last started from here for an execution; None where none is known of."""
+    launched_worker = import_module("kitaru.adapters.local_runner").launched_worker
+    found: RunnerInfo | None = launched_worker(settings.cache / "workers", exec_id)
+    return found
+
+
+def end_process(runner: RunnerInfo, *, hard: bool) -> bool:
+    """Tell the process of a runner on this machine to end, or end it; False where there is no such process."""
+    ended: bool = import_module("kitaru.adapters.process_signals").end_process(runner, hard=hard)
+    return ended
+
+
+def prune_caches(settings: Settings, unused_for: timedelta, *, delete: bool) -> Any:
+    """Find what nobody has used for so long in this machine's caches, and ``delete`` it."""
+    return import_module("kitaru.adapters.local_prune").prune(settings.cache, unused_for, delete=delete)
+
+
+def child_output() -> Any:
+    """A context manager: its ``ChildOutput``; None where this program's streams do not lead to its descriptors."""
+    return import_module("kitaru.adapters.child_output").while_it_lasts()
+
+
+def run_order(order: RunOrder) -> int:
+    """Carry out a runner's order in this process: the worker's whole work. The exit code."""
+    work = import_module("kitaru.engine.work")
+    executor = import_module("kitaru.engine.executor")
+    stores = import_module("kitaru.adapters.stores")
+    environ = environment()
+    store = stores.open_store(order.store_url, base=Path.cwd())
+    clock = SystemClock()
+    cache = user_folder("cache", environ)
+    sources = cache / "sources"
+    if Path(sys.prefix).parent == cache / "environments":
+        # For as long as the worker lives; a flow may run longer than an unused environment is kept.
+        import_module("kitaru.adapters.local_use").hold(Path(sys.prefix))
+    children = import_module("kitaru.adapters.child_output").ChildOutput()
+    mask = secret_mask(environ)
+
+    def unpack(source: str, fetch: Callable[[], bytes]) -> Path:
+        # Not bundle: it brings pydantic and zstandard, which a worker needs only where the source is not here yet.
+        folder: Path = import_module("kitaru.adapters.unpacked").ensure_source(sources, source, fetch)
+        return folder
+
+    def execute(flow: Any) -> int:
+        try:
+            executor.execute(
+                flow,
+                store=store,
+                clock=clock,
+                project=order.project,
+                exec_id=order.exec_id,
+                entries=order.journal_head,
+                runner=this_process(),
+                capture=True,
+                requirements=work.requirements_of(order),
+                lease_seconds=lease_seconds(environ),
+                forced_end=work.leave_process,
+                mask=mask,
+                children=children,
+            )
+        except KitaruExecutionError as error:
+            print(f"error: {error.message}", file=sys.stderr)
+            return int(work.FAILED)
+        return int(work.COMPLETED)
+
+    loading = import_module("kitaru.authoring.loading")
+    code: int = work.run_order(
+        order, store=store, clock=clock, unpack=unpack, load=loading.load_target, execute=execute, mask=mask
+    )
+    return code

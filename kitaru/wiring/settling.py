@@ -1,0 +1,163 @@
+"""Settings, the manifest and the store; and the small adapters that every command may need."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kitaru.errors import KitaruUsageError
+from kitaru.model.address import CROCKFORD
+from kitaru.settings import (
+    DEFAULT_PROJECT,
+    MANIFEST,
+    Asked,
+    Settings,
+    check_project,
+    find_manifest,
+    find_pyproject,
+    user_folder,
+)
+
+if TYPE_CHECKING:
+    from kitaru.ports import ManifestFile, Step, Store
+
+
+class SystemClock:
+    """The machine's time and its secure randomness."""
+
+    def now(self) -> datetime:
+        """The present, in UTC."""
+        return datetime.now(UTC)
+
+    def token(self, size: int) -> str:
+        """``size`` random characters."""
+        return "".join(secrets.choice(CROCKFORD) for _ in range(size))
+
+
+class Silent:
+    """A reporter for whom nobody waits."""
+
+    def step(self, step: Step) -> None:
+        """Says nothing."""
+
+
+def environment() -> Mapping[str, str]:
+    """This process's environment."""
+    return os.environ
+
+
+def load_manifest(asked: Asked, cwd: Path, environ: Mapping[str, str]) -> ManifestFile:
+    """The manifest that was asked for, or the nearest one. Raises ``KitaruManifestError`` where it is not valid."""
+    path = asked.manifest or find_manifest(cwd)
+    if path is None:
+        raise KitaruUsageError(f"there is no {MANIFEST} in {cwd} or above it", hint="kitaru init")
+    reading = import_module("kitaru.adapters.manifest_yaml")
+    loaded: ManifestFile = reading.load(path, target=asked.target, cache=user_folder("cache", environ) / "manifests")
+    return loaded
+
+
+def settle(asked: Asked, *, cwd: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings of a call: argument > KITARU_STORE / KITARU_PROJECT > manifest > pyproject.toml > the user's folder.
+
+    A manifest is read only where it has a word to say: a consumer that names store and project needs none.
+    """
+    cwd = (cwd or Path.cwd()).absolute()
+    environ = environment() if environ is None else environ
+    store, base = asked.store or environ.get("KITARU_STORE"), cwd
+    project = asked.project or environ.get("KITARU_PROJECT")
+    stack = asked.stack or environ.get("KITARU_STACK")
+    path = asked.manifest or find_manifest(cwd)
+    if path is not None and (store is None or project is None or asked.manifest or asked.target):
+        said = _store_and_project(replace(asked, manifest=path), path, cwd, environ)
+        project = project or said[1]
+        if store is None and said[0]:
+            store, base = said[0], path.parent.resolve()
+    elif asked.target and path is None:
+        raise KitaruUsageError(
+            f"--target {asked.target} needs a {MANIFEST}, and there is none here", hint="kitaru init"
+        )
+    if store is None or project is None or stack is None:
+        where, table = find_pyproject(cwd)
+        stack = stack or table.get("stack")
+        project = project or table.get("project")
+        if store is None and table.get("store"):
+            store, base = table["store"], where.parent
+    if store is None:
+        store = str(user_folder("data", environ) / "store")
+    return Settings(
+        store=store,
+        base=base,
+        project=check_project(project or DEFAULT_PROJECT),
+        cwd=cwd,
+        manifest=path.absolute() if path else None,
+        target=asked.target,
+        stack=stack,
+        environ=environ,
+    )
+
+
+def _store_and_project(asked: Asked, path: Path, cwd: Path, environ: Mapping[str, str]) -> tuple[str | None, str]:
+    """What the manifest says of these, without its model where it was read before: that is half of a script's start."""
+    cache = user_folder("cache", environ) / "manifests"
+    known = import_module("kitaru.adapters.manifest_cache").remembered(path, asked.target, cache)
+    if known is not None:
+        return known.get("store"), known["project"]
+    manifest = load_manifest(asked, cwd, environ).manifest
+    return manifest.store, manifest.project
+
+
+def open_store(settings: Settings) -> Store:
+    """The store of these settings; opening it makes no request."""
+    stores = import_module("kitaru.adapters.stores")
+    store: Store = stores.open_store(absolute_store(settings), base=settings.base)
+    return store
+
+
+def own_store(settings: Settings) -> Store | None:
+    """The store in the user's own folder, where runs are kept until a manifest names another; None before the first."""
+    place = user_folder("data", settings.environ) / "store"
+    return open_store(replace(settings, store=str(place))) if place.is_dir() else None
+
+
+def absolute_store(settings: Settings) -> str:
+    """The store's address, the same from every folder: a worker's present folder is another one."""
+    protocol, found, place = settings.store.partition("://")
+    if found and (protocol != "file" or not place):
+        return settings.store
+    path = settings.base / Path(place if found else settings.store).expanduser()
+    return f"file://{Path(os.path.normpath(path))}"
+
+
+def probe_store(store: Store) -> None:
+    """Refuse a store of an unknown make that breaks its promises; on disk and in memory our own code keeps them."""
+    if not store.url.startswith(("file:", "memory:")):
+        import_module("kitaru.adapters.store_probe").check_store(store)
+
+
+def secret_mask(environ: Mapping[str, str]) -> Callable[[str], str]:
+    """What takes the secrets of that environment out of a text, those that come into it later, too."""
+    mask: Callable[[str], str] = import_module("kitaru.adapters.secret_values").masking(environ)
+    return mask
+
+
+def template(name: str) -> str:
+    """The text of one of the templates that travel with Kitaru."""
+    return str(import_module("kitaru.adapters.data_files").template(name))
+
+
+def check_inputs(schema: Mapping[str, Any], inputs: Mapping[str, Any]) -> Sequence[str]:
+    """What of the inputs doesn't fit the schema, one sentence each."""
+    found: Sequence[str] = import_module("kitaru.adapters.input_schema").check(schema, inputs)
+    return found
+
+
+def check_answer(schema: Mapping[str, Any] | None, value: Any) -> Sequence[str]:
+    """What of an answer doesn't fit the schema of its wait, one sentence each."""
+    found: Sequence[str] = import_module("kitaru.adapters.input_schema").check_value(schema or {}, value)
+    return found
