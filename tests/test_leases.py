@@ -125,6 +125,24 @@ def test_the_lease_is_renewed_and_says_what_is_done(lab: Lab) -> None:
     assert outcome == ["held"]
 
 
+def test_a_runner_that_was_asleep_takes_the_mark_away(lab: Lab) -> None:
+    """Its lease lapsed while it slept and a reader marked it as lost: its next renewal, once awake, ends that."""
+    exec_id = lab.open(holding)
+    thread, outcome = run_in_thread(lab, holding, exec_id)
+    until(lambda: lease_of(lab, exec_id))
+    mark = address.open_hint(PROJECT, exec_id, "holding~lost")
+    lab.store.overwrite(mark, b"{}")
+    before = lease_of(lab, exec_id)
+    until(lambda: lease_of(lab, exec_id) != before)
+    assert lab.store.read(mark) is not None  # It was awake all the time, and nobody's clock is that wrong.
+    awake = lab.clock.now
+    lab.clock.now = lambda: awake() + timedelta(minutes=10)  # type: ignore[method-assign]
+    until(lambda: lab.store.read(mark) is None)
+    GATE.set()
+    thread.join(10)
+    assert outcome == ["held"]
+
+
 def test_a_short_run_writes_no_lease(lab: Lab) -> None:
     """A run that ends within its first seconds costs no request for a lease, nor for a look at cancel requests."""
     GATE.set()
@@ -136,7 +154,9 @@ def test_a_short_run_writes_no_lease(lab: Lab) -> None:
 
 
 def test_who_is_lost(lab: Lab) -> None:
-    """Lost is a dead process of this machine at once, and any runner whose lease has lapsed; nobody else."""
+    """Lost is a dead process of this machine at once, any other whose lease has lapsed, and one of this machine that
+    lives but is silent for much longer; nobody else.
+    """
     exec_id = lab.open(holding)
     thread, _ = run_in_thread(lab, holding, exec_id)
     until(lambda: lease_of(lab, exec_id))
@@ -144,7 +164,8 @@ def test_who_is_lost(lab: Lab) -> None:
     assert readers(lab, alive=None).get(exec_id).status == "running"
     assert readers(lab, alive=True).get(exec_id).status == "running"
     assert readers(lab, alive=None, later=10).get(exec_id).status == "lost"
-    assert readers(lab, alive=True, later=10).get(exec_id).status == "lost"
+    assert readers(lab, alive=True, later=10).get(exec_id).status == "running"
+    assert readers(lab, alive=True, later=30).get(exec_id).status == "lost"
     GATE.set()
     thread.join(10)
     assert readers(lab, alive=False, later=10).get(exec_id).status == "completed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import json
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +16,7 @@ import pytest
 
 import kitaru
 from kitaru import checkpoint, flow
-from kitaru.engine import listing
+from kitaru.engine import listing, presence
 from kitaru.engine.executions import Executions
 from kitaru.engine.journal import encode_summary, load
 from kitaru.errors import KitaruUserCodeError
@@ -257,6 +258,124 @@ def test_no_filter_costs_more_where_some_run_and_many_wait(busy: World, name: st
     assert len(found) == there.get((name, status), 0)
 
 
+def lose(world: World, exec_id: str, ago: timedelta) -> None:
+    """Its runner's lease lapsed so long ago."""
+    key = address.lease(PROJECT, exec_id)
+    lapsed = {"until": address.timestamp(NOW - ago), "at": address.timestamp(NOW - ago - timedelta(seconds=45))}
+    world.store.put(key, address.canonical_json({**json.loads(world.store.bodies[key]), **lapsed}))
+
+
+def marks(world: World) -> set[str]:
+    """The executions that are marked as lost."""
+    return {key.rpartition("/")[2][:21] for key in world.store.bodies if key.endswith("~lost")}
+
+
+@pytest.fixture(scope="module")
+def deserted() -> World:
+    """3,000 executions of a year; 300 lost their runners, long ago and lately, by lease or before the first one; ten
+    run, and ten wait. A first listing has met the lost ones.
+    """
+    world = World()
+    for number in range(3000):
+        age = timedelta(days=365) * (3000 - number) / 3000 + timedelta(hours=2)
+        if number % 10 == 5:
+            exec_id = running(world, "X" if number % 20 == 5 else "Y", age, 2 + number % 4)
+            lose(world, exec_id, timedelta(hours=1))
+            if number % 30 == 5:
+                world.store.remove(address.lease(PROJECT, exec_id))
+        else:
+            world.hint_only(age, "X" if number % 2 else "Y", "failed" if number % 10 == 1 else "completed")
+    for number in range(10):
+        running(world, "X" if number % 2 else "Y", timedelta(seconds=60 + number), 50)
+        world.add(timedelta(days=3 * number + 1), "X" if number % 2 else "Y", "waiting")
+    assert len(world.list(status="running")) == 10
+    assert len(marks(world)) == 300
+    return world
+
+
+@pytest.mark.parametrize("name", [None, "X"])
+@pytest.mark.parametrize("status", [None, "waiting", "running", "lost", "pending", "failed", "completed", "cancelled"])
+def test_no_filter_costs_more_where_many_are_lost(deserted: World, name: str | None, status: str | None) -> None:
+    """Three hundred that somebody has met before are passed over by name, and cost one read each where asked for."""
+    found = deserted.list(flow=name, status=status, limit=20)
+    # Ten run, and may be lost by now: that is a read each, beside those of the twenty that are shown.
+    assert deserted.store.requests <= (40 if status == "lost" and name is None else 30)
+    some = {"waiting": 10, "running": 10, "pending": 0, "cancelled": 0}.get(status or "", 20)
+    assert len(found) == (some // 2 if name and some == 10 else some)
+    assert found == sorted(found, reverse=True)
+
+
+def test_a_mark_says_what_the_journal_says(deserted: World) -> None:
+    """Lost ones are listed by their marks as a look at each shows them, all of them."""
+    found = list(deserted.reader.newest(status="lost"))
+    assert {one.exec_id for one in found} == marks(deserted)
+    for one in found[::40]:
+        assert one.summary() == deserted.reader.get(one.exec_id).summary()
+
+
+def test_lost_is_marked_only_once_it_is_certain(world: World) -> None:
+    """A lease that has just lapsed may be the other clock: ten minutes later, or of a dead process, it is not."""
+    fresh, old, dead, begun = (running(world, "f", timedelta(hours=1, seconds=n), 4) for n in range(4))
+    lose(world, fresh, timedelta(minutes=9))
+    lose(world, old, timedelta(minutes=11))
+    world.alive[world.reader.get(dead).runner.pid] = False  # type: ignore[union-attr]
+    never = world.add(timedelta(hours=2), "f", "pending")
+    assert world.list(status="lost") == [fresh, old, dead, never]
+    assert marks(world) == {old, dead, never}
+    assert world.list(status="lost") == [fresh, old, dead, never]
+    assert world.list(status="running") == [begun]
+
+
+def test_a_runner_that_comes_back_while_it_is_marked_is_seen(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it records something or renews its lease between the look and the mark: no mark stays."""
+    recorded, renewed = (running(world, "f", timedelta(hours=1, seconds=n), 4) for n in range(2))
+    for one in (recorded, renewed):
+        lose(world, one, timedelta(minutes=15))
+    put = world.store.overwrite
+
+    def meanwhile(key: str, body: bytes) -> None:
+        put(key, body)
+        if key.endswith(f"{recorded}~f~lost"):
+            event = Started(at=address.timestamp(NOW), runner=RunnerRecord("r2", "h", 77), attempt=1)
+            world.store.put(address.journal_entry(PROJECT, recorded, 5), encode_entry(5, "other.1", [event]))
+        if key.endswith(f"{renewed}~f~lost"):
+            lose(world, renewed, -timedelta(seconds=45))
+
+    monkeypatch.setattr(world.store, "overwrite", meanwhile)
+    assert recorded in world.list(status="running")
+    assert world.list(status="running") == [recorded, renewed]
+    assert marks(world) == set()
+
+
+def test_a_mark_that_is_removed_meanwhile_is_not_believed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the listing of names and the look at one its runner may have come back."""
+    exec_id = running(world, "f", timedelta(hours=1), 4)
+    lose(world, exec_id, timedelta(minutes=15))
+    assert world.list(status="lost") == [exec_id] and marks(world) == {exec_id}
+    read = world.store.read
+
+    def late(key: str) -> bytes | None:
+        if key.endswith("~lost"):
+            world.store.remove(key)
+            lose(world, exec_id, -timedelta(seconds=45))
+        return read(key)
+
+    monkeypatch.setattr(world.store, "read", late)
+    assert world.list(status="lost") == []
+    assert world.list(status="running") == [exec_id]
+
+
+def test_one_that_ended_without_its_hints_is_never_marked(world: World) -> None:
+    """A lapsed lease says that it runs; its journal, one entry on, that it has ended."""
+    exec_id = running(world, "f", timedelta(hours=1), 4)
+    lose(world, exec_id, timedelta(minutes=15))
+    end = Completed(at=address.timestamp(NOW), output=NOTHING)
+    world.store.put(address.journal_entry(PROJECT, exec_id, 5), encode_entry(5, "w5", [end]))
+    assert world.list(status="lost") == []
+    assert world.list(status="completed") == [exec_id]
+    assert marks(world) == set()
+
+
 def test_a_live_execution_costs_one_read(busy: World) -> None:
     """What its runner's lease says of it is shown, and its journal, however long, is not read."""
     assert len(busy.list(status="running")) == 10
@@ -276,6 +395,8 @@ def test_a_lease_vouches_only_for_a_runner_that_lives(world: World) -> None:
         where = address.lease(PROJECT, one)
         world.store.put(where, address.canonical_json({**json.loads(world.store.bodies[where]), key: value}))
     world.store.remove(address.lease(PROJECT, bare))
+    for one in (lapsed, other, bare):
+        world.alive[world.reader.get(one).runner.pid] = None  # type: ignore[union-attr]
     assert world.list(status="lost") == [dead, lapsed, other, bare]
     assert world.list(status="running") == []
 
@@ -285,9 +406,9 @@ def test_a_run_that_ends_is_never_shown_as_running(world: World) -> None:
     exec_id = running(world, "f", timedelta(minutes=5), 4)
     assert world.list(status="running") == [exec_id]
     opened = next(event for event in world.events(timedelta(0), "f", "pending") if isinstance(event, Opened))
-    presence = listing.Presence(world.store, PROJECT, replace(opened, exec_id=exec_id))
-    presence.written = True
-    presence.ending()
+    shown = presence.Presence(world.store, PROJECT, replace(opened, exec_id=exec_id))
+    shown.written = True
+    shown.ending()
     assert world.list(status="running") == [exec_id]
     end = Completed(at=address.timestamp(NOW), output=NOTHING)
     world.store.put(address.journal_entry(PROJECT, exec_id, 5), encode_entry(5, "w5", [end]))
@@ -299,14 +420,14 @@ def test_an_execution_that_asks_is_found_whatever_its_lease_says(world: World) -
     """The mark is there before the question and stays until the answer: a lease that is behind is not believed."""
     exec_id = running(world, "f", timedelta(minutes=5), 4)
     opened = next(event for event in world.events(timedelta(0), "f", "pending") if isinstance(event, Opened))
-    presence = listing.Presence(world.store, PROJECT, replace(opened, exec_id=exec_id))
-    presence.ask("w1")
+    shown = presence.Presence(world.store, PROJECT, replace(opened, exec_id=exec_id))
+    shown.ask("w1")
     asked = WaitOpened(at=address.timestamp(NOW), wait="w1", name="w1")
     world.store.put(address.journal_entry(PROJECT, exec_id, 5), encode_entry(5, "w5", [asked]))
     assert world.list(status="waiting") == [exec_id]
-    presence.answered("w1")
+    shown.answered("w1")
     assert world.list(status="waiting") == []
-    presence.end()
+    shown.end()
 
 
 @pytest.fixture
@@ -420,13 +541,11 @@ def until_written(lab: Lab, exec_id: str, status: str) -> None:
 
 def test_a_run_leaves_its_hints_and_takes_them_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A failed run is indexed as failed; taken up again it is open, and then completed, and failed nowhere."""
-    monkeypatch.setattr(listing, "OPEN_AFTER", 0.05)
+    monkeypatch.setattr(presence, "OPEN_AFTER", 0.05)
     lab = Lab(tmp_path)
     exec_id = lab.open(breaking, seconds=0.5)
     BROKEN[0] = True
     seen: list[str] = []
-
-    import threading
 
     threading.Timer(0.3, lambda: seen.extend(index_of(lab))).start()
     with pytest.raises(KitaruUserCodeError):
@@ -441,6 +560,65 @@ def test_a_run_leaves_its_hints_and_takes_them_back(tmp_path: Path, monkeypatch:
         f"by-flow/breaking/{exec_id}~completed",
         f"by-status/completed/{exec_id}~breaking",
     ]
+
+
+@flow
+def holding_on(seconds: float) -> float:
+    return slowly(seconds)
+
+
+def marked(lab: Lab, exec_id: str) -> bool:
+    """Whether it is marked as lost."""
+    return any(key == f"open/{exec_id}~holding_on~lost" for key in index_of(lab))
+
+
+def reader_of(lab: Lab, *, alive: bool | None, later: timedelta = timedelta(0)) -> Executions:
+    class Later:
+        def now(self) -> datetime:
+            return datetime.now(UTC) + later
+
+        def token(self, size: int) -> str:
+            return "0" * size
+
+    return Executions(lab.store, PROJECT, Later(), lambda _runner: alive)
+
+
+def test_a_lost_execution_that_goes_on_is_lost_no_more(tmp_path: Path) -> None:
+    """Its mark is gone as soon as its new runner has begun, long before it ends."""
+    from tests.repository import until
+
+    lab = Lab(tmp_path)
+    exec_id = lab.open(holding_on, seconds=2.0)
+    started = Started(at=address.timestamp(datetime.now(UTC)), runner=RunnerRecord("r", "h", 1), attempt=1)
+    lab.store.create(address.journal_entry(PROJECT, exec_id, 2), encode_entry(2, "old.1", [started]))
+    assert [one.exec_id for one in reader_of(lab, alive=False).newest(status="lost")] == [exec_id]
+    assert marked(lab, exec_id)
+    thread = threading.Thread(target=lab.go_on, args=(holding_on, exec_id))
+    thread.start()
+    until(lambda: not marked(lab, exec_id))
+    found = list(reader_of(lab, alive=None).newest(status="running"))
+    assert thread.is_alive() and [one.exec_id for one in found] == [exec_id]
+    thread.join(20)
+    assert [one.exec_id for one in reader_of(lab, alive=False).newest(status="completed")] == [exec_id]
+    assert not [key for key in index_of(lab) if key.startswith("open/")]
+
+
+def test_one_that_nobody_began_in_time_is_lost_until_somebody_does(tmp_path: Path) -> None:
+    """Opened long ago, marked as lost, and run after all: its mark goes when its start is recorded."""
+    from tests.repository import until
+
+    lab = Lab(tmp_path)
+    moment = datetime.now(UTC) - timedelta(minutes=15)
+    lab.clock.now = lambda: moment  # type: ignore[method-assign]
+    exec_id = lab.open(holding_on, seconds=2.0)
+    del lab.clock.now
+    assert [one.exec_id for one in reader_of(lab, alive=None).newest()] == [exec_id]
+    assert marked(lab, exec_id)
+    thread = threading.Thread(target=lab.go_on, args=(holding_on, exec_id))
+    thread.start()
+    until(lambda: not marked(lab, exec_id))
+    assert [one.exec_id for one in reader_of(lab, alive=None).newest(status="running")] == [exec_id]
+    thread.join(20)
 
 
 def test_a_fresh_result_is_listed_at_once(own_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

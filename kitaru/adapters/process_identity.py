@@ -11,6 +11,7 @@ from kitaru.ports import RunnerInfo
 
 UNKNOWN = "-"
 GONE = "X"
+STOPPED_STATES = frozenset("Tt")
 DEAD_STATES = frozenset("ZXx")
 """Kernel states of a process that has ended: zombie, or being taken apart."""
 
@@ -34,6 +35,12 @@ def process_alive(runner: RunnerInfo) -> bool | None:
     if started is None:
         return False
     return not runner.started or started == runner.started
+
+
+def process_at_work(runner: RunnerInfo) -> bool | None:
+    """As ``process_alive``; None also for a process that was stopped (SIGSTOP, Ctrl-Z): it may never go on."""
+    alive = process_alive(runner)
+    return None if alive and _kernel_record(runner.pid)[0] in STOPPED_STATES else alive
 
 
 def this_host() -> str:

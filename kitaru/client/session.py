@@ -32,7 +32,9 @@ class Session:
     @cached_property
     def settings(self) -> Settings:
         """Store, project and the rest, settled from arguments, environment and files."""
-        return wiring.settle(self.asked)
+        settled = wiring.settle(self.asked)
+        lease_seconds(settled.environ)  # a mistake there is found before anything is opened
+        return settled
 
     @cached_property
     def store(self) -> Store:
@@ -84,7 +86,7 @@ class Session:
         return RunnerRecord(here.runner_id, here.host, here.pid, here.started)
 
     def _alive(self, runner: RunnerInfo) -> bool | None:
-        return wiring.process_alive(runner)
+        return wiring.process_at_work(runner)
 
     def read_object(self, sha: str, what: str) -> bytes:
         """The object of that digest, verified. ``what`` names it in errors."""

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from kitaru.engine import journal
-from kitaru.engine.leases import LEASE_SECONDS, Lease, lapsed, read_lease
-from kitaru.engine.listing import OPEN, Candidate, Listing, completed_calls, note_end, note_open, note_parked
+from kitaru.engine.leases import LEASE_SECONDS, PATIENCE, Lease, lapsed, read_lease, silent_for
+from kitaru.engine.listing import (
+    OPEN,
+    STARTS_WITHIN,
+    Candidate,
+    Listing,
+    completed_calls,
+    note_end,
+    note_lost,
+    note_open,
+    note_parked,
+    read_lost,
+)
 from kitaru.errors import KitaruIntegrityError, KitaruUsageError
 from kitaru.model import address
 from kitaru.model.address import parse_timestamp, timestamp
@@ -22,8 +33,11 @@ Alive = Callable[[RunnerInfo], bool | None]
 Launched = Callable[[Execution], RunnerInfo | None]
 """The process that was started for an execution, where it was started from this machine."""
 
-STARTS_WITHIN = timedelta(seconds=60)
-"""An execution that nobody has begun to run after this long has no runner that will, as far as can be seen from here.
+MARKED_AFTER = timedelta(minutes=10)
+"""A lost execution is marked as such so long after its lease lapsed: more than clocks differ by, or than a process that
+is seen to live is given (``PATIENCE``, with the usual lease).
+
+At once where its process was on this machine and is dead.
 """
 
 
@@ -90,7 +104,7 @@ class Executions:
             execution = self._look_safely(candidate)
             if execution is None or (flow and execution.flow_name != flow):
                 continue
-            if execution.status == "lost" and not candidate.under_way:
+            if execution.status == "lost" and not candidate.under_way and not candidate.lost:
                 # Its runner never came as far as to say so; when it is older, nothing else would lead to it.
                 note_open(self._store, self._project, execution.exec_id, execution.flow_name)
             if status and execution.status != status:
@@ -123,11 +137,19 @@ class Executions:
         """
         exec_id = candidate.exec_id
         lease = None
+        if candidate.lost:
+            marked = read_lost(self._store, self._project, exec_id, candidate.lost)
+            if marked is not None:
+                return marked
+            candidate = Candidate(exec_id, under_way=True, asking=candidate.asking)
         if candidate.under_way:
             lease = self.lease(exec_id)
             shown = lease.shown(self._clock.now()) if lease is not None else None
             if shown is not None and candidate.asking == (shown.status == "waiting") and self._may_live(shown):
                 return shown
+            lost = self._lost_by_lease(lease) if lease is not None and not candidate.asking else None
+            if lost is not None:
+                return lost
         else:
             body = self._store.read(address.summary(self._project, exec_id))
             summary = journal.read_summary(body) if body is not None else None
@@ -141,7 +163,30 @@ class Executions:
             note_end(self._store, execution, count, completed_calls(execution))
         elif execution.suspended_at is not None and candidate.under_way:
             note_parked(self._store, execution, count, completed_calls(execution))
+        elif execution.status == "lost":
+            self._mark_lost(execution, count, lease)
         return execution
+
+    def _lost_by_lease(self, lease: Lease) -> Execution | None:
+        """From a lease that lapsed, where nothing was recorded since and that is certain; else the journal knows."""
+        shown = lease.last_shown()
+        if shown is None or shown.status != "running" or self._is_patient(shown, lease, self._clock.now()):
+            return None
+        lost = replace(shown, status="lost")
+        return lost if self._mark_lost(lost, lease.entries, lease) else None
+
+    def _mark_lost(self, execution: Execution, entries: int, lease: Lease | None) -> bool:
+        """Spare other readers the look, where it is certain; whether it is."""
+        if execution.runner is not None and not self._may_live(execution):
+            return note_lost(self._store, execution, entries, lambda: True)
+        since = parse_timestamp(execution.runner_since or execution.created_at)
+
+        def lapsed_long_ago(seen: Lease | None) -> bool:
+            return max(since, seen.until if seen is not None else since) + MARKED_AFTER < self._clock.now()
+
+        if not lapsed_long_ago(lease):
+            return False
+        return note_lost(self._store, execution, entries, lambda: lapsed_long_ago(self.lease(execution.exec_id)))
 
     def _as_it_stands(self, exec_id: str, entries: tuple[bytes, ...], lease: Lease | None) -> tuple[Execution, int]:
         """The execution of this journal, ``lost`` where nobody has it; and how many entries there are by now."""
@@ -175,7 +220,28 @@ class Executions:
         if not lapsed(None, "", since, now, self._lease_seconds):
             return True
         newest = lease or self.lease(execution.exec_id)
-        return not lapsed(newest, execution.runner.runner_id, since, now, self._lease_seconds)
+        if not lapsed(newest, execution.runner.runner_id, since, now, self._lease_seconds):
+            return True
+        return self._is_patient(execution, newest, now)
+
+    def _is_patient(self, execution: Execution, lease: Lease | None, now: datetime) -> bool:
+        """Whether its runner, though its lease has lapsed, is a process of this machine that is seen to be at work."""
+        runner = execution.runner
+        if runner is None or not self._alive(_info(runner)) or (lease is not None and lease.overdue(now)):
+            return False
+        silent = silent_for(lease, runner.runner_id, execution.runner_since or execution.created_at, now)
+        return silent < PATIENCE * self._lease_seconds
+
+    def silent_for(self, execution: Execution) -> float | None:
+        """Seconds since the last sign of life of one that runs, where its lease has lapsed; None where all is well."""
+        runner = execution.runner
+        if execution.status != "running" or runner is None:
+            return None
+        lease, now = self.lease(execution.exec_id), self._clock.now()
+        since = execution.runner_since or execution.created_at
+        if not lapsed(lease, runner.runner_id, since, now, self._lease_seconds):
+            return None
+        return silent_for(lease, runner.runner_id, since, now)
 
     def may_begin_within(self, execution: Execution) -> float:
         """The seconds in which a runner of which the journal knows nothing may yet begin; 0 where none will.

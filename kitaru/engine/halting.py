@@ -67,8 +67,10 @@ class UnderWay:
         return any(one.deadline is not None and one.deadline < latest for one in list(self._calls.values()))
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Which calls, and since when."""
+        """Which calls, and since when; ``left``: the seconds that one with a timeout still has."""
+        now = time.monotonic()
         return [
             {"call": one.call, "name": one.name, "attempt": one.attempt, "since": one.at}
+            | ({} if one.deadline is None else {"left": round(one.deadline - now, 3)})
             for one in list(self._calls.values())
         ]

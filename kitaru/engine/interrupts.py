@@ -55,6 +55,11 @@ def time_is_up(what: str, timeout: float, spent: float) -> str:
     )
 
 
+def killed_late(what: str, timeout: float) -> str:
+    """How ``what`` ended, whose process was told to end after ``timeout`` seconds and did not."""
+    return f"{what} was killed after {_seconds(timeout)}, as its process did not end when it was told to"
+
+
 def _seconds(count: float) -> str:
     text = f"{count:.3g}"
     return f"{text} second" if text == "1" else f"{text} seconds"

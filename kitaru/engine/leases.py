@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from kitaru.engine.halting import OVERDUE_SECONDS
 from kitaru.engine.journal import Fenced
 from kitaru.errors import KitaruStoreError
 from kitaru.model import address
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 
 LEASE_SECONDS = 45.0
 """For how long a lease holds, unless the settings say otherwise."""
+
+PATIENCE = 10
+"""A process that is seen to live may be silent for so many times as long: a call in C holds the interpreter, say. It
+is shown as running, with a word about it; whoever takes over all the same does no harm.
+"""
 
 FIRST_PART = 1 / 9
 RENEWAL_PART = 2 / 9
@@ -46,9 +52,20 @@ class Lease:
     at: datetime | None = None
     execution: dict[str, Any] | None = None
 
+    def overdue(self, now: datetime) -> bool:
+        """Whether a call that was under way should have been stopped long ago: its process does not react any more."""
+        if self.at is None:
+            return False
+        spent = (now - self.at).total_seconds() - OVERDUE_SECONDS
+        return any(isinstance(one.get("left"), (int, float)) and one["left"] < spent for one in self.doing)
+
     def shown(self, now: datetime) -> Execution | None:
         """The execution as a list shows it while its runner is at work; None where the lease doesn't vouch for it."""
-        if self.execution is None or self.until < now:
+        return None if self.until < now else self.last_shown()
+
+    def last_shown(self) -> Execution | None:
+        """The execution as it stood after ``entries`` journal entries; None where the lease doesn't say."""
+        if self.execution is None:
             return None
         try:
             found = Execution.from_json(self.execution)
@@ -73,6 +90,14 @@ def read_lease(body: bytes) -> Lease | None:
         )
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def silent_for(lease: Lease | None, runner_id: str, since: str, now: datetime) -> float:
+    """Seconds since the last sign of life of a runner that began at ``since``."""
+    seen = parse_timestamp(since)
+    if lease is not None and lease.runner_id == runner_id and lease.at is not None:
+        seen = max(seen, lease.at)
+    return max(0.0, (now - seen).total_seconds())
 
 
 def lapsed(lease: Lease | None, runner_id: str, since: str, now: datetime, seconds: float) -> bool:
@@ -110,13 +135,17 @@ def lost_attempts(run: RunState) -> list[CheckpointLost]:
 
 
 class LeaseKeeping:
-    """Renews the lease of one run, and stops the run where another runner has taken over. Used by one thread."""
+    """Renews the lease of one run, and stops the run where another runner has taken over. Used by one thread,
+    but for ``holds``.
+    """
 
     def __init__(self, run: RunState, runner_id: str, seconds: float) -> None:
         self._run = run
         self._runner_id = runner_id
         self._seconds = seconds
         self._due: float | None = None
+        self._until: datetime | None = None
+        """When the newest lease, or the time without one, lapses."""
         self._asks: bool | None = None
         """What the newest lease says; None before the first."""
 
@@ -128,6 +157,7 @@ class LeaseKeeping:
             run.halt(run.journal.stopped)
         if self._due is None:
             self._due = now + self._seconds * FIRST_PART
+            self._until = run.clock.now() + timedelta(seconds=self._seconds)
         if self._asks is not None and run.waits.asks != self._asks:
             self._due = now
         if now < self._due or run.halted is not None or run.journal.stopped is not None:
@@ -137,23 +167,46 @@ class LeaseKeeping:
             if run.journal.overtaken():
                 run.halt(Fenced(f"{run.exec_id} was taken over by another runner"))
             elif not run.under_way.overdue:
-                asks = run.waits.asks
-                run.store.overwrite(address.lease(run.project, run.exec_id), self._body(asks))
-                self._asks = asks
+                self._renew(run.waits.asks)
         except KitaruStoreError:
             # The next renewal may succeed; until then the old one holds.
             self._due = now + self._seconds * FIRST_PART
 
-    def _body(self, asks: bool) -> bytes:
+    def holds(self) -> bool:
+        """Whether this runner still has the execution, as far as it can know: what it prints is kept then.
+
+        One read where its last lease has lapsed, as after a sleep, for others may have taken over; no other request.
+        """
+        run = self._run
+        if isinstance(run.journal.stopped, Fenced):
+            return False
+        if self._until is None or run.clock.now() < self._until or not run.journal.overtaken():
+            return True
+        run.halt(Fenced(f"{run.exec_id} was taken over by another runner"))
+        return False
+
+    def _renew(self, asks: bool) -> None:
         run = self._run
         moment = run.clock.now()
+        until = moment + timedelta(seconds=self._seconds)
+        run.store.overwrite(address.lease(run.project, run.exec_id), self._body(asks, moment, until))
+        self._asks = asks
+        slept = self._until is not None and self._until < moment
+        self._until = until
+        if slept:
+            # The machine was asleep, or the store away: meanwhile a reader may have marked it as lost.
+            run.presence.alive()
+
+    def _body(self, asks: bool, moment: datetime, until: datetime) -> bytes:
+        run = self._run
+        entries = run.journal.written  # first: what is shown is not behind what is counted
         execution = replace(fold(list(run.history.headlines)), status="waiting" if asks else "running")
         return canonical_json(
             {
                 "runner_id": self._runner_id,
                 "at": timestamp(moment),
-                "until": timestamp(moment + timedelta(seconds=self._seconds)),
-                "entries": run.journal.written,
+                "until": timestamp(until),
+                "entries": entries,
                 "doing": run.under_way.to_json(),
                 "execution": execution.summary(),
             }

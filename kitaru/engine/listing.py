@@ -12,26 +12,37 @@ hint, below ``<project>/index/``           written                              
 ``open/<exec_id>~<flow>~waiting``          by a runner that leaves while it waits   by the runner that goes on, first
 ``open/<exec_id>~<flow>~ending``           by a runner whose execution is known to  by the runner after the end
                                            be open, before it records the end
+``open/<exec_id>~<flow>~lost``             by a reader that finds it lost; its      by the runner that goes on, after it
+                                           body is what a list shows of it          recorded that, or whose lease had
+                                                                                    lapsed
 ``by-status/<status>/<exec_id>~<flow>``    by the runner after the end              when a failed one is taken up again
 ``by-flow/<flow>/<exec_id>~<status>``      the same                                 the same
 ``by-both/<flow>/<status>/<exec_id>``      the same                                 the same
 =========================================  =======================================  ====================================
 
 Hence an open execution without ``~asking`` and ``~waiting`` does not wait, and one without ``~ending`` has not ended by
-its runner's hand: a reader that looks for others need not look at it.
+its runner's hand: a reader that looks for others need not look at it. Nor at one with ``~lost``, unless it looks for
+lost ones. That mark is left once it is certain: the runner's process was on this machine and is dead, or its last lease
+lapsed ten minutes ago, which is more than clocks differ by.
 
 Ids sort by time, so the newest are found by listing what is younger than ten minutes, then twelve times as long, and so
 on: six listings (pages of 1,000 names) reach back for ever. On a local disk one listing of everything is cheaper.
 
 Requests of ``executions list --limit L``, of a store of any size where there are L that fit in the first w windows
-(w is at most 6). One that ended or waits parked costs 1 read, as does one under way whose runner renews its lease; one
-that is younger than its first lease (5 s), or whose runner is gone, costs n + 3 (n: entries of its journal).
+(w is at most 6). One that ended or waits parked costs 1 read, as does one under way whose runner renews its lease, and
+one that is marked as lost; one that is younger than its first lease (5 s), or whose runner has just gone, costs up to
+n + 3 (n: entries of its journal). Whoever first meets one that is lost for certain leaves its mark: 3 requests more.
+
+What no name says is which of the unmarked ones have lost their runner since: whoever asks for lost ones, or for running
+ones of which there are less than L, reads once for each execution that runs right now. Listings count pages of 1,000
+names; one that runs, waits or is lost has one to three names among the open ones.
 
 ====================================  ==================================================================================
 asked for                             requests
 ====================================  ==================================================================================
 nothing in particular                 1 + w listings, and the reads of L
-``--status running`` (or lost, …)     5 listings; the reads of those that are open and not parked
+``--status running`` (or pending)     5 listings; the reads of those that are open, neither parked nor marked as lost
+``--status lost``                     5 listings; the reads of those that are open and not parked
 ``--status waiting``                  5 listings; the reads of those that wait
 ``--status failed`` (or completed …)  4 + w listings; the reads of L, and of those younger than ten minutes in no index
 ``--flow F``                          the same; only those of F that are open
@@ -40,16 +51,14 @@ nothing in particular                 1 + w listings, and the reads of L
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
-from kitaru.engine.journal import encode_summary, read_entries, read_events
+from kitaru.engine.journal import encode_summary, read_entries, read_events, read_summary
 from kitaru.errors import KitaruStoreError
 from kitaru.model import address
-from kitaru.model.event import Event, Failed, Opened, Started, Suspended
 from kitaru.model.execution import ENDED, Execution, fold
 from kitaru.ports import Clock, Store
 
@@ -58,8 +67,9 @@ FIRST_WINDOW = timedelta(minutes=10)
 
 GROWTH = 12
 LONGEST_WINDOW = timedelta(days=365)
-OPEN_AFTER = 1.0
-"""Seconds that a run takes before it is worth a hint that it is open."""
+STARTS_WITHIN = timedelta(seconds=60)
+"""An execution that nobody has begun to run after this long has no runner that will, as far as can be seen from here.
+"""
 
 OPEN = "open"
 """Stands for every status of an execution that has not ended."""
@@ -67,6 +77,7 @@ OPEN = "open"
 PARKED = "waiting"
 ASKING = "asking"
 ENDING = "ending"
+LOST = "lost"
 """Marks: what the last part of the name of an open execution's hint says of it."""
 
 HINT = b"{}\n"
@@ -78,11 +89,13 @@ class Candidate:
     """An execution worth a look.
 
     ``under_way``: by its hints a runner has it, and no summary was written. ``asking``: it may wait for an answer.
+    ``lost``: the flow of one that is marked as lost, else empty.
     """
 
     exec_id: str
     under_way: bool = False
     asking: bool = False
+    lost: str = ""
 
 
 @dataclass(slots=True)
@@ -98,12 +111,20 @@ class _Open:
             return True
         if status in ENDED:
             return ENDING in self.marks
+        if self.lost:
+            return status == "lost"
         if status == "waiting":
             return not self.marks.isdisjoint((PARKED, ASKING))
         return PARKED not in self.marks
 
     def candidate(self) -> Candidate:
-        return Candidate(self.exec_id, self.marks.isdisjoint((PARKED, ENDING)), ASKING in self.marks)
+        under_way = self.marks.isdisjoint((PARKED, ENDING, LOST))
+        return Candidate(self.exec_id, under_way, ASKING in self.marks, self.flow if self.lost else "")
+
+    @property
+    def lost(self) -> bool:
+        """By its marks. One that may have ended is no such: its journal says which."""
+        return LOST in self.marks and self.marks.isdisjoint((PARKED, ENDING))
 
 
 class Listing:
@@ -201,89 +222,6 @@ class Listing:
         return address.exec_floor(self._clock.now() - span)
 
 
-class Presence:
-    """Says that an execution is open once its run has taken a while, that it asks, and that it is about to end."""
-
-    def __init__(self, store: Store, project: str, opened: Opened) -> None:
-        self._store = store
-        self._project = project
-        self._opened = opened
-        self._guard = threading.Lock()
-        self._over = False
-        self._resumed = False
-        self._asked: set[str] = set()
-        self.written = False
-        """Whether this, or an earlier runner, may have said so."""
-        self._timer = threading.Timer(OPEN_AFTER, self._write)
-        self._timer.daemon = True
-
-    def begin(self, recorded: Iterable[Event]) -> None:
-        """Say so later, unless the run is over by then.
-
-        At once where ``recorded`` says that the execution had failed or was left: hints of that are not so any more.
-        """
-        events = list(recorded)
-        self._resumed = self.written = any(isinstance(event, Started) for event in events)
-        if self._resumed:
-            execution = fold(events)
-            for wait in execution.open_waits:
-                self.ask(wait.wait_id)
-            if any(isinstance(event, (Failed, Suspended)) for event in events):
-                withdraw(self._store, execution)
-                return
-        self._timer.start()
-
-    def ask(self, wait: str) -> None:
-        """Before the question is recorded."""
-        with self._guard:
-            if not self._asked and not self._over:
-                self.written = True
-                self._mark(ASKING)
-            self._asked.add(wait)
-
-    def answered(self, wait: str) -> None:
-        """The answer is recorded."""
-        with self._guard:
-            self._asked.discard(wait)
-            if not self._asked and not self._over:
-                self._unmark(ASKING)
-
-    def ending(self) -> None:
-        """Before the end is recorded; nothing but that and what follows from it is said from here on."""
-        self._timer.cancel()
-        with self._guard:
-            if self.written and not self._over:
-                self._mark(ENDING)
-            self._over = True
-
-    def end(self) -> None:
-        """The run is over: nothing is written after this returns."""
-        self._timer.cancel()
-        with self._guard:
-            self._over = True
-
-    def _write(self) -> None:
-        with self._guard:
-            if self._over:
-                return
-            self.written = True
-            note_open(self._store, self._project, self._opened.exec_id, self._opened.flow)
-            if self._resumed:
-                # Its last runner may have been killed at the very end.
-                self._unmark(ENDING)
-
-    def _mark(self, mark: str) -> None:
-        with suppress(KitaruStoreError):
-            self._store.overwrite(self._key(mark), HINT)
-
-    def _unmark(self, mark: str) -> None:
-        with suppress(KitaruStoreError):
-            self._store.remove(self._key(mark))
-
-    def _key(self, mark: str) -> str:
-        return address.open_hint(self._project, self._opened.exec_id, f"{self._opened.flow}~{mark}")
-
-
 def note_open(store: Store, project: str, exec_id: str, flow: str) -> None:
     """Leave the hint that an execution is open. What fails is not missed."""
     with suppress(KitaruStoreError):
@@ -314,6 +252,30 @@ def note_parked(store: Store, execution: Execution, entries: int, completed: int
             return
         store.overwrite(address.open_hint(project, exec_id, f"{flow}~{PARKED}"), HINT)
         _remove_open(store, execution, but=PARKED)
+
+
+def note_lost(store: Store, execution: Execution, entries: int, still: Callable[[], bool]) -> bool:
+    """Mark an execution as lost, of which ``entries`` are recorded; whether that is so.
+
+    ``still`` is asked once the mark is there: a runner that comes back removes the mark after it showed that it lives,
+    so that either sees the other.
+    """
+    project, exec_id = execution.project, execution.exec_id
+    key = address.open_hint(project, exec_id, f"{execution.flow_name}~{LOST}")
+    with suppress(KitaruStoreError):
+        store.overwrite(key, encode_summary(execution, entries, completed_calls(execution)))
+    if store.read(address.journal_entry(project, exec_id, entries + 1)) is None and still():
+        return True
+    with suppress(KitaruStoreError):
+        store.remove(key)
+    return False
+
+
+def read_lost(store: Store, project: str, exec_id: str, flow: str) -> Execution | None:
+    """What the mark of a lost execution says of it; None where it was removed meanwhile."""
+    body = store.read(address.open_hint(project, exec_id, f"{flow}~{LOST}"))
+    execution = read_summary(body) if body is not None else None
+    return execution if execution is not None and execution.status == "lost" else None
 
 
 def note_state(store: Store, project: str, exec_id: str, known: tuple[bytes, ...]) -> None:
@@ -352,7 +314,7 @@ def _ended_keys(execution: Execution) -> tuple[str, str, str]:
 
 
 def _remove_open(store: Store, execution: Execution, *, but: str | None = None) -> None:
-    for mark in ("", ASKING, PARKED, ENDING):
+    for mark in ("", ASKING, PARKED, ENDING, LOST):
         if mark != but:
             name = f"{execution.flow_name}~{mark}" if mark else execution.flow_name
             store.remove(address.open_hint(execution.project, execution.exec_id, name))
