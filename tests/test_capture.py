@@ -216,3 +216,56 @@ def test_in_a_process_of_its_own_every_threads_output_is_the_runs(lab: Lab, tmp_
     printed, exec_id = out.splitlines()
     assert printed == "from a thread of its own"
     assert lines(lab, exec_id) == [("stdout", "from a thread of its own", None, None, None)]
+
+
+@checkpoint
+def crowded() -> None:
+    def talk(name: int) -> None:
+        for number in range(300):
+            print(f"T{name}-{number}-end")
+
+    threads = [threading.Thread(target=talk, args=(name,)) for name in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@flow
+def crowd() -> None:
+    crowded()
+
+
+def test_lines_of_threads_that_print_at_once_stay_whole(lab: Lab) -> None:
+    """``print`` writes a text and the end of its line apart; no line is merged with another thread's, or split."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        exec_id = lab.open(crowd)
+        lab.go_on(crowd, exec_id, capture=True)
+    finally:
+        sys.setswitchinterval(before)
+    found = sorted(text for _, text, *_ in lines(lab, exec_id))
+    assert found == sorted(f"T{name}-{number}-end" for name in range(8) for number in range(300))
+
+
+@checkpoint
+def overwrites() -> None:
+    print("from Windows\r")
+    for percent in range(0, 101, 10):
+        print(f"{percent} %", end="\r")
+    print()
+    print("10 %\r20 %")
+    print("30 %\r40 %\r", end="")
+
+
+@flow
+def progressing() -> None:
+    overwrites()
+
+
+def test_of_what_was_written_over_the_last_is_kept(lab: Lab) -> None:
+    """A carriage return at the end of a line takes nothing away; between texts the later one counts."""
+    exec_id = lab.open(progressing)
+    lab.go_on(progressing, exec_id, capture=True)
+    assert [text for _, text, *_ in lines(lab, exec_id)] == ["from Windows", "100 %", "20 %", "40 %"]

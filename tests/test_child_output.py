@@ -246,9 +246,8 @@ def test_what_counts_as_secret(environ: dict[str, str], expected: set[str]) -> N
 def test_the_longer_secret_is_hidden_first() -> None:
     """Where one secret begins with another, nothing of the longer is left."""
     mask = masking({"A_KEY": "12345678", "B_KEY": "1234567890"})
-    assert mask is not None
     assert mask("x 1234567890 y 12345678 z") == "x *** y *** z"
-    assert masking({"HOME": "/root"}) is None
+    assert masking({"HOME": "/root"})("/root") == "/root"
 
 
 def test_a_line_is_masked_before_it_is_cut(tmp_path: Path) -> None:

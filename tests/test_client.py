@@ -200,6 +200,18 @@ def test_parameters_with_the_names_of_options(alone: Path) -> None:
     assert shadowed.run(inputs={"stack": "a", "inputs": "b"}).wait(30) == "a b"
 
 
+def test_the_result_by_id_or_by_execution(alone: Path) -> None:
+    """An id, the end of one, or the execution itself: the same value; an id that leads nowhere is a usage error."""
+    handle = patient.run()
+    GATE.set()
+    assert handle.wait(30) == "done"
+    executions = KitaruClient().executions
+    for asked in (handle.exec_id, handle.exec_id[-8:], executions.get(handle.exec_id)):
+        assert executions.result(asked) == "done"
+    with pytest.raises(KitaruUsageError, match="there is no execution"):
+        executions.result("ex-000000000000000000")
+
+
 def test_a_flow_that_raises(alone: Path) -> None:
     """wait and get raise a KitaruUserCodeError that knows its execution."""
     handle = bad.run()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from kitaru import KitaruClient
+from kitaru.errors import KitaruStateError
 from tests.durable_flows import FLOWS, MANIFEST
 from tests.repository import Done, Repository, finish, kitaru, start, until
 
@@ -259,3 +260,49 @@ def test_an_answer_is_given_in_one_way(house: Repository, tmp_path: Path) -> Non
     executions("input", exec_id, "--value", "true").must()
     client.executions.handle(exec_id).wait(30)
     executions("input", exec_id).refused("waits for nothing", code=1)
+
+
+def test_following_a_lost_execution_ends(house: Repository, tmp_path: Path) -> None:
+    """Its lines are printed, then one line says that its runner is gone and what to type; the exit code is 1."""
+    client = house.client()
+    exec_id = invoke("long", tmp_path).must().out.strip()
+    until(lambda: (tmp_path / "ran").exists())
+    runner = until(lambda: client.executions.get(exec_id).runner)
+    os.kill(runner.pid, signal.SIGKILL)
+    until(lambda: client.executions.get(exec_id).status == "lost")
+    for more in ((), ("--grouped",), ("-o", "json")):
+        done = executions("logs", exec_id, "--follow", *more)
+        assert done.code == 1
+        said = f"{exec_id} lost its runner before it ended; go on with it: kitaru executions resume {exec_id}\n"
+        assert done.err == said
+        assert "error" not in done.out
+    with pytest.raises(KitaruStateError, match="lost its runner"):
+        list(client.executions.logs(exec_id, follow=True))
+
+
+def test_several_statuses_are_listed_together(house: Repository, tmp_path: Path) -> None:
+    """``--status`` again, or with commas, gives those of any of them, newest first, up to the limit."""
+    ids = []
+    for number, flow in enumerate(("third_time", "talk", "third_time", "talk")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        if flow == "talk":
+            ids.append(invoke(flow, folder, "--wait", "-o", "json").must().json["item"]["exec_id"])
+        else:
+            failed = kitaru("invoke", flow, "--input", json.dumps({"folder": str(folder / "nowhere")}), "--wait")
+            assert failed.code == 1
+            ids.append(executions("list", "-o", "json").must().json["items"][0]["exec_id"])
+    newest = ids[::-1]
+
+    def listed(*words: str) -> list[str]:
+        return [one["exec_id"] for one in executions("list", "-o", "json", *words).must().json["items"]]
+
+    assert listed("--status", "failed") == [newest[1], newest[3]]
+    assert listed("--status", "failed", "--status", "completed") == newest
+    assert listed("--status", "completed,failed", "--limit", "3") == newest[:3]
+    assert listed("--status", "completed, completed") == [newest[0], newest[2]]
+    refused = executions("list", "--status", "failed,broken")
+    assert refused.code == 2 and "--status broken: expected one of" in refused.err
+    none = executions("list", "--status", "lost,cancelled").must().out
+    assert none == "No execution matches --status lost,cancelled. All of them: kitaru executions list\n"
+    assert [one.exec_id for one in house.client().executions.list(status=("failed", "lost"))] == [newest[1], newest[3]]

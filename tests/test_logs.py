@@ -8,7 +8,7 @@ import pytest
 
 from kitaru import errors
 from kitaru.adapters.local_store import LocalStore
-from kitaru.engine.logs import CHUNK_LIMIT, LINE_LIMIT, LogWriter, read_lines
+from kitaru.engine.logs import CHUNK_LIMIT, LINE_LIMIT, LogWriter, read_lines, read_newest, read_on
 from kitaru.model import address
 from kitaru.model.log_line import LogLine
 from kitaru.ports import Created, Taken
@@ -98,3 +98,33 @@ def test_a_damaged_chunk_is_a_log_error(store: CountingStore) -> None:
     store.create(address.log_chunk("p", EXEC, 1), b"{nonsense\n")
     with pytest.raises(errors.KitaruLogRetrievalError, match="000000000001"):
         read_lines(store, "p", EXEC)
+
+
+def test_the_last_lines_are_read_from_the_end(store: CountingStore) -> None:
+    """A few lines of many chunks cost one listing and one read; those that fit are looked for further back."""
+    logs = writer(store)
+    for number in range(100):
+        logs.add(line(f"{number}a"))
+        logs.add(line(f"{number}b"))
+        logs.flush()
+    store.calls.clear()
+    found = read_newest(store, "p", EXEC, 2, lambda _: True)
+    assert [one.text for one in found] == ["99a", "99b"]
+    assert (len(store.of("names")), len(store.of("read"))) == (1, 1)
+    found = read_newest(store, "p", EXEC, 3, lambda one: one.text.endswith("a"))
+    assert [one.text for one in found] == ["97a", "98a", "99a"]
+    assert [one.text for one in read_newest(store, "p", EXEC, 3, lambda one: one.text == "0b")] == ["0b"]
+    assert len(read_newest(store, "p", EXEC, 1000, lambda _: True)) == 200
+
+
+def test_chunks_are_read_a_few_at_once(store: CountingStore) -> None:
+    """Who reads on and takes the first line has not made the store read them all."""
+    logs = writer(store)
+    for number in range(100):
+        logs.add(line(str(number)))
+        logs.flush()
+    store.calls.clear()
+    chunks = read_on(store, "p", EXEC, 10)
+    assert next(chunks) == (11, [line("10")])
+    assert len(store.of("read")) <= 20
+    assert [number for number, _ in chunks] == list(range(12, 101))

@@ -116,11 +116,12 @@ def test_attempts_marks_and_notes() -> None:
         call("4", "going", (6, None, "running")),
     ]
     drawn = timeline(execution(calls, end=None), width=100, now=T0 + timedelta(seconds=10))
-    retried, cached, broken, going = drawn[1:]
+    retried, cached, broken, going, *legend = drawn[1:]
     assert "▒" in retried and "█" in retried and retried.startswith("  ✓") and "2 attempts" in retried
     assert "◆" in cached and "cached" in cached
     assert broken.startswith("  ✗") and "█" not in broken
     assert going.startswith("  …") and "▓" in going and "4.0 s" in going
+    assert legend == ["    ▒ failed attempt   ▓ under way   ◆ from the cache"]
 
 
 def test_a_long_wait_takes_little_room() -> None:
@@ -156,9 +157,63 @@ def test_ten_thousand_calls_are_summarised_quickly() -> None:
     begun = time.perf_counter()
     drawn = timeline(execution(calls, end=101), width=100)
     assert time.perf_counter() - begun < 2
-    assert len(drawn) == 5
+    assert len(drawn) == 6
     assert "3,334 x 500 ms" in drawn[1]
-    assert "step_1 (7000)  ValueError: seven" in drawn[-1]
+    assert "step_1 (7000)  ValueError: seven" in drawn[-2]
+    assert drawn[-1] == "    ░▒▓█ few to many at once"
+
+
+def test_calls_of_one_checkpoint_are_folded_above_twenty() -> None:
+    """Twenty-one calls have one line with their number; twenty have one each, and so has what was called once."""
+    for number, rows in ((20, 20), (21, 1), (50, 1)):
+        many = [call(f"1.{n}", "outline", (n, n + 1, "failed" if n == 3 else "completed")) for n in range(number)]
+        many[5] = replace(many[5], cached_from="ex-1/2")
+        last = call("2", "join", (number, number + 4, "completed"))
+        drawn = timeline(execution([*many, last], end=number + 4), width=100)
+        assert len([line for line in drawn if " outline " in line and "(1.3)" not in line]) == rows
+        join = next(line for line in drawn if " join " in line)
+        assert join.endswith("4.0 s") and "█" in join
+        if rows == 1:
+            assert f"{number} x 1.0 s  1 failed, 1 cached" in drawn[1]
+            assert any(line.startswith("  ✗ outline (1.3)") for line in drawn[3:])
+
+
+def bar_of(line: str) -> int:
+    """Columns of a bar, whatever it shows; the mark before the name is not of it."""
+    return sum(line[3:].count(sign) for sign in "█▓▒░┄")
+
+
+def test_a_bar_of_milliseconds_is_not_longer_than_a_wait_of_seconds() -> None:
+    """A short wait beside a shorter call keeps its place, and what is shortened is said in the head and below."""
+    asked = Wait(wait_id="w1", name="ok", status="answered", opened_at=at(0.3), answered_at=at(1.8))
+    one = execution([call("1", "a", (0, 0.003, "completed"))], waits=(asked,), end=1.8)
+    axis, first, waited, legend = timeline(one, width=100)
+    assert bar_of(first) <= 2 and bar_of(waited) > 20
+    assert "≈1.5 s" in axis and axis.rstrip().endswith("1.8 s")
+    assert legend == "    ┄ waiting for an answer   ≈ 1.5 s without a checkpoint, drawn shorter"
+
+
+SPANS = st.lists(st.tuples(st.floats(0, 1e4), st.sampled_from([0.002, 0.4, 1.5, 30, 4000.0])), min_size=1, max_size=5)
+
+
+@given(SPANS, SPANS)
+def test_no_bar_is_longer_than_a_wait_that_took_more_time(
+    worked: list[tuple[float, float]], asked: list[tuple[float, float]]
+) -> None:
+    """Whatever is shortened: a call that took less time than a wait has a bar that is no longer."""
+    calls = [call(str(n), "a", (begin, begin + took, "completed")) for n, (begin, took) in enumerate(worked)]
+    waits = tuple(
+        Wait(wait_id=f"w{n}", name="w", status="answered", opened_at=at(begin), answered_at=at(begin + took))
+        for n, (begin, took) in enumerate(asked)
+    )
+    lines, length = draw(execution(calls, waits=waits, end=max(begin + took for begin, took in worked + asked)), T0)
+    scale = Scale(lines, length)
+    drawn = [(line, scale.place(line.end) - scale.place(line.start)) for line in lines]
+    for line, size in drawn:
+        for other, further in drawn:
+            if isinstance(line.subject, CheckpointCall) and isinstance(other.subject, Wait):
+                shorter = line.end - line.start <= other.end - other.start
+                assert not shorter or size <= further + 1e-9
 
 
 def test_nothing_to_draw() -> None:
@@ -321,12 +376,13 @@ def test_what_was_stopped_is_not_under_way() -> None:
     left = execution([calls[0], call("2", "left", (2, None, "running"))], end=None, status="lost")
     late = T0 + timedelta(days=3)
     for plain, live in ((False, "▓┄?…"), (True, ">?")):
-        _, done, stopped, waited = timeline(over, width=100, plain=plain)
+        _, done, stopped, waited, legend = timeline(over, width=100, plain=plain)
         assert done[2] in "✓+"
         assert stopped.startswith("  - stopped") and stopped.endswith("cancelled")
         assert waited.startswith("  - approve") and waited.endswith("not answered")
         assert not set(stopped) & set(live)
-        axis, _, gone = timeline(left, width=100, plain=plain, now=late)
+        assert "cut off" in legend and "waiting for an answer" in legend
+        axis, _, gone, _ = timeline(left, width=100, plain=plain, now=late)
         assert gone.startswith("  - left") and gone.endswith("its runner is gone")
         assert not set(gone) & set(live)
         assert axis.rstrip().endswith("2.0 s"), "the picture ends with the last that is known"
@@ -342,7 +398,7 @@ def test_what_was_stopped_is_not_under_way() -> None:
 def test_many_calls_that_were_stopped_are_counted() -> None:
     """In the picture of many calls those that were cancelled are counted, and not as running."""
     calls = [call(str(n), "step", (0, 1, "completed" if n % 2 else "cancelled")) for n in range(100)]
-    _, step = timeline(execution(calls, end=1, status="cancelled"), width=100)
+    _, step, _ = timeline(execution(calls, end=1, status="cancelled"), width=100)
     assert "50 cancelled" in step and "running" not in step
 
 

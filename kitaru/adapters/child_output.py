@@ -111,10 +111,10 @@ class ChildOutput:
             del self._readers[reader]
             os.close(reader)
             return
-        with suppress(OSError):  # the disk of the worker's own log is full, say: the line still goes to the store
-            os.write(self._real[name], body)
         if self._sink is not None:
             self._sink(name, self._decoders[name].decode(body))
+        with suppress(OSError):  # the disk of the worker's own log is full, say: the line still goes to the store
+            os.write(self._real[name], body)
 
 
 @contextmanager

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 SECRET = "KITARU_SECRET_"
 """How variables begin that hold a secret: a JSON object of the variables that it stands for."""
@@ -12,8 +14,11 @@ SECRET = "KITARU_SECRET_"
 NAMED = "KITARU_SECRET_VARIABLES"
 """Names, with commas between, of the variables that a runner took from secrets."""
 
-TELLING = re.compile(r"(_|^)(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
+TELLING = re.compile(r"((_|^)(KEY|TOKEN|SECRET)|PASSWORD|PASSWD|PASSPHRASE)$", re.IGNORECASE)
 """Names of variables that hold something secret by all experience."""
+
+USERINFO = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#\s]*)@")
+"""What an address holds before its host: ``user:password``."""
 
 SHORTEST = 8
 """Characters: what is shorter would hide too much that is no secret."""
@@ -22,7 +27,7 @@ HIDDEN = "***"
 
 
 def secret_values(environ: Mapping[str, str]) -> set[str]:
-    """The secret values, and the lines of those that have several."""
+    """The secret values, the lines of those that have several, and the passwords in addresses."""
     named = set(environ.get(NAMED, "").split(","))
     found = set()
     for name, value in environ.items():
@@ -30,18 +35,74 @@ def secret_values(environ: Mapping[str, str]) -> set[str]:
             found.add(value)
         elif name.startswith(SECRET) and name != NAMED:
             found.update(_members(value))
+        found.update(_passwords(value))
     lines = {line.strip() for value in found for line in value.splitlines()}
     return {text for text in found | lines if len(text) >= SHORTEST}
 
 
-def masking(environ: Mapping[str, str]) -> Callable[[str], str] | None:
-    """A function that puts ``***`` in place of each secret; None where there are none."""
-    values = secret_values(environ)
-    if not values:
-        return None
-    # The longest first: one may be the beginning of another.
-    pattern = re.compile("|".join(re.escape(value) for value in sorted(values, key=lambda one: (-len(one), one))))
-    return lambda text: pattern.sub(HIDDEN, text)
+def masking(environ: Mapping[str, str]) -> Callable[[str], str]:
+    """A function that puts ``***`` in place of each secret, also as ``repr`` and JSON write it.
+
+    It looks at ``environ`` again with every text. What was a secret once stays one.
+    """
+    return _Masking(environ).mask
+
+
+class _Masking:
+    """The secrets seen so far. Threads may share it."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        # What os.environ wraps: a plain dict is compared some fifty times faster, and each line asks.
+        self._plain: Mapping[Any, Any] = getattr(environ, "_data", environ)
+        self._guard = threading.Lock()
+        self._seen: dict[Any, Any] | None = None
+        self._values: set[str] = set()
+        self._pattern: re.Pattern[str] | None = None
+
+    def mask(self, text: str) -> str:
+        if self._plain != self._seen:
+            self._look()
+        return self._pattern.sub(HIDDEN, text) if self._pattern is not None else text
+
+    def _look(self) -> None:
+        with self._guard:
+            seen = dict(self._plain)
+            values = self._values | secret_values(dict(self._environ))
+            if values != self._values:
+                self._values = values
+                forms = {form for value in values for form in _forms(value)}
+                # The longest first: one may be the beginning of another.
+                ordered = sorted(forms, key=lambda one: (-len(one), one))
+                self._pattern = re.compile("|".join(re.escape(form) for form in ordered))
+            self._seen = seen
+
+
+def _forms(value: str) -> set[str]:
+    """The value, and what becomes of it inside a ``repr`` (with and without its quotes escaped) or JSON."""
+    bare = "".join(part if part in ("'", '"') else repr(part)[1:-1] for part in re.split("(['\"])", value))
+    quoted = bare.replace("'", "\\'")
+    return {value, bare, quoted, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
+
+
+def _passwords(value: str) -> Iterator[str]:
+    """The passwords of the addresses in ``value``, as they stand there and decoded; one that is the user's name hides
+    nothing.
+    """
+    if "://" not in value:
+        return
+    for found in USERINFO.finditer(value):
+        user, _, password = found[1].partition(":")
+        if password and password != user:
+            yield password
+            yield _unquoted(password)
+
+
+def _unquoted(text: str) -> str:
+    """``%40`` → ``@``, and so on."""
+    return re.sub(
+        r"(?:%[0-9A-Fa-f]{2})+", lambda run: bytes.fromhex(run[0].replace("%", "")).decode("utf-8", "replace"), text
+    )
 
 
 def _members(text: str) -> Iterator[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
+from itertools import groupby, islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from kitaru import wiring
@@ -14,6 +17,7 @@ from kitaru.client import answers
 from kitaru.client.handle import FlowHandle, plain_value, read_value, waiting_error
 from kitaru.client.session import Session
 from kitaru.engine.journal import read_entries
+from kitaru.engine.logs import read_newest
 from kitaru.errors import KitaruError, KitaruStateError, KitaruUsageError
 from kitaru.model import address
 from kitaru.model.event import Value
@@ -73,9 +77,21 @@ class ExecutionsClient:
         """The execution with its checkpoints. Part of an id will do, where it fits one only."""
         return self._session.executions.get(exec_id)
 
-    def list(self, *, flow: str | None = None, status: str | None = None, limit: int | None = None) -> list[Execution]:
-        """Executions, newest first."""
-        return list(self._session.executions.newest(flow=flow, status=status, limit=limit))
+    def silent_for(self, execution: Execution) -> float | None:
+        """Seconds since the last sign of life of a runner that is late with it; None where all is well."""
+        return self._session.executions.silent_for(execution)
+
+    def list(
+        self, *, flow: str | None = None, status: str | Iterable[str] | None = None, limit: int | None = None
+    ) -> list[Execution]:
+        """Executions, newest first. ``status``: only of that one, or of any of several."""
+        newest = self._session.executions.newest
+        if status is None or isinstance(status, str):
+            return list(newest(flow=flow, status=status, limit=limit))
+        listings = [newest(flow=flow, status=one, limit=limit) for one in dict.fromkeys(status)]
+        merged = heapq.merge(*listings, key=attrgetter("exec_id"), reverse=True)
+        # One that changed from one status to the other meanwhile is in both listings.
+        return list(islice((first for _, (first, *_) in groupby(merged, attrgetter("exec_id"))), limit))
 
     def latest(self, *, flow: str | None = None, status: str | None = None) -> Execution:
         """The newest execution that fits. ``KitaruUsageError`` where none does."""
@@ -109,16 +125,28 @@ class ExecutionsClient:
         """A handle on an execution, to wait for it or to follow it."""
         return FlowHandle(self._session, self._session.executions.full_id(exec_id))
 
-    def logs(self, exec_id: str, *, follow: bool = False, checkpoint: str | None = None) -> Iterator[LogLine]:
+    def logs(
+        self, exec_id: str, *, follow: bool = False, checkpoint: str | None = None, limit: int | None = None
+    ) -> Iterator[LogLine]:
         """What the execution printed and logged; ``checkpoint``: only what the calls of that name did, or that call.
 
-        ``KitaruUsageError`` for a checkpoint that it has not called; of one that is followed it may yet come.
+        ``limit``: only so many lines, the last ones, and no more is read than that takes. ``KitaruUsageError`` for a
+        checkpoint that it has not called; of one that is followed it may yet come. Following ends with
+        ``KitaruStateError`` where its runner is gone.
         """
+        session = self._session
+        if follow and limit is not None:
+            raise KitaruUsageError("a log that is followed has no end to count lines from", hint="leave out limit")
         execution = self.get(exec_id)
         if checkpoint is not None and not (follow and not execution.ended):
             _must_have_called(execution, checkpoint)
-        lines = self.handle(execution.exec_id).logs(follow=follow)
-        return (line for line in lines if checkpoint is None or checkpoint in (line.checkpoint, line.call))
+
+        def fits(line: LogLine) -> bool:
+            return checkpoint is None or checkpoint in (line.checkpoint, line.call)
+
+        if limit is not None:
+            return iter(read_newest(session.store, session.project, execution.exec_id, limit, fits))
+        return filter(fits, self.handle(execution.exec_id).logs(follow=follow))
 
     def page_template(self) -> str:
         """What ``executions get --html`` draws a page with."""
@@ -130,8 +158,12 @@ class ExecutionsClient:
         found: Sequence[CacheReport] = explain(self._session.store, self._session.project, self.get(exec_id))
         return found
 
-    def result(self, execution: Execution) -> Any:
-        """The result of a completed execution, as its own type where that can be imported here."""
+    def result(self, execution: Execution | str) -> Any:
+        """The result of a completed execution, or of the one of that id, as its own type where that can be imported
+        here; None for one that has none.
+        """
+        if isinstance(execution, str):
+            execution = self.get(execution)
         return self.value(execution.output, f"the result of {execution.flow_name}")
 
     def value(self, value: Value | None, subject: str, *, as_plain: bool = False) -> Any:
@@ -172,6 +204,13 @@ class ExecutionsClient:
     def pending_wait(self, exec_id: str, *, wait: str | None = None) -> Wait:
         """The only pending wait, or the one of that name; raises as ``input`` does."""
         return answers.chosen(self._session, self.get(exec_id), wait)
+
+    def answered(self, executions: Sequence[Execution]) -> set[str]:
+        """Ids of those that wait though every question of theirs has an answer: they are to be resumed.
+
+        One listing for each that waits, and a few reads for each that has answers.
+        """
+        return {one.exec_id for one in executions if answers.all_answered(self._session, one)}
 
     def check_answer(self, wait: Wait, value: Any) -> None:
         """``KitaruWaitValidationError`` for a value that ``input`` would refuse."""
@@ -275,8 +314,15 @@ class ExecutionsClient:
         raise KitaruStateError(
             f"{execution.exec_id} is {execution.status}{where if execution.status in ('running', 'waiting') else ''}; "
             "only a failed or lost execution, or one that was answered, can be resumed",
-            hint=f"kitaru executions get {execution.exec_id}",
+            hint=self._hint_for_silence(execution) or f"kitaru executions get {execution.exec_id}",
         )
+
+    def _hint_for_silence(self, execution: Execution) -> str:
+        """What helps where the process of this machine lives, and gives no sign of life."""
+        silent, runner = self.silent_for(execution), execution.runner
+        if silent is None or runner is None:
+            return ""
+        return f"it has given no sign of life for {silent:.0f} s; if it hangs, end it (kill {runner.pid}), then resume"
 
     def _not_yet(self, execution: Execution) -> KitaruStateError:
         seconds = self._session.executions.may_begin_within(execution)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from kitaru.client.session import Session
 from kitaru.core.plain import plain
 from kitaru.engine import journal
-from kitaru.engine.capture import apart
+from kitaru.engine.capture import apart, cleared_by
 from kitaru.engine.halting import Left
 from kitaru.engine.journal import Fenced
-from kitaru.engine.logs import read_lines
+from kitaru.engine.logs import read_on
 from kitaru.engine.values import get
 from kitaru.errors import (
     KitaruCancelledError,
@@ -46,6 +46,9 @@ LIVENESS_EVERY = 2.0
 TOLD_EVERY = 1.0
 """Seconds between two looks at whether a run of this process asks something."""
 
+TOLD_COST = 20
+"""The looks take one part in so many of the time."""
+
 RESUMED_WITHIN = 60.0
 """Seconds within which an execution that was answered goes on."""
 
@@ -74,6 +77,8 @@ class FlowHandle:
         self._settled = threading.Event()
         self._told: Callable[[Execution], None] | None = None
         self._told_of: set[str] = set()
+        self._shown: Callable[[Execution], None] | None = None
+        self._printed: Callable[[str], None] | None = None
 
     def __repr__(self) -> str:
         return f"FlowHandle({self.exec_id!r})"
@@ -89,6 +94,10 @@ class FlowHandle:
         ``timeout`` in seconds: ``KitaruTimeoutError`` then, while the execution goes on. ``KitaruExecutionError`` (or a
         subclass) when it failed; ``KitaruStateError`` when its runner is gone, or left because it waits for an answer.
         """
+        with cleared_by(self._printed) if self._printed is not None else nullcontext():
+            return self._wait(timeout)
+
+    def _wait(self, timeout: float | None) -> Any:
         deadline = None if timeout is None else time.monotonic() + timeout
         if self._hosted is not None:
             self._begin(here=timeout is None and threading.current_thread() is threading.main_thread())
@@ -117,16 +126,28 @@ class FlowHandle:
         return self._result(execution)
 
     def logs(self, *, follow: bool = False) -> Iterator[LogLine]:
-        """The lines that the execution printed or logged; ``follow`` goes on until it ends."""
-        after = 0
+        """The lines that the execution printed or logged; ``follow`` goes on until it ends.
+
+        ``KitaruStateError`` where it is followed, its runner is gone, and nobody went on with it within
+        ``LIVENESS_EVERY`` seconds; ``KitaruStackError`` where its worker ended before it began.
+        """
         if self._hosted is not None:
             self._begin(here=False)
+        after, looked, lost = 0, 0.0, False
         while True:
-            ended = not follow or (self._read().ended and self._has_begun)
-            lines, after = read_lines(self._session.store, self._session.project, self.exec_id, after)
-            yield from lines
-            if ended:
+            execution = self._read() if follow else None
+            for number, lines in read_on(self._session.store, self._session.project, self.exec_id, after):
+                after = number
+                yield from lines
+            if execution is None or (execution.ended and self._has_begun):
                 return
+            self._tell(execution)
+            if time.monotonic() - looked > LIVENESS_EVERY:
+                looked = time.monotonic()
+                self._must_have_begun(execution)
+                was_lost, lost = lost, self._is_lost()
+                if was_lost and lost:
+                    raise self._runner_gone()
             time.sleep(LONGEST_PAUSE)
 
     @property
@@ -141,6 +162,13 @@ class FlowHandle:
     def tell_of_waits(self, told: Callable[[Execution], None]) -> None:
         """While ``wait()`` blocks, call ``told`` each time that the execution asks something new."""
         self._told = told
+
+    def tell_of_progress(self, shown: Callable[[Execution], None], printed: Callable[[str], None]) -> None:
+        """While ``wait()`` blocks, call ``shown`` with the execution as it stands, about once a second; and ``printed``
+        with all that a run of this process prints, before it is printed.
+        """
+        self._shown = shown
+        self._printed = printed
 
     def start_thread(self, run: Callable[[], Any]) -> None:
         """Run the execution in the background; the interpreter waits for it, so that a script may end before its
@@ -182,16 +210,20 @@ class FlowHandle:
 
     def _keep_telling(self) -> None:
         """While the main thread runs the execution itself."""
+        pause = TOLD_EVERY
         with apart():
-            while self._told is not None and not self._settled.wait(TOLD_EVERY):
+            while self._tells and not self._settled.wait(pause):
+                began = time.monotonic()
                 with suppress(KitaruStoreError):  # the run meets it, too, and says so
                     self._tell(self._read())
+                # A long journal takes time to read, and that is the run's.
+                pause = max(TOLD_EVERY, TOLD_COST * (time.monotonic() - began))
 
     def _until_settled(self, deadline: float | None) -> bool:
         """Wait for the thread of this process; False where the deadline came first."""
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if self._told is None:
+            if not self._tells:
                 return self._settled.wait(left)
             if self._settled.wait(TOLD_EVERY if left is None else min(TOLD_EVERY, left)):
                 return True
@@ -199,7 +231,14 @@ class FlowHandle:
                 return False
             self._tell(self._read())
 
+    @property
+    def _tells(self) -> bool:
+        return self._told is not None or self._shown is not None
+
     def _tell(self, execution: Execution) -> None:
+        if self._shown is not None and not execution.ended:
+            with apart():
+                self._shown(execution)
         if self._told is None or execution.ended:
             return
         new = {wait.wait_id for wait in execution.open_waits} - self._told_of
@@ -246,14 +285,19 @@ class FlowHandle:
             if now - checked > LIVENESS_EVERY:
                 checked = now
                 self._must_have_begun(execution)
-                if self._has_begun and session.executions.get(self.exec_id).status == "lost":
-                    raise KitaruStateError(
-                        f"{self.exec_id} lost its runner before it ended",
-                        hint=f"kitaru executions resume {self.exec_id}",
-                    )
+                if self._is_lost():
+                    raise self._runner_gone()
             left = pause if deadline is None else min(pause, max(0.0, deadline - now))
             time.sleep(left)
             pause = min(LONGEST_PAUSE, pause * 1.3)
+
+    def _is_lost(self) -> bool:
+        return self._has_begun and self._session.executions.get(self.exec_id).status == "lost"
+
+    def _runner_gone(self) -> KitaruStateError:
+        return KitaruStateError(
+            f"{self.exec_id} lost its runner before it ended", hint=f"kitaru executions resume {self.exec_id}"
+        )
 
     def _must_go_on(self, execution: Execution, seconds: float) -> None:
         """Nobody runs it: that is as it should be only while whoever answered is about to resume it."""

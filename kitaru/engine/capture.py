@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import ModuleType
-from typing import Any, TextIO, cast
+from typing import Any, ClassVar, TextIO, cast
 
 from kitaru.engine.logs import LogWriter
 from kitaru.model.log_line import LogLine
@@ -46,16 +46,20 @@ class OutputScope:
         self._writer = writer
         self._now = now
         self._where = where or (None, None, None)
-        self._partial: dict[str, str] = {}
+        self._partial: dict[tuple[str, int], str] = {}
 
     def write(self, stream: str, text: str) -> None:
-        """Note what was printed; lines are noted when complete."""
-        text = self._partial.pop(stream, "") + text
-        *lines, rest = text.split("\n")
+        """Note what was printed; lines are noted when complete.
+
+        A line is put together by thread: ``print`` writes its text and the end of the line apart, and another thread
+        may come in between.
+        """
+        key = stream, threading.get_ident()
+        lines, rest = _split(self._partial.pop(key, "") + text)
         for line in lines:
-            self.note(stream, line.rpartition("\r")[2])
+            self.note(stream, line)
         if rest:
-            self._partial[stream] = rest
+            self._partial[key] = rest
 
     def note(self, stream: str, text: str, level: str | None = None) -> None:
         """Note one line."""
@@ -66,9 +70,9 @@ class OutputScope:
         if self._capture is not None:
             self._capture.closing(self)
         self.open = False
-        for stream, rest in self._partial.items():
-            self.note(stream, rest)
-        self._partial = {}
+        partial, self._partial = self._partial, {}
+        for (stream, _), rest in list(partial.items()):
+            self.note(stream, rest.rstrip("\r"))
 
     def heir(self) -> OutputScope | None:
         """Who takes what a thread prints that was started here: this, later the flow body, in the end nobody."""
@@ -92,6 +96,16 @@ def apart() -> Iterator[None]:
         _apart.reset(token)
 
 
+@contextmanager
+def cleared_by(clear: Callable[[str], None]) -> Iterator[None]:
+    """In this block ``clear`` is called with all that a run prints, before that is printed."""
+    _Installed.clear = clear
+    try:
+        yield
+    finally:
+        _Installed.clear = None
+
+
 class Tee:
     """A text stream that prints to ``real`` as before, and notes the text for the run whose context this is."""
 
@@ -103,8 +117,10 @@ class Tee:
         if _Installed.forked:
             # A copy of this process: what it notes here nobody will ever write to the store.
             return _write_descriptor(self.stream_name, text) if _Installed.descriptors else self.real.write(text)
-        written = self.real.write(text)
         scope = _scope_here()
+        if scope is not None and _Installed.clear is not None:
+            _Installed.clear(text)
+        written = self.real.write(text)
         if _Installed.descriptors is not None:
             _Installed.descriptors.drain()  # what a child wrote before this comes before it
         # A logging handler that prints: its record was noted already.
@@ -149,6 +165,10 @@ class _Installed:
     descriptors: ChildOutput | None = None
     """What reads descriptors 1 and 2 of this process."""
     forked = False
+    redirected: ClassVar[list[tuple[Any, Any]]] = []
+    """Handlers of ``logging`` that print to where they printed before by way of a stream of ours."""
+    clear: Callable[[str], None] | None = None
+    """Takes a command's own passing words off the terminal, before this text of a run comes."""
 
 
 class Capture:
@@ -180,6 +200,7 @@ class Capture:
         if self._children is not None:
             _Installed.descriptors = self._children
             self._children.attach(self._from_child)
+            _redirect_handlers()
         self._token = current_output.set(self.body)
         return self
 
@@ -189,6 +210,9 @@ class Capture:
             self._children.detach()
             self._flush_children()
             _Installed.descriptors = None
+            while _Installed.redirected:
+                handler, stream = _Installed.redirected.pop()
+                handler.setStream(stream)
         self.body.close()
         with _Installed.guard:
             _Installed.runs -= 1
@@ -216,21 +240,34 @@ class Capture:
             self._attempts.remove(scope)
 
     def _from_child(self, stream: str, text: str) -> None:
-        *lines, rest = (self._begun.pop(stream, "") + text).split("\n")
+        if _Installed.clear is not None:
+            _Installed.clear(text)
+        lines, rest = _split(self._begun.pop(stream, "") + text)
         owner = self._owner()
         for line in lines:
-            owner.note(stream, line.rpartition("\r")[2])
+            owner.note(stream, line)
         if rest:
             self._begun[stream] = rest
 
     def _flush_children(self) -> None:
         owner = self._owner()
         for stream in list(self._begun):
-            owner.note(stream, self._begun.pop(stream))
+            owner.note(stream, self._begun.pop(stream).rstrip("\r"))
 
     def _owner(self) -> OutputScope:
         attempts = self._attempts[:2]
         return attempts[0] if len(attempts) == 1 else self.body
+
+
+def _split(text: str) -> tuple[list[str], str]:
+    """The complete lines, and what is begun; of what a carriage return wrote over, as progress bars do, the last."""
+    *lines, rest = text.split("\n")
+    return [line.rstrip("\r").rpartition("\r")[2] for line in lines], _last_written(rest)
+
+
+def _last_written(rest: str) -> str:
+    body = rest.rstrip("\r")
+    return body.rpartition("\r")[2] + ("\r" if body != rest else "")
 
 
 def _scope_here() -> OutputScope | None:
@@ -261,6 +298,20 @@ def _starting(start: Callable[[threading.Thread], None]) -> Callable[[threading.
     return start_with_output
 
 
+def _redirect_handlers() -> None:
+    """Handlers that were made before, when the program was imported, print through our streams: what they wrote to the
+    old ones would come back through the descriptors, as a second line for a record that was noted already.
+    """
+    module = sys.modules.get("logging")
+    for reference in list(getattr(module, "_handlerList", ())):
+        handler = reference()
+        for before, now in ((sys.__stdout__, sys.stdout), (sys.__stderr__, sys.stderr)):
+            if before is not None and getattr(handler, "stream", None) is before and hasattr(handler, "setStream"):
+                handler.setStream(now)
+                _Installed.redirected.append((handler, before))
+                break
+
+
 def _note_fork() -> None:
     _Installed.forked = True
 
@@ -288,6 +339,8 @@ def _noting(make: Callable[..., Any]) -> Callable[..., Any]:
         # The thread in which an object store talks to its server: writing logs must not make more of them.
         scope = current_output.get() if record.threadName == "fsspecIO" else _scope_here()
         if scope is not None and not _Installed.forked:
+            if _Installed.descriptors is not None:
+                _Installed.descriptors.drain()
             scope.note("log", _message(record), record.levelname)
         return record
 

@@ -114,7 +114,7 @@ def load(store: Store, project: str, exec_id: str) -> Execution:
 
 
 def encode_summary(execution: Execution, entries: int, completed_checkpoints: int) -> bytes:
-    """The hint that is left beside the journal when the execution has ended, after ``entries`` entries."""
+    """The hint that is left when the execution has ended, was left or is found lost, after ``entries`` entries."""
     summary = {
         "format": FORMAT,
         "entries": entries,
@@ -135,7 +135,7 @@ def read_summary(body: bytes) -> Execution | None:
         execution = Execution.from_json(content["execution"])
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    return execution if execution.ended or execution.suspended_at is not None else None
+    return execution if execution.ended or execution.suspended_at is not None or execution.status == "lost" else None
 
 
 class Journal:

@@ -22,7 +22,7 @@ from kitaru.surfaces.cli.options import (
     connect,
     parse_inputs,
 )
-from kitaru.surfaces.cli.terminal import Output, progress, terminal
+from kitaru.surfaces.cli.terminal import LiveLine, Output, progress, terminal
 
 StackOption = Annotated[str | None, typer.Option("--stack", help="The stack to run on, instead of the flow's own.")]
 NoCacheOption = Annotated[
@@ -126,9 +126,23 @@ def _chosen(started: Any, status: str) -> str:
 def _finish(client: Any, handle: Any, timeout: float | None) -> None:
     """Wait, then show the result; an execution that failed is shown as such, with exit code 1."""
     waits = import_module("kitaru.surfaces.views.waits_text")
-    handle.tell_of_waits(lambda execution: terminal.note("\n".join(waits.waiting_lines(execution))))
+    live = LiveLine(quiet=terminal.json)
+
+    def tell(execution: Any) -> None:
+        live.give_way()
+        terminal.note("\n".join(waits.waiting_lines(execution)))
+
+    handle.tell_of_waits(tell)
+    if live.on:
+        view = import_module("kitaru.surfaces.views.progress_text")
+        handle.tell_of_progress(
+            lambda execution: live.show(lambda: view.progress_line(execution, width=live.room)), live.give_way
+        )
     try:
-        handle.wait(timeout)
+        try:
+            handle.wait(timeout)
+        finally:
+            live.give_way()
     except KeyboardInterrupt:
         terminal.interrupted = True
         if handle.runs_here:
@@ -218,5 +232,8 @@ def deployments_show(
     """Show one version: its source, image, inputs and tags. Default: the one that default leads to."""
     client = connect("flow.deployments.show", output, store=store, project=project, manifest=manifest, target=target)
     found = client.deployments.get(flow, tag=tag, version=version)
-    view = import_module("kitaru.surfaces.views.deployments_text")
-    terminal.item(found, view.deployment_lines(found, terminal.style))
+    if terminal.json:
+        terminal.item(import_module("kitaru.surfaces.views.plan_json").deployment_data(found))
+    else:
+        view = import_module("kitaru.surfaces.views.deployments_text")
+        terminal.item(found, view.deployment_lines(found, terminal.style))

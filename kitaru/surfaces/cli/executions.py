@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kitaru.errors import KitaruUsageError
+from kitaru.errors import KitaruStateError, KitaruUsageError
 from kitaru.surfaces.cli.consumer import _finish
 from kitaru.surfaces.cli.options import (
     ManifestOption,
@@ -34,7 +33,10 @@ ExecArgument = Annotated[
 @app.command("list")
 def list_(
     flow: Annotated[str | None, typer.Option("--flow", help="Only of this flow.")] = None,
-    status: Annotated[str | None, typer.Option("--status", help=f"Only these: {', '.join(STATUSES)}.")] = None,
+    status: Annotated[
+        list[str] | None,
+        typer.Option("--status", help=f"Only these, given again or with commas between: {', '.join(STATUSES)}."),
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 20,
     store: StoreOption = None,
     project: ProjectOption = None,
@@ -43,19 +45,25 @@ def list_(
     output: OutputOption = Output.text,
 ) -> None:
     """List executions, newest first."""
-    if status is not None and status not in STATUSES:
-        raise KitaruUsageError(f"--status {status}: expected one of {', '.join(STATUSES)}")
+    wanted = [one.strip() for text in status or () for one in text.split(",")]
+    for one in wanted:
+        if one not in STATUSES:
+            raise KitaruUsageError(f"--status {one}: expected one of {', '.join(STATUSES)}")
     client = connect("executions.list", output, store=store, project=project, manifest=manifest, target=target)
-    found = client.executions.list(flow=flow, status=status, limit=limit)
+    found = client.executions.list(flow=flow, status=wanted or None, limit=limit)
+    answered: set[str] = set()
     view = import_module("kitaru.surfaces.views.executions_text")
     if found:
-        lines = view.execution_rows(found, terminal.style, width=terminal.room)
+        answered = client.executions.answered(found)
+        lines = view.execution_rows(found, terminal.style, width=terminal.room, answered=answered)
     else:
-        some = (flow or status) and client.executions.list(limit=1)
-        lines = view.none_found(flow=flow if some else None, status=status if some else None)
+        some = (flow or wanted) and client.executions.list(limit=1)
+        lines = view.none_found(flow=flow if some else None, status=",".join(wanted) if some and wanted else None)
         if not some and (where := client.executions.elsewhere(flow=flow)):
             terminal.note(f"hint: runs from before are in your own store: kitaru executions list {where}")
-    terminal.items([one.summary() for one in found], lines)
+    terminal.items(
+        [{**one.summary(), **({"answered": True} if one.exec_id in answered else {})} for one in found], lines
+    )
     if len(found) == limit and not terminal.json:
         terminal.note(terminal.dim(f"the newest {limit}; more: --limit {limit * 5}"))
 
@@ -95,7 +103,10 @@ def get(
     drawn = []
     if not terminal.json:
         alone = client.executions.left_alone(execution)
-        drawn = view.execution_lines(execution, read, terminal.style, width=size, plain=plain, alone=alone)
+        silent = client.executions.silent_for(execution)
+        drawn = view.execution_lines(
+            execution, read, terminal.style, width=size, plain=plain, alone=alone, silent=silent
+        )
     terminal.item(execution, drawn)
 
 
@@ -153,16 +164,22 @@ def logs(
     view = import_module("kitaru.surfaces.views.logs_text")
     if follow and limit is not None:
         raise KitaruUsageError("--follow has no end, so --limit can't count from it", hint="leave one of them out")
-    lines = client.executions.logs(exec_id, follow=follow, checkpoint=checkpoint)
-    printed = 0
-    if grouped and not terminal.json:
-        block = list(lines if limit is None else deque(lines, maxlen=limit))
-        terminal.lines(view.grouped(block, terminal.style, verbose=verbose))
-        printed = len(block)
-    else:
-        for line in lines if limit is None else deque(lines, maxlen=limit):
-            print(json_text(line.to_json()) if terminal.json else view.log_line(line, verbose=verbose), flush=True)
+    lines = client.executions.logs(exec_id, follow=follow, checkpoint=checkpoint, limit=limit)
+    printed, gone = 0, None
+    block: list[Any] = []
+    try:
+        for line in lines:
             printed += 1
+            if grouped and not terminal.json:
+                block.append(line)
+            else:
+                print(json_text(line.to_json()) if terminal.json else view.log_line(line, verbose=verbose), flush=True)
+    except KitaruStateError as error:  # it was followed, and its runner is gone
+        gone = error
+    terminal.lines(view.grouped(block, terminal.style, verbose=verbose))
+    if gone is not None:
+        terminal.note(f"{gone.message}; go on with it: {gone.hint}")
+        raise typer.Exit(gone.exit_code)
     if not printed:
         terminal.note(view.silence(client.executions.get(exec_id), checkpoint))
 

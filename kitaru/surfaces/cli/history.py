@@ -35,6 +35,8 @@ def history(
     view = import_module("kitaru.surfaces.views.history_text")
     lines = [] if terminal.json else view.history_lines(happened, flow, client.session.project, terminal.style)
     terminal.items(happened.generations, lines)
+    if note := view.chain_note(happened):
+        terminal.note(note)
 
 
 def blame(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import suppress
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 
-from kitaru.errors import KitaruUsageError, KitaruWaitValidationError
+from kitaru.errors import KitaruError, KitaruUsageError, KitaruWaitValidationError
 from kitaru.surfaces.cli.consumer import _finish
 from kitaru.surfaces.cli.executions import ExecArgument, app
 from kitaru.surfaces.cli.options import (
@@ -28,6 +29,9 @@ from kitaru.surfaces.cli.terminal import Output, terminal
 
 SETTLES_WITHIN = 5.0
 """Seconds that a runner has for taking an answer before its status is told."""
+
+VERDICT_WITHIN = 2.5
+"""Seconds to stay for a refusal, where nothing else is told: a runner looks for answers at least every two."""
 
 PAUSE = 0.1
 
@@ -68,7 +72,7 @@ def input_(
     asked = client.executions.pending_wait(exec_id, wait=wait)
     if abort:
         handle = client.executions.abort_wait(exec_id, wait=asked.wait_id)
-        status = _settled(client, handle.exec_id, asked.wait_id).status
+        status = _settled(client, handle.exec_id, asked).status
         data = {"exec_id": handle.exec_id, "wait": asked.name, "aborted": True, "status": status}
         terminal.item(data, [handle.exec_id])
         ended = "its execution is cancelled" if status == "cancelled" else "its runner is about to end"
@@ -88,21 +92,34 @@ def _after_answer(client: Any, handle: Any, asked: Any, *, resume: bool) -> None
         return
     stands = not resume and client.executions.get(exec_id).suspended_at is not None
     data = {"exec_id": exec_id, "wait": asked.name, "answered": True, "resumed": not stands}
-    if terminal.json:
-        # The runner takes a moment to notice, and a status from before that would deny the answer.
-        execution = client.executions.get(exec_id) if stands else _settled(client, exec_id, asked.wait_id)
-        data["status"] = execution.status
+    # The runner takes a moment to notice: a status from before that would deny the answer, and the answer may not do.
+    within = SETTLES_WITHIN if terminal.json else VERDICT_WITHIN
+    execution = client.executions.get(exec_id) if stands else _settled(client, exec_id, asked, within)
+    _must_not_be_refused(execution, asked)
+    data["status"] = execution.status
     terminal.item(data, [exec_id])
     following = f"go on with it: kitaru executions resume {exec_id}"
     terminal.note(f"answered; {following if stands else f'it goes on: kitaru executions get {exec_id}'}")
 
 
-def _settled(client: Any, exec_id: str, wait_id: str) -> Any:
-    """The execution once it has taken what was said to that wait, or after a few seconds."""
-    deadline = time.monotonic() + SETTLES_WITHIN
+def _must_not_be_refused(execution: Any, asked: Any) -> None:
+    """``KitaruWaitValidationError`` where the runner put this answer aside."""
+    for wait in execution.open_waits:
+        if wait.wait_id == asked.wait_id and len(wait.refused) > len(asked.refused):
+            raise KitaruWaitValidationError(
+                f"the answer to {wait.name!r} was put aside by its flow, which waits on: {wait.refused[-1].reason}",
+                hint=f"kitaru executions input {execution.exec_id} --wait {wait.wait_id} --value JSON",
+            )
+
+
+def _settled(client: Any, exec_id: str, asked: Any, within: float = SETTLES_WITHIN) -> Any:
+    """The execution once it has taken what was said to the wait ``asked``, or put it aside, or after a few seconds."""
+    deadline = time.monotonic() + within
     while True:
         execution = client.executions.get(exec_id)
-        still = any(wait.wait_id == wait_id for wait in execution.open_waits)
+        still = any(
+            wait.wait_id == asked.wait_id and len(wait.refused) == len(asked.refused) for wait in execution.open_waits
+        )
         if not still or execution.ended or time.monotonic() >= deadline:
             return execution
         time.sleep(PAUSE)
@@ -209,10 +226,23 @@ def replay(
     if wait or handle.runs_here:
         here = ", in this process, as that began from source" if handle.runs_here else ""
         terminal.note(f"{handle.exec_id} replays {exec_id}{here}")
-        _finish(client, handle, timeout)
+        try:
+            _finish(client, handle, timeout)
+        finally:
+            _tell_unused(client, handle.exec_id, given=bool(override))
         return
     terminal.item({"exec_id": handle.exec_id, "original_exec_id": exec_id}, [handle.exec_id])
     terminal.note(f"it replays {exec_id}; follow it: kitaru executions logs {handle.exec_id} --follow")
+
+
+def _tell_unused(client: Any, exec_id: str, *, given: bool) -> None:
+    """What was given and had no effect; nothing is said where that can't be looked up."""
+    if not given:
+        return
+    with suppress(KitaruError):
+        execution = client.executions.get(exec_id)
+        if execution.unused_overrides:
+            terminal.note(import_module("kitaru.surfaces.views.executions_text").unused_line(execution))
 
 
 def _override(text: str) -> tuple[str, Any]:

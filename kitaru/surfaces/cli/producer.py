@@ -94,7 +94,7 @@ def plan(
     made = client.plan(flows or (), prune=prune, allow_dirty=allow_dirty, ignoring=ignoring)
     progress.close()
     if drift:
-        _show_drift(made, output)
+        _show_drift(made, output, place_options(store, project, manifest, target))
         return
     if out is not None:
         _save(out, made.canonical())
@@ -117,16 +117,25 @@ def plan(
         raise typer.Exit(2)
 
 
-def _show_drift(made: Any, output: str) -> None:
-    """What was changed in the store by hand; exit code 2 where anything was."""
+def _show_drift(made: Any, output: str, place: list[str]) -> None:
+    """What was changed in the store by hand; exit code 2 where anything was.
+
+    Raises ``KitaruStateError`` where nothing was ever applied: who looks there every night looks in the wrong place.
+    """
+    if not made.base:
+        raise KitaruStateError(
+            f"project {made.project} was never applied in {made.store}: there is nothing that could have drifted",
+            hint="look at --store, --project and --target; or, if this is the place: kitaru apply",
+        )
     job.add_drift(made)
     if output == "markdown":
         print(import_module("kitaru.surfaces.views.plan_markdown").drift_markdown(made))
     else:
-        lines = import_module("kitaru.surfaces.views.plan_text").drift_lines(made, terminal.style)
-        if made.drift:
-            lines += ["", "keep it: write it into kitaru.yaml; undo it: kitaru apply (what a rollback holds stays)"]
-        terminal.item([one.data() for one in made.drift], lines)
+        view = import_module("kitaru.surfaces.views.plan_text")
+        terminal.items(
+            [{**one.data(), "ways_out": view.ways_out(made, one, place)} for one in made.drift],
+            view.drift_lines(made, terminal.style, place),
+        )
     if made.drift:
         raise typer.Exit(2)
 

@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from enum import StrEnum
 from typing import Any
@@ -19,6 +21,8 @@ from kitaru.surfaces.cli.job import remarks
 
 INTERRUPTED = "interrupted; nothing that was not yet committed has changed"
 NOT_APPLIED = "interrupted; no route has moved"
+LIVE_EVERY = 0.2
+"""Seconds between two changes of a line that changes."""
 
 COLOURS = {
     "add": {"fg": "green"},
@@ -208,6 +212,50 @@ class Progress:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
             self._open = False
+
+
+class LiveLine:
+    """A line on standard error that changes while a command waits; nothing where that is no terminal.
+
+    It gives way to what is printed meanwhile, and stays away from a line that somebody has begun.
+    """
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.on = not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._guard = threading.Lock()
+        self._open = False
+        self._line_begun = False
+        self._due = 0.0
+
+    @property
+    def room(self) -> int:
+        """Characters that it may have: one less than the terminal, which would begin a new line else."""
+        return shutil.get_terminal_size((80, 24)).columns - 1
+
+    def show(self, text: Callable[[], str]) -> None:
+        """Say this instead of what was said; a few times a second at most."""
+        with self._guard:
+            if not self.on or self._line_begun or time.monotonic() < self._due:
+                return
+            self._due = time.monotonic() + LIVE_EVERY
+            self._open = True
+            encoding = sys.stderr.encoding or "utf-8"
+            self._write(text().encode(encoding, "replace").decode(encoding))
+
+    def give_way(self, printed: str = "\n") -> None:
+        """Somebody else is about to print this on the same terminal."""
+        with self._guard:
+            if self._open:
+                self._open = False
+                self._write("")
+            if printed:
+                self._line_begun = not printed.endswith("\n")
+
+    def _write(self, text: str) -> None:
+        # Not through sys.stderr where that notes what a run prints: this is the command's own.
+        stream = getattr(sys.stderr, "real", sys.stderr)
+        stream.write(f"\r\x1b[K{text}")
+        stream.flush()
 
 
 terminal = Terminal()

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kitaru.model.address import short
+from kitaru.surfaces.views.plan_json import image_data
 from kitaru.surfaces.views.words import Style, ago, bare, columns
 
 
@@ -50,7 +51,7 @@ def deployment_lines(found: Any, style: Style = bare) -> list[str]:
         f"  stack       {snapshot.stack.name} ({snapshot.stack.spec.type})",
         f"  options     retries {snapshot.options.retries}, cache {'on' if snapshot.options.cache else 'off'}",
     ]
-    image = snapshot.image.data()
+    image = image_data(snapshot.image.data())
     if image:
         lines.append(f"  image       {json.dumps(image, ensure_ascii=False)}")
     if snapshot.summary:

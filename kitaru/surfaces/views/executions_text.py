@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,14 +27,22 @@ Read = Callable[[Value | None], Any]
 """A stored value → plain data."""
 
 
-def execution_rows(executions: Sequence[Execution], style: Style = bare, *, width: int | None = None) -> list[str]:
-    """A table of executions. ``width``: the names of flows are cut so that it fits; None cuts nothing."""
+def execution_rows(
+    executions: Sequence[Execution],
+    style: Style = bare,
+    *,
+    width: int | None = None,
+    answered: Collection[str] = (),
+) -> list[str]:
+    """A table of executions. ``width``: the names of flows are cut so that it fits; None cuts nothing. ``answered``:
+    ids of those that wait for nothing but to be resumed.
+    """
     names = [one.flow_name for one in executions]
     rows = [
         [
             one.exec_id,
             _version(one, usual="default"),
-            one.status,
+            f"{one.status} (answered)" if one.exec_id in answered else one.status,
             ago(one.created_at),
             took(one.started_at or one.created_at, one.ended_at),
         ]
@@ -64,10 +72,12 @@ def execution_lines(
     width: int = 100,
     plain: bool = False,
     alone: bool = False,
+    silent: float | None = None,
 ) -> list[str]:
     """One execution with its checkpoints, its result or its failure, and what to type next.
 
-    ``alone``: its runner is gone, though it may still wait for an answer.
+    ``alone``: its runner is gone, though it may still wait for an answer. ``silent``: the seconds for which its runner,
+    which is late, gave no sign of life.
     """
     status = style(execution.status, KINDS.get(execution.status, "bold"))
     lines = [
@@ -80,16 +90,19 @@ def execution_lines(
     ]
     if execution.original_exec_id:
         lines.append(f"  replays   {execution.original_exec_id}")
+    if execution.unused_overrides:
+        lines.append(f"  unused    {unused_line(execution)}")
     room = max(width - 12, 40)
-    lines.append(f"  inputs    {brief(read(execution.inputs), room)}")
+    lines.append(f"  inputs    {_stored(execution.inputs, read, room)}")
     if execution.metadata:
         lines.append(f"  metadata  {brief(execution.metadata, room)}")
+    lines += under_way_lines(execution, silent, style)
     lines += attempt_lines(execution, style, room)
     picture = timeline(execution, style, width=width, plain=plain, alone=alone)
     if picture:
         lines += ["", *picture]
     if execution.status == "completed":
-        lines += ["", f"  result    {brief(read(execution.output), 400)}"]
+        lines += ["", f"  result    {_stored(execution.output, read, 400)}"]
     if execution.failure is not None and execution.status == "failed":
         lines += ["", *failure_lines(execution, style)]
     if execution.status == "cancelled":
@@ -100,6 +113,27 @@ def execution_lines(
             lines.append("    its runner is gone; with the answer it goes on from what finished")
     following = next_lines(execution)
     return [*lines, "", *(style(f"  {line}", "dim") for line in following)] if following else lines
+
+
+def under_way_lines(execution: Execution, silent: float | None, style: Style = bare) -> list[str]:
+    """What a running execution is at, and for how long nothing was recorded: a living process may yet hang."""
+    if execution.status != "running":
+        return []
+    lines = []
+    now = datetime.now(UTC)
+    running = [call for call in execution.checkpoints if call.status == "running"]
+    if running:
+        shown = [f"in {call.name} for {duration(seconds_between(call.started_at, now))}" for call in running[:3]]
+        more = len(running) - len(shown)
+        lines.append(f"  now       {', '.join(shown)}{f' and {more} more' if more else ''}")
+    else:
+        times = [one for call in execution.checkpoints for one in (call.started_at, call.ended_at) if one]
+        last = max([execution.runner_since or execution.created_at, *times])
+        lines.append(f"  now       in the flow's body; nothing was recorded for {duration(seconds_between(last, now))}")
+    if silent is not None:
+        note = "its process lives; a call in C may hold Python's lock"
+        lines.append(style(f"            no sign of life for {duration(silent)} ({note})", "warn"))
+    return lines
 
 
 def next_lines(execution: Execution) -> list[str]:
@@ -122,6 +156,12 @@ def next_lines(execution: Execution) -> list[str]:
         first = min(stopped, key=lambda call: call.started_at)
         return [f"run the rest anew: {command} replay {exec_id} --from {first.name}"]
     return []
+
+
+def unused_line(execution: Execution) -> str:
+    """That what was given to a replay had no effect."""
+    names = ", ".join(execution.unused_overrides)
+    return f"{names}: given, and nothing in this execution asked for it"
 
 
 def cancelled_line(execution: Execution) -> str:
@@ -179,7 +219,7 @@ def result_text(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, bytes):
-        return f"{len(value)} bytes"
+        return f"bytes, {size_text(len(value))}"
     try:
         return json.dumps(value, ensure_ascii=False, indent=2, default=repr)
     except (TypeError, ValueError):
@@ -214,10 +254,31 @@ def failure_lines(execution: Execution, style: Style = bare) -> list[str]:
     return lines + [style(f"    {shortened(line, LONGEST_LINE)}", "dim") for line in shown]
 
 
+def _stored(value: Value | None, read: Read, most: int) -> str:
+    """A stored value on one line; bytes are not read for that."""
+    if value is not None and value.format == "bytes":
+        return f"bytes, {size_text(value.size)}"
+    return brief(read(value), most)
+
+
+def size_text(size: int) -> str:
+    """``300 MB``; of three digits at most, but for bytes."""
+    for unit, one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= one:
+            return f"{size / one:.3g} {unit}" if size < 999.5 * one else f"{size / one:,.0f} {unit}"
+    return f"{size} B"
+
+
+def _bare(value: Any) -> str:
+    return f"bytes, {size_text(len(value))}" if isinstance(value, bytes) else repr(value)
+
+
 def brief(value: Any, most: int = 120) -> str:
     """A value on one line as JSON, cut where it is long."""
+    if isinstance(value, bytes):
+        return _bare(value)
     try:
-        text = json.dumps(value, ensure_ascii=False, default=repr)
+        text = json.dumps(value, ensure_ascii=False, default=_bare)
     except (TypeError, ValueError):
         text = repr(value)
     return shortened(text, most)

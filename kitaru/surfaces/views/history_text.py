@@ -28,6 +28,18 @@ def history_lines(happened: Any, flow: str | None, project: str, style: Style = 
     return lines if happened.more else lines[:-1]
 
 
+def chain_note(happened: Any) -> str | None:
+    """One line where what was read does not fit together; None where it does."""
+    if not happened.unchained:
+        return None
+    number = happened.unchained[-1]
+    more = f" (and {len(happened.unchained) - 1} more)" if len(happened.unchained) > 1 else ""
+    return (
+        f"warning: generation {number}{more} does not fit the log: generation {number + 1} names another parent. "
+        "Look: kitaru store verify"
+    )
+
+
 def _nothing(happened: Any, flow: str | None) -> str:
     if happened.more:
         return f"Nothing of {flow} in generations {happened.reached} to {happened.head}. Look at all: --all"
@@ -146,6 +158,9 @@ def verified_lines(found: Any, style: Style = bare) -> list[str]:
         lines.append(style(f"problem: {where}{fault.message}", "bad"))
         lines.append(style(f"  {fault.key}", "dim"))
     lines += [style(f"note: {text}", "dim") for text in found.notes]
+    if found.sound and not found.generations and not found.executions:
+        # The note says that there is nothing; sound would say too much.
+        return lines
     if found.sound:
         parts = [count(found.generations, "generation")]
         if found.deep:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
+
 from kitaru.model.address import short
-from kitaru.model.plan import Build, FlowPlan, Held, Plan, RouteMove
-from kitaru.model.route import describe_holders
+from kitaru.model.plan import Build, Drift, FlowPlan, Held, Plan, RouteMove
+from kitaru.model.route import DEFAULT_TAG, describe_holders
 from kitaru.surfaces.views.words import Style, ago, bare, count
 
 FILES_SHOWN = 12
@@ -80,13 +83,18 @@ def held_words(held: Held) -> str:
     )
 
 
-def drift_lines(plan: Plan, style: Style = bare) -> list[str]:
-    """What others changed in the store since the manifest was applied, and what is only not applied yet."""
-    rows = [
-        f"  {style('!', 'warn')} {one.flow}: {one.text} ({one.via} by {one.by}, {ago(one.at)})" for one in plan.drift
-    ]
+def drift_lines(plan: Plan, style: Style = bare, place: Sequence[str] = ()) -> list[str]:
+    """What others changed in the store since the manifest was applied, and what is only not applied yet.
+
+    ``place``: the options that lead a further command to the same store and manifest.
+    """
+    rows = []
+    for one in plan.drift:
+        rows.append(f"  {style('!', 'warn')} {one.flow}: {one.text} ({one.via} by {one.by}, {ago(one.at)})")
+        rows += [style(f"      {way}", "dim") for way in ways_out(plan, one, place)]
     if rows:
-        lines = [style(f"Drift in project {plan.project}: {count(len(rows), 'route')} changed by hand", "bold"), *rows]
+        changed = count(len(plan.drift), "route")
+        lines = [style(f"Drift in project {plan.project}: {changed} changed by hand", "bold"), *rows]
     else:
         lines = [f"No drift: nobody changed project {plan.project} past its manifest."]
     drifted = {(one.flow, one.tag) for one in plan.drift}
@@ -94,6 +102,26 @@ def drift_lines(plan: Plan, style: Style = bare) -> list[str]:
     if waiting:
         lines.append(style(f"not applied yet: {', '.join(waiting)} (kitaru plan shows what)", "dim"))
     return lines
+
+
+def ways_out(plan: Plan, drift: Drift, place: Sequence[str] = ()) -> list[str]:
+    """How the route and the manifest come to agree again, each way with the command that does it."""
+    options = "".join(f" {shlex.quote(word)}" for word in place)
+    flow = next(flow for flow in plan.flows if flow.flow == drift.flow)
+    held = next((one for one in flow.held if one.tag == drift.tag), None)
+    if held is not None:
+        at = describe_holders(held.holders)
+        return [
+            f"end the hold: make kitaru.yaml say {at} for {held.tag}, then kitaru apply{options}; until then it stays"
+        ]
+    move = next((one for one in flow.moves if one.tag == drift.tag), None)
+    if move is not None and move.after is not None:
+        keep = f"make kitaru.yaml say {describe_holders(move.before)}" if move.before else "take it out of kitaru.yaml"
+        return [f"undo it: kitaru apply{options}", f"keep it: {keep}"]
+    keep = f"keep it: kitaru import {drift.flow}{options}"
+    # A manifest may leave default out, and nobody can remove it.
+    undo = [f"undo it: kitaru flow untag {drift.flow} {drift.tag}{options}"] if drift.tag != DEFAULT_TAG else []
+    return [*undo, keep]
 
 
 def _is_pending(flow: FlowPlan, drifted: set[tuple[str, str]]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -203,7 +203,11 @@ def _of_call(
         notes.append("cached")
         foot.append(f"result computed by {call.cached_from}")
         row["dot"] = "cached"
-    if call.original_call_id:
+    if call.given_by:
+        notes.append(f"given by {call.given_by}")
+        foot.append(f"result given by {call.given_by} when the replay was opened")
+        row |= {"dot": "replayed", "took": "-"}
+    elif call.original_call_id:
         notes.append("replayed")
         foot.append(f"result of call {call.original_call_id} of the execution that this one replays")
         row |= {"dot": "replayed", "took": "-"}
@@ -239,17 +243,19 @@ def _attempts(call: CheckpointCall, line: Line) -> list[dict[str, Any]]:
 
 
 def _by_call(logs: Iterable[LogLine]) -> dict[str | None, str]:
-    kept: dict[str | None, list[str]] = {}
+    """Of each call the last lines. However many there are, no more are in memory at once."""
+    kept: dict[str | None, deque[str]] = {}
+    counts: Counter[str | None] = Counter()
     for line in logs:
         mark = "" if line.stream == "stdout" else f"{line.level or line.stream}: "
-        kept.setdefault(line.call, []).append(f"{line.at[11:23]}  {mark}{line.text}")
-    return {call: "\n".join(_last(lines)) for call, lines in kept.items()}
+        counts[line.call] += 1
+        last = kept.setdefault(line.call, deque(maxlen=SHOWN_LINES))
+        last.append(f"{line.at[11:23]}  {mark}{_cut(line.text)}")
+    return {call: "\n".join([*_before(counts[call]), *lines]) for call, lines in kept.items()}
 
 
-def _last(lines: list[str]) -> list[str]:
-    if len(lines) <= SHOWN_LINES:
-        return lines
-    return [f"… {len(lines) - SHOWN_LINES:,} lines before these", *lines[-SHOWN_LINES:]]
+def _before(number: int) -> list[str]:
+    return [f"… {number - SHOWN_LINES:,} lines before these"] if number > SHOWN_LINES else []
 
 
 def _shown(value: Value, read: Read) -> str:
@@ -262,6 +268,10 @@ def _shown(value: Value, read: Read) -> str:
 def _text(value: Any) -> str:
     """Text as it is, everything else as JSON; cut where it is long."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2, default=repr)
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
     if len(text) <= SHOWN_TEXT:
         return text
     return f"{text[:SHOWN_TEXT]}\n… {len(text) - SHOWN_TEXT:,} more characters"

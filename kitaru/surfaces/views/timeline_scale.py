@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +17,9 @@ LONG_GAP = 0.25
 """A time in which nothing was under way is shortened where it is more than this part of all the rest."""
 
 SHORT_GAP = 0.06
-"""What is left of it: this part of the rest."""
+"""What is left of it: this part of the rest. One in which an answer was awaited is a bar in the picture, too, and stays
+at least as long as the longest stretch that is not shortened: a bar is never longer than one that took more time.
+"""
 
 SHORTEST_GAP = 1.0
 """Seconds: a picture of milliseconds shows its rests as long as they were."""
@@ -74,15 +76,21 @@ class Scale:
         knots = [(0.0, 0.0)]
         gaps: list[tuple[float, float, float]] = []
         rests = list(_rests(lines, length))
-        busy = max(length - sum(end - start for start, end in rests), 1e-9)
+        busy = max(length - sum(end - start for start, end, _ in rests), 1e-9)
+        most = max(LONG_GAP * busy, SHORTEST_GAP)
+        kept = [end - start for start, end, _ in rests if end - start <= most]
+        work = [part.end - part.start for line in lines for part in line.segments if part.kind != "waiting"]
+        short = SHORT_GAP * (busy + sum(kept))
+        long = max([short, *kept, *work])
         place = 0.0
-        for start, end in rests:
-            if end - start <= max(LONG_GAP * busy, SHORTEST_GAP):
+        for start, end, waited in rests:
+            left = long if waited else short
+            if end - start <= max(most, left):
                 continue
             place += start - knots[-1][0]
             knots.append((start, place))
-            gaps.append((place, place + SHORT_GAP * busy, end - start))
-            place += SHORT_GAP * busy
+            gaps.append((place, place + left, end - start))
+            place += left
             knots.append((end, place))
         whole = place + max(length - knots[-1][0], 0.0) or 1e-9
         knots.append((max(length, knots[-1][0]), whole))
@@ -98,16 +106,20 @@ class Scale:
         return self._places[at] + part * (self._places[at + 1] - self._places[at])
 
 
-def _rests(lines: Sequence[Line], length: float) -> Iterable[tuple[float, float]]:
-    """The times in which no checkpoint was under way; waiting for a person is rest."""
+def _rests(lines: Sequence[Line], length: float) -> Iterable[tuple[float, float, bool]]:
+    """The times in which no checkpoint was under way, and whether an answer was awaited in them; one ends where an
+    answer begins to be awaited, or is there.
+    """
     reached = 0.0
-    work = [part for line in lines for part in line.segments if part.kind != "waiting"]
-    for part in sorted(work, key=lambda one: one.start):
-        if part.start > reached:
-            yield reached, part.start
-        reached = max(reached, part.end)
-    if length > reached and lines:
-        yield reached, length
+    work = sorted((part.start, part.end) for line in lines for part in line.segments if part.kind != "waiting")
+    waits = sorted((part.start, part.end) for line in lines for part in line.segments if part.kind == "waiting")
+    edges = sorted({edge for wait in waits for edge in wait})
+    for start, end in [*work, (length, length)] if lines else []:
+        if start > reached:
+            inner = edges[bisect_right(edges, reached) : bisect_left(edges, start)]
+            for begin, until in pairwise((reached, *inner, start)):
+                yield begin, until, any(first <= begin and until <= last for first, last in waits)
+        reached = max(reached, end)
 
 
 def draw(execution: Execution, now: datetime, *, alone: bool = False) -> tuple[list[Line], float]:
@@ -153,8 +165,8 @@ def _last_record(execution: Execution) -> datetime:
 
 
 def _elsewhere(call: CheckpointCall) -> bool:
-    """Whether the call's times are those of another execution, from which its result was taken."""
-    return call.original_call_id is not None
+    """Whether nothing was computed here: the result was taken from another execution, or given by hand."""
+    return call.original_call_id is not None or call.given_by is not None
 
 
 def _of_call(call: CheckpointCall, seconds: Callable[[str | None], float], *, lost: bool) -> Line:

@@ -6,13 +6,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import accumulate
 
 from kitaru.model.execution import CheckpointCall, Execution
 from kitaru.surfaces.views.timeline_scale import Gap, Line, Scale, draw
 from kitaru.surfaces.views.words import Style, bare, count
 
+MOST_CALLS = 20
+"""Calls of one checkpoint that are drawn one by one; more have one line together."""
+
 MOST_LINES = 60
-"""Calls that are drawn one by one; of more there is one line a checkpoint."""
+"""Lines of a picture; where there are more, every checkpoint that was called more than once has one line."""
 
 WORST = ("failed", "running", "open", "lost", "cancelled")
 """Of many calls the first of these that one of them has is shown."""
@@ -93,6 +97,16 @@ MARK_COLOURS = {
 ENDED_BADLY = "-"
 """The mark of what was cancelled, declined or lost."""
 
+MEANINGS = {
+    "failed": "failed attempt",
+    "running": "under way",
+    "stopped": "cut off",
+    "cached": "from the cache",
+    "replayed": "taken over from the replayed execution, or given",
+    "waiting": "waiting for an answer",
+}
+"""What the signs of bars stand for; those of what was done speak for themselves."""
+
 NOTES = {"cancelled": "cancelled", "lost": "its runner is gone"}
 
 
@@ -116,10 +130,31 @@ def timeline(
     lines, length = draw(execution, now or datetime.now(UTC), alone=alone)
     scale = Scale(lines, length)
     width = min(max(width, NARROWEST), WIDEST)
-    if len(lines) > MOST_LINES:
-        return _summary(lines, length, scale, signs, style, width)
-    rows = [_row(line, signs) for line in lines]
-    return _table(rows, [_bar(line, scale, signs, style) for line in lines], length, scale, signs, style, width)
+    groups = _grouped(lines)
+    shown = groups[:MOST_LINES]
+    rows = [_row(group[0], signs) if len(group) == 1 else _row_of_many(group, signs) for group in shown]
+    bars: list[Bar] = [
+        Drawn(group[0], scale, signs, style) if len(group) == 1 else Dense(group, scale, signs, style)
+        for group in shown
+    ]
+    drawn = _table(rows, bars, length, scale, signs, style, width)
+    if len(groups) > MOST_LINES:
+        drawn.append(style(f"    and {count(len(groups) - MOST_LINES, 'more checkpoint')}", "dim"))
+    drawn += _failed_of_many(groups, signs, style, width)
+    return drawn + [style(text, "dim") for text in _legend(shown, scale.gaps, signs, width)]
+
+
+def _grouped(lines: Sequence[Line]) -> list[list[Line]]:
+    """What has a line of the picture: a call or wait alone, or all the calls of one name."""
+    calls = Counter(line.subject.name for line in lines)
+    most = MOST_CALLS
+    if sum(1 if number > most else number for number in calls.values()) > MOST_LINES:
+        most = 1
+    groups: dict[tuple[str, int], list[Line]] = {}
+    for place, line in enumerate(lines):
+        name = line.subject.name
+        groups.setdefault((name, -1 if calls[name] > most else place), []).append(line)
+    return list(groups.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +180,10 @@ def _row(line: Line, signs: Signs) -> _Row:
     if subject.cached_from is not None:
         mark, colour = signs.cached, "dim"
         notes.append("cached")
-    if subject.original_call_id is not None:
+    if subject.given_by is not None:
+        mark, colour, took = signs.replayed, "dim", "-"
+        notes.append(f"given by {subject.given_by}")
+    elif subject.original_call_id is not None:
         mark, colour, took = signs.replayed, "dim", "-"
         notes.append("replayed")
     if len(subject.attempts) > 1:
@@ -155,7 +193,7 @@ def _row(line: Line, signs: Signs) -> _Row:
 
 def _table(
     rows: Sequence[_Row],
-    bars: Sequence[Drawn],
+    bars: Sequence[Bar],
     length: float,
     scale: Scale,
     signs: Signs,
@@ -182,10 +220,7 @@ class Drawn:
 
     def __call__(self, room: int) -> str:
         signs = self._signs
-        cells: list[tuple[str, str]] = [(signs.rest, "")] * room
-        for gap in self._scale.gaps:
-            for at in range(_cell(gap.start, room), max(_cell(gap.end, room), _cell(gap.start, room) + 1)):
-                cells[at] = (signs.gap, "dim")
+        cells = _resting(self._scale, signs, room)
         for part in self._line.segments:
             begin, end = self._scale.place(part.start) * room, self._scale.place(part.end) * room
             first = min(int(begin), room - 1)
@@ -198,8 +233,37 @@ class Drawn:
         return _coloured(cells, self._style)
 
 
-def _bar(line: Line, scale: Scale, signs: Signs, style: Style) -> Drawn:
-    return Drawn(line, scale, signs, style)
+class Dense:
+    """A bar of many calls: in each cell, how many were under way at once, against the most there were in any."""
+
+    def __init__(self, group: Sequence[Line], scale: Scale, signs: Signs, style: Style) -> None:
+        self._group, self._scale, self._signs, self._style = group, scale, signs, style
+
+    def __call__(self, room: int) -> str:
+        signs = self._signs
+        cells = _resting(self._scale, signs, room)
+        changes = [0] * (room + 1)
+        for line in self._group:
+            first = _cell(self._scale.place(line.start), room)
+            changes[first] += 1
+            changes[max(_cell(self._scale.place(line.end), room), first) + 1] -= 1
+        heights = list(accumulate(changes[:room]))
+        most, steps, colour = max(max(heights), 1), len(signs.dense), MARK_COLOURS[_worst(self._group)]
+        for at, height in enumerate(heights):
+            if height:
+                cells[at] = (signs.dense[-(-height * steps // most) - 1], colour)
+        return _coloured(cells, self._style)
+
+
+Bar = Drawn | Dense
+
+
+def _resting(scale: Scale, signs: Signs, room: int) -> list[tuple[str, str]]:
+    cells: list[tuple[str, str]] = [(signs.rest, "")] * room
+    for gap in scale.gaps:
+        for at in range(_cell(gap.start, room), max(_cell(gap.end, room), _cell(gap.start, room) + 1)):
+            cells[at] = (signs.gap, "dim")
+    return cells
 
 
 def _cell(place: float, room: int) -> int:
@@ -223,7 +287,10 @@ def axis(length: float, room: int, gaps: Sequence[Gap], signs: Signs) -> str:
     cells = [" "] * room
     right = duration(length)
     marks = [(0, "0"), (room - len(right), right)]
-    marks += [(_cell(gap.start, room), f"{signs.gap}{duration(gap.seconds)}") for gap in gaps]
+    for gap in gaps:
+        text = f"{signs.gap}{duration(gap.seconds)}"
+        # Beside the length, at the right end, there is room to the left.
+        marks.append((min(_cell(gap.start, room), room - len(right) - len(text) - 1), text))
     for start, text in marks:
         place = max(min(start, room - len(text)), 0)
         if all(cell == " " for cell in cells[max(place - 1, 0) : place + len(text) + 1]):
@@ -252,24 +319,29 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
-def _summary(lines: Sequence[Line], length: float, scale: Scale, signs: Signs, style: Style, width: int) -> list[str]:
-    """One line a checkpoint: how many of its calls were under way when, and what came of them."""
-    groups: dict[str, list[Line]] = {}
-    for line in lines:
-        groups.setdefault(line.subject.name, []).append(line)
-    names = min(max(len(name) for name in groups), max(10, min(LONGEST_NAME, width // 3)))
-    says = {name: _counts(group) for name, group in groups.items()}
-    room = max(width - names - min(max(map(len, says.values())), width // 3) - 7, 8)
-    drawn = [style(f"    {'':<{names}} {axis(length, room, scale.gaps, signs)}", "dim")]
-    for name, group in list(groups.items())[:MOST_LINES]:
-        worst = next((one for one in WORST if _has(group, one)), "completed")
-        shown = fitted(name, names, signs)
-        mark = style(signs.marks.get(worst, ENDED_BADLY), MARK_COLOURS[worst])
-        density = _density(group, scale, signs, room)
-        drawn.append(f"  {mark} {shown:<{names}} {style(density, MARK_COLOURS[worst])}  {says[name]}")
-    if len(groups) > MOST_LINES:
-        drawn.append(style(f"    and {count(len(groups) - MOST_LINES, 'more checkpoint')}", "dim"))
-    failed = [line.subject for line in lines if line.status == "failed"]
+def _row_of_many(group: Sequence[Line], signs: Signs) -> _Row:
+    """How many, how long the middle one took, and what came of them."""
+    worst = _worst(group)
+    statuses = Counter(line.status for line in group)
+    statuses["running"] += statuses.pop("open", 0)
+    times = sorted(line.end - line.start for line in group)
+    notes = [f"{statuses[what]:,} {what}" for what in ("failed", "running", "cancelled", "lost") if statuses[what]]
+    for what in ("cached_from", "original_call_id"):
+        if number := sum(getattr(line.subject, what, None) is not None for line in group):
+            notes.append(f"{number:,} {'cached' if what == 'cached_from' else 'replayed'}")
+    mark, colour = signs.marks.get(worst, ENDED_BADLY), MARK_COLOURS[worst]
+    took = f"{len(group):,} x {duration(times[len(times) // 2])}"
+    return _Row(mark, colour, group[0].subject.name, took, ", ".join(notes))
+
+
+def _worst(group: Sequence[Line]) -> str:
+    return next((one for one in WORST if any(line.status == one for line in group)), "completed")
+
+
+def _failed_of_many(groups: Sequence[Sequence[Line]], signs: Signs, style: Style, width: int) -> list[str]:
+    """The failures that have no line of their own."""
+    failed = [line.subject for group in groups if len(group) > 1 for line in group if line.status == "failed"]
+    drawn = []
     for call in failed[:SHOWN_FAILURES]:
         reason = getattr(call, "failure", None)
         text = f"{reason.type}: {reason.message}".splitlines()[0] if reason else ""
@@ -280,31 +352,21 @@ def _summary(lines: Sequence[Line], length: float, scale: Scale, signs: Signs, s
     return drawn
 
 
-def _has(group: Sequence[Line], status: str) -> bool:
-    return any(line.status == status for line in group)
-
-
-def _counts(group: Sequence[Line]) -> str:
-    statuses = Counter(line.status for line in group)
-    statuses["running"] += statuses.pop("open", 0)
-    cached = sum(getattr(line.subject, "cached_from", None) is not None for line in group)
-    times = sorted(line.end - line.start for line in group)
-    said = [f"{len(group):,} x {duration(times[len(times) // 2])}"]
-    said += [f"{statuses[what]:,} {what}" for what in ("failed", "running", "cancelled", "lost") if statuses[what]]
-    return ", ".join([*said, *([f"{cached:,} cached"] if cached else [])])
-
-
-def _density(group: Sequence[Line], scale: Scale, signs: Signs, room: int) -> str:
-    """In each cell, how many were under way at once, against the most there were in any."""
-    changes = [0] * (room + 1)
-    for line in group:
-        first = _cell(scale.place(line.start), room)
-        changes[first] += 1
-        changes[max(_cell(scale.place(line.end), room), first) + 1] -= 1
-    heights, height = [], 0
-    for change in changes[:room]:
-        height += change
-        heights.append(height)
-    most = max(max(heights), 1)
-    steps = len(signs.dense)
-    return "".join(signs.dense[-(-one * steps // most) - 1] if one else signs.rest for one in heights)
+def _legend(groups: Sequence[Sequence[Line]], gaps: Sequence[Gap], signs: Signs, width: int) -> list[str]:
+    """What the signs mean that stand in this picture, as far as they do not speak for themselves."""
+    kinds = {part.kind for group in groups if len(group) == 1 for part in group[0].segments}
+    said = [(getattr(signs, kind), meaning) for kind, meaning in MEANINGS.items() if kind in kinds]
+    if signs.cached == signs.replayed and {"cached", "replayed"} <= kinds:
+        said = [(sign, meaning) for sign, meaning in said if sign != signs.cached]
+        said.append((signs.cached, "taken over: cached or replayed"))
+    if any(len(group) > 1 for group in groups):
+        said.append((signs.dense, "few to many at once"))
+    if gaps:
+        said.append((signs.gap, f"{duration(sum(gap.seconds for gap in gaps))} without a checkpoint, drawn shorter"))
+    lines: list[str] = []
+    for text in (f"{sign} {meaning}" for sign, meaning in said):
+        if lines and len(lines[-1]) + len(text) + 3 <= width:
+            lines[-1] += f"   {text}"
+        else:
+            lines.append(f"    {text}"[:width])
+    return lines

@@ -26,9 +26,18 @@ def wait_lines(waits: Sequence[Wait], style: Style = bare) -> list[str]:
         lines.append(f"  {style(wait.name, 'bold')}{asked}  {style('asked ' + ago(wait.opened_at), 'dim')}")
         if wait.schema:
             lines.append(f"    expects {json.dumps(wait.schema, ensure_ascii=False)}")
+        if wait.refused:
+            lines.append(f"    {refused_line(wait)}")
         for name, value in (wait.metadata or {}).items():
             lines.append(f"    {name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
     return lines
+
+
+def refused_line(wait: Wait) -> str:
+    """That the last answer was put aside, whose it was, and why."""
+    last = wait.refused[-1]
+    again = f", as were {len(wait.refused) - 1} before" if len(wait.refused) > 1 else ""
+    return f"an answer by {last.by or 'somebody'} was put aside{again}: {last.reason}"
 
 
 def waiting_lines(execution: Execution, style: Style = bare) -> list[str]:
@@ -70,7 +79,10 @@ def read_typed(text: str, wait: Wait) -> Any:
 
 def replay_rows(plan: ReplayPlan, style: Style = bare) -> list[str]:
     """What a replay does with each recorded call, and with each question."""
-    rows = [[f"  {call.call_id}", call.name, ACTIONS.get(call.action, call.action), call.reason] for call in plan.calls]
+    rows = [
+        [f"  {call.call_id or '-'}", call.name, ACTIONS.get(call.action, call.action), call.reason]
+        for call in plan.calls
+    ]
     lines = columns(rows, ["  CALL", "CHECKPOINT", "REPLAY", "WHY"], style)
     asked = [
         [f"  {wait.wait_id}", wait.name, ACTIONS.get(wait.action, wait.action), wait.reason] for wait in plan.waits
