@@ -102,7 +102,10 @@ def lease_seconds(environ: Mapping[str, str]) -> float:
     except ValueError:
         seconds = 0.0
     if not 1 <= seconds <= 86_400:
-        raise KitaruUsageError(f"KITARU_LEASE_SECONDS is {text!r}, expected a number of seconds from 1 to 86400")
+        raise KitaruUsageError(
+            f"KITARU_LEASE_SECONDS is {text!r}, expected a number of seconds from 1 to 86400",
+            hint="unset it: 45 seconds fit most stores",
+        )
     return seconds
 
 

@@ -16,7 +16,7 @@ from kitaru.authoring.policy import further_attempts
 from kitaru.core.codecs import encode
 from kitaru.engine import values
 from kitaru.engine.executor import execute
-from kitaru.engine.journal import load, open_execution, read_entries, read_events
+from kitaru.engine.journal import Stopped, load, open_execution, read_entries, read_events
 from kitaru.model import address
 from kitaru.model.event import Event, ExecutionOptions, Opened
 from kitaru.model.execution import Execution
@@ -102,7 +102,7 @@ class Lab:
         return load(self.store, PROJECT, exec_id)
 
 
-class PowerCut(BaseException):
+class PowerCut(Stopped):
     """The process is gone: nothing that comes later reaches the store."""
 
 

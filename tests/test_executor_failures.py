@@ -290,10 +290,49 @@ def test_an_annotation_that_no_longer_fits_a_stored_value_fails_loudly(lab: Lab)
         lab.go_on(make(str, "text", True), exec_id)
     with pytest.raises(errors.KitaruExecutionError, match="recorded as str, which its return annotation no longer"):
         lab.go_on(make(int, 3, False), exec_id)
-    other = lab.open(make(str, 3, True))
+    loose = list[str]
+    other = lab.open(make(loose, (3,), True))
     with pytest.raises(KeyboardInterrupt):
-        lab.go_on(make(str, 3, True), other)
-    assert lab.go_on(make(str, 3, False), other) == 3, "a value that never fitted its annotation is still reused"
+        lab.go_on(make(loose, (3,), True), other)
+    assert lab.go_on(make(loose, (3,), False), other) == (3,), "what never fitted to the last member is still reused"
+
+
+def test_a_result_of_another_kind_fails_at_once(lab: Lab) -> None:
+    """A checkpoint or flow that promises an int and returns a text fails where it does, and nothing is kept of it."""
+
+    @checkpoint(retries=3)
+    def lie() -> int:
+        RAN.append("lie")
+        return "text"  # type: ignore[return-value]
+
+    @flow
+    def trusting() -> Any:
+        return lie()
+
+    @flow
+    def lying() -> int:
+        return "text"  # type: ignore[return-value]
+
+    RAN.clear()
+    with pytest.raises(errors.KitaruExecutionError, match="checkpoint 'lie': expected int, got str") as caught:
+        lab.go_on(trusting, lab.open(trusting))
+    assert isinstance(caught.value.__cause__, errors.KitaruValueError) and "-> int | str" in caught.value.__cause__.hint
+    assert RAN == ["lie"], "retrying would not help"
+    with pytest.raises(errors.KitaruExecutionError, match="flow 'lying': expected int, got str"):
+        lab.go_on(lying, lab.open(lying))
+
+
+def test_a_flow_is_not_told_to_pickle_its_result(lab: Lab) -> None:
+    """A flow has no serializer: its hint says what has one."""
+
+    @flow
+    def opens() -> Any:
+        return threading.Lock()
+
+    with pytest.raises(errors.KitaruExecutionError, match="flow 'opens'") as caught:
+        lab.go_on(opens, lab.open(opens))
+    assert isinstance(caught.value.__cause__, errors.KitaruValueError)
+    assert "save(name, value" in caught.value.__cause__.hint and "@checkpoint" not in caught.value.__cause__.hint
 
 
 class UnwritableStore(CountingStore):

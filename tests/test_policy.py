@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kitaru import Retry, checkpoint, errors, flow
+from kitaru.authoring.loading import load_target
 from kitaru.authoring.policy import next_delay, policy_of, with_further
 from kitaru.model.event import AttemptFailed
 from tests.execution_lab import Lab
@@ -228,3 +229,94 @@ def test_a_call_in_its_backoff_gives_up_once_the_flow_has_failed(lab: Lab) -> No
         lab.run(failing)
     assert time.monotonic() - started < 10
     assert RAN == [1]
+
+
+class TeaOutError(Exception):
+    """Known to this module by name."""
+
+
+@pytest.mark.parametrize("name", ["ConnectonError", "TeaOutErorr", "Nonsense", "tests.test_policy:TeaOutErr"])
+def test_an_exception_that_is_not_there_is_refused_when_it_is_used(lab: Lab, name: str) -> None:
+    """A misspelt name would switch retries off without a word: the call is refused before its first attempt."""
+
+    @checkpoint(retries=Retry(attempts=3, on=(name,)))
+    def step() -> None:
+        RAN.append("step")
+
+    @flow
+    def calls() -> None:
+        step()
+
+    exec_id = lab.open(calls)
+    with pytest.raises(errors.KitaruUserCodeError, match=f"checkpoint 'step'.*{name}"):
+        lab.go_on(calls, exec_id)
+    assert RAN == []
+
+
+@pytest.mark.parametrize(("name", "meant"), [("ConnectonError", "ConnectionError"), ("TeaOutErorr", "TeaOutError")])
+def test_a_misspelt_exception_is_answered_with_the_one_meant(name: str, meant: str) -> None:
+    """Built-in exceptions and those of the module are proposed; run() says it before anything is opened."""
+
+    @flow(retries=Retry(on=(name,)))
+    def calls() -> None: ...
+
+    with pytest.raises(errors.KitaruUsageError, match=f"did you mean {meant}") as raised:
+        calls.run()
+    assert meant in raised.value.hint
+
+
+@pytest.mark.parametrize("name", ["", "Connection Error", "errors:", ":OutOfStock", "3rd"])
+def test_what_can_name_no_exception_is_refused_at_once(name: str) -> None:
+    """Text that is no name is refused where the policy is written."""
+    with pytest.raises(errors.KitaruUsageError, match="names no exception"):
+        Retry(on=(name,))
+
+
+@pytest.mark.parametrize(
+    "name", ["TeaOutError", "Exception", f"{__name__}:TeaOutError", f"{__name__}.TeaOutError", "builtins:Exception"]
+)
+@pytest.mark.parametrize("owner", ["checkpoint", "flow"])
+def test_a_name_stands_for_the_exception(lab: Lab, name: str, owner: str) -> None:
+    """A name, alone or with its module, retries as the class would: on a checkpoint, and on a flow from its journal."""
+    policy = Retry(attempts=3, backoff=0, on=(name,))
+
+    @checkpoint(retries=policy if owner == "checkpoint" else 0)
+    def step() -> None:
+        RAN.append("step")
+        raise TeaOutError
+
+    @flow(retries=policy if owner == "flow" else 0)
+    def calls() -> None:
+        step()
+
+    exec_id = lab.open(calls, retries=2 if owner == "flow" else 0)
+    with pytest.raises(errors.KitaruUserCodeError):
+        lab.go_on(calls, exec_id)
+    assert len(RAN) == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "line"),
+    [
+        ("@flow(retries=Retry(on=('ConnectonError',)))\ndef f(): ...\n", "on of flow 'f'", 2),
+        (
+            "@checkpoint(retries=Retry(not_on='Nope'))\ndef c(): ...\n@flow\ndef f(): c()\n",
+            "not_on of checkpoint 'c'",
+            2,
+        ),
+    ],
+)
+def test_loading_a_target_finds_misspelt_exceptions(tmp_path: Path, code: str, said: str, line: int) -> None:
+    """What validate, plan and run load is checked there, with file and line."""
+    name = f"misspelt_{line}_{len(code)}"
+    (tmp_path / f"{name}.py").write_text(f"from kitaru import Retry, checkpoint, flow\n{code}")
+    with pytest.raises(errors.KitaruSourceError, match=said) as raised:
+        load_target(tmp_path, f"{name}.py:f")
+    assert (raised.value.problems[0].file, raised.value.problems[0].line) == (f"{name}.py", line)
+
+
+def test_an_exception_defined_below_is_found(tmp_path: Path) -> None:
+    """A name is looked up when it is used, so that its class may be defined after the checkpoint."""
+    code = "from kitaru import Retry, flow\n@flow(retries=Retry(on=('Late',)))\ndef f(): ...\nclass Late(OSError): 1\n"
+    (tmp_path / "defined_below.py").write_text(code)
+    assert load_target(tmp_path, "defined_below.py:f").name == "f"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
+import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +12,14 @@ from typing import Any
 from kitaru.errors import KitaruUsageError
 
 Kinds = tuple[type[BaseException] | str, ...]
-"""Exception types, or their names (``ConnectionError``, ``shop.errors:OutOfStock``)."""
+"""Exception types, or their names: of a built-in one (``ConnectionError``), of one that the flow's own module knows
+(``OutOfStock``), or with the module (``shop.errors:OutOfStock``, ``shop.errors.OutOfStock``).
+"""
+
+_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*(\.([^\W\d]\w*|<locals>))*)?")
+
+LIKE_ENOUGH = 0.7
+"""From which similarity a name is proposed for another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,8 +28,8 @@ class Retry:
 
     ``attempts`` counts all of them, the first included. Before the second one passes ``backoff`` seconds, before each
     later one ``factor`` times as much, at most ``max_backoff``; each wait is varied by up to ``jitter`` (0.1: ten
-    percent) either way. Only errors of the types in ``on`` are tried again (empty: every ``Exception``), and none of
-    those in ``not_on``. No attempt begins ``total`` seconds after the first one began.
+    percent) either way. Only errors of the types in ``on`` are tried again (empty: all, ``sys.exit()`` too), and none
+    of those in ``not_on``. No attempt begins ``total`` seconds after the first one began.
     """
 
     attempts: int = 3
@@ -89,6 +99,57 @@ def with_further(retries: int | Retry, further: int) -> Retry:
     return replace(policy_of(retries), attempts=further + 1)
 
 
+def settled(policy: Retry, known: Mapping[str, Any], owner: str, *, recorded: bool = False) -> Retry:
+    """The policy with the names of its exceptions found: among the built-in ones, else in ``known``, what the module of
+    ``owner`` (``flow research``) defines, else in the module that they name, as far as that is loaded.
+
+    ``KitaruUsageError`` where there is none of that name; one that was ``recorded`` stays as it is.
+    """
+    found: dict[str, Kinds] = {}
+    for option in ("on", "not_on"):
+        given: Kinds = getattr(policy, option)
+        kinds = tuple(_found(kind, known) if isinstance(kind, str) else kind for kind in given)
+        missing = [name for name, kind in zip(given, kinds, strict=True) if kind is None]
+        if missing and not recorded:
+            raise _unknown(str(missing[0]), option, known, owner)
+        found[option] = tuple(kind or name for name, kind in zip(given, kinds, strict=True))
+    return policy if found == {"on": policy.on, "not_on": policy.not_on} else replace(policy, **found)  # type: ignore[arg-type]
+
+
+def _found(name: str, known: Mapping[str, Any]) -> type[BaseException] | str | None:
+    """The type of that name; the name itself where its module isn't loaded; None where there is no such type."""
+    module, _, bare = name.rpartition(":") if ":" in name else name.rpartition(".")
+    space = known
+    if module not in ("", "builtins", "__main__", known.get("__name__")):
+        if module not in sys.modules:
+            return name
+        space = vars(sys.modules[module])
+    value = space.get(bare.split(".")[0])
+    for part in bare.split(".")[1:]:
+        value = getattr(value, part, None)
+    if _is_exception(value):
+        return value
+    value = getattr(builtins, bare, None) if module in ("", "builtins") else None
+    return value if _is_exception(value) else None
+
+
+def _is_exception(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseException)
+
+
+def _unknown(name: str, option: str, known: Mapping[str, Any], owner: str) -> KitaruUsageError:
+    import difflib  # Here, as every flow imports this module and almost none makes a mistake.
+
+    there = [one for one, value in [*known.items(), *vars(builtins).items()] if _is_exception(value)]
+    near = difflib.get_close_matches(name.rpartition(":")[2].rpartition(".")[2], there, n=1, cutoff=LIKE_ENOUGH)
+    where = "" if ":" in name or "." in name else ", neither built in nor known to its module"
+    return KitaruUsageError(
+        f"{option} of {owner}'s Retry names {name!r}: there is no such exception{where}"
+        + (f"; did you mean {near[0]}?" if near else ""),
+        hint=f"Give the class itself: Retry({option}=({near[0] if near else 'ConnectionError'},)).",
+    )
+
+
 def next_delay(policy: Retry, error: BaseException, *, failed: int, elapsed: float, chance: float) -> float | None:
     """Seconds to wait before the next attempt; None: give up.
 
@@ -119,10 +180,13 @@ def _is_meant(policy: Retry, error: BaseException) -> bool:
 
 
 def _is_any(error: BaseException, kinds: Kinds) -> bool:
+    """Whether it is of one of the kinds, or stands for an exception that is: of ``sys.exit()`` an error is made."""
+    cause = error.__cause__
+    if cause is not None and not isinstance(cause, Exception) and _is_any(cause, kinds):
+        return True
+    names = {type_name(base).replace(":", ".") for base in type(error).__mro__}
     return any(
-        any(type_name(base) == kind for base in type(error).__mro__)
-        if isinstance(kind, str)
-        else isinstance(error, kind)
+        kind.removeprefix("builtins.").replace(":", ".") in names if isinstance(kind, str) else isinstance(error, kind)
         for kind in kinds
     )
 
@@ -135,6 +199,12 @@ def _kinds(name: str, given: Any) -> Kinds:
         raise KitaruUsageError(
             f"{name} of Retry must hold exception types, not {given!r:.80}", hint=f"Retry({name}=(ConnectionError,))"
         )
+    for kind in kinds:
+        if isinstance(kind, str) and not _NAME.fullmatch(kind):
+            raise KitaruUsageError(
+                f"{name} of Retry holds {kind!r:.80}, which names no exception",
+                hint=f"Give the class itself: Retry({name}=(ConnectionError,)).",
+            )
     return tuple(kinds)
 
 

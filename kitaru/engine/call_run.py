@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 from kitaru.authoring.checkpoint import Checkpoint
 from kitaru.authoring.context import scope
 from kitaru.authoring.conversion import Mismatch, convert
-from kitaru.authoring.policy import next_delay, policy_of
+from kitaru.authoring.policy import next_delay
 from kitaru.authoring.waiting import Question
-from kitaru.core.codecs import Encoded, digest_arguments, encode
+from kitaru.core.codecs import Encoded, Summaries, digest_arguments, encode
 from kitaru.core.replay import CallIdentity, Compute, Diverged, RecordedCall, Reraise, Reuse, note_failure
 from kitaru.engine import values
 from kitaru.engine.artifacts import NotesHere
 from kitaru.engine.cache import Hint, Ticket
 from kitaru.engine.capture import OutputScope, current_output
-from kitaru.engine.failures import exception_of
-from kitaru.engine.interrupts import time_is_up
+from kitaru.engine.failures import as_failure, exception_of
+from kitaru.engine.interrupts import killed_late, time_is_up
 from kitaru.engine.masking import mask_tree
 from kitaru.engine.run_state import RunState
 from kitaru.errors import KitaruContextError, KitaruDivergenceError, KitaruError, KitaruTimeoutError, KitaruValueError
@@ -66,9 +66,11 @@ class CallRun:
         "_decision",
         "_encoded",
         "_output_token",
+        "_policy",
         "_scope_token",
         "_spent",
         "_started",
+        "_summaries",
         "_ticket",
         "args",
         "attempt",
@@ -93,7 +95,8 @@ class CallRun:
         self.key = key
         self.args = args
         self.kwargs = kwargs
-        self.digest, preview = digest_arguments(checkpoint.parameters.bind(args, kwargs), run.home)
+        self._summaries: Summaries | None = Summaries(run.home)
+        self.digest, preview = digest_arguments(checkpoint.parameters.bind(args, kwargs), summaries=self._summaries)
         self._args_preview = preview if run.mask is None else mask_tree(preview, run.mask)
         self._decision = run.decide(CallIdentity(key, self.name, self.digest))
         self._started: CheckpointStarted | None = None
@@ -105,6 +108,7 @@ class CallRun:
         self._spent = 0
         self._began = 0.0
         self._ticket: Ticket | None = None
+        self._policy = checkpoint.policy() if checkpoint.options.retries else None
 
     @property
     def reusable_inline(self) -> bool:
@@ -149,7 +153,8 @@ class CallRun:
         """Looks at what the cache knows of this call; whether ``cached`` needs the store then."""
         run, checkpoint = self.run, self.checkpoint
         bound = checkpoint.parameters.bind(self.args, self.kwargs)
-        self._ticket = run.cache.ticket(checkpoint, self.key, bound, self.digest)
+        summaries, self._summaries = self._summaries or Summaries(run.home), None
+        self._ticket = run.cache.ticket(checkpoint, self.key, bound, self.digest, summaries)
         if self._ticket is None:
             return False
         if run.cache.is_listed(checkpoint, self._ticket):
@@ -168,9 +173,10 @@ class CallRun:
         run.cache.took(self.checkpoint, ticket, self.key)
         if hint.metadata:
             run.journal.buffer(MetadataLogged(at=run.now(), call=self.key, values=dict(hint.metadata)))
+        moment = run.now()
         return CheckpointCompleted(
-            at=run.now(),
-            started=run.now(),
+            at=moment,
+            started=moment,
             call=self.key,
             name=self.name,
             attempt=self.attempt,
@@ -196,11 +202,21 @@ class CallRun:
     def compute(self) -> Any:
         """What the body gives, in this thread; stopped where its timeout is over, or the run is stopped."""
         checkpoint = self.checkpoint
-        if checkpoint.options.runtime == "isolated":
-            return self.isolated().run()
-        return self.run.interrupts.run(
-            lambda: checkpoint.func(*self.args, **self.kwargs), timeout=checkpoint.options.timeout, late=self.late
-        )
+        try:
+            if checkpoint.options.runtime == "isolated":
+                return self.isolated().run()
+            return self.run.interrupts.run(
+                lambda: checkpoint.func(*self.args, **self.kwargs), timeout=checkpoint.options.timeout, late=self.late
+            )
+        except BaseException as error:
+            failure = self.as_failure(error)
+            if failure is error:
+                raise
+            raise failure from error
+
+    def as_failure(self, error: BaseException) -> BaseException:
+        """What the body raised, as the attempt fails."""
+        return as_failure(error, f"checkpoint {self.name!r}")
 
     def isolated(self) -> IsolatedAttempt:
         """An attempt in a process of its own."""
@@ -208,13 +224,20 @@ class CallRun:
 
         return IsolatedAttempt(self)
 
-    def late(self, spent: float | None = None) -> KitaruTimeoutError:
-        """The failure of an attempt that took too long: it ended after ``spent`` seconds, or in time."""
-        timeout = self.checkpoint.options.timeout or 0.0
+    def late(self, spent: float) -> KitaruTimeoutError:
+        """The failure of an attempt that took too long: it ended after ``spent`` seconds."""
         return KitaruTimeoutError(
-            time_is_up(f"checkpoint {self.name!r} (call {self.key})", timeout, spent or timeout),
+            time_is_up(f"checkpoint {self.name!r} (call {self.key})", self.checkpoint.options.timeout or 0.0, spent),
             hint="Give it a longer timeout=, or make less of it in one call; "
             'with runtime="isolated" a process of its own is ended on time, whatever it does.',
+        )
+
+    def late_process(self, *, killed: bool) -> KitaruTimeoutError:
+        """The same of one in a process of its own. ``killed``: it did not end when it was told to."""
+        what, timeout = f"checkpoint {self.name!r} (call {self.key})", self.checkpoint.options.timeout or 0.0
+        return KitaruTimeoutError(
+            killed_late(what, timeout) if killed else time_is_up(what, timeout, timeout),
+            hint="Give it a longer timeout=, or make less of it in one call.",
         )
 
     def begin(self) -> None:
@@ -248,7 +271,7 @@ class CallRun:
                 result,
                 subject=f"the result of checkpoint {self.name!r}",
                 serializer=self.checkpoint.options.serializer,
-                typed=parameters.result_fits(result),
+                typed=parameters.require_result(result, f"the result of checkpoint {self.name!r}"),
             )
         except KitaruValueError as error:
             event, _ = self.failed(error, final=True)
@@ -290,11 +313,10 @@ class CallRun:
         return self.run.abandoned is not None
 
     def _delay(self, error: Exception) -> float | None:
-        retries = self.checkpoint.options.retries
-        if not retries:
+        policy = self._policy
+        if policy is None:
             return None
         elapsed = time.monotonic() - self._began
-        policy = policy_of(retries)
         chance = self.run.chance() if policy.backoff and policy.jitter else 0.5
         return next_delay(policy, error, failed=self._spent + 1, elapsed=elapsed, chance=chance)
 

@@ -13,18 +13,21 @@ from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from contextvars import Context, copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kitaru.authoring.checkpoint import Checkpoint
 from kitaru.authoring.context import Scope, scope
 from kitaru.authoring.future import CheckpointFuture, FanOut, futures_in, resolved
 from kitaru.engine.call_run import CallRun
+from kitaru.engine.failures import as_failure
 from kitaru.engine.interrupts import RunStopped
 from kitaru.engine.run_state import LOOK_SECONDS, RunState
 from kitaru.errors import KitaruStateError
 
 if TYPE_CHECKING:
     from kitaru.engine.waits import Poll
+
+T = TypeVar("T")
 
 CLOSING_SECONDS = 2.0
 """How long the end of a run waits for async calls to take their cancellation."""
@@ -54,7 +57,7 @@ def run_flow(run: RunState, here: Scope, body: Callable[[], Coroutine[Any, Any, 
         scope.set(here)
         forget = run.interrupts.when_stopped(_stopper(run))
         try:
-            result = await body()
+            result = await _failing(body(), lambda error: as_failure(error, "the flow"))
         except (Exception, RunStopped, asyncio.CancelledError) as error:
             reason = run.interrupts.reason
             if reason is None and isinstance(error, asyncio.CancelledError):
@@ -145,11 +148,11 @@ async def _compute(call: CallRun) -> Any:
     timeout = call.checkpoint.options.timeout
     if call.checkpoint.options.runtime == "isolated":
         attempt = call.isolated()
-        return await _on_thread(call.run, attempt.run, attempt.stop)
+        return await _failing(_on_thread(call.run, attempt.run, attempt.stop), call.as_failure)
     began = time.monotonic()
     try:
         async with asyncio.timeout(timeout) as limit:
-            result = await call.checkpoint.func(*call.args, **call.kwargs)
+            result = await _failing(call.checkpoint.func(*call.args, **call.kwargs), call.as_failure)
     except Exception as error:
         if not limit.expired():
             raise
@@ -160,6 +163,27 @@ async def _compute(call: CallRun) -> Any:
     if limit.expired():  # it went on after its cancellation
         raise call.late(time.monotonic() - began)
     return result
+
+
+async def _failing(work: Coroutine[Any, Any, T], as_failure: Callable[[BaseException], BaseException]) -> T:
+    """The user's own ``work``; what it raises that is no ``Exception`` becomes one, unless it is a signal."""
+    task = asyncio.current_task()
+    try:
+        return await work
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        failure = as_failure(error)
+        if failure is error or (isinstance(error, GeneratorExit) and _running_task() is not task):
+            raise  # the latter: a task that is thrown away, not one that goes on
+        raise failure from error
+
+
+def _running_task() -> Any:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
 
 
 async def _pause(run: RunState, seconds: float) -> None:

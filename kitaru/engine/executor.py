@@ -6,7 +6,7 @@ import threading
 import time
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from kitaru.authoring.context import scope
 from kitaru.authoring.flow import Flow
@@ -18,7 +18,7 @@ from kitaru.engine import values
 from kitaru.engine.calls import FlowScope
 from kitaru.engine.cancelling import CancelWatch, ForcedEnd, cancelled_error
 from kitaru.engine.capture import Capture
-from kitaru.engine.failures import error_of
+from kitaru.engine.failures import as_failure, error_of
 from kitaru.engine.halting import CancelRequested, Left
 from kitaru.engine.interrupts import FlowExpired, RunStopped, WakingMain, time_is_up
 from kitaru.engine.journal import Fenced, Stopped
@@ -37,6 +37,10 @@ from kitaru.errors import (
 from kitaru.model.event import AttemptFailed, Cancelled, Completed, Event, Failed, RunnerRecord, Started
 from kitaru.model.execution import fold
 from kitaru.ports import ChildOutput, Clock, RunnerInfo, Store
+
+RETURN_WHERE = (
+    'keep it with save(name, value, serializer="pickle") and return the name: a flow\'s own result is never pickled.'
+)
 
 
 def execute(
@@ -69,15 +73,15 @@ def execute(
     subclasses of ``SystemExit`` pass through, and leave the journal as it is: the execution can be resumed.
     """
     run = RunState(flow, store, clock, project, exec_id, entries, requirements, mask)
-    ended = run.history.ended
-    if isinstance(ended, Completed):
+    if isinstance(ended := run.history.ended, Completed):
         return values.get(store, project, ended.output, subject=f"the result of flow {flow.name!r}", home=run.home)
     if isinstance(ended, Cancelled):
         raise cancelled_error(flow.name, exec_id, ended.by)
     keeper = Keeper(run.journal)
-    logs = LogWriter(store, project, exec_id, keeper.wake, mask) if capture else None
-    keeper.start(logs, (LeaseKeeping(run, runner.runner_id, lease_seconds).tick, CancelWatch(run, forced_end).tick))
-    run.presence.begin(run.history.headlines)
+    lease = LeaseKeeping(run, runner.runner_id, lease_seconds)
+    logs = LogWriter(store, project, exec_id, keeper.wake, mask, lease.holds) if capture else None
+    keeper.start(logs, (lease.tick, CancelWatch(run, forced_end).tick))
+    run.presence.begin(run.history.headlines, clock.now())
     here = _Runner(run, runner, logs, children)
     try:
         return here.run_to_end()
@@ -147,11 +151,12 @@ class _Runner:
         run = self._run
         event = Started(at=run.now(), runner=self._runner, attempt=attempt)
         run.history.headlines.append(event)
-        if run.history.resumed:
+        if run.history.resumed or (attempt == 1 and run.presence.may_be_marked):
             # Whoever else thinks it may go on must learn of it before either runs anything.
             run.history.resumed = False
             lost = lost_attempts(run)
             run.journal.commit(event, *lost)
+            run.presence.alive()
             for one in lost:
                 note_lost(run.recorded, one)
         else:
@@ -172,17 +177,16 @@ class _Runner:
             try:
                 with WakingMain():
                     result = _within_timeout(run, _call_async if flow.is_async else _call, args, kwargs)
-            except SystemExit as error:
-                # A subclass is a signal of the process that runs this: to stop, and to leave the execution open.
-                if type(error) is not SystemExit:
-                    raise
-                raise RuntimeError(f"the flow called sys.exit({error.code!r}); a flow ends by returning") from error
+            except BaseException as error:
+                _raise_as_failure(error)
             run.check()
             result = resolved(result)
             for future in run.futures:
                 if future.lost_error is not None:
                     raise future.lost_error
-        encoded = encode(result, subject=f"the result of flow {flow.name!r}", typed=flow.parameters.result_fits(result))
+        subject = f"the result of flow {flow.name!r}"
+        typed = flow.parameters.require_result(result, subject)
+        encoded = encode(result, subject=subject, typed=typed, way_out=RETURN_WHERE)
         values.put(run.store, run.project, encoded)
         return result, encoded.value
 
@@ -255,7 +259,10 @@ def _within_timeout(run: RunState, call: Any, args: tuple[Any, ...], kwargs: dic
 def _call(run: RunState, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     token = scope.set(FlowScope(run, Branch()))
     try:
-        result = run.interrupts.run(lambda: run.flow.func(*args, **kwargs))
+        try:
+            result = run.interrupts.run(lambda: run.flow.func(*args, **kwargs))
+        except BaseException as error:
+            _raise_as_failure(error)
         _wait_for_calls(run)
         run.interrupts.check()
     except (Exception, RunStopped) as error:
@@ -266,6 +273,13 @@ def _call(run: RunState, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     finally:
         scope.reset(token)
     return result
+
+
+def _raise_as_failure(error: BaseException) -> NoReturn:
+    failure = as_failure(error, "the flow")
+    if failure is error:
+        raise error
+    raise failure from error
 
 
 def _call_async(run: RunState, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kitaru.core.typed_json import find_class, type_name
+from kitaru.engine.interrupts import Interrupted, RunStopped
+from kitaru.engine.journal import Fenced, Stopped
 from kitaru.engine.masking import Mask
 from kitaru.engine.tracebacks import user_traceback
 from kitaru.errors import (
@@ -45,6 +47,24 @@ def failure_of(error: BaseException, roots: Sequence[str] = (), mask: Mask | Non
     if len(text) > TRACEBACK_LIMIT:
         text = f"… {text[-TRACEBACK_LIMIT:]}"
     return Failure(type_name(type(error)), message, text, origin_of(error))
+
+
+def as_failure(error: BaseException, what: str) -> BaseException:
+    """What the user's code, ``what``, raised, as it fails: an ``Exception`` in the place of any that is none.
+
+    Signals stay what they are: Ctrl-C, Kitaru's own, and subclasses of ``SystemExit``, by which a process is told to
+    stop.
+    """
+    if isinstance(error, (Exception, KeyboardInterrupt, Interrupted, RunStopped, Fenced, Stopped)):
+        return error
+    if isinstance(error, SystemExit):
+        if type(error) is not SystemExit:
+            return error
+        ended = KitaruRuntimeError(f"{what} called sys.exit({error.code!r}); it ends by returning, or by an error")
+    else:
+        ended = KitaruRuntimeError(f"{what} raised {type(error).__name__}: {_message(error)}".removesuffix(": "))
+    ended.__cause__ = error
+    return ended
 
 
 def exception_of(failure: Failure, home: str) -> Exception:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kitaru.authoring.flow import Flow
 from kitaru.authoring.future import CheckpointFuture
-from kitaru.authoring.policy import Retry, with_further
+from kitaru.authoring.policy import Retry, settled, with_further
 from kitaru.core.offers import Offers
 from kitaru.core.replay import (
     CallIdentity,
@@ -28,9 +28,9 @@ from kitaru.engine.failures import failure_of
 from kitaru.engine.halting import UnderWay
 from kitaru.engine.interrupts import Interrupts
 from kitaru.engine.journal import Fenced, Journal, Stopped, read_events
-from kitaru.engine.listing import Presence
 from kitaru.engine.masking import Mask
 from kitaru.engine.pool import ThreadPool
+from kitaru.engine.presence import Presence
 from kitaru.engine.replaying import taken_events
 from kitaru.engine.tracebacks import roots_of
 from kitaru.errors import KitaruDivergenceError, KitaruIntegrityError
@@ -97,9 +97,7 @@ class RunState:
         self.recorded: dict[str, RecordedCall] = recorded_calls(events)
         self.offers = Offers(events)
         """What this run may take over from the execution that it replays."""
-        given = self.opened.options.retry
-        further = self.opened.options.retries
-        self.retry = Retry.from_json(given) if given else with_further(flow.options.retries, further)
+        self.retry = self._policy()
         """The policy of the flow's own retries."""
         self.interrupts = Interrupts()
         self.keeps_outputs = self.retry.further > 0
@@ -128,6 +126,11 @@ class RunState:
         self.presence = Presence(store, project, self.opened)
         self.logged: dict[str, dict[str, Any]] = {}
         """The metadata of calls, by their keys, as far as this run knows it."""
+
+    def _policy(self) -> Retry:
+        given, flow = self.opened.options, self.flow
+        policy = Retry.from_json(given.retry) if given.retry else with_further(flow.options.retries, given.retries)
+        return settled(policy, flow.func.__globals__, f"flow {flow.name!r}", recorded=True)
 
     def _cache(self, requirements: tuple[str, ...], *, resumed: bool) -> Cache:
         on = self.opened.options.cache
