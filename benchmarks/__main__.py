@@ -30,6 +30,8 @@ NAMES = (
     "large_output_memory",
     "list_executions",
     "kill_rounds",
+    "races",
+    "scale",
 )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Iterator
 
 from kitaru import KitaruClient
-from kitaru.ports import Created, Store, Taken
+from kitaru.ports import Created, Listed, Store, Taken
 
 
 class CountingStore:
@@ -43,6 +44,10 @@ class CountingStore:
     def names(self, prefix: str, *, after: str = "") -> list[str]:
         self._count("names")
         return self._store.names(prefix, after=after)
+
+    def listed(self, prefix: str) -> Iterator[Listed]:
+        self._count("listed")
+        return self._store.listed(prefix)
 
     def remove(self, key: str) -> None:
         self._count("remove")

@@ -28,7 +28,7 @@ from kitaru.model.event import (
     encode_entry,
 )
 from kitaru.model.execution import fold
-from kitaru.ports import Created, Taken
+from kitaru.ports import Created, Listed, Taken
 
 GOAL = "100,000 executions stored: `executions list --limit 20` with filters"
 ROUNDS = 5
@@ -88,6 +88,11 @@ class PagedStore:
         found = names[bisect.bisect_right(names, after) :]
         self.requests["listings"] += max(1, -(-len(found) // PAGE))
         return found
+
+    def listed(self, prefix: str) -> Iterator[Listed]:
+        found = [(key, body) for key, body in self._bodies.items() if key.startswith(prefix)]
+        self.requests["listings"] += max(1, -(-len(found) // PAGE))
+        return (Listed(key, len(body), datetime.now(UTC)) for key, body in found)
 
     def remove(self, key: str) -> None:
         self.requests["writes"] += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from kitaru.engine.journal import Stopped, load, open_execution, read_entries, r
 from kitaru.model import address
 from kitaru.model.event import Event, ExecutionOptions, Opened
 from kitaru.model.execution import Execution
-from kitaru.ports import Created, RunnerInfo, Store, Taken
+from kitaru.ports import Created, Listed, RunnerInfo, Store, Taken
 
 PROJECT = "lab"
 
@@ -146,6 +146,10 @@ class FailingStore:
         self._pulse()
         return self.inner.names(prefix, after=after)
 
+    def listed(self, prefix: str) -> Iterator[Listed]:
+        self._pulse()
+        return self.inner.listed(prefix)
+
     def remove(self, key: str) -> None:
         self._pulse()
         self.inner.remove(key)
@@ -183,6 +187,10 @@ class CountingStore:
     def names(self, prefix: str, *, after: str = "") -> list[str]:
         self.calls.append(("names", prefix))
         return self.inner.names(prefix, after=after)
+
+    def listed(self, prefix: str) -> Iterator[Listed]:
+        self.calls.append(("listed", prefix))
+        return self.inner.listed(prefix)
 
     def remove(self, key: str) -> None:
         self.inner.remove(key)

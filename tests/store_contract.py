@@ -9,9 +9,11 @@ from __future__ import annotations
 import string
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from functools import partial
 
 import pytest
@@ -63,6 +65,7 @@ class StoreContract:
     races = 20
     examples = 60
     largest = 3 * 2**20
+    many = 1100
     file_and_folder_of_one_name = False
 
     @pytest.fixture
@@ -230,6 +233,44 @@ class StoreContract:
         assert store.names("p/") == everything
         for after in [*everything, "", "0", "b!", "b-", "b-/", "b.", "bb", "c-", "c/", "d", "d-", "d-e", "d-f", "z"]:
             assert store.names("p/", after=after) == [name for name in everything if name > after], after
+
+    def test_listed(self, store: Store) -> None:
+        """Every key below a prefix, however deep, with its size and the time of its last write by the store's clock."""
+        sizes = {"p/a": 1, "p/b/c/d": 20, "p/b/e": 3000, "p/é": 2, "pp/f": 5, "g": 6}
+        for key, size in sizes.items():
+            store.create(key, b"x" * size)
+        for prefix in ("", "p/", "p/b/", "p/b/c/", "pp/", "nobody/wrote/here/", "g/"):
+            below = {key: size for key, size in sizes.items() if key.startswith(prefix)}
+            assert {one.key: one.size for one in store.listed(prefix)} == below
+        first = {one.key: one.modified for one in store.listed("")}
+        assert all(moment.utcoffset() is not None for moment in first.values())
+        assert max(first.values()) - min(first.values()) < timedelta(minutes=2)
+        time.sleep(1.1)
+        store.overwrite("p/a", b"x")
+        store.create("p/b/e", b"x" * 3000)
+        second = {one.key: one.modified for one in store.listed("")}
+        assert second.pop("p/a") > first.pop("p/a")
+        assert second == first
+        store.remove("p/b/c/d")
+        assert {one.key for one in store.listed("p/b/")} == {"p/b/e"}
+        with pytest.raises(KitaruUsageError):
+            list(store.listed("p"))
+
+    def test_listed_has_many(self, store: Store) -> None:
+        """More keys than an answer holds are all listed, each once."""
+        count = self.many
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda number: store.create(f"n/{number % 7}/{number:05d}", b"x"), range(count)))
+        found = [one.key for one in store.listed("n/")]
+        assert len(found) == len(set(found)) == count
+
+    def test_found_says_what_was_there(self, store: Store, reopened: Callable[[], Store]) -> None:
+        """A create that found its own bytes says so; one that wrote them does not."""
+        first, second = store.create("slot", b"same"), reopened().create("slot", b"same")
+        assert isinstance(first, Created)
+        assert not first.found
+        assert isinstance(second, Created)
+        assert second.found
 
     # --- races ---
 

@@ -31,6 +31,8 @@ TINY = {
     "large_output_memory": "measure(1)",
     "list_executions": "measure(1)",
     "kill_rounds": "measure(2)",
+    "races": "measure(2, processes=2)",
+    "scale": "measure(1, flows=3, versions=4, generations=9)",
 }
 """What each benchmark is asked for here: as little as shows that it still runs."""
 
@@ -43,6 +45,10 @@ COUNTED = {
     "quiet_plan_writes",
     "quiet_plan_lists",
     "changed_archives",
+    "scale_plan_reads",
+    "scale_invoke_reads",
+    "scale_invoke_writes",
+    "scale_lock_root",
 }
 """Figures that are counts, the same on every machine: their goals hold here as well."""
 

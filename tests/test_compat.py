@@ -137,9 +137,11 @@ def test_breaking_differences_come_first(before: Schema, after: Schema) -> None:
         (
             inputs(depth={**WHOLE, "default": 1}),
             inputs(depth={**WHOLE, "default": 2}),
-            "depth: default 1 → 2",
+            "depth: default changed",
             False,
         ),
+        (inputs(depth=WHOLE), inputs(depth={**WHOLE, "default": 2}), "depth: now has a default", False),
+        (inputs(depth={**WHOLE, "default": 2}), inputs(depth=WHOLE), "depth: no longer has a default", False),
         (inputs(closed=False), inputs(), "inputs: other names are no longer accepted", True),
     ],
 )

@@ -498,6 +498,12 @@ def test_rollback_to_and_back(repository: Repository) -> None:
     assert table(repository)[0] == "1 default*"
     do(repository, "rollback", "agent", "--to", "9").refused("has no version 9")
     do(repository, "rollback", "agent", "stable").refused("no tag stable")
+    text = (repository.folder / "kitaru.yaml").read_text()
+    repository.manifest(f"{text}protect: {{default: {{branch: main}}}}\n")
+    do(repository, "rollback", "agnt").refused("did you mean agent?")
+    do(repository, "rollback", "nope").refused("nope has no deployments yet")
+    do(repository, "rollback", "agent").refused("is protected", code=1)
+    repository.manifest(text)
     do(repository, "rollback", "agent", "--to", "0").refused("expected a version, or -1")
     do(repository, "flow", "tag", "agent", "stable", "--version", "1", "--exclusive").must()
     do(repository, "rollback", "agent", "stable").refused("has led nowhere else before")

@@ -54,7 +54,7 @@ def test_fields_say_from_what_to_what() -> None:
     assert texts(target="x.py:y") == ["target flows/work.py:agent → x.py:y"]
     assert texts(options=Options(retries=2)) == ["options.retries: 0 → 2"]
     assert texts(image=ImageSettings(base_image="python:3.12")) == ["image.base_image: unset → python:3.12"]
-    assert texts(inputs={"topic": "x"}) == ["inputs.topic: unset → x"]
+    assert texts(inputs={"topic": "x"}) == ["inputs.topic added"]
     assert texts(summary="It researches.") == ["description changed"]
     assert texts(checkpoints=("collect",)) == ["checkpoints: + collect"]
     venv = NamedStack(name="local", spec=LocalStack(type="local", environment="venv"))

@@ -272,6 +272,24 @@ def test_history_is_pleasant_to_read(repository: Repository) -> None:
     do(repository, "history", "agnt").refused("did you mean agent")
 
 
+def test_a_changed_entry_is_told_beside_the_history(repository: Repository) -> None:
+    """An entry that the one after it does not know is shown, with one line of warning; whole logs have none."""
+    repository.apply()
+    repository.change("flows/work.py", "hello", "good morning")
+    repository.commit()
+    repository.apply()
+    assert "warning" not in do(repository, "history").must().err
+    path = repository.store_folder / address.generation("research", 1)
+    body = path.read_bytes()
+    path.unlink()
+    path.write_bytes(body.replace(b'"by":"Ann"', b'"by":"Eve"', 1))
+    line = "warning: generation 1 does not fit the log: generation 2 names another parent. Look: kitaru store verify"
+    assert line in do(repository, "history").must().err.splitlines()
+    assert line in do(repository, "history", "agent", "-o", "json").must().err.splitlines()
+    # The newest alone was read: nothing is known of the one before it.
+    assert "warning" not in do(repository, "history", "--limit", "1").must().err
+
+
 def test_a_rollback_shows_its_verb_and_its_hold(repository: Repository) -> None:
     """A generation says which verb wrote it, and why a route is on hold."""
     repository.apply()

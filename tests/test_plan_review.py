@@ -10,9 +10,9 @@ from kitaru.model.lockfile import Edit, Lockfile, Move, Untag
 from kitaru.model.plan import Plan
 from kitaru.model.route import Hold
 from kitaru.surfaces.views.plan_markdown import drift_markdown, plan_markdown
-from kitaru.surfaces.views.plan_text import drift_lines, plan_lines
+from kitaru.surfaces.views.plan_text import drift_lines, plan_lines, ways_out
 from tests.applying import new_version, routed
-from tests.repository import FLOWS, Repository, kitaru
+from tests.repository import FLOWS, MANIFEST, Repository, kitaru
 
 NUMBERED = FLOWS.replace("def agent(topic: str) -> str:", "def agent(topic: int) -> str:")
 WAITING = FLOWS.replace("from kitaru import checkpoint, flow", "from kitaru import checkpoint, flow, wait").replace(
@@ -147,8 +147,69 @@ def test_drift_is_what_others_changed(repository: Repository) -> None:
     assert {(one.via, one.by) for one in plan.drift} == {("tag", "Bob")}
     assert "3 routes changed by hand" in drift_lines(plan)[0]
     assert "| `agent` | stable was removed" in drift_markdown(plan)
+    assert {one.tag: ways_out(plan, one) for one in plan.drift} == {
+        "default": ["undo it: kitaru apply", "keep it: make kitaru.yaml say v2"],
+        "stable": ["undo it: kitaru apply", "keep it: take it out of kitaru.yaml"],
+        "extra": ["undo it: kitaru flow untag agent extra", "keep it: kitaru import agent"],
+    }
     repository.apply()
     assert [one.tag for one in repository.plan().drift] == ["extra"]
+
+
+@pytest.mark.parametrize("place", ["", "undo it: ", "keep it: "])
+def test_the_way_out_of_an_added_route_works(repository: Repository, place: str) -> None:
+    """What drift says of a route that the manifest does not name ends the drift, typed as it stands; apply does not."""
+    repository.apply()
+    kitaru("flow", "tag", "agent", "canary", "--version", "1", "--exclusive", "--no-manifest", cwd=repository.folder)
+    data = kitaru("plan", "--drift", "-o", "json", cwd=repository.folder).must(2).json
+    assert (data["command"], data["count"]) == ("plan", 1)
+    (one,) = data["items"]
+    commands = dict(way.split(": ") for way in one["ways_out"]) | {"": "kitaru apply --yes"}
+    kitaru(*commands[place.removesuffix(": ")].split()[1:], cwd=repository.folder).must()
+    repository.commit()
+    assert kitaru("plan", "--drift", cwd=repository.folder).code == (0 if place else 2)
+
+
+def test_a_held_route_says_what_ends_its_hold(repository: Repository) -> None:
+    """Apply leaves a hold alone, so the manifest's edit is what is said; writing that ends the drift."""
+    repository.apply()
+    new_version(repository, "second")
+    repository.apply()
+    kitaru("rollback", "agent", cwd=repository.folder).must()
+    out = kitaru("plan", "--drift", cwd=repository.folder).must(2).out
+    assert "end the hold: make kitaru.yaml say v1 for default, then kitaru apply; until then it stays" in out
+    repository.manifest(routed("{default: 1}"))
+    repository.commit()
+    repository.apply()
+    kitaru("plan", "--drift", cwd=repository.folder).must()
+
+
+def test_drift_needs_something_that_was_applied(repository: Repository) -> None:
+    """A nightly job that looks in the wrong place must not stay green."""
+    kitaru("plan", "--drift", cwd=repository.folder).refused("project research was never applied in file://", code=1)
+    repository.apply()
+    kitaru("plan", "--drift", cwd=repository.folder).must()
+    wrong = kitaru("plan", "--drift", "--store", "file://elsewhere", cwd=repository.folder)
+    wrong.refused("was never applied", code=1)
+
+
+def test_no_value_of_a_default_or_a_variable_is_shown(repository: Repository) -> None:
+    """A plan and a version name what changed; what a default or an environment variable holds stays where it is."""
+    image = 'image: {environment: {API_KEY: "clear-text-key"}}'
+    repository.manifest(f"{MANIFEST}  greeter:\n    target: flows/work.py:greeter\n    {image}\n")
+    repository.commit()
+    repository.apply()
+    repository.change("flows/work.py", 'name: str = "you"', 'name: str = "hunter2default"')
+    repository.commit()
+    plan = repository.plan()
+    for shown in ("\n".join(plan_lines(plan)), plan_markdown(plan)):
+        assert "name: default changed" in shown
+        assert "hunter2default" not in shown
+        assert "'you'" not in shown
+    for form in ("text", "json"):
+        out = kitaru("flow", "deployments", "show", "greeter", "-o", form, cwd=repository.folder).must().out
+        assert '"API_KEY": "(hidden)"' in out
+        assert "clear-text-key" not in out
 
 
 def test_what_is_not_applied_yet_is_no_drift(repository: Repository) -> None:

@@ -69,9 +69,11 @@ def test_a_sound_log(log: Log) -> None:
 
 def test_an_empty_project_is_sound(tmp_path: Path) -> None:
     """A project that nobody wrote to has no generations, and nothing is wrong with it."""
-    found = verify(Log(tmp_path / "empty"), deep=True)
+    log = Log(tmp_path / "empty")
+    found = verify(log, deep=True)
     assert found.sound
     assert (found.generations, found.head) == (0, "")
+    assert found.notes == (f"nothing there: no generation of project {PROJECT} in {log.store.url}",)
 
 
 def test_a_large_project_is_folded_without_full_states(large: Log) -> None:
@@ -191,13 +193,28 @@ def test_a_changed_full_state_is_named(log: Log) -> None:
 
 @pytest.mark.parametrize("which", ["log", "large"])
 def test_a_missing_generation_is_named(which: str, request: pytest.FixtureRequest) -> None:
-    """A gap is a problem of its own; what comes after is still looked at as far as it can be."""
+    """The log ends at the first gap; what lies beyond it is listed as stray, in one line."""
     log = request.getfixturevalue(which)
     log.entry(5).unlink()
     found = verify(log)
-    assert (found.first_bad, found.generations) == (5, 9)
-    assert "missing" in texts(found)
-    assert {fault.generation for fault in found.problems} == {5}
+    assert (found.first_bad, found.generations) == (5, 4)
+    assert "000000000005.json: missing: a reader that comes here" in texts(found)
+    assert "000000000006.json: generations 6 to 9 are stray entries: the log ends with generation 4" in texts(found)
+    assert {fault.generation for fault in found.problems} == {5, 6}
+
+
+@pytest.mark.parametrize("number", [99, 3_000_000, 999_999_999_999])
+def test_a_stray_generation_far_away_costs_nothing(log: Log, number: int) -> None:
+    """The gap before an entry that is far away is one line, and nothing in it is read."""
+    log.entry(number).write_bytes(log.entry(9).read_bytes())
+    log.store.calls.clear()
+    found = verify(log)
+    assert (log.store.count("read"), found.generations, found.first_bad) == (10, 9, 10)
+    assert found.head == digest(log.entry(9).read_bytes())
+    assert [(fault.generation, fault.message.partition(":")[0]) for fault in found.problems] == [
+        (10, f"generations 10 to {number - 1} are missing"),
+        (number, "is a stray entry"),
+    ]
 
 
 def test_an_unreadable_generation_is_named(log: Log) -> None:
@@ -403,14 +420,58 @@ def version_of_default(repository: Repository) -> str:
     return address.blob("research", route.holders[0].snapshot)
 
 
-def test_a_collected_version_is_no_problem(used: Repository) -> None:
-    """A version that nothing leads to may have been collected: a note says which, and the store is sound."""
-    for key in version(used, 1):
+def test_what_no_route_leads_to_must_be_there_until_it_is_deleted(used: Repository) -> None:
+    """A version without a route can be invoked by its number, so its objects must be there; a deleted one can't."""
+    keys = version(used, 1)
+    for key in keys[1:]:
         (used.store_folder / key).unlink()
+    assert {fault.key for fault in deep(used).problems} == set(keys[1:])
+    (used.store_folder / keys[0]).unlink()
+    assert {fault.key for fault in deep(used).problems} == {keys[0]}
+    assert "missing" in kitaru("store", "verify", "--deep", cwd=used.folder).must(1).out
+    used.client().deployments.delete("agent", version=1)
     found = deep(used)
     assert found.sound, texts(found)
-    assert len(found.notes) == 1
-    assert "agent: v1" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    "more", [b"x", b"\0" * 512, bytes.fromhex("28b52ffd200101000078")], ids=["byte", "nul", "frame"]
+)
+def test_what_was_appended_to_an_archive_is_named(used: Repository, more: bytes) -> None:
+    """Bytes after the end of an archive do not change its tree, and are a problem all the same."""
+    key = version(used, 2)[2]
+    path = used.store_folder / key
+    body = path.read_bytes()
+    path.unlink()
+    path.write_bytes(body + more)
+    found = deep(used)
+    assert [fault.key for fault in found.problems] == [key]
+    assert "goes on after its end" in texts(found)
+
+
+@pytest.mark.parametrize("left", ["objects", "executions"])
+def test_a_log_that_was_removed_is_named(used: Repository, left: str) -> None:
+    """Released source, or an execution of a version, can't be there without a log."""
+    folder = used.store_folder / "research"
+    shutil.rmtree(folder / "lock")
+    (folder / "kitaru.lock").unlink()
+    shutil.rmtree(folder / {"objects": "executions", "executions": "objects"}[left])
+    out = kitaru("store", "verify", cwd=used.folder).must(1).out
+    assert "not sound: 1 problem" in out
+    assert {"objects": "there is released source", "executions": "runs a released version"}[left] in out
+
+
+def test_runs_from_source_need_no_log(repository: Repository) -> None:
+    """Who only ran flows from source has executions and values, and no log was ever there."""
+    kitaru("run", "flows/work.py:agent", "--input", '{"topic": "x"}', cwd=repository.folder).must()
+    assert list((repository.store_folder / "research/executions").iterdir())
+    out = kitaru("store", "verify", cwd=repository.folder).must().out
+    assert "nothing there: no generation of project research in file://" in out
+    assert "sound" not in out
+    assert (
+        "sound: 0 generations, 0 objects, 1 execution"
+        in kitaru("store", "verify", "--deep", cwd=repository.folder).must().out
+    )
 
 
 def test_damaged_journals_are_named(used: Repository) -> None:

@@ -16,6 +16,9 @@ from kitaru.errors import KitaruIntegrityError, KitaruSourceError
 from kitaru.model.snapshot import SourceFile, SourceTree
 
 _CHUNK = 1 << 20
+_BLOCK_HEADER, _CHECKSUM = 3, 4
+"""Bytes, in a zstd frame (RFC 8878)."""
+_REPEATED = 1
 
 
 def read_archive(
@@ -39,6 +42,11 @@ def read_archive(
         raise
     except (tarfile.TarError, zstandard.ZstdError, EOFError, ValueError, OverflowError, OSError) as error:
         raise KitaruIntegrityError(f"the source archive of {sha[:12]} can't be read: {error}") from error
+    if _frame_end(archive) != len(archive):
+        raise KitaruIntegrityError(
+            f"the source archive of {sha[:12]} goes on after its end: something was appended to it",
+            hint="restore that key of the store from a backup",
+        )
     tree = SourceTree.model_construct(files=tuple(files))
     if tree_digest(tree) != sha:
         raise KitaruIntegrityError(
@@ -46,6 +54,20 @@ def read_archive(
             hint="restore that key of the store from a backup",
         )
     return tree, kept
+
+
+def _frame_end(archive: bytes) -> int:
+    """Where the first zstd frame of an archive that was decompressed ends; the decompressor does not tell."""
+    position = zstandard.frame_header_size(archive)
+    last = False
+    while not last:
+        header = int.from_bytes(archive[position : position + _BLOCK_HEADER], "little")
+        last, kind, size = bool(header & 1), header >> 1 & 3, header >> 3
+        # A block of one repeated byte says how often; that is no length of its own.
+        position += _BLOCK_HEADER + (1 if kind == _REPEATED else size)
+        if position > len(archive):
+            break
+    return position + (_CHECKSUM if zstandard.get_frame_parameters(archive).has_checksum else 0)
 
 
 def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, kept: dict[str, bytes] | None) -> SourceFile:

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from kitaru.adapters.local_use import hold
 from kitaru.model.address import canonical_json, digest
 
 COMPILED = "__pycache__"
@@ -23,6 +24,8 @@ def ensure_source(cache: Path, sha: str, fetch: Callable[[], bytes]) -> Path:
     Raises what ``bundle.ensure_unpacked`` raises.
     """
     folder = cache / sha
+    # Until the process ends: whoever asks for a source runs it, or imports from it.
+    hold(folder)
     if holds_tree(folder, sha):
         return folder
     # zstandard, tarfile and pydantic: 130 ms, and needed once for each source on each machine.

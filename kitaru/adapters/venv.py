@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kitaru._version import __version__
+from kitaru.adapters.local_use import using
 from kitaru.adapters.own_wheel import OwnWheel, collect_wheel
 from kitaru.adapters.requirements import clean_lines
 from kitaru.errors import KitaruStackError
@@ -61,13 +62,14 @@ def ensure_environment(
     lines = sorted(set(clean_lines(requirements)))
     key = _environment_key(python, lines, wheel, variables)
     folder = cache / "environments" / key
-    if _complete(folder):
-        return _python_of(folder)
-    # Requirements may hold credentials of an index, and so may pip's log.
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _only_builder(folder.with_suffix(".lock"), report) as lock:
-        if not _complete(folder):
-            _Build(folder, python, variables, report, lock).run(lines, wheel)
+    with using(folder):
+        if _complete(folder):
+            return _python_of(folder)
+        # Requirements may hold credentials of an index, and so may pip's log.
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _only_builder(folder.with_suffix(".lock"), report) as lock:
+            if not _complete(folder):
+                _Build(folder, python, variables, report, lock).run(lines, wheel)
     return _python_of(folder)
 
 

@@ -60,12 +60,16 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Happened:
-    """Generations, newest first. ``reached``: the oldest that was looked at; ``more``: older ones may fit as well."""
+    """Generations, newest first. ``reached``: the oldest that was looked at; ``more``: older ones may fit as well.
+
+    ``unchained``: those that were looked at and that the generation after them does not name as its parent.
+    """
 
     generations: tuple[Recorded, ...]
     head: int
     reached: int
     more: bool
+    unchained: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,8 @@ class History:
         past = Past(self._session.store, self._session.project)
         searched = None if limit is None else SEARCHED
         page = past.page(lock.generation, flow=flow, limit=limit, searched=searched)
-        return Happened(tuple(_recorded(one) for one in page.found), lock.generation, page.reached, page.more)
+        shown = tuple(_recorded(one) for one in page.found)
+        return Happened(shown, lock.generation, page.reached, page.more, page.unchained)
 
     def blame(self, exec_id: str) -> Blame:
         """Which commit an execution runs, and who led it there. ``KitaruUsageError`` where there is none of that id."""

@@ -177,6 +177,7 @@ class Routing:
         """Move in the store, then in the manifest; everything that can be refused is, before either."""
 
         def decide(lock: Lockfile) -> Edits:
+            live_flow(lock, deed.flow)
             keeper.check_free(deed.flow, *sorted(deed.tags(lock)))
             return deed.decide(lock)
 

@@ -63,7 +63,7 @@ def _object(before: Schema, after: Schema, path: str, given: frozenset[str]) -> 
 def _value(old: Schema, new: Schema, where: str) -> Iterator[Change]:
     if _core(old) == _core(new):
         if _default(old) != _default(new):
-            yield _change(f"{where}: default {_default(old)} → {_default(new)}", False)
+            yield _change(f"{where}: {_default_words(old, new)}", False)
         return
     if old.get("type") == new.get("type") == "object" and "properties" in old and "properties" in new:
         yield from _object(old, new, f"{where}.", frozenset())
@@ -141,8 +141,15 @@ def _core(schema: Any) -> Any:
     return core
 
 
-def _default(schema: Schema) -> str:
-    return repr(schema["default"]) if "default" in schema else "none"
+def _default(schema: Schema) -> str | None:
+    return repr(schema["default"]) if "default" in schema else None
+
+
+def _default_words(old: Schema, new: Schema) -> str:
+    """How a default differs, never its value: a plan is read by many, and a default may be a password."""
+    if "default" not in old:
+        return "now has a default"
+    return "default changed" if "default" in new else "no longer has a default"
 
 
 def _describe(schema: Schema) -> str:

@@ -62,7 +62,11 @@ def _fields(subject: Subject, before: dict[str, Any], after: dict[str, Any]) -> 
         if old == new:
             continue
         text = f"{subject}.{name}: {_short(old)} → {_short(new)}"
-        if name == "environment":
+        if subject == "inputs":
+            # As with the environment below: what an input holds is nobody's business in a pull request.
+            gone, come = name not in after, name not in before
+            text = f"inputs.{name} {'removed' if gone else 'added' if come else 'changed'}"
+        elif name == "environment":
             # Values may be what nobody should read in a pull request: names are enough to know what moved.
             old, new = old or {}, new or {}
             text = f"{subject}.{name}: {_listed_names(old, new)}"

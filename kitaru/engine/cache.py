@@ -1,8 +1,8 @@
 """Results of earlier executions, taken where code, inputs and options are the same; this run's, left for later ones.
 
 Everything here is a hint. What is found is verified, and what is lost costs the time to compute it again. Requests: one
-listing for each distinct checkpoint of a run, one read for each hit; beside the run, one write for each computed call,
-and one for each distinct checkpoint.
+listing for each distinct checkpoint of a run, one read for each hit, one for each execution that hits come from; beside
+the run, one write for each computed call, and one for each distinct checkpoint.
 """
 
 from __future__ import annotations
@@ -100,6 +100,7 @@ class Cache:
         self._resumed = resumed
         self._guard = threading.Lock()
         self._known: dict[int, _Known] = {}
+        self._origins: dict[str, bool] = {}
         self._publisher = _Publisher(store)
 
     def ticket(
@@ -140,8 +141,16 @@ class Cache:
             output, metadata = Value.from_json(content["output"]), dict(content.get("metadata") or {})
             hint = Hint(str(content["exec_id"]), str(content["call"]), output, metadata)
             # What this very execution computed is another call's result, and calls keep their own.
-            return hint if hint.exec_id != self._exec_id else None
+            return hint if hint.exec_id != self._exec_id and self._is_there(hint.exec_id) else None
         return None
+
+    def _is_there(self, exec_id: str) -> bool:
+        """Whether an execution exists: one that was collected took its artifacts with it. One read for each, once."""
+        known = self._origins.get(exec_id)
+        if known is None:
+            known = self._store.read(address.journal_entry(self._project, exec_id, 1)) is not None
+            self._origins[exec_id] = known
+        return known
 
     def took(self, checkpoint: Checkpoint[..., Any], ticket: Ticket, call: str) -> None:
         """The call has an earlier result."""

@@ -331,9 +331,10 @@ class CallRun:
     def _commit(self, event: CheckpointCompleted | CheckpointFailed) -> None:
         run = self.run
         if isinstance(event, CheckpointCompleted):
-            if self._encoded is not None:
-                values.put(run.store, run.project, self._encoded)
+            found = self._encoded is not None and values.put(run.store, run.project, self._encoded)
             run.journal.commit(event, replaces=self._started)
+            if found and self._encoded is not None:
+                values.settle(run.store, run.project, self._encoded)
             next(run.completions)
             # The value is the flow's to change from now on.
             output = self._encoded.detached() if self._encoded is not None else event.output

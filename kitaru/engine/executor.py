@@ -12,7 +12,7 @@ from kitaru.authoring.context import scope
 from kitaru.authoring.flow import Flow
 from kitaru.authoring.future import resolved
 from kitaru.authoring.policy import next_delay
-from kitaru.core.codecs import encode
+from kitaru.core.codecs import Encoded, encode
 from kitaru.core.replay import Branch, note_lost
 from kitaru.engine import values
 from kitaru.engine.calls import FlowScope
@@ -123,7 +123,8 @@ class _Runner:
         while True:
             self._started(attempt)
             try:
-                result, output = self._attempt()
+                result, encoded = self._attempt()
+                found = values.put(run.store, run.project, encoded)
             except Exception as error:
                 problem = run.diverged or error
                 if run.halted is not None:
@@ -139,7 +140,9 @@ class _Runner:
                 run.begin_again()
                 run.pause(delay)
                 continue
-            self._end(Completed(at=run.now(), output=output))
+            self._end(Completed(at=run.now(), output=encoded.value))
+            if found:
+                values.settle(run.store, run.project, encoded)
             return result
 
     def _delay(self, error: Exception, failed: int, elapsed: float) -> float | None:
@@ -162,8 +165,8 @@ class _Runner:
         else:
             run.journal.buffer(event)
 
-    def _attempt(self) -> tuple[Any, Any]:
-        """One run of the body, and of every call that it submitted: the result, and as it is recorded."""
+    def _attempt(self) -> tuple[Any, Encoded]:
+        """One run of the body, and of every call that it submitted: the result, and as it is to be recorded."""
         run = self._run
         flow = run.flow
         with ExitStack() as stack:
@@ -186,9 +189,7 @@ class _Runner:
                     raise future.lost_error
         subject = f"the result of flow {flow.name!r}"
         typed = flow.parameters.require_result(result, subject)
-        encoded = encode(result, subject=subject, typed=typed, way_out=RETURN_WHERE)
-        values.put(run.store, run.project, encoded)
-        return result, encoded.value
+        return result, encode(result, subject=subject, typed=typed, way_out=RETURN_WHERE)
 
     def cancelled(self, request: CancelRequested) -> KitaruExecutionError:
         """Record that it was cancelled; the error for its caller."""

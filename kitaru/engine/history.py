@@ -49,11 +49,15 @@ class Logged:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Generations, newest first. ``reached`` is the oldest that was looked at; ``more``: older ones may fit too."""
+    """Generations, newest first. ``reached`` is the oldest that was looked at; ``more``: older ones may fit too.
+
+    ``unchained``: generations, of those that were looked at, whose digest is not the one that their follower names.
+    """
 
     found: tuple[Logged, ...]
     reached: int
     more: bool
+    unchained: tuple[int, ...] = ()
 
 
 class Past:
@@ -73,19 +77,24 @@ class Past:
         A flow that was renamed is followed under its earlier names. At most ``searched`` generations are looked at.
         """
         found: list[Logged] = []
+        unchained: list[int] = []
+        named = ""
         name, number = flow, head
         floor = max(0, head - searched) if searched is not None else 0
         for entry, sha in self._backwards(head, floor, limit if flow is None else None):
             number = entry.generation
+            if named and sha != named:
+                unchained.append(number)
+            named = entry.parent
             edits = entry.edits if name is None else tuple(edit for edit in entry.edits if _touches(edit, name))
             if edits or name is None:
                 found.append(Logged(entry, sha, edits))
             if name is not None and any(isinstance(edit, Mint) and edit.expects == 0 for edit in edits):
-                return Page(tuple(found), number, more=False)
+                return Page(tuple(found), number, more=False, unchained=tuple(unchained))
             if len(found) == limit:
-                return Page(tuple(found), number, more=number > 1)
+                return Page(tuple(found), number, more=number > 1, unchained=tuple(unchained))
             name = next((edit.was for edit in edits if isinstance(edit, Rename) and edit.flow == name), name)
-        return Page(tuple(found), number, more=number > 1)
+        return Page(tuple(found), number, more=number > 1, unchained=tuple(unchained))
 
     def entry(self, number: int) -> tuple[Generation, str]:
         """Generation ``number`` and the digest of its bytes. ``KitaruIntegrityError`` where it is missing."""

@@ -13,7 +13,7 @@ from kitaru.engine.journal import Journal, open_execution
 from kitaru.engine.listing import note_state
 from kitaru.engine.records import parse, read_object, read_table
 from kitaru.engine.releases import Releases
-from kitaru.engine.values import put
+from kitaru.engine.values import put, settle
 from kitaru.errors import (
     KitaruConflictError,
     KitaruError,
@@ -111,7 +111,7 @@ class Invoker:
         runner = self.runner_of(place)
         runner.check(body)
         encoded = encode(merged, subject=f"the inputs of {flow}", typed=False)
-        put(self.store, self.project, encoded)
+        borrowed = put(self.store, self.project, encoded)
         opened = Opened(
             at=timestamp(self.clock.now()),
             project=self.project,
@@ -133,6 +133,8 @@ class Invoker:
         if isinstance(entry, Taken):
             # Another caller with the same key opened it between our look and our write.
             return Invoked(opened.exec_id, flow, reused=True)
+        if borrowed:
+            settle(self.store, self.project, encoded)
         launched = self._launch(runner, opened.exec_id, body, entry)
         return Invoked(opened.exec_id, flow, resolved.version, resolved.tag, launched=launched)
 

@@ -303,6 +303,16 @@ def withdraw(store: Store, execution: Execution) -> None:
         store.remove(key)
 
 
+def hint_keys(execution: Execution) -> tuple[str, ...]:
+    """Every hint that there may be of an execution, its summary aside."""
+    project, exec_id, flow = execution.project, execution.exec_id, execution.flow_name
+    return (
+        *_ended_keys(execution),
+        address.open_hint(project, exec_id, flow),
+        address.open_hint(project, exec_id, f"{flow}~{PARKED}"),
+    )
+
+
 def _ended_keys(execution: Execution) -> tuple[str, str, str]:
     """In the order in which they are written: a reader that finds the last takes the others for written, too."""
     project, exec_id, flow, status = execution.project, execution.exec_id, execution.flow_name, execution.status

@@ -27,8 +27,6 @@ ARCHIVES_AT_ONCE = 4
 WINDOW = 128
 """Checks that are begun before the first of them is asked for its result."""
 
-VERSIONS_NAMED = 8
-
 CheckArchive = Callable[[bytes, str], None]
 """(archive, digest of the tree) → nothing, or ``KitaruIntegrityError`` where it holds something else."""
 
@@ -55,13 +53,12 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class _Needed:
-    """A snapshot to check. ``root``: it must be there; else it may have been collected. ``source`` "": not known."""
+    """A snapshot to check; ``source`` "": not known."""
 
     flow: str
     version: int | None
     sha: str
     source: str
-    root: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +67,6 @@ class _Checked:
 
     needed: _Needed
     fault: Fault | None = None
-    absent: bool = False
     source: str = ""
 
 
@@ -79,12 +75,11 @@ def verify_objects(
 ) -> Found:
     """Read all that ``lock`` leads to, and every journal; memory grows with the flows and the distinct sources only.
 
-    A snapshot or source of a version that nothing leads to may have been collected: where it is missing, a note says so
-    and no fault.
+    Every version that is not deleted must have its snapshot and its source, whether a route leads there or not.
     """
     found = Found()
     checks = _Checks(store, project, check_archive)
-    sources: dict[str, bool] = {}
+    sources: dict[str, None] = {}
     # What a renamed flow was is all found under its new name.
     flows = {name: state for name, state in sorted(lock.flows.items()) if not state.renamed_to}
     for done, (name, state) in enumerate(flows.items(), 1):
@@ -92,12 +87,14 @@ def verify_objects(
         needed, faults = checks.table(name, state)
         found.objects += 1
         found.faults += faults
-        _take(found, sources, name, _parallel(checks.snapshot, needed, CHECKS_AT_ONCE))
+        _take(found, sources, _parallel(checks.snapshot, needed, CHECKS_AT_ONCE))
     for flow, shas in _journals(store, project, found, reporter).items():
-        pinned = [_Needed(flow, None, sha, "", root=True) for sha in sorted(shas - _routed(lock))]
-        _take(found, sources, flow, _parallel(checks.snapshot, pinned, CHECKS_AT_ONCE))
+        told = {fault.key for fault in found.faults}
+        asked = [sha for sha in sorted(shas - _routed(lock)) if address.blob(project, sha) not in told]
+        pinned = [_Needed(flow, None, sha, "") for sha in asked]
+        _take(found, sources, _parallel(checks.snapshot, pinned, CHECKS_AT_ONCE))
     total = len(sources)
-    for done, (there, faults) in enumerate(_parallel(checks.source, sources.items(), ARCHIVES_AT_ONCE), 1):
+    for done, (there, faults) in enumerate(_parallel(checks.source, sources, ARCHIVES_AT_ONCE), 1):
         reporter.step(Step("verify", "sources", done, total))
         found.objects += there
         found.faults += faults
@@ -116,19 +113,12 @@ def _routed(lock: Lockfile) -> set[str]:
     return {holder.snapshot for route in routes for holder in route.holders}
 
 
-def _take(found: Found, sources: dict[str, bool], flow: str, checked: Iterable[_Checked]) -> None:
-    absent: list[int] = []
+def _take(found: Found, sources: dict[str, None], checked: Iterable[_Checked]) -> None:
     for one in checked:
-        found.objects += 0 if one.absent else 1
+        found.objects += 0 if isinstance(one.fault, Missing) else 1
         found.faults += [one.fault] if one.fault else []
-        if one.absent and one.fault is None and one.needed.version is not None:
-            absent.append(one.needed.version)
         if one.source:
-            sources[one.source] = sources.get(one.source, False) or one.needed.root
-    if absent:
-        shown = ", ".join(f"v{version}" for version in absent[:VERSIONS_NAMED])
-        more = f" and {len(absent) - VERSIONS_NAMED} more" if len(absent) > VERSIONS_NAMED else ""
-        found.notes.append(f"{flow}: {shown}{more}: no longer in the store; nothing leads there (store gc, or lost)")
+            sources[one.source] = None
 
 
 def _parallel(work: Callable[[Item], Result], items: Iterable[Item], at_once: int) -> Iterator[Result]:
@@ -155,7 +145,7 @@ class _Checks:
         what = f"the version table of {name}"
         table = self._noun(VersionTable, state.table, what)
         if isinstance(table, Fault):
-            return [_Needed(name, version, sha, "", root=True) for version, sha in _held(state)], [table]
+            return [_Needed(name, version, sha, "") for version, sha in _held(state)], [table]
         faults = []
         numbers = [release.version for release in table.releases]
         if numbers != list(range(1, state.latest + 1)):
@@ -166,11 +156,7 @@ class _Checks:
             release = by_number.get(version)
             if release is None or release.snapshot != sha:
                 faults.append(Fault(key, f"{what} does not give v{version} the snapshot that a route leads to"))
-        needed = [
-            _Needed(name, one.version, one.snapshot, one.source, root=(one.version, one.snapshot) in held)
-            for one in table.releases
-            if not one.deleted
-        ]
+        needed = [_Needed(name, one.version, one.snapshot, one.source) for one in table.releases if not one.deleted]
         return needed, faults
 
     def snapshot(self, needed: _Needed) -> _Checked:
@@ -178,8 +164,6 @@ class _Checks:
         version = f" v{needed.version}" if needed.version is not None else ""
         what = f"the snapshot of {needed.flow}{version}"
         found = self._noun(Snapshot, needed.sha, what)
-        if isinstance(found, Missing):
-            return _Checked(needed, found if needed.root else None, absent=True)
         if isinstance(found, Fault):
             return _Checked(needed, found)
         if needed.source and found.source != needed.source:
@@ -187,12 +171,8 @@ class _Checks:
             return _Checked(needed, Fault(key, f"{what} has another source than its version table says"))
         return _Checked(needed, source=found.source)
 
-    def source(self, item: tuple[str, bool]) -> tuple[int, list[Fault]]:
-        """One source tree: how many of its two objects are there, and what is wrong with its listing and its archive.
-
-        ``item``: its digest, and whether it must be there.
-        """
-        sha, root = item
+    def source(self, sha: str) -> tuple[int, list[Fault]]:
+        """One source tree: how many of its two objects are there, and what is wrong with its listing and archive."""
         short = address.short(sha)
         key = address.source_archive(self.project, sha)
         faults = []
@@ -207,8 +187,7 @@ class _Checks:
                 self.check_archive(archive, sha)
             except KitaruIntegrityError as error:
                 faults.append(Fault(key, error.message))
-        there = 2 - sum(isinstance(one, Missing) for one in faults)
-        return there, [one for one in faults if root or not isinstance(one, Missing)]
+        return 2 - sum(isinstance(one, Missing) for one in faults), faults
 
     def _noun(self, cls: type[AnyNoun], sha: str, what: str) -> AnyNoun | Fault:
         key = address.blob(self.project, sha)

@@ -80,8 +80,10 @@ class Releases:
         following = next_lockfile(lock, edits, at=at, by=by, via=verb)
         if isinstance(following, tuple):
             return following
-        state = {name: flow.data() for name, flow in following.flows.items()}
-        whole = len(canonical_json(state)) <= FULL_STATE_BYTES or following.generation % FULL_STATE_EVERY == 0
+        # Written out once: of a thousand flows that takes longer than everything else here.
+        state = canonical_json({name: flow.data() for name, flow in following.flows.items()})
+        state_digest = digest(state)
+        whole = len(state) <= FULL_STATE_BYTES or following.generation % FULL_STATE_EVERY == 0
         entry = Generation(
             project=self._project,
             generation=following.generation,
@@ -93,7 +95,7 @@ class Releases:
             message=message,
             verb=verb,
             edits=tuple(edits),
-            state_digest=following.state_digest,
+            state_digest=state_digest,
             state=following.flows if whole else None,
         )
         body = entry.canonical()
@@ -104,7 +106,7 @@ class Releases:
             self._writing = None
             return Lost(parse(Generation, outcome.existing, key))
         following = following.model_copy(update={"entry": digest(body)})
-        self._leave_hint(following)
+        self._leave_hint(following, state_digest)
         return following
 
     def write(
@@ -143,9 +145,9 @@ class Releases:
             "To be sure: kitaru plan"
         )
 
-    def _leave_hint(self, lock: Lockfile) -> None:
+    def _leave_hint(self, lock: Lockfile, state_digest: str) -> None:
         try:
-            hint = lock.model_copy(update={"checksum": lock.state_digest})
+            hint = lock.model_copy(update={"checksum": state_digest})
             self._store.overwrite(address.lock_hint(self._project), hint.canonical())
         except KitaruError:
             # The generation is committed; a reader finds it without the hint.

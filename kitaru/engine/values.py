@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from typing import Any
 
 from kitaru.core.codecs import Encoded, decode
+from kitaru.engine.borrowing import was_there
+from kitaru.errors import KitaruError
 from kitaru.model import address
 from kitaru.model.event import Value
 from kitaru.ports import Store
 
+YOUNG_SECONDS = 1800.0
+"""For how long an object that this process wrote counts as young. Collectors leave alone what is a day old."""
 
-def put(store: Store, project: str, encoded: Encoded) -> None:
-    """Make the bytes durable where they are an object of their own. Must come before the event that names them."""
-    if encoded.apart:
+MOST_REMEMBERED = 4096
+_written: dict[tuple[str, str], float] = {}
+"""(store, key) → when this process wrote it, by its monotonic clock."""
+
+
+def put(store: Store, project: str, encoded: Encoded) -> bool:
+    """Make the bytes durable where they are an object of their own. Must come before the event that names them.
+
+    True where somebody else had written them: they are young again now, and ``settle`` must follow the event.
+    """
+    if not encoded.apart:
+        return False
+    key = address.blob(project, encoded.value.sha256)
+    found = was_there(store, key, encoded.body)
+    # A flow often returns what its last checkpoint did, and a gigabyte is not written twice for that.
+    others = found and time.monotonic() - _written.get((store.url, key), -YOUNG_SECONDS) >= YOUNG_SECONDS
+    if others:
+        store.overwrite(key, encoded.body)
+    if not found or others:
+        if len(_written) >= MOST_REMEMBERED:
+            _written.clear()
+        _written[store.url, key] = time.monotonic()
+    return others
+
+
+def settle(store: Store, project: str, encoded: Encoded) -> None:
+    """After the event: put the bytes back, should a collector have removed them before it could see the event."""
+    with suppress(KitaruError):
         store.create(address.blob(project, encoded.value.sha256), encoded.body)
 
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kitaru.core.commit import next_lockfile
-from kitaru.engine.journal import read_many
+from kitaru.engine.journal import read_events, read_many
 from kitaru.engine.records import parse
 from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
 from kitaru.model import address
 from kitaru.model.address import canonical_json, digest
+from kitaru.model.event import Opened
 from kitaru.model.lockfile import FlowState, Generation, Lockfile
 from kitaru.ports import Reporter, Step, Store
 
@@ -26,6 +27,9 @@ BATCH = 256
 """Generations in memory at once."""
 
 MOST_PROBLEMS = 1000
+
+EXECUTIONS_ASKED = 256
+"""Executions that are asked, where there is no log at all, whether one of them runs a released version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ class Hint:
 
 @dataclass(slots=True)
 class Chain:
-    """What was found of the lock log. ``lock`` is the newest state, None where it can't be told."""
+    """What was found of the lock log, up to its first gap. ``lock``: the newest state, None where it can't be told."""
 
     head: int = 0
     digest: str = ""
@@ -60,6 +64,11 @@ class Chain:
     expected: bool = True
     faults: list[Fault] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def fault(self, key: str, message: str, generation: int = 0) -> None:
+        """One more thing that is wrong, unless there are too many to list."""
+        if len(self.faults) < MOST_PROBLEMS:
+            self.faults.append(Fault(key, message, generation))
 
 
 def read_hint(store: Store, project: str) -> Hint:
@@ -87,8 +96,7 @@ def verify_chain(store: Store, project: str, reporter: Reporter, *, expect: str 
     # The hint first: what is appended meanwhile can't make it look as if it were ahead.
     hint = read_hint(store, project)
     chain = Chain(expected=not expect)
-    numbers = _numbers(store, project, chain)
-    chain.head = numbers[-1] if numbers else 0
+    chain.head, beyond = _contiguous(_numbers(store, project, chain))
     walk = _Walk(project, chain, hint, expect)
     for start in range(0, chain.head, BATCH):
         last = min(start + BATCH, chain.head)
@@ -96,9 +104,15 @@ def verify_chain(store: Store, project: str, reporter: Reporter, *, expect: str 
             walk.take(number, body)
         reporter.step(Step("verify", "generations", last, chain.head))
     walk.end()
+    if beyond:
+        _report_gap(project, chain, beyond)
     if not chain.expected:
         message = f"no generation has the digest {expect}: the log was rewritten since it was noted, or cut off"
         chain.faults.append(Fault(f"{project}/lock/", message))
+    if not chain.head and not chain.faults:
+        _check_nothing(store, project, chain)
+    if len(chain.faults) >= MOST_PROBLEMS:
+        chain.notes.append(f"only the first {MOST_PROBLEMS} problems of the log are listed")
     return chain
 
 
@@ -110,8 +124,66 @@ def _numbers(store: Store, project: str, chain: Chain) -> list[int]:
         if stem.isdecimal() and f"{folder}{name}" == address.generation(project, int(stem)) and int(stem) > 0:
             numbers.append(int(stem))
         else:
-            chain.faults.append(Fault(f"{folder}{name}", "no generation has this name; nothing reads it"))
-    return numbers
+            chain.fault(f"{folder}{name}", "no generation has this name; nothing reads it")
+    return sorted(numbers)
+
+
+def _contiguous(numbers: Sequence[int]) -> tuple[int, list[tuple[int, int]]]:
+    """How far the log goes without a gap, and the runs (first, last) of what lies beyond."""
+    head = 0
+    beyond: list[tuple[int, int]] = []
+    for number in numbers:
+        if not beyond and number == head + 1:
+            head = number
+        elif beyond and number == beyond[-1][1] + 1:
+            beyond[-1] = (beyond[-1][0], number)
+        else:
+            beyond.append((number, number))
+    return head, beyond
+
+
+def _report_gap(project: str, chain: Chain, beyond: Sequence[tuple[int, int]]) -> None:
+    """One line for the first gap, one for each run of entries after it, however far away they are."""
+    # What readers take for the newest state is theirs to say: the hint may lead them past the gap.
+    chain.lock = None
+    first, last = chain.head + 1, beyond[0][0] - 1
+    what = f"generations {first} to {last} are missing" if last > first else "missing"
+    message = f"{what}: a reader that comes here takes the log for ended, and a writer would fork it"
+    chain.fault(address.generation(project, first), message, first)
+    for start, end in beyond:
+        what = f"generations {start} to {end} are stray entries" if end > start else "is a stray entry"
+        chain.fault(address.generation(project, start), f"{what}: the log ends with generation {chain.head}", start)
+
+
+def _check_nothing(store: Store, project: str, chain: Chain) -> None:
+    """A project without any generation: nobody ever applied it, or its log was taken away.
+
+    Executions that were run from source, and their values, need no log. Released source and executions of a version do.
+    """
+    log = f"{project}/lock/"
+    sources = address.source_archives(project)
+    if store.names(sources):
+        chain.fault(
+            log,
+            f"there is released source in {sources}, and no generation: the log was removed, or the first apply was "
+            "stopped before it ended",
+        )
+    ids = [name.rstrip("/") for name in store.names(address.executions(project))]
+    led = next((one for one in ids[:EXECUTIONS_ASKED] if _was_led(store, project, one)), None)
+    if led is not None:
+        chain.fault(log, f"{led} runs a released version, and there is no generation: the log was removed")
+    if not chain.faults:
+        chain.notes.append(f"nothing there: no generation of project {project} in {store.url}")
+
+
+def _was_led(store: Store, project: str, exec_id: str) -> bool:
+    """Whether an execution runs a version, which only a log can have led it to."""
+    body = store.read(address.journal_entry(project, exec_id, 1))
+    try:
+        events = read_events((body,), exec_id) if body is not None else ()
+    except (KitaruIntegrityError, KitaruStoreFormatError):
+        return False
+    return any(isinstance(event, Opened) and event.version is not None for event in events)
 
 
 def _bodies(store: Store, project: str, numbers: Sequence[int]) -> Iterator[tuple[int, bytes | None]]:
@@ -188,8 +260,6 @@ class _Walk:
         self._settle_link(following_fits=witnessed)
         self._report_lost(head)
         self._chain.lock = self._lock
-        if len(self._chain.faults) >= MOST_PROBLEMS:
-            self._chain.notes.append(f"only the first {MOST_PROBLEMS} problems of the log are listed")
         key = address.lock_hint(self._project)
         if hint.lock is None and hint.there:
             message = f"was damaged or edited: {hint.why}. Readers leave it aside; the next generation writes it anew"
@@ -282,5 +352,4 @@ class _Walk:
         return address.generation(self._project, number)
 
     def _fault(self, number: int, message: str) -> None:
-        if len(self._chain.faults) < MOST_PROBLEMS:
-            self._chain.faults.append(Fault(self._key(number), message, number))
+        self._chain.fault(self._key(number), message, number)

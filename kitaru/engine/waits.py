@@ -162,9 +162,11 @@ class Poll:
             run.store.remove(key)
             return False
         encoded = encode(answer.value, subject=f"the answer to {self._name!r}", typed=False)
-        values.put(run.store, run.project, encoded)
+        found = values.put(run.store, run.project, encoded)
         event = WaitAnswered(at=run.now(), wait=self._wait, name=self._name, value=encoded.value, by=answer.by)
         run.journal.commit(event)
+        if found:
+            values.settle(run.store, run.project, encoded)
         run.waits.answered[self._wait] = event
         run.waits.polled.pop(self._wait, None)
         run.presence.answered(self._wait)

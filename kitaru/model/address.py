@@ -95,17 +95,44 @@ def blob(project: str, sha: str) -> str:
     return f"{project}/objects/sha256/{sha[:2]}/{sha}"
 
 
-def source_archive(project: str, sha: str) -> str:
-    """A source tree, under the digest of its canonical listing (not of the compressed bytes)."""
-    return f"{project}/objects/source/{sha[:2]}/{sha}.tar.zst"
+def blobs(project: str) -> str:
+    return f"{project}/objects/sha256/"
 
 
 def source_archives(project: str) -> str:
     return f"{project}/objects/source/"
 
 
+def generations(project: str) -> str:
+    return f"{project}/lock/"
+
+
+def collections(project: str) -> str:
+    """Where collectors leave word of what the executions that they removed referred to."""
+    return f"{project}/gc/"
+
+
+def collection(project: str, token: str) -> str:
+    return f"{project}/gc/{token}.json"
+
+
+def collecting(project: str) -> str:
+    """Where the collector that is at work says so."""
+    return f"{project}/gc/running.json"
+
+
+def source_archive(project: str, sha: str) -> str:
+    """A source tree, under the digest of its canonical listing (not of the compressed bytes)."""
+    return f"{project}/objects/source/{sha[:2]}/{sha}.tar.zst"
+
+
 def executions(project: str) -> str:
     return f"{project}/executions/"
+
+
+def execution(project: str, exec_id: str) -> str:
+    """The folder of all that is kept of one execution."""
+    return f"{project}/executions/{exec_id}/"
 
 
 def journal_entry(project: str, execution: str, number: int) -> str:
@@ -172,6 +199,10 @@ def idempotency(project: str, flow: str, key: str) -> str:
     """Where the execution that a caller's key led to is remembered; the key itself is hashed, it may hold anything."""
     name = digest(f"{flow}\n{key}".encode())
     return f"{project}/index/idempotency/{name}.json"
+
+
+def cache_index(project: str) -> str:
+    return f"{project}/index/cache/"
 
 
 def cache_hints(project: str, recipe: str) -> str:

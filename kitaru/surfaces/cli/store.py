@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from collections.abc import Mapping
+from datetime import timedelta
 from importlib import import_module
 from typing import Annotated
 
 import typer
 
+from kitaru.errors import KitaruUsageError
 from kitaru.surfaces.cli.options import (
     ManifestOption,
     OutputOption,
@@ -17,7 +22,7 @@ from kitaru.surfaces.cli.options import (
 )
 from kitaru.surfaces.cli.terminal import Output, progress, terminal
 
-store_app = typer.Typer(help="The store: whether it is sound.", no_args_is_help=True)
+store_app = typer.Typer(help="The store: whether it is sound, and what in it is garbage.", no_args_is_help=True)
 
 
 @store_app.command("verify")
@@ -46,3 +51,84 @@ def verify(
     terminal.item(found, view.verified_lines(found, terminal.style))
     if not found.sound:
         raise typer.Exit(1)
+
+
+# --- gc ---------------------------------------------------------------------------------------------------------------
+
+UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+@store_app.command("gc")
+def gc(
+    delete: Annotated[bool, typer.Option("--delete", help="Remove it; without this, only say what would go.")] = False,
+    keep_versions: Annotated[
+        int | None, typer.Option("--keep-versions", min=1, help="Delete versions but the newest N of each flow.")
+    ] = None,
+    older_than: Annotated[
+        str | None, typer.Option("--older-than", metavar="AGE", help="Delete versions that are older: 90d, 24h, 2w.")
+    ] = None,
+    executions_older_than: Annotated[
+        str | None, typer.Option("--executions-older-than", metavar="AGE", help="Remove executions that ended before.")
+    ] = None,
+    grace: Annotated[
+        str, typer.Option("--grace", metavar="AGE", help="Nothing goes that was written or needed within it.")
+    ] = "24h",
+    local: Annotated[
+        bool, typer.Option("--local", help="This machine's caches instead: environments and sources.")
+    ] = False,
+    unused_for: Annotated[
+        str, typer.Option("--unused-for", metavar="AGE", help="With --local: what nobody used for so long.")
+    ] = "30d",
+    store: StoreOption = None,
+    project: ProjectOption = None,
+    manifest: ManifestOption = None,
+    target: TargetOption = None,
+    output: OutputOption = Output.text,
+) -> None:
+    """Find what nothing leads to any more, and remove it with --delete.
+
+    Versions and executions go only where an option says so, and never a version that a route, a label, a hold or an
+    unfinished execution needs; with both --keep-versions and --older-than, those that are outside of both. What deleted
+    versions leave goes one grace period later. Others may work on the store meanwhile; with --grace 0d nobody may.
+    """
+    client = connect("store.gc", output, store=store, project=project, manifest=manifest, target=target)
+    view = import_module("kitaru.surfaces.views.housekeeping_text")
+    terms: dict[str, str | int | None] = {
+        "--keep-versions": keep_versions,
+        "--older-than": older_than,
+        "--executions-older-than": executions_older_than,
+        "--grace": grace if grace != "24h" else None,
+    }
+    place = {"--store": store, "--project": project, "--manifest": manifest, "--target": target}
+    if local:
+        if wrong := [name for name, value in terms.items() if value is not None]:
+            raise KitaruUsageError(f"--local takes no {', '.join(wrong)}", hint="leave out the one or the other")
+        pruned = client.housekeeping.prune_caches(delete=delete, unused_for=_age("--unused-for", unused_for))
+        command = _again({"--local": True, "--unused-for": unused_for if unused_for != "30d" else None})
+        terminal.item(pruned, view.pruned_lines(pruned, command, terminal.style))
+        return
+    found = client.housekeeping.collect(
+        delete=delete,
+        keep_versions=keep_versions,
+        older_than=_age("--older-than", older_than) if older_than else None,
+        executions_older_than=_age("--executions-older-than", executions_older_than) if executions_older_than else None,
+        grace=_age("--grace", grace),
+    )
+    progress.close()
+    terminal.item(found, view.collected_lines(found, _again({**terms, **place}), terminal.style))
+
+
+def _again(chosen: Mapping[str, object]) -> str:
+    """The command that removes what this one showed."""
+    words = ["kitaru", "store", "gc", "--delete"]
+    for name, value in chosen.items():
+        if value is not None:
+            words += [name] if value is True else [name, str(value)]
+    return shlex.join(words)
+
+
+def _age(option: str, text: str) -> timedelta:
+    found = re.fullmatch(r"(\d{1,6})([mhdw])", text.strip())
+    if found is None:
+        raise KitaruUsageError(f"{option} {text}: expected a number and m, h, d or w", hint=f"{option} 90d")
+    return timedelta(**{UNITS[found[2]]: int(found[1])})

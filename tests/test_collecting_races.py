@@ -1,0 +1,306 @@
+"""store gc beside an apply and beside a run: in whatever order their steps fall, nothing that is needed is missing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kitaru.core.codecs import Encoded, encode
+from kitaru.core.retention import Terms
+from kitaru.engine import borrowing, values
+from kitaru.engine.applier import Applier
+from kitaru.engine.collected import Collected
+from kitaru.engine.collecting import Collector
+from kitaru.engine.journal import Journal, load, open_execution
+from kitaru.engine.object_checks import verify_objects
+from kitaru.engine.releases import Releases
+from kitaru.engine.workshop import Workshop
+from kitaru.errors import KitaruConflictError
+from kitaru.model import address
+from kitaru.model.event import Completed, Opened, RunnerRecord, Started
+from kitaru.model.lockfile import Lockfile
+from kitaru.model.plan import Plan
+from kitaru.ports import Store
+from kitaru.wiring import Silent, past_sources
+from tests.applying import new_version
+from tests.execution_lab import WallClock
+from tests.repository import Repository
+from tests.turns import AgedStore, Turns
+
+PROJECT = "research"
+MONTH = timedelta(days=30)
+SAMPLES = 120
+
+
+def orders(first: int, second: int, samples: int) -> Iterator[list[int]]:
+    """Orders in which two actors of so many calls may take turns.
+
+    One stops after k calls, for every k; the other then comes through, or gets as far as its call j before the one
+    goes on; and others by chance.
+    """
+    for k in range(first + 1):
+        for j in range(1, second + 1):
+            yield [0] * k + [1] * j + [0] * first
+            yield [1] * j + [0] * k + [1] * second
+    chance = random.Random(7)
+    for _ in range(samples):
+        switch = chance.uniform(0.1, 0.9)
+        order, actor = [], 0
+        for _ in range(first + second):
+            actor = 1 - actor if chance.random() < switch else actor
+            order.append(actor)
+        yield order
+
+
+def collect(store: Store, project: str = PROJECT, **terms: Any) -> Collected:
+    releases = Releases(store, project, WallClock())
+    made = Collector(store, project, releases, WallClock(), Silent(), Terms(**terms))
+    return made.collect(delete=True, by="Bob")
+
+
+def faults(store: Store) -> list[str]:
+    """What a deep look finds wrong, or missing of any version that is not deleted."""
+    lock = Releases(store, PROJECT, WallClock()).head(verified=True)
+    found = verify_objects(store, PROJECT, lock, past_sources().read_archive, Silent())
+    return [*(fault.message for fault in found.faults), *found.notes]
+
+
+# --- beside an apply --------------------------------------------------------------------------------------------------
+
+
+class World:
+    """v1 is live; snapshot, listing and archive of v2 lie there, a month old: an apply died before its commit.
+
+    What comes now is the apply of v2 once more, which finds all three, beside a collector that finds them as well.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.repository = Repository.make(folder)
+        self.start = AgedStore()
+        self.client(self.start).apply()
+        new_version(self.repository, "second")
+        client = self.client(self.start)
+        self.plan: Plan = client.plan()
+        self.workshop: Workshop = client.project.workshop(allow_dirty=False)
+        lock = Releases(self.start, PROJECT, WallClock()).head()
+        self.applier(self.start).prepared(self.plan, lock, self.workshop, "Ann")
+        self.start.pass_time(MONTH)
+
+    def client(self, store: Store) -> Any:
+        return self.repository.client(wrap=lambda _: store)
+
+    def applier(self, store: Store) -> Applier:
+        return Applier(store, PROJECT, Releases(store, PROJECT, WallClock()), WallClock(), Silent())
+
+    def apply(self, store: Store) -> Lockfile:
+        return self.applier(store).apply(self.plan, self.workshop, by="Ann", saved=False)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("world")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("KITARU_HOME", str(folder / "home"))
+    for name in ("KITARU_STORE", "KITARU_PROJECT"):
+        patch.delenv(name, raising=False)
+    yield World(folder / "r")
+    patch.undo()
+
+
+def calls_of(store: AgedStore, actor: Callable[[Store], Any]) -> int:
+    """How many calls an actor makes alone."""
+    turns = Turns(store.copy(), [])
+    turns.run(actor)
+    return len(turns.calls)
+
+
+def interleaved(world: World, samples: int, *, whole: bool = True) -> tuple[int, list[list[str]], int]:
+    """How many orders were tried, what was missing after each, and in how many the collector put something back.
+
+    Not ``whole``: up to the first that loses something.
+    """
+    first, second = calls_of(world.start, world.apply), calls_of(world.start, collect)
+    missing, tried, restored = [], 0, 0
+    for order in orders(first, second, samples):
+        store = world.start.copy()
+        done: list[Collected] = []
+        Turns(store, order).run(world.apply, lambda seat, done=done: done.append(collect(seat)))  # type: ignore[misc]
+        tried += 1
+        restored += done[0].restored > 0
+        if found := faults(store):
+            missing.append(found)
+            if not whole:
+                break
+    return tried, missing, restored
+
+
+def test_an_apply_and_a_collector_in_any_order(world: World) -> None:
+    """All that the newest state leads to is there, whoever took which step when; and both ways back are taken."""
+    tried, missing, restored = interleaved(world, SAMPLES)
+    assert tried > 800
+    assert not missing
+    assert restored > 10
+
+
+def test_without_the_appliers_last_look_some_order_loses_objects(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the test above can fail: the collector removes before the commit, and nobody puts it back."""
+    monkeypatch.setattr(borrowing.Borrowed, "settle", lambda _: None)
+    monkeypatch.setattr(borrowing.Borrowed, "store_object", _without_touch)
+    assert interleaved(world, 0, whole=False)[1]
+
+
+def _without_touch(self: borrowing.Borrowed, body: bytes, *, kept: bool = False) -> str:
+    key = address.blob(self.project, address.digest(body))
+    self.store.create(key, body)
+    return address.digest(body)
+
+
+def test_without_the_collectors_second_look_some_order_loses_objects(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same from the other side: the commit and the applier's last look come before the removal."""
+    looks = Collector._needed
+
+    def first_only(self: Collector, keys: Any) -> set[str]:
+        return looks(self, keys) if isinstance(keys, dict) else set()
+
+    monkeypatch.setattr(Collector, "_needed", first_only)
+    monkeypatch.setattr(borrowing.Borrowed, "store_object", _untouched_but_settled)
+    assert interleaved(world, 0, whole=False)[1]
+
+
+def _untouched_but_settled(self: borrowing.Borrowed, body: bytes, *, kept: bool = False) -> str:
+    sha = _without_touch(self, body)
+    self._objects[address.blob(self.project, sha)] = body
+    return sha
+
+
+def test_an_apply_that_loses_to_a_deletion_keeps_the_version_deleted(world: World) -> None:
+    """A collector deletes v1 while an apply of v3 is under way: the new table says so, or the apply is refused."""
+    store = world.start.copy()
+    world.apply(store)
+    store.pass_time(MONTH)
+    new_version(world.repository, "third")
+    client = world.client(store)
+    plan, workshop = client.plan(), client.project.workshop(allow_dirty=False)
+
+    def apply(seat: Store) -> None:
+        try:
+            world.applier(seat).apply(plan, workshop, by="Ann", saved=False)
+        except KitaruConflictError as error:
+            assert "a version was deleted in the meantime" in error.message
+
+    prune = partial(collect, keep_versions=1)
+    first, second = calls_of(store, apply), calls_of(store, prune)
+    for order in random.Random(3).sample(list(orders(first, second, 60)), 150):
+        copy = store.copy()
+        Turns(copy, order).run(apply, prune)
+        assert not faults(copy)
+        versions = [one.version for one in world.client(copy).deployments.list("agent")]
+        assert versions in ([2], [2, 3], [3])
+        deletions = Releases(copy, PROJECT, WallClock()).head().flows["agent"].deletions
+        assert deletions == (2 if versions == [3] else 1)
+
+
+# --- beside a run -----------------------------------------------------------------------------------------------------
+
+BODY = "a large result " * 10_000
+
+
+def run_world() -> tuple[AgedStore, str, Encoded]:
+    """An execution under way, which is about to have a result; the same bytes lie there, a month old."""
+    store = AgedStore()
+    encoded = encode(BODY, subject="result")
+    values.put(store, PROJECT, encoded)
+    store.pass_time(MONTH)
+    clock = WallClock()
+    at = address.timestamp(clock.now())
+    inputs = encode({}, subject="inputs").value
+    exec_id = address.exec_id(clock.now(), clock.token(8))
+    opened = Opened(
+        at=at,
+        project=PROJECT,
+        exec_id=exec_id,
+        flow="agent",
+        target="a.py:agent",
+        inputs=inputs,
+        origin="run",
+        stack="local",
+    )
+    open_execution(store, opened, "w")
+    journal = Journal(store, PROJECT, exec_id, written=1, write_id="w")
+    journal.commit(Started(at=at, runner=RunnerRecord("r", "h", 1), attempt=1))
+    return store, exec_id, encoded
+
+
+def finish(store: Store, exec_id: str, encoded: Encoded) -> None:
+    """What a runner does at the end, as another process would: it has written nothing before."""
+    values._written.clear()
+    found = values.put(store, PROJECT, encoded)
+    journal = Journal(store, PROJECT, exec_id, written=2, write_id="x")
+    journal.commit(Completed(at=address.timestamp(WallClock().now()), output=encoded.value))
+    if found:
+        values.settle(store, PROJECT, encoded)
+
+
+def run_interleaved() -> tuple[int, int]:
+    """How many orders were tried, and after how many the result was missing."""
+    start, exec_id, encoded = run_world()
+    end = partial(finish, exec_id=exec_id, encoded=encoded)
+    tried, missing = 0, 0
+    for order in orders(calls_of(start, end), calls_of(start, collect), SAMPLES):
+        store = start.copy()
+        Turns(store, order).run(end, collect)
+        tried += 1
+        output = load(store, PROJECT, exec_id).output
+        assert output is not None
+        missing += store.read(address.blob(PROJECT, output.sha256)) is None
+    return tried, missing
+
+
+def test_a_run_and_a_collector_in_any_order() -> None:
+    """The result that a journal names is there, also where the same bytes were garbage a moment before."""
+    tried, missing = run_interleaved()
+    assert tried > 150
+    assert not missing
+
+
+def test_without_the_runners_last_look_some_order_loses_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the test above can fail."""
+    monkeypatch.setattr(values, "settle", lambda *_: None)
+    assert run_interleaved()[1]
+
+
+def test_an_execution_opened_meanwhile_keeps_its_inputs() -> None:
+    """An execution that was not there when the journals were read, with inputs that were garbage."""
+    start, _, encoded = run_world()
+    clock = WallClock()
+    moment = start.now
+
+    def invoke(store: Store) -> None:
+        values._written.clear()
+        found = values.put(store, PROJECT, encoded)
+        opened = Opened(
+            at=address.timestamp(moment),
+            project=PROJECT,
+            exec_id=address.exec_id(moment, clock.token(8)),
+            flow="agent",
+            target="a.py:agent",
+            inputs=encoded.value,
+            origin="run",
+            stack="local",
+        )
+        open_execution(store, opened, clock.token(8))
+        if found:
+            values.settle(store, PROJECT, encoded)
+
+    for order in orders(calls_of(start, invoke), calls_of(start, collect), 40):
+        store = start.copy()
+        Turns(store, order).run(invoke, collect)
+        assert store.read(address.blob(PROJECT, encoded.value.sha256)) is not None
