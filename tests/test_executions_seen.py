@@ -259,7 +259,7 @@ def test_an_answer_is_given_in_one_way(house: Repository, tmp_path: Path) -> Non
     executions("input", exec_id).refused("no answer was given", "Publish it?", "--abort to decline")
     executions("input", exec_id, "--value", "true").must()
     client.executions.handle(exec_id).wait(30)
-    executions("input", exec_id).refused("waits for nothing", code=1)
+    executions("input", exec_id).refused("was answered by", code=1)
 
 
 def test_following_a_lost_execution_ends(house: Repository, tmp_path: Path) -> None:
