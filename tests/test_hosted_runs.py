@@ -18,6 +18,7 @@ from kitaru.engine.journal import load
 from kitaru.engine.logs import read_lines
 from kitaru.model.address import parse_timestamp
 from kitaru.model.execution import Execution
+from kitaru.settings import Asked
 from tests.repository import CHECKOUT, Done, Repository, finish, kitaru, start, until
 
 PROJECT = "default"
@@ -59,7 +60,7 @@ class Home:
 
 
 def _settings(url: str) -> Any:
-    return wiring.settle(wiring.Asked(store=url, project=PROJECT))
+    return wiring.settle(Asked(store=url, project=PROJECT))
 
 
 def test_a_timeout_stops_code_that_blocks(own_world: Path) -> None:
