@@ -178,7 +178,8 @@ def test_the_wheel_holds_what_it_needs(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     for kind in ("schemas", "templates"):
-        there = {path.name for path in (Path(__file__).parents[1] / kind).iterdir()}
+        folder = Path(__file__).parents[1] / kind
+        there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
         assert {f"kitaru/_data/{kind}/{name}" for name in there} <= names
     assert "kitaru/py.typed" in names
     assert any(name.endswith("LICENSE") for name in names)
