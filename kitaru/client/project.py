@@ -21,8 +21,6 @@ from kitaru.errors import KitaruConflictError, KitaruIntegrityError, KitaruManif
 from kitaru.model.address import short
 from kitaru.model.lockfile import Retire, Untag
 from kitaru.model.plan import Plan
-from kitaru.model.snapshot import Commit
-from kitaru.settings import ci_branch
 
 if TYPE_CHECKING:
     from kitaru.engine.applier import Applier
@@ -77,7 +75,7 @@ class Project:
         """
         repository = self._repository
         state = repository.source.commit(allow_dirty=allow_dirty, ignoring=ignoring)
-        commit = self._on_branch(state.commit)
+        commit = self._session.on_branch(state.commit)
         latest = self._latest
         if latest is not None and (latest.tree, latest.commit) == (state.tree, commit):
             return latest
@@ -91,11 +89,6 @@ class Project:
             prefix=state.prefix,
         )
         return self._latest
-
-    def _on_branch(self, commit: Commit) -> Commit:
-        if commit.branch is not None:
-            return commit
-        return commit.model_copy(update={"branch": ci_branch(commit.sha, self._session.settings.environ)})
 
     def validate(self) -> Checked:
         """Every check that needs no store: manifest, targets, inputs. Raises with all problems at once."""

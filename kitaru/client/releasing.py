@@ -37,7 +37,6 @@ from kitaru.model.lockfile import Lockfile
 from kitaru.model.manifest import FlowSpec, Manifest
 from kitaru.model.route import describe_holders
 from kitaru.model.snapshot import Snapshot
-from kitaru.settings import ci_branch
 
 if TYPE_CHECKING:
     from kitaru.authoring.flow import Flow
@@ -236,17 +235,13 @@ class Releasing:
         """The working tree as it is; the manifest's own changes count as none, since Kitaru itself makes them."""
         ignoring = [loaded.path] if keeper.loaded is not None else []
         state = repository.source.commit(allow_dirty=True, ignoring=ignoring)
-        commit = state.commit
-        if commit.branch is None:
-            branch = ci_branch(commit.sha, self._session.settings.environ)
-            commit = commit.model_copy(update={"branch": branch})
         workshop = Workshop(
             loaded=loaded,
             source=repository.source,
             describer=repository,
             reporter=self._session.reporter,
             tree=state.tree,
-            commit=commit,
+            commit=self._session.on_branch(state.commit),
             prefix=state.prefix,
         )
         return workshop, tuple(state.changed)

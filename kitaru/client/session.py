@@ -12,11 +12,12 @@ from kitaru.errors import KitaruIntegrityError
 from kitaru.model import address
 from kitaru.model.recorded import RunnerRecord
 from kitaru.ports import ManifestFile, Reporter, RunnerInfo, Store
-from kitaru.settings import Asked, Settings, actor, lease_seconds
+from kitaru.settings import Asked, Settings, actor, ci_branch, lease_seconds
 
 if TYPE_CHECKING:
     from kitaru.engine.executions import Executions
     from kitaru.model.execution import Execution
+    from kitaru.model.snapshot import Commit
 
 
 class Session:
@@ -79,6 +80,12 @@ class Session:
         if opener is not None:
             return RunnerInfo(opener.runner_id, opener.host, opener.pid, opener.started)
         return wiring.launched_worker(self.settings, execution.exec_id)
+
+    def on_branch(self, commit: Commit) -> Commit:
+        """The commit with the branch that CI names, where it was checked out without one."""
+        if commit.branch is not None:
+            return commit
+        return commit.model_copy(update={"branch": ci_branch(commit.sha, self.settings.environ)})
 
     def this_process(self) -> RunnerRecord:
         """This process, as the one that is about to run an execution."""
