@@ -37,9 +37,9 @@ class CountingStore:
         self._count("create")
         return self._store.create(key, body)
 
-    def overwrite(self, key: str, body: bytes) -> None:
+    def overwrite(self, key: str, body: bytes, *, durable: bool = True) -> None:
         self._count("overwrite")
-        self._store.overwrite(key, body)
+        self._store.overwrite(key, body, durable=durable)
 
     def names(self, prefix: str, *, after: str = "") -> list[str]:
         self._count("names")

@@ -79,7 +79,7 @@ class PagedStore:
         self._put(key, body)
         return Created()
 
-    def overwrite(self, key: str, body: bytes) -> None:
+    def overwrite(self, key: str, body: bytes, *, durable: bool = True) -> None:  # noqa: ARG002
         self.requests["writes"] += 1
         self._put(key, body)
 

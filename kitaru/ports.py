@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kitaru.model.pieces import Body
 from kitaru.model.record import record
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Store(Protocol):
 
     * A read after a completed ``create`` or ``overwrite`` sees it, from any process.
     * A reader never sees part of a body: the whole of it, or nothing.
+    * A body that is given in pieces is stored as the bytes that it stands for, without a copy of the whole of it.
     * Whatever fails because of the outside world raises ``KitaruStoreError`` with a hint, within seconds where nobody
       answers; whatever fails leaves no partial key behind.
     * Every method may be called from several threads at once.
@@ -78,7 +80,7 @@ class Store(Protocol):
         """The bytes under ``key``, or None where there is no such key. One request."""
         ...
 
-    def create(self, key: str, body: bytes) -> Created | Taken:
+    def create(self, key: str, body: Body) -> Created | Taken:
         """Store ``body`` under ``key`` if the key is free: of all racing callers exactly one gets ``Created``.
 
         Durable when it returns. Where the reply of the backend is lost, the slot is read back: equal bytes mean that
@@ -89,10 +91,12 @@ class Store(Protocol):
         """
         ...
 
-    def overwrite(self, key: str, body: bytes) -> None:
+    def overwrite(self, key: str, body: Body, *, durable: bool = True) -> None:
         """Store ``body`` under ``key`` whatever was there.
 
-        For hints, and to make an object young again by its own bytes: what is trusted is never changed.
+        For hints, and to make an object young again by its own bytes: what is trusted is never changed. Where it need
+        not be ``durable``, a machine that loses power may lose it, or leave an empty body: for hints whose readers take
+        what they can't read for none. Everything else holds all the same.
         """
         ...
 
@@ -187,6 +191,18 @@ class Runner(Protocol):
 
     def alive(self, runner: RunnerInfo) -> bool | None:
         """Whether that process still runs; None where it can't be known from here (another host)."""
+        ...
+
+
+class Mask(Protocol):
+    """Takes secrets out of text. May be used by several threads at once."""
+
+    def __call__(self, text: str, /) -> str:
+        """The text without the secrets in it, those that came into this process's environment meanwhile, too."""
+        ...
+
+    def learn(self, environ: Mapping[str, str]) -> None:
+        """Variables of another process, such as an isolated checkpoint's: the secrets among them are taken out, too."""
         ...
 
 

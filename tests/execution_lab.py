@@ -20,7 +20,7 @@ from kitaru.engine.journal import Stopped, load, open_execution, read_entries, r
 from kitaru.model import address
 from kitaru.model.event import Event, ExecutionOptions, Opened
 from kitaru.model.execution import Execution
-from kitaru.ports import Created, Listed, RunnerInfo, Store, Taken
+from kitaru.ports import Created, Listed, Mask, RunnerInfo, Store, Taken
 
 PROJECT = "lab"
 
@@ -75,7 +75,15 @@ class Lab:
         assert isinstance(open_execution(self.store, opened, self.clock.token(16)), bytes)
         return opened.exec_id
 
-    def go_on(self, flow: Flow[..., Any], exec_id: str, *, store: Store | None = None, capture: bool = False) -> Any:
+    def go_on(
+        self,
+        flow: Flow[..., Any],
+        exec_id: str,
+        *,
+        store: Store | None = None,
+        capture: bool = False,
+        mask: Mask | None = None,
+    ) -> Any:
         """Execute from what is recorded now."""
         return execute(
             flow,
@@ -86,6 +94,7 @@ class Lab:
             entries=self.entries(exec_id),
             runner=RunnerInfo("lab-runner", "lab-host", os.getpid(), ""),
             capture=capture,
+            mask=mask,
         )
 
     def run(self, flow: Flow[..., Any], *, retries: int | None = None, capture: bool = False, **inputs: Any) -> Any:
@@ -138,9 +147,9 @@ class FailingStore:
             raise PowerCut
         return outcome
 
-    def overwrite(self, key: str, body: bytes) -> None:
+    def overwrite(self, key: str, body: bytes, *, durable: bool = True) -> None:
         if not self.is_out:
-            self.inner.overwrite(key, body)
+            self.inner.overwrite(key, body, durable=durable)
 
     def names(self, prefix: str, *, after: str = "") -> list[str]:
         self._pulse()
@@ -180,9 +189,9 @@ class CountingStore:
             time.sleep(self.delay)
         return self.inner.create(key, body)
 
-    def overwrite(self, key: str, body: bytes) -> None:
+    def overwrite(self, key: str, body: bytes, *, durable: bool = True) -> None:
         self.calls.append(("overwrite", key))
-        self.inner.overwrite(key, body)
+        self.inner.overwrite(key, body, durable=durable)
 
     def names(self, prefix: str, *, after: str = "") -> list[str]:
         self.calls.append(("names", prefix))

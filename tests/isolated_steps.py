@@ -112,3 +112,20 @@ def opaque(thing: Any) -> int:
 @flow
 def unending_flow(marker: str) -> None:
     unending(marker)
+
+
+@checkpoint(runtime="isolated")
+def learning(where: str) -> str:
+    os.environ["X_TOKEN"] = f"{where}-value-31415"
+    print("python:", os.environ["X_TOKEN"])
+    os.write(1, f"descriptor: {os.environ['X_TOKEN']}\n".encode())
+    subprocess.run(["sh", "-c", 'echo "grandchild: $X_TOKEN"'], check=True)
+    if where == "fork":
+        child = os.fork()
+        if not child:
+            os.environ["Y_TOKEN"] = "of-the-forked-one"
+            os._exit(0)
+        os.waitpid(child, 0)
+    if where == "fails":
+        raise ValueError(f"refused {os.environ['X_TOKEN']}")
+    return where

@@ -96,9 +96,9 @@ class Watched:
             _end_now()
         return outcome
 
-    def overwrite(self, key: str, body: bytes) -> None:
+    def overwrite(self, key: str, body: bytes, *, durable: bool = True) -> None:
         last = self._begin(f"overwrite {key}")
-        self._inner.overwrite(key, body)
+        self._inner.overwrite(key, body, durable=durable)
         if last:
             _end_now()
 

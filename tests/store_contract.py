@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from kitaru.adapters.store_probe import check_store
 from kitaru.errors import KitaruStoreError, KitaruUsageError
+from kitaru.model.pieces import Pieces
 from kitaru.ports import Created, Store, Taken
 
 RACERS = 8
@@ -145,6 +146,25 @@ class StoreContract:
         store.remove("a/c")
         assert store.create("a/b", b"3") == Created()
         assert store.read("a/b") == b"3"
+
+    def test_body_in_pieces(self, store: Store) -> None:
+        """It is stored as the bytes that it stands for, large or small, bytes and text."""
+        for name, size in (("small", 3), ("large", self.largest)):
+            pieces = Pieces([b"head\n", "a text" * (size // 12), bytes(range(256)) * (size // 512), b"tail"])
+            whole = bytes(pieces)
+            assert store.create(name, pieces) == Created(found=False)
+            assert store.read(name) == whole
+            again = store.create(name, pieces)
+            assert isinstance(again, Created) and again.found
+            assert store.create(name, Pieces([b"h", whole[1:-1], b"!"])) == Taken(whole)
+            store.overwrite(name, Pieces(["other", whole]))
+            assert store.read(name) == b"other" + whole
+
+    def test_a_hint_need_not_be_durable(self, store: Store, reopened: Callable[[], Store]) -> None:
+        """It is there for everybody all the same."""
+        for body in (b"first", b"1"):
+            store.overwrite("some/hint", body, durable=False)
+            assert reopened().read("some/hint") == body
 
     def test_large_body(self, store: Store) -> None:
         """A body larger than any buffer on the way comes back whole."""

@@ -212,6 +212,36 @@ def test_a_damaged_hint_is_a_miss(lab: Lab) -> None:
     assert first
 
 
+def test_a_hint_that_a_power_cut_left_empty_is_a_miss_and_is_written_again(lab: Lab) -> None:
+    """Hints are not synced: what a machine that lost power leaves of them says nothing, and stands in nobody's way."""
+    run(lab, doubling, n=1)
+    (key,) = [f"{address.cache_hints(PROJECT, recipe)}{name}" for recipe, name in hints(lab)]
+    root = Path(lab.store.url.removeprefix("file://"))
+    (record,) = [one for one in (root / PROJECT / "index/cache/seen").rglob("*") if one.is_file()]
+    for one in (root / key, record):
+        one.write_bytes(b"")
+    exec_id = run(lab, doubling, n=1)
+    assert RAN == [1, 1]
+    assert lab.load(exec_id).status == "completed"
+    run(lab, doubling, n=1)
+    assert RAN == [1, 1], "it was written again"
+
+
+def test_hints_are_written_without_waiting_for_the_disk(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be lost: only what is trusted is synced."""
+    asked: list[tuple[str, bool]] = []
+    real = lab.store.overwrite
+
+    def overwrite(key: str, body: bytes, *, durable: bool = True) -> None:
+        asked.append((key, durable))
+        real(key, body, durable=durable)
+
+    monkeypatch.setattr(lab.store, "overwrite", overwrite)
+    run(lab, doubling, n=1)
+    cached = [durable for key, durable in asked if "/index/cache/" in key]
+    assert cached == [False, False]
+
+
 def hints(lab: Lab) -> list[tuple[str, str]]:
     found = []
     for short in lab.store.names(f"{PROJECT}/index/cache/"):

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from kitaru import checkpoint, flow
-from kitaru.adapters.secret_values import masking, secret_values
+from kitaru.adapters.secret_values import Masking, secret_values
 from kitaru.engine.logs import LogWriter, read_lines
 from tests.execution_lab import PROJECT, Lab
 from tests.repository import until
@@ -26,7 +26,7 @@ import os, subprocess, sys, threading, time, multiprocessing, logging
 from pathlib import Path
 from kitaru import checkpoint, flow
 from kitaru.adapters.child_output import ChildOutput
-from kitaru.adapters.secret_values import masking
+from kitaru.adapters.secret_values import Masking
 from kitaru.engine.executor import execute
 from kitaru.ports import RunnerInfo
 from tests.execution_lab import Lab, PROJECT
@@ -44,7 +44,7 @@ if __name__ == "__main__":
     Path(sys.argv[2] + ".new").write_text(exec_id)
     os.rename(sys.argv[2] + ".new", sys.argv[2])
     execute(main, store=lab.store, clock=lab.clock, project=PROJECT, exec_id=exec_id, entries=lab.entries(exec_id),
-            runner=RunnerInfo("r", "h", os.getpid(), ""), capture=True, children=children, mask=masking(os.environ))
+            runner=RunnerInfo("r", "h", os.getpid(), ""), capture=True, children=children, mask=Masking(os.environ))
     sys.stdout.flush()
 """
 
@@ -245,9 +245,9 @@ def test_what_counts_as_secret(environ: dict[str, str], expected: set[str]) -> N
 
 def test_the_longer_secret_is_hidden_first() -> None:
     """Where one secret begins with another, nothing of the longer is left."""
-    mask = masking({"A_KEY": "12345678", "B_KEY": "1234567890"})
+    mask = Masking({"A_KEY": "12345678", "B_KEY": "1234567890"})
     assert mask("x 1234567890 y 12345678 z") == "x *** y *** z"
-    assert masking({"HOME": "/root"})("/root") == "/root"
+    assert Masking({"HOME": "/root"})("/root") == "/root"
 
 
 def test_a_line_is_masked_before_it_is_cut(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_a_line_is_masked_before_it_is_cut(tmp_path: Path) -> None:
     from kitaru.model.log_line import LogLine
 
     lab = Lab(tmp_path)
-    writer = LogWriter(lab.store, PROJECT, "ex-000000000000000000", lambda: None, masking({"A_KEY": "secretsecret"}))
+    writer = LogWriter(lab.store, PROJECT, "ex-000000000000000000", lambda: None, Masking({"A_KEY": "secretsecret"}))
     writer.add(LogLine("2026-11-22T00:00:00.000000Z", "stdout", "x" * (LINE_LIMIT - 5) + "secretsecret"))
     writer.flush()
     assert "secret" not in read_lines(lab.store, PROJECT, "ex-000000000000000000")[0][0].text

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -424,3 +427,47 @@ def test_the_attempt_that_a_crash_cut_off_goes_on_under_its_number(lab: Lab) -> 
     lab.go_on(cut, exec_id)
     assert [event.attempt for event in lab.events(exec_id) if isinstance(event, Started)] == [1, 1]
     assert [attempt.status for attempt in lab.load(exec_id).attempts] == ["completed"]
+
+
+FORKING = """
+import os, sys
+from kitaru import checkpoint, flow
+
+@checkpoint
+def forks(how: str) -> int:
+    child = os.fork()
+    if not child:
+        if how == "exits":
+            sys.exit(3)
+        if how == "raises":
+            raise ValueError("in the child")
+        return 7
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+@flow
+def parent(how: str) -> int:
+    return forks(how)
+
+@flow
+def body(how: str) -> int:
+    child = os.fork()
+    if not child:
+        return 7
+    return 10 + os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+if __name__ == "__main__":
+    which = body if sys.argv[1] == "body" else parent
+    print("result", which.run(how=sys.argv[1], cache=False).wait(), flush=True)
+"""
+
+
+@pytest.mark.parametrize(("how", "result"), [("exits", 3), ("raises", 1), ("returns", 0), ("body", 10)])
+def test_a_process_that_the_code_forks_records_nothing(tmp_path: Path, how: str, result: int) -> None:
+    """It ends where it comes out of that code, as its own exit says; the execution goes on in the parent alone."""
+    (tmp_path / "forking.py").write_text(FORKING)
+    environ = {**os.environ, "KITARU_STORE": f"file://{tmp_path}/store", "HOME": str(tmp_path)}
+    found = subprocess.run(
+        [sys.executable, "forking.py", how], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60
+    )
+    assert (found.returncode, found.stdout) == (0, f"result {result}\n"), found.stderr
+    assert ("in the child" in found.stderr) is (how == "raises")

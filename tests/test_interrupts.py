@@ -227,10 +227,10 @@ class Stopping:
             raise KeyboardInterrupt
         return found
 
-    def overwrite(self, key: str, body: bytes) -> None:
+    def overwrite(self, key: str, body: bytes, *, durable: bool = True) -> None:
         if self._part in key:
             raise KeyboardInterrupt
-        self._inner.overwrite(key, body)
+        self._inner.overwrite(key, body, durable=durable)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 
 from kitaru import checkpoint, errors, flow
 from kitaru.adapters.process_identity import start_time
+from kitaru.adapters.secret_values import Masking
 from kitaru.engine.logs import read_lines
 from kitaru.model.address import parse_timestamp
 from tests import isolated_steps as steps
@@ -69,6 +70,29 @@ def test_what_it_prints_is_captured_for_its_call(lab: Lab, capfd: pytest.Capture
     } <= texts
     printed = capfd.readouterr()
     assert "printed in the child" in printed.out and "to stderr" in printed.err
+
+
+@flow
+def learning(where: str) -> str:
+    return steps.learning(where)
+
+
+@pytest.mark.parametrize("where", ["prints", "fork", "fails"])
+def test_a_secret_that_is_set_in_the_child_is_hidden(lab: Lab, where: str) -> None:
+    """Whoever prints it there: Python, a descriptor, a grandchild; and in its failure. Our own process sets nothing."""
+    exec_id = lab.open(learning, where=where)
+    if where == "fails":
+        with pytest.raises(errors.KitaruUserCodeError):
+            lab.go_on(learning, exec_id, capture=True, mask=Masking(os.environ))
+    else:
+        assert lab.go_on(learning, exec_id, capture=True, mask=Masking(os.environ)) == where
+    lines, _ = read_lines(lab.store, PROJECT, exec_id, 0)
+    assert [line.text for line in lines] == ["python: ***", "descriptor: ***", "grandchild: ***"]
+    (call,) = lab.load(exec_id).checkpoints
+    if where == "fails":
+        assert call.failure is not None and call.failure.message == "refused ***"
+        assert "31415" not in call.failure.traceback
+    assert "X_TOKEN" not in os.environ
 
 
 @pytest.mark.parametrize(

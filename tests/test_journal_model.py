@@ -72,7 +72,7 @@ class Channel:
     def names(self, prefix: str, *, after: str = "") -> list[str]:
         return self._inner.names(prefix, after=after)
 
-    def overwrite(self, key: str, body: bytes) -> None:
+    def overwrite(self, key: str, body: bytes, *, durable: bool = True) -> None:
         raise AssertionError("a journal overwrites nothing")
 
     def remove(self, key: str) -> None:

@@ -210,8 +210,8 @@ def test_a_store_that_fails_for_a_while_does_not_end_the_run(lab: Lab) -> None:
     from kitaru.errors import KitaruStoreError
 
     class Moody(CountingStore):
-        def overwrite(self, key: str, body: bytes) -> None:
-            super().overwrite(key, body)
+        def overwrite(self, key: str, body: bytes, *, durable: bool = True) -> None:
+            super().overwrite(key, body, durable=durable)
             if "lease" in key and len(self.of("overwrite", "lease")) < 3:
                 raise KitaruStoreError("not now")
 

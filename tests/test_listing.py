@@ -78,7 +78,7 @@ class Bucket:
         self.put(key, body)
         return Created()
 
-    def overwrite(self, key: str, body: bytes) -> None:
+    def overwrite(self, key: str, body: bytes, *, durable: bool = True) -> None:
         self.requests += 1
         self.put(key, body)
 

@@ -462,3 +462,23 @@ def test_import_is_light() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert ran.stdout == "[]\n"
+
+
+def test_only_what_must_be_durable_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hint costs no sync once its folder is there; everything else does, and a hint is whole for readers, too."""
+    store = LocalStore(tmp_path, f"file://{tmp_path}")
+    store.overwrite("hints/a", b"1", durable=False)
+    synced: list[int] = []
+    real, here = os.fsync, threading.get_ident()
+
+    def sync(descriptor: int) -> None:
+        if threading.get_ident() == here:
+            synced.append(descriptor)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    store.overwrite("hints/a", b"22", durable=False)
+    assert synced == [] and store.read("hints/a") == b"22"
+    store.overwrite("hints/a", b"333")
+    assert len(synced) == 2
+    assert store.names("hints/") == ["a"]

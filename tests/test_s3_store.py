@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ from kitaru.adapters import s3_store
 from kitaru.adapters.s3_store import S3Store
 from kitaru.adapters.store_probe import check_store
 from kitaru.errors import KitaruStoreError, KitaruUsageError
+from kitaru.model.pieces import Pieces
 from kitaru.ports import Created, Store, Taken
 from tests.fault_proxy import FaultProxy
 from tests.s3_servers import S3Server
@@ -63,6 +65,26 @@ class TestMoto(StoreContract):
 def server(request: pytest.FixtureRequest) -> S3Server:
     server: S3Server = request.getfixturevalue(request.param)
     return server
+
+
+def test_a_large_object_is_never_held_twice(server: S3Server) -> None:
+    """Read: once. Found to be there already: not even once, and not sent again. Others of its length: told apart."""
+    store = open_bucket(server)
+    body = os.urandom(1000) * 60_000
+    assert store.create("large", body) == Created(found=False)
+    tracemalloc.start()
+    try:
+        assert store.read("large") == body
+        assert tracemalloc.get_traced_memory()[1] < 1.4 * len(body)
+        tracemalloc.reset_peak()
+        again = store.create("large", Pieces([body[:9], body[9:]]))
+        assert isinstance(again, Created) and again.found
+        assert tracemalloc.get_traced_memory()[1] < 1.4 * len(body)  # one copy is this test's own
+    finally:
+        tracemalloc.stop()
+    other = body[:-1] + b"!"
+    assert store.create("large", other) == Taken(body)
+    assert store.create("large", body[:-1]) == Taken(body)
 
 
 def test_more_names_than_a_page(seaweedfs: S3Server) -> None:

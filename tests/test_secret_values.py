@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kitaru import checkpoint, flow, log
-from kitaru.adapters.secret_values import masking, secret_values
+from kitaru.adapters.secret_values import Masking, secret_values
 from kitaru.engine.executor import execute
 from kitaru.engine.logs import LogWriter, read_lines
 from kitaru.errors import KitaruUserCodeError
@@ -55,7 +55,7 @@ def test_a_secret_that_is_set_during_the_run_is_hidden_from_then_on(
             entries=lab.entries(exec_id),
             runner=RunnerInfo("r", "h", os.getpid(), ""),
             capture=True,
-            mask=masking(os.environ),
+            mask=Masking(os.environ),
         )
     lines, _ = read_lines(lab.store, PROJECT, exec_id)
     assert [line.text for line in lines] == ["before: ***", "after: ***"]
@@ -70,7 +70,7 @@ def test_a_secret_that_was_there_for_a_moment_stays_one(tmp_path: Path) -> None:
     """A variable that is gone when its line is written is hidden there all the same."""
     environ: dict[str, str] = {}
     lab = Lab(tmp_path)
-    writer = LogWriter(lab.store, PROJECT, "ex-000000000000000000", lambda: None, masking(environ))
+    writer = LogWriter(lab.store, PROJECT, "ex-000000000000000000", lambda: None, Masking(environ))
     environ["A_TOKEN"] = "short-lived-1"
     writer.add(LogLine("2026-11-22T00:00:00.000000Z", "stdout", "it is short-lived-1"))
     environ.clear()
@@ -81,7 +81,7 @@ def test_a_secret_that_was_there_for_a_moment_stays_one(tmp_path: Path) -> None:
 def test_a_value_that_changes_is_hidden_with_what_it_was() -> None:
     """The second value of a variable is seen with the next text; the first stays hidden."""
     environ = {"A_TOKEN": "first-value"}
-    mask = masking(environ)
+    mask = Masking(environ)
     assert mask("first-value second-value") == "*** second-value"
     environ["A_TOKEN"] = "second-value"
     assert mask("first-value second-value") == "*** ***"
@@ -90,7 +90,7 @@ def test_a_value_that_changes_is_hidden_with_what_it_was() -> None:
 @given(st.text(min_size=8, max_size=20), st.sampled_from(["", "'", '"', "'\""]))
 def test_a_secret_is_hidden_as_programs_write_it(secret: str, beside: str) -> None:
     """As it is, in the ``repr`` of what holds it, whatever else that holds, and in JSON of both kinds."""
-    mask = masking({"A_SECRET": secret})
+    mask = Masking({"A_SECRET": secret})
     for text in (secret, repr(secret), repr({"t": secret + beside}), json.dumps([secret]), repr(beside + secret)):
         assert "***" in mask(text), text
     assert mask(json.dumps([beside, secret], ensure_ascii=False)).endswith('"***"]')
@@ -121,7 +121,7 @@ def test_names_that_tell(name: str) -> None:
 
 def test_looking_at_the_environment_again_costs_little() -> None:
     """Ten thousand lines are masked in well under a second, the environment looked at with each."""
-    mask = masking(os.environ)
+    mask = Masking(os.environ)
     begun = time.process_time()
     for _ in range(10_000):
         mask("a line without any secret in it")

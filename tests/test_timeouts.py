@@ -334,3 +334,50 @@ def test_a_policy_gives_up_on_a_timeout_where_it_says_so(lab: Lab) -> None:
     with pytest.raises(errors.KitaruExecutionError):
         lab.run(calling)
     assert tries == [1]
+
+
+def test_attempts_that_the_end_of_the_flow_stopped_are_recorded(lab: Lab) -> None:
+    """Each is cancelled and says why, and no number is given twice: of both attempts at a flow that is late."""
+
+    @checkpoint
+    def naps() -> None:
+        busy(30)
+
+    @flow(timeout=0.3, retries=1)
+    def late() -> None:
+        naps()
+
+    exec_id = lab.open(late, timeout=0.3, retries=1)
+    with pytest.raises(errors.KitaruUserCodeError):
+        lab.go_on(late, exec_id)
+    (call,) = lab.load(exec_id).checkpoints
+    assert call.status == "cancelled" and call.ended_at is not None
+    assert [(one.number, one.status) for one in call.attempts] == [(1, "cancelled"), (2, "cancelled")]
+    for one in call.attempts:
+        assert one.failure is not None and one.failure.message == "stopped, as the time of the flow was over"
+
+
+def test_a_call_that_its_flow_cancelled_does_not_run_for_ever(lab: Lab) -> None:
+    """The flow goes on and completes; the call is shown as cancelled, and its next one is another attempt."""
+
+    @checkpoint
+    async def sleeps(n: int) -> int:
+        await asyncio.sleep(n)
+        return n
+
+    @flow
+    async def impatient() -> str:
+        try:
+            await asyncio.wait_for(sleeps(60), 0.2)
+        except TimeoutError:
+            return f"instead: {await sleeps(0)}"
+        return "in time"
+
+    exec_id = lab.open(impatient)
+    assert lab.go_on(impatient, exec_id) == "instead: 0"
+    first, second = lab.load(exec_id).checkpoints
+    assert (first.status, second.status) == ("cancelled", "completed")
+    (attempt,) = first.attempts
+    assert attempt.status == "cancelled"
+    assert attempt.failure is not None and attempt.failure.message == "stopped, as the flow cancelled its task"
+    assert lab.load(exec_id).status == "completed"

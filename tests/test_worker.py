@@ -395,9 +395,9 @@ class Counting(LocalStore):
     def create(self, key, body):
         self.made.append(f"create {key}")
         return super().create(key, body)
-    def overwrite(self, key, body):
+    def overwrite(self, key, body, *, durable=True):
         self.made.append(f"overwrite {key}")
-        super().overwrite(key, body)
+        super().overwrite(key, body, durable=durable)
     def names(self, prefix, *, after=""):
         self.made.append(f"names {prefix}")
         return super().names(prefix, after=after)

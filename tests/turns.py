@@ -44,7 +44,7 @@ class AgedStore:
                 return Created()
         return Created(found=True) if found[0] == body else Taken(found[0])
 
-    def overwrite(self, key: str, body: bytes) -> None:
+    def overwrite(self, key: str, body: bytes, *, durable: bool = True) -> None:
         with self._guard:
             self.bodies[key] = (body, self.now)
 
@@ -149,8 +149,8 @@ class _Seat:
         done: Created | Taken = self._turns.call(self._actor, "create", key, lambda: self._inner.create(key, body))
         return done
 
-    def overwrite(self, key: str, body: bytes) -> None:
-        self._turns.call(self._actor, "overwrite", key, lambda: self._inner.overwrite(key, body))
+    def overwrite(self, key: str, body: bytes, *, durable: bool = True) -> None:
+        self._turns.call(self._actor, "overwrite", key, lambda: self._inner.overwrite(key, body, durable=durable))
 
     def names(self, prefix: str, *, after: str = "") -> list[str]:
         found: list[str] = self._turns.call(

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from kitaru.adapters.store_keys import TEMPORARY, check_body, check_key, check_prefix
 from kitaru.errors import KitaruStoreError
+from kitaru.model.pieces import Body, Pieces, chunks_of
 from kitaru.ports import Created, Listed, Taken
 
 ATTEMPTS = 20
@@ -75,7 +76,7 @@ class LocalStore:
         with self._told("read", key):
             return _read(f"{self._root}/{key}")
 
-    def create(self, key: str, body: bytes) -> Created | Taken:
+    def create(self, key: str, body: Body) -> Created | Taken:
         check_key(key)
         check_body(key, body)
         with self._told("write", key):
@@ -86,15 +87,16 @@ class LocalStore:
                         return outcome
         raise self._error("write", key, FileNotFoundError(errno.ENOENT, "the folder vanishes again and again"))
 
-    def overwrite(self, key: str, body: bytes) -> None:
+    def overwrite(self, key: str, body: Body, *, durable: bool = True) -> None:
         check_key(key)
         check_body(key, body)
         with self._told("write", key):
             for _ in range(ATTEMPTS):
                 with suppress(FileNotFoundError), self._folder(key) as (folder, name):
-                    with _temporary(folder, body) as temporary:
+                    with _temporary(folder, body, durable=durable) as temporary:
                         os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-                    _sync_folder(folder)
+                    if durable:
+                        _sync_folder(folder)
                     return
         raise self._error("write", key, FileNotFoundError(errno.ENOENT, "the folder vanishes again and again"))
 
@@ -152,7 +154,7 @@ class LocalStore:
                             modified = datetime.fromtimestamp(found.st_mtime, UTC)
                             yield Listed(f"{above}{entry.name}", found.st_size, modified)
 
-    def _create_in(self, folder: int, name: str, body: bytes) -> Created | Taken | None:
+    def _create_in(self, folder: int, name: str, body: Body) -> Created | Taken | None:
         """None where the key was taken, and then removed before its bytes could be read."""
         # A look first: an object that is there already is not written a second time.
         existing = _compare(name, folder, body)
@@ -167,9 +169,9 @@ class LocalStore:
                 return None
         # The one who wrote it may not have come to this line yet, and the caller goes on from what is there.
         _sync_folder(folder)
-        return Created(found=True) if existing is body else Taken(existing)
+        return Created(found=True) if existing is body else Taken(bytes(existing))
 
-    def _link(self, folder: int, name: str, body: bytes) -> bool:
+    def _link(self, folder: int, name: str, body: Body) -> bool:
         """Write the body beside its place, durably, and link it there; False where the name is taken."""
         if self._anonymous:
             try:
@@ -256,11 +258,12 @@ class LocalStore:
         return KitaruStoreError(message, hint=_HINTS.get(error.errno or 0, "check the disk and the folder's path"))
 
 
-def _link_anonymous(folder: int, name: str, body: bytes) -> bool:
+def _link_anonymous(folder: int, name: str, body: Body) -> bool:
     """A file without a name until it is complete: a killed writer leaves nothing to clean up."""
     descriptor = os.open(".", _WRITE | _ANONYMOUS, 0o666, dir_fd=folder)
     try:
-        _write_durably(descriptor, body)
+        _write(descriptor, body)
+        os.fsync(descriptor)
         try:
             os.link(f"/proc/self/fd/{descriptor}", name, dst_dir_fd=folder)
         except FileExistsError:
@@ -271,13 +274,15 @@ def _link_anonymous(folder: int, name: str, body: bytes) -> bool:
 
 
 @contextmanager
-def _temporary(folder: int, body: bytes) -> Iterator[str]:
-    """The name of a complete, durable file in ``folder``, gone afterwards unless it was moved."""
+def _temporary(folder: int, body: Body, *, durable: bool = True) -> Iterator[str]:
+    """The name of a complete file in ``folder``, gone afterwards unless it was moved."""
     name = f"{TEMPORARY}{os.getpid()}.{os.urandom(8).hex()}"
     descriptor = os.open(name, _WRITE | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
     try:
         try:
-            _write_durably(descriptor, body)
+            _write(descriptor, body)
+            if durable:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
         yield name
@@ -286,13 +291,13 @@ def _temporary(folder: int, body: bytes) -> Iterator[str]:
             os.unlink(name, dir_fd=folder)
 
 
-def _write_durably(descriptor: int, body: bytes) -> None:
-    written = os.write(descriptor, body)
-    if written < len(body):
-        rest = memoryview(body)[written:]
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
-    os.fsync(descriptor)
+def _write(descriptor: int, body: Body) -> None:
+    for chunk in chunks_of(body):
+        written = os.write(descriptor, chunk)
+        if written < len(chunk):
+            rest = memoryview(chunk)[written:]
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
 
 
 def _sync_folder(descriptor: int) -> None:
@@ -304,18 +309,18 @@ def _sync_folder(descriptor: int) -> None:
             raise
 
 
-def _compare(name: str, folder: int, body: bytes) -> bytes | None:
+def _compare(name: str, folder: int, body: Body) -> Body | None:
     """``body`` itself where the file holds the same, else what it holds; None where there is no such file.
 
     A large file is looked at piece by piece: it takes no second copy of a large body to find that it is there.
     """
-    if len(body) > COMPARED_BYTES and _is_same(name, folder, memoryview(body)):
+    if len(body) > COMPARED_BYTES and _is_same(name, folder, memoryview(body) if isinstance(body, bytes) else body):
         return body
     existing = _read(name, folder)
     return body if existing == body else existing
 
 
-def _is_same(name: str, folder: int, body: memoryview) -> bool:
+def _is_same(name: str, folder: int, body: memoryview | Pieces) -> bool:
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
     except (FileNotFoundError, NotADirectoryError):

@@ -11,6 +11,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from kitaru.adapters.store_keys import check_body, check_key, check_prefix
 from kitaru.errors import KitaruStoreError, KitaruUsageError
+from kitaru.model.pieces import Body
 from kitaru.ports import Created, Listed, Taken
 
 _guard = threading.Lock()
@@ -47,21 +48,21 @@ class MemoryStore:
         with _guard:
             return self._get(key)
 
-    def create(self, key: str, body: bytes) -> Created | Taken:
+    def create(self, key: str, body: Body) -> Created | Taken:
         check_key(key)
         check_body(key, body)
         with _guard:
             existing = self._get(key)
             if existing is None:
-                self._put(key, body)
+                self._put(key, bytes(body))
                 return Created()
         return Created(found=True) if existing == body else Taken(existing)
 
-    def overwrite(self, key: str, body: bytes) -> None:
+    def overwrite(self, key: str, body: Body, *, durable: bool = True) -> None:  # noqa: ARG002
         check_key(key)
         check_body(key, body)
         with _guard:
-            self._put(key, body)
+            self._put(key, bytes(body))
 
     def names(self, prefix: str, *, after: str = "") -> list[str]:
         check_prefix(prefix)

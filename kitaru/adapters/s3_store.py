@@ -7,6 +7,7 @@ landed and only the reply was lost.
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import re
@@ -21,6 +22,7 @@ from fsspec.asyn import sync
 from kitaru.adapters.s3_errors import Failure, Verdict, classify, explain
 from kitaru.adapters.store_keys import check_body, check_key, check_prefix
 from kitaru.errors import KitaruError, KitaruStoreError, KitaruUsageError
+from kitaru.model.pieces import CHUNK_BYTES, Body
 from kitaru.ports import Created, Listed, Taken
 
 T = TypeVar("T")
@@ -75,9 +77,14 @@ class S3Store:
         check_key(key)
         return self._insist("read", key, partial(self._get, key=key))
 
-    def create(self, key: str, body: bytes) -> Created | Taken:
+    def create(self, key: str, body: Body) -> Created | Taken:
         check_key(key)
         check_body(key, body)
+        if len(body) >= 2 * PART_BYTES:
+            # A look first: it costs little beside such a body, which is then not sent a second time.
+            existing = self._insist("write", key, partial(self._compare, key=key, body=body))
+            if existing is not None:
+                return Created(found=True) if existing is body else Taken(bytes(existing))
         begun = time.monotonic()
         failure = None
         for attempt in range(CREATE_ATTEMPTS):
@@ -89,15 +96,15 @@ class S3Store:
                 break
             if failure.verdict is not Verdict.EXISTS:
                 _pause(0.05 * 2**attempt)
-            existing = self._insist("write", key, partial(self._get, key=key))
+            existing = self._insist("write", key, partial(self._compare, key=key, body=body))
             if existing is not None:
-                return Created(found=True) if existing == body else Taken(existing)
+                return Created(found=True) if existing is body else Taken(bytes(existing))
             if time.monotonic() - begun > PATIENCE_SECONDS:
                 break
         assert failure is not None
         raise self._error("write", key, failure)
 
-    def overwrite(self, key: str, body: bytes) -> None:
+    def overwrite(self, key: str, body: Body, *, durable: bool = True) -> None:  # noqa: ARG002
         check_key(key)
         check_body(key, body)
         self._insist("write", key, partial(self._put, key=key, body=body, exclusive=False))
@@ -145,11 +152,35 @@ class S3Store:
             if classify(error).verdict is Verdict.ABSENT:
                 return None
             raise
+        # Its own buffer becomes the result: to read all at once would hold it twice.
+        content = io.BytesIO()
         async with answer["Body"] as body:
-            content: bytes = await body.read()
-            return content
+            while chunk := await body.read(CHUNK_BYTES):
+                content.write(chunk)
+        if content.tell() != answer["ContentLength"]:
+            raise ConnectionError(f"{content.tell()} of {answer['ContentLength']} bytes came")
+        return content.getvalue()
 
-    async def _put(self, fs: Any, key: str, body: bytes, *, exclusive: bool) -> None:
+    async def _compare(self, fs: Any, key: str, body: Body) -> Body | None:
+        """``body`` itself where the key holds the same, else what it holds; a large one is compared as it comes."""
+        if len(body) < 2 * PART_BYTES:
+            found = await self._get(fs, key)
+            return body if found == body else found
+        try:
+            answer = await fs._call_s3("get_object", Bucket=self._bucket, Key=self._path(key))
+        except OSError as error:
+            if classify(error).verdict is Verdict.ABSENT:
+                return None
+            raise
+        done = 0
+        async with answer["Body"] as there:
+            while answer["ContentLength"] == len(body) and (chunk := await there.read(CHUNK_BYTES)):
+                if body[done : done + len(chunk)] != chunk:
+                    break
+                done += len(chunk)
+        return body if done == len(body) else await self._get(fs, key)
+
+    async def _put(self, fs: Any, key: str, body: Body, *, exclusive: bool) -> None:
         if exclusive:
             _check_conditions(fs._s3)
         if len(body) >= 2 * PART_BYTES:
@@ -157,7 +188,7 @@ class S3Store:
             await fs._pipe_file(path, body, chunksize=PART_BYTES, max_concurrency=PARTS_AT_ONCE, mode=mode)
             return
         condition = {"IfNoneMatch": "*"} if exclusive else {}
-        await fs._call_s3("put_object", Bucket=self._bucket, Key=self._path(key), Body=body, **condition)
+        await fs._call_s3("put_object", Bucket=self._bucket, Key=self._path(key), Body=bytes(body), **condition)
 
     async def _list(
         self, fs: Any, start: str, after: str, token: str, limit: int = 0, delimiter: str = "/"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 SECRET = "KITARU_SECRET_"
@@ -40,18 +40,11 @@ def secret_values(environ: Mapping[str, str]) -> set[str]:
     return {text for text in found | lines if len(text) >= SHORTEST}
 
 
-def masking(environ: Mapping[str, str]) -> Callable[[str], str]:
-    """A function that puts ``***`` in place of each secret, also as ``repr`` and JSON write it.
-
-    It looks at ``environ`` again with every text. What was a secret once stays one.
-    """
-    return _Masking(environ).mask
-
-
-class _Masking:
-    """The secrets seen so far. Threads may share it."""
+class Masking:
+    """``Mask``: puts ``***`` in place of each secret, also as ``repr`` and JSON write it."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
+        """It looks at ``environ`` again with every text. What was a secret once stays one."""
         self._environ = environ
         # What os.environ wraps: a plain dict is compared some fifty times faster, and each line asks.
         self._plain: Mapping[Any, Any] = getattr(environ, "_data", environ)
@@ -60,7 +53,7 @@ class _Masking:
         self._values: set[str] = set()
         self._pattern: re.Pattern[str] | None = None
 
-    def mask(self, text: str) -> str:
+    def __call__(self, text: str, /) -> str:
         if self._plain != self._seen:
             self._look()
         return self._pattern.sub(HIDDEN, text) if self._pattern is not None else text
@@ -68,14 +61,22 @@ class _Masking:
     def _look(self) -> None:
         with self._guard:
             seen = dict(self._plain)
-            values = self._values | secret_values(dict(self._environ))
-            if values != self._values:
-                self._values = values
-                forms = {form for value in values for form in _forms(value)}
-                # The longest first: one may be the beginning of another.
-                ordered = sorted(forms, key=lambda one: (-len(one), one))
-                self._pattern = re.compile("|".join(re.escape(form) for form in ordered))
+            self._add(secret_values(dict(self._environ)))
             self._seen = seen
+
+    def learn(self, environ: Mapping[str, str]) -> None:
+        """Take the secrets among the variables of another process for secrets from now on."""
+        with self._guard:
+            self._add(secret_values(environ))
+
+    def _add(self, found: set[str]) -> None:
+        if found <= self._values:
+            return
+        self._values |= found
+        forms = {form for value in self._values for form in _forms(value)}
+        # The longest first: one may be the beginning of another.
+        ordered = sorted(forms, key=lambda one: (-len(one), one))
+        self._pattern = re.compile("|".join(re.escape(form) for form in ordered))
 
 
 def _forms(value: str) -> set[str]:

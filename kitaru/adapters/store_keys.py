@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kitaru.errors import KitaruStoreError, KitaruUsageError
+from kitaru.model.pieces import Body
 
 TEMPORARY = ".kitaru-tmp."
 """How the name of a private, unfinished file begins; no key may use it."""
@@ -41,7 +42,7 @@ def check_prefix(prefix: str) -> None:
     check_key(prefix[:-1])
 
 
-def check_body(key: str, body: bytes) -> None:
+def check_body(key: str, body: Body) -> None:
     """Raise ``KitaruUsageError`` for an empty body: some object stores can't tell it from none."""
     if not body:
         raise KitaruUsageError(f"nothing to store under {key!r}: the body is empty", hint="store at least one byte")

@@ -10,13 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from kitaru.client.session import Session
-from kitaru.core.plain import plain
 from kitaru.engine import journal
 from kitaru.engine.capture import apart, cleared_by
 from kitaru.engine.halting import Left
 from kitaru.engine.journal import Fenced
 from kitaru.engine.logs import read_on
-from kitaru.engine.values import get
+from kitaru.engine.values import get, get_plain
 from kitaru.errors import (
     KitaruCancelledError,
     KitaruDivergenceError,
@@ -32,6 +31,7 @@ from kitaru.model import address
 from kitaru.model.event import Value
 from kitaru.model.execution import Execution, fold
 from kitaru.model.log_line import LogLine
+from kitaru.model.recorded import JSON_FORMATS
 
 if TYPE_CHECKING:
     from kitaru.engine.invoker import Launched
@@ -364,10 +364,8 @@ def read_value(session: Session, value: Value, subject: str) -> Any:
 
 def plain_value(session: Session, value: Value, subject: str) -> Any:
     """A stored value as plain data, whatever its type was."""
-    if value.format not in ("json", "json+types"):
-        return get(session.store, session.project, value, subject=subject)
-    untyped = Value("json", value.size, value.sha256, value.stored, value.inline, value.type)
-    return plain(get(session.store, session.project, untyped, subject=subject))
+    read = get_plain if value.format in JSON_FORMATS else get
+    return read(session.store, session.project, value, subject=subject)
 
 
 def failure_of(execution: Execution) -> KitaruExecutionError:

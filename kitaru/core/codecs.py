@@ -15,10 +15,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kitaru.core import blocks
 from kitaru.core.formats import BadFormat, Format, builtin_format, format_named, installed_formats
+from kitaru.core.plain import plain
 from kitaru.core.typed_json import TAG, Loose, Unstorable, from_tree, is_plain, to_tree, type_name
 from kitaru.errors import KitaruFeatureNotAvailableError, KitaruIntegrityError, KitaruValueError
 from kitaru.model.event import Value
+from kitaru.model.pieces import Body, Pieces, chunks_of
+from kitaru.model.recorded import JSON_FORMATS
 
 DAMAGED = "the store is damaged there: restore that key from a backup"
 
@@ -31,9 +35,11 @@ PREVIEW_LIMIT = 4 * 1024
 LONG_TEXT = 1 << 20
 """Characters from which a text is hashed piece by piece."""
 
-_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_TAGGED = '"$type":'
 _OPAQUE = b'"$type":"opaque"'
-_SORTED = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), allow_nan=False, sort_keys=True)
+_SORTED = json.JSONEncoder(
+    ensure_ascii=True, separators=(",", ":"), allow_nan=False, sort_keys=True, default=blocks.as_text
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +47,7 @@ class Encoded:
     """A value ready to be stored: its record, its bytes, and whether those bytes must be stored as an object first."""
 
     value: Value
-    body: bytes
+    body: Body
 
     @property
     def apart(self) -> bool:
@@ -51,12 +57,9 @@ class Encoded:
     def detached(self) -> Value:
         """The record, sharing no container with the value that was encoded."""
         value = self.value
-        if value.format not in _JSON_FORMATS or self.apart or not isinstance(value.inline, (dict, list)):
+        if value.format not in JSON_FORMATS or self.apart or not isinstance(value.inline, (dict, list)):
             return value
-        return Value(value.format, value.size, value.sha256, "inline", json.loads(self.body), value.type)
-
-
-_JSON_FORMATS = ("json", "json+types")
+        return Value(value.format, value.size, value.sha256, "inline", json.loads(bytes(self.body)), value.type)
 
 
 def encode(
@@ -96,29 +99,15 @@ def encode(
     )
 
 
-def decode(value: Value, body: bytes | None, *, subject: str, home: str = "") -> Any:
+def decode(value: Value, body: Body | None, *, subject: str, home: str = "") -> Any:
     """The Python value. ``body`` is the object's bytes where the value is stored as one; they are verified.
 
     ``home`` is the module in which classes recorded in ``__main__`` are looked for. Raises ``KitaruIntegrityError``
     for bytes that are not what the digest says, ``KitaruValueError`` where a type is gone or no longer fits.
     """
-    if value.stored == "object":
-        if body is None:
-            raise KitaruIntegrityError(f"{subject} is missing from the store", hint=DAMAGED)
-        if hashlib.sha256(body).hexdigest() != value.sha256:
-            raise KitaruIntegrityError(f"{subject} is not what its digest says", hint=DAMAGED)
+    whole = _verified(value, body, subject)
     try:
-        if value.format in _JSON_FORMATS:
-            tree = value.inline if body is None else json.loads(body)
-            return tree if value.format == "json" else from_tree(tree, home)
-        if value.format == "text":
-            return value.inline if body is None else body.decode()
-        raw = b64decode(value.inline) if body is None else body
-        if value.format == "bytes":
-            return raw
-        if value.format == "pickle":
-            return pickle.loads(raw)
-        return format_named(value.format).read(raw)
+        return _decode(value, whole, home)
     except KitaruFeatureNotAvailableError:
         raise
     except Exception as error:
@@ -126,6 +115,42 @@ def decode(value: Value, body: bytes | None, *, subject: str, home: str = "") ->
             f"{subject} was stored as {value.type or value.format} and can't be read back: {error}",
             hint="Bring the recorded type back, or run the flow as a new execution.",
         ) from error
+
+
+def decode_plain(value: Value, body: Body | None, *, subject: str) -> Any:
+    """The same of a value in one of ``JSON_FORMATS``, as plain data: no type of it is looked for, and bytes are
+    base64.
+    """
+    whole = _verified(value, body, subject)
+    if whole is None:
+        return plain(value.inline)
+    return plain(blocks.read(whole, blocks.as_text) if value.format == "json+parts" else json.loads(whole))
+
+
+def _verified(value: Value, body: Body | None, subject: str) -> bytes | None:
+    if value.stored != "object":
+        return None
+    if body is None:
+        raise KitaruIntegrityError(f"{subject} is missing from the store", hint=DAMAGED)
+    if _sha256(body) != value.sha256:
+        raise KitaruIntegrityError(f"{subject} is not what its digest says", hint=DAMAGED)
+    return bytes(body)
+
+
+def _decode(value: Value, body: bytes | None, home: str) -> Any:
+    if value.format == "json+parts" and body is not None:
+        return from_tree(blocks.read(body), home)
+    if value.format in JSON_FORMATS:
+        tree = value.inline if body is None else json.loads(body)
+        return tree if value.format == "json" else from_tree(tree, home)
+    if value.format == "text":
+        return value.inline if body is None else body.decode()
+    raw = b64decode(value.inline) if body is None else body
+    if value.format == "bytes":
+        return raw
+    if value.format == "pickle":
+        return pickle.loads(raw)
+    return format_named(value.format).read(raw)
 
 
 class Summaries:
@@ -192,7 +217,7 @@ def digest_arguments(arguments: dict[str, Any], home: str = "", summaries: Summa
     preview = None
     if len(text) <= PREVIEW_LIMIT:
         # The arguments are the caller's to change before the entry is written.
-        preview = json.loads(text) if tree is arguments and not _flat(tree) else tree
+        preview = _preview(tree, text) if tree is not arguments else tree if _flat(tree) else json.loads(text)
     return hashlib.sha256(text.encode()).hexdigest(), preview
 
 
@@ -249,6 +274,11 @@ def _loose(argument: Any, summaries: Summaries) -> Any:
     return tree
 
 
+def _preview(tree: Any, text: str) -> Any:
+    """A tree with types as JSON data, in its own order; ``text`` is the same, sorted."""
+    return json.loads(json.dumps(tree, default=blocks.as_text)) if _TAGGED in text else tree
+
+
 def _flat(arguments: dict[str, Any]) -> bool:
     return not any(type(item) in (list, dict) for item in arguments.values())
 
@@ -261,7 +291,8 @@ def _encode(value: Any, named: str, serializer: str | None, inline_limit: int) -
         return _raw("bytes", value, named, inline_limit)
     if kind is str:
         try:
-            return _raw("text", value.encode(), named, inline_limit, value)
+            long_ascii = len(value) > LONG_TEXT and value.isascii()
+            return _raw("text", Pieces([value]) if long_ascii else value.encode(), named, inline_limit, value)
         except UnicodeEncodeError:
             return _encode_json(value, named, inline_limit)  # lone surrogates have no UTF-8; JSON escapes them
     form = builtin_format(value)
@@ -282,23 +313,27 @@ def _encode_added(value: Any, named: str, inline_limit: int) -> Encoded | None:
 
 
 def _encode_json(value: Any, named: str, inline_limit: int) -> Encoded:
-    plain = is_plain(value)
-    tree = value if plain else to_tree(value)
-    text = _JSON.encode(tree)
-    try:
-        body = text.encode()
-    except UnicodeEncodeError:
-        body = json.dumps(tree, separators=(",", ":")).encode()
-    form = "json" if plain else "json+types"
-    sha = hashlib.sha256(body).hexdigest()
-    if len(body) <= inline_limit:
-        return Encoded(Value(form, len(body), sha, "inline", tree, named), body)
-    return Encoded(Value(form, len(body), sha, "object", None, named), body)
+    is_json = is_plain(value)
+    tree = value if is_json else to_tree(value)
+    body, apart, has_blocks = blocks.write(tree, inline_limit)
+    form = "json" if is_json else "json+parts" if apart else "json+types"
+    sha = _sha256(body)
+    if len(body) > inline_limit:
+        return Encoded(Value(form, len(body), sha, "object", None, named), body)
+    inline = json.loads(bytes(body)) if has_blocks else tree
+    return Encoded(Value(form, len(body), sha, "inline", inline, named), body)
 
 
-def _raw(form: str, body: bytes, named: str, inline_limit: int, text: str | None = None) -> Encoded:
-    sha = hashlib.sha256(body).hexdigest()
+def _raw(form: str, body: Body, named: str, inline_limit: int, text: str | None = None) -> Encoded:
+    sha = _sha256(body)
     if len(body) <= inline_limit:
-        inline = text if text is not None else b64encode(body).decode()
+        inline = text if text is not None else b64encode(bytes(body)).decode()
         return Encoded(Value(form, len(body), sha, "inline", inline, named), body)
     return Encoded(Value(form, len(body), sha, "object", None, named), body)
+
+
+def _sha256(body: Body) -> str:
+    found = hashlib.sha256()
+    for chunk in chunks_of(body):
+        found.update(chunk)
+    return found.hexdigest()

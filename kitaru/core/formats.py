@@ -29,6 +29,7 @@ from functools import cache
 from typing import Any
 
 from kitaru.errors import KitaruFeatureNotAvailableError
+from kitaru.model.recorded import JSON_FORMATS
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +192,7 @@ def format_named(name: str) -> Format:
 
 
 GROUP = "kitaru.formats"
-RESERVED = frozenset({"json", "json+types", "text", "bytes", "pickle", *(form.name for form in FORMATS)})
+RESERVED = frozenset({*JSON_FORMATS, "text", "bytes", "pickle", *(form.name for form in FORMATS)})
 """Names that no other package can give its format."""
 
 

@@ -13,12 +13,12 @@ import importlib
 import json
 import math
 import sys
-from base64 import b64decode, b64encode
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
 
+from kitaru.core.blocks import as_bytes, as_order
 from kitaru.core.formats import builtin_format, format_named, way_out
 from kitaru.core.pandas_scalars import PANDAS_SCALARS, read_scalar, write_scalar
 
@@ -75,7 +75,7 @@ def is_plain(value: Any) -> bool:
 
 
 def to_tree(value: Any, *, loose: Loose | None = None) -> Any:
-    """``value`` as JSON types, tagged where needed.
+    """``value`` as JSON types, tagged where needed; blocks of bytes in it are left as they are (see ``core.blocks``).
 
     ``loose`` is for digests: no order among dict keys, and what can't be stored becomes its type's name. Raises
     ``Unstorable``, and ``RecursionError`` for a value that contains itself.
@@ -166,10 +166,10 @@ def _tagged(value: Any, kind: type, loose: Loose | None) -> dict[str, Any]:
         return {TAG: "pure_path" if kind.__name__.startswith("Pure") else "path", "value": str(value)}
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.generic) and not isinstance(value, numpy.void):
-        return {TAG: "numpy", "dtype": value.dtype.str, "value": b64encode(value.tobytes()).decode()}
+        return {TAG: "numpy", "dtype": value.dtype.str, "value": value.tobytes()}
     if numpy is not None and kind is numpy.ndarray and not value.dtype.hasobject:
-        shape, body = list(value.shape), b64encode(value.tobytes()).decode()
-        return {TAG: "ndarray", "dtype": numpy.lib.format.dtype_to_descr(value.dtype), "shape": shape, "value": body}
+        descr = numpy.lib.format.dtype_to_descr(value.dtype)
+        return {TAG: "ndarray", "dtype": descr, "shape": list(value.shape), "value": value.tobytes()}
     if kind.__module__ == "collections":
         return _tagged_collection(value, kind, loose)
     try:
@@ -177,7 +177,7 @@ def _tagged(value: Any, kind: type, loose: Loose | None) -> dict[str, Any]:
             return {TAG: PANDAS_SCALARS[kind.__name__], **write_scalar(value)}
         form = builtin_format(value)  # a frame as a member: it has no bytes of its own
         if form is not None:
-            return {TAG: "stored", "format": form.name, "value": b64encode(form.write(value)).decode()}
+            return {TAG: "stored", "format": form.name, "value": form.write(value)}
     except Exception as error:
         raise Unstorable(kind, str(error)) from error
     return _tagged_class(value, kind, loose)
@@ -230,7 +230,7 @@ def _named(kind: type, loose: Loose | None) -> str:
 
 
 def _as_text(tree: Any) -> str:
-    return json.dumps(tree, sort_keys=True)
+    return json.dumps(tree, sort_keys=True, default=as_order)
 
 
 def _dump_model(value: Any, kind: Any, loose: Loose | None) -> Any:
@@ -268,8 +268,8 @@ def _write_datetime(value: datetime.datetime) -> dict[str, Any]:
 
 
 _SIMPLE: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "builtins.bytes": ("bytes", lambda value: b64encode(value).decode()),
-    "builtins.bytearray": ("bytearray", lambda value: b64encode(value).decode()),
+    "builtins.bytes": ("bytes", lambda value: value),
+    "builtins.bytearray": ("bytearray", bytes),
     "builtins.complex": ("complex", str),
     "builtins.range": ("range", lambda value: [value.start, value.stop, value.step]),
     "datetime.date": ("date", lambda value: value.isoformat()),
@@ -330,7 +330,7 @@ def _read_namedtuple(tree: dict[str, Any], home: str) -> Any:
 def _read_array(tree: dict[str, Any], _home: str) -> Any:
     numpy = importlib.import_module("numpy")
     dtype = numpy.lib.format.descr_to_dtype(_as_descr(tree["dtype"]))
-    flat = numpy.frombuffer(b64decode(tree["value"]), dtype=dtype)
+    flat = numpy.frombuffer(as_bytes(tree["value"]), dtype=dtype)
     return flat.reshape(tree["shape"]).copy()
 
 
@@ -341,7 +341,7 @@ def _as_descr(descr: Any) -> Any:
 
 
 def _read_scalar(tree: dict[str, Any], _home: str) -> Any:
-    return importlib.import_module("numpy").frombuffer(b64decode(tree["value"]), dtype=tree["dtype"])[0]
+    return importlib.import_module("numpy").frombuffer(as_bytes(tree["value"]), dtype=tree["dtype"])[0]
 
 
 def _read_defaultdict(tree: dict[str, Any], home: str) -> Any:
@@ -366,8 +366,8 @@ _READERS: dict[str, Callable[[dict[str, Any], str], Any]] = {
     "tuple": lambda tree, home: tuple(_members(tree, home)),
     "set": lambda tree, home: set(_members(tree, home)),
     "frozenset": lambda tree, home: frozenset(_members(tree, home)),
-    "bytes": lambda tree, _: b64decode(tree["value"]),
-    "bytearray": lambda tree, _: bytearray(b64decode(tree["value"])),
+    "bytes": lambda tree, _: as_bytes(tree["value"]),
+    "bytearray": lambda tree, _: bytearray(as_bytes(tree["value"])),
     "complex": lambda tree, _: complex(tree["value"]),
     "range": lambda tree, _: range(*tree["value"]),
     "date": lambda tree, _: datetime.date.fromisoformat(tree["value"]),
@@ -390,7 +390,7 @@ _READERS: dict[str, Callable[[dict[str, Any], str], Any]] = {
     "timestamp": lambda tree, _: read_scalar("Timestamp", tree),
     "time_delta": lambda tree, _: read_scalar("Timedelta", tree),
     "nat": lambda _tree, _: _find("pandas", "NaT"),
-    "stored": lambda tree, _: format_named(tree["format"]).read(b64decode(tree["value"])),
+    "stored": lambda tree, _: format_named(tree["format"]).read(as_bytes(tree["value"])),
     "ndarray": _read_array,
     "numpy": _read_scalar,
 }

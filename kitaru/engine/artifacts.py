@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from kitaru.core.blocks import as_text
 from kitaru.core.codecs import encode
 from kitaru.core.plain import plain
 from kitaru.core.typed_json import Unstorable, to_tree, type_name
@@ -82,7 +83,7 @@ def plain_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     size = 0
     for key, value in metadata.items():
         try:
-            text = json.dumps(plain(to_tree(value)), ensure_ascii=False, allow_nan=False)
+            text = json.dumps(plain(to_tree(value)), ensure_ascii=False, allow_nan=False, default=as_text)
         except (Unstorable, RecursionError, ValueError) as error:
             reason = error.advice if isinstance(error, Unstorable) else str(error)
             raise KitaruValueError(

@@ -266,7 +266,7 @@ class _Publisher:
             except IndexError:
                 return
             with suppress(KitaruError, OSError):
-                self._store.overwrite(key, self._merged(key, body) if merges else body)
+                self._store.overwrite(key, self._merged(key, body) if merges else body, durable=False)
 
     def _merged(self, key: str, body: bytes) -> bytes:
         """A resumed execution notes what it did beside what was noted before it stopped."""

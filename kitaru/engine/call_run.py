@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,11 @@ from kitaru.engine.artifacts import NotesHere
 from kitaru.engine.cache import Hint, Ticket
 from kitaru.engine.capture import OutputScope, current_output
 from kitaru.engine.failures import as_failure, exception_of
+from kitaru.engine.forked import end_if_forked
 from kitaru.engine.interrupts import killed_late, time_is_up
 from kitaru.engine.masking import mask_tree
 from kitaru.engine.run_state import RunState
+from kitaru.engine.stopping import note_stopped
 from kitaru.errors import KitaruContextError, KitaruDivergenceError, KitaruError, KitaruTimeoutError, KitaruValueError
 from kitaru.model.event import CheckpointCompleted, CheckpointFailed, CheckpointStarted, MetadataLogged, Value
 
@@ -201,14 +204,17 @@ class CallRun:
 
     def compute(self) -> Any:
         """What the body gives, in this thread; stopped where its timeout is over, or the run is stopped."""
-        checkpoint = self.checkpoint
+        checkpoint, process = self.checkpoint, os.getpid()
         try:
             if checkpoint.options.runtime == "isolated":
                 return self.isolated().run()
-            return self.run.interrupts.run(
+            result = self.run.interrupts.run(
                 lambda: checkpoint.func(*self.args, **self.kwargs), timeout=checkpoint.options.timeout, late=self.late
             )
+            end_if_forked(process)
+            return result
         except BaseException as error:
+            end_if_forked(process, error)
             failure = self.as_failure(error)
             if failure is error:
                 raise
@@ -307,6 +313,11 @@ class CallRun:
         self._spent += 1
         self.attempt += 1
         return event, delay
+
+    def stopped(self, signal: BaseException) -> None:
+        """An attempt's body was stopped in the middle."""
+        if self._started is not None:
+            note_stopped(self.run, self._started, signal)
 
     def give_up(self) -> bool:
         """Whether the flow has failed meanwhile, so that no further attempt is worth making."""

@@ -157,6 +157,9 @@ def perform(call: CallRun) -> Any:
                 if call.give_up():
                     raise
             continue
+        except BaseException as signal:
+            call.stopped(signal)
+            raise
         finally:
             call.end()
         call.commit(call.completed(result))

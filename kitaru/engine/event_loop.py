@@ -127,6 +127,9 @@ async def perform_async(run: RunState, checkpoint: Checkpoint[..., Any], key: st
                 if call.give_up():
                     raise
             continue
+        except BaseException as signal:
+            call.stopped(signal)
+            raise
         finally:
             call.end()
         await _on_thread(run, partial(call.commit, call.completed(result)))

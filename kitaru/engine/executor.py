@@ -26,7 +26,6 @@ from kitaru.engine.keeper import Keeper
 from kitaru.engine.leases import LEASE_SECONDS, LeaseKeeping, lost_attempts
 from kitaru.engine.listing import note_end, note_state
 from kitaru.engine.logs import LogWriter
-from kitaru.engine.masking import Mask
 from kitaru.engine.run_state import RunState
 from kitaru.errors import (
     KitaruDivergenceError,
@@ -36,7 +35,7 @@ from kitaru.errors import (
 )
 from kitaru.model.event import AttemptFailed, Cancelled, Completed, Event, Failed, RunnerRecord, Started
 from kitaru.model.execution import fold
-from kitaru.ports import ChildOutput, Clock, RunnerInfo, Store
+from kitaru.ports import ChildOutput, Clock, Mask, RunnerInfo, Store
 
 RETURN_WHERE = (
     'keep it with save(name, value, serializer="pickle") and return the name: a flow\'s own result is never pickled.'

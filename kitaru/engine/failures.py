@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from kitaru.core.typed_json import find_class, type_name
 from kitaru.engine.interrupts import Interrupted, RunStopped
 from kitaru.engine.journal import Fenced, Stopped
-from kitaru.engine.masking import Mask
 from kitaru.engine.tracebacks import user_traceback
 from kitaru.errors import (
     KitaruBackendError,
@@ -19,6 +18,7 @@ from kitaru.errors import (
     KitaruValueError,
 )
 from kitaru.model.event import Failure, Origin
+from kitaru.ports import Mask
 
 TRACEBACK_LIMIT = 16 * 1024
 """Characters of a recorded traceback; the end of it is kept."""

@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from kitaru.authoring.checkpoint import Checkpoint
 from kitaru.engine.interrupts import Expired, FlowExpired
-from kitaru.engine.parcels import MAIN_ALIAS, Failed, Note, Order, Place, Returned, pack, receive, send, unpack
+from kitaru.engine.parcels import LEARN, MAIN_ALIAS, Failed, Note, Order, Place, Returned, pack, receive, send, unpack
 from kitaru.engine.tracebacks import ChildTraceback
 from kitaru.errors import KitaruRuntimeError, KitaruUsageError, KitaruUserCodeError
 
@@ -200,6 +200,11 @@ class IsolatedAttempt:
 
     def _carry_out(self, note: Note) -> Returned | Failed:
         scope: Any = self._call.scope
+        if note.verb == LEARN:
+            # Before the child goes on: what it prints next may hold the value.
+            if self._call.run.mask is not None:
+                self._call.run.mask.learn(unpack(note.args[0], ""))
+            return Returned(pack(None, LEARN))
         try:
             given = [unpack(value, self._call.checkpoint.func.__module__) for value in note.args]
             return Returned(pack(getattr(scope, note.verb)(*given), f"the answer of {note.verb}()"))

@@ -12,17 +12,21 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
 from kitaru.authoring.checkpoint import Checkpoint
 from kitaru.authoring.context import scope
-from kitaru.engine.parcels import MAIN_ALIAS, Failed, Note, Order, Place, Returned, pack, receive, send, unpack
+from kitaru.engine.parcels import LEARN, MAIN_ALIAS, Failed, Note, Order, Place, Returned, pack, receive, send, unpack
 from kitaru.errors import KitaruContextError, KitaruRuntimeError
 
 DIE_WITH_PARENT = 1
 """Linux: ``PR_SET_PDEATHSIG``."""
+
+LEARN_SECONDS = 1.0
+"""How long another question to the parent is waited for before one about a variable is left out."""
 
 
 def serve(descriptor: int) -> None:
@@ -47,6 +51,7 @@ def serve(descriptor: int) -> None:
 
 def _outcome(order: Order, line: _Line) -> Any:
     _arrange(order)
+    sys.addaudithook(_Variables(line).hear)
     func = _find(order.place)
     args = [unpack(value, func.__module__) for value in order.args]
     kwargs = {name: unpack(value, func.__module__) for name, value in order.kwargs.items()}
@@ -125,15 +130,36 @@ class _Line:
     def say(self, message: Any) -> None:
         send(self._link, message)
 
-    def ask(self, note: Note) -> Any:
-        with self._asking:
+    def ask(self, note: Note, within: float = -1) -> Any:
+        """The answer; None where another question is under way for longer than ``within`` seconds."""
+        if not self._asking.acquire(timeout=within):
+            return None
+        try:
             self.say(note)
             return self._answers.get()
+        finally:
+            self._asking.release()
 
     def _listen(self) -> None:
         while (answer := receive(self._link)) is not None:
             self._answers.put(answer)
         os.killpg(0, signal.SIGKILL)  # whatever it started ends, too
+
+
+class _Variables:
+    """Tells the parent of every variable that is set here, before it is: its value may be printed a moment later."""
+
+    def __init__(self, line: _Line) -> None:
+        self._line = line
+        self._process = os.getpid()
+
+    def hear(self, event: str, args: tuple[Any, ...]) -> None:
+        """An audit hook. A process that was forked from here has nobody to tell."""
+        if event == "os.putenv" and os.getpid() == self._process:
+            name, value = map(os.fsdecode, args)
+            with suppress(OSError):  # the parent is gone, and this process follows it
+                # Not for ever: a signal's handler may set one in the middle of a question.
+                self._line.ask(Note(LEARN, [pack({name: value}, name)]), LEARN_SECONDS)
 
 
 class _ChildScope:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
+from kitaru.engine.forked import end_if_forked
 from kitaru.errors import KitaruStoreError, KitaruUsageError
 from kitaru.model import address
 from kitaru.model.event import FORMAT, CheckpointStarted, Event, Opened, decode_entry, encode_entry
@@ -150,6 +152,7 @@ class Journal:
         self.store = store
         self.project = project
         self.exec_id = exec_id
+        self._process = os.getpid()
         self._written = written
         self._write_id = write_id
         self._guard = threading.Lock()
@@ -222,6 +225,7 @@ class Journal:
 
         Raises ``Fenced`` where another runner writes this journal, ``KitaruStoreError`` where the store fails for good.
         """
+        end_if_forked(self._process)
         if replaces is not None:
             self.unbuffer(replaces)
         with self._guard:

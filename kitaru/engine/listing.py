@@ -47,6 +47,9 @@ nothing in particular                 1 + w listings, and the reads of L
 ``--status failed`` (or completed …)  4 + w listings; the reads of L, and of those younger than ten minutes in no index
 ``--flow F``                          the same; only those of F that are open
 ====================================  ==================================================================================
+
+The command asks once more for each row that waits: 1 listing of the answers that were left for it, and where there are
+any the reads of its journal, so that it can say ``waiting (answered)``. ``KitaruClient.executions.list`` does not.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from kitaru.engine.journal import read_many
 from kitaru.errors import KitaruLogRetrievalError, KitaruStoreError
 from kitaru.model import address
 from kitaru.model.log_line import LogLine
-from kitaru.ports import Created, Store
+from kitaru.ports import Created, Mask, Store
 
 CHUNK_LIMIT = 256 * 1024
 """Bytes (about) after which a chunk is written at once, without waiting for the next second."""
@@ -32,7 +32,7 @@ class LogWriter:
         project: str,
         exec_id: str,
         wake: Callable[[], None],
-        mask: Callable[[str], str] | None = None,
+        mask: Mask | None = None,
         may_write: Callable[[], bool] = lambda: True,
     ) -> None:
         """``wake`` is called when there is enough for a chunk:

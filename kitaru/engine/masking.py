@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-Mask = Callable[[str], str]
-"""Text without the secrets in it."""
+from kitaru.ports import Mask
 
 
 def mask_tree(tree: Any, mask: Mask | None) -> Any:

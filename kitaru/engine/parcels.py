@@ -19,6 +19,9 @@ from kitaru.model.event import Value
 MAIN_ALIAS = "__kitaru_main__"
 """The name under which the child runs a script, so that ``if __name__ == "__main__"`` does not."""
 
+LEARN = "learn"
+"""The verb of a note that tells of a variable that the child sets: it may be a secret, and is kept out of the logs."""
+
 LARGE = 1 << 20
 """Bytes from which a value's bytes travel beside their message, not within it: then nobody holds them twice."""
 
@@ -63,7 +66,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """The child asks for ``log``, ``save`` or ``load``; the answer is a ``Returned`` or a ``Failed``."""
+    """The child asks for ``log``, ``save``, ``load`` or ``LEARN``; the answer is a ``Returned`` or a ``Failed``."""
 
     verb: str
     args: list[Parcel]
@@ -101,7 +104,7 @@ def pack(value: Any, subject: str, serializer: str | None = None) -> Parcel:
     """A value for the other side. ``KitaruValueError`` where it has neither a stored form nor a pickle."""
     try:
         encoded = encode(value, subject=subject, serializer=serializer, inline_limit=-1)
-        return Parcel(encoded.value.to_json(), encoded.body)
+        return Parcel(encoded.value.to_json(), bytes(encoded.body))
     except KitaruValueError:
         with suppress(Exception):
             return Parcel(None, pickle.dumps(value))

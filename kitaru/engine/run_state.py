@@ -28,7 +28,6 @@ from kitaru.engine.failures import failure_of
 from kitaru.engine.halting import UnderWay
 from kitaru.engine.interrupts import Interrupts
 from kitaru.engine.journal import Fenced, Journal, Stopped, read_events
-from kitaru.engine.masking import Mask
 from kitaru.engine.pool import ThreadPool
 from kitaru.engine.presence import Presence
 from kitaru.engine.replaying import taken_events
@@ -52,7 +51,7 @@ from kitaru.model.event import (
     WaitAnswered,
     WaitOpened,
 )
-from kitaru.ports import Clock, Store
+from kitaru.ports import Clock, Mask, Store
 
 if TYPE_CHECKING:
     from kitaru.engine.capture import Capture

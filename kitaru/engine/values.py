@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from kitaru.core.codecs import Encoded, decode
+from kitaru.core.codecs import Encoded, decode, decode_plain
 from kitaru.engine.borrowing import was_there
 from kitaru.errors import KitaruError
 from kitaru.model import address
@@ -49,5 +49,13 @@ def settle(store: Store, project: str, encoded: Encoded) -> None:
 
 def get(store: Store, project: str, value: Value, *, subject: str, home: str = "") -> Any:
     """The Python value. ``subject`` names it in errors; ``home``: the module of the code that made it."""
-    body = store.read(address.blob(project, value.sha256)) if value.stored == "object" else None
-    return decode(value, body, subject=subject, home=home)
+    return decode(value, _body(store, project, value), subject=subject, home=home)
+
+
+def get_plain(store: Store, project: str, value: Value, *, subject: str) -> Any:
+    """The same of a value in one of ``JSON_FORMATS``, as plain data: nobody needs its types."""
+    return decode_plain(value, _body(store, project, value), subject=subject)
+
+
+def _body(store: Store, project: str, value: Value) -> bytes | None:
+    return store.read(address.blob(project, value.sha256)) if value.stored == "object" else None

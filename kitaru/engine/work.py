@@ -19,7 +19,6 @@ from kitaru.engine.failures import failure_of
 from kitaru.engine.halting import Left
 from kitaru.engine.journal import Fenced, Journal, read_events
 from kitaru.engine.listing import note_state
-from kitaru.engine.masking import Mask
 from kitaru.errors import (
     KitaruBackendError,
     KitaruError,
@@ -29,7 +28,7 @@ from kitaru.errors import (
 )
 from kitaru.model import address
 from kitaru.model.event import Failed, Opened, Origin
-from kitaru.ports import Clock, RunOrder, Store
+from kitaru.ports import Clock, Mask, RunOrder, Store
 
 COMPLETED = 0
 FAILED = 1

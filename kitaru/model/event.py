@@ -155,7 +155,8 @@ class CheckpointFailed(Event):
 class CheckpointLost(Event):
     """An attempt of a call was under way when its runner ended without a word; written by the runner that took over.
 
-    ``seen``: the last sign of life of the runner that had it. No retry is used up by it.
+    ``seen``: the last sign of life of the runner that had it. No retry is used up by it. ``stopped``: its own runner
+    stopped it, and ``error`` says why; ``seen`` is when it ended.
     """
 
     kind: Literal["checkpoint_lost"] = "checkpoint_lost"
@@ -166,6 +167,7 @@ class CheckpointLost(Event):
     name: str
     attempt: int
     error: Failure
+    stopped: bool | None = None
 
 
 @record(kw_only=True)

@@ -43,7 +43,7 @@ ExecutionStatus = Literal["pending", "running", "waiting", "completed", "failed"
 """The fold never says ``lost``: whoever can look says it of a running execution whose runner is gone."""
 
 CheckpointStatus = Literal["running", "completed", "failed", "cancelled"]
-"""``cancelled``: under way when the execution was cancelled, or failed for another reason."""
+"""``cancelled``: stopped by the flow, or under way when the execution was cancelled or failed for another reason."""
 
 ENDED: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
 
@@ -315,7 +315,10 @@ class Fold:
 
     def _lose_call(self, event: CheckpointLost) -> None:
         call = self._call(event.call, event.name, event.started)
-        call["attempts"][event.attempt] = Attempt(event.attempt, "failed", event.started, event.seen, event.error)
+        status: CheckpointStatus = "cancelled" if event.stopped else "failed"
+        if event.stopped and call["status"] == "running":
+            call.update(status=status, ended_at=event.seen)
+        call["attempts"][event.attempt] = Attempt(event.attempt, status, event.started, event.seen, event.error)
 
     def _open_wait(self, event: WaitOpened) -> None:
         self._waits[event.wait] = Wait(

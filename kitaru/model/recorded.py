@@ -40,6 +40,10 @@ class Record:
             raise ValueError(f"{cls.__name__}: {error}") from None
 
 
+JSON_FORMATS = ("json", "json+types", "json+parts")
+"""Formats that are JSON: as it is, with types tagged, and with types and larger blocks of bytes behind the JSON."""
+
+
 @record()
 class Value(Record):
     """A stored value.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import import_module
@@ -25,7 +25,7 @@ from kitaru.settings import (
 )
 
 if TYPE_CHECKING:
-    from kitaru.ports import ManifestFile, Step, Store
+    from kitaru.ports import ManifestFile, Mask, Step, Store
 
 
 class SystemClock:
@@ -140,9 +140,9 @@ def probe_store(store: Store) -> None:
         import_module("kitaru.adapters.store_probe").check_store(store)
 
 
-def secret_mask(environ: Mapping[str, str]) -> Callable[[str], str]:
+def secret_mask(environ: Mapping[str, str]) -> Mask:
     """What takes the secrets of that environment out of a text, those that come into it later, too."""
-    mask: Callable[[str], str] = import_module("kitaru.adapters.secret_values").masking(environ)
+    mask: Mask = import_module("kitaru.adapters.secret_values").Masking(environ)
     return mask
 
 
