@@ -1,4 +1,4 @@
-"""A plan that finds nothing to do, at 20 and at 200 flows, beside Terraform's with as many resources."""
+"""A plan that finds nothing to do, at 20, 200 and 1,000 flows, beside Terraform's with as many resources."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from benchmarks.figures import Figure, compared, interleave
 from benchmarks.workspace import has_terraform, kitaru_command, workspace
 
-GOAL = "a quiet plan, 20 and 200 flows, local store"
+GOAL = "a quiet plan, 20, 200 and 1,000 flows, local store; the time for each flow falls"
 ROUNDS = 9
-SIZES = ((20, 3.0), (200, 1.5))
+SIZES = ((20, 3.0), (200, 1.5), (1000, 1.5))
 """Flows, and how many times Terraform's time is the goal."""
 
 
 def measure(rounds: int, sizes: tuple[tuple[int, float], ...] = SIZES) -> Iterator[Figure]:
+    smaller: tuple[int, tuple[float, ...]] | None = None
     for flows, times in sizes:
         with workspace() as place:
             place.write_flows(flows)
@@ -33,3 +34,9 @@ def measure(rounds: int, sizes: tuple[tuple[int, float], ...] = SIZES) -> Iterat
         yield compared(f"{metric}_over_python", taken[0], taken[1], unit="s", against="bare Python")
         if len(taken) > 2:
             yield compared(metric, taken[0], taken[2], unit="s", against=f"terraform, {flows} resources", times=times)
+        each = tuple(1000 * seconds / flows for seconds in taken[0])
+        if smaller is not None:
+            yield compared(
+                f"{metric}_per_flow", each, smaller[1], unit="ms", against=f"the same at {smaller[0]} flows", times=1.0
+            )
+        smaller = flows, each

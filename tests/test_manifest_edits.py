@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
+from kitaru.adapters import yaml_pieces, yaml_tree
 from kitaru.adapters.manifest_edits import (
     edit_preview,
     remove_flow,
@@ -94,13 +95,49 @@ def test_adding_a_route_and_removing_it_gives_the_same_bytes(written: Written, f
     except KitaruManifestError as error:
         assert flow not in written.flows or b"*" in written.body, error
         return
-    routes = said(written.body)["flows"][flow].get("routes")
-    if routes == {}:  # an empty mapping goes with its last route
-        assert "routes" not in said(again)["flows"][flow]
-    elif b"*" in written.body:
+    if b"*" in written.body:
         assert said(again) == said(written.body)
     else:
         assert again == written.body
+
+
+BRACES = ["{}", "{ }", "{  }", "{}  # none yet", "{\n    }", "{  # none yet\n    }", "&none {}"]
+
+
+@pytest.mark.parametrize("eol", ["\n", "\r\n"], ids=["lf", "crlf"])
+@pytest.mark.parametrize("behind", ["", "    retries: 1\n", "  b:\n    target: b.py:b\n"], ids=["end", "key", "flow"])
+@pytest.mark.parametrize("braces", BRACES)
+def test_empty_braces_are_empty_braces_again(braces: str, behind: str, eol: str) -> None:
+    """``routes: {}`` that somebody wrote takes a route, and is as it was when that goes: comment, space and all."""
+    body = f"{HEAD}flows:\n  a:\n    target: a.py:a\n    routes: {braces}\n{behind}".replace("\n", eol).encode()
+    assert said(set_route(body, "a", "fresh", Pin(1)))["flows"]["a"]["routes"] == {"fresh": 1}
+    assert remove_route(set_route(body, "a", "fresh", Pin(1)), "a", "fresh") == body
+
+
+@pytest.mark.parametrize("json_", [False, True], ids=["yaml", "json"])
+@pytest.mark.parametrize("routes", [None, "{}", "{ }"])
+@pytest.mark.parametrize("first", [False, True], ids=["last", "first"])
+def test_empty_braces_inside_braces_are_told_from_none(routes: str | None, first: bool, json_: bool) -> None:
+    """A flow on one line: ``routes: {}`` comes back where it was, and nothing where there was nothing."""
+    keys = ['"target": "a.py:a"', *([] if routes is None else [f'"routes": {routes}'])]
+    flow = "{" + ", ".join(reversed(keys) if first else keys) + "}"
+    text = f'{{"kitaru": 1, "project": "p", "flows": {{"a": {flow}}}}}\n' if json_ else f"{HEAD}flows:\n  a: {flow}\n"
+    after = set_route(text.encode(), "a", "fresh", Pin(1))
+    assert said(after)["flows"]["a"]["routes"] == {"fresh": 1}
+    assert remove_route(after, "a", "fresh") == text.encode()
+
+
+def test_braces_of_an_overlay_are_told_from_none() -> None:
+    """Beside keys in braces a new one is written so as well: it goes with its route, and ``{}`` does not."""
+    base = f"{HEAD}flows:\n  a: {{target: a.py:a}}\ntargets:\n  live:\n    flows:\n      b:\n"
+    for more in (
+        "        image: {python: '3.12'}\n        inputs: {x: 1}\n",
+        "        routes: {}\n",
+        "        inputs: {x: 1}\n",
+    ):
+        body = (base + "        target: b.py:b\n" + more).encode()
+        after = set_route(body, "b", "fresh", Pin(1), target="live")
+        assert remove_route(after, "b", "fresh", target="live") == body
 
 
 @RANDOM
@@ -117,7 +154,7 @@ def test_setting_a_route_back_gives_the_same_bytes(written: Written, flow: str, 
 @RANDOM
 @given(manifests(), st.sampled_from(FLOWS), st.sampled_from(TAGS))
 def test_a_route_is_removed_and_nothing_else(written: Written, flow: str, tag: str) -> None:
-    """A tag goes with its line, and ``routes`` where it was the last."""
+    """A tag goes with its line, and ``routes`` where it was the last, unless its braces stay."""
     before = said(written.body)
     try:
         body = remove_route(written.body, flow, tag)
@@ -130,6 +167,10 @@ def test_a_route_is_removed_and_nothing_else(written: Written, flow: str, tag: s
         del routes[tag]
         if not routes:
             del wanted["flows"][flow]["routes"]
+            braces = copy.deepcopy(wanted)
+            braces["flows"][flow]["routes"] = {}
+            assert said(body) in (wanted, braces)
+            return
     else:
         assert body == written.body
     assert said(body) == wanted
@@ -342,6 +383,29 @@ def test_several_flows_are_declared_at_once() -> None:
     text = HEAD + "flows:\n  a:\n    target: a.py:a\n\n  b:\n    target: b.py:b\n"
     body = set_flows(text.encode(), {"c": {"target": "c.py:c"}, "d": FlowSpec(target="d.py:d", retries=2)})
     assert body.decode() == text + "\n  c:\n    target: c.py:c\n\n  d:\n    target: d.py:d\n    retries: 2\n"
+
+
+def test_a_large_manifest_is_edited_without_reading_it_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ruamel, which takes seconds for a thousand flows, is asked for nothing but what only it can read."""
+    flows = "".join(
+        f"  f_{n}:  # {n}\n    target: 'f.py:f_{n}'\n    routes:\n      stable: {n + 1}\n" for n in range(300)
+    )
+    said_to_ruamel: list[str] = []
+    for module in (yaml_tree, yaml_pieces):
+
+        class Asked(module.YAML):  # type: ignore[misc,name-defined]
+            def parse(self, text: str) -> Any:
+                said_to_ruamel.append(text)
+                return super().parse(text)
+
+        monkeypatch.setattr(module, "YAML", Asked)
+    body = (HEAD + "flows:\n" + flows + "  last:\n    target: f.py:x\n    inputs:\n      text: |\n        a\n").encode()
+    after = set_route(body, "f_150", "stable", Pin(9))
+    after = set_flows(after, {"f_7": {"inputs": {"n": 1}}, "new": {"target": "f.py:new"}})
+    after = remove_route(after, "last", "stable")
+    assert said(after)["flows"]["f_150"]["routes"] == {"stable": 9}
+    assert said_to_ruamel
+    assert max(map(len, said_to_ruamel)) < 40
 
 
 def test_the_manifest_of_init_takes_flows(tmp_path: Path) -> None:

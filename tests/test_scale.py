@@ -11,10 +11,12 @@ import pytest
 
 from benchmarks.long_history import lengthen
 from kitaru import KitaruClient
+from kitaru.adapters.git_source import GitSource
 from kitaru.adapters.local_store import LocalStore
 from kitaru.engine.releases import Releases
 from kitaru.engine.verifying import verify_chain
 from kitaru.model import address
+from kitaru.model.manifest import SourceSpec
 from kitaru.model.route import selector
 from kitaru.wiring import Silent
 from tests.execution_lab import CountingStore
@@ -125,6 +127,21 @@ def test_the_requests_of_the_verbs_that_count(worlds: tuple[Repository, Reposito
     assert counted(large, VERBS["invoke"]) == {"read": 3, "create": 1}
     quiet = counted(large, VERBS["plan of one"])
     assert quiet == {"read": 3}
+
+
+def test_the_source_is_asked_for_once(worlds: tuple[Repository, Repository], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flows that take their source alike have one digest, which a plan of all of them looks up once."""
+    asked: list[object] = []
+    digest_of = GitSource.digest_of
+
+    def counting(self: GitSource, tree: str, spec: SourceSpec) -> str:
+        asked.append(spec)
+        return digest_of(self, tree, spec)
+
+    monkeypatch.setattr(GitSource, "digest_of", counting)
+    plan = worlds[1].client().plan()
+    assert len(plan.flows) == FLOWS
+    assert len(asked) == 1
 
 
 def test_the_root_stays_small(worlds: tuple[Repository, Repository]) -> None:

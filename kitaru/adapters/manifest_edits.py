@@ -26,8 +26,10 @@ from typing import Any
 from kitaru.adapters.manifest_reading import Places, manifest_error, read_manifest
 from kitaru.adapters.wording import shown
 from kitaru.adapters.yaml_change import Change, Put, Remove, Unsure, at_path, changed, same, spliced
+from kitaru.adapters.yaml_removing import stays_empty
 from kitaru.adapters.yaml_spans import Document, read_document
 from kitaru.adapters.yaml_surgery import sharing, splices
+from kitaru.adapters.yaml_tree import parse, to_data
 from kitaru.adapters.yaml_writing import inline
 from kitaru.errors import KitaruBackendError, KitaruConflictError, KitaruManifestError, Problem
 from kitaru.model.manifest import FlowSpec
@@ -51,7 +53,9 @@ def set_route(
 
 
 def remove_route(body: bytes, flow: str, tag: str, *, target: str | None = None, file: str = MANIFEST) -> bytes:
-    """Take the line of ``tag``, and ``routes:`` where it is empty then. A tag that is not there is no error.
+    """Take the line of ``tag``, and ``routes:`` where it is empty then; braces that somebody wrote stay, as ``{}``.
+
+    A tag that is not there is no error.
 
     A tag that only the base has is removed there, for every target; one that the overlay takes from the base as well
     is refused, since an overlay can't take it away.
@@ -60,10 +64,10 @@ def remove_route(body: bytes, flow: str, tag: str, *, target: str | None = None,
     base = ("flows", flow, "routes", tag)
     over = ("targets", target or "", *base)
     if target is None or at_path(doc.data, over) is None:
-        return _edited(body, doc, [Remove(base, keep=2)], file)
+        return _edited(body, doc, [_removed(doc, base, keep=2)], file)
     if at_path(doc.data, base) is not None:
         raise _refusal(doc, Remove(over, keep=3), "the routes that every target inherits have it too", file)
-    return _edited(body, doc, [Remove(over, keep=3)], file)
+    return _edited(body, doc, [_removed(doc, over, keep=3)], file)
 
 
 def set_flow(
@@ -194,8 +198,8 @@ def _edited(body: bytes, doc: Document, changes: Sequence[Change], file: str) ->
 
 
 def _says(text: str, wanted: Any) -> bool:
-    found = read_document(text)
-    return isinstance(found, Document) and same(found.data, wanted)
+    found = parse(text)
+    return not found.problems and same(to_data(found.root), wanted)
 
 
 def _refusal(doc: Document, change: Change, why: str, file: str) -> KitaruManifestError:
@@ -235,6 +239,10 @@ def _layer(doc: Document, flow: str, target: str | None, file: str, key: str = "
         message = f"{file} declares no flow {shown(flow)}; it declares: {have}"
         raise manifest_error([Problem(message, file=file, line=line, column=column, hint=f"kitaru import {flow}")])
     return ("flows", flow)
+
+
+def _removed(doc: Document, path: tuple[str, ...], keep: int) -> Remove:
+    return Remove(path, len(path) - 1 if stays_empty(doc, path[:-1]) else keep)
 
 
 def _flow_keys(spec: FlowSpec | Mapping[str, Any]) -> dict[str, Any]:

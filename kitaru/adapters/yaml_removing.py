@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kitaru.adapters.yaml_change import Path, Remove, Splice, Unsure, at_path, changed, same
-from kitaru.adapters.yaml_setting import moved_anchor, put, replace
+from kitaru.adapters.yaml_setting import like_new, moved_anchor, put, replace
 from kitaru.adapters.yaml_spans import Document, Entry, Span
 
 
@@ -31,7 +31,27 @@ def remove(doc: Document, path: Path, keep: int) -> list[Splice]:
         return remove_entry(doc, parent, entry)
     if len(chain) < 2:
         raise Unsure("nothing would remain")
+    if parent.flow:
+        return [*moved_anchor(doc, entry.value), _emptied(doc, parent, entry, like_new(doc, chain[-2][0], parent))]
     return replace(doc, chain[-2][1], {}, at_path(doc.data, path[: len(chain) - 1]))
+
+
+def stays_empty(doc: Document, path: Path) -> bool:
+    """Whether the mapping at ``path`` remains, as ``{}``, when its last key goes: somebody wrote its braces.
+
+    One that a new key would be written in just so, were there none, goes with its keys.
+    """
+    node, parent = doc.root, doc.root
+    for step in path:
+        entry = node.own(step)
+        if entry is None:
+            return False
+        parent, node = node, entry.value
+    if node.kind != "mapping" or not node.flow or not node.entries:
+        return False
+    inside = doc.text[node.inner + 1 : node.end - 1]
+    is_tight = inside == doc.text[node.entries[0].key.start : node.entries[-1].value.end]
+    return not (is_tight and like_new(doc, parent, node))
 
 
 def remove_entry(doc: Document, parent: Span, entry: Entry) -> list[Splice]:
@@ -77,3 +97,18 @@ def _remove_in_braces(doc: Document, parent: Span, entry: Entry) -> list[Splice]
     if "#" in between:
         return [*drop, Splice(entry.key.start, entry.value.end, "")]
     return [Splice(before.value.end, entry.value.end, "")]
+
+
+def _emptied(doc: Document, braces: Span, entry: Entry, padded: bool) -> Splice:
+    """The only entry of a mapping in braces goes: what is between these is as it was before an entry was put there.
+
+    ``padded``: the entry was put there with one space more on both its sides.
+    """
+    start, end = braces.inner + 1, braces.end - 1
+    before, behind = doc.text[start : entry.key.start], doc.text[entry.value.end : end]
+    comma = doc.comma_after(entry.value.end)
+    if comma is not None:
+        behind = doc.text[entry.value.end : comma] + doc.text[comma + 1 : end]
+    if padded and before == behind and not behind.strip(" "):
+        behind = behind[1:]
+    return Splice(start, end, before + behind if "#" in before else behind)

@@ -12,6 +12,8 @@ _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
+_BEGINNINGS = frozenset("-+.0123456789~nNtTfF")
+"""What begins otherwise is text: most of what is asked about."""
 _MAX_DIGITS = 300
 _PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./:@%+=-]*")
 _OTHER_BOOLEANS = frozenset({"yes", "no", "on", "off", "y", "n"})
@@ -22,6 +24,8 @@ def resolve_plain(text: str) -> str | int | float | bool | None:
     """What an unquoted scalar means in YAML 1.2: ``yes``, ``on`` and dates are text. Raises ``ValueError`` for numbers
     that JSON does not have.
     """
+    if text and text[0] not in _BEGINNINGS:
+        return text
     if _NULL.fullmatch(text):
         return None
     if _BOOL.fullmatch(text):

@@ -63,7 +63,9 @@ def _fill(doc: Document, parent: Span, entry: Entry, value: Any, opened: frozens
     if old.flow and (parent.flow or not nested):
         inside = ", ".join(f"{key_text(k, as_json=doc.json)}: {inline(v, as_json=doc.json)}" for k, v in value.items())
         kept = doc.text[old.inner + 1 : old.end - 1]
-        return [Splice(old.inner + 1, old.inner + 1 + (0 if kept.strip() else len(kept)), inside)]
+        # Behind a space it is told from braces that were written for it, and stays when it is empty again.
+        pad = "" if kept.strip(" ") else kept + " " * like_new(doc, parent, old)
+        return [Splice(old.inner + 1, old.end - 1, pad + inside + (pad or kept))]
     if old.anchor:
         raise Unsure(f"&{old.anchor} stands for an empty value")
     if parent.flow:
@@ -170,7 +172,7 @@ def add(doc: Document, node: Span, key: str, value: Any, opened: frozenset[str] 
     if not doc.ends_line(last.value.end):
         raise Unsure(f"more stands on the line of {last.name}")
     indent = doc.column(node.entries[0].key.start)
-    if isinstance(value, dict) and all(one.value.kind == "mapping" and one.value.flow for one in node.entries):
+    if isinstance(value, dict) and _in_braces(node.entries):
         lines = [f"{' ' * indent}{key_text(key)}: {inline(value)}"]
     else:
         lines = block_entry(key, value, indent=indent, step=_step(doc), opened=opened)
@@ -179,6 +181,21 @@ def add(doc: Document, node: Span, key: str, value: Any, opened: frozenset[str] 
     if doc.blank_above(node, last) is not None and not last.value.open_ended:
         lines = ["", *lines]
     return [Splice(end, end, "".join(newline + line for line in lines))]
+
+
+def like_new(doc: Document, parent: Span, braces: Span) -> bool:
+    """Whether a mapping in braces stands where ``add`` would put a new one, and would write it in braces.
+
+    The mappings of the root are never in doubt: they do not go.
+    """
+    if parent is doc.root or not parent.entries or parent.entries[-1].value is not braces:
+        return False
+    return parent.flow or _in_braces(parent.entries[:-1])
+
+
+def _in_braces(entries: list[Entry]) -> bool:
+    """Whether there are entries, and a mapping in braces is the value of each of them."""
+    return bool(entries) and all(one.value.kind == "mapping" and one.value.flow for one in entries)
 
 
 def _add_in_braces(doc: Document, node: Span, text: str) -> list[Splice]:

@@ -176,7 +176,7 @@ class _Spans:
                 self._place(self._scalar(event, start, end))
             case MappingStartEvent() | SequenceStartEvent():
                 kind: Kind = "mapping" if isinstance(event, MappingStartEvent) else "sequence"
-                inner = self._inner(start, end)
+                inner = self._inner(event, start, end)
                 span = Span(kind, start, end, inner, flow=bool(event.flow_style), anchor=event.anchor or "")
                 self._open.append((span, []))
             case MappingEndEvent() | SequenceEndEvent():
@@ -184,7 +184,7 @@ class _Spans:
 
     def _scalar(self, event: ScalarEvent, start: int, end: int) -> Span:
         style = event.style or ""
-        inner = self._inner(start, end)
+        inner = self._inner(event, start, end)
         keeps = style in ("|", ">") and "+" in self._text[inner:end].splitlines()[0].partition("#")[0]
         if style in ("|", ">"):
             if keeps:  # the blank lines are part of the value, but for the last newline
@@ -198,7 +198,9 @@ class _Spans:
         span.open_ended = keeps
         return span
 
-    def _inner(self, start: int, end: int) -> int:
+    def _inner(self, event: ScalarEvent | MappingStartEvent | SequenceStartEvent, start: int, end: int) -> int:
+        if event.anchor is None and event.ctag is None:
+            return start
         found = _PROPERTIES.match(self._text, start, end)
         return found.end() if found else start
 

@@ -25,7 +25,9 @@ from ruamel.yaml.events import (
 )
 
 from kitaru.adapters.wording import shown
+from kitaru.adapters.yaml_pieces import GARBAGE
 from kitaru.adapters.yaml_scalar import resolve_plain
+from kitaru.adapters.yaml_scanning import scanned
 from kitaru.errors import Problem
 
 MAX_NODES = 100_000
@@ -110,22 +112,16 @@ def parse(text: str, *, also: Callable[[Event], None] | None = None) -> Tree:
 
 
 def _events(text: str) -> Iterator[Event]:
+    quick = scanned(text)
+    if quick is not None:
+        yield from quick
+        return
     try:
         # pure: the same events whether or not a C parser happens to be installed
         yield from YAML(typ="safe", pure=True).parse(text)
     except MarkedYAMLError as error:
         raise _Stop(_syntax(error, text)) from None
-    except (
-        YAMLError,
-        ValueError,
-        OverflowError,
-        IndexError,
-        AttributeError,
-        KeyError,
-        TypeError,
-        AssertionError,
-    ) as error:
-        # ruamel's scanner answers a few kinds of garbage with Python's own errors
+    except (YAMLError, *GARBAGE) as error:
         raise _Stop(_unreadable(error, text)) from None
 
 
@@ -276,7 +272,7 @@ class _Builder:
         text: str = event.value
         tag = str(event.ctag).removeprefix(_CORE) if event.ctag else ""
         value: str | int | float | bool | None = text
-        if any("\ud800" <= char <= "\udfff" for char in text):
+        if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
             try:  # JSON spells a rare character as two escapes
                 text = value = text.encode("utf-16", "surrogatepass").decode("utf-16")
             except UnicodeDecodeError:

@@ -46,7 +46,10 @@ class Workshop:
         flow's problem: a target that does not import, a stack that is not there.
         """
         flows = self._chosen(only)
-        digests = {name: self.source.digest_of(self.tree, self.spec_of(flow)) for name, flow in flows.items()}
+        specs = {name: self.spec_of(flow) for name, flow in flows.items()}
+        # Most flows take their source as all others do: a thousand of them ask once.
+        known = {spec: self.source.digest_of(self.tree, spec) for spec in set(specs.values())}
+        digests = {name: known[spec] for name, spec in specs.items()}
         facts = self._facts(flows, digests)
         problems: list[Problem] = []
         found = []

@@ -74,10 +74,15 @@ class Repository:
         git = import_module("kitaru.adapters.git_source")
         return git.GitSource(self.loaded.root, self.settings.cache, manifest=self.loaded.path.name)
 
+    @cached_property
+    def _cache(self) -> Path:
+        """Looked up once: a thousand flows ask."""
+        return self.settings.cache
+
     def known(self, source: str, target: str) -> FlowFacts | None:
         """What was learned of that target before."""
         discovery = import_module("kitaru.adapters.discovery")
-        facts: FlowFacts | None = discovery.facts_cache_get(self.settings.cache, source, target)
+        facts: FlowFacts | None = discovery.facts_cache_get(self._cache, source, target)
         return facts
 
     def describe(
