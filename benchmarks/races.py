@@ -48,6 +48,8 @@ def _figures(name: str, raced: Raced) -> Iterator[Figure]:
     for verb in ("apply", "tag"):
         seconds = [one.seconds for one in raced.told if (one.verb == "apply") == (verb == "apply")]
         yield Figure(f"races_{name}_{verb}", tuple(seconds), "s", note="until it has succeeded, all attempts together")
+        calls = tuple(float(one.requests) for one in raced.told if (one.verb == "apply") == (verb == "apply"))
+        yield Figure(f"races_{name}_{verb}_calls", calls, "calls", note="of the store, all attempts together")
     by_process: dict[str, float] = {}
     for one in raced.told:
         by_process[one.who] = by_process.get(one.who, 0.0) + one.seconds

@@ -45,7 +45,7 @@ def manifest(words: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What one process was told of one of its deeds, after so many attempts and seconds."""
+    """What one process was told of one of its deeds, after so many attempts, seconds and calls of the store."""
 
     who: str
     verb: str
@@ -55,6 +55,7 @@ class Told:
     generation: int
     attempts: int
     seconds: float
+    requests: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,12 +182,17 @@ class Worker:
     """Applies new versions of one flow, and moves two tags of it, each until it has succeeded."""
 
     def __init__(self, clone: Path, number: int) -> None:
+        from benchmarks.counting_store import CountingStore, count_requests
         from kitaru import KitaruClient
+
+        def new_client() -> tuple[KitaruClient, CountingStore]:
+            client = KitaruClient(manifest=clone / "kitaru.yaml")
+            return client, count_requests(client)
 
         self._who = f"worker-{number}"
         self._flow = f"flow_{number % FLOWS}"
         self._repository = Repository(clone)
-        self._new_client = lambda: KitaruClient(manifest=clone / "kitaru.yaml")
+        self._new_client = new_client
         self._version = 1
 
     def apply(self, round_: int) -> Told:
@@ -194,13 +200,15 @@ class Worker:
         words = {f"flow_{n}": "none" for n in range(FLOWS)} | {self._flow: f"{self._who}-{round_}"}
         self._repository.manifest(manifest(words))
         self._repository.commit(f"{self._who} {round_}")
-        begun, attempts = time.monotonic(), 0
+        begun, attempts, requests = time.monotonic(), 0, 0
         while True:
             attempts += 1
-            client = self._new_client()
+            client, counting = self._new_client()
             try:
                 done = client.apply((self._flow,))
+                requests += counting.calls.total()
             except KitaruConflictError:
+                requests += counting.calls.total()
                 # Two of three others want the same flow: whoever comes again at once only keeps them all busy.
                 time.sleep(random.uniform(0, min(0.05 * 2**attempts, LONGEST_PAUSE)))
                 continue
@@ -208,17 +216,17 @@ class Worker:
             assert entry is not None
             self._version = next(edit.version for edit in entry[0].edits if isinstance(edit, Mint))
             spent = time.monotonic() - begun
-            return Told(self._who, "apply", self._flow, "", self._version, done.generation, attempts, spent)
+            return Told(self._who, "apply", self._flow, "", self._version, done.generation, attempts, spent, requests)
 
     def tag(self, tag: str, *, exclusive: bool) -> Told:
         """Lead a tag to the version that this process made last."""
         begun = time.monotonic()
-        done = self._new_client().deployments.tag(
-            self._flow, tag, version=self._version, exclusive=exclusive, manifest="leave"
-        )
+        client, counting = self._new_client()
+        done = client.deployments.tag(self._flow, tag, version=self._version, exclusive=exclusive, manifest="leave")
         spent = time.monotonic() - begun
         verb = "tag" if done.changed else "nothing"
-        return Told(self._who, verb, self._flow, tag, self._version, done.generation, 1, spent)
+        requests = counting.calls.total()
+        return Told(self._who, verb, self._flow, tag, self._version, done.generation, 1, spent, requests)
 
     def deeds(self, rounds: int) -> Iterator[Told]:
         """All that this process does."""

@@ -42,6 +42,7 @@ from kitaru.engine.needs import (
 from kitaru.engine.records import read_table, write_object
 from kitaru.engine.releases import Releases
 from kitaru.engine.sweeping import Sweeper
+from kitaru.engine.turns import Turns
 from kitaru.errors import KitaruStateError, KitaruStoreError
 from kitaru.model import address
 from kitaru.model.address import timestamp
@@ -126,7 +127,7 @@ class Collector:
         referred = self._heed_journals(expired)
         if delete:
             # With no grace there is nobody for whom to remember.
-            self._expire(expired, referred if self._terms.grace else frozenset())
+            self._expire(expired, referred if self._terms.grace else frozenset(), lock)
         going = self._unneeded(old)
         restored = 0
         if delete:
@@ -218,6 +219,7 @@ class Collector:
     def _drop(self, lock: Lockfile, by: str) -> tuple[Lockfile, dict[str, tuple[Release, ...]]]:
         """Delete them in the log. Decided anew on each state that another writer leaves."""
         dropped: dict[str, tuple[Release, ...]] = {}
+        turns = Turns(self._releases)
         while True:
             chosen: dict[str, tuple[Release, ...]] = {}
             edits: list[Drop] = []
@@ -235,7 +237,7 @@ class Collector:
                 for flow, rows in chosen.items():
                     dropped[flow] = (*dropped.get(flow, ()), *rows)
             else:
-                lock = self._releases.head(verified=True)
+                lock = turns.again(outcome)
 
     def _drops(self, flow: str, sha: str, rows: tuple[Release, ...], by: str) -> list[Drop]:
         table = read_table(self._store, self._project, sha, flow)
@@ -273,10 +275,10 @@ class Collector:
             self._needs.blobs |= referred
         return referred
 
-    def _expire(self, expired: list[Journaled], referred: frozenset[str]) -> None:
+    def _expire(self, expired: list[Journaled], referred: frozenset[str], lock: Lockfile) -> None:
         if expired:
             self._step(f"removing {len(expired)} executions")
-            expirer = Expirer(self._store, self._project, self._clock, self._horizon)
+            expirer = Expirer(self._store, self._project, self._clock, self._horizon, lock.flows)
             expirer.expire([one.exec_id for one in expired], referred)
 
     def _then(self, lock: Lockfile, doomed: dict[str, tuple[Release, ...]], expired: Collection[Journaled]) -> Needs:

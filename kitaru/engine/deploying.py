@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from kitaru.core.deploying import Order, plan_release
 from kitaru.engine.applier import Applier
+from kitaru.engine.turns import Turns
 from kitaru.engine.workshop import Workshop
 from kitaru.model.lockfile import Lockfile
 from kitaru.model.plan import Plan
@@ -28,15 +29,20 @@ class Deployer:
         another number, and never fails for it. Each round that is lost is one that another writer won.
         """
         releases, reporter = self.applier.releases, self.applier.reporter
+        lock, turns = releases.head(verified=True), Turns(releases)
+        plan, prepared = self.plan(order, snapshot, lock, workshop), None
         while True:
-            lock = releases.head(verified=True)
-            plan = self.plan(order, snapshot, lock, workshop)
-            prepared = self.applier.prepared(plan, lock, workshop, by)
+            if prepared is None or not prepared.fits(lock.flows):
+                prepared = self.applier.prepared(plan, lock, workshop, by)
             reporter.step(Step("commit", f"writing generation {lock.generation + 1}"))
             outcome = releases.write(lock, prepared.edits, by=by, commit=plan.commit, message=message, verb=verb)
             if isinstance(outcome, Lockfile):
                 prepared.settle()
                 return plan, outcome
+            lock = turns.again(outcome)
+            before, plan = plan, self.plan(order, snapshot, lock, workshop)
+            if plan.edits != before.edits:
+                prepared = None
 
     def plan(self, order: Order, snapshot: Snapshot, lock: Lockfile, workshop: Workshop) -> Plan:
         """The deploy as a plan, on the state that it was given."""

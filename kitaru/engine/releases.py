@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Required, TypedDict, Unpack
 
 from kitaru.core.commit import Broken, fold, next_lockfile
 from kitaru.engine.records import parse
@@ -21,11 +23,30 @@ FULL_STATE_EVERY = 64
 """A state larger than ``FULL_STATE_BYTES`` is written in full in every 64th entry only."""
 
 
+READS_ON = 3
+"""How many generations a writer that lost a race follows one by one, before it asks the hint where the log is now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Another writer took the generation: this one."""
+    """Another writer took the generation: this one, on the state ``before`` it.
+
+    ``entry`` is the digest of the winner's bytes, ``seconds`` how long the attempt took that was lost to it.
+    """
 
     winner: Generation
+    entry: str
+    before: Lockfile
+    seconds: float
+
+
+class Signed(TypedDict, total=False):
+    """Who writes a generation, with which verb (``apply`` where none is given), from which commit, and why."""
+
+    by: Required[str]
+    verb: str
+    commit: Commit | None
+    message: str
 
 
 class Releases:
@@ -61,15 +82,24 @@ class Releases:
         body = self._store.read(key)
         return None if body is None else (parse(Generation, body, key), digest(body))
 
+    def after(self, lost: Lost) -> Lockfile:
+        """The newest state, for who lost a race: it has the winner's entry, so that one read is the rule."""
+        try:
+            lock = fold(lost.before, lost.winner, lost.entry)
+            for _ in range(READS_ON):
+                found = self.entry(lock.generation + 1)
+                if found is None:
+                    return lock
+                lock = fold(lock, *found)
+        except KitaruStoreFormatError:
+            raise
+        except KitaruIntegrityError:
+            # What it was built upon may be what is wrong; the log alone decides.
+            pass
+        return self.head(verified=True)
+
     def append(
-        self,
-        lock: Lockfile,
-        edits: Sequence[Edit],
-        *,
-        by: str,
-        commit: Commit | None = None,
-        message: str = "",
-        verb: str = APPLY,
+        self, lock: Lockfile, edits: Sequence[Edit], **signed: Unpack[Signed]
     ) -> Lockfile | Lost | tuple[Broken, ...]:
         """Write the generation after ``lock`` with all of ``edits``: the only commit point there is.
 
@@ -77,6 +107,7 @@ class Releases:
         in the last two cases.
         """
         at = timestamp(self._clock.now())
+        by, verb = signed["by"], signed.get("verb", APPLY)
         following = next_lockfile(lock, edits, at=at, by=by, via=verb)
         if isinstance(following, tuple):
             return following
@@ -91,8 +122,8 @@ class Releases:
             write=self._clock.token(26),
             at=at,
             by=by,
-            commit=commit,
-            message=message,
+            commit=signed.get("commit"),
+            message=signed.get("message", ""),
             verb=verb,
             edits=tuple(edits),
             state_digest=state_digest,
@@ -101,27 +132,22 @@ class Releases:
         body = entry.canonical()
         key = address.generation(self._project, entry.generation)
         self._writing = (key, body, following.model_copy(update={"entry": digest(body)}))
+        begun = time.monotonic()
         outcome = self._store.create(key, body)
         if not isinstance(outcome, Created):
             self._writing = None
-            return Lost(parse(Generation, outcome.existing, key))
+            winner = parse(Generation, outcome.existing, key)
+            return Lost(winner, digest(outcome.existing), lock, time.monotonic() - begun)
         following = following.model_copy(update={"entry": digest(body)})
         self._leave_hint(following, state_digest)
         return following
 
     def write(
-        self,
-        lock: Lockfile,
-        edits: Sequence[Edit],
-        *,
-        by: str,
-        commit: Commit | None = None,
-        message: str = "",
-        verb: str = APPLY,
+        self, lock: Lockfile, edits: Sequence[Edit], **signed: Unpack[Signed]
     ) -> Lockfile | Lost | tuple[Broken, ...]:
         """As ``append``, for who can't be stopped half-way: an interruption goes through unless the entry landed."""
         try:
-            return self.append(lock, edits, by=by, commit=commit, message=message, verb=verb)
+            return self.append(lock, edits, **signed)
         except KeyboardInterrupt:
             landed = self.landed()
             if landed is None:
