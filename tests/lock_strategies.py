@@ -8,12 +8,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from kitaru.core.commit import next_lockfile
+from kitaru.core.naming import names_of
 from kitaru.model.address import digest
-from kitaru.model.lockfile import Drop, Edit, Generation, Lockfile, Manage, Mint, Move, Rename, Retire, Untag
-from kitaru.model.route import Holder
+from kitaru.model.lockfile import Drop, Edit, Generation, Lockfile, Manage, Mint, Move, Protect, Rename, Retire, Untag
+from kitaru.model.route import Holder, Protection
 
 FLOWS = ("agent", "greeter", "other")
 TAGS = ("default", "stable", "canary", "benchmark")
+RULES = st.dictionaries(
+    st.sampled_from(TAGS), st.builds(Protection, branch=st.sampled_from((None, "main", "side")), clean=st.booleans())
+)
+"""Who may move which route, as a manifest says it."""
+
 FEW = settings(max_examples=40, deadline=None)
 """Histories take long to draw; forty of them are enough in every run."""
 
@@ -89,6 +95,9 @@ def fitting(draw: st.DrawFn, lock: Lockfile) -> tuple[Edit, ...]:
             edits.append(mint(flow, latest))
         elif draw(st.booleans()) or not live:
             edits.append(Manage(kind="manage", flow=flow))
+        if draw(st.booleans()):
+            applied = state.protect if state else {}
+            edits.append(Protect(kind="protect", flow=flow, rules=draw(RULES), expects=applied))
         for tag in draw(st.lists(st.sampled_from(TAGS), unique=True)):
             route = state.routes.get(tag) if state is not None and live else None
             if route is not None and tag != "default" and draw(st.booleans()):
@@ -119,6 +128,7 @@ def renaming_or_dropping(draw: st.DrawFn, lock: Lockfile) -> tuple[Edit, ...]:
         return ()
     name = draw(st.sampled_from(live))
     state = lock.flows[name]
+    free += sorted(names_of(lock.flows, name) - {name})
     if free and draw(st.booleans()):
         return (Rename(kind="rename", flow=draw(st.sampled_from(free)), was=name, expects=state.latest),)
     held = {version for route in state.routes.values() if route.exclusive for version in route.versions}
@@ -166,5 +176,11 @@ ANY_EDIT: st.SearchStrategy[Edit] = st.one_of(
         lambda flow, expects: Retire(kind="retire", flow=flow, expects=expects),
         st.sampled_from(FLOWS),
         st.integers(0, 4),
+    ),
+    st.builds(
+        lambda flow, rules, expects: Protect(kind="protect", flow=flow, rules=rules, expects=expects),
+        st.sampled_from(FLOWS),
+        RULES,
+        RULES,
     ),
 )

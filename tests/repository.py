@@ -270,9 +270,9 @@ class Watched:
         self.calls.append(("create", key))
         return self.inner.create(key, body)
 
-    def overwrite(self, key: str, body: bytes) -> None:
+    def overwrite(self, key: str, body: bytes, *, durable: bool = True) -> None:
         self.calls.append(("overwrite", key))
-        self.inner.overwrite(key, body)
+        self.inner.overwrite(key, body, durable=durable)
 
     def names(self, prefix: str, *, after: str = "") -> list[str]:
         self.calls.append(("names", prefix))

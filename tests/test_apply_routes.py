@@ -260,7 +260,9 @@ def test_a_protected_route_moves_from_its_branch_only(repository: Repository) ->
     repository.manifest(PROTECTED)
     repository.commit()
     git(repository.folder, "switch", "-q", "-c", "feature")
-    assert repository.plan().guards == ("agent: route default moves only from branch main; this commit is on feature",)
+    assert repository.plan().guards == (
+        "agent: route default moves only from branch main, as the manifest says; this commit is on feature",
+    )
     with pytest.raises(KitaruStateError, match="only from branch main"):
         repository.apply()
     assert not repository.store_folder.exists()

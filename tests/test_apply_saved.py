@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from kitaru.client.project import Applied
-from kitaru.core.review import unreviewed
+from kitaru.core.review import tampered, unreviewed
 from kitaru.errors import (
     KitaruConflictError,
     KitaruIntegrityError,
@@ -18,8 +21,9 @@ from kitaru.errors import (
 )
 from kitaru.model import address
 from kitaru.model.plan import Plan
+from kitaru.ports import Store
 from tests.applying import TWO, generation, new_version, routes_of
-from tests.repository import MANIFEST, Repository, git
+from tests.repository import MANIFEST, Repository, Watched, git, kitaru
 
 # --- saved plans -----------------------------------------------------------------------------------------------------
 
@@ -85,7 +89,7 @@ def test_a_tampered_plan_is_refused(repository: Repository) -> None:
             edit.update(what.get(edit["kind"], {}))
         return Plan.parse(address.canonical_json(copy))
 
-    for tampered in (
+    for forged in (
         changed(snapshot={"target": "flows/evil.py:agent"}),
         changed(build={"snapshot_digest": "0" * 64}),
         changed(mint={"snapshot": "0" * 64}),
@@ -95,7 +99,7 @@ def test_a_tampered_plan_is_refused(repository: Repository) -> None:
         changed(move={"tag": "stable"}),
     ):
         with pytest.raises(KitaruIntegrityError, match="was changed after it was made"):
-            apply_saved(repository, tampered)
+            apply_saved(repository, forged)
         assert generation(repository) == 0
 
 
@@ -147,3 +151,211 @@ def test_what_a_saved_plan_hides_is_found(repository: Repository) -> None:
         repository.client().apply(plan=hidden, saved=True)
     assert any("breaks callers" in line for line in unreviewed(plan, [hidden]))
     assert unreviewed(plan, [plan]) == ()
+
+
+# --- what a file tells, and does not ----------------------------------------------------------------------------------
+
+SECRETIVE = MANIFEST.replace(
+    "    routes:",
+    "    image: {environment: {MODE: clear-text, LEVEL: '3'}, secret_environment_from: [API_KEY]}\n    routes:",
+)
+
+
+@pytest.fixture
+def secretive(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    """A flow with two variables, and a secret whose value is at hand while the plan is made."""
+    monkeypatch.setenv("API_KEY", "value-of-a-secret")
+    repository.manifest(SECRETIVE)
+    repository.commit()
+    return repository
+
+
+def test_a_saved_plan_holds_no_value_of_a_variable(secretive: Repository) -> None:
+    """Names are in the file, values are not; and what is applied from it has them."""
+    kitaru("plan", "--out", "plan.json", cwd=secretive.folder).must()
+    text = (secretive.folder / "plan.json").read_text()
+    assert '"environment":{"LEVEL":"***","MODE":"***"}' in text
+    assert '"API_KEY"' in text
+    assert "clear-text" not in text
+    assert "value-of-a-secret" not in text
+    kitaru("apply", "plan.json", "--yes", cwd=secretive.folder).must()
+    details = secretive.client().deployments.get("agent", version=1).details
+    assert details is not None
+    assert details.image.environment == {"MODE": "clear-text", "LEVEL": "3"}
+    assert secretive.plan(ignoring=[secretive.folder / "plan.json"]).is_empty
+
+
+def test_a_plan_that_was_saved_with_values_is_carried_out(secretive: Repository) -> None:
+    """As earlier releases wrote it."""
+    plan = secretive.plan()
+    assert b"clear-text" in plan.canonical()
+    assert apply_saved(secretive, plan).changed
+
+
+@pytest.mark.parametrize("said", [{"MODE": "***", "LEVEL": "4"}, {"MODE": "***"}, {"MODE": "other", "LEVEL": "3"}])
+def test_variables_that_were_changed_in_the_file_are_found(secretive: Repository, said: dict[str, str]) -> None:
+    """All values are there or none, and all names: a reader was shown what is done."""
+    plan = secretive.plan()
+    (flow,) = plan.flows
+    assert flow.build is not None
+    image = flow.build.snapshot.image.model_copy(update={"environment": said})
+    snapshot = flow.build.snapshot.model_copy(update={"image": image})
+    forged = plan.model_copy(
+        update={"flows": (flow.model_copy(update={"build": flow.build.model_copy(update={"snapshot": snapshot})}),)}
+    )
+    with pytest.raises(KitaruIntegrityError, match="was changed after it was made: what it shows of agent"):
+        apply_saved(secretive, forged)
+    assert unreviewed(plan, [forged]) != ()
+    assert generation(secretive) == 0
+
+
+def test_a_review_without_values_binds_them(secretive: Repository) -> None:
+    """The same variables with another value are another version, which nobody reviewed."""
+    reviewed = Plan.parse(secretive.plan().redacted.canonical())
+    assert unreviewed(secretive.plan(), [reviewed]) == ()
+    secretive.manifest(SECRETIVE.replace("clear-text", "another"))
+    secretive.commit()
+    (said, *_) = unreviewed(secretive.plan(), [reviewed])
+    assert said.endswith(": values of environment variables")
+
+
+def test_a_change_of_protection_is_reviewed(repository: Repository) -> None:
+    """A rule counts as shown where the plan's notes show it."""
+    repository.apply()
+    repository.manifest(MANIFEST + "protect: {default: {branch: main}}\n")
+    repository.commit()
+    plan = repository.plan()
+    assert unreviewed(plan, [plan]) == ()
+    quiet = plan.model_copy(update={"flows": tuple(flow.model_copy(update={"notes": ()}) for flow in plan.flows)})
+    for reviewed in ([quiet], []):
+        (said,) = unreviewed(plan, reviewed)
+        assert said == "agent: default is protected from now on: branch main, clean commit, which nobody was shown"
+    with pytest.raises(KitaruIntegrityError):
+        apply_saved(repository, quiet)
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to every number, text and truth value in JSON data."""
+    if isinstance(value, dict | list):
+        for key, one in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(one, (*path, key))
+    elif value is not None:
+        yield path
+
+
+def test_no_word_of_a_saved_plan_can_be_changed(repository: Repository) -> None:
+    """Whatever number, name or digest of its flows and edits is another: found, or no plan at all."""
+    rules = "protect: {stable: {branch: main}}\nmoved: {agent: writer}\n"
+    repository.manifest(TWO)
+    repository.commit()
+    repository.apply()
+    new_version(repository, "second")
+    text = TWO.replace("  agent:", "  writer:").replace("{default: head}", "{default: head, stable: [1, 2]}")
+    repository.manifest(text + rules)
+    repository.commit()
+    plan = repository.plan()
+    assert {edit.kind for edit in plan.edits} == {"rename", "mint", "move", "protect"}
+    data = json.loads(plan.redacted.canonical())
+    assert tampered(Plan.parse(address.canonical_json(data)), plan) == ()
+    tried = 0
+    for path in leaves({"flows": data["flows"], "edits": data["edits"]}):
+        if "consequences" in path or "unmanaged" in path:
+            continue
+        copy = json.loads(json.dumps(data))
+        *way, last = path
+        place = reduce(lambda part, key: part[key], way, copy)
+        old = place[last]
+        place[last] = not old if isinstance(old, bool) else old + 1 if isinstance(old, int | float) else f"{old}x"
+        try:
+            forged = Plan.parse(address.canonical_json(copy))
+        except ValidationError:
+            continue
+        tried += 1
+        assert tampered(forged, plan), path
+    assert tried > 60
+
+
+# --- what is asked of whom, and when ----------------------------------------------------------------------------------
+
+
+def test_the_lock_is_read_once(repository: Repository) -> None:
+    """An apply of a saved plan reads the newest state a single time: it is checked, planned and built upon as read."""
+    repository.apply()
+    new_version(repository, "second")
+    plan = Plan.parse(repository.plan().redacted.canonical())
+    seen: list[Watched] = []
+
+    def watched(store: Store) -> Store:
+        seen.append(Watched(store))
+        return seen[-1]
+
+    assert repository.client(wrap=watched).apply(plan=plan, saved=True).generation == 2
+    assert seen[0].calls.count(("read", address.lock_hint("research"))) == 1
+
+
+def test_a_plan_that_was_opened_is_made_but_once(repository: Repository) -> None:
+    """The command shows what it then carries out: the same plan, and refused where the store went on meanwhile."""
+    plan = Plan.parse(repository.plan().redacted.canonical())
+    client = repository.client()
+    opened = client.project.reopened(plan)
+    repository.apply()
+    with pytest.raises(KitaruConflictError, match="Ann wrote generation 1"):
+        client.apply(plan=opened, saved=True)
+    new_version(repository, "second")
+    opened = client.project.reopened(repository.plan())
+    done = client.apply(plan=opened, saved=True)
+    assert (done.plan is opened, done.generation) == (True, 2)
+
+
+@pytest.mark.parametrize("given", [{"flows": ("agent",)}, {"prune": True}], ids=["a flow", "prune"])
+def test_a_saved_plan_takes_nothing_more(repository: Repository, given: dict[str, Any]) -> None:
+    """What it is about was chosen when it was made: a flow, or --prune, beside it would be passed over in silence."""
+    plan = repository.plan()
+    for verb in (repository.client().project.reopened, partial(repository.client().apply, saved=True)):
+        with pytest.raises(KitaruUsageError, match="is carried out whole") as refused:
+            verb(plan=plan, **given)
+        assert "--out FILE" in refused.value.hint
+
+
+def test_a_refusal_comes_before_the_plan_is_shown(repository: Repository, own_world: Path) -> None:
+    """Options that it does not take, a file that was changed, a store that went on: said at once, and nothing else."""
+    saved, changed = own_world / "plan.json", own_world / "changed.json"
+
+    def refused(*words: str | Path, code: int = 2) -> str:
+        done = kitaru("apply", *words, "--yes", cwd=repository.folder).refused(code=code)
+        assert "Plan for project" not in done.said, done.said
+        return done.err
+
+    kitaru("plan", "--out", saved, cwd=repository.folder).must()
+    changed.write_bytes(saved.read_bytes().replace(b"flows/work.py:agent", b"flows/evil.py:agent"))
+    assert "is carried out whole, as it was made, without --prune" in refused(saved, "--prune")
+    for words in ((saved, "agent"), ("agent", saved)):
+        assert "plan.json is no flow; a saved plan is applied alone" in refused(*words)
+    assert "was changed after it was made: what it shows of agent" in refused(changed, code=1)
+    assert generation(repository) == 0
+    shown = kitaru("apply", saved, "--yes", cwd=repository.folder).must()
+    assert "Plan for project research" in shown.out
+    assert "Ann wrote generation 1" in refused(saved, code=1)
+
+
+def test_files_that_are_given_are_no_changes(repository: Repository) -> None:
+    """A saved plan in the working tree, or a folder of them, does not make it dirty; any other file does."""
+    folder = repository.folder
+    kitaru("plan", "--out", "plan.json", cwd=folder).must()
+    kitaru("plan", cwd=folder).refused("plan.json")
+    kitaru("plan", "--drift", cwd=folder).must()
+    (folder / "reviewed").mkdir()
+    (folder / "plan.json").rename(folder / "reviewed" / "001.json")
+    stray = repository.write("reviewed/notes.txt", "stray")
+    kitaru("apply", "--reviewed", "reviewed", "--yes", cwd=folder).refused("reviewed/notes.txt")
+    stray.unlink()
+    kitaru("apply", "--reviewed", "reviewed", "--yes", cwd=folder).must()
+    assert generation(repository) == 1
+    new_version(repository, "second")
+    (folder / "reviewed" / "001.json").unlink(missing_ok=True)
+    repository.commit()
+    kitaru("plan", "--out", "plan.json", cwd=folder).must()
+    kitaru("apply", "--reviewed", "plan.json", "--yes", cwd=folder).must()
+    assert generation(repository) == 2
+    repository.change("flows/work.py", "hello", "good day")
+    kitaru("plan", "--drift", cwd=folder).must()

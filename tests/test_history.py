@@ -18,8 +18,8 @@ from kitaru.engine.releases import FULL_STATE_EVERY
 from kitaru.errors import KitaruIntegrityError, KitaruSelectorError, KitaruUsageError
 from kitaru.model import address
 from kitaru.model.address import digest
-from kitaru.model.lockfile import Drop, Edit, Lockfile, Manage, Move, Rename, Retire, Untag
-from kitaru.model.route import Hold
+from kitaru.model.lockfile import Drop, Edit, Lockfile, Manage, Move, Protect, Rename, Retire, Untag
+from kitaru.model.route import Hold, Protection
 from kitaru.model.snapshot import Commit
 from kitaru.surfaces.views.history_text import WIDTH
 from tests.applying import routed
@@ -70,6 +70,15 @@ WORDS: list[tuple[Edit, str]] = [
         ),
         "beta: v1 → v1 90 %, v2 10 %",
     ),
+    (
+        Protect(
+            kind="protect",
+            flow="agent",
+            rules={"gold": Protection(), "stable": Protection(branch="main", clean=False)},
+            expects={"canary": Protection(branch="side"), "gold": Protection()},
+        ),
+        "canary is protected no longer (was: branch side, clean commit); stable is protected from now on: branch main",
+    ),
 ]
 
 
@@ -79,6 +88,13 @@ def test_every_edit_has_words(edit: Edit, words: str) -> None:
     assert edit_words(edit) == words
     data = edit_data(edit)
     assert (data["kind"], data["flow"], data["text"]) == (edit.kind, "agent", words)
+
+
+def test_rules_are_told_to_machines_in_full() -> None:
+    """What binds after a change of protection, and what bound before, by tag."""
+    edit = Protect(kind="protect", flow="agent", rules={"gold": Protection()}, expects={})
+    assert edit_data(edit)["rules"] == {"gold": {"branch": None, "clean": True}}
+    assert edit_data(edit)["was"] == {}
 
 
 def test_a_hold_is_said_with_its_reason() -> None:

@@ -8,17 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kitaru.core.agreement import disagreements, tables_needed
 from kitaru.core.commit import next_lockfile
-from kitaru.core.planning import Desired, Draft, Known, guards, needs, plan_absent, plan_flow
+from kitaru.core.planning import Desired, Draft, Known, needs, plan_absent, plan_flow
+from kitaru.core.review import tampered
 from kitaru.errors import Problem
-from kitaru.model.lockfile import Lockfile, Move, Release, VersionTable
-from kitaru.model.manifest import FlowSpec, Manifest, Protection
-from kitaru.model.plan import FlowPlan, Plan, RouteMove
-from kitaru.model.route import RouteWish, parse_wish
+from kitaru.model.lockfile import Lockfile, Mint, Move, Release, VersionTable
+from kitaru.model.manifest import FlowSpec, Manifest
+from kitaru.model.plan import Plan
+from kitaru.model.route import Protection, RouteWish, parse_wish
 from kitaru.model.snapshot import Commit, Snapshot
 from kitaru.model.stack import LocalStack, NamedStack
-from tests.lock_strategies import AT, BY, FEW, FLOWS, TAGS, holder, locks
+from tests.lock_strategies import AT, BY, FEW, FLOWS, RULES, TAGS, holder, locks
 
 STACK = NamedStack(name="local", spec=LocalStack(type="local"))
 EMPTY = Lockfile(project="research")
@@ -39,9 +39,13 @@ def desired(flow: str = "agent", content: str = "a", **routes: Any) -> Desired:
 
 
 def drafted(
-    lock: Lockfile, *flows: Desired, tables: dict[str, VersionTable] | None = None, prune: bool = False
+    lock: Lockfile,
+    *flows: Desired,
+    tables: dict[str, VersionTable] | None = None,
+    prune: bool = False,
+    protect: dict[str, Protection] | None = None,
 ) -> Draft:
-    draft = Draft()
+    draft = Draft(protect=protect or {})
     for flow in flows:
         known = Known(table=(tables or {}).get(flow.name))
         plan_flow(draft, flow, lock, known, place, prune=prune)
@@ -94,23 +98,24 @@ def known_tables(lock: Lockfile) -> dict[str, VersionTable]:
 
 
 @FEW
-@given(locks, st.sampled_from(FLOWS), st.sampled_from("abc"), wishes, st.booleans())
+@given(locks, st.sampled_from(FLOWS), st.sampled_from("abc"), wishes, st.booleans(), RULES)
 def test_what_is_carried_out_is_not_planned_again(
-    lock: Lockfile, flow: str, content: str, asked: dict[str, Any], prune: bool
+    lock: Lockfile, flow: str, content: str, asked: dict[str, Any], prune: bool, protect: dict[str, Protection]
 ) -> None:
     """From any state, any wishes: the plan's edits fit that state, do what it shows, and leave nothing to do."""
     tables = known_tables(lock)
     want = desired(flow, content, **asked)
-    draft = drafted(lock, want, tables=tables, prune=prune)
+    draft = drafted(lock, want, tables=tables, prune=prune, protect=protect)
     if draft.problems:
         assert all(problem.file.startswith(f"flows/{flow}/routes/") for problem in draft.problems)
         return
     plan = as_plan(draft)
-    assert set(tables_needed(plan, lock)) <= set(tables)
-    assert disagreements(plan, lock, tables) == ()
     assert Plan.parse(plan.canonical()) == plan
+    assert tampered(Plan.parse(plan.redacted.canonical()), plan) == ()
     following = carried_out(lock, draft)
-    again = drafted(following, want, tables={**tables, **_grown(tables, draft, flow)}, prune=prune)
+    assert following.flows[flow].protect == protect
+    tables = {**tables, **_grown(tables, draft, flow)}
+    again = drafted(following, want, tables=tables, prune=prune, protect=protect)
     assert (again.edits, again.problems) == ([], [])
     assert all(plan.action == "keep" and not plan.build for plan in again.flows)
 
@@ -212,26 +217,39 @@ def test_absent_flows_are_listed_and_pruned_only_when_asked() -> None:
     assert (draft.edits, len(draft.problems)) == ([], 1)
 
 
-@pytest.mark.parametrize(
-    ("rule", "commit", "count"),
-    [
-        (Protection(branch="main"), Commit(sha="1", branch="main"), 0),
-        (Protection(branch="main"), Commit(sha="1", branch="feature"), 1),
-        (Protection(branch="main"), Commit(sha="1"), 1),
-        (Protection(branch="main"), Commit(sha="1", branch="x", dirty=True), 2),
-        (Protection(), Commit(sha="1", dirty=True), 1),
-        (Protection(clean=False), Commit(sha="1", dirty=True), 0),
-    ],
-)
-def test_guards(rule: Protection, commit: Commit, count: int) -> None:
-    """A protected route moves from its branch and a clean commit; adopting it is no move."""
-    guarded = manifest("agent").model_copy(update={"protect": {"stable": rule}})
-    held = (holder("agent", 1),)
+def two_of_the_same() -> tuple[Lockfile, str]:
+    """``default: head`` applied at v1; then somebody built the same content once more, as v2."""
+    lock = carried_out(EMPTY, drafted(EMPTY, desired(default="head", mark=["head"])))
+    content = lock.flows["agent"].snapshot
+    mint = Mint(kind="mint", flow="agent", version=2, snapshot=content, table="t", managed=False, expects=1)
+    following = next_lockfile(lock, [mint], at=AT, by=BY)
+    assert isinstance(following, Lockfile)
+    return following, content
 
-    def said(**move: Any) -> int:
-        flow = FlowPlan(flow="agent", action="update", moves=(RouteMove(**move),))
-        return len(guards(guarded, [flow], commit))
 
-    assert said(tag="stable", after=held) == count
-    assert said(tag="canary", after=held) == 0
-    assert said(tag="stable", before=held, after=held) == 0
+def test_head_stays_where_it_has_this_content_already() -> None:
+    """A newer number of the same content moves no route that follows head; a new route gets the newest."""
+    lock, _ = two_of_the_same()
+    draft = drafted(lock, desired(default="head", mark=["head"]))
+    assert (draft.edits, draft.flows[0].action, draft.flows[0].version) == ([], "keep", 2)
+    draft = drafted(lock, desired(default="head", mark=[1, "head"], canary="head", beta={1: 90, "head": 10}))
+    assert routes(carried_out(lock, draft)) == {"default": (1,), "mark": (1,), "canary": (2,), "beta": (1, 2)}
+
+
+def test_head_follows_new_content_all_the_same() -> None:
+    """Other content is another version, whatever there is twice."""
+    lock, _ = two_of_the_same()
+    lock = carried_out(lock, drafted(lock, desired(content="b", default="head", mark=["head"])))
+    assert routes(lock) == {"default": (3,), "mark": (3,)}
+
+
+@pytest.mark.parametrize(("before", "after"), [([1], 1), (1, [1])])
+def test_a_label_becomes_a_route_and_the_other_way_round(before: Any, after: Any) -> None:
+    """[1] and 1 lead to the same version and are not the same: the plan says so, guards it, and apply does it."""
+    lock = carried_out(EMPTY, drafted(EMPTY, desired(default=1, stable=before)))
+    draft = drafted(lock, desired(default=1, stable=after))
+    (move,) = draft.flows[0].moves
+    assert (move.converts, move.adopts, move.exclusive) == (True, False, after == 1)
+    assert move.reason == f"the manifest makes it {'an exclusive route' if after == 1 else 'a shared label'}"
+    route = carried_out(lock, draft).flows["agent"].routes["stable"]
+    assert (route.versions, route.exclusive) == ((1,), after == 1)

@@ -11,8 +11,9 @@ from pydantic_core import ErrorDetails
 
 from kitaru.adapters.wording import did_you_mean, found, shown
 from kitaru.model.image import ImageSettings
-from kitaru.model.manifest import FlowSpec, Manifest, Overlay, Protection, SourceSpec
+from kitaru.model.manifest import FlowSpec, Manifest, Overlay, SourceSpec
 from kitaru.model.noun import Noun
+from kitaru.model.route import Protection
 from kitaru.model.stack import DockerStack, KubernetesStack, LocalStack
 
 MAX_FINDINGS = 500

@@ -11,9 +11,9 @@ from typing import Any, Literal
 from kitaru import wiring
 from kitaru.client.session import Session
 from kitaru.core.deploying import ManifestEdit
-from kitaru.core.tagging import check_protected
+from kitaru.core.protection import check_protected
 from kitaru.engine.releases import Releases
-from kitaru.errors import KitaruConflictError, KitaruError, KitaruUsageError
+from kitaru.errors import KitaruConflictError, KitaruError, KitaruManifestError, KitaruUsageError
 from kitaru.model.lockfile import Lockfile
 from kitaru.model.manifest import Manifest
 from kitaru.ports import ManifestFile
@@ -60,8 +60,18 @@ class Keeper:
 
     @cached_property
     def loaded(self) -> ManifestFile | None:
-        """The manifest in reach, valid; None where there is none. Raises ``KitaruManifestError``."""
-        return self._read() if self._session.settings.manifest is not None else None
+        """The manifest in reach, valid; None where there is none. Raises ``KitaruManifestError``.
+
+        A verb that leaves the manifest alone does without one that does not read: what was applied of it binds anyway.
+        """
+        if self._session.settings.manifest is None:
+            return None
+        try:
+            return self._read()
+        except KitaruManifestError:
+            if self.mode == "leave":
+                return None
+            raise
 
     @property
     def manifest(self) -> Manifest | None:
@@ -92,11 +102,17 @@ class Keeper:
         """Whether the manifest, where the verb edits it, has the flow."""
         return self.writes and self.manifest is not None and flow in self.manifest.flows
 
-    def check_free(self, flow: str, *tags: str) -> None:
-        """Raise ``KitaruStateError`` for a protected route, unless the manifest alone is edited: for a review."""
-        if self.mode != "only" and self.manifest is not None:
-            for tag in tags:
-                check_protected(self.manifest.protect, flow, tag)
+    def check_free(self, lock: Lockfile, flow: str, *tags: str) -> None:
+        """Raise ``KitaruStateError`` for a protected route, unless the manifest alone is edited: for a review.
+
+        What was applied binds wherever the verb runs; beside it the manifest, where it is about this store and project.
+        """
+        if self.mode == "only":
+            return
+        said = self.manifest.protect if self.manifest is not None else {}
+        wanted = said if said and not self.other_place else {}
+        for tag in tags:
+            check_protected(wanted, flow, tag, lock.flows.get(flow))
 
     def rehearse(self, edit: ManifestEdit) -> Kept:
         """The edit as it would be made. Raises ``KitaruManifestError`` where it can't be: before anything is done."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +20,7 @@ from kitaru.engine.releases import Releases
 from kitaru.engine.workshop import Workshop
 from kitaru.errors import KitaruConflictError, KitaruIntegrityError, KitaruManifestError, KitaruUsageError
 from kitaru.model.address import short
-from kitaru.model.lockfile import Retire, Untag
+from kitaru.model.lockfile import Lockfile, Retire, Untag
 from kitaru.model.plan import Plan
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Project:
         self._session = session
         self._latest: Workshop | None = None
         self._around: wiring.Repository | None = None
+        self._reopened: Plan | None = None
 
     @cached_property
     def releases(self) -> Releases:
@@ -70,11 +72,12 @@ class Project:
     def workshop(self, *, allow_dirty: bool, ignoring: Sequence[Path] = ()) -> Workshop:
         """The manifest at the repository's present state. ``KitaruSourceError`` where that can't be built from.
 
-        ``ignoring`` are files that do not count as changes, such as a saved plan.
+        ``ignoring`` are files that do not count as changes, such as a saved plan; of a folder, those in it that can be
+        plans.
         As long as that state is the same it is the same workshop: what a plan packed, an apply need not pack again.
         """
         repository = self._repository
-        state = repository.source.commit(allow_dirty=allow_dirty, ignoring=ignoring)
+        state = repository.source.commit(allow_dirty=allow_dirty, ignoring=_files(ignoring))
         commit = self._session.on_branch(state.commit)
         latest = self._latest
         if latest is not None and (latest.tree, latest.commit) == (state.tree, commit):
@@ -112,6 +115,7 @@ class Project:
         ignoring: Sequence[Path] = (),
     ) -> Plan:
         """What apply would do for the flows named (all, when none is). Writes nothing, takes no lock."""
+        _must_be_names(flows)
         workshop = self.workshop(allow_dirty=allow_dirty, ignoring=ignoring)
         return self._planner().plan(workshop, only=flows, prune=prune)
 
@@ -128,31 +132,31 @@ class Project:
     ) -> Applied:
         """Carry out a plan, made now unless one is given; all of it at once, or none of it.
 
-        ``saved``: the plan comes from a file, and is refused unless repository, manifest and store are as it saw them,
-        and a plan made now is the same. Guards and commit are those of this repository, whatever the file says.
+        ``saved``: the plan comes from a file, and is refused as ``reopened`` refuses it. Guards and commit are those of
+        this repository, whatever the file says.
         Raises ``KitaruConflictError`` when another writer moved what it wants to move; nothing has moved then.
         An interruption comes through as long as nothing is committed; after that it is too late, and the result stands.
         """
+        _must_be_names(flows)
+        if saved:
+            _must_be_whole(flows, prune)
         dirty = allow_dirty or (plan is not None and plan.commit.dirty)
         workshop = self.workshop(allow_dirty=dirty, ignoring=ignoring)
         planner = self._planner()
+        head: Lockfile | None = None
         if plan is None:
-            plan = planner.plan(workshop, only=flows, prune=prune)
+            head = self.releases.head(verified=True)
+            plan = planner.plan(workshop, only=flows, prune=prune, head=head)
         elif saved:
-            self._must_match(plan, workshop)
-            plan = self._made_again(plan, workshop, planner)
+            head = self.releases.head(verified=True)
+            plan = self._made_again(plan, workshop, planner, head)
         by = self._repository.actor()
         if plan.is_empty:
             return Applied(plan=plan, generation=plan.base, changed=False, by=by)
-        session = self._session
         if plan.base == 0:
-            wiring.probe_store(session.store)
-        # Late: a plan needs no applier, and threads' machinery comes with it.
-        applier: Applier = import_module("kitaru.engine.applier").Applier(
-            session.store, session.project, self.releases, session.clock, session.reporter
-        )
+            wiring.probe_store(self._session.store)
         try:
-            lock = applier.apply(plan, workshop, by=by, saved=saved, message=message)
+            lock = self._applier().apply(plan, workshop, by=by, saved=saved, message=message, lock=head)
         except KeyboardInterrupt:
             landed = self.releases.landed()
             if landed is None:
@@ -167,6 +171,27 @@ class Project:
             # Somebody else applied the same commit first: what this one wanted is so.
             return Applied(plan=again, generation=again.base, changed=False, by=by, others_first=True)
         return Applied(plan=plan, generation=lock.generation, changed=True, by=by)
+
+    def reopened(
+        self,
+        plan: Plan,
+        flows: Sequence[str] = (),
+        *,
+        prune: bool = False,
+        allow_dirty: bool = False,
+        ignoring: Sequence[Path] = (),
+    ) -> Plan:
+        """A plan from a file, made again from what there is now; ``apply(plan=..., saved=True)`` carries it out.
+
+        Raises ``KitaruConflictError`` unless repository, manifest and store are as the file's plan saw them,
+        ``KitaruIntegrityError`` where the plan made now says otherwise than the file, ``KitaruUsageError`` for
+        ``flows`` and ``prune``, which a plan that was made already takes no more.
+        """
+        _must_be_whole(flows, prune)
+        workshop = self.workshop(allow_dirty=allow_dirty or plan.commit.dirty, ignoring=ignoring)
+        head = self.releases.head(verified=True)
+        self._reopened = self._made_again(plan, workshop, self._planner(), head)
+        return self._reopened
 
     def file_lines(self, plan: Plan, *, allow_dirty: bool, ignoring: Sequence[Path] = ()) -> list[str]:
         """What each distinct source holds: the flows that share it, its files and their sizes."""
@@ -195,14 +220,26 @@ class Project:
             stored_inputs=lambda flow, limit: _usage().stored_inputs(session, flow, limit),
         )
 
-    def _made_again(self, plan: Plan, workshop: Workshop, planner: Planner) -> Plan:
-        """The same plan, made now: what is in a file proves nothing. A stale one is returned, for apply to refuse."""
-        head = self.releases.head(verified=True)
-        if (plan.base, plan.base_entry) != (head.generation, head.entry):
+    def _applier(self) -> Applier:
+        session = self._session
+        # Late: a plan needs no applier, and threads' machinery comes with it.
+        made: Applier = import_module("kitaru.engine.applier").Applier(
+            session.store, session.project, self.releases, session.clock, session.reporter
+        )
+        return made
+
+    def _made_again(self, plan: Plan, workshop: Workshop, planner: Planner, head: Lockfile) -> Plan:
+        """The same plan, made now: what is in a file proves nothing. Raises as ``reopened`` does."""
+        self._must_match(plan, workshop)
+        if not plan.is_empty:
+            self._applier().must_stand(plan, head)
+        elif (plan.base, plan.base_entry) != (head.generation, head.entry):
+            return plan
+        if plan is self._reopened:
             return plan
         prune = any(isinstance(edit, Untag | Retire) for edit in plan.edits)
         only = () if any(isinstance(edit, Retire) for edit in plan.edits) else [flow.flow for flow in plan.flows]
-        fresh = planner.plan(workshop, only=only, prune=prune)
+        fresh = planner.plan(workshop, only=only, prune=prune, head=head)
         if found := tampered(plan, fresh):
             raise KitaruIntegrityError(
                 f"the saved plan was changed after it was made: {', '.join(found[:3])}",
@@ -229,6 +266,30 @@ class Project:
             raise KitaruConflictError(
                 f"the saved plan is out of date: {'; '.join(moved)}", hint="kitaru plan --out FILE makes a new one"
             )
+
+
+def _files(places: Sequence[Path]) -> list[Path]:
+    """The files among ``places``, and the plans in the folders among them."""
+    return [file for place in places for file in (sorted(place.glob("*.json")) if place.is_dir() else [place])]
+
+
+def _must_be_names(flows: Sequence[str]) -> None:
+    for name in flows:
+        if name.endswith(".json") or "/" in name:
+            raise KitaruUsageError(
+                f"{name} is no flow; a saved plan is applied alone: it names its flows itself",
+                hint=f"kitaru apply {shlex.quote(name)}",
+            )
+
+
+def _must_be_whole(flows: Sequence[str], prune: bool) -> None:
+    """A saved plan is carried out as it was shown: what it is about was chosen when it was made."""
+    given = [*flows, *(["--prune"] if prune else [])]
+    if given:
+        raise KitaruUsageError(
+            f"a saved plan is carried out whole, as it was made, without {' '.join(given)}",
+            hint=f"{shlex.join(['kitaru', 'plan', *given])} --out FILE makes one; then kitaru apply FILE",
+        )
 
 
 def _usage() -> Any:

@@ -115,7 +115,7 @@ class Releasing:
         job = self._job(target, asking, keeper, verb)
         head = self._releases.head(verified=True)
         check_not_renamed(job.loaded.manifest, head, job.order.flow)
-        keeper.check_free(job.order.flow, *tags_of(job.order, head))
+        keeper.check_free(head, job.order.flow, *tags_of(job.order, head))
         if mode == "only":
             return self._written(job, keeper, head)
         repository = wiring.Repository(job.loaded, self._session.settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from kitaru.core.naming import first_name, present_name
 from kitaru.errors import KitaruIntegrityError
 from kitaru.model.lockfile import (
     Drop,
@@ -15,6 +16,7 @@ from kitaru.model.lockfile import (
     Manage,
     Mint,
     Move,
+    Protect,
     Rename,
     Retire,
     Untag,
@@ -77,10 +79,11 @@ def renamed(lock: Lockfile, edits: Sequence[Edit]) -> Lockfile | tuple[Broken, .
         if old is None or old.retired or old.latest != edit.expects:
             found = f"v{old.latest}" if old and not old.retired else "no such flow"
             broken.append(Broken(edit.was, None, f"expected v{edit.expects}, found {found}"))
-        elif edit.flow in flows:
+        elif edit.flow in flows and present_name(flows, edit.flow) != edit.was:
             broken.append(Broken(edit.flow, None, "expected a name that was never used"))
         else:
-            flows[edit.flow] = old
+            back = edit.flow in flows
+            flows[edit.flow] = old.model_copy(update={"first_name": first_name(flows, edit.was)}) if back else old
             gone = {
                 "routes": {},
                 "untagged": {},
@@ -88,6 +91,7 @@ def renamed(lock: Lockfile, edits: Sequence[Edit]) -> Lockfile | tuple[Broken, .
                 "owner": "",
                 "retired": True,
                 "renamed_to": edit.flow,
+                "first_name": "",
             }
             flows[edit.was] = old.model_copy(update=gone)
     return tuple(broken) if broken else lock.model_copy(update={"flows": flows})
@@ -125,6 +129,8 @@ def _broken(lock: Lockfile, edit: Edit) -> Broken | None:
             return _broken_drop(flow, edit)
         case Manage() if flow is None:
             return Broken(edit.flow, None, "the flow is gone")
+        case Protect(expects=expects) if (flow.protect if flow else {}) != expects:
+            return Broken(edit.flow, None, "its routes are protected otherwise by now")
     return None
 
 
@@ -150,7 +156,9 @@ def _broken_drop(flow: FlowState | None, edit: Drop) -> Broken | None:
     return None
 
 
-def _changed(flow: FlowState | None, edit: Mint | Move | Untag | Manage | Retire | Drop, stamp: Stamp) -> FlowState:
+def _changed(
+    flow: FlowState | None, edit: Mint | Move | Untag | Manage | Retire | Drop | Protect, stamp: Stamp
+) -> FlowState:
     match edit:
         case Mint():
             return _minted(flow, edit)
@@ -170,6 +178,9 @@ def _changed(flow: FlowState | None, edit: Mint | Move | Untag | Manage | Retire
             return _present(flow, edit).model_copy(update=gone)
         case Drop():
             return _dropped(_present(flow, edit), edit)
+        case Protect():
+            bound = {"protect": edit.rules, "protect_generation": stamp.number if edit.rules else 0}
+            return _present(flow, edit).model_copy(update=bound)
 
 
 def _minted(flow: FlowState | None, edit: Mint) -> FlowState:
@@ -184,6 +195,9 @@ def _minted(flow: FlowState | None, edit: Mint) -> FlowState:
         "owner": edit.owner if edit.managed else flow.owner,
         "untagged": {} if flow.retired else flow.untagged,
         "deletions": flow.deletions,
+        "first_name": flow.first_name,
+        "protect": flow.protect,
+        "protect_generation": flow.protect_generation,
     }
     return fresh.model_copy(update=kept)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kitaru.model.lockfile import Drop, Edit, Manage, Mint, Move, Rename, Retire, Untag
-from kitaru.model.route import Holder, describe_holders
+from kitaru.core.protection import protect_words
+from kitaru.model.lockfile import Drop, Edit, Manage, Mint, Move, Protect, Rename, Retire, Untag
+from kitaru.model.route import Holder, Protection, describe_holders
 
 
 def edit_words(edit: Edit) -> str:
@@ -26,6 +27,8 @@ def edit_words(edit: Edit) -> str:
             return f"renamed from {was}"
         case Drop(version=version):
             return f"v{version} deleted"
+        case Protect():
+            return "; ".join(protect_words(edit))
 
 
 def _move_words(edit: Move) -> str:
@@ -45,7 +48,8 @@ def edit_data(edit: Edit) -> dict[str, Any]:
     """The edit as JSON data: ``kind``, ``flow``, ``text``, and what its kind has.
 
     ``version`` (mint, drop); ``tag``, ``before`` and ``after`` as lists of ``{"version", "weight"}`` (move, untag; null
-    where there was, or is, no such route), ``exclusive`` and ``hold`` (move); ``was`` (rename).
+    where there was, or is, no such route), ``exclusive`` and ``hold`` (move); ``was`` (rename);
+    ``rules`` and ``was`` by tag, ``{"branch", "clean"}`` each (protect).
     """
     data: dict[str, Any] = {"kind": edit.kind, "flow": edit.flow, "text": edit_words(edit)}
     match edit:
@@ -60,6 +64,8 @@ def edit_data(edit: Edit) -> dict[str, Any]:
             data |= {"tag": tag, "before": holders_data(before), "after": None}
         case Rename(was=was):
             data["was"] = was
+        case Protect(rules=rules, expects=expects):
+            data |= {"rules": _rules_data(rules), "was": _rules_data(expects)}
         case _:
             pass
     return data
@@ -68,3 +74,7 @@ def edit_data(edit: Edit) -> dict[str, Any]:
 def holders_data(holders: Sequence[Holder] | None) -> list[dict[str, int]] | None:
     """``[{"version": 2, "weight": 100}]``; None where there is no route."""
     return None if holders is None else [{"version": one.version, "weight": one.weight} for one in holders]
+
+
+def _rules_data(rules: Mapping[str, Protection]) -> dict[str, Any]:
+    return {tag: {"branch": rule.branch, "clean": rule.clean} for tag, rule in sorted(rules.items())}

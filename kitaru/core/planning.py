@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from kitaru.core.commit import renamed
 from kitaru.core.differences import snapshot_changes
+from kitaru.core.protection import Rules, protect_words, protected
+from kitaru.core.wishing import asked, head_of, numbers
 from kitaru.errors import Problem
 from kitaru.model.lockfile import Edit, FlowState, Lockfile, Manage, Mint, Move, Rename, Retire, Untag, VersionTable
 from kitaru.model.manifest import FlowSpec, Manifest
 from kitaru.model.plan import Build, Change, FlowPlan, Held, RouteMove
-from kitaru.model.route import DEFAULT_TAG, Head, Holder, Label, Pin, Route, RouteWish, Split, describe_holders
-from kitaru.model.snapshot import Commit, Snapshot
+from kitaru.model.route import DEFAULT_TAG, Head, Holder, Label, Route, RouteWish, Split, describe_holders
+from kitaru.model.snapshot import Snapshot
 
 Place = Callable[..., Problem]
 """(message, *path of keys, hint=) → the problem with the manifest's file, line and column."""
@@ -47,9 +48,13 @@ class Needs:
 
 @dataclass
 class Draft:
-    """A plan while it is made: flows and edits so far, and every problem. ``owner`` is the manifest's own path."""
+    """A plan while it is made: flows and edits so far, and every problem.
+
+    ``owner`` is the manifest's own path, ``protect`` what it says of protected routes.
+    """
 
     owner: str = ""
+    protect: Rules = field(default_factory=dict)
     flows: list[FlowPlan] = field(default_factory=list)
     edits: list[Edit] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -62,31 +67,9 @@ def needs(desired: Desired, lock: Lockfile) -> Needs:
     if state is None:
         return Needs()
     built = state.known_version(desired.snapshot.digest)
-    pins = [number for wish in desired.spec.routes.values() for number in _numbers(wish)]
+    pins = [number for wish in desired.spec.routes.values() for number in numbers(wish)]
     open_pin = any(state.known_snapshot(number) is None and number <= state.latest for number in pins)
     return Needs(table=built is None or open_pin, previous=built is None)
-
-
-def plan_renames(draft: Draft, manifest: Manifest, lock: Lockfile, place: Place) -> Lockfile:
-    """Add the renames that ``moved:`` asks for and that are still to be made; the state in which they are made.
-
-    A rename that was made before, or of a flow that never was, is nothing to do.
-    """
-    edits: list[Rename] = []
-    for was, name in manifest.moved.items():
-        old = lock.flow(was)
-        if old is None or was in manifest.flows:
-            continue
-        while name in manifest.moved and name not in manifest.flows:
-            name = manifest.moved[name]
-        if name in lock.flows or any(edit.flow == name for edit in edits):
-            message = f"{was} can't become {name}: project {lock.project} has used that name already"
-            draft.problems.append(place(message, "moved", was, hint="choose a name that was never used"))
-        else:
-            edits.append(Rename(kind="rename", flow=name, was=was, expects=old.latest))
-    draft.edits += edits
-    made = renamed(lock, edits)
-    return made if isinstance(made, Lockfile) else lock
 
 
 def plan_flow(draft: Draft, desired: Desired, lock: Lockfile, known: Known, place: Place, *, prune: bool) -> None:
@@ -97,10 +80,11 @@ def plan_flow(draft: Draft, desired: Desired, lock: Lockfile, known: Known, plac
     moves, edits, held = _route_moves(draft, desired, state, known, version, place)
     unmanaged, pruned = _leftovers(desired, live, prune)
     moves += [move for move, _ in pruned]
-    draft.edits += _opening(desired, state, build, draft.owner) + edits + [edit for _, edit in pruned]
+    rules = protected(desired.name, draft.protect, state)
+    draft.edits += [*_opening(desired, state, build, draft.owner), *edits, *(edit for _, edit in pruned), *rules]
     was = next((edit.was for edit in draft.edits if isinstance(edit, Rename) and edit.flow == desired.name), "")
     taken_over = _former_owner(live, draft.owner) is not None
-    quiet = live and not (build or moves or was or taken_over)
+    quiet = live and not (build or moves or was or taken_over or rules)
     draft.flows.append(
         FlowPlan(
             flow=desired.name,
@@ -108,10 +92,13 @@ def plan_flow(draft: Draft, desired: Desired, lock: Lockfile, known: Known, plac
             version=version,
             build=build,
             moves=tuple(moves),
-            held=tuple(held),
+            held=(*held, *_held_besides(desired, live, [move for move, _ in pruned])),
             renamed_from=was,
             unmanaged=unmanaged,
-            notes=_notes(version, build, moves, _former_owner(live, draft.owner)),
+            notes=(
+                *_notes(version, build, moves, held, _former_owner(live, draft.owner)),
+                *(text for edit in rules for text in protect_words(edit)),
+            ),
         )
     )
 
@@ -127,15 +114,16 @@ def _route_moves(
     held: list[Held] = []
     for tag, wish in _wishes(desired.spec, first=not live).items():
         managed = tag in desired.spec.routes
-        holders = _holders(draft, desired, tag, wish, state, known, version, place)
         route = routes.get(tag)
-        if holders is None or (route and _stays(route, holders, managed)):
+        exclusive = not isinstance(wish, Label)
+        head = head_of(wish, route, version, desired.snapshot.digest)
+        holders = _holders(draft, desired, tag, wish, state, known, (head, version), place)
+        if holders is None or (route and _stays(route, holders, managed, exclusive)):
             continue
         if route and route.hold and not _same(route.holders, holders):
             held.append(_held(tag, route, holders))
             continue
-        exclusive = not isinstance(wish, Label)
-        reason = _reason(wish, managed, route, holders)
+        reason = _reason(wish, managed, route, holders, exclusive)
         moves.append(_route_move(tag, route, holders, exclusive, reason))
         edits.append(
             Move(
@@ -152,8 +140,20 @@ def _route_moves(
     return moves, edits, held
 
 
-def _stays(route: Route, holders: tuple[Holder, ...], managed: bool) -> bool:
-    return _same(route.holders, holders) and route.managed >= managed and route.hold is None
+def _stays(route: Route, holders: tuple[Holder, ...], managed: bool, exclusive: bool) -> bool:
+    settled = _same(route.holders, holders) and route.exclusive == exclusive
+    return settled and route.managed >= managed and route.hold is None
+
+
+def _held_besides(desired: Desired, state: FlowState | None, pruned: Sequence[RouteMove]) -> list[Held]:
+    """Holds on routes that the manifest does not name: they stay, and nobody would know."""
+    going = {move.tag for move in pruned}
+    routes = state.routes.items() if state is not None else ()
+    return [
+        _held(tag, route, ())
+        for tag, route in routes
+        if route.hold is not None and tag not in desired.spec.routes and tag not in going
+    ]
 
 
 def _held(tag: str, route: Route, wanted: tuple[Holder, ...]) -> Held:
@@ -167,6 +167,7 @@ def _route_move(tag: str, route: Route | None, after: tuple[Holder, ...], exclus
         before=route.holders if route else None,
         after=after,
         exclusive=exclusive,
+        converts=route is not None and route.exclusive != exclusive,
         reason=reason,
         moved_at=route.at if route else "",
         moved_by=route.by if route else "",
@@ -201,24 +202,6 @@ def plan_absent(draft: Draft, manifest: Manifest, lock: Lockfile, place: Place, 
 def _belongs_elsewhere(state: FlowState, owner: str) -> bool:
     """Whether another manifest of the repository declares the flow: it is none of this one's business."""
     return state.managed and state.owner != owner
-
-
-def guards(manifest: Manifest, flows: Sequence[FlowPlan], commit: Commit) -> tuple[str, ...]:
-    """Why protected routes may not be moved from this commit; empty when they may, or none of them moves."""
-    found = []
-    for flow in flows:
-        for move in flow.moves:
-            rule = manifest.protect.get(move.tag)
-            if rule is None or move.adopts:
-                continue
-            if rule.branch and commit.branch != rule.branch:
-                here = f"on {commit.branch}" if commit.branch else "not on a branch"
-                found.append(
-                    f"{flow.flow}: route {move.tag} moves only from branch {rule.branch}; this commit is {here}"
-                )
-            if rule.clean and commit.dirty:
-                found.append(f"{flow.flow}: route {move.tag} moves only from a clean commit; there are changes")
-    return tuple(found)
 
 
 def _version(desired: Desired, digest: str, state: FlowState | None, known: Known) -> tuple[int, Build | None]:
@@ -267,10 +250,6 @@ def _wishes(spec: FlowSpec, *, first: bool) -> Mapping[str, RouteWish]:
     return spec.routes
 
 
-def _numbers(wish: RouteWish) -> tuple[int, ...]:
-    return tuple(version for version in _asked(wish) if version is not None)
-
-
 def _holders(
     draft: Draft,
     desired: Desired,
@@ -278,10 +257,14 @@ def _holders(
     wish: RouteWish,
     state: FlowState | None,
     known: Known,
-    version: int,
+    head: tuple[int, int],
     place: Place,
 ) -> tuple[Holder, ...] | None:
-    """Who is to hold the tag; None, and a problem in ``draft``, where a number names no version."""
+    """Who is to hold the tag; None, and a problem in ``draft``, where a number names no version.
+
+    ``head``: the version that head is for this route, and the newest one of the same content.
+    """
+    version, newest = head
     path = ("flows", desired.name, "routes", tag)
     if tag == DEFAULT_TAG and isinstance(wish, Label):
         draft.problems.append(place("default is always exclusive: it leads to one version", *path))
@@ -291,26 +274,13 @@ def _holders(
         draft.problems.append(place(f"head is v{version}, which has a weight of its own beside it", *path))
         return None
     holders = []
-    for number in dict.fromkeys(number or version for number in _asked(wish)):
-        snapshot = desired.snapshot.digest if number == version else _snapshot_of(number, state, known)
+    for number in dict.fromkeys(number or version for number in asked(wish)):
+        snapshot = desired.snapshot.digest if number in head else _snapshot_of(number, state, known)
         if snapshot is None:
-            draft.problems.append(place(_no_such_version(number, desired.name, tag, state, known, version), *path))
+            draft.problems.append(place(_no_such_version(number, desired.name, tag, state, known, newest), *path))
             return None
         holders.append(Holder(version=number, snapshot=snapshot, weight=weights.get(number, 100)))
     return tuple(sorted(holders, key=lambda holder: holder.version))
-
-
-def _asked(wish: RouteWish) -> tuple[int | None, ...]:
-    """The versions that a wish names; None is head."""
-    match wish:
-        case Head():
-            return (None,)
-        case Pin(version):
-            return (version,)
-        case Label(versions):
-            return versions
-        case Split(weights):
-            return tuple(version for version, _ in weights)
 
 
 def _snapshot_of(number: int, state: FlowState | None, known: Known) -> str | None:
@@ -335,7 +305,9 @@ def _same(before: tuple[Holder, ...], after: tuple[Holder, ...]) -> bool:
     return tuple(sorted(before, key=lambda holder: holder.version)) == after
 
 
-def _reason(wish: RouteWish, managed: bool, route: Route | None, holders: tuple[Holder, ...]) -> str:
+def _reason(wish: RouteWish, managed: bool, route: Route | None, holders: tuple[Holder, ...], exclusive: bool) -> str:
+    if route is not None and _same(route.holders, holders) and route.exclusive != exclusive:
+        return f"the manifest makes it {'an exclusive route' if exclusive else 'a shared label'}"
     if route is not None and route.holders == holders:
         return "the manifest agrees: the rollback's hold ends" if route.hold else "now managed by the manifest"
     if not managed:
@@ -369,11 +341,15 @@ def _former_owner(state: FlowState | None, owner: str) -> str | None:
     return state.owner if state is not None and state.managed and state.owner != owner else None
 
 
-def _notes(version: int, build: Build | None, moves: Sequence[RouteMove], former: str | None) -> tuple[str, ...]:
+def _notes(
+    version: int, build: Build | None, moves: Sequence[RouteMove], held: Sequence[Held], former: str | None
+) -> tuple[str, ...]:
     notes = []
     if former is not None:
         notes.append(f"declared by {former or 'kitaru.yaml'} until now, by this manifest from now on")
     led_to = {holder.version for move in moves for holder in move.after or ()}
     if build is not None and version not in led_to:
-        notes.append(f"v{version} is built and left unrouted: no route of the manifest leads to it")
+        waiting = [one.tag for one in held if version in {holder.version for holder in one.wanted}]
+        why = f"a rollback holds {', '.join(waiting)}" if waiting else "no route of the manifest leads to it"
+        notes.append(f"v{version} is built and left unrouted: {why}")
     return tuple(notes)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from kitaru.core.protection import protect_words
 from kitaru.model.address import canonical_json
-from kitaru.model.lockfile import Mint, Move, Retire, Untag
+from kitaru.model.lockfile import Edit, Mint, Move, Protect, Retire, Untag
 from kitaru.model.plan import Build, FlowPlan, Plan
 from kitaru.model.route import Holder, describe_holders
 
@@ -92,16 +93,26 @@ def _deeds(plan: Plan) -> Mapping[Subject, Deed]:
             content = [_content(move.before, None), _content(move.after, new), move.exclusive]
             text = f"from {describe_holders(move.before)} to {describe_holders(move.after)}"
             found["route", flow.flow, move.tag] = Deed(canonical_json(content), text)
+    notes = {flow.flow: flow.notes for flow in plan.flows}
     for edit in plan.edits:
-        if not isinstance(edit, Mint | Move | Untag | Retire):
+        if not isinstance(edit, Mint | Move | Untag | Retire) and _is_shown(edit, notes.get(edit.flow, ())):
             data = {name: value for name, value in edit.data().items() if name not in NOT_CONTENT}
-            found[edit.kind, edit.flow, ""] = Deed(canonical_json(data), edit.kind)
+            text = "; ".join(protect_words(edit)) if isinstance(edit, Protect) else edit.kind
+            found[edit.kind, edit.flow, ""] = Deed(canonical_json(data), text)
     return found
 
 
+def _is_shown(edit: Edit, notes: Sequence[str]) -> bool:
+    """A change of protection is shown by its flow's notes, or not at all."""
+    return not isinstance(edit, Protect) or all(text in notes for text in protect_words(edit))
+
+
 def _build(build: Build) -> Deed:
-    # Not the digest that the file claims: a reader was shown the snapshot.
-    return Deed(build.snapshot.digest.encode(), f"a new version, built from {build.snapshot.target}", build)
+    # A reader was shown the snapshot, and the digest only stands for what a file leaves out.
+    hidden = build.redacted
+    claimed = build.snapshot_digest if build == hidden else build.snapshot.digest
+    content = canonical_json([hidden.snapshot.digest, claimed])
+    return Deed(content, f"a new version, built from {build.snapshot.target}", build)
 
 
 def _removal(flow: FlowPlan) -> Deed:
@@ -127,30 +138,33 @@ def _sentence(subject: Subject, deed: Deed, before: Sequence[Deed]) -> str:
     if not before:
         return f"{name}: {deed.text}, which nobody was shown"
     if deed.build is not None and before[-1].build is not None:
-        return f"{name}: the new version is not the one reviewed; other are: {_unlike(deed.build, before[-1].build)}"
-    return f"{name}: {deed.text}; reviewed was: {before[-1].text}"
+        return f"{name}: the new version is not the one reviewed; what differs: {_unlike(deed.build, before[-1].build)}"
+    return f"{name}: reviewed was {before[-1].text}, now it would be {deed.text}"
 
 
 def _unlike(one: Build, other: Build) -> str:
-    first, second = one.snapshot.data(), other.snapshot.data()
-    return ", ".join(
-        name.replace("_", " ") for name in sorted({*first, *second}) if first.get(name) != second.get(name)
-    )
+    first, second = one.redacted.snapshot.data(), other.redacted.snapshot.data()
+    names = [name.replace("_", " ") for name in sorted({*first, *second}) if first.get(name) != second.get(name)]
+    return ", ".join(names) or "values of environment variables"
 
 
 def tampered(saved: Plan, fresh: Plan) -> tuple[str, ...]:
     """What a plan from a file says otherwise than the one that is made from the same things now; empty if nothing.
 
-    Where it is applied from, who looked at it since, and executions that came and went make no difference.
+    Where it is applied from, who looked at it since, and executions that came and went make no difference. Values of
+    environment variables are in the file, all of them as they are, or not at all.
     """
-    one, other = _sayings(saved), _sayings(fresh)
-    flows = [name for name in dict.fromkeys([*one, *other]) if one.get(name) != other.get(name)]
+    one, other = _sayings(saved.flows), _sayings(fresh.flows)
+    hidden = _sayings([flow.redacted for flow in fresh.flows])
+    flows = [name for name in dict.fromkeys([*one, *other]) if one.get(name) not in (other.get(name), hidden.get(name))]
     found = [f"what it shows of {name}" for name in flows]
+    if len(saved.flows) != len(fresh.flows) and not found:
+        found.append("how many flows it shows")
     return tuple(found) if found or saved.edits == fresh.edits else ("what it does",)
 
 
-def _sayings(plan: Plan) -> dict[str, bytes]:
+def _sayings(flows: Sequence[FlowPlan]) -> dict[str, bytes]:
     return {
         flow.flow: canonical_json(flow.model_copy(update={"consequences": (), "unmanaged": ()}).data())
-        for flow in plan.flows
+        for flow in flows
     }

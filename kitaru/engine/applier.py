@@ -7,11 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from kitaru.core.agreement import disagreements, named, tables_needed
-from kitaru.core.commit import Broken
+from kitaru.core.commit import Broken, renamed
+from kitaru.core.protection import guards
 from kitaru.engine.borrowing import Borrowed
 from kitaru.engine.records import read_table, write_object
 from kitaru.engine.releases import Releases
+from kitaru.engine.turns import Turns
 from kitaru.engine.workshop import Workshop
 from kitaru.errors import KitaruConflictError, KitaruIntegrityError, KitaruStateError
 from kitaru.model import address
@@ -23,7 +24,7 @@ from kitaru.ports import Clock, Reporter, Step, Store
 
 UPLOADS_AT_ONCE = 8
 LINES_SHOWN = 10
-"""How many of the edits that lost a race are told one by one."""
+"""How many of the edits that lost a race, and of the rules that forbid a plan, are told one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +54,29 @@ class Applier:
     clock: Clock
     reporter: Reporter
 
-    def apply(self, plan: Plan, workshop: Workshop, *, by: str, saved: bool, message: str = "") -> Lockfile:
-        """Carry out ``plan`` and return the new state.
+    def apply(
+        self,
+        plan: Plan,
+        workshop: Workshop,
+        *,
+        by: str,
+        saved: bool,
+        message: str = "",
+        lock: Lockfile | None = None,
+    ) -> Lockfile:
+        """Carry out ``plan`` and return the new state; ``lock`` is the newest one, where that was read already.
 
         A ``saved`` plan must still stand on the newest generation. Any other goes on when somebody else wrote first,
         as long as each edit's own requirement holds. Raises ``KitaruConflictError`` otherwise, naming who moved what;
         ``KitaruStateError`` where a protected route may not move from here. Whatever is raised, no route has moved.
         """
-        if plan.guards:
-            lines = "\n".join(f"  {text}" for text in plan.guards)
-            raise KitaruStateError(f"protected routes stand in the way:\n{lines}", hint="apply from that branch, clean")
-        lock = self.releases.head(verified=True)
+        lock = lock if lock is not None else self.releases.head(verified=True)
         if saved:
-            self._must_stand(plan, lock)
+            self.must_stand(plan, lock)
+        _must_be_free(plan, lock, workshop)
         prepared = self.prepared(plan, lock, workshop, by)
         self.reporter.step(Step("commit", f"writing generation {lock.generation + 1}"))
+        turns = Turns(self.releases)
         while True:
             outcome = self.releases.append(lock, prepared.edits, by=by, commit=plan.commit, message=message)
             if isinstance(outcome, Lockfile):
@@ -77,14 +86,16 @@ class Applier:
                 raise _conflict(plan, outcome, lock, self.releases)
             if saved:
                 raise _stale(plan, outcome.winner)
-            lock = self.releases.head(verified=True)
-            if not prepared.fits(named(plan, lock).flows):
+            lock = turns.again(outcome)
+            # Somebody may have applied a rule meanwhile, which no edit's own requirement knows of.
+            _must_be_free(plan, lock, workshop)
+            if not prepared.fits(_named(plan, lock).flows):
                 # A version was deleted meanwhile: the new table must know.
                 prepared = self.prepared(plan, lock, workshop, by)
 
-    def _must_stand(self, plan: Plan, lock: Lockfile) -> None:
+    def must_stand(self, plan: Plan, lock: Lockfile) -> None:
+        """Raise ``KitaruConflictError`` where ``lock`` is not the state that the plan was made on."""
         if (plan.base, plan.base_entry) == (lock.generation, lock.entry):
-            self._must_agree(plan, lock)
             return
         if plan.base > lock.generation:
             raise KitaruConflictError(
@@ -96,22 +107,10 @@ class Applier:
             raise KitaruConflictError("the plan was made on another history of this project", hint="kitaru plan")
         raise _stale(plan, following[0])
 
-    def _must_agree(self, plan: Plan, lock: Lockfile) -> None:
-        """A plan from a file does what it showed to those who read it, or nothing."""
-        flows = named(plan, lock).flows
-        tables = {
-            flow: read_table(self.store, self.project, flows[flow].table, flow) for flow in tables_needed(plan, lock)
-        }
-        if found := disagreements(plan, lock, tables):
-            raise KitaruIntegrityError(
-                f"the saved plan was changed after it was made: {'; '.join(found[:3])}",
-                hint="kitaru plan --out FILE makes a new one",
-            )
-
     def prepared(self, plan: Plan, lock: Lockfile, workshop: Workshop, by: str) -> Prepared:
         """Store what the builds need, and return the plan's edits with the digest of each flow's new version table."""
         builds = plan.builds
-        flows = named(plan, lock).flows
+        flows = _named(plan, lock).flows
         states = {flow: flows.get(flow) for flow, _ in builds}
         rows = {flow: self._rows(flow, state) for flow, state in states.items()}
         borrowed = Borrowed(self.store, self.project)
@@ -190,6 +189,26 @@ class Applier:
         return write_object(self.store, self.project, table.canonical())
 
 
+def _named(plan: Plan, lock: Lockfile) -> Lockfile:
+    """The state in which flows have the names that the plan gives them."""
+    made = renamed(lock, plan.edits)
+    return made if isinstance(made, Lockfile) else lock
+
+
+def _must_be_free(plan: Plan, lock: Lockfile, workshop: Workshop) -> None:
+    """Told from the state that is built upon, and the commit at hand: what a plan says of itself counts for nothing."""
+    wanted = workshop.loaded.manifest.protect
+    found = guards(wanted, plan.edits, _named(plan, lock), workshop.commit)
+    if not found:
+        return
+    more = [f"and {len(found) - LINES_SHOWN} more"] if len(found) > LINES_SHOWN else []
+    lines = "\n".join(f"  {text}" for text in (*found[:LINES_SHOWN], *more))
+    raise KitaruStateError(
+        f"protected routes stand in the way:\n{lines}",
+        hint="apply from that branch, clean; a rule that is not in this manifest yet comes with a merge",
+    )
+
+
 def _size(count: int) -> str:
     return f"{count / 1_000_000:.1f} MB" if count >= 100_000 else f"{count / 1000:.1f} kB"
 
@@ -235,6 +254,7 @@ def describe_edits(entry: Generation) -> str:
             "retire": "removal",
             "rename": "new name",
             "drop": "deletion",
+            "protect": "protection",
         }
         detail = getattr(edit, "tag", "") or (f"v{edit.version}" if isinstance(edit, Mint) else words[edit.kind])
         parts.append(f"{edit.flow} {detail}")

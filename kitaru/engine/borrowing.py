@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from kitaru.errors import KitaruError
 from kitaru.model import address
+from kitaru.model.pieces import Body
 from kitaru.ports import Created, Store
 
 
@@ -52,7 +53,7 @@ class Borrowed:
                 self.store.create(key, body)
 
 
-def was_there(store: Store, key: str, body: bytes) -> bool:
+def was_there(store: Store, key: str, body: Body) -> bool:
     """Create ``key``; whether it may have been there already, with these bytes or, being damaged, with others."""
     outcome = store.create(key, body)
     return not isinstance(outcome, Created) or outcome.found

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 
 from kitaru.core.consequences import STORED_INPUTS, InUse, Stored, asks_for_inputs, asks_for_use, consequences
 from kitaru.core.drift import find_drift
-from kitaru.core.planning import Desired, Draft, Known, Place, guards, needs, plan_absent, plan_flow, plan_renames
+from kitaru.core.planning import Desired, Draft, Known, Place, needs, plan_absent, plan_flow
+from kitaru.core.protection import guards
+from kitaru.core.renaming import plan_renames
 from kitaru.engine.records import read_object, read_snapshot, read_table
 from kitaru.engine.releases import Releases
 from kitaru.engine.workshop import MANIFEST, Workshop
@@ -35,16 +37,18 @@ class Planner:
     used_by: UsedBy
     stored_inputs: StoredInputs
 
-    def plan(self, workshop: Workshop, *, only: Sequence[str] = (), prune: bool = False) -> Plan:
-        """What apply would do now.
+    def plan(
+        self, workshop: Workshop, *, only: Sequence[str] = (), prune: bool = False, head: Lockfile | None = None
+    ) -> Plan:
+        """What apply would do now, on ``head`` where that was read already.
 
         Reads the lockfile (three requests), and for a flow whose content or pins the lockfile does not know also its
         version table and what it is compared with. Writes nothing. Raises ``KitaruManifestError`` with all problems.
         """
         loaded = workshop.loaded
         desired = workshop.desired(only)
-        head = self.releases.head(verified=True)
-        draft = Draft(owner=workshop.owner)
+        head = head if head is not None else self.releases.head(verified=True)
+        draft = Draft(owner=workshop.owner, protect=loaded.manifest.protect)
         lock = plan_renames(draft, loaded.manifest, head, loaded.problem)
         for flow in desired:
             known, filled = self._known(flow, lock, workshop)
@@ -68,9 +72,9 @@ class Planner:
             tree=workshop.tree,
             flows=tuple(self._with_consequences(flow) for flow in draft.flows),
             unmanaged=tuple(draft.unmanaged),
-            drift=find_drift(loaded.manifest, draft.flows, lock),
+            drift=find_drift(loaded.manifest, draft.flows, lock, whole=not only),
             warnings=workshop.warnings(flow.spec for flow in building),
-            guards=guards(loaded.manifest, draft.flows, workshop.commit),
+            guards=guards(loaded.manifest.protect, draft.edits, lock, workshop.commit),
             edits=tuple(draft.edits),
         )
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.noun import Noun
-from kitaru.model.route import APPLY, Hold, Holder, Route
+from kitaru.model.route import APPLY, Hold, Holder, Protection, Route
 from kitaru.model.snapshot import Commit
 
 FORMAT: Final = 1
@@ -69,7 +69,9 @@ class FlowState(Noun):
     table. ``managed`` once a manifest declared the flow, ``owner`` being that manifest's path below the repository's
     root ("" for the one at the root); ``retired`` once a prune removed it, or ``renamed_to`` gave it another name (its
     numbers stay taken). ``untagged`` remembers the manifest's routes that another verb than apply removed.
-    ``deletions`` counts the versions that were deleted; ``latest_deleted``: the highest is one.
+    ``deletions`` counts the versions that were deleted; ``latest_deleted``: the highest is one. ``first_name`` is what
+    the flow was called at first, once a rename back to a former name made that hard to tell. ``protect`` are the rules
+    of the manifest, by tag, as generation ``protect_generation`` applied them: they outlive a removal.
     """
 
     latest: int
@@ -83,6 +85,9 @@ class FlowState(Noun):
     untagged: dict[str, Route] = Field(default_factory=dict)
     deletions: int = 0
     latest_deleted: bool = False
+    first_name: str = ""
+    protect: dict[str, Protection] = Field(default_factory=dict)
+    protect_generation: int = 0
 
     def known_version(self, snapshot: str) -> int | None:
         """A version of that snapshot that can be told without the version table; None says nothing."""
@@ -158,8 +163,8 @@ class Retire(Noun):
 class Rename(Noun):
     """A flow has another name: versions and routes go with it, the old name leads nowhere any more.
 
-    Valid while ``expects`` is the highest number under the old name ``was``, and the new one was never used. The other
-    edits of its generation are those of a flow that has its new name already.
+    Valid while ``expects`` is the highest number under the old name ``was``, and the new one was never used, or is one
+    that this very flow had before. The other edits of its generation are those of a flow that has its new name already.
     """
 
     kind: Literal["rename"]
@@ -181,7 +186,16 @@ class Drop(Noun):
     expects: str
 
 
-Edit = Annotated[Mint | Move | Untag | Manage | Retire | Rename | Drop, Field(discriminator="kind")]
+class Protect(Noun):
+    """These rules, by tag, say from now on who may move the flow's routes. Valid while those of ``expects`` say so."""
+
+    kind: Literal["protect"]
+    flow: str
+    rules: dict[str, Protection] = Field(default_factory=dict)
+    expects: dict[str, Protection] = Field(default_factory=dict)
+
+
+Edit = Annotated[Mint | Move | Untag | Manage | Retire | Rename | Drop | Protect, Field(discriminator="kind")]
 
 
 class Lockfile(Noun):

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, Posi
 from kitaru.model.address import FLOW_NAME, PROJECT_NAME, TAG_NAME, is_tag
 from kitaru.model.image import ImageSettings
 from kitaru.model.noun import Noun
-from kitaru.model.route import WishField
+from kitaru.model.route import Protection, WishField
 from kitaru.model.stack import DEFAULT_STACK, LocalStack, NamedStack, StackSpec
 
 DEFAULT_BUDGET_MB = 50
@@ -92,13 +92,6 @@ class FlowSpec(Noun):
     image: ImageField | None = None
     source: SourceSpec | None = None
     routes: dict[TagName, WishField] = Field(default_factory=dict, description="Tags, and the versions they lead to")
-
-
-class Protection(Noun):
-    """A route that moves only by apply, from a clean commit on that branch."""
-
-    branch: str | None = Field(None, description="The only branch whose commits may move the route")
-    clean: bool = Field(True, description="Refuse a commit with uncommitted changes")
 
 
 class Overlay(Noun):

@@ -11,6 +11,9 @@ from kitaru.model.snapshot import Commit, Snapshot
 
 FORMAT: Final = 1
 
+REDACTED: Final = "***"
+"""What stands in a saved plan for the value of an environment variable: many people read such a file."""
+
 Subject = Literal["source", "target", "image", "options", "stack", "inputs", "input_schema", "checkpoints", "summary"]
 
 
@@ -24,7 +27,10 @@ class Change(Noun):
 
 
 class Build(Noun):
-    """A version to make: its snapshot in full, and how it differs from ``previous`` (None: the flow is new)."""
+    """A version to make: its snapshot in full, and how it differs from ``previous`` (None: the flow is new).
+
+    In a saved plan the snapshot holds no value of an environment variable; ``snapshot_digest`` binds them all the same.
+    """
 
     version: int
     snapshot_digest: str
@@ -32,14 +38,27 @@ class Build(Noun):
     previous: int | None = None
     changes: tuple[Change, ...] = ()
 
+    @property
+    def redacted(self) -> Build:
+        """The build with the names of its environment variables alone."""
+        image = self.snapshot.image
+        if not image.environment:
+            return self
+        hidden = image.model_copy(update={"environment": dict.fromkeys(image.environment, REDACTED)})
+        return self.model_copy(update={"snapshot": self.snapshot.model_copy(update={"image": hidden})})
+
 
 class RouteMove(Noun):
-    """A route's change. ``before`` None: it is new; ``after`` None: it goes. ``moved_``: the last move before."""
+    """A route's change. ``before`` None: it is new; ``after`` None: it goes. ``moved_``: the last move before.
+
+    ``converts``: a shared label becomes an exclusive route, or the other way round.
+    """
 
     tag: str
     before: tuple[Holder, ...] | None = None
     after: tuple[Holder, ...] | None = None
     exclusive: bool = True
+    converts: bool = False
     reason: str = ""
     moved_at: str = ""
     moved_by: str = ""
@@ -47,7 +66,7 @@ class RouteMove(Noun):
     @property
     def adopts(self) -> bool:
         """Whether it leaves the route where it is: it only comes under the manifest's care, or loses its hold."""
-        return self.before is not None and self.before == self.after
+        return self.before is not None and self.before == self.after and not self.converts
 
 
 class Consequence(Noun):
@@ -106,6 +125,11 @@ class FlowPlan(Noun):
     unmanaged: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def redacted(self) -> FlowPlan:
+        """The same without the values of environment variables."""
+        return self if self.build is None else self.model_copy(update={"build": self.build.redacted})
+
 
 class Plan(Noun):
     """The whole of it, bound to the generation that it was made on.
@@ -134,6 +158,11 @@ class Plan(Noun):
     def data(self) -> dict[str, Any]:
         """As every noun, with the format always spelled out."""
         return {"format": self.format, **super().data()}
+
+    @property
+    def redacted(self) -> Plan:
+        """What a file holds that others read: the plan without the values of environment variables."""
+        return self.model_copy(update={"flows": tuple(flow.redacted for flow in self.flows)})
 
     @property
     def is_empty(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from kitaru.model.noun import Noun
 from kitaru.model.record import record
@@ -153,6 +153,13 @@ class Hold(Noun):
     reason: str = ""
 
 
+class Protection(Noun):
+    """A route that moves only by apply, from a clean commit on that branch."""
+
+    branch: str | None = Field(None, description="The only branch whose commits may move the route")
+    clean: bool = Field(True, description="Refuse a commit with uncommitted changes")
+
+
 class Route(Noun):
     """Where a tag leads now, and who moved it there last, with which verb (``via``)."""
 
@@ -169,6 +176,11 @@ class Route(Noun):
     def versions(self) -> tuple[int, ...]:
         """The versions that hold the tag, ascending."""
         return tuple(sorted(holder.version for holder in self.holders))
+
+    @property
+    def divided(self) -> bool:
+        """Whether versions share the tag by percent."""
+        return any(holder.weight != 100 for holder in self.holders)
 
 
 @record()

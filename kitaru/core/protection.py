@@ -1,0 +1,128 @@
+"""Routes that only a branch may move: by the manifest, and by what was applied, which binds where no manifest is. Pure.
+
+A rule of the manifest is written into the lockfile by the next apply, flow by flow. From then on it binds every verb,
+wherever it runs, until an apply that the rule itself lets through lifts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from kitaru.errors import KitaruStateError
+from kitaru.model.lockfile import Edit, FlowState, Lockfile, Move, Protect, Rename, Retire, Untag
+from kitaru.model.route import Protection, Route
+from kitaru.model.snapshot import Commit
+
+Rules = Mapping[str, Protection]
+"""Tag → who may move the route."""
+
+
+def protected(flow: str, wanted: Rules, state: FlowState | None) -> tuple[Protect, ...]:
+    """The edit that makes the manifest's rules the applied ones; none where they are."""
+    applied = state.protect if state else {}
+    if applied == dict(wanted):
+        return ()
+    return (Protect(kind="protect", flow=flow, rules=dict(wanted), expects=applied),)
+
+
+def protect_words(edit: Protect) -> tuple[str, ...]:
+    """What the edit changes, one sentence for each tag."""
+    return tuple(_change_words(tag, edit.expects.get(tag), edit.rules.get(tag)) for tag in _changed_tags(edit))
+
+
+def guards(wanted: Rules, edits: Sequence[Edit], lock: Lockfile, commit: Commit) -> tuple[str, ...]:
+    """Why a plan's edits may not be carried out from ``commit``; empty when they may.
+
+    ``wanted`` are the manifest's rules, ``lock`` the state in which the renames are made. A protected route moves,
+    goes, or gets its flow's new name only as its rules say; a rule that was applied is lifted, or made another, only as
+    it says itself. A rule that is new binds nobody before it.
+    """
+    found: list[str] = []
+    for edit in edits:
+        state = lock.flows.get(edit.flow)
+        for tag in _led_elsewhere(edit, state):
+            for rule, origin in _rules(tag, state, wanted):
+                found += _refusals(rule, commit, f"{edit.flow}: route {tag} moves", f", {origin}")
+        if isinstance(edit, Protect):
+            found += _liftings(edit, state, commit)
+    return tuple(dict.fromkeys(found))
+
+
+def check_protected(wanted: Rules, flow: str, tag: str, state: FlowState | None) -> None:
+    """Raise ``KitaruStateError`` for a route that moves only by apply. ``state``: the flow's, retired or not."""
+    for rule, origin in _rules(tag, state, wanted):
+        ways = [f"from branch {rule.branch}"] if rule.branch else []
+        ways += ["from a clean commit"] if rule.clean else []
+        raise KitaruStateError(
+            f"route {tag} of {flow} is protected: it moves only {', '.join(['by apply', *ways])} ({origin})",
+            hint="in the repository: --manifest-only writes the move to the manifest; let that branch apply it",
+        )
+
+
+def _rules(tag: str, state: FlowState | None, wanted: Rules) -> Iterator[tuple[Protection, str]]:
+    """Every rule that binds the route, and where it comes from; an equal one but once."""
+    applied = state.protect.get(tag) if state else None
+    if state is not None and applied is not None:
+        yield applied, _applied(state)
+    said = wanted.get(tag)
+    if said is not None and said != applied:
+        yield said, "as the manifest says"
+
+
+def _applied(state: FlowState) -> str:
+    return f"as applied in generation {state.protect_generation}"
+
+
+def _led_elsewhere(edit: Edit, state: FlowState | None) -> Sequence[str]:
+    """The tags that callers find elsewhere, or otherwise, after the edit."""
+    routes = state.routes if state else {}
+    match edit:
+        case Move(tag=tag):
+            return () if _stays(edit, routes.get(tag)) else (tag,)
+        case Untag(tag=tag):
+            return (tag,)
+        case Retire() | Rename():
+            return tuple(routes)
+        case _:
+            return ()
+
+
+def _stays(edit: Move, route: Route | None) -> bool:
+    """Whether the route is left where it is: it only comes under the manifest's care, or loses its hold."""
+    return route is not None and (set(route.holders), route.exclusive) == (set(edit.holders), edit.exclusive)
+
+
+def _liftings(edit: Protect, state: FlowState | None, commit: Commit) -> Iterator[str]:
+    """Why the rules that ``edit`` takes away, or makes others, stay."""
+    origin = _applied(state) if state else ""
+    for tag in _changed_tags(edit):
+        rule = edit.expects.get(tag)
+        if rule is not None:
+            verb = "changed" if tag in edit.rules else "lifted"
+            yield from _refusals(rule, commit, f"{edit.flow}: protection of {tag}, {origin}, is {verb}", "")
+
+
+def _changed_tags(edit: Protect) -> list[str]:
+    return [tag for tag in sorted({*edit.expects, *edit.rules}) if edit.expects.get(tag) != edit.rules.get(tag)]
+
+
+def _refusals(rule: Protection, commit: Commit, subject: str, origin: str) -> Iterator[str]:
+    """What ``commit`` lacks of what the rule asks for."""
+    if rule.branch and commit.branch != rule.branch:
+        here = f"on {commit.branch}" if commit.branch else "not on a branch"
+        yield f"{subject} only from branch {rule.branch}{origin}; this commit is {here}"
+    if rule.clean and commit.dirty:
+        yield f"{subject} only from a clean commit{origin}; there are changes"
+
+
+def _change_words(tag: str, before: Protection | None, after: Protection | None) -> str:
+    was = f" (was: {_asks(before)})" if before else ""
+    if after is None:
+        return f"{tag} is protected no longer{was}"
+    return f"{tag} is protected {'otherwise' if before else 'from now on'}: {_asks(after)}{was}"
+
+
+def _asks(rule: Protection) -> str:
+    """What a rule asks for, in few words: ``branch main, clean commit``."""
+    asked = [f"branch {rule.branch}"] if rule.branch else []
+    return ", ".join([*asked, "clean commit"] if rule.clean else asked) or "only by apply"
