@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from kitaru import KitaruClient
 from kitaru.client.project import read_plan
-from kitaru.errors import KitaruManifestError, KitaruSelectorError
+from kitaru.engine.expiring import Expirer
+from kitaru.errors import KitaruConflictError, KitaruManifestError, KitaruSelectorError
+from kitaru.model import address
 from tests.applying import TWO, problems, routes_of
-from tests.repository import MANIFEST, Repository
+from tests.repository import MANIFEST, Repository, WallClock, Watched, kitaru
 
 RENAMED = MANIFEST.replace("  agent:\n", "  researcher:\n") + "moved: {agent: researcher}\n"
 
@@ -72,6 +76,128 @@ def test_a_chain_of_renames_ends_at_its_last_name(repository: Repository) -> Non
     repository.commit()
     repository.apply()
     assert routes_of(repository, "third") == {"default": (2,)}
+
+
+# --- and back ---------------------------------------------------------------------------------------------------------
+
+
+def rename_back(repository: Repository, moved: str = "moved: {researcher: agent}\n") -> None:
+    repository.manifest(MANIFEST + moved)
+    repository.commit("rename back")
+
+
+def test_a_rename_can_be_taken_back(repository: Repository) -> None:
+    """moved: the other way round gives the former name again, with all its numbers; the next plan is quiet."""
+    repository.apply()
+    rename(repository)
+    repository.apply()
+    rename_back(repository)
+    (plan,) = repository.plan().flows
+    assert (plan.flow, plan.renamed_from, plan.build) == ("agent", "researcher", None)
+    repository.apply()
+    assert repository.plan().is_empty
+    deployments = repository.client().deployments
+    assert [(one.version, dict(one.tags)) for one in deployments.list("agent")] == [(1, {"default": True}), (2, {})]
+    with pytest.raises(KitaruSelectorError, match="researcher was renamed to agent"):
+        deployments.invoke("researcher", {"topic": "a"})
+    kitaru("store", "verify", "--deep", cwd=repository.folder).must()
+    rename(repository)
+    repository.apply()
+    assert routes_of(repository, "researcher") == {"default": (2,)}
+
+
+def test_a_plain_revert_says_how_the_name_comes_back(repository: Repository) -> None:
+    """git revert of the rename alone would leave two flows of the same numbers: refused, with the line to write."""
+    repository.apply()
+    rename(repository)
+    repository.apply()
+    rename_back(repository, moved="")
+    kitaru("plan", cwd=repository.folder).refused(
+        "kitaru.yaml:6:3: agent was renamed to researcher", "moved: {researcher: agent}"
+    )
+
+
+def test_a_former_name_is_no_name_for_another_flow(repository: Repository) -> None:
+    """Beside the renamed flow, its former name stays spent; so it does for a flow that never had it."""
+    repository.manifest(TWO)
+    repository.commit()
+    repository.apply()
+    renamed = TWO.replace("  agent:\n", "  researcher:\n")
+    repository.manifest(f"{renamed}moved: {{agent: researcher}}\n")
+    repository.commit()
+    repository.apply()
+    repository.manifest(renamed.replace("  greeter:\n", "  agent:\n") + "moved: {greeter: agent}\n")
+    repository.commit()
+    assert any("greeter can't become agent: project research has used" in one for one in problems(repository))
+    repository.manifest(renamed + "  agent:\n    target: flows/work.py:agent\n")
+    repository.commit()
+    said = kitaru("plan", cwd=repository.folder).refused("agent was renamed to researcher", "never used").said
+    assert "take the name back" not in said
+
+
+def test_a_chain_of_renames_can_go_back_to_any_of_its_names(repository: Repository) -> None:
+    """From the third name to the first: the second leads there as well."""
+    repository.apply()
+    rename(repository)
+    repository.apply()
+    repository.manifest(MANIFEST.replace("  agent:\n", "  third:\n") + "moved: {researcher: third}\n")
+    repository.commit()
+    repository.apply()
+    rename_back(repository, moved="moved: {third: agent}\n")
+    repository.apply()
+    for name in ("researcher", "third"):
+        with pytest.raises(KitaruSelectorError, match="renamed to"):
+            repository.client().deployments.get(name)
+    assert routes_of(repository) == {"default": (1,)}
+
+
+def test_a_key_leads_to_its_execution_through_renames(repository: Repository) -> None:
+    """The same key under the new name, and under the old one again, is the execution that it began; one read more."""
+    repository.apply()
+    invoke = repository.client().deployments.start
+    first = invoke("agent", {"topic": "a"}, idempotency_key="order 1").exec_id
+    rename(repository)
+    repository.apply()
+    again = repository.client().deployments.start("researcher", {"topic": "a"}, idempotency_key="order 1")
+    assert (again.exec_id, again.reused) == (first, True)
+    with pytest.raises(KitaruConflictError, match="was used with other inputs"):
+        repository.client().deployments.start("researcher", {"topic": "b"}, idempotency_key="order 1")
+    second = repository.client().deployments.start("researcher", {"topic": "a"}, idempotency_key="order 2").exec_id
+    rename_back(repository)
+    repository.apply()
+    for key, exec_id in (("order 1", first), ("order 2", second)):
+        again = repository.client().deployments.start("agent", {"topic": "a"}, idempotency_key=key)
+        assert (again.exec_id, again.reused) == (exec_id, True)
+
+
+def test_a_key_costs_no_more_where_nothing_was_renamed(repository: Repository) -> None:
+    """Two reads for a key that was used; one more than without a key for a fresh one."""
+    repository.apply()
+
+    def reads(**given: str) -> int:
+        watched = Watched(repository.store())
+        repository.client(wrap=lambda _store: watched).deployments.start("agent", {"topic": "a"}, **given)
+        return watched.count("read")
+
+    bare = reads()
+    assert reads(idempotency_key="order 1") == bare + 1
+    assert reads(idempotency_key="order 1") == 2
+
+
+def test_a_key_of_a_renamed_flow_goes_with_its_execution(repository: Repository) -> None:
+    """What gc removes an execution with is its key too, under whichever name it was kept."""
+    repository.apply()
+    rename(repository)
+    repository.apply()
+    handle = repository.client().deployments.invoke("researcher", {"topic": "a"}, idempotency_key="order 1")
+    handle.wait(60)
+    keys = address.idempotency("research", "agent", "order 1").rpartition("/")[0] + "/"
+    assert repository.store().names(keys)
+    flows = repository.client().project.releases.head().flows
+    horizon = datetime.now(UTC) + timedelta(days=1)
+    expirer = Expirer(repository.store(), "research", WallClock(), horizon, flows)
+    assert expirer.expire([handle.exec_id], ()) == 1
+    assert not repository.store().names(keys)
 
 
 # --- several manifests ------------------------------------------------------------------------------------------------

@@ -307,6 +307,8 @@ def test_no_manifest(repository: Repository) -> None:
     """The store alone; the plan shows the drift."""
     repository.apply()
     before = manifest(repository)
+    repository.change("flows/work.py", '"hello"', '"good day"')
+    repository.commit()
     do(repository, "deploy", AGENT, "--no-manifest", "--tag", "canary").must()
     do(repository, "flow", "tag", "agent", "default", "--version", "1", "--exclusive", "--no-manifest").must()
     assert manifest(repository) == before
@@ -488,13 +490,14 @@ def test_rollback(repository: Repository) -> None:
 
 
 def test_rollback_to_and_back(repository: Repository) -> None:
-    """--to N, --write, and -1 from there: to where it was before. Git is not asked."""
+    """--to N, --write; what a rollback left, it leads to again by its number alone. Git is not asked."""
     grown(repository)
     done = do(repository, "rollback", "agent", "--to", "2", "--write").must()
     assert "default: 2" in manifest(repository) and "kitaru.yaml says so too" in done.out
     repository.commit()
     repository.apply()
-    do(repository, "rollback", "agent", "--to", "-1").must()
+    do(repository, "rollback", "agent", "--to", "-1").refused("nowhere else before but v1, which a rollback left")
+    do(repository, "rollback", "agent", "--to", "1").must()
     assert table(repository)[0] == "1 default*"
     do(repository, "rollback", "agent", "--to", "9").refused("has no version 9")
     do(repository, "rollback", "agent", "stable").refused("no tag stable")

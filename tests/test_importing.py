@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from kitaru.errors import KitaruSelectorError, KitaruUsageError
+from tests.applying import new_version
 from tests.repository import FLOWS, MANIFEST, Repository, kitaru
 
 EMPTY = MANIFEST.partition("flows:")[0] + "flows: {}\n"
@@ -126,3 +127,84 @@ def test_the_command_shows_the_edit_and_what_comes_next(repository: Repository) 
 def test_without_a_manifest_there_is_nothing_to_edit(own_world: Path) -> None:
     """Where there is no manifest, the error names the command that makes one."""
     kitaru("import", cwd=own_world).refused("there is no kitaru.yaml here to edit", "kitaru init")
+
+
+# --- routes that the manifest names, and that were changed past it ----------------------------------------------------
+
+ROUTES = MANIFEST.replace(
+    "      default: head\n", "      default: head   # everybody\n      stable: 2\n      canary: head\n"
+)
+
+
+def text_of(repository: Repository) -> str:
+    return (repository.folder / "kitaru.yaml").read_text()
+
+
+def three_versions(repository: Repository) -> None:
+    """v1 to v3, of which v3 is this commit's content: ``default`` and ``canary`` there, ``stable`` at v2."""
+    for word in ("one", "two"):
+        repository.apply()
+        new_version(repository, word)
+    repository.manifest(ROUTES)
+    repository.commit()
+    repository.apply()
+
+
+def test_a_route_that_was_moved_past_the_manifest_is_written_down(repository: Repository) -> None:
+    """The number comes into the manifest, the note says who moved it; what still agrees stays as it is, head too."""
+    three_versions(repository)
+    deployments = repository.client().deployments
+    deployments.tag("agent", "stable", version=3, exclusive=True, manifest="leave")
+    deployments.tag("agent", "canary", version=1, exclusive=True, manifest="leave")
+    deployments.tag("agent", "canary", version=3, exclusive=True, manifest="leave")
+    done = repository.client().import_flows(["agent"])
+    assert text_of(repository) == ROUTES.replace("stable: 2", "stable: 3")
+    (note,) = done.notes
+    assert note.startswith("route stable of agent was led to v3 by ")
+    assert note.endswith("(tag)")
+    repository.commit()
+    assert repository.plan().drift == ()
+
+
+def test_a_held_route_is_written_where_the_rollback_put_it(repository: Repository) -> None:
+    """head becomes the number that the hold says, so that apply ends the hold."""
+    three_versions(repository)
+    repository.client().deployments.rollback("agent", manifest="leave")
+    new_version(repository, "three")
+    assert repository.client().import_flows().written
+    assert text_of(repository) == ROUTES.replace("default: head ", "default: 2 ")
+    repository.commit()
+    repository.apply()
+    assert repository.client().project.releases.head().flows["agent"].routes["default"].hold is None
+
+
+def test_a_route_that_was_removed_past_the_manifest_is_dropped(repository: Repository) -> None:
+    """Unless the manifest wants it elsewhere by now: that is still to be applied."""
+    three_versions(repository)
+    deployments = repository.client().deployments
+    deployments.untag("agent", "stable", manifest="leave")
+    repository.manifest(ROUTES.replace("stable: 2", "stable: 1"))
+    assert not repository.client().import_flows().diff
+    repository.manifest(ROUTES)
+    done = kitaru("import", cwd=repository.folder).must().out
+    assert text_of(repository) == ROUTES.replace("      stable: 2\n", "")
+    assert "note: route stable of agent was removed by" in done
+    assert "Wrote kitaru.yaml: 1 route." in done
+
+
+def test_what_apply_moved_last_is_still_to_be_applied(repository: Repository) -> None:
+    """A manifest that is ahead of the store is not turned back."""
+    three_versions(repository)
+    repository.manifest(ROUTES.replace("stable: 2", "stable: 1").replace("canary: head", "canary: [1, 2]"))
+    assert not repository.client().import_flows().diff
+
+
+def test_a_route_that_follows_head_stays_while_head_is_not_built(repository: Repository) -> None:
+    """Where its content is not in the store yet, nobody can say that a route does not follow head; a note does."""
+    three_versions(repository)
+    repository.client().deployments.tag("agent", "canary", version=1, exclusive=True, manifest="leave")
+    new_version(repository, "three")
+    done = kitaru("import", cwd=repository.folder).must().out
+    assert text_of(repository) == ROUTES
+    assert "route canary of agent was led to v1 by" in done
+    assert "head, which is not built yet" in done

@@ -14,10 +14,7 @@ from kitaru.core.tagging import (
     Edits,
     agrees,
     check_deletable,
-    check_protected,
     dropped,
-    led_before,
-    names_of,
     promoted,
     rolled_back,
     tagged,
@@ -27,7 +24,6 @@ from kitaru.core.tagging import (
 from kitaru.errors import KitaruError, KitaruSelectorError, KitaruStateError, KitaruUsageError
 from kitaru.model.address import digest
 from kitaru.model.lockfile import Lockfile, Move, Release, Rename, VersionTable
-from kitaru.model.manifest import Protection
 from kitaru.model.route import Head, Label, Pin, Route, Split
 from tests.lock_strategies import after, holder, mint, move
 
@@ -225,23 +221,6 @@ def test_flows_that_are_not_there() -> None:
 # --- rollback ---------------------------------------------------------------------------------------------------------
 
 
-def test_where_a_route_led_before() -> None:
-    """The move itself says what it found; a move that changes nothing, or of another route, says nothing."""
-    names = frozenset({"agent"})
-    found = move("agent", "stable", 2, expects=(1,))
-    assert led_before((found,), names, "stable") == (holder("agent", 1),)
-    assert led_before((move("agent", "stable", 2),), names, "stable") == ()
-    for other in (move("agent", "stable", 2, expects=(2,)), move("other", "stable", 2), move("agent", "x", 2)):
-        assert led_before((other,), names, "stable") is None
-
-
-def test_the_names_that_a_flow_had() -> None:
-    """A flow that was renamed twice answers to three names in the log."""
-    lock = after(state(), Rename(kind="rename", flow="b", was="agent", expects=3))
-    lock = after(lock, Rename(kind="rename", flow="c", was="b", expects=3))
-    assert names_of(lock, "c") == {"agent", "b", "c"}
-
-
 def test_rollback_of_a_label_or_to_where_it_is() -> None:
     """Only exclusive routes are rolled back; there already is nothing to do; the manifest's own word needs no hold."""
     lock = tag(state(), "benchmark", 1)
@@ -254,24 +233,7 @@ def test_rollback_of_a_label_or_to_where_it_is() -> None:
     assert isinstance(edit, Move) and edit.hold is not None
 
 
-# --- protection, and what a manifest says -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("rule", "words"),
-    [
-        (Protection(branch="main"), "moves only by apply, from branch main, from a clean commit"),
-        (Protection(branch="main", clean=False), "moves only by apply, from branch main"),
-        (Protection(), "moves only by apply, from a clean commit"),
-    ],
-)
-def test_a_protected_route_says_how_it_moves(rule: Protection, words: str) -> None:
-    """The error names the branch, and the way through a review."""
-    with pytest.raises(KitaruStateError) as caught:
-        check_protected({"stable": rule}, "agent", "stable")
-    assert caught.value.message.endswith(words)
-    assert "--manifest-only" in caught.value.hint
-    check_protected({"stable": rule}, "agent", "canary")
+# --- what a manifest says ---------------------------------------------------------------------------------------------
 
 
 def test_routes_and_what_a_manifest_says_of_them() -> None:

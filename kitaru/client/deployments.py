@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,13 +13,14 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from kitaru import wiring
 from kitaru.client.handle import FlowHandle
 from kitaru.client.session import Session
+from kitaru.client.versions import PREVIOUS, chosen, version_back, version_number, version_or_none
 from kitaru.core.resolving import Resolved
 from kitaru.engine.invoker import Invoked, Invoker
 from kitaru.engine.records import read_snapshot, read_table
 from kitaru.engine.releases import Releases
-from kitaru.errors import KitaruInputError, KitaruSelectorError, KitaruUsageError
+from kitaru.errors import KitaruInputError, KitaruSelectorError
 from kitaru.model.lockfile import FlowState, Lockfile, Release
-from kitaru.model.route import DEFAULT_TAG, ByTag, Selector, selector
+from kitaru.model.route import DEFAULT_TAG, ByTag
 from kitaru.model.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """One released version of a flow. ``tags`` says of each tag that leads here whether it is exclusive."""
+    """One released version of a flow. ``tags`` says of each tag that leads here whether it is exclusive.
+
+    ``weights`` has the percent of each divided route that leads here.
+    """
 
     flow: str
     version: int
@@ -42,6 +46,7 @@ class Deployment:
     by: str
     commit_sha: str | None = None
     commit_dirty: bool = False
+    weights: Mapping[str, int] = field(default_factory=dict)
     target: str = ""
     stack: str = ""
     input_schema: Mapping[str, Any] | None = None
@@ -58,13 +63,14 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class FlowSummary:
-    """One flow of the project: its highest version and where its tags lead."""
+    """One flow of the project: its highest version and where its tags lead; of divided routes also the percents."""
 
     flow: str
     latest: int
     routes: Mapping[str, tuple[int, ...]]
     exclusive: Mapping[str, bool]
     managed: bool
+    weights: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
 
 
 class Deployments:
@@ -129,7 +135,7 @@ class Deployments:
         """As ``invoke``, but says which version was chosen, and whether the execution was there already."""
         return self._invoker.invoke(
             flow,
-            _selector(tag, version),
+            chosen(tag, version),
             _jsonable(flow, inputs or {}),
             actor=self._session.actor,
             stack=stack,
@@ -147,6 +153,11 @@ class Deployments:
                 routes={tag: route.versions for tag, route in state.routes.items()},
                 exclusive={tag: route.exclusive for tag, route in state.routes.items()},
                 managed=state.managed,
+                weights={
+                    tag: {holder.version: holder.weight for holder in route.holders}
+                    for tag, route in state.routes.items()
+                    if route.divided
+                },
             )
             for name, state in sorted(lock.flows.items())
             if not state.retired
@@ -160,9 +171,9 @@ class Deployments:
 
     def get(self, flow: str, *, tag: str | None = None, version: int | None = None) -> Deployment:
         """The version that the selector leads to, with its snapshot."""
-        chosen = _selector(tag, version)
+        selector = chosen(tag, version)
         lock, state = self._state(flow)
-        resolved: Resolved = self._invoker.resolve(flow, chosen)
+        resolved: Resolved = self._invoker.resolve(flow, selector)
         table = read_table(self._session.store, lock.project, state.table, flow)
         release = table.release(resolved.version)
         if release is None:
@@ -246,13 +257,14 @@ class Deployments:
         Raises ``KitaruUsageError`` for a shared label where the tag is exclusive (``default`` always is),
         ``KitaruSelectorError`` for a flow or a version that is not there, ``KitaruStateError`` for a protected route.
         """
-        return self._routing.tag(flow, tag, version, exclusive=exclusive, mode=manifest, message=message)
+        number = version_number(version)
+        return self._routing.tag(flow, tag, number, exclusive=exclusive, mode=manifest, message=message)
 
     def untag(
         self, flow: str, tag: str, *, version: int | None = None, manifest: Mode = "edit", message: str = ""
     ) -> Rerouted:
         """Take ``tag`` off ``version``, or remove it altogether. Never ``default``."""
-        return self._routing.untag(flow, tag, version, mode=manifest, message=message)
+        return self._routing.untag(flow, tag, version_or_none(version), mode=manifest, message=message)
 
     def promote(self, flow: str, source: str, *, to: str, manifest: Mode = "edit", message: str = "") -> Rerouted:
         """Lead ``to`` exclusively to the version that the tag ``source`` leads to."""
@@ -263,16 +275,19 @@ class Deployments:
         flow: str,
         tag: str = DEFAULT_TAG,
         *,
-        to: int = -1,
+        to: int = PREVIOUS,
         write: bool = False,
         manifest: Mode = "edit",
         message: str = "",
     ) -> Rerouted:
-        """Lead ``tag`` to version ``to`` at once (-1: where it led before its last move), and hold it there.
+        """Lead ``tag`` to version ``to`` at once, and hold it there.
+
+        -1: where it led before; a second rollback goes one further back, and none to a version that a rollback left.
 
         Plan and apply leave it alone until the manifest agrees: the result tells the edit, ``write`` makes it.
         """
-        return self._routing.rollback(flow, tag, to=to, write=write, mode=manifest, message=message)
+        back = version_back(to)
+        return self._routing.rollback(flow, tag, to=back, write=write, mode=manifest, message=message)
 
     def delete(
         self, flow: str, *, version: int, manifest: Literal["edit", "leave"] = "edit", message: str = ""
@@ -281,7 +296,7 @@ class Deployments:
 
         Raises ``KitaruStateError`` while an exclusive tag leads there.
         """
-        return self._routing.delete(flow, version, mode=manifest, message=message)
+        return self._routing.delete(flow, version_number(version), mode=manifest, message=message)
 
     @cached_property
     def _routing(self) -> Routing:
@@ -299,10 +314,18 @@ class Deployments:
 
 def _deployment(flow: str, release: Release, state: FlowState, snapshot: Snapshot | None = None) -> Deployment:
     tags = {tag: route.exclusive for tag, route in state.routes.items() if release.version in route.versions}
+    weights = {
+        tag: holder.weight
+        for tag, route in state.routes.items()
+        if route.divided
+        for holder in route.holders
+        if holder.version == release.version
+    }
     return Deployment(
         flow=flow,
         version=release.version,
         tags=tags,
+        weights=weights,
         snapshot=release.snapshot,
         created_at=release.at,
         by=release.by,
@@ -313,13 +336,6 @@ def _deployment(flow: str, release: Release, state: FlowState, snapshot: Snapsho
         input_schema=snapshot.input_schema if snapshot else None,
         details=snapshot,
     )
-
-
-def _selector(tag: str | None, version: int | None) -> Selector:
-    try:
-        return selector(tag=tag, version=version)
-    except ValueError as error:
-        raise KitaruUsageError(str(error), hint="--tag T or --version N") from error
 
 
 def _jsonable(flow: str, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""``kitaru import``: what was deployed past the manifest is written into it, so that Git says what is live."""
+"""``kitaru import``: what was done past the manifest is written into it, so that Git says what is live."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from kitaru import wiring
 from kitaru.client.declared import Declared
 from kitaru.client.keeping import Keeper
 from kitaru.client.session import Session
-from kitaru.core.importing import Missing, bare, keys_of, missing, told_by
+from kitaru.core.importing import HeadNow, Heads, Missing, bare, keys_of, missing, told_by
 from kitaru.engine.records import read_snapshot, read_table
 from kitaru.engine.releases import Releases
 from kitaru.engine.workshop import Workshop
@@ -25,11 +26,15 @@ from kitaru.ports import ManifestFile
 
 @dataclass(frozen=True, slots=True)
 class ImportedFlow:
-    """One flow that the manifest names now: ``declared`` it was before, and lacked only these routes."""
+    """One flow that the manifest names now: ``declared`` it was before, and said otherwise only of these routes.
+
+    ``dropped`` are routes that it names no more.
+    """
 
     flow: str
     declared: bool
     routes: Mapping[str, Any]
+    dropped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,10 @@ class Importing:
         self._session = session
 
     def run(self, flows: Sequence[str] = (), *, dry_run: bool = False) -> Imported:
-        """Declare what the store has and the manifest does not name, of the flows named or of all.
+        """Declare what the store has and the manifest does not say, of the flows named or of all.
+
+        That is: flows and routes that it does not name, and routes that were moved, held or removed past it. One that
+        apply itself led where it is stays as the manifest says: that is not applied yet.
 
         Raises ``KitaruUsageError`` where there is no manifest or it is about another store, ``KitaruSelectorError`` for
         a flow that the store does not have, ``KitaruManifestError`` where the manifest can't be edited.
@@ -74,11 +82,15 @@ class Importing:
             )
         lock = Releases(self._session.store, self._session.project, self._session.clock).head()
         workshop = self._workshop(loaded)
-        lacking = missing(loaded.manifest, lock, workshop.owner if workshop else "", flows)
+        heads = self._heads(lock, workshop)
+        lacking = missing(loaded.manifest, lock, workshop.owner if workshop else "", flows, heads=heads)
         found = self._gathered(lacking, lock, loaded, workshop)
         edits = wiring.manifest_edits()
         before, name, target = loaded.path.read_bytes(), loaded.path.name, loaded.target
         after = edits.set_flows(before, found.keys, target=target, file=name)
+        for one in lacking:
+            for tag in one.dropped:
+                after = edits.remove_route(after, one.flow, tag, target=target, file=name)
         edits.read_manifest(after, name, target)
         if after != before and not dry_run:
             edits.write(loaded.path, before, after)
@@ -87,9 +99,11 @@ class Importing:
             path=name,
             written=after != before and not dry_run,
             flows=tuple(
-                ImportedFlow(one.flow, one.declared, {tag: wish_data(wish) for tag, wish in one.routes.items()})
+                ImportedFlow(
+                    one.flow, one.declared, {tag: wish_data(wish) for tag, wish in one.routes.items()}, one.dropped
+                )
                 for one in lacking
-                if one.flow in found.keys
+                if one.flow in found.keys or one.dropped
             ),
             diff=tuple(edits.edit_preview(before, after, name)),
             warnings=tuple(found.warnings),
@@ -113,6 +127,26 @@ class Importing:
             prefix=state.prefix,
         )
 
+    def _heads(self, lock: Lockfile, workshop: Workshop | None) -> Heads:
+        """What head is for a flow, by the content of the working tree; unknown where its code can't be asked."""
+
+        @cache
+        def head(flow: str) -> HeadNow:
+            if workshop is None:
+                return HeadNow()
+            try:
+                (desired,) = workshop.desired([flow])
+            except KitaruManifestError:
+                return HeadNow()
+            state, snapshot = lock.flows[flow], desired.snapshot.digest
+            version = state.known_version(snapshot)
+            if version is None:
+                found = read_table(self._session.store, lock.project, state.table, flow).newest_with(snapshot)
+                version = found.version if found is not None else None
+            return HeadNow(version, snapshot)
+
+        return head
+
     def _gathered(
         self, lacking: Sequence[Missing], lock: Lockfile, loaded: ManifestFile, workshop: Workshop | None
     ) -> _Found:
@@ -121,7 +155,8 @@ class Importing:
         for one in lacking:
             found.notes += one.notes
             if one.declared:
-                found.keys[one.flow] = {"routes": one.routes}
+                if one.routes:
+                    found.keys[one.flow] = {"routes": one.routes}
                 continue
             snapshot = self._snapshot(lock, one.flow, lock.flows[one.flow])
             if snapshot is None:

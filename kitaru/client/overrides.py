@@ -14,6 +14,7 @@ from kitaru.core.replay_plan import CHECKPOINT, WAIT, must_be_known
 from kitaru.errors import KitaruInputError, KitaruUsageError, KitaruWaitValidationError
 from kitaru.model.event import Value
 from kitaru.model.execution import Execution
+from kitaru.model.recorded import JSON_FORMATS
 
 if TYPE_CHECKING:
     from kitaru.authoring.flow import Flow
@@ -115,7 +116,7 @@ _PYTHON = ("str", "int", "float", "bool", "dict", "list", "tuple", "NoneType")
 def _kind(session: Session, name: str, output: Value) -> str:
     if output.format == "text":
         return "text"
-    if output.format not in ("json", "json+types"):
+    if output.format not in JSON_FORMATS:
         return f"a value stored as {output.format}, which JSON can't give"
     return _kind_of(plain_value(session, output, f"the result of {name}"))
 
@@ -135,7 +136,7 @@ def _kind_of(value: Any) -> str:
 
 def _example(session: Session, name: str, recorded: list[Value]) -> str:
     for one in recorded:
-        if one.format in ("json", "json+types", "text"):
+        if one.format in (*JSON_FORMATS, "text"):
             return _shown(plain_value(session, one, f"the result of {name}"))
     return ""
 

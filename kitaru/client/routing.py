@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from kitaru import wiring
 from kitaru.client.keeping import Keeper, Kept, Mode
 from kitaru.client.session import Session
+from kitaru.client.versions import PREVIOUS
 from kitaru.core.commit import next_lockfile
 from kitaru.core.deploying import ManifestEdit
 from kitaru.core.resolving import live_flow
+from kitaru.core.retracing import ROLLBACK
 from kitaru.core.tagging import Edits, agrees, promoted, rollable, rolled_back, tagged, untagged, wish_of
 from kitaru.engine.releases import Releases
-from kitaru.engine.tagging import Changed, Tagger
+from kitaru.engine.tagging import Changed, Earlier, Tagger
 from kitaru.errors import KitaruManifestError, KitaruUsageError, Problem
 from kitaru.model.lockfile import Lockfile
 from kitaru.model.manifest import Manifest
-from kitaru.model.route import DEFAULT_TAG, Holder, Route, describe_holders
-
-PREVIOUS = -1
-"""``rollback --to -1``: where the route led before its last move."""
+from kitaru.model.route import DEFAULT_TAG, Route, describe_holders
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +28,8 @@ class Rerouted:
     """What a verb did to one flow. ``changed`` is False where everything was so already.
 
     ``before`` and ``after`` are the route's holders in words (``nothing`` for no route); ``held`` says that a rollback
-    left a hold; ``lost`` are the labels that a deleted version held.
+    left a hold; ``lost`` are the labels that a deleted version held; ``skipped`` says which versions a rollback passed
+    over on its way back, and why.
     """
 
     flow: str
@@ -42,6 +42,7 @@ class Rerouted:
     version: int | None = None
     held: bool = False
     lost: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
     manifest: Kept = field(default_factory=Kept)
 
 
@@ -110,19 +111,23 @@ class Routing:
     ) -> Rerouted:
         """Lead ``tag`` back, at once, and leave a hold that plan and apply honour until the manifest agrees.
 
-        ``to``: a version, or -1 for where the route led before its last move. The manifest's edit is told in the
-        result, and made with ``write``.
+        ``to``: a version, or -1 for where the route led before: a second one goes one further back, never to a version
+        that a rollback left. The manifest's edit is told in the result, and made with ``write``.
         """
         keeper = Keeper(self._session, mode)
-        spec = keeper.manifest.flows.get(flow) if keeper.manifest is not None and keeper.declares(flow) else None
+        spec = keeper.manifest.flows.get(flow) if keeper.declares(flow) and keeper.manifest is not None else None
         said = spec.routes.get(tag) if spec else None
+        skipped: tuple[str, ...] = ()
 
         def decide(lock: Lockfile) -> Edits:
+            nonlocal skipped
             rollable(lock, flow, tag)
-            return rolled_back(lock, flow, tag, self._target(lock, flow, tag, to), message, said=said)
+            target = self._target(lock, flow, tag, to)
+            skipped = target.skipped
+            return rolled_back(lock, flow, tag, target.holders, message, said=said)
 
-        deed = _Deed(flow, "rollback", decide, _only(tag), message)
-        return self._moved(keeper, deed, tag, write=write)
+        deed = _Deed(flow, ROLLBACK, decide, _only(tag), message)
+        return replace(self._moved(keeper, deed, tag, write=write), skipped=skipped)
 
     def delete(self, flow: str, version: int, *, mode: Mode = "edit", message: str = "") -> Rerouted:
         """Delete a version; its shared labels go with it. ``KitaruStateError`` while an exclusive tag leads to it."""
@@ -178,7 +183,7 @@ class Routing:
 
         def decide(lock: Lockfile) -> Edits:
             live_flow(lock, deed.flow)
-            keeper.check_free(deed.flow, *sorted(deed.tags(lock)))
+            keeper.check_free(lock, deed.flow, *sorted(deed.tags(lock)))
             return deed.decide(lock)
 
         lock = self._releases.head(verified=True)
@@ -217,10 +222,10 @@ class Routing:
             raise KitaruManifestError([Problem(kept.problem, file=kept.path)])
         return kept
 
-    def _target(self, lock: Lockfile, flow: str, tag: str, to: int) -> tuple[Holder, ...]:
+    def _target(self, lock: Lockfile, flow: str, tag: str, to: int) -> Earlier:
         if to == PREVIOUS:
             return self._tagger.earlier(lock, flow, tag)
-        return (self._tagger.holder(lock, flow, to),)
+        return Earlier((self._tagger.holder(lock, flow, to),))
 
     def _managed(self, keeper: Keeper, flow: str) -> bool | None:
         return True if keeper.declares(flow) else None

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from kitaru.core.naming import present_name
+from kitaru.core.protection import check_protected
 from kitaru.core.tagging import agrees, check_shared, check_tag, wish_of
 from kitaru.errors import KitaruStateError, KitaruUsageError
 from kitaru.model.image import ImageSettings
@@ -118,12 +120,26 @@ def changed_spec(spec: FlowSpec | None, keys: Mapping[str, Any]) -> FlowSpec:
 
 
 def check_not_renamed(manifest: Manifest, lock: Lockfile, flow: str) -> None:
-    """Raise ``KitaruStateError`` where the manifest gives ``flow`` the versions of another name, and apply has not."""
+    """Raise ``KitaruStateError`` where the manifest gives ``flow`` the versions of another name, and apply has not.
+
+    So it does for a flow that has another name by now.
+    """
+    check_name(lock, flow)
     for was, name in manifest.moved.items():
         if name == flow and lock.flow(was) is not None and flow not in lock.flows:
             raise KitaruStateError(
                 f"the manifest renames {was} to {flow}, and that is still to be done", hint="kitaru apply, then repeat"
             )
+
+
+def check_name(lock: Lockfile, flow: str) -> None:
+    """Raise ``KitaruStateError`` for a flow that has another name by now: its numbers went along."""
+    now = present_name(lock.flows, flow)
+    if now != flow:
+        raise KitaruStateError(
+            f"{flow} was renamed to {now}",
+            hint=f"to take the name back: moved: {{{now}: {flow}}}, then kitaru apply; else deploy it as {now}",
+        )
 
 
 # --- the version and its route ----------------------------------------------------------------------------------------
@@ -144,8 +160,10 @@ def tags_of(order: Order, lock: Lockfile) -> dict[str, bool]:
 def plan_release(order: Order, snapshot: Snapshot, lock: Lockfile) -> tuple[FlowPlan, tuple[Edit, ...]]:
     """A new version of that snapshot, whatever there is, with its route.
 
-    Raises ``KitaruUsageError`` for a shared label where the tag is exclusive, and for what can't be a tag.
+    Raises ``KitaruUsageError`` for a shared label where the tag is exclusive, and for what can't be a tag;
+    ``KitaruStateError`` for a route that is protected as it was applied, or a flow that was renamed meanwhile.
     """
+    check_name(lock, order.flow)
     state = lock.flows.get(order.flow)
     live = lock.flow(order.flow)
     latest = state.latest if state else 0
@@ -177,6 +195,7 @@ def _led(
     order: Order, tag: str, exclusive: bool, holder: Holder, state: FlowState | None, live: FlowState | None
 ) -> tuple[RouteMove, Move]:
     check_tag(tag)
+    check_protected({}, order.flow, tag, state)
     route = live.routes.get(tag) if live else None
     holders: tuple[Holder, ...] = (holder,)
     if not exclusive:

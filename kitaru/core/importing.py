@@ -1,34 +1,55 @@
-"""``import``: what a manifest would have to say of flows and routes that only the store has. Pure."""
+"""``import``: what a manifest would have to say of flows and routes that were changed past it in the store. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kitaru.core.resolving import live_flow
-from kitaru.core.tagging import wish_of
+from kitaru.core.tagging import agrees, wish_of
+from kitaru.core.wishing import asked, head_of
 from kitaru.errors import KitaruUsageError
 from kitaru.model.lockfile import FlowState, Lockfile, VersionTable
 from kitaru.model.manifest import FlowSpec, Manifest
-from kitaru.model.route import DEFAULT_TAG, RouteWish
+from kitaru.model.route import APPLY, DEFAULT_TAG, Route, RouteWish, describe_holders
 from kitaru.model.snapshot import Options, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What the manifest lacks of one flow: the whole of it where ``declared`` is False, else these routes."""
+    """What the manifest lacks of one flow: the whole of it where ``declared`` is False, else these routes.
+
+    ``dropped`` are routes that it names and that somebody removed.
+    """
 
     flow: str
     declared: bool
     routes: Mapping[str, RouteWish]
+    dropped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def missing(manifest: Manifest, lock: Lockfile, owner: str, only: Sequence[str] = ()) -> tuple[Missing, ...]:
-    """The flows (all, when ``only`` names none) and routes of the store that the manifest does not name, by name.
+@dataclass(frozen=True, slots=True)
+class HeadNow:
+    """What ``head`` means for a flow at this moment: the version of that content, None where none was built yet."""
 
-    Without those that another manifest of the repository declares, and those that ``moved:`` gives another name.
+    version: int | None = None
+    snapshot: str = ""
+
+
+Heads = Callable[[str], HeadNow]
+"""(flow) → what head is for it. Asked only where a route that the manifest leads to head was moved past it."""
+
+
+def missing(
+    manifest: Manifest, lock: Lockfile, owner: str, only: Sequence[str] = (), *, heads: Heads = lambda _flow: HeadNow()
+) -> tuple[Missing, ...]:
+    """What the manifest does not say of the flows (all, when ``only`` names none) and routes of the store, by name.
+
+    Flows and routes that it does not name, and routes that it names and that somebody moved, holds or removed since;
+    one that apply itself moved last, and the manifest wants elsewhere, is to be applied. Without the flows that another
+    manifest of the repository declares, and those that ``moved:`` gives another name.
     Raises ``KitaruSelectorError`` for a flow that the store does not have, ``KitaruUsageError`` for one of these.
     """
     for name in only:
@@ -40,10 +61,14 @@ def missing(manifest: Manifest, lock: Lockfile, owner: str, only: Sequence[str] 
         if state.retired or (only and name not in only) or _not_ours(manifest, name, state, owner):
             continue
         spec = manifest.flows.get(name)
-        routes, notes = _routes(name, state, spec)
-        if spec is None or routes:
-            once = (f"{name} was once in the manifest",) if spec is None and state.managed else ()
-            found.append(Missing(name, spec is not None, routes, (*once, *notes)))
+        if spec is None:
+            once = (f"{name} was once in the manifest",) if state.managed else ()
+            wishes = {tag: wish for tag in _ordered(state.routes) if (wish := wish_of(state.routes[tag]))}
+            found.append(Missing(name, declared=False, routes=wishes, notes=once))
+            continue
+        one = _Differing(name, spec, state, heads)
+        if one.routes or one.dropped or one.notes:
+            found.append(Missing(name, True, one.routes, tuple(one.dropped), tuple(one.notes)))
     return tuple(found)
 
 
@@ -55,18 +80,54 @@ def _not_ours(manifest: Manifest, name: str, state: FlowState, owner: str) -> st
     return ""
 
 
-def _routes(name: str, state: FlowState, spec: FlowSpec | None) -> tuple[dict[str, RouteWish], list[str]]:
-    declared = spec.routes if spec else {}
-    routes, notes = {}, []
-    for tag in sorted(state.routes, key=lambda tag: (tag != DEFAULT_TAG, tag)):
-        route = state.routes[tag]
+class _Differing:
+    """The routes of one flow that the manifest is to say otherwise, or no more, and why."""
+
+    def __init__(self, flow: str, spec: FlowSpec, state: FlowState, heads: Heads) -> None:
+        self.routes: dict[str, RouteWish] = {}
+        self.dropped: list[str] = []
+        self.notes: list[str] = []
+        self._flow, self._heads = flow, heads
+        for tag in _ordered(state.routes):
+            self._there(tag, spec.routes.get(tag), state.routes[tag])
+        for tag, route in sorted(state.untagged.items()):
+            wish = spec.routes.get(tag)
+            if wish is not None and tag not in state.routes and self._still_says(wish, route):
+                self.dropped.append(tag)
+                self.notes.append(f"route {tag} of {flow} was removed by {route.by} ({route.via})")
+
+    def _there(self, tag: str, said: RouteWish | None, route: Route) -> None:
         wish = wish_of(route)
-        if tag in declared or wish is None:
-            continue
-        routes[tag] = wish
-        if spec is not None and route.managed:
-            notes.append(f"route {tag} of {name} was once in the manifest")
-    return routes, notes
+        if wish is None:
+            return
+        if said is None:
+            self.routes[tag] = wish
+            if route.managed:
+                self.notes.append(f"route {tag} of {self._flow} was once in the manifest")
+            return
+        if route.via == APPLY or agrees(said, route, self._head(said, route)):
+            return
+        at, by = describe_holders(route.holders), f"{route.by} ({route.via})"
+        if None in asked(said) and self._heads(self._flow).version is None and route.hold is None:
+            why = "stays so: the manifest leads it to head, which is not built yet"
+            self.notes.append(f"route {tag} of {self._flow} was led to {at} by {by}, and {why}")
+            return
+        self.routes[tag] = wish
+        self.notes.append(f"route {tag} of {self._flow} was led to {at} by {by}")
+
+    def _head(self, wish: RouteWish, route: Route) -> int | None:
+        if None not in asked(wish):
+            return None
+        now = self._heads(self._flow)
+        return None if now.version is None else head_of(wish, route, now.version, now.snapshot)
+
+    def _still_says(self, wish: RouteWish, gone: Route) -> bool:
+        """Whether the manifest wants a removed route where it was. A number that differs was written since then."""
+        return None in asked(wish) or agrees(wish, gone, None)
+
+
+def _ordered(routes: Mapping[str, Route]) -> list[str]:
+    return sorted(routes, key=lambda tag: (tag != DEFAULT_TAG, tag))
 
 
 def told_by(state: FlowState, table: VersionTable | None) -> str | None:

@@ -6,6 +6,7 @@ import difflib
 from dataclasses import dataclass
 
 from kitaru.core.drawing import draw
+from kitaru.core.naming import first_name
 from kitaru.errors import KitaruSelectorError
 from kitaru.model.lockfile import FlowState, Lockfile, VersionTable
 from kitaru.model.route import DEFAULT_TAG, ByTag, ByVersion, Route, Selector, describe_holders
@@ -50,7 +51,7 @@ def resolve(lock: Lockfile, flow: str, selector: Selector, *, key: str | None = 
             route = state.routes.get(tag)
             if route is None:
                 raise _no_tag(flow, state, tag)
-            return _through(flow, tag, route, key)
+            return _through(lock, flow, tag, route, key)
         case ByVersion(version):
             snapshot = state.known_snapshot(version)
             if snapshot is not None:
@@ -96,12 +97,13 @@ def in_table(table: VersionTable, state: FlowState, version: int) -> Resolved:
     return Resolved(table.flow, version, release.snapshot)
 
 
-def _through(flow: str, tag: str, route: Route, key: str | None) -> Resolved:
+def _through(lock: Lockfile, flow: str, tag: str, route: Route, key: str | None) -> Resolved:
     if len(route.holders) == 1:
         holder = route.holders[0]
         return Resolved(flow, holder.version, holder.snapshot, tag)
     if route.exclusive and key is not None:
-        holder = draw(flow, tag, route.holders, key)
+        # By the name that the flow began with: a key draws what it drew before a rename.
+        holder = draw(first_name(lock.flows, flow), tag, route.holders, key)
         weights = tuple((one.version, one.weight) for one in route.holders)
         return Resolved(flow, holder.version, holder.snapshot, tag, weights)
     if route.exclusive:

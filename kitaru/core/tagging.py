@@ -6,13 +6,10 @@ race for the next generation asks again with the new state, so that no other wri
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from kitaru.core.resolving import live_flow, route_of
 from kitaru.errors import KitaruSelectorError, KitaruStateError, KitaruUsageError
 from kitaru.model.address import is_tag
 from kitaru.model.lockfile import Drop, Edit, FlowState, Lockfile, Move, Untag, VersionTable
-from kitaru.model.manifest import Protection
 from kitaru.model.route import DEFAULT_TAG, Head, Hold, Holder, Label, Pin, Route, RouteWish, Split, describe_holders
 
 Edits = tuple[Edit, ...]
@@ -133,27 +130,6 @@ def rolled_back(
     return _moved(flow, tag, live_flow(lock, flow), holders, exclusive=True, managed=None, hold=hold)
 
 
-def led_before(edits: tuple[Edit, ...], names: frozenset[str], tag: str) -> tuple[Holder, ...] | None:
-    """Where the move of ``tag`` among one generation's edits found it; None where none of them changed its holders.
-
-    ``names`` are all that the flow ever had. A route that the move found nowhere led to no holders: an empty tuple.
-    """
-    for edit in edits:
-        if isinstance(edit, Move) and edit.flow in names and edit.tag == tag and edit.expects != edit.holders:
-            return edit.expects or ()
-    return None
-
-
-def names_of(lock: Lockfile, flow: str) -> frozenset[str]:
-    """The flow's name and every name that it had before."""
-    names = {flow}
-    while True:
-        earlier = {name for name, state in lock.flows.items() if state.renamed_to in names} - names
-        if not earlier:
-            return frozenset(names)
-        names |= earlier
-
-
 def check_deletable(state: FlowState, table: VersionTable, version: int) -> None:
     """Raise ``KitaruStateError`` where an exclusive tag leads to ``version``, with the command that moves each."""
     flow = table.flow
@@ -175,19 +151,6 @@ def dropped(lock: Lockfile, flow: str, version: int, table: str) -> Edits:
     """``version`` is deleted, and ``table`` is the digest of the version table that says so."""
     state = live_flow(lock, flow)
     return (Drop(kind="drop", flow=flow, version=version, table=table, expects=state.table),)
-
-
-def check_protected(protect: Mapping[str, Protection], flow: str, tag: str) -> None:
-    """Raise ``KitaruStateError`` for a route that moves only by apply."""
-    rule = protect.get(tag)
-    if rule is None:
-        return
-    branch = f" from branch {rule.branch}" if rule.branch else ""
-    clean = f"{',' if branch else ''} from a clean commit" if rule.clean else ""
-    raise KitaruStateError(
-        f"route {tag} of {flow} is protected: it moves only by apply,{branch}{clean}",
-        hint="--manifest-only writes the move to the manifest; commit it there and let that branch apply it",
-    )
 
 
 def wish_of(route: Route | None) -> RouteWish | None:

@@ -8,11 +8,12 @@ records without a first entry, which the next collector removes.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
+from kitaru.core.naming import first_name
 from kitaru.engine.journal import read_entries, read_events
 from kitaru.engine.listing import hint_keys
 from kitaru.engine.needs import in_parallel
@@ -20,17 +21,22 @@ from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
 from kitaru.model import address
 from kitaru.model.event import Opened
 from kitaru.model.execution import fold
+from kitaru.model.lockfile import FlowState
 from kitaru.ports import Clock, Store
 
 
 @dataclass(frozen=True, slots=True)
 class Expirer:
-    """Removes executions of one project. ``horizon``: nothing that was written since is touched."""
+    """Removes executions of one project. ``horizon``: nothing that was written since is touched.
+
+    ``flows`` are the project's, since an idempotency key is kept under the first name of a flow that was renamed.
+    """
 
     store: Store
     project: str
     clock: Clock
     horizon: datetime
+    flows: Mapping[str, FlowState]
 
     def expire(self, exec_ids: Sequence[str], referred: Collection[str]) -> int:
         """Remove these executions; how many were still as they had been. ``referred``: the objects that they name."""
@@ -62,9 +68,10 @@ class Expirer:
                 return
             yield from hint_keys(fold(events))
             if opened.idempotency_key is not None:
-                key = address.idempotency(self.project, opened.flow, opened.idempotency_key)
-                if self._names(key) == exec_id:
-                    yield key
+                for name in {opened.flow, first_name(self.flows, opened.flow)}:
+                    key = address.idempotency(self.project, name, opened.idempotency_key)
+                    if self._names(key) == exec_id:
+                        yield key
 
     def _forget_cached(self, exec_ids: Collection[str]) -> None:
         """Remove what the cache knows of their results, and their notes about it."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kitaru.core.codecs import encode
+from kitaru.core.naming import first_name, names_of, present_name
 from kitaru.core.resolving import Resolved, in_table, resolve
 from kitaru.engine.journal import Journal, open_execution
 from kitaru.engine.listing import note_state
@@ -25,6 +26,7 @@ from kitaru.errors import (
 from kitaru.model import address
 from kitaru.model.address import canonical_json, digest, timestamp
 from kitaru.model.event import ExecutionOptions, Failed, Failure, Opened
+from kitaru.model.lockfile import Lockfile
 from kitaru.model.route import Selector
 from kitaru.model.snapshot import Snapshot
 from kitaru.model.stack import NamedStack
@@ -67,12 +69,13 @@ class Invoker:
     runner_of: Callable[[NamedStack], Runner]
     stack_named: Callable[[str], NamedStack]
 
-    def resolve(self, flow: str, selector: Selector, *, key: str | None = None) -> Resolved:
-        """The version that the selector leads to now: two reads, three for a version that no route holds.
+    def resolve(self, flow: str, selector: Selector) -> Resolved:
+        """The version that the selector leads to now: two reads, three for a version that no route holds."""
+        return self._resolved(self.releases.head(), flow, selector)
 
-        ``key``: what a version is drawn by, where the route is divided by weights.
-        """
-        found = resolve(self.releases.head(), flow, selector, key=key)
+    def _resolved(self, lock: Lockfile, flow: str, selector: Selector, key: str | None = None) -> Resolved:
+        """``key``: what a version is drawn by, where the route is divided by weights."""
+        found = resolve(lock, flow, selector, key=key)
         if isinstance(found, Resolved):
             return found
         table = read_table(self.store, self.project, found.table, flow)
@@ -99,10 +102,10 @@ class Invoker:
                 hint="use a file:// or s3:// store, or my_flow.run() here",
             )
         _must_say_something(idempotency_key)
-        found = self._earlier(flow, idempotency_key, inputs)
-        if found is not None:
+        found = self._looked_up(flow, selector, inputs, idempotency_key)
+        if isinstance(found, Invoked):
             return found
-        resolved = self.resolve(flow, selector, key=idempotency_key or self.clock.token(26))
+        resolved, first = found
         what = f"snapshot of {flow} v{resolved.version}"
         body = read_object(self.store, self.project, resolved.snapshot, what)
         snapshot = parse(Snapshot, body, what)
@@ -115,7 +118,7 @@ class Invoker:
         opened = Opened(
             at=timestamp(self.clock.now()),
             project=self.project,
-            exec_id=self._exec_id(flow, idempotency_key, inputs),
+            exec_id=self._exec_id(flow, idempotency_key, inputs, first),
             flow=flow,
             target=snapshot.target,
             inputs=encoded.value,
@@ -168,11 +171,26 @@ class Invoker:
             )
         return merged
 
-    def _earlier(self, flow: str, key: str | None, inputs: Mapping[str, Any]) -> Invoked | None:
-        """The execution that this key led to before, whatever became of it since."""
-        if key is None:
-            return None
-        body = self.store.read(address.idempotency(self.project, flow, key))
+    def _looked_up(
+        self, flow: str, selector: Selector, inputs: Mapping[str, Any], key: str | None
+    ) -> Invoked | tuple[Resolved, str]:
+        """What the key led to before, under any name of the flow; else the version, and the flow's first name.
+
+        One that was never renamed has one name, and costs no more reads for that.
+        """
+        if key is not None and (found := self._earlier(flow, key, inputs, flow)):
+            return found
+        lock = self.releases.head()
+        if key is not None:
+            for name in sorted(names_of(lock.flows, present_name(lock.flows, flow)) - {flow}):
+                if found := self._earlier(flow, key, inputs, name):
+                    return found
+        resolved = self._resolved(lock, flow, selector, key or self.clock.token(26))
+        return resolved, first_name(lock.flows, flow)
+
+    def _earlier(self, flow: str, key: str, inputs: Mapping[str, Any], name: str) -> Invoked | None:
+        """The execution that this key led to before, under that name of the flow, whatever became of it since."""
+        body = self.store.read(address.idempotency(self.project, name, key))
         if body is None:
             return None
         exec_id = _same_request(body, flow, key, inputs)
@@ -180,12 +198,13 @@ class Invoker:
         # A caller that died between the two writes left the key alone: then this call opens the execution.
         return Invoked(exec_id, flow, reused=True) if first is not None else None
 
-    def _exec_id(self, flow: str, key: str | None, inputs: Mapping[str, Any]) -> str:
+    def _exec_id(self, flow: str, key: str | None, inputs: Mapping[str, Any], first: str) -> str:
+        """A new id, or the one that the key led to: it is kept under the name that the flow began with."""
         fresh = address.exec_id(self.clock.now(), self.clock.token(8))
         if key is None:
             return fresh
         record = canonical_json({"exec_id": fresh, "inputs": _digest(inputs), "write": self.clock.token(26)})
-        outcome = self.store.create(address.idempotency(self.project, flow, key), record)
+        outcome = self.store.create(address.idempotency(self.project, first, key), record)
         return _same_request(outcome.existing, flow, key, inputs) if isinstance(outcome, Taken) else fresh
 
 

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from kitaru.core.naming import names_of
 from kitaru.core.resolving import Resolved, in_table, live_flow, resolve
-from kitaru.core.tagging import Edits, check_deletable, dropped, led_before, names_of, rollable
+from kitaru.core.retracing import Retracing
+from kitaru.core.tagging import Edits, check_deletable, dropped, rollable
 from kitaru.engine.records import read_table, write_object
 from kitaru.engine.releases import Releases
+from kitaru.engine.turns import Turns
 from kitaru.errors import KitaruSelectorError
 from kitaru.model.address import timestamp
 from kitaru.model.lockfile import Lockfile, VersionTable
@@ -19,9 +22,16 @@ from kitaru.ports import Clock, Store
 Decide = Callable[[Lockfile], Edits]
 
 READS_AT_ONCE = 16
-WHOLE = 100
 MOST_READ = 4096
 """How far back the log is read for where a route led before. The newest move is known, so that one read is the rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """Where a route led before. ``skipped``: what lay between that no rollback goes to, and why, in words."""
+
+    holders: tuple[Holder, ...]
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +66,12 @@ class Tagger:
         it changes, so no move of anybody else is lost. Raises what ``decide`` raises.
         """
         edits = decide(lock) if edits is None else edits
+        turns = Turns(self.releases)
         while edits:
             outcome = self.releases.write(lock, edits, by=by, message=message, verb=verb)
             if isinstance(outcome, Lockfile):
                 return Changed(lock, outcome)
-            lock = self.releases.head(verified=True)
+            lock = turns.again(outcome)
             edits = decide(lock)
         return Changed(lock, lock)
 
@@ -73,50 +84,44 @@ class Tagger:
         return Holder(version=version, snapshot=found.snapshot)
 
     def table(self, lock: Lockfile, flow: str) -> VersionTable:
-        """The flow's version table."""
-        return read_table(self.store, self.project, live_flow(lock, flow).table, flow)
+        """The flow's version table, under the name that it has now: an older one says how it was called then."""
+        table = read_table(self.store, self.project, live_flow(lock, flow).table, flow)
+        return table.model_copy(update={"flow": flow})
 
     def drop(self, lock: Lockfile, flow: str, version: int, *, by: str) -> Edits:
         """The edits that delete a version; its version table is written. Raises as ``check_deletable`` does."""
         state = live_flow(lock, flow)
         table = self.table(lock, flow)
         in_table(table, state, version)
-        # Its rows alone count: an older table may name the flow as it was called then.
-        table = table.model_copy(update={"flow": flow})
         check_deletable(state, table, version)
         gone = table.deleting(version, at=timestamp(self.clock.now()), by=by)
         return dropped(lock, flow, version, write_object(self.store, self.project, gone.canonical()))
 
-    def earlier(self, lock: Lockfile, flow: str, tag: str) -> tuple[Holder, ...]:
-        """Where the route led before its holders last changed, from the log.
+    def earlier(self, lock: Lockfile, flow: str, tag: str) -> Earlier:
+        """Where the route led before, from the log: not where a rollback left it, and no version deleted since.
 
-        Raises ``KitaruSelectorError`` where it led nowhere, was a shared label, or led to a version deleted since.
+        Raises ``KitaruSelectorError`` where nothing of that kind is left, or it was a shared label then.
         """
         route = rollable(lock, flow, tag)
-        found = self._led_before(lock, flow, tag, route.generation)
-        if not found or sum(holder.weight for holder in found) != WHOLE:
-            what = "was a shared label" if found else "has led nowhere else"
-            raise KitaruSelectorError(
-                f"{tag} of {flow} {what} before; name the version with --to N",
-                hint=f"kitaru flow deployments list {flow}",
-            )
-        state = live_flow(lock, flow)
-        table = self.table(lock, flow)
-        for holder in found:
-            in_table(table, state, holder.version)
-        return found
+        there = [release.version for release in self.table(lock, flow).releases if not release.deleted]
+        way = Retracing(names_of(lock.flows, flow), tag, route.holders, there)
+        self._follow(way, route.generation or lock.generation)
+        found = way.settle()
+        if found:
+            return Earlier(found, way.skipped)
+        past = f" but {', and '.join(way.skipped)}" if way.skipped else ""
+        why = "was a shared label before" if way.was_label else f"has led nowhere else before{past}"
+        raise KitaruSelectorError(
+            f"{tag} of {flow} {why}; name the version with --to N", hint=f"kitaru flow deployments list {flow}"
+        )
 
-    def _led_before(self, lock: Lockfile, flow: str, tag: str, generation: int) -> tuple[Holder, ...] | None:
-        names = names_of(lock, flow)
-        newest = generation or lock.generation
+    def _follow(self, way: Retracing, newest: int) -> None:
         oldest = max(newest - MOST_READ, 0)
         step = 1  # The first look is at the route's own last move, which nearly always is the one.
         with ThreadPoolExecutor(max_workers=READS_AT_ONCE) as pool:
             while newest > oldest:
                 numbers = range(newest, max(newest - step, oldest), -1)
                 for entry in pool.map(self.releases.entry, numbers):
-                    found = led_before(entry[0].edits, names, tag) if entry else None
-                    if found is not None:
-                        return found
+                    if entry is not None and way.follow(entry[0].edits, entry[0].verb):
+                        return
                 newest, step = newest - len(numbers), READS_AT_ONCE
-        return None

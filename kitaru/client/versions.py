@@ -1,0 +1,57 @@
+"""Version numbers as callers write them: 3, "3" or "v3"; everything else is refused before it does harm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kitaru.errors import KitaruUsageError
+from kitaru.model.route import Selector, selector
+
+PREVIOUS = -1
+"""``rollback(to=-1)``: where the route led before, passing over what a rollback left and what was deleted."""
+
+
+def version_number(value: Any) -> int:
+    """The number. Raises ``KitaruUsageError`` for what is none: True, 1.0, "head", 0."""
+    number = _whole(value)
+    if number is None or number < 1:
+        raise KitaruUsageError(
+            f"{value!r} is no version: expected a number from 1, such as 3, or 'v3'",
+            hint="kitaru flow deployments list FLOW shows which versions there are",
+        )
+    return number
+
+
+def version_or_none(value: Any) -> int | None:
+    """As ``version_number``; None stays None."""
+    return None if value is None else version_number(value)
+
+
+def version_back(value: Any) -> int:
+    """Where a rollback is to lead: a version, or -1."""
+    number = _whole(value)
+    if number is None or (number < 1 and number != PREVIOUS):
+        raise KitaruUsageError(
+            f"can't roll back to {value!r}: expected a version, or -1 for where the route led before",
+            hint="kitaru flow deployments list FLOW shows which versions there are",
+        )
+    return number
+
+
+def chosen(tag: Any, version: Any) -> Selector:
+    """What a tag or a version selects. Raises ``KitaruUsageError`` for both at once, and for what is neither."""
+    if tag is not None and not isinstance(tag, str):
+        raise KitaruUsageError(f"{tag!r} is no tag: expected a text, such as 'stable'", hint="version=N is a number")
+    try:
+        return selector(tag=tag, version=version_or_none(version))
+    except ValueError as error:
+        raise KitaruUsageError(str(error), hint="--tag T or --version N") from error
+
+
+def _whole(value: Any) -> int | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if not isinstance(value, str):
+        return None
+    text = value.strip().removeprefix("v")
+    return int(text) if text.isascii() and text.removeprefix("-").isdecimal() and len(text) < 16 else None

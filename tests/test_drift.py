@@ -1,0 +1,70 @@
+"""What plan --drift sees beside moved routes: whole flows, and routes that changed their kind."""
+
+from __future__ import annotations
+
+import pytest
+
+from kitaru.surfaces.views.plan_markdown import drift_markdown
+from tests.applying import routed
+from tests.repository import MANIFEST, Repository, kitaru
+
+GREETER = "flows/work.py:greeter"
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [
+        ("deploy", "greeter: the flow is in no manifest (default at v1) (deploy by "),
+        ("build", "greeter: the flow is in no manifest (v1, without a route)"),
+    ],
+)
+def test_a_flow_that_is_in_no_manifest(repository: Repository, verb: str, words: str) -> None:
+    """Deployed by hand it is drift, with or without a route; import ends that. A plan of one flow is silent."""
+    repository.apply()
+    kitaru(verb, GREETER, "--no-manifest", cwd=repository.folder).must()
+    (drift,) = repository.plan().drift
+    assert (drift.flow, drift.tag, drift.via) == ("greeter", "", "deploy" if verb == "deploy" else "")
+    assert repository.plan("agent").drift == ()
+    shown = kitaru("plan", "--drift", cwd=repository.folder).must(2).out
+    assert "1 change made by hand" in shown
+    assert words in shown
+    assert "keep it: kitaru import greeter" in shown
+    assert "- `greeter`: " in drift_markdown(repository.plan())
+    kitaru("import", "greeter", cwd=repository.folder).must()
+    repository.commit()
+    assert "No drift" in kitaru("plan", "--drift", cwd=repository.folder).must().out
+
+
+def test_a_flow_that_was_taken_out_of_the_manifest_is_no_drift(repository: Repository) -> None:
+    """It is still to be pruned: nobody changed the store."""
+    repository.manifest(MANIFEST + f"  greeter:\n    target: {GREETER}\n")
+    repository.commit()
+    repository.apply()
+    repository.manifest(MANIFEST)
+    repository.commit()
+    assert repository.plan().drift == ()
+
+
+def test_a_route_that_became_a_label(repository: Repository) -> None:
+    """The version is the same, and yet it is another route: what it was, and what the manifest says."""
+    repository.manifest(routed("{default: 1, stable: 1}"))
+    repository.commit()
+    repository.apply()
+    deployments = repository.client().deployments
+    deployments.untag("agent", "stable", manifest="leave")
+    deployments.tag("agent", "stable", version=1, manifest="leave")
+    assert [one.text for one in repository.plan().drift] == [
+        "stable leads to v1 as a shared label; the manifest says v1 exclusively"
+    ]
+    repository.apply()
+    assert repository.plan().drift == ()
+    assert repository.client().project.releases.head().flows["agent"].routes["stable"].exclusive
+
+
+def test_a_build_of_the_same_content_is_no_drift(repository: Repository) -> None:
+    """head stays at the version that it has: the plan is empty, and nothing drifted."""
+    repository.apply()
+    kitaru("build", "agent", "--no-manifest", cwd=repository.folder).must()
+    plan = repository.plan()
+    assert (plan.is_empty, plan.drift) == (True, ())
+    assert repository.client().project.releases.head().flows["agent"].latest == 2
