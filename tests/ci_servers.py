@@ -167,6 +167,7 @@ class GitHubState:
             "number": number,
             "merged_at": "2026-01-01T00:00:00Z",
             "base": {"ref": "main"},
+            "user": PERSON,
             "head": {"sha": head, "repo": {"full_name": REPOSITORY}},
         }
         self.pulls.setdefault(merged_as, []).append({**pull, **changes})
@@ -176,9 +177,11 @@ class GitHubState:
             "id": number,
             "head_sha": sha,
             "head_branch": "main",
-            "status": "success",
+            "status": "completed",
+            "conclusion": "success",
             "event": "pull_request",
             "path": ".github/workflows/kitaru-plan.yml",
+            "repository": {"full_name": REPOSITORY},
             "head_repository": {"full_name": REPOSITORY},
         }
         self.runs.append({**run, **changes})
@@ -220,7 +223,7 @@ def github() -> Iterator[GitHubState]:
             return Answer(200, found)
 
         def runs(request: Request, workflow: str = "") -> Answer:
-            wanted = {"head_branch": "branch", "status": "status", "event": "event", "head_sha": "head_sha"}
+            wanted = {"head_branch": "branch", "conclusion": "status", "event": "event", "head_sha": "head_sha"}
             found = [
                 run
                 for run in sorted(state.runs, key=lambda one: -int(one["id"]))

@@ -132,7 +132,9 @@ def test_what_nobody_was_shown_is_no_review(stage: Stage) -> None:
         where |= lie
         assert labels(stage) == [], lie
         where |= truth
-    pipeline |= {"sha": "0" * 40, "ref": "refs/merge-requests/5/merge"}
+    # A newer one of the push itself has no such job.
+    stage.lab.merge_pipelines[5].append({"id": 25, "sha": stage.sha, "ref": "x", "source": "push"})
+    pipeline |= {"sha": "0" * 40, "ref": "refs/merge-requests/5/merge", "source": "merge_request_event"}
     assert labels(stage) == ["merge request !5"]
 
 

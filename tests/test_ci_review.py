@@ -80,7 +80,7 @@ def test_a_route_that_moved_meanwhile_is_refused(repository: Repository) -> None
     repository.manifest(routed("{default: 1}"))
     repository.commit()
     done = kitaru("apply", "--yes", "--reviewed", plan, cwd=repository.folder)
-    done.refused("route default of agent: from v3 to v1; reviewed was: from v2 to v1", code=1)
+    done.refused("route default of agent: reviewed was from v2 to v1, now it would be from v3 to v1", code=1)
     assert routes_of(repository) == {"default": (3,)}
 
 

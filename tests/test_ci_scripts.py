@@ -130,9 +130,9 @@ class Stage:
         done = self.play("apply", "apply", "Apply", AWS_SECRET_ACCESS_KEY=SECRET, **at)
         ended = {"event": "workflow_dispatch" if approved else "push", "path": ".github/workflows/kitaru-apply.yml"}
         if done.code == 0:
-            self.hub.add_run(self.run_number, self.sha, **ended)
+            self.hub.add_run(self.run_number, self.sha, None, **ended)
         else:
-            self.hub.add_run(self.run_number, self.sha, self.saved(), status="failure", **ended)
+            self.hub.add_run(self.run_number, self.sha, self.saved(), conclusion="failure", **ended)
         return done
 
     def branch(self, name: str, path: str, text: str) -> None:
@@ -231,18 +231,18 @@ def test_an_approval_covers_what_was_read_alone(stage: Stage) -> None:
     assert generation(stage.repository) == 0
 
 
-def labels(stage: Stage, *, run_of: str | None = None) -> list[str]:
+def labels(stage: Stage, *, run_of: str | None = None, artifact: str = "kitaru-plan") -> list[str]:
     """What ``kitaru ci reviewed`` finds on the main branch."""
     into = stage.world / f"reviewed-{len(list(stage.world.glob('reviewed-*')))}"
     at = {"GITHUB_SHA": stage.sha, "GITHUB_REF_NAME": "main"}
     at["GITHUB_WORKFLOW_REF"] = "acme/research/.github/workflows/kitaru-apply.yml@refs/heads/main"
-    found = ci.fetch_reviewed(into, artifact="kitaru-plan", run=run_of, environ=stage.hub.environ(**at))
+    found = ci.fetch_reviewed(into, artifact=artifact, run=run_of, environ=stage.hub.environ(**at))
     assert [Path(one.path).read_bytes() for one in found] == [PLAN] * len(found)
     return [one.label for one in found]
 
 
 def test_what_nobody_was_shown_is_no_review(stage: Stage) -> None:
-    """A fork's plan, a failed run's, an expired one, one of another request, branch or commit: each reviews nothing."""
+    """A fork's plan, a failed run's, one of another workflow, request, branch or commit: each reviews nothing."""
     hub, head = stage.hub, "1" * 40
     hub.add_pull(1, stage.sha, head)
     hub.add_run(5, head, PLAN)
@@ -251,13 +251,17 @@ def test_what_nobody_was_shown_is_no_review(stage: Stage) -> None:
     lies: list[tuple[dict[str, Any], dict[str, Any]]] = [
         (run_of_it, {"head_repository": {"full_name": "mallory/research"}}),
         (run_of_it, {"head_repository": None}),
-        (run_of_it, {"status": "failure"}),
+        (run_of_it, {"conclusion": "failure"}),
         (run_of_it, {"event": "push"}),
         (run_of_it, {"head_sha": "0" * 40}),
+        (run_of_it, {"path": ".github/workflows/other.yml"}),
+        (run_of_it, {"path": "elsewhere/kitaru-plan.yml"}),
+        (run_of_it, {"repository": {"full_name": "mallory/research"}}),
         (kept, {"expired": True}),
         (kept, {"name": "other"}),
         (pull, {"merged_at": None}),
         (pull, {"base": {"ref": "develop"}}),
+        (pull, {"user": {"login": "dependabot[bot]", "type": "Bot"}}),
         (pull, {"head": {"sha": head, "repo": {"full_name": "mallory/research"}}}),
         (pull, {"head": {"sha": head, "repo": None}}),
     ]
@@ -269,13 +273,29 @@ def test_what_nobody_was_shown_is_no_review(stage: Stage) -> None:
     assert labels(stage) == ["pull request #1"]
 
 
+def test_a_later_run_of_another_workflow_changes_nothing(stage: Stage) -> None:
+    """Whatever else keeps an artifact of that name for that commit, the plan that was shown counts."""
+    stage.hub.add_pull(1, stage.sha, "1" * 40)
+    stage.hub.add_run(5, "1" * 40, PLAN)
+    stage.hub.add_run(6, "1" * 40, b"{}", path=".github/workflows/tests.yml")
+    assert labels(stage) == ["pull request #1"]
+
+
+def test_a_workflow_of_another_name_can_be_named(stage: Stage) -> None:
+    """Who renamed the workflow says so with the artifact; a path behind its name is the ref that GitHub adds."""
+    stage.hub.add_pull(1, stage.sha, "1" * 40)
+    stage.hub.add_run(5, "1" * 40, PLAN, path=".github/workflows/deploys.yml@refs/heads/a")
+    assert labels(stage) == []
+    assert labels(stage, artifact="deploys.yml/kitaru-plan") == ["pull request #1"]
+
+
 def test_the_newest_plan_of_a_request_counts(stage: Stage) -> None:
     """A run repeated for the same commit replaces the first; one that failed replaces nothing."""
     head = "1" * 40
     stage.hub.add_pull(1, stage.sha, head)
     stage.hub.add_run(5, head, b"older")
     stage.hub.add_run(6, head, PLAN)
-    stage.hub.add_run(7, head, b"failed", status="failure")
+    stage.hub.add_run(7, head, b"failed", conclusion="failure")
     assert labels(stage) == ["pull request #1"]
 
 
@@ -292,7 +312,7 @@ def test_the_token_stays_with_github(stage: Stage) -> None:
 def test_only_an_apply_of_this_branch_can_be_approved(stage: Stage) -> None:
     """The run of a pull request, a fork, another workflow or branch is no apply whose plan can be approved."""
     hub = stage.hub
-    hub.add_run(7, stage.sha, PLAN, event="push", path=".github/workflows/kitaru-apply.yml", status="failure")
+    hub.add_run(7, stage.sha, PLAN, event="push", path=".github/workflows/kitaru-apply.yml", conclusion="failure")
     assert labels(stage, run_of="7") == ["run 7"]
     for lie in (
         {"event": "pull_request"},
@@ -324,6 +344,7 @@ def test_drift_opens_an_issue_and_its_end_closes_it(stage: Stage) -> None:
         code = "2" if "code=2" in stage.outputs else "0"
         return stage.play("drift", "drift", "Keep one issue", GITHUB_TOKEN=TOKEN, CODE=code).code
 
+    assert night() == 0  # before anything was applied
     stage.repository.apply()
     assert night() == 0
     assert stage.hub.issues == []
@@ -336,6 +357,7 @@ def test_drift_opens_an_issue_and_its_end_closes_it(stage: Stage) -> None:
     assert night() == 1
     assert [one["state"] for one in stage.hub.issues] == ["open"]
     assert "default leads to v1" in stage.hub.issues[0]["body"]
+    assert "undo it: kitaru apply" in stage.hub.issues[0]["body"]
     stage.repository.client().deployments.tag("agent", "default", version=2, exclusive=True, manifest="leave")
     assert night() == 0
     assert [one["state"] for one in stage.hub.issues] == ["closed"]

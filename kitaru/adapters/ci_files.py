@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import re
 import shlex
@@ -30,6 +31,9 @@ ACTIONS = {
 """GitHub's own actions, each at one commit: a tag can be moved."""
 
 GITLAB_ENTRY = ".gitlab-ci.yml"
+_OUR_ENTRY = re.compile(r"include:\n(  - local: \S+\n)+")
+"""A ``.gitlab-ci.yml`` that holds nothing but what this module wrote."""
+
 _WORD = re.compile(r"[A-Za-z0-9._-]+")
 _BRANCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]*")
 _PYTHON = re.compile(r"3\.[0-9]{1,2}")
@@ -49,9 +53,16 @@ class Choices:
 
     @property
     def name(self) -> str:
-        """What workflows, jobs and environments begin with: ``kitaru``, and the manifest's folder below the root."""
-        slug = re.sub(r"[^a-z0-9]+", "-", self.folder.lower()).strip("-")
-        return f"kitaru-{slug}" if slug else "kitaru"
+        """What workflows, jobs and environments begin with: ``kitaru``, and the manifest's folder below the root.
+
+        A folder whose name can't be spelled so gets some digits of its digest: two manifests never share a name.
+        """
+        if not self.folder:
+            return "kitaru"
+        spelled = self.folder.lower().replace("/", "-")
+        slug = re.sub(r"[^a-z0-9]+", "-", spelled).strip("-")
+        more = "" if slug == spelled else hashlib.sha256(self.folder.encode()).hexdigest()[:6]
+        return "-".join(filter(None, ("kitaru", slug, more)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +70,7 @@ class Written:
     """One file: where it is below the root, and what became of it. ``theirs`` was there before, and was left alone."""
 
     path: str
-    action: Literal["created", "overwritten", "unchanged", "theirs"]
+    action: Literal["created", "overwritten", "extended", "unchanged", "theirs"]
 
 
 def repository_root(folder: Path) -> Path:
@@ -140,13 +151,19 @@ def _put(root: Path, path: str, text: str, old: str | None) -> Written:
     if old == text:
         return Written(path, "unchanged")
     if path == GITLAB_ENTRY and old is not None:
-        included = text.splitlines()[-1].strip().removeprefix("- local: ")
-        return Written(path, "unchanged" if included in old else "theirs")
+        entry = text.splitlines()[-1]
+        if entry.strip().removeprefix("- local: ") in old:
+            return Written(path, "unchanged")
+        if not _OUR_ENTRY.fullmatch(old):
+            return Written(path, "theirs")
+        text = f"{old}{entry}\n"
     try:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(text.encode())
     except OSError as error:
         raise KitaruBackendError(f"{path} can't be written: {error.strerror or error}") from error
+    if path == GITLAB_ENTRY and old is not None:
+        return Written(path, "extended")
     return Written(path, "created" if old is None else "overwritten")
 
 
@@ -207,6 +224,8 @@ def _fill(template: str, choices: Choices, **more: str) -> str:
         target=f" --target {choices.target}" if choices.target else "",
         requirement=f"kitaru{'[s3]' if s3 else ''}=={__version__}",
         install=choices.install,
+        told_apart=f" --as {choices.name}" if choices.folder else "",
+        beside=f", {choices.name}" if choices.folder else "",
         s3=s3,
         **ACTIONS,
         **more,

@@ -22,6 +22,10 @@ MOST_COMMITS = 50
 
 NO_COMMIT = "0" * 40
 BOT = "github-actions[bot]"
+UNTRUSTED = "dependabot[bot]"
+"""Whose pull requests run without secrets, as those of forks do."""
+
+WORKFLOWS = ".github/workflows"
 APPLYING = ("push", "workflow_dispatch")
 
 
@@ -89,7 +93,8 @@ class GitHub:
     def reviewed(self, artifact: str) -> Iterator[tuple[str, bytes]]:
         """The plans last shown on the pull requests that were merged since the last apply: where from, and the file.
 
-        Pull requests from forks count for nothing: their runs have no token to show a plan with.
+        Pull requests from forks and of Dependabot count for nothing: their runs have no token to show a plan with.
+        ``artifact`` is kept by the workflow of the same name, or is ``FILE.yml/NAME``.
         """
         seen = set()
         for sha in self._commits():
@@ -143,21 +148,35 @@ class GitHub:
     def _is_merged_here(self, request: Any) -> bool:
         ours = (request["head"].get("repo") or {}).get("full_name") == self._repository
         onto = request["base"]["ref"] == self._must("GITHUB_REF_NAME")
-        return bool(request.get("merged_at")) and ours and onto
+        shown = (request.get("user") or {}).get("login") != UNTRUSTED
+        return bool(request.get("merged_at")) and ours and onto and shown
 
     def _is_here(self, run: Any) -> bool:
-        return bool((run.get("head_repository") or {}).get("full_name") == self._repository)
+        """Whether it ran in this repository, on a commit of this repository."""
+        places = [(run.get(name) or {}).get("full_name") for name in ("repository", "head_repository")]
+        return places == [self._repository] * 2
 
     def _plan_of(self, sha: str, artifact: str) -> bytes | None:
-        """The plan of the newest run for that commit that went well: shown, and kept."""
+        """The plan of the newest run of its workflow for just that commit that went well: shown, and kept.
+
+        What other workflows keep under that name is no plan that anybody was shown.
+        """
         query = {"event": "pull_request", "head_sha": sha, "status": "success"}
-        runs = self._api.pages(f"{self._at}/actions/runs", inside="workflow_runs", **query)
+        file = artifact.rpartition("/")[0] or f"{artifact}.yml"
+        runs = [
+            run
+            for run in self._api.pages(f"{self._at}/actions/runs", inside="workflow_runs", **query)
+            if run["path"].partition("@")[0] == f"{WORKFLOWS}/{file}"
+            and (run["event"], run["head_sha"], run["conclusion"]) == ("pull_request", sha, "success")
+            and self._is_here(run)
+        ]
         for run in sorted(runs, key=lambda one: int(one["id"]), reverse=True):
-            if self._is_here(run) and (body := self._artifact(run["id"], artifact)) is not None:
+            if (body := self._artifact(run["id"], artifact)) is not None:
                 return body
         return None
 
-    def _artifact(self, run: Any, name: str) -> bytes | None:
+    def _artifact(self, run: Any, artifact: str) -> bytes | None:
+        name = artifact.rpartition("/")[2]
         found = self._api.pages(f"{self._at}/actions/runs/{run}/artifacts", inside="artifacts", name=name)
         kept = [one for one in found if one["name"] == name and not one["expired"]]
         if not kept:

@@ -15,6 +15,7 @@ LONGEST_BODY = 900_000
 
 MOST_COMMITS = 50
 NO_COMMIT = "0" * 40
+OF_REQUESTS = "merge_request_event"
 APPLYING = ("push", "web", "api", "trigger")
 
 
@@ -116,7 +117,9 @@ class GitLab:
 
     def _plan_of(self, number: int, sha: str, artifact: str) -> bytes | None:
         """The plan of the newest pipeline, where it is for the last commit, or for its merge, and went well so far."""
-        pipelines = list(self._api.pages(f"{self._at}/merge_requests/{number}/pipelines"))
+        listed = self._api.pages(f"{self._at}/merge_requests/{number}/pipelines")
+        # A push may have a pipeline of its own, with no such job.
+        pipelines = [one for one in listed if one.get("source", OF_REQUESTS) == OF_REQUESTS]
         if not pipelines:
             return None
         newest = max(pipelines, key=lambda one: int(one["id"]))

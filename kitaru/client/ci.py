@@ -129,7 +129,8 @@ def fetch_reviewed(
 ) -> tuple[Reviewed, ...]:
     """Fetch the plans that reviewers were shown on what was merged since the last apply, or the one of ``run``.
 
-    ``into`` is made, and must be empty: what else lay there would count as reviewed.
+    ``into`` is made, and must be empty: what else lay there would count as reviewed. ``artifact``: on GitHub its name,
+    or ``FILE.yml/NAME`` with the workflow that keeps it, else ``NAME.yml``; on GitLab the job and the path in it.
     """
     forge = wiring.forge(wiring.environment() if environ is None else environ)
     try:
@@ -164,10 +165,15 @@ def must_be_reviewed(plan: Plan, places: Sequence[Path]) -> tuple[str, ...]:
     if lines:
         more = [f"and {len(lines) - LINES_SHOWN} more"] if len(lines) > LINES_SHOWN else []
         said = "\n".join(f"  {line}" for line in [*lines[:LINES_SHOWN], *more])
-        against = "that no reviewed plan was found for" if not plans else "that was not reviewed"
+        what = "this" if len(lines) == 1 else f"these {len(lines)} things"
+        if plans:
+            why = f"what was reviewed is not what would be done now. The reviewed plan did not show {what}"
+        else:
+            why = f"no reviewed plan was found, and the plan would do {what}"
         raise KitaruConflictError(
-            f"nothing was applied: the plan would do what follows, {against}:\n{said}",
-            hint="kitaru plan shows it in full; kitaru apply without --reviewed carries it out",
+            f"nothing was applied: {why}:\n{said}",
+            hint="let somebody review the plan as it is now (kitaru plan --out FILE); "
+            "or, if you stand for it, kitaru apply without --reviewed",
         )
     return no_longer_done(plan, plans)
 

@@ -72,6 +72,7 @@ def assemble(*names: str) -> typer.Typer:
     made = typer.Typer(
         name="kitaru",
         help="Git-native declarative deployments for durable Python flows.",
+        epilog="To begin: kitaru init, then kitaru plan. COMMAND --help says more.",
         no_args_is_help=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
@@ -180,7 +181,8 @@ def _wrong_usage(error: Any, arguments: Sequence[str]) -> int:
     if context is not None:
         terminal.command = ".".join(context.command_path.split()[1:])
         terminal.note(context.get_usage())
-    terminal.error(KitaruUsageError(error.format_message()))
+    path = context.command_path if context is not None else "kitaru"
+    terminal.error(KitaruUsageError(error.format_message().replace(": Value error, ", ": "), hint=f"{path} --help"))
     return 1 if terminal.detailed else int(error.exit_code)
 
 

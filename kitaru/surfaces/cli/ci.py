@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,21 +16,33 @@ from kitaru.surfaces.cli.terminal import Output, terminal
 app = typer.Typer(name="ci", help="Plan on pull requests, apply on merge.", no_args_is_help=True)
 
 TextArgument = Annotated[
-    Path, typer.Argument(help="A saved plan (.json), or Markdown whose first line is an HTML comment.")
+    Path, typer.Argument(metavar="FILE", help="A saved plan (.json), or Markdown whose first line is an HTML comment.")
+]
+AsOption = Annotated[
+    str | None, typer.Option("--as", metavar="NAME", help="Tells it from those of other manifests of the repository.")
 ]
 
 
 @app.command("init")
 def init(
-    provider: Annotated[str | None, typer.Argument(help="github or gitlab. Default: what the remote says.")] = None,
-    branch: Annotated[str | None, typer.Option("--branch", help="Merges to it apply. Default: the remote's.")] = None,
-    python: Annotated[str, typer.Option("--python", help="The version of Python that jobs use.")] = "3.12",
+    provider: Annotated[
+        str | None, typer.Argument(metavar="PROVIDER", help="github or gitlab. Default: what the remote says.")
+    ] = None,
+    branch: Annotated[
+        str | None, typer.Option("--branch", metavar="NAME", help="Merges to it apply. Default: the remote's.")
+    ] = None,
+    python: Annotated[
+        str, typer.Option("--python", metavar="VERSION", help="The version of Python that jobs use.")
+    ] = "3.12",
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that are there and differ.")] = False,
     manifest: ManifestOption = None,
     target: TargetOption = None,
     output: OutputOption = Output.text,
 ) -> None:
-    """Write a pipeline: plan on pull requests, apply on merge, look for drift. Safe to run again."""
+    """Write a pipeline for GitHub or GitLab. It plans on pull requests, applies on merge, looks for drift.
+
+    Safe to run again: what differs is shown, and stays unless --force is given.
+    """
     terminal.begin("ci.init", output)
     done = import_module("kitaru.client.ci").init(
         provider, branch=branch, python=python, manifest=manifest, target=target, force=force
@@ -40,50 +53,74 @@ def init(
 @app.command("comment")
 def comment(
     text: TextArgument,
-    number: Annotated[int | None, typer.Option("--number", help="The pull request. Default: the job's own.")] = None,
+    number: Annotated[
+        int | None, typer.Option("--number", metavar="N", help="The pull request. Default: the job's own.")
+    ] = None,
+    name: AsOption = None,
     output: OutputOption = Output.text,
 ) -> None:
-    """Keep one comment with a plan up to date on the pull request of this job."""
+    """Keep one comment with a plan up to date. On the pull request that this job is for."""
     terminal.begin("ci.comment", output)
-    placed = import_module("kitaru.client.ci").comment(_markdown(text), number)
+    placed = import_module("kitaru.client.ci").comment(_markdown(text, name), number)
     terminal.item(placed, [f"comment {placed.action}: {placed.url}".rstrip(": ")])
 
 
 @app.command("issue")
 def issue(
     text: TextArgument,
-    title: Annotated[str, typer.Option("--title", help="The issue's title, when it is opened.")] = "Kitaru",
+    title: Annotated[
+        str, typer.Option("--title", metavar="TEXT", help="The issue's title, when it is opened.")
+    ] = "Kitaru",
     close: Annotated[bool, typer.Option("--close", help="Close it instead.")] = False,
+    name: AsOption = None,
     output: OutputOption = Output.text,
 ) -> None:
     """Keep one open issue up to date, or close it."""
     terminal.begin("ci.issue", output)
     client = import_module("kitaru.client.ci")
     if close:
-        url = client.close_issue(_markdown(text))
+        url = client.close_issue(_markdown(text, name))
         terminal.item({"closed": url}, [f"issue closed: {url}" if url else "no issue is open"])
         return
-    placed = client.issue(title, _markdown(text))
+    placed = client.issue(title, _markdown(text, name))
     terminal.item(placed, [f"issue {placed.action}: {placed.url}".rstrip(": ")])
 
 
 @app.command("reviewed")
 def reviewed(
-    into: Annotated[Path, typer.Option("--into", help="An empty folder, or none yet.")],
-    artifact: Annotated[str, typer.Option("--artifact", help="What the pipeline keeps plans as.")] = "kitaru-plan",
+    into: Annotated[Path, typer.Option("--into", metavar="FOLDER", help="An empty folder, or none yet.")],
+    artifact: Annotated[
+        str,
+        typer.Option(
+            "--artifact",
+            metavar="NAME",
+            help="Where plans are kept. GitHub: NAME (by workflow NAME.yml), or WORKFLOW.yml/NAME. GitLab: JOB/FILE.",
+        ),
+    ] = "kitaru-plan",
     run: Annotated[
-        str | None, typer.Option("--run", help="The failed apply whose plan is approved, instead of what was reviewed.")
+        str | None,
+        typer.Option(
+            "--run", metavar="NUMBER", help="The failed apply whose plan is approved, instead of what was reviewed."
+        ),
     ] = None,
     output: OutputOption = Output.text,
 ) -> None:
-    """Fetch the plans that reviewers were shown on what was merged since the last apply."""
+    """Fetch the plans that reviewers were shown. Of all that was merged since the last apply."""
     terminal.begin("ci.reviewed", output)
     found = import_module("kitaru.client.ci").fetch_reviewed(into, artifact=artifact, run=run)
     lines = [f"{one.label}: {one.path}" for one in found]
     terminal.items(found, lines or ["no reviewed plan was found: only an apply that does nothing will go through"])
 
 
-def _markdown(path: Path) -> str:
+def _markdown(path: Path, name: str | None) -> str:
+    """The text to show, under a name of its own where it has one."""
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+        raise KitaruUsageError(f"--as {name}: expected letters, digits, dots and dashes", hint="--as kitaru-research")
+    body = _body(path)
+    return str(import_module("kitaru.surfaces.views.plan_markdown").named(body, name)) if name else body
+
+
+def _body(path: Path) -> str:
     """The text to show; a saved plan as it is shown in a comment, so that the file and the comment can't differ."""
     try:
         body = path.read_bytes()
@@ -100,7 +137,7 @@ def _written(done: Any) -> list[str]:
     words = {"theirs": "left as it is"}
     lines += [f"{words.get(one.action, one.action)}: {one.path}" for one in done.files]
     if done.paste:
-        lines += ["", "paste into .gitlab-ci.yml:", "", done.paste]
+        lines += ["", "add to .gitlab-ci.yml (under its include:, where it has one):", "", done.paste]
     return [*lines, "", *(_next_github(done) if done.provider == "github" else _next_gitlab(done))]
 
 
@@ -118,7 +155,8 @@ def _next_github(done: Any) -> list[str]:
         lines.append("  2. its secrets: what can write to the store; secrets of the repository: what can only read it")
     return [
         *lines,
-        f"  3. Settings > Branches: protect {done.branch}, require pull requests and the checks plan and comment",
+        f"  3. Settings > Branches: protect {done.branch}, require pull requests",
+        f"     and the checks {done.name} plan and {done.name} comment",
         "then commit the files and open a pull request",
     ]
 

@@ -7,44 +7,47 @@ from typing import Annotated, Any
 
 import typer
 
-from kitaru.errors import KitaruError
+from kitaru.errors import KitaruError, KitaruSelectorError
 from kitaru.surfaces.cli.options import (
+    FlowArgument,
     InputOption,
-    ManifestOption,
-    OutputOption,
-    ProjectOption,
-    StoreOption,
+    Place,
     TagOption,
-    TargetOption,
     TimeoutOption,
     VersionOption,
     WaitOption,
-    connect,
     parse_inputs,
+    placed,
 )
-from kitaru.surfaces.cli.terminal import LiveLine, Output, progress, terminal
+from kitaru.surfaces.cli.terminal import LiveLine, progress, terminal
 
-StackOption = Annotated[str | None, typer.Option("--stack", help="The stack to run on, instead of the flow's own.")]
+StackOption = Annotated[
+    str | None, typer.Option("--stack", metavar="NAME", help="The stack to run on, instead of the flow's own.")
+]
 NoCacheOption = Annotated[
     bool, typer.Option("--no-cache", help="Compute every checkpoint, also where an earlier execution has its result.")
 ]
-RetriesOption = Annotated[int | None, typer.Option("--retries", min=0, help="How often a failed run is tried again.")]
+RetriesOption = Annotated[
+    int | None, typer.Option("--retries", metavar="N", min=0, help="How often a failed run is tried again.")
+]
+
+KeyOption = Annotated[
+    str | None, typer.Option("--idempotency-key", metavar="KEY", help="The same key leads to the same execution.")
+]
+FollowOption = Annotated[bool, typer.Option("--follow", help="Show what it prints, until it ends.")]
 
 
+@placed("run")
 def run(
-    target: Annotated[str, typer.Argument(help="path/to/file.py:flow, or package.module:flow.")],
+    at: Place,
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="path/to/file.py:flow, or package.module:flow.")],
     inputs: InputOption = None,
     stack: StackOption = None,
     retries: RetriesOption = None,
     no_cache: NoCacheOption = False,
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    overlay: TargetOption = None,
-    output: OutputOption = Output.text,
 ) -> None:
     """Run a flow from source, here and now. Makes no version; works without a manifest or Git."""
-    client = connect("run", output, store=store, project=project, manifest=manifest, target=overlay)
+    client = at.connect()
     given = parse_inputs(inputs)
     flow = client.executions.load(target)
     cache = False if no_cache else None
@@ -54,27 +57,22 @@ def run(
     _finish(client, handle, None)
 
 
+@placed("invoke")
 def invoke(
-    flow: Annotated[str, typer.Argument(help="The flow's name.")],
+    at: Place,
+    flow: FlowArgument,
     inputs: InputOption = None,
     tag: TagOption = None,
     version: VersionOption = None,
     wait: WaitOption = False,
-    follow: Annotated[bool, typer.Option("--follow", help="Show what it prints, until it ends.")] = False,
+    follow: FollowOption = False,
     timeout: TimeoutOption = None,
-    idempotency_key: Annotated[
-        str | None, typer.Option("--idempotency-key", help="The same key leads to the same execution.")
-    ] = None,
+    idempotency_key: KeyOption = None,
     stack: StackOption = None,
     no_cache: NoCacheOption = False,
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    target: TargetOption = None,
-    output: OutputOption = Output.text,
 ) -> None:
     """Run a released version, by flow name and route. Needs no source."""
-    client = connect("invoke", output, store=store, project=project, manifest=manifest, target=target)
+    client = at.connect()
     started = client.deployments.start(
         flow,
         parse_inputs(inputs),
@@ -188,52 +186,51 @@ flow_app.add_typer(deployments_app, name="deployments")
 
 
 @flow_app.command("list")
+@placed("flow.list")
 def flow_list(
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    target: TargetOption = None,
-    output: OutputOption = Output.text,
+    at: Place,
 ) -> None:
     """List the project's flows and where their routes lead."""
-    client = connect("flow.list", output, store=store, project=project, manifest=manifest, target=target)
+    client = at.connect()
     flows = client.deployments.flows()
     view = import_module("kitaru.surfaces.views.deployments_text")
-    terminal.items(flows, view.flow_rows(flows, client.session.project, client.session.store.url, terminal.style))
+    project, store = client.session.project, client.session.store.url
+    terminal.items(flows, view.flow_rows(flows, project, store, terminal.style, terminal.room))
 
 
 @deployments_app.command("list")
+@placed("flow.deployments.list")
 def deployments_list(
-    flow: Annotated[str, typer.Argument(help="The flow's name.")],
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    target: TargetOption = None,
-    output: OutputOption = Output.text,
+    at: Place,
+    flow: FlowArgument,
 ) -> None:
     """List the versions of a flow; * marks exclusive tags."""
-    client = connect("flow.deployments.list", output, store=store, project=project, manifest=manifest, target=target)
+    client = at.connect()
     found = client.deployments.list(flow)
     view = import_module("kitaru.surfaces.views.deployments_text")
     terminal.items(found, view.deployment_rows(found, terminal.style))
 
 
 @deployments_app.command("show")
+@placed("flow.deployments.show")
 def deployments_show(
-    flow: Annotated[str, typer.Argument(help="The flow's name.")],
+    at: Place,
+    flow: FlowArgument,
     tag: TagOption = None,
     version: VersionOption = None,
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    target: TargetOption = None,
-    output: OutputOption = Output.text,
 ) -> None:
     """Show one version: its source, image, inputs and tags. Default: the one that default leads to."""
-    client = connect("flow.deployments.show", output, store=store, project=project, manifest=manifest, target=target)
-    found = client.deployments.get(flow, tag=tag, version=version)
-    if terminal.json:
-        terminal.item(import_module("kitaru.surfaces.views.plan_json").deployment_data(found))
-    else:
-        view = import_module("kitaru.surfaces.views.deployments_text")
-        terminal.item(found, view.deployment_lines(found, terminal.style))
+    client = at.connect()
+    view = import_module("kitaru.surfaces.views.deployments_text")
+    try:
+        found = client.deployments.get(flow, tag=tag, version=version)
+    except KitaruSelectorError:
+        shown = tag or import_module("kitaru.model.route").DEFAULT_TAG
+        sharing = [one.version for one in client.deployments.list(flow) if shown in one.tags]
+        if version is not None or len(sharing) < 2:
+            raise
+        several = [client.deployments.get(flow, version=one) for one in sharing]
+        lines = view.shared_lines(flow, shown, several, at.options, terminal.style)
+        terminal.item(view.shared_data(flow, shown, several) if terminal.json else {}, lines)
+        return
+    terminal.item(view.deployment_data(found) if terminal.json else {}, view.deployment_lines(found, terminal.style))

@@ -12,50 +12,46 @@ import typer
 from kitaru.errors import KitaruUsageError
 from kitaru.surfaces.cli.options import (
     InputOption,
-    ManifestOption,
-    OutputOption,
-    ProjectOption,
-    StoreOption,
-    TargetOption,
-    connect,
+    ManifestOnly,
+    MessageOption,
+    NoManifest,
+    Place,
     parse_inputs,
+    placed,
 )
-from kitaru.surfaces.cli.suggestions import command_line, example_inputs, place_options
-from kitaru.surfaces.cli.terminal import Output, progress, terminal
+from kitaru.surfaces.cli.suggestions import command_line, example_inputs
+from kitaru.surfaces.cli.terminal import progress, terminal
 
 FlowTarget = Annotated[
-    str, typer.Argument(help="path/to/file.py:flow, package.module:flow, or a flow of the manifest.")
+    str, typer.Argument(metavar="TARGET", help="path/to/file.py:flow, package.module:flow, or a flow of the manifest.")
 ]
 ImageOption = Annotated[
-    str | None, typer.Option("--image", help="A base image, a JSON object of image settings, or @file with either.")
+    str | None,
+    typer.Option(
+        "--image", metavar="IMAGE", help="A base image, a JSON object of image settings, or @file with either."
+    ),
 ]
-DeployStack = Annotated[str | None, typer.Option("--stack", help="The stack that runs the version.")]
-ManifestOnly = Annotated[bool, typer.Option("--manifest-only", help="Change the manifest alone, for a pull request.")]
-NoManifest = Annotated[bool, typer.Option("--no-manifest", help="Change the store alone.")]
-MessageOption = Annotated[str, typer.Option("--message", "-m", help="Why, for the history.")]
+DeployStack = Annotated[str | None, typer.Option("--stack", metavar="NAME", help="The stack that runs the version.")]
 IMAGE_HINT = """--image python:3.12-slim, or --image '{"requirements": ["httpx"]}', or --image @image.json"""
 
 
+@placed("deploy")
 def deploy(
+    at: Place,
     target: FlowTarget,
     inputs: InputOption = None,
     image: ImageOption = None,
     tag: Annotated[
-        str | None, typer.Option("--tag", help="The one tag that the version gets. Default: default.")
+        str | None, typer.Option("--tag", metavar="TAG", help="The one tag that the version gets. Default: default.")
     ] = None,
     exclusive: Annotated[bool, typer.Option("--exclusive", help="The tag leads to this version alone.")] = False,
     stack: DeployStack = None,
     message: MessageOption = "",
     manifest_only: ManifestOnly = False,
     no_manifest: NoManifest = False,
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    overlay: TargetOption = None,
-    output: OutputOption = Output.text,
 ) -> None:
     """Make a new version of a flow, and lead one tag to it."""
-    client = connect("deploy", output, store=store, project=project, manifest=manifest, target=overlay)
+    client = at.connect()
     done = client.deployments.release(
         target,
         "deploy",
@@ -63,10 +59,12 @@ def deploy(
         inputs=parse_inputs(inputs) if inputs is not None else None,
         mode=manifest_mode(manifest_only, no_manifest),
     )
-    _show(done, place_options(store, project, manifest, overlay))
+    _show(done, at.options)
 
 
+@placed("build")
 def build(
+    at: Place,
     target: FlowTarget,
     inputs: InputOption = None,
     image: ImageOption = None,
@@ -74,14 +72,9 @@ def build(
     message: MessageOption = "",
     manifest_only: ManifestOnly = False,
     no_manifest: NoManifest = False,
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    overlay: TargetOption = None,
-    output: OutputOption = Output.text,
 ) -> None:
     """Make a new version of a flow that no tag leads to."""
-    client = connect("build", output, store=store, project=project, manifest=manifest, target=overlay)
+    client = at.connect()
     done = client.deployments.release(
         target,
         "build",
@@ -89,7 +82,7 @@ def build(
         inputs=parse_inputs(inputs) if inputs is not None else None,
         mode=manifest_mode(manifest_only, no_manifest),
     )
-    _show(done, place_options(store, project, manifest, overlay))
+    _show(done, at.options)
 
 
 def manifest_mode(manifest_only: bool, no_manifest: bool) -> Literal["edit", "only", "leave"]:

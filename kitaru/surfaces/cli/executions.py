@@ -12,16 +12,12 @@ import typer
 from kitaru.errors import KitaruStateError, KitaruUsageError
 from kitaru.surfaces.cli.consumer import _finish
 from kitaru.surfaces.cli.options import (
-    ManifestOption,
-    OutputOption,
-    ProjectOption,
-    StoreOption,
-    TargetOption,
+    Place,
     TimeoutOption,
     WaitOption,
-    connect,
+    placed,
 )
-from kitaru.surfaces.cli.terminal import Output, json_text, terminal
+from kitaru.surfaces.cli.terminal import json_text, terminal
 
 app = typer.Typer(help="Executions: what ran, how it went, and how to go on.", no_args_is_help=True)
 STATUSES = ("pending", "running", "waiting", "completed", "failed", "cancelled", "lost")
@@ -31,25 +27,24 @@ ExecArgument = Annotated[
 
 
 @app.command("list")
+@placed("executions.list")
 def list_(
-    flow: Annotated[str | None, typer.Option("--flow", help="Only of this flow.")] = None,
+    at: Place,
+    flow: Annotated[str | None, typer.Option("--flow", metavar="NAME", help="Only of this flow.")] = None,
     status: Annotated[
         list[str] | None,
-        typer.Option("--status", help=f"Only these, given again or with commas between: {', '.join(STATUSES)}."),
+        typer.Option(
+            "--status", metavar="STATUS", help=f"Only these, given again or with commas between: {', '.join(STATUSES)}."
+        ),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 20,
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    target: TargetOption = None,
-    output: OutputOption = Output.text,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many.")] = 20,
 ) -> None:
     """List executions, newest first."""
     wanted = [one.strip() for text in status or () for one in text.split(",")]
     for one in wanted:
         if one not in STATUSES:
             raise KitaruUsageError(f"--status {one}: expected one of {', '.join(STATUSES)}")
-    client = connect("executions.list", output, store=store, project=project, manifest=manifest, target=target)
+    client = at.connect()
     found = client.executions.list(flow=flow, status=wanted or None, limit=limit)
     answered: set[str] = set()
     view = import_module("kitaru.surfaces.views.executions_text")
@@ -69,20 +64,19 @@ def list_(
 
 
 @app.command("get")
+@placed("executions.get")
 def get(
+    at: Place,
     exec_id: ExecArgument,
-    html: Annotated[Path | None, typer.Option("--html", help="Write everything to this file, as one page.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write everything to this file, as one page.")
+    ] = None,
     explain_cache: Annotated[
         bool, typer.Option("--explain-cache", help="Say for each call why it was computed, or taken from the cache.")
     ] = False,
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    target: TargetOption = None,
-    output: OutputOption = Output.text,
 ) -> None:
-    """Show one execution: its checkpoints over time, its result or failure."""
-    client = connect("executions.get", output, store=store, project=project, manifest=manifest, target=target)
+    """Show one execution. Its checkpoints over time, its result or failure."""
+    client = at.connect()
     execution = _with_answers(client, client.executions.get(exec_id))
     if explain_cache:
         reports = client.executions.explain_cache(execution.exec_id)
@@ -141,26 +135,27 @@ def _write_page(client: Any, execution: Any, read: Any, file: Path) -> None:
 
 
 @app.command("logs")
+@placed("executions.logs")
 def logs(
+    at: Place,
     exec_id: ExecArgument,
     follow: Annotated[bool, typer.Option("--follow", help="Go on until the execution ends.")] = False,
-    checkpoint: Annotated[str | None, typer.Option("--checkpoint", help="Only of this checkpoint, or call.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only so many, the last ones.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option("--checkpoint", metavar="NAME", help="Only of this checkpoint, or call.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", min=1, help="Only so many, the last ones.")
+    ] = None,
     grouped: Annotated[bool, typer.Option("--grouped", help="One block a checkpoint.")] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="With time (UTC), stream, checkpoint, call and attempt.")
     ] = False,
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    target: TargetOption = None,
-    output: OutputOption = Output.text,
 ) -> None:
     """Print what an execution printed and logged.
 
     With -o json one JSON object a line.
     """
-    client = connect("executions.logs", output, store=store, project=project, manifest=manifest, target=target)
+    client = at.connect()
     view = import_module("kitaru.surfaces.views.logs_text")
     if follow and limit is not None:
         raise KitaruUsageError("--follow has no end, so --limit can't count from it", hint="leave one of them out")
@@ -185,15 +180,12 @@ def logs(
 
 
 @app.command("retry")
+@placed("executions.retry")
 def retry(
+    at: Place,
     exec_id: ExecArgument,
     wait: WaitOption = False,
     timeout: TimeoutOption = None,
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    target: TargetOption = None,
-    output: OutputOption = Output.text,
 ) -> None:
     """Try a failed execution again; finished checkpoints are kept.
 
@@ -202,20 +194,17 @@ def retry(
     on with one that was answered, interrupted or whose runner died, use resume; to run it on new code or with other
     inputs, replay.
     """
-    client = connect("executions.retry", output, store=store, project=project, manifest=manifest, target=target)
+    client = at.connect()
     _go_on(client, client.executions.retry(exec_id), wait=wait, timeout=timeout)
 
 
 @app.command("resume")
+@placed("executions.resume")
 def resume(
+    at: Place,
     exec_id: ExecArgument,
     wait: WaitOption = False,
     timeout: TimeoutOption = None,
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    target: TargetOption = None,
-    output: OutputOption = Output.text,
 ) -> None:
     """Go on with one that nobody runs; finished checkpoints are kept.
 
@@ -226,7 +215,7 @@ def resume(
     An execution of a deployed version goes on in the background, on any machine. One that began from source (kitaru
     run, or .run()) runs here, in this process, to its end, from the folder where it began, on what the code is now.
     """
-    client = connect("executions.resume", output, store=store, project=project, manifest=manifest, target=target)
+    client = at.connect()
     _go_on(client, client.executions.resume(exec_id), wait=wait, timeout=timeout)
 
 

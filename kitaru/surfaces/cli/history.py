@@ -9,28 +9,22 @@ from typing import Annotated
 import typer
 
 from kitaru.surfaces.cli.options import (
-    ManifestOption,
-    OutputOption,
-    ProjectOption,
-    StoreOption,
-    TargetOption,
-    connect,
+    FlowArgument,
+    Place,
+    placed,
 )
-from kitaru.surfaces.cli.terminal import Output, progress, terminal
+from kitaru.surfaces.cli.terminal import progress, terminal
 
 
+@placed("history")
 def history(
-    flow: Annotated[str | None, typer.Argument(help="Only what happened to this flow.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many generations.")] = 20,
+    at: Place,
+    flow: Annotated[str | None, typer.Argument(metavar="FLOW", help="Only what happened to this flow.")] = None,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many generations.")] = 20,
     everything: Annotated[bool, typer.Option("--all", help="All generations there are.")] = False,
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    target: TargetOption = None,
-    output: OutputOption = Output.text,
 ) -> None:
     """Show who moved what, when, from which commit; newest first."""
-    client = connect("history", output, store=store, project=project, manifest=manifest, target=target)
+    client = at.connect()
     happened = client.history.list(flow, limit=None if everything else limit)
     view = import_module("kitaru.surfaces.views.history_text")
     lines = [] if terminal.json else view.history_lines(happened, flow, client.session.project, terminal.style)
@@ -39,34 +33,28 @@ def history(
         terminal.note(note)
 
 
+@placed("blame")
 def blame(
-    exec_id: Annotated[str, typer.Argument(help="The execution's id, or the end of it.")],
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    target: TargetOption = None,
-    output: OutputOption = Output.text,
+    at: Place,
+    exec_id: Annotated[str, typer.Argument(metavar="EXEC_ID", help="The execution's id, or the end of it.")],
 ) -> None:
     """Show which commit an execution runs, and who led it there."""
-    client = connect("blame", output, store=store, project=project, manifest=manifest, target=target)
+    client = at.connect()
     found = client.history.blame(exec_id)
     view = import_module("kitaru.surfaces.views.history_text")
     terminal.item(found, view.blame_lines(found, terminal.style))
 
 
+@placed("diff")
 def diff(
-    flow: Annotated[str, typer.Argument(help="The flow's name.")],
+    at: Place,
+    flow: FlowArgument,
     before: Annotated[str, typer.Argument(metavar="A", help="A version (1, v1) or a tag.")],
     after: Annotated[str, typer.Argument(metavar="B", help="A version (2, v2) or a tag.")],
     full: Annotated[bool, typer.Option("--full", help="Large files and long differences too.")] = False,
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    target: TargetOption = None,
-    output: OutputOption = Output.text,
 ) -> None:
-    """Show how version B of a flow differs from version A: inputs, image, options, source."""
-    client = connect("diff", output, store=store, project=project, manifest=manifest, target=target)
+    """Show how two versions of a flow differ. From A to B: inputs, image, options, source."""
+    client = at.connect()
     found = client.history.diff(flow, before, after, full=full)
     progress.close()
     view = import_module("kitaru.surfaces.views.diff_text")

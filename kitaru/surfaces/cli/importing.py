@@ -7,30 +7,23 @@ from typing import Annotated, Any
 import typer
 
 from kitaru.surfaces.cli.options import (
-    ManifestOption,
-    OutputOption,
-    ProjectOption,
-    StoreOption,
-    TargetOption,
-    connect,
+    Place,
+    placed,
 )
-from kitaru.surfaces.cli.terminal import Output, progress, terminal
+from kitaru.surfaces.cli.terminal import progress, terminal
 from kitaru.surfaces.views.words import count
 
 
+@placed("import")
 def import_(
-    flows: Annotated[list[str] | None, typer.Argument(help="Only these flows.")] = None,
+    at: Place,
+    flows: Annotated[list[str] | None, typer.Argument(metavar="FLOW", help="Only these flows.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the edit of the manifest, and write nothing.")
     ] = False,
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    target: TargetOption = None,
-    output: OutputOption = Output.text,
 ) -> None:
-    """Declare what the store has and the manifest does not name: flows and routes made past it."""
-    client = connect("import", output, store=store, project=project, manifest=manifest, target=target)
+    """Declare in the manifest what only the store has. Flows and routes that were made past it."""
+    client = at.connect()
     done = client.import_flows(flows or (), dry_run=dry_run)
     progress.close()
     terminal.item(done, _lines(done))
@@ -39,11 +32,12 @@ def import_(
 def _lines(done: Any) -> list[str]:
     lines = [terminal.style(f"warning: {text}", "warn") for text in done.warnings]
     if not done.diff:
+        lines += [f"note: {text}" for text in done.notes]
         return [*lines, f"{done.path} names every flow and route of the store already."]
     lines += [_coloured(line) for line in done.diff]
     lines += ["", *(f"note: {text}" for text in done.notes)]
     new = [one for one in done.flows if not one.declared]
-    routes = sum(len(one.routes) for one in done.flows)
+    routes = sum(len(one.routes) + len(one.dropped) for one in done.flows)
     what = f"{count(len(new), 'flow')} and {count(routes, 'route')}" if new else count(routes, "route")
     if not done.written:
         return [*lines, f"Nothing was written; without --dry-run, {done.path} gets {what}."]

@@ -15,17 +15,14 @@ from kitaru.errors import KitaruError, KitaruUsageError, KitaruWaitValidationErr
 from kitaru.surfaces.cli.consumer import _finish
 from kitaru.surfaces.cli.executions import ExecArgument, app
 from kitaru.surfaces.cli.options import (
-    ManifestOption,
-    OutputOption,
-    ProjectOption,
-    StoreOption,
-    TargetOption,
+    Place,
+    TimeoutOption,
     VersionOption,
     WaitOption,
-    connect,
     parse_inputs,
+    placed,
 )
-from kitaru.surfaces.cli.terminal import Output, terminal
+from kitaru.surfaces.cli.terminal import terminal
 
 SETTLES_WITHIN = 5.0
 """Seconds that a runner has for taking an answer before its status is told."""
@@ -37,10 +34,14 @@ PAUSE = 0.1
 
 
 @app.command("input")
+@placed("executions.input")
 def input_(
+    at: Place,
     exec_id: ExecArgument,
-    wait: Annotated[str | None, typer.Option("--wait", help="The wait's name. Default: the only pending one.")] = None,
-    value: Annotated[str | None, typer.Option("--value", help="The answer, as JSON.")] = None,
+    wait: Annotated[
+        str | None, typer.Option("--wait", metavar="NAME", help="The wait's name. Default: the only pending one.")
+    ] = None,
+    value: Annotated[str | None, typer.Option("--value", metavar="JSON", help="The answer, as JSON.")] = None,
     abort: Annotated[bool, typer.Option("--abort", help="Decline to answer: the execution is cancelled.")] = False,
     interactive: Annotated[
         bool, typer.Option("--interactive", "-i", help="Show the question, and ask for the answer.")
@@ -48,14 +49,9 @@ def input_(
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Go on at once where no runner polls for the answer.")
     ] = True,
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    target: TargetOption = None,
-    output: OutputOption = Output.text,
 ) -> None:
     """Answer a wait. The first answer counts; one that doesn't fit the schema leaves the execution waiting."""
-    client = connect("executions.input", output, store=store, project=project, manifest=manifest, target=target)
+    client = at.connect()
     ways = {"--value": value is not None, "--abort": abort, "--interactive": interactive}
     given = [name for name, chosen in ways.items() if chosen]
     if len(given) > 1:
@@ -161,55 +157,67 @@ def _json(text: str, option: str) -> Any:
 
 
 @app.command("cancel")
+@placed("executions.cancel")
 def cancel(
+    at: Place,
     exec_id: ExecArgument,
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    target: TargetOption = None,
-    output: OutputOption = Output.text,
 ) -> None:
-    """Cancel an execution: its runner is asked, then ended. What finished stays recorded."""
-    client = connect("executions.cancel", output, store=store, project=project, manifest=manifest, target=target)
+    """Cancel an execution. Its runner is asked, then ended; what finished stays recorded."""
+    client = at.connect()
     execution = client.executions.cancel(exec_id)
     terminal.item(execution.summary(), [execution.exec_id])
     terminal.note(f"{execution.flow_name} is cancelled")
 
 
+FromOption = Annotated[
+    str,
+    typer.Option(
+        "--from",
+        metavar="POINT",
+        help="The name of a checkpoint or wait, the id of a call, or its position from 1.",
+    ),
+]
+ArgsOption = Annotated[
+    str | None,
+    typer.Option("--args", metavar="JSON", help="Inputs that replace the recorded ones: a JSON object, or @file."),
+]
+OverrideOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--override",
+        metavar="NAME=JSON",
+        help="checkpoint.NAME=JSON or wait.NAME=JSON: a result or an answer. Repeatable.",
+    ),
+]
+RunTagOption = Annotated[
+    str | None, typer.Option("--tag", metavar="TAG", help="Run the version that this route leads to.")
+]
+
+
 @app.command("replay")
+@placed("executions.replay")
 def replay(
+    at: Place,
     exec_id: ExecArgument,
-    from_: Annotated[
-        str,
-        typer.Option("--from", help="The name of a checkpoint or wait, the id of a call, or its position from 1."),
-    ],
-    args: Annotated[
-        str | None, typer.Option("--args", help="Inputs that replace the recorded ones: a JSON object, or @file.")
-    ] = None,
-    override: Annotated[
-        list[str] | None,
-        typer.Option("--override", help="checkpoint.NAME=JSON or wait.NAME=JSON: a result or an answer. Repeatable."),
-    ] = None,
+    from_: FromOption,
+    args: ArgsOption = None,
+    override: OverrideOption = None,
     version: VersionOption = None,
-    tag: Annotated[str | None, typer.Option("--tag", help="Run the version that this route leads to.")] = None,
+    tag: RunTagOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be reused and what run.")] = False,
     wait: WaitOption = False,
-    timeout: Annotated[float | None, typer.Option("--timeout", min=0, help="Seconds to wait.")] = None,
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    target: TargetOption = None,
-    output: OutputOption = Output.text,
+    timeout: TimeoutOption = None,
 ) -> None:
-    """Start a new execution that reuses what this one finished before a checkpoint or wait, and runs the rest anew.
+    """Run one again from a checkpoint on, as a new execution.
 
-    With other inputs (--args), given results (--override) or other code (--version), a call before that point is reused
-    where its own inputs are those recorded; else it runs anew. --dry-run says what is certain and what is not. From a
-    wait, the question is asked again, unless --override wait.NAME=JSON answers it.
+    What it finished before that checkpoint or wait is reused, the rest runs anew. With other inputs (--args), given
+    results (--override) or other code (--version), a call before that point is reused where its own inputs are
+    those recorded; else it runs anew. --dry-run says what is certain and what is not. From a wait, the question is
+    asked again, unless --override wait.NAME=JSON answers it.
 
     A version runs in the background. What began from source runs here, in this process, on what the code is now.
     """
-    client = connect("executions.replay", output, store=store, project=project, manifest=manifest, target=target)
+    client = at.connect()
     asked: dict[str, Any] = {
         "from_": from_,
         "args": parse_inputs(args) if args is not None else None,

@@ -28,6 +28,9 @@ def add_plan(plan: Any, saved: Path | None) -> None:
 def add_drift(plan: Any) -> None:
     """Drift was looked for: the summary shows it; outputs ``drift`` and ``generation``."""
     add_summary(lambda: str(import_module("kitaru.surfaces.views.plan_markdown").drift_markdown(plan)))
+    if not plan.base and os.environ.get("GITHUB_ACTIONS") == "true":
+        words = f"project {plan.project} was never applied in {plan.store}: is this the place to look?"
+        print(f"::warning title=kitaru::{_data(words)}", file=sys.stderr)
     add_outputs(drift=_yes(bool(plan.drift)), generation=str(plan.base))
 
 

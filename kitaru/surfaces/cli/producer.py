@@ -15,21 +15,27 @@ from kitaru.surfaces.cli import job
 from kitaru.surfaces.cli.options import (
     DirtyOption,
     ManifestOption,
+    MessageOption,
     OutputOption,
+    Place,
     ProjectOption,
-    StoreOption,
     TargetOption,
-    connect,
+    placed,
 )
-from kitaru.surfaces.cli.suggestions import command_line, example_inputs, place_options
+from kitaru.surfaces.cli.suggestions import command_line, example_inputs
 from kitaru.surfaces.cli.terminal import Output, progress, terminal
 from kitaru.surfaces.views.words import count
 
-PlanForm = Annotated[str, typer.Option("--output", "-o", help="text, json, or markdown for a pull request.")]
+PlanForm = Annotated[
+    str,
+    typer.Option("--output", "-o", metavar="<text|json|markdown>", help="Markdown is for a pull request."),
+]
 ReviewedOption = Annotated[
     list[Path] | None,
     typer.Option(
-        "--reviewed", help="Apply only what these saved plans (files, or folders of them) showed. Repeatable."
+        "--reviewed",
+        metavar="FILE",
+        help="Apply only what these saved plans (files, or folders of them) showed. Repeatable.",
     ),
 ]
 PruneOption = Annotated[
@@ -38,7 +44,7 @@ PruneOption = Annotated[
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="The repository's folder.")] = Path(),
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The repository's folder.")] = Path(),
     project: ProjectOption = None,
     output: OutputOption = Output.text,
 ) -> None:
@@ -50,16 +56,20 @@ def init(
 
 def validate(manifest: ManifestOption = None, target: TargetOption = None, output: OutputOption = Output.text) -> None:
     """Check the manifest, its targets and their inputs. Needs no store."""
-    checked = connect("validate", output, manifest=manifest, target=target).validate()
+    terminal.begin("validate", output)
+    checked = Place(manifest=manifest, target=target).connect().validate()
     lines = [terminal.style(f"warning: {text}", "warn") for text in checked.warnings]
     lines.append(f"{terminal.style('valid', 'good')}: project {checked.project}, {count(len(checked.flows), 'flow')}")
     terminal.item(checked, [*lines, "next: kitaru plan"] if not checked.warnings else lines)
 
 
+@placed("plan", form=PlanForm)
 def plan(
-    flows: Annotated[list[str] | None, typer.Argument(help="Only these flows.")] = None,
+    at: Place,
+    flows: Annotated[list[str] | None, typer.Argument(metavar="FLOW", help="Only these flows.")] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Save the plan: kitaru apply FILE carries out just that.")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Save the plan: kitaru apply FILE carries out just that."),
     ] = None,
     files: Annotated[
         bool, typer.Option("--files", help="List every file of the source, and every file that changed.")
@@ -72,70 +82,51 @@ def plan(
     drift: Annotated[
         bool, typer.Option("--drift", help="Show only what was changed by hand. Exit 0: nothing, 2: drift, 1: error.")
     ] = False,
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    target: TargetOption = None,
-    output: PlanForm = "text",
 ) -> None:
     """Show what apply would do, and why. Writes nothing."""
-    if output not in ("text", "json", "markdown"):
-        raise KitaruUsageError(f"-o {output}: expected text, json or markdown", hint="kitaru plan -o markdown")
+    if at.form not in ("text", "json", "markdown"):
+        raise KitaruUsageError(f"-o {at.form}: expected text, json or markdown", hint="kitaru plan -o markdown")
     terminal.detailed = detailed_exitcode or drift
-    client = connect(
-        "plan",
-        Output.json if output == "json" else Output.text,
-        store=store,
-        project=project,
-        manifest=manifest,
-        target=target,
-    )
+    client = at.connect()
     ignoring = [out] if out is not None else []
-    made = client.plan(flows or (), prune=prune, allow_dirty=allow_dirty, ignoring=ignoring)
+    # What was changed by hand is told from the store: nothing is built, so that no change of the tree matters.
+    made = client.plan(flows or (), prune=prune, allow_dirty=allow_dirty or drift, ignoring=ignoring)
     progress.close()
     if drift:
-        _show_drift(made, output, place_options(store, project, manifest, target))
+        _show_drift(made, at)
         return
     if out is not None:
-        _save(out, made.canonical())
-    if output == "markdown":
+        _save(out, made.redacted.canonical())
+    if at.form == "markdown":
         print(import_module("kitaru.surfaces.views.plan_markdown").plan_markdown(made))
     else:
         view = import_module("kitaru.surfaces.views.plan_text")
         lines = view.plan_lines(made, terminal.style, all_files=files)
         if files:
             lines += ["", *client.project.file_lines(made, allow_dirty=allow_dirty, ignoring=ignoring)]
-        place = place_options(store, project, manifest, target)
-        if out is not None:
-            following = f"saved: {command_line('kitaru apply', out, *place)} carries out just this"
-        else:
-            what = [*(flows or ()), *(["--prune"] if prune else []), *(["--allow-dirty"] if allow_dirty else [])]
-            following = f"carry it out: {command_line('kitaru apply', *what, *place)}"
+        asked = [*(flows or ()), *(["--prune"] if prune else []), *(["--allow-dirty"] if allow_dirty else [])]
+        again = command_line("kitaru apply", *([out] if out is not None else asked), *at.options)
+        following = view.next_line(made, again, saved=out is not None)
         terminal.item(_plan_data(made), lines if made.is_empty else [*lines, "", following])
     job.add_plan(made, out)
     if detailed_exitcode and not made.is_empty:
         raise typer.Exit(2)
 
 
-def _show_drift(made: Any, output: str, place: list[str]) -> None:
-    """What was changed in the store by hand; exit code 2 where anything was.
-
-    Raises ``KitaruStateError`` where nothing was ever applied: who looks there every night looks in the wrong place.
-    """
-    if not made.base:
-        raise KitaruStateError(
-            f"project {made.project} was never applied in {made.store}: there is nothing that could have drifted",
-            hint="look at --store, --project and --target; or, if this is the place: kitaru apply",
-        )
+def _show_drift(made: Any, at: Place) -> None:
+    """What was changed in the store by hand; exit code 2 where anything was."""
     job.add_drift(made)
-    if output == "markdown":
-        print(import_module("kitaru.surfaces.views.plan_markdown").drift_markdown(made))
+    if at.form == "markdown":
+        print(import_module("kitaru.surfaces.views.plan_markdown").drift_markdown(made, at.options))
     else:
         view = import_module("kitaru.surfaces.views.plan_text")
         terminal.items(
-            [{**one.data(), "ways_out": view.ways_out(made, one, place)} for one in made.drift],
-            view.drift_lines(made, terminal.style, place),
+            [{**one.data(), "ways_out": view.ways_out(made, one, at.options)} for one in made.drift],
+            view.drift_lines(made, terminal.style, at.options),
         )
+    if not made.base:
+        # Who looks here every night may look in the wrong place.
+        terminal.note(terminal.dim("is this the place? see --store, --project and --target; if it is: kitaru apply"))
     if made.drift:
         raise typer.Exit(2)
 
@@ -152,38 +143,37 @@ def _save(path: Path, body: bytes) -> None:
         raise KitaruUsageError(f"the plan can't be saved to {path}: {error.strerror}", hint="--out FILE") from error
 
 
+@placed("apply")
 def apply(
-    flows: Annotated[list[str] | None, typer.Argument(help="Only these flows, or one saved plan.")] = None,
+    at: Place,
+    flows: Annotated[
+        list[str] | None, typer.Argument(metavar="FLOW|PLAN", help="Only these flows, or one saved plan.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
     prune: PruneOption = False,
     allow_dirty: DirtyOption = False,
-    message: Annotated[str, typer.Option("--message", "-m", help="Why, for the history.")] = "",
+    message: MessageOption = "",
     reviewed: ReviewedOption = None,
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    target: TargetOption = None,
-    output: OutputOption = Output.text,
 ) -> None:
     """Build what is new, then switch every route at once."""
-    client = connect("apply", output, store=store, project=project, manifest=manifest, target=target)
+    client = at.connect()
     saved = _saved_plan(flows or [])
-    ignoring = []
+    ignoring = [*(reviewed or ()), *([Path(saved[1])] if saved is not None else ())]
     if saved is not None:
-        made = import_module("kitaru.client.project").read_plan(*saved)
-        flows, ignoring = [], [Path(saved[1])]
+        flows, read = [], import_module("kitaru.client.project").read_plan(*saved)
+        made = client.project.reopened(read, prune=prune, allow_dirty=allow_dirty, ignoring=ignoring)
     else:
-        made = client.plan(flows or (), prune=prune, allow_dirty=allow_dirty)
-        progress.close()
+        made = client.plan(flows or (), prune=prune, allow_dirty=allow_dirty, ignoring=ignoring)
+    progress.close()
     view = import_module("kitaru.surfaces.views.plan_text")
     if not terminal.json:
         terminal.lines(view.plan_lines(made, terminal.style))
     if reviewed is not None:
         job.must_be_reviewed(made, reviewed)
-    if not made.is_empty and not yes:
+    if not (made.is_empty or made.guards or yes):
         _confirm()
     done = None
-    place = place_options(store, project, manifest, target)
+    place = at.options
     try:
         done = client.apply(
             flows or (),
@@ -261,7 +251,8 @@ def _confirm() -> None:
 
 def schema(
     name: Annotated[
-        str, typer.Argument(help="manifest, lockfile, generation, versions, snapshot, plan or execution.")
+        str,
+        typer.Argument(metavar="NAME", help="manifest, lockfile, generation, versions, snapshot, plan or execution."),
     ] = "manifest",
 ) -> None:
     """Print a JSON Schema, of kitaru.yaml or of what Kitaru writes."""

@@ -9,25 +9,26 @@ import typer
 
 from kitaru.errors import KitaruUsageError
 from kitaru.surfaces.cli.consumer import deployments_app, flow_app
-from kitaru.surfaces.cli.deploy import ManifestOnly, MessageOption, NoManifest, manifest_mode
+from kitaru.surfaces.cli.deploy import manifest_mode
 from kitaru.surfaces.cli.options import (
-    ManifestOption,
-    OutputOption,
-    ProjectOption,
-    StoreOption,
-    TargetOption,
-    connect,
+    FlowArgument,
+    ManifestOnly,
+    MessageOption,
+    NoManifest,
+    Place,
+    TagArgument,
+    placed,
 )
-from kitaru.surfaces.cli.suggestions import command_line, place_options
-from kitaru.surfaces.cli.terminal import Output, progress, terminal
+from kitaru.surfaces.cli.suggestions import command_line
+from kitaru.surfaces.cli.terminal import progress, terminal
 
-FlowArgument = Annotated[str, typer.Argument(help="The flow's name.")]
-TagArgument = Annotated[str, typer.Argument(help="The tag.")]
-OneVersion = Annotated[int, typer.Option("--version", min=1, help="The version.")]
+OneVersion = Annotated[int, typer.Option("--version", metavar="N", min=1, help="The version.")]
 
 
 @flow_app.command("tag")
+@placed("flow.tag")
 def flow_tag(
+    at: Place,
     flow: FlowArgument,
     tag: TagArgument,
     version: OneVersion,
@@ -37,55 +38,45 @@ def flow_tag(
     message: MessageOption = "",
     manifest_only: ManifestOnly = False,
     no_manifest: NoManifest = False,
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    target: TargetOption = None,
-    output: OutputOption = Output.text,
 ) -> None:
     """Lead a tag to a version."""
-    client = connect("flow.tag", output, store=store, project=project, manifest=manifest, target=target)
+    client = at.connect()
     mode = manifest_mode(manifest_only, no_manifest)
     done = client.deployments.tag(flow, tag, version=version, exclusive=exclusive, manifest=mode, message=message)
     _show(done, mode)
 
 
 @flow_app.command("untag")
+@placed("flow.untag")
 def flow_untag(
+    at: Place,
     flow: FlowArgument,
     tag: TagArgument,
     version: Annotated[
-        int | None, typer.Option("--version", min=1, help="Only off this version. Default: off all of them.")
+        int | None,
+        typer.Option("--version", metavar="N", min=1, help="Only off this version. Default: off all of them."),
     ] = None,
     message: MessageOption = "",
     manifest_only: ManifestOnly = False,
     no_manifest: NoManifest = False,
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    target: TargetOption = None,
-    output: OutputOption = Output.text,
 ) -> None:
     """Take a tag off a version, or remove the route. Never default."""
-    client = connect("flow.untag", output, store=store, project=project, manifest=manifest, target=target)
+    client = at.connect()
     mode = manifest_mode(manifest_only, no_manifest)
     _show(client.deployments.untag(flow, tag, version=version, manifest=mode, message=message), mode)
 
 
 @deployments_app.command("delete")
+@placed("flow.deployments.delete")
 def deployments_delete(
+    at: Place,
     flow: FlowArgument,
     version: OneVersion,
     message: MessageOption = "",
     no_manifest: NoManifest = False,
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    target: TargetOption = None,
-    output: OutputOption = Output.text,
 ) -> None:
     """Delete a version that no exclusive tag leads to. Its number stays taken; executions of it go on."""
-    client = connect("flow.deployments.delete", output, store=store, project=project, manifest=manifest, target=target)
+    client = at.connect()
     done = client.deployments.delete(
         flow, version=version, manifest="leave" if no_manifest else "edit", message=message
     )
@@ -93,41 +84,35 @@ def deployments_delete(
     terminal.item(view.delete_data(done), view.delete_lines(done, terminal.style))
 
 
+@placed("promote")
 def promote(
+    at: Place,
     flow: FlowArgument,
     source: Annotated[str, typer.Argument(metavar="FROM", help="The tag whose version is promoted.")],
-    to: Annotated[str, typer.Option("--to", help="The tag that is to lead there.")],
+    to: Annotated[str, typer.Option("--to", metavar="TAG", help="The tag that is to lead there.")],
     message: MessageOption = "",
     manifest_only: ManifestOnly = False,
     no_manifest: NoManifest = False,
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    target: TargetOption = None,
-    output: OutputOption = Output.text,
 ) -> None:
     """Lead a tag to the version that another tag leads to."""
-    client = connect("promote", output, store=store, project=project, manifest=manifest, target=target)
+    client = at.connect()
     mode = manifest_mode(manifest_only, no_manifest)
     _show(client.deployments.promote(flow, source, to=to, manifest=mode, message=message), mode)
 
 
+@placed("rollback")
 def rollback(
+    at: Place,
     flow: FlowArgument,
-    tag: Annotated[str, typer.Argument(help="The route.")] = "default",
-    to: Annotated[int, typer.Option("--to", help="The version, or -1: where the route led before its last move.")] = -1,
+    tag: Annotated[str, typer.Argument(metavar="TAG", help="The route.")] = "default",
+    to: Annotated[int, typer.Option("--to", metavar="N", help="The version, or -1: one further back than now.")] = -1,
     write: Annotated[bool, typer.Option("--write", help="Make the manifest's edit, instead of printing it.")] = False,
     message: MessageOption = "",
     manifest_only: ManifestOnly = False,
     no_manifest: NoManifest = False,
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    target: TargetOption = None,
-    output: OutputOption = Output.text,
 ) -> None:
-    """Lead a route back at once, and hold it there until the manifest agrees."""
-    client = connect("rollback", output, store=store, project=project, manifest=manifest, target=target)
+    """Lead a route back at once, and hold it there. Plan and apply leave it alone until the manifest agrees."""
+    client = at.connect()
     if to < 1 and to != -1:
         raise KitaruUsageError(f"--to {to}: expected a version, or -1", hint=f"kitaru flow deployments list {flow}")
     mode = manifest_mode(manifest_only, no_manifest)
@@ -138,7 +123,7 @@ def rollback(
         return
     lines = view.rollback_lines(done, terminal.style)
     if done.held:
-        again = command_line("kitaru history", flow, *place_options(store, project, manifest, target))
+        again = command_line("kitaru history", flow, *at.options)
         lines = [*lines, "", f"who moved what: {again}"]
     terminal.item(view.route_data(done), lines)
 

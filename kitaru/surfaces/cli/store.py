@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from importlib import import_module
 from typing import Annotated
@@ -13,38 +13,31 @@ import typer
 
 from kitaru.errors import KitaruUsageError
 from kitaru.surfaces.cli.options import (
-    ManifestOption,
-    OutputOption,
-    ProjectOption,
-    StoreOption,
-    TargetOption,
-    connect,
+    Place,
+    placed,
 )
-from kitaru.surfaces.cli.terminal import Output, progress, terminal
+from kitaru.surfaces.cli.terminal import progress, terminal
 
 store_app = typer.Typer(help="The store: whether it is sound, and what in it is garbage.", no_args_is_help=True)
 
 
 @store_app.command("verify")
+@placed("store.verify")
 def verify(
+    at: Place,
     deep: Annotated[
         bool, typer.Option("--deep", help="Also every object that the newest state leads to, and every journal.")
     ] = False,
     expect: Annotated[
         str, typer.Option("--expect", metavar="DIGEST", help="A digest of the head, noted earlier: it must be there.")
     ] = "",
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    target: TargetOption = None,
-    output: OutputOption = Output.text,
 ) -> None:
-    """Check that nobody changed the history: every generation names the digest of the one before it.
+    """Check that nobody changed the history. Every generation names the digest of the one before it.
 
     Exit code 0: sound, 1: not. Who rewrites the log from one entry to its end leaves a chain that fits, as who cuts off
     its newest entries and edits kitaru.lock does: note the digest of the head elsewhere, and ask for it with --expect.
     """
-    client = connect("store.verify", output, store=store, project=project, manifest=manifest, target=target)
+    client = at.connect()
     found = client.history.verify(deep=deep, expect=expect)
     progress.close()
     view = import_module("kitaru.surfaces.views.history_text")
@@ -59,16 +52,20 @@ UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 @store_app.command("gc")
+@placed("store.gc")
 def gc(
+    at: Place,
     delete: Annotated[bool, typer.Option("--delete", help="Remove it; without this, only say what would go.")] = False,
     keep_versions: Annotated[
-        int | None, typer.Option("--keep-versions", min=1, help="Delete versions but the newest N of each flow.")
+        int | None,
+        typer.Option("--keep-versions", metavar="N", min=1, help="Delete versions but the newest N of each flow."),
     ] = None,
     older_than: Annotated[
         str | None, typer.Option("--older-than", metavar="AGE", help="Delete versions that are older: 90d, 24h, 2w.")
     ] = None,
     executions_older_than: Annotated[
-        str | None, typer.Option("--executions-older-than", metavar="AGE", help="Remove executions that ended before.")
+        str | None,
+        typer.Option("--executions-older-than", metavar="AGE", help="Remove executions that ended longer ago: 90d."),
     ] = None,
     grace: Annotated[
         str, typer.Option("--grace", metavar="AGE", help="Nothing goes that was written or needed within it.")
@@ -79,19 +76,20 @@ def gc(
     unused_for: Annotated[
         str, typer.Option("--unused-for", metavar="AGE", help="With --local: what nobody used for so long.")
     ] = "30d",
-    store: StoreOption = None,
-    project: ProjectOption = None,
-    manifest: ManifestOption = None,
-    target: TargetOption = None,
-    output: OutputOption = Output.text,
 ) -> None:
     """Find what nothing leads to any more, and remove it with --delete.
 
-    Versions and executions go only where an option says so, and never a version that a route, a label, a hold or an
-    unfinished execution needs; with both --keep-versions and --older-than, those that are outside of both. What deleted
-    versions leave goes one grace period later. Others may work on the store meanwhile; with --grace 0d nobody may.
+    Versions and executions go only where an option says so.
+
+    A version never goes that a route, a label, a hold or an unfinished execution needs; with both --keep-versions and
+    --older-than, those go that are outside of both. What deleted versions leave goes one grace period later.
+
+    An execution goes only when it has completed, failed or was cancelled; one that waits, runs or is lost stays,
+    however old it is. With it go its journal, logs, results, artifacts and idempotency key.
+
+    Others may work on the store meanwhile; with --grace 0d nobody may.
     """
-    client = connect("store.gc", output, store=store, project=project, manifest=manifest, target=target)
+    client = at.connect()
     view = import_module("kitaru.surfaces.views.housekeeping_text")
     terms: dict[str, str | int | None] = {
         "--keep-versions": keep_versions,
@@ -99,32 +97,38 @@ def gc(
         "--executions-older-than": executions_older_than,
         "--grace": grace if grace != "24h" else None,
     }
-    place = {"--store": store, "--project": project, "--manifest": manifest, "--target": target}
     if local:
         if wrong := [name for name, value in terms.items() if value is not None]:
             raise KitaruUsageError(f"--local takes no {', '.join(wrong)}", hint="leave out the one or the other")
         pruned = client.housekeeping.prune_caches(delete=delete, unused_for=_age("--unused-for", unused_for))
-        command = _again({"--local": True, "--unused-for": unused_for if unused_for != "30d" else None})
+        command = _again({"--local": True, "--unused-for": unused_for if unused_for != "30d" else None}, [])
         terminal.item(pruned, view.pruned_lines(pruned, command, terminal.style))
         return
     found = client.housekeeping.collect(
         delete=delete,
         keep_versions=keep_versions,
-        older_than=_age("--older-than", older_than) if older_than else None,
-        executions_older_than=_age("--executions-older-than", executions_older_than) if executions_older_than else None,
+        older_than=_some_age("--older-than", older_than),
+        executions_older_than=_some_age("--executions-older-than", executions_older_than),
         grace=_age("--grace", grace),
     )
     progress.close()
-    terminal.item(found, view.collected_lines(found, _again({**terms, **place}), terminal.style))
+    terminal.item(found, view.collected_lines(found, _again(terms, at.options), terminal.style))
 
 
-def _again(chosen: Mapping[str, object]) -> str:
+def _again(chosen: Mapping[str, object], place: Sequence[str]) -> str:
     """The command that removes what this one showed."""
     words = ["kitaru", "store", "gc", "--delete"]
     for name, value in chosen.items():
         if value is not None:
             words += [name] if value is True else [name, str(value)]
-    return shlex.join(words)
+    return shlex.join([*words, *place])
+
+
+def _some_age(option: str, text: str | None) -> timedelta | None:
+    found = _age(option, text) if text is not None else None
+    if found == timedelta(0):
+        raise KitaruUsageError(f"{option} {text}: expected an age, nought is none", hint=f"{option} 90d")
+    return found
 
 
 def _age(option: str, text: str) -> timedelta:

@@ -17,12 +17,6 @@ def command_line(command: str, *words: str | Path) -> str:
     return " ".join([command, *(shlex.quote(str(word)) for word in words)])
 
 
-def place_options(store: str | None, project: str | None, manifest: Path | None, target: str | None) -> list[str]:
-    """The options that lead another command to the same store, project and manifest."""
-    options = {"--store": store, "--project": project, "-f": manifest, "--target": target}
-    return [str(word) for name, value in options.items() if value is not None for word in (name, value)]
-
-
 def example_inputs(schema: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any] | None:
     """A value for each required parameter that ``given`` has none for; None where one is no plain text or number."""
     made = {}

@@ -61,7 +61,8 @@ def manifest_notes(kept: Any) -> list[str]:
 def route_data(done: Any) -> dict[str, Any]:
     """A route's move as JSON data."""
     names = ("flow", "tag", "before", "after", "exclusive", "changed", "generation", "version", "held")
-    return {**{name: getattr(done, name) for name in names}, "manifest": done.manifest.to_json()}
+    data = {name: getattr(done, name) for name in names}
+    return {**data, "skipped": list(done.skipped), "manifest": done.manifest.to_json()}
 
 
 def route_lines(done: Any, style: Style = bare) -> list[str]:
@@ -84,10 +85,12 @@ def proposal_lines(done: Any, style: Style = bare) -> list[str]:
 
 
 def rollback_lines(done: Any, style: Style = bare) -> list[str]:
-    """A rollback: where the route leads, what holds it there, and the edit that ends that."""
+    """A rollback: where the route leads, what it passed over, what holds it there, and the edit that ends that."""
     if not done.changed:
-        return [f"{done.flow}: {done.tag}* leads to {done.after} already; nothing to roll back"]
-    lines = route_lines(done, style)
+        lines = [f"{done.flow}: {done.tag}* leads to {done.after} already; nothing to roll back"]
+        return [*lines, *_wrote(done.manifest)]
+    first, *rest = route_lines(done, style)
+    lines = [first, *(f"  passed over {text}" for text in done.skipped), *rest]
     if done.manifest.written or not done.manifest.diff:
         return lines
     words = f"Plan and apply leave it there until {done.manifest.path} agrees. The edit (--write makes it):"

@@ -7,6 +7,7 @@ from typing import Any
 from kitaru.surfaces.views.words import Style, bare, columns, count
 
 FLOWS_SHOWN = 20
+EXECUTIONS_SHOWN = 5
 
 
 def collected_lines(found: Any, command: str, style: Style = bare) -> list[str]:
@@ -19,6 +20,8 @@ def collected_lines(found: Any, command: str, style: Style = bare) -> list[str]:
     lines = []
     if found.versions:
         lines += [*_versions(found, style), ""]
+    if found.executions:
+        lines += [*_executions(found, style), ""]
     rows = [(one.kind, str(one.count), size(one.bytes)) for one in found.objects]
     if found.records.count:
         executions = count(len(found.executions), "execution")
@@ -43,6 +46,15 @@ def _versions(found: Any, style: Style) -> list[str]:
     lines += [f"  {flow}  {ranges(versions)}" for flow, versions in list(flows.items())[:FLOWS_SHOWN]]
     if len(flows) > FLOWS_SHOWN:
         lines.append(style(f"  and those of {count(len(flows) - FLOWS_SHOWN, 'more flow')} (-o json lists all)", "dim"))
+    return lines
+
+
+def _executions(found: Any, style: Style) -> list[str]:
+    number, verb = len(found.executions), "removed" if found.deleted else "would be removed"
+    lines = [style(f"{count(number, 'execution')} {verb}", "bold") + ", with logs, results and idempotency keys"]
+    lines += [f"  {exec_id}" for exec_id in sorted(found.executions)[:EXECUTIONS_SHOWN]]
+    if number > EXECUTIONS_SHOWN:
+        lines.append(style(f"  and {number - EXECUTIONS_SHOWN} more (-o json lists all)", "dim"))
     return lines
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from kitaru.model.plan import Plan
 
-HIDDEN = "(hidden)"
-"""Stands for a value: output ends in logs and comments that many people read. ``plan --out`` keeps the value."""
+HIDDEN = "***"
+"""Stands for a value: output ends in logs and comments that many people read."""
 
 
 def plan_data(plan: Plan) -> dict[str, Any]:

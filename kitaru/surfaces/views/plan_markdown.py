@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kitaru.model.address import short
-from kitaru.model.plan import Consequence, FlowPlan, Held, Plan, RouteMove
+from kitaru.model.plan import Consequence, Drift, FlowPlan, Held, Plan, RouteMove
 from kitaru.model.route import describe_holders
-from kitaru.surfaces.views.plan_text import held_words, summary
+from kitaru.surfaces.views.plan_text import held_words, never_applied, summary, ways_out
 from kitaru.surfaces.views.words import ago
 
 LIMIT = 65_000
@@ -17,8 +19,7 @@ LONGEST_TEXT = 300
 LINES_SHOWN, ROUTES_SHOWN, FILES_SHOWN = 40, 100, 300
 """Of each kind of remark, of the routes that move, and of one flow's files."""
 
-MARKER = "<!-- kitaru plan -->"
-"""The comment's first line, by which a workflow finds its own comment again."""
+CLOSES = "This issue is kept up to date, and closed by the first look that finds no drift."
 
 
 def plan_markdown(plan: Plan) -> str:
@@ -26,7 +27,7 @@ def plan_markdown(plan: Plan) -> str:
     branch = f" on {_code(plan.commit.branch)}" if plan.commit.branch else ""
     dirty = " with uncommitted changes" if plan.commit.dirty else ""
     head = [
-        f"{MARKER.removesuffix(' -->')} {plan.project} -->",
+        marker("plan", plan),
         f"### Kitaru plan: `{plan.project}`",
         "",
         f"**{summary(plan)}**",
@@ -50,18 +51,32 @@ def plan_markdown(plan: Plan) -> str:
     return _fitted("\n".join(head), body, "\n".join(foot))
 
 
-def drift_markdown(plan: Plan) -> str:
-    """What was changed in the store by hand, as the text of an issue."""
-    lines = [f"<!-- kitaru drift {plan.project} -->", f"### Kitaru drift: `{plan.project}`", ""]
+def drift_markdown(plan: Plan, place: Sequence[str] = ()) -> str:
+    """What was changed in the store by hand and how that ends, as the text of an issue.
+
+    ``place``: the options that lead a further command to the same store and manifest.
+    """
+    lines = [marker("drift", plan), f"### Kitaru drift: `{plan.project}`", ""]
+    if not plan.base:
+        return "\n".join([*lines, _code(never_applied(plan)), ""])
     if not plan.drift:
         return "\n".join([*lines, "Nobody changed the project past its manifest.", ""])
-    rows = [
-        f"| `{one.flow}` | {_code(one.text)} | {_code(one.via)} by {_code(one.by)}, {one.at[:19]}Z |"
-        for one in plan.drift[:ROUTES_SHOWN]
-    ]
+    rows = [f"| `{one.flow}` | {_code(one.text)} | {_who(one)} |" for one in plan.drift[:ROUTES_SHOWN]]
     if len(plan.drift) > ROUTES_SHOWN:
         rows.append(f"| … | {len(plan.drift) - ROUTES_SHOWN} more | |")
-    return "\n".join([*lines, "| flow | what | changed |", "| --- | --- | --- |", *rows, ""])
+    table = ["| flow | what | changed |", "| --- | --- | --- |", *rows, ""]
+    ways = [
+        f"- `{one.flow}`{f' `{one.tag}`' if one.tag else ''}: {_code(way)}"
+        for one in plan.drift[:ROUTES_SHOWN]
+        for way in ways_out(plan, one, place)
+    ]
+    return "\n".join([*lines, *table, "What to do, for each one of these:", "", *_some(ways), "", CLOSES, ""])
+
+
+def marker(kind: str, plan: Plan) -> str:
+    """The first line of a comment or an issue, by which a workflow finds its own again: one for each manifest."""
+    target = f" --target {plan.target}" if plan.target else ""
+    return f"<!-- kitaru {kind} {plan.project}{target} -->"
 
 
 def _some(lines: list[str]) -> list[str]:
@@ -163,3 +178,17 @@ _MEANT = str.maketrans(
 def _code(text: str) -> str:
     """Text that means itself: it opens no tag, mention, link, code, emphasis or table cell."""
     return text[:LONGEST_TEXT].translate(_MEANT)
+
+
+def named(text: str, name: str) -> str:
+    """``text`` with ``name`` in its marker and its headline, so that it is another one than the same text without."""
+    first, *rest = text.splitlines()
+    if first.endswith(" -->"):
+        first = f"{first.removesuffix(' -->')} {name} -->"
+    if rest and rest[0].startswith("### "):
+        rest[0] += f" ({name})"
+    return "\n".join([first, *rest, ""])
+
+
+def _who(drift: Drift) -> str:
+    return f"{_code(drift.via)} by {_code(drift.by)}, {drift.at[:19]}Z" if drift.by else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 
@@ -11,6 +12,9 @@ from kitaru.model.route import DEFAULT_TAG, describe_holders
 from kitaru.surfaces.views.words import Style, ago, bare, count
 
 FILES_SHOWN = 12
+
+ALLOWED = re.compile(r" only from (branch [^\s,;]+|a clean commit)")
+"""What a guard's sentence says is needed. All guards together are said at the end once more, in short."""
 
 
 def plan_lines(plan: Plan, style: Style = bare, *, all_files: bool = False) -> list[str]:
@@ -26,6 +30,14 @@ def plan_lines(plan: Plan, style: Style = bare, *, all_files: bool = False) -> l
         lines.append("")
     lines.append(summary(plan))
     return lines
+
+
+def next_line(plan: Plan, command: str, *, saved: bool) -> str:
+    """What to type next: the command that carries the plan out; where that is refused here, from where it is not."""
+    if plan.guards:
+        asked = dict.fromkeys(place for text in plan.guards for place in ALLOWED.findall(text))
+        return f"apply refuses this from here; from {' and '.join(asked) or 'where the rules allow it'}: {command}"
+    return f"saved: {command} carries out just this" if saved else f"carry it out: {command}"
 
 
 def summary(plan: Plan) -> str:
@@ -79,7 +91,7 @@ def held_words(held: Held) -> str:
     why = f" ({held.reason})" if held.reason else ""
     return (
         f"route {held.tag} held at {describe_holders(held.holders)}, rolled back by {held.by} {ago(held.at)}{why}; "
-        f"the manifest says {describe_holders(held.wanted)}"
+        f"the manifest {f'says {describe_holders(held.wanted)}' if held.wanted else 'does not name it'}"
     )
 
 
@@ -90,11 +102,15 @@ def drift_lines(plan: Plan, style: Style = bare, place: Sequence[str] = ()) -> l
     """
     rows = []
     for one in plan.drift:
-        rows.append(f"  {style('!', 'warn')} {one.flow}: {one.text} ({one.via} by {one.by}, {ago(one.at)})")
+        who = f" ({one.via} by {one.by}, {ago(one.at)})" if one.by else ""
+        rows.append(f"  {style('!', 'warn')} {one.flow}: {one.text}{who}")
         rows += [style(f"      {way}", "dim") for way in ways_out(plan, one, place)]
     if rows:
-        changed = count(len(plan.drift), "route")
-        lines = [style(f"Drift in project {plan.project}: {changed} changed by hand", "bold"), *rows]
+        routes = all(one.tag for one in plan.drift)
+        changed = f"{count(len(plan.drift), 'route')} changed" if routes else f"{count(len(plan.drift), 'change')} made"
+        lines = [style(f"Drift in project {plan.project}: {changed} by hand", "bold"), *rows]
+    elif not plan.base:
+        lines = [never_applied(plan)]
     else:
         lines = [f"No drift: nobody changed project {plan.project} past its manifest."]
     drifted = {(one.flow, one.tag) for one in plan.drift}
@@ -104,16 +120,20 @@ def drift_lines(plan: Plan, style: Style = bare, place: Sequence[str] = ()) -> l
     return lines
 
 
+def never_applied(plan: Plan) -> str:
+    """Why there is no drift where nothing was ever applied."""
+    return f"No drift: nothing was applied yet to project {plan.project} in {plan.store}."
+
+
 def ways_out(plan: Plan, drift: Drift, place: Sequence[str] = ()) -> list[str]:
     """How the route and the manifest come to agree again, each way with the command that does it."""
     options = "".join(f" {shlex.quote(word)}" for word in place)
-    flow = next(flow for flow in plan.flows if flow.flow == drift.flow)
+    flow = next((flow for flow in plan.flows if flow.flow == drift.flow), None)
+    if flow is None:
+        return [f"keep it: kitaru import {drift.flow}{options}"]
     held = next((one for one in flow.held if one.tag == drift.tag), None)
     if held is not None:
-        at = describe_holders(held.holders)
-        return [
-            f"end the hold: make kitaru.yaml say {at} for {held.tag}, then kitaru apply{options}; until then it stays"
-        ]
+        return _ways_out_of_hold(drift, held, options)
     move = next((one for one in flow.moves if one.tag == drift.tag), None)
     if move is not None and move.after is not None:
         keep = f"make kitaru.yaml say {describe_holders(move.before)}" if move.before else "take it out of kitaru.yaml"
@@ -122,6 +142,19 @@ def ways_out(plan: Plan, drift: Drift, place: Sequence[str] = ()) -> list[str]:
     # A manifest may leave default out, and nobody can remove it.
     undo = [f"undo it: kitaru flow untag {drift.flow} {drift.tag}{options}"] if drift.tag != DEFAULT_TAG else []
     return [*undo, keep]
+
+
+def _ways_out_of_hold(drift: Drift, held: Held, options: str) -> list[str]:
+    route = f"{drift.flow} {held.tag}"
+    if len(held.holders) == 1:
+        edit = f"kitaru rollback {route} --to {held.holders[0].version} --write{options}"
+    else:
+        edit = f"make kitaru.yaml say {describe_holders(held.holders)} for {held.tag}"
+    to = str(held.wanted[0].version) if len(held.wanted) == 1 else "N"
+    return [
+        f"keep it there: {edit}, then merge and apply that, or revert the bad commit; until then it stays",
+        f"go forward: kitaru flow tag {route} --version {to} --exclusive{options}",
+    ]
 
 
 def _is_pending(flow: FlowPlan, drifted: set[tuple[str, str]]) -> bool:
