@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from kitaru.client.project import read_plan
 from kitaru.engine.expiring import Expirer
 from kitaru.errors import KitaruConflictError, KitaruManifestError, KitaruSelectorError
 from kitaru.model import address
-from tests.applying import TWO, problems, routes_of
+from tests.applying import TWO, new_version, problems, routes_of
 from tests.repository import MANIFEST, Repository, WallClock, Watched, kitaru
 
 RENAMED = MANIFEST.replace("  agent:\n", "  researcher:\n") + "moved: {agent: researcher}\n"
@@ -52,6 +53,20 @@ def test_a_saved_rename_does_what_it_shows(repository: Repository) -> None:
         repository.client().apply(plan=hidden, saved=True)
     assert repository.client().apply(plan=plan, saved=True).changed
     assert routes_of(repository, "researcher") == {"default": (2,)}
+
+
+def test_a_name_that_was_given_up_meanwhile_does_not_come_back(repository: Repository, own_world: Path) -> None:
+    """A plan that was made before a rename, and would mint under the old name, is refused at the flow's line."""
+    repository.apply()
+    theirs = repository.clone(own_world / "theirs")
+    rename(theirs)
+    new_version(repository, "second")
+    plan = repository.plan()
+    client = theirs.client(store=f"file://{repository.store_folder}")
+    client.apply()
+    with pytest.raises(KitaruManifestError, match="agent was renamed to researcher"):
+        repository.client().apply(plan=plan)
+    assert [one.flow for one in client.deployments.flows()] == ["researcher"]
 
 
 def test_a_name_that_was_used_is_no_new_name(repository: Repository) -> None:

@@ -73,6 +73,7 @@ class Applier:
         lock = lock if lock is not None else self.releases.head(verified=True)
         if saved:
             self.must_stand(plan, lock)
+        _must_have_their_names(plan, lock)
         _must_be_free(plan, lock, workshop)
         prepared = self.prepared(plan, lock, workshop, by)
         self.reporter.step(Step("commit", f"writing generation {lock.generation + 1}"))
@@ -87,7 +88,8 @@ class Applier:
             if saved:
                 raise _stale(plan, outcome.winner)
             lock = turns.again(outcome)
-            # Somebody may have applied a rule meanwhile, which no edit's own requirement knows of.
+            # Somebody may have renamed a flow meanwhile, or applied a rule, which no edit's own requirement knows of.
+            _must_have_their_names(plan, lock)
             _must_be_free(plan, lock, workshop)
             if not prepared.fits(_named(plan, lock).flows):
                 # A version was deleted meanwhile: the new table must know.
@@ -193,6 +195,16 @@ def _named(plan: Plan, lock: Lockfile) -> Lockfile:
     """The state in which flows have the names that the plan gives them."""
     made = renamed(lock, plan.edits)
     return made if isinstance(made, Lockfile) else lock
+
+
+def _must_have_their_names(plan: Plan, lock: Lockfile) -> None:
+    flows = _named(plan, lock).flows
+    for edit in plan.edits:
+        state = flows.get(edit.flow)
+        if state is not None and state.renamed_to:
+            raise KitaruConflictError(
+                f"{edit.flow} was renamed to {state.renamed_to} after the plan was made", hint="kitaru plan"
+            )
 
 
 def _must_be_free(plan: Plan, lock: Lockfile, workshop: Workshop) -> None:
