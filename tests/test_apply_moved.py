@@ -60,8 +60,10 @@ def test_a_name_that_was_given_up_meanwhile_does_not_come_back(repository: Repos
     repository.apply()
     theirs = repository.clone(own_world / "theirs")
     rename(theirs)
+    repository.change("kitaru.yaml", "default: head", "default: 1")
     new_version(repository, "second")
     plan = repository.plan()
+    assert not plan.moves
     client = theirs.client(store=f"file://{repository.store_folder}")
     client.apply()
     with pytest.raises(KitaruManifestError, match="agent was renamed to researcher"):
