@@ -9,7 +9,7 @@ from textwrap import dedent
 
 import pytest
 
-from kitaru.adapters.discovery import describe, facts_cache_get, facts_cache_put
+from kitaru.adapters.discovery import describe, describe_trees, facts_cache_get, facts_cache_put
 from kitaru.adapters.import_check import imports, left_out_imports
 from kitaru.adapters.listing import FILE
 from kitaru.errors import KitaruSourceError, Problem
@@ -228,6 +228,38 @@ def test_a_crash_is_told_of_its_own_target_alone(tmp_path: Path, name: str) -> N
         answer = found[key]
         assert isinstance(answer, Problem) and answer.file == "bad.py"
         assert message in answer.message
+    assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize("name", CRASHES)
+def test_trees_are_looked_at_apart(tmp_path: Path, name: str) -> None:
+    """Modules of one name are each tree's own, a crash is its own target's, and Kitaru is started once for the rest."""
+    body, message = CRASHES[name]
+    flow = "import os, words\nfrom kitaru import flow\n@flow\ndef f(x: list = [words.WORD, os.getppid()]): return x\n"
+    trees = {}
+    for word in ("one", "two", "three"):
+        files = {"flows/f.py": flow, "flows/words.py": f"WORD = {word!r}\n", "flows/bad.py": body}
+        trees[write(tmp_path / word, files)] = {word: "flows/f.py:f"}
+    trees[tmp_path / "two"]["bad"] = "flows/bad.py:f"
+    found = describe_trees(trees, timeout=2)
+    assert list(found) == ["one", "two", "bad", "three"]
+    answer = found["bad"]
+    assert isinstance(answer, Problem) and answer.file == "flows/bad.py" and message in answer.message
+    starts = {}
+    for word in ("one", "two", "three"):
+        taught = found[word]
+        assert isinstance(taught, FlowFacts), taught
+        starts[word] = taught.input_schema["properties"]["x"]["default"]
+    assert [start[0] for start in starts.values()] == ["one", "two", "three"]
+    assert starts["one"][1] == starts["two"][1]
+
+
+def test_what_a_tree_leaves_running_holds_nothing_up(tmp_path: Path) -> None:
+    """A process that an import started and left is no reason to wait, and is ended."""
+    body = "import subprocess\nsubprocess.Popen(['sleep', '600'], close_fds=False)\n" + FLOW.format(name="f")
+    trees = {write(tmp_path / word, {"f.py": body}): {word: "f.py:f"} for word in ("one", "two")}
+    started = time.monotonic()
+    assert all(isinstance(answer, FlowFacts) for answer in describe_trees(trees).values())
     assert time.monotonic() - started < 60
 
 

@@ -16,7 +16,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -31,6 +31,9 @@ from kitaru.model.snapshot import FlowFacts
 
 DISCOVERY_VARIABLE = "KITARU_DISCOVERY"
 """Set to 1 while flows are imported only to be looked at, so that code may know."""
+
+_Trees = list[tuple[Path, list[tuple[str, str]]]]
+"""Source trees, and the name and target of each flow to look at there."""
 
 _CACHE_FORMAT = 1
 _MODULE = "kitaru.surfaces.describe"
@@ -50,13 +53,31 @@ def describe(
 ) -> dict[str, FlowFacts | Problem]:
     """What importing each target from the source tree at ``root`` taught, by the keys of ``targets``, in their order.
 
-    One child imports all of them. An import that crashes or ends the process, or takes longer than ``timeout`` seconds,
-    is that target's problem, and the rest go on in a fresh child. ``on_target`` is told each key when its answer is
-    there. ``worktree`` is where the tree comes from: a module that is there but not in the tree is named as such.
+    As ``describe_trees``, for one tree.
+    """
+    return describe_trees({root: targets}, python=python, timeout=timeout, on_target=on_target, worktree=worktree)
+
+
+def describe_trees(
+    trees: Mapping[Path, Mapping[str, str]],
+    *,
+    python: str = sys.executable,
+    timeout: float = 120,
+    on_target: Callable[[str], None] | None = None,
+    worktree: Path | None = None,
+) -> dict[str, FlowFacts | Problem]:
+    """What importing the targets of each source tree taught, by their keys, which no two trees share, in their order.
+
+    One child imports all of them, each tree in a copy of itself. An import that crashes or ends the process, or takes
+    longer than ``timeout`` seconds, is that target's problem, and the rest go on in a fresh child. ``on_target`` is
+    told each key when its answer is there. ``worktree`` is where the trees come from: a module that is there but not
+    in the tree is named as such.
 
     Raises ``KitaruSourceError`` where ``python`` can't run Kitaru at all.
     """
     found: dict[str, FlowFacts | Problem] = {}
+    roots = {name: root for root, targets in trees.items() for name in targets}
+    targets = {name: target for tree in trees.values() for name, target in tree.items()}
 
     def take(name: str, answer: FlowFacts | Problem) -> None:
         found[name] = answer
@@ -66,9 +87,10 @@ def describe(
     suspect = ""
     while waiting := [name for name in targets if name not in found]:
         order = sorted(waiting, key=lambda name: name != suspect)
-        with _child(root, [(name, targets[name]) for name in order], python) as child:
+        with _child(_by_tree(order, roots, targets), python) as child:
             for message in child.messages(timeout):
-                take(message["name"], _parse_answer(message, root, targets[message["name"]], worktree))
+                name = message["name"]
+                take(name, _parse_answer(message, roots[name], targets[name], worktree))
             if child.finished:
                 continue
             lost = child.begun
@@ -83,6 +105,14 @@ def describe(
             # What was imported before may have been the cause: try it again where nothing was.
             suspect = lost
     return {name: found[name] for name in targets}
+
+
+def _by_tree(order: Sequence[str], roots: Mapping[str, Path], targets: Mapping[str, str]) -> _Trees:
+    """The targets as they are to be imported: tree by tree, the first one's tree first."""
+    trees: dict[Path, list[tuple[str, str]]] = {}
+    for name in order:
+        trees.setdefault(roots[name], []).append((name, targets[name]))
+    return list(trees.items())
 
 
 def _is_path(place: str) -> bool:
@@ -165,7 +195,7 @@ class _Child:
         self.process.wait()
 
 
-def _child(root: Path, targets: list[tuple[str, str]], python: str) -> _Child:
+def _child(trees: _Trees, python: str) -> _Child:
     home = _kitaru_home()
     env = {**os.environ, DISCOVERY_VARIABLE: "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"}
     if home:
@@ -176,7 +206,7 @@ def _child(root: Path, targets: list[tuple[str, str]], python: str) -> _Child:
         process = subprocess.Popen(
             # -P: a json.py of the tree must not stand in the way of the start; load_target puts the tree in front.
             [python, "-P", "-m", _MODULE, str(writer)],
-            cwd=root,
+            cwd=trees[0][0],
             env=env,
             stdin=subprocess.PIPE,
             stdout=errors,
@@ -194,7 +224,8 @@ def _child(root: Path, targets: list[tuple[str, str]], python: str) -> _Child:
     assert process.stdin is not None
     # A pipe that is broken means that it ended at once; the answers, which never come, tell.
     with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(json.dumps({"root": str(root), "targets": targets, "home": home}).encode())
+        job = {"trees": [[str(root), targets] for root, targets in trees], "home": home}
+        process.stdin.write(json.dumps(job).encode())
         process.stdin.close()
     return child
 

@@ -1,6 +1,7 @@
 """The child process that imports flows: ``python -m kitaru.surfaces.describe FD``, its job on standard input.
 
-The job is JSON: ``{"root": folder, "targets": [[name, target], ...], "home": folder}``. Answers are JSON lines on the
+The job is JSON: ``{"trees": [[folder, [[name, target], ...]], ...], "home": folder}``. Each tree is looked at by a copy
+of this process, so that none sees what another imported, and Kitaru is started but once. Answers are JSON lines on the
 descriptor ``FD``, which no import can print into: ``{"begin": name}``, then ``{"name": name, "facts": ...}`` or
 ``{"name": name, "problem": ...}``, and at last ``{"end": true}``. Whoever started this process knows from a ``begin``
 without an answer which import never came back.
@@ -16,6 +17,7 @@ from typing import Any, NoReturn
 
 from kitaru.authoring import binding
 from kitaru.authoring.facts import facts_of
+from kitaru.authoring.flow import flow
 from kitaru.authoring.loading import MissingModuleError, load_target
 from kitaru.errors import KitaruContextError, KitaruSourceError, Problem
 
@@ -28,8 +30,45 @@ def main() -> NoReturn:
     _close_input()
     binding.provide(_refuse_to_run)
     _forget_launch_folder(job["home"])
-    describe_targets(Path(job["root"]), job["targets"], answers)
+    if len(job["trees"]) > 1:
+        # What looking at a flow loads is loaded here, for all the copies.
+        facts_of(flow(_sample))
+    for root, targets in job["trees"]:
+        if len(job["trees"]) == 1:
+            describe_targets(Path(root), targets, answers)
+        else:
+            _describe_apart(Path(root), targets, answers)
+    _say(answers, {"end": True})
     os._exit(0)
+
+
+def _sample(number: int) -> int:
+    return number
+
+
+def _describe_apart(root: Path, targets: list[tuple[str, str]], answers: int) -> None:
+    """In a copy of this process; where an import ends the copy, this one ends in the same way."""
+    reader, writer = os.pipe()
+    copy = os.fork()
+    if copy == 0:
+        os.chdir(root)
+        describe_targets(root, targets, answers)
+        os.write(writer, b".")
+        os._exit(0)
+    os.close(writer)
+    code = os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1])
+    # What the import left running may still hold the other end.
+    os.set_blocking(reader, False)
+    try:
+        came_back = os.read(reader, 1)
+    except BlockingIOError:
+        came_back = b""
+    os.close(reader)
+    if came_back:
+        return
+    if code < 0:
+        os.kill(os.getpid(), -code)
+    os._exit(code)
 
 
 def describe_targets(root: Path, targets: list[tuple[str, str]], answers: int) -> None:
@@ -45,7 +84,6 @@ def describe_targets(root: Path, targets: list[tuple[str, str]], answers: int) -
         _say(answers, {"name": name, **answer})
         _forget_neighbours(root)
         sys.path[:] = path
-    _say(answers, {"end": True})
 
 
 def _answer(root: Path, target: str) -> dict[str, Any]:

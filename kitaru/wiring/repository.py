@@ -18,7 +18,7 @@ from kitaru.settings import (
 if TYPE_CHECKING:
     from kitaru.model.manifest import SourceSpec
     from kitaru.model.snapshot import FlowFacts
-    from kitaru.ports import Forge, ManifestFile, Selection, Source
+    from kitaru.ports import Forge, ImportJob, ManifestFile, Selection, Source
 
 
 def scaffold(folder: Path, project: str | None) -> Any:
@@ -85,16 +85,16 @@ class Repository:
         facts: FlowFacts | None = discovery.facts_cache_get(self._cache, source, target)
         return facts
 
-    def describe(
-        self, source: str, targets: Mapping[str, str], archive: Callable[[], bytes]
-    ) -> Mapping[str, FlowFacts | Problem]:
-        """Import the targets from the unpacked source, and remember what that taught."""
+    def describe(self, trees: Mapping[str, ImportJob]) -> Mapping[str, FlowFacts | Problem]:
+        """Import the targets from the unpacked sources, and remember what that taught."""
         discovery = import_module("kitaru.adapters.discovery")
-        root = unpacked(self.settings, source, archive)
-        found: Mapping[str, FlowFacts | Problem] = discovery.describe(root, targets, worktree=self.loaded.root)
-        for name, facts in found.items():
-            if not isinstance(facts, Problem):
-                discovery.facts_cache_put(self.settings.cache, source, targets[name], facts)
+        roots = {unpacked(self.settings, source, tree.archive): tree.targets for source, tree in trees.items()}
+        found: Mapping[str, FlowFacts | Problem] = discovery.describe_trees(roots, worktree=self.loaded.root)
+        for source, tree in trees.items():
+            for name, target in tree.targets.items():
+                facts = found[name]
+                if not isinstance(facts, Problem):
+                    discovery.facts_cache_put(self._cache, source, target, facts)
         return found
 
     def pack(self, selection: Selection) -> bytes:
