@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kitaru.model.image import ImageSettings
-from kitaru.model.plan import Build, Change, FlowPlan, Plan, RouteMove
+from kitaru.model.plan import Build, Change, Consequence, FlowPlan, Plan, RouteMove
 from kitaru.model.route import Holder
 from kitaru.model.snapshot import Commit, Snapshot
 from kitaru.model.stack import LocalStack, NamedStack
@@ -69,6 +69,10 @@ def large_plan(flows: int, files: int) -> Plan:
                 version=2,
                 build=Build(version=2, snapshot_digest=snapshot.digest, snapshot=snapshot, previous=1, changes=changes),
                 moves=(move,),
+                consequences=(
+                    Consequence(kind="breaking_inputs", text=f"breaks callers: {bad}", severe=True, reached=(2,)),
+                    Consequence(kind="renamed", text=f"callers of {bad}", severe=True),
+                ),
                 unmanaged=(f"{bad} at v1",),
                 notes=(bad,),
             )

@@ -52,9 +52,10 @@ def test_stored_inputs_are_tried_on_a_new_schema(repository: Repository) -> None
     repository.write("flows/work.py", NUMBERED)
     repository.commit()
     plan = repository.plan()
-    ((kind, severe, text),) = told(plan)
+    breaking, (kind, severe, text) = told(plan)
+    assert breaking == ("breaking_inputs", True, "default: v1 → v2 breaks callers: topic: string → integer")
     assert (kind, severe) == ("stored_inputs", True)
-    assert text.startswith("v2 would refuse the last 2 stored inputs, such as that of ex-")
+    assert text.startswith("default: v2 would refuse the last 2 stored inputs, such as that of ex-")
     for shown in ("\n".join(plan_lines(plan)), plan_markdown(plan), plan.canonical().decode()):
         assert "would refuse" in shown
         assert "secret word" not in shown
@@ -68,7 +69,7 @@ def test_a_compatible_schema_says_that_stored_inputs_fit(repository: Repository)
         "flows/work.py", FLOWS.replace('(topic: str) -> str:\n    "', '(topic: str, n: int = 1) -> str:\n    "')
     )
     repository.commit()
-    assert told(repository.plan()) == [("stored_inputs", False, "v2 takes the last stored input")]
+    assert told(repository.plan()) == [("stored_inputs", False, "default: v2 takes the last stored input")]
 
 
 def test_executions_on_the_version_that_a_route_leaves_are_counted(repository: Repository) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from kitaru.core.consequences import UNTOLD, breaking_words
 from kitaru.core.protection import protect_words
 from kitaru.model.address import canonical_json
 from kitaru.model.lockfile import Edit, Mint, Move, Protect, Retire, Untag
-from kitaru.model.plan import Build, FlowPlan, Plan
+from kitaru.model.plan import Build, Consequence, FlowPlan, Plan, RouteMove
 from kitaru.model.route import Holder, describe_holders
+
+OF_EXECUTIONS = ("stored_inputs", "in_use")
+"""Kinds of consequences that come and go with executions, and are no deed of the plan."""
 
 NOT_CONTENT = ("table", "expects_table", "deletions")
 """Members of an edit that say where it stands in the store, not what it does."""
@@ -25,6 +29,7 @@ class Deed:
     content: bytes
     text: str
     build: Build | None = None
+    move: RouteMove | None = None
 
 
 def unreviewed(plan: Plan, reviewed: Sequence[Plan]) -> tuple[str, ...]:
@@ -46,14 +51,26 @@ def _unsaid(plan: Plan, reviewed: Sequence[Plan]) -> Iterator[str]:
     """What breaks callers and no reviewed plan said: it came about since, or was taken out of the file."""
     for flow in plan.flows:
         before = [one for other in reviewed for one in other.flows if one.flow == flow.flow]
-        told = {change.text for one in before if one.build for change in one.build.changes if change.breaking}
-        kinds = {one.kind for other in before for one in other.consequences if one.severe}
-        for change in flow.build.changes if flow.build else ():
-            if change.breaking and change.text not in told:
-                yield f"{flow.flow}: {change.text}, which breaks callers, and nobody was shown"
+        severe = [one for other in before for one in other.consequences if one.severe]
+        told = {fact for one in severe for fact in _breaks(one)}
+        kinds = {one.kind for one in severe}
         for one in flow.consequences:
-            if one.severe and one.kind not in kinds:
+            for tag, what in _breaks(one) if one.severe else ():
+                if (tag, what) not in told:
+                    why = what if what == UNTOLD else f"{what}, which breaks callers"
+                    yield f"route {tag} of {flow.flow}: {why}, and nobody was shown"
+            if one.severe and one.kind not in (*kinds, "breaking_inputs", *OF_EXECUTIONS):
                 yield f"{flow.flow}: {one.text}, which nobody was shown"
+
+
+def _breaks(one: Consequence) -> Iterator[tuple[str, str]]:
+    """What breaks callers of which route, where its text says so. A new version's number does not count."""
+    if one.kind != "breaking_inputs":
+        return
+    if not one.changes and UNTOLD in one.text:
+        yield from ((tag, UNTOLD) for tag in one.routes)
+    elif one.text == breaking_words(one):
+        yield from ((tag, what) for tag in one.routes for what in one.changes)
 
 
 def no_longer_done(plan: Plan, reviewed: Sequence[Plan]) -> tuple[str, ...]:
@@ -91,8 +108,9 @@ def _deeds(plan: Plan) -> Mapping[Subject, Deed]:
             continue
         for move in flow.moves:
             content = [_content(move.before, None), _content(move.after, new), move.exclusive]
-            text = f"from {describe_holders(move.before)} to {describe_holders(move.after)}"
-            found["route", flow.flow, move.tag] = Deed(canonical_json(content), text)
+            label = "" if move.exclusive else ", as a shared label"
+            text = f"from {describe_holders(move.before)} to {describe_holders(move.after)}{label}"
+            found["route", flow.flow, move.tag] = Deed(canonical_json(content), text, move=move)
     notes = {flow.flow: flow.notes for flow in plan.flows}
     for edit in plan.edits:
         if not isinstance(edit, Mint | Move | Untag | Retire) and _is_shown(edit, notes.get(edit.flow, ())):
@@ -139,7 +157,19 @@ def _sentence(subject: Subject, deed: Deed, before: Sequence[Deed]) -> str:
         return f"{name}: {deed.text}, which nobody was shown"
     if deed.build is not None and before[-1].build is not None:
         return f"{name}: the new version is not the one reviewed; what differs: {_unlike(deed.build, before[-1].build)}"
+    if deed.move is not None and before[-1].move is not None and deed.text == before[-1].text:
+        others = _other_snapshots(deed.move, before[-1].move)
+        if not others:
+            return f"{name}: it would go {deed.text}, and which of these is new is not as it was reviewed"
+        return f"{name}: {others} {'are' if ', ' in others else 'is'} of other content than was reviewed"
     return f"{name}: reviewed was {before[-1].text}, now it would be {deed.text}"
+
+
+def _other_snapshots(one: RouteMove, other: RouteMove) -> str:
+    """The versions by the same number that are not the same."""
+    known = {holder.snapshot for holder in (*(other.before or ()), *(other.after or ()))}
+    holders = [*(one.before or ()), *(one.after or ())]
+    return ", ".join(dict.fromkeys(f"v{holder.version}" for holder in holders if holder.snapshot not in known))
 
 
 def _unlike(one: Build, other: Build) -> str:
@@ -151,8 +181,8 @@ def _unlike(one: Build, other: Build) -> str:
 def tampered(saved: Plan, fresh: Plan) -> tuple[str, ...]:
     """What a plan from a file says otherwise than the one that is made from the same things now; empty if nothing.
 
-    Where it is applied from, who looked at it since, and executions that came and went make no difference. Values of
-    environment variables are in the file, all of them as they are, or not at all.
+    Where it is applied from, who looked at it since, and executions that came and went make no difference; what breaks
+    callers does. Values of environment variables are in the file, all of them as they are, or not at all.
     """
     one, other = _sayings(saved.flows), _sayings(fresh.flows)
     hidden = _sayings([flow.redacted for flow in fresh.flows])
@@ -164,7 +194,8 @@ def tampered(saved: Plan, fresh: Plan) -> tuple[str, ...]:
 
 
 def _sayings(flows: Sequence[FlowPlan]) -> dict[str, bytes]:
-    return {
-        flow.flow: canonical_json(flow.model_copy(update={"consequences": (), "unmanaged": ()}).data())
-        for flow in flows
-    }
+    found = {}
+    for flow in flows:
+        kept = tuple(one for one in flow.consequences if one.kind not in OF_EXECUTIONS)
+        found[flow.flow] = canonical_json(flow.model_copy(update={"consequences": kept, "unmanaged": ()}).data())
+    return found

@@ -72,15 +72,20 @@ class RouteMove(Noun):
 class Consequence(Noun):
     """What carrying the plan out means for those who use a flow. ``severe``: somebody has to do something about it.
 
-    ``count`` executions, of ``of`` that were looked at; ``exec_ids`` names a few of them.
+    ``count`` executions, of ``of`` that were looked at; ``exec_ids`` names a few of them. ``routes`` lead their callers
+    from the versions ``left`` to those ``reached``; ``changes`` are what breaks them on the way.
     """
 
-    kind: Literal["stored_inputs", "in_use", "renamed"]
+    kind: Literal["breaking_inputs", "stored_inputs", "in_use", "renamed"]
     text: str
     severe: bool = False
     count: int = 0
     of: int = 0
     exec_ids: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
+    left: tuple[int, ...] = ()
+    reached: tuple[int, ...] = ()
+    changes: tuple[str, ...] = ()
 
 
 class Drift(Noun):
@@ -98,7 +103,10 @@ class Drift(Noun):
 
 
 class Held(Noun):
-    """A route that a rollback holds at ``holders``, since ``at``, though the manifest wants ``wanted``."""
+    """A route that a rollback holds at ``holders``, since ``at``, though the manifest wants ``wanted``.
+
+    ``why``: where it wants the same, why that does not end the hold.
+    """
 
     tag: str
     holders: tuple[Holder, ...]
@@ -106,6 +114,7 @@ class Held(Noun):
     reason: str = ""
     at: str = ""
     by: str = ""
+    why: str = ""
 
 
 class FlowPlan(Noun):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from kitaru.model.address import short
 from kitaru.model.plan import Consequence, Drift, FlowPlan, Held, Plan, RouteMove
 from kitaru.model.route import describe_holders
-from kitaru.surfaces.views.plan_text import held_words, never_applied, summary, ways_out
+from kitaru.surfaces.views.plan_text import ONCE_ROUTED, held_words, never_applied, summary, ways_out
 from kitaru.surfaces.views.words import ago
 
 LIMIT = 65_000
@@ -33,8 +33,10 @@ def plan_markdown(plan: Plan) -> str:
         f"**{summary(plan)}**",
         "",
     ]
-    head += _some([f"> :warning: **breaking** `{flow}`: {_code(text)}" for flow, text in _breaking(plan)])
-    head += _some([f"> :warning: `{flow.flow}`: {_code(one.text)}" for flow, one in _told(plan) if one.severe])
+    severe = [(flow, one) for flow, one in _told(plan) if one.severe]
+    breaking, others = ([pair for pair in severe if _breaks(pair[1]) == yes] for yes in (True, False))
+    head += _some([f"> :warning: **breaking** `{flow.flow}`: {_code(one.text)}" for flow, one in breaking])
+    head += _some([f"> :warning: `{flow.flow}`: {_code(one.text)}" for flow, one in others])
     head += _some([f"> :anchor: `{flow.flow}`: {_code(held_words(held))}" for flow, held in _held(plan)])
     head += _some([f"> :lock: {_code(text)}" for text in plan.guards])
     head += _some([f"> `{flow.flow}`: {_code(one.text)}" for flow, one in _told(plan) if not one.severe])
@@ -101,8 +103,8 @@ def _flows(number: int) -> str:
     return "1 flow" if number == 1 else f"{number} flows"
 
 
-def _breaking(plan: Plan) -> list[tuple[str, str]]:
-    return [(flow, change.text) for flow, build in plan.builds for change in build.changes if change.breaking]
+def _breaks(consequence: Consequence) -> bool:
+    return consequence.kind == "breaking_inputs"
 
 
 def _told(plan: Plan) -> list[tuple[FlowPlan, Consequence]]:
@@ -139,8 +141,10 @@ def _section(flow: FlowPlan) -> str:
         lines.append(f"- renamed from `{flow.renamed_from}`")
     if build and build.previous is None:
         lines.append(f"- built from {_code(build.snapshot.target)}")
+    met = build is not None and any(_breaks(one) and build.version in one.reached for one in flow.consequences)
     for change in build.changes if build else ():
-        lines.append(f"- {'**breaking** ' if change.breaking else ''}{_code(change.text)}")
+        mark = f"**{'breaking' if met else ONCE_ROUTED}** " if change.breaking else ""
+        lines.append(f"- {mark}{_code(change.text)}")
         if change.details:
             lines += ["", "  ```diff", *(f"  {_diff(detail)}" for detail in change.details[:FILES_SHOWN])]
             if len(change.details) > FILES_SHOWN:

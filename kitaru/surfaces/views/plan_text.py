@@ -13,6 +13,9 @@ from kitaru.surfaces.views.words import Style, ago, bare, count
 
 FILES_SHOWN = 12
 
+ONCE_ROUTED = "breaking for callers once their route leads there"
+"""Of a version with breaking changes that is unrouted, or that only new routes lead to."""
+
 ALLOWED = re.compile(r" only from (branch [^\s,;]+|a clean commit)")
 """What a guard's sentence says is needed. All guards together are said at the end once more, in short."""
 
@@ -89,9 +92,10 @@ def _flow(flow: FlowPlan, style: Style, all_files: bool) -> list[str]:
 def held_words(held: Held) -> str:
     """``route stable held at v1, rolled back by Ann 2 hours ago (it loses orders); the manifest says v2``."""
     why = f" ({held.reason})" if held.reason else ""
+    says = f"says {describe_holders(held.wanted)}" if held.wanted else "does not name it"
     return (
         f"route {held.tag} held at {describe_holders(held.holders)}, rolled back by {held.by} {ago(held.at)}{why}; "
-        f"the manifest {f'says {describe_holders(held.wanted)}' if held.wanted else 'does not name it'}"
+        f"{held.why or f'the manifest {says}'}"
     )
 
 
@@ -150,7 +154,7 @@ def _ways_out_of_hold(drift: Drift, held: Held, options: str) -> list[str]:
         edit = f"kitaru rollback {route} --to {held.holders[0].version} --write{options}"
     else:
         edit = f"make kitaru.yaml say {describe_holders(held.holders)} for {held.tag}"
-    to = str(held.wanted[0].version) if len(held.wanted) == 1 else "N"
+    to = str(held.wanted[0].version) if len(held.wanted) == 1 and not held.why else "N"
     return [
         f"keep it there: {edit}, then merge and apply that, or revert the bad commit; until then it stays",
         f"go forward: kitaru flow tag {route} --version {to} --exclusive{options}",
@@ -174,8 +178,14 @@ def _version_words(flow: FlowPlan) -> str:
         return f"v{flow.version}, already built"
     if flow.build.previous is None:
         return f"new, v{flow.build.version} from {flow.build.snapshot.target}"
-    breaking = any(change.breaking for change in flow.build.changes)
-    return f"v{flow.build.previous} → v{flow.build.version}{', breaking for callers' if breaking else ''}"
+    return f"v{flow.build.previous} → v{flow.build.version}{_breaking_words(flow, flow.build)}"
+
+
+def _breaking_words(flow: FlowPlan, build: Build) -> str:
+    """Whom the new version breaks: callers of the routes that come to it, or nobody yet."""
+    if any(one.kind == "breaking_inputs" and build.version in one.reached for one in flow.consequences):
+        return ", breaking for callers"
+    return f", {ONCE_ROUTED}" if any(change.breaking for change in build.changes) else ""
 
 
 def _build(build: Build, style: Style, all_files: bool) -> list[str]:
