@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from kitaru.model.pieces import Body
 from kitaru.model.record import record
@@ -286,6 +286,10 @@ class Source(Protocol):
         """
         ...
 
+    def contains(self, commit: str, ancestor: str) -> bool:
+        """Whether ``commit`` came after ``ancestor``, or is it; False where the repository does not know that one."""
+        ...
+
     def digest_of(self, tree: str, spec: SourceSpec) -> str:
         """The digest of what ``spec`` selects from a tree; cheap where it was selected before."""
         ...
@@ -295,6 +299,13 @@ class Source(Protocol):
         ...
 
 
+class ImportJob(NamedTuple):
+    """The targets to import from one source tree, by flow name, and its archive, made when asked for."""
+
+    targets: Mapping[str, str]
+    archive: Callable[[], bytes]
+
+
 class Describer(Protocol):
     """Learns what flows look like by importing them, in a process of its own."""
 
@@ -302,10 +313,8 @@ class Describer(Protocol):
         """What was learned earlier of that target in a source tree of that digest."""
         ...
 
-    def describe(
-        self, source: str, targets: Mapping[str, str], archive: Callable[[], bytes]
-    ) -> Mapping[str, FlowFacts | Problem]:
-        """Import each target (by flow name) from the unpacked archive; what went wrong with one is its problem."""
+    def describe(self, trees: Mapping[str, ImportJob]) -> Mapping[str, FlowFacts | Problem]:
+        """Import the targets of each tree, by its digest; what went wrong with one is its problem. By flow name."""
         ...
 
     def pack(self, selection: Selection) -> bytes:
@@ -323,6 +332,9 @@ class Describer(Protocol):
         """
         ...
 
+
+AnswerCheck = Callable[[Mapping[str, Any] | None, Any], Sequence[str]]
+"""What of an answer doesn't fit the JSON Schema of its wait, one sentence each."""
 
 InputCheck = Callable[[Mapping[str, Any], Mapping[str, Any]], Sequence[str]]
 """(JSON Schema, inputs) → what doesn't fit, one sentence each; empty where all does."""

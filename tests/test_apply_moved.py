@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,6 +94,35 @@ def test_a_chain_of_renames_ends_at_its_last_name(repository: Repository) -> Non
     repository.commit()
     repository.apply()
     assert routes_of(repository, "third") == {"default": (2,)}
+
+
+@pytest.mark.parametrize("moved", ["{aaa: researcher}", "{researchr: researcher}"])
+def test_a_rename_of_a_flow_that_never_was(repository: Repository, moved: str) -> None:
+    """A warning, with the name that was probably meant; none in a new project, which has no flow at all."""
+    was = moved[1:].partition(":")[0]
+    repository.manifest(f"{RENAMED.partition('moved:')[0]}moved: {moved}\n")
+    repository.commit()
+    assert repository.plan().warnings == ()
+    repository.apply()
+    (warning,) = repository.plan().warnings
+    assert warning == f"moved: {was} is no flow of project research; nothing to rename"
+    repository.manifest(
+        MANIFEST.replace("  agent:\n", "  other:\n") + f"moved: {moved.replace('researcher}', 'other}')}\n"
+    )
+    repository.commit()
+    (warning,) = repository.plan().warnings
+    assert warning.endswith("; did you mean 'researcher'?") == (was == "researchr")
+    assert f"warning: {warning}" in kitaru("plan", cwd=repository.folder).must().out
+
+
+def test_a_rename_that_was_made_is_not_warned_of(repository: Repository) -> None:
+    """Before it, after it, and in a chain whose middle the store never had."""
+    repository.apply()
+    repository.manifest(MANIFEST.replace("  agent:\n", "  third:\n") + "moved: {agent: second, second: third}\n")
+    repository.commit()
+    for _ in range(2):
+        assert repository.plan().warnings == ()
+        repository.apply()
 
 
 # --- and back ---------------------------------------------------------------------------------------------------------
@@ -258,6 +288,29 @@ def test_a_flow_has_one_manifest(monorepo: tuple[Repository, KitaruClient, Kitar
     assert "agent is declared by services/a/kitaru.yaml" in str(refused.value.problems[0])
 
 
+def test_a_rename_takes_no_flow_that_another_manifest_declares(
+    monorepo: tuple[Repository, KitaruClient, KitaruClient],
+) -> None:
+    """moved: with the name of another manifest's flow is refused at its line, and both files are named."""
+    repository, one, two = monorepo
+    one.apply()
+    text = (repository.folder / "services/b/kitaru.yaml").read_text()
+    repository.write("services/b/kitaru.yaml", text.replace("  greeter:\n", "  taken:\n") + "moved: {agent: taken}\n")
+    repository.commit()
+    with pytest.raises(KitaruManifestError) as refused:
+        two.apply()
+    (problem,) = refused.value.problems
+    assert "agent is declared by services/a/kitaru.yaml of this repository" in problem.message
+    assert "services/b/kitaru.yaml here makes it taken" in problem.message
+    assert problem.line == len(text.splitlines()) + 1
+    assert set(one.project.releases.head().flows) == {"agent"}
+    other = repository.folder / "services/a/kitaru.yaml"
+    other.write_text(other.read_text().partition("flows:")[0])
+    repository.commit()
+    two.apply()
+    assert one.project.releases.head().flows["taken"].owner == "services/b/kitaru.yaml"
+
+
 def test_a_manifest_that_moved_takes_its_flows_along(
     monorepo: tuple[Repository, KitaruClient, KitaruClient],
 ) -> None:
@@ -275,3 +328,49 @@ def test_a_manifest_that_moved_takes_its_flows_along(
     moved.apply()
     assert moved.plan().is_empty
     assert moved.project.releases.head().flows["agent"].owner == "services/c/kitaru.yaml"
+
+
+def test_executions_are_listed_under_all_names_of_their_flow(repository: Repository) -> None:
+    """Those from before a rename belong to the flow: by the new name, by the old one, and after a rename back."""
+    repository.apply()
+    executions, deployments = repository.client().executions, repository.client().deployments
+
+    def ran(flow: str) -> str:
+        handle = deployments.invoke(flow, {"topic": "a"})
+        handle.wait(60)
+        return handle.exec_id
+
+    def listed(**asked: Any) -> list[str]:
+        return [one.exec_id for one in executions.list(**asked)]
+
+    first = ran("agent")
+    rename(repository)
+    repository.apply()
+    second = ran("researcher")
+    rename_back(repository)
+    repository.apply()
+    third = ran("agent")
+    whole = [third, second, first]
+    for name in ("agent", "researcher"):
+        assert listed(flow=name) == listed(flow=name, status="completed") == whole
+        assert listed(flow=name, limit=2) == whole[:2]
+        assert listed(flow=name, status="failed") == []
+    assert listed(flow="greeter") == []
+    assert [one.flow_name for one in executions.list(flow="agent")] == ["agent", "researcher", "agent"]
+
+
+def test_a_rename_is_noted_by_who_reads_it_first(repository: Repository) -> None:
+    """Whoever renamed a flow and was killed before it said so to lists leaves that to the next who reads the entry."""
+    repository.apply()
+    executions = repository.client().executions
+    handle = repository.client().deployments.invoke("agent", {"topic": "a"})
+    handle.wait(60)
+    hint = repository.store_folder / address.lock_hint("research")
+    before = hint.read_bytes()
+    rename(repository)
+    repository.apply()
+    (repository.store_folder / address.renamed_hint("research", "researcher", "agent")).unlink()
+    hint.write_bytes(before)
+    assert executions.list(flow="researcher") == []
+    assert repository.plan().is_empty
+    assert [one.exec_id for one in executions.list(flow="researcher")] == [handle.exec_id]

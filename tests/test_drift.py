@@ -68,3 +68,23 @@ def test_a_build_of_the_same_content_is_no_drift(repository: Repository) -> None
     plan = repository.plan()
     assert (plan.is_empty, plan.drift) == (True, ())
     assert repository.client().project.releases.head().flows["agent"].latest == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--drift", "--nope"), ("--detailed-exitcode", "--nope"), ("--drift", "-o", "yaml"), ("--nope", "--drift")],
+)
+def test_a_mistake_in_the_options_is_no_drift(repository: Repository, words: tuple[str, ...]) -> None:
+    """Where 2 means drift, or changes, an option that there is not ends with 1, and nothing on standard output."""
+    repository.apply()
+    assert kitaru("plan", *words, cwd=repository.folder).refused(code=1).out == ""
+    kitaru("plan", "--nope", cwd=repository.folder).refused(code=2)
+
+
+def test_drift_is_not_saved_as_a_plan(repository: Repository) -> None:
+    """--out beside --drift is refused rather than passed over: no file would be written."""
+    repository.apply()
+    path = repository.folder.parent / "plan.json"
+    done = kitaru("plan", "--drift", "--out", path, cwd=repository.folder)
+    done.refused("--out is not used with --drift", "kitaru plan --out FILE", code=1)
+    assert not path.exists()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
@@ -116,6 +116,7 @@ def never_anything_else(folder: Path, body: bytes, target: str | None) -> None:
 
 @settings(SLOW, max_examples=300)
 @given(body=GARBAGE, target=st.none() | st.just("p"))
+@example(body=b'{"kitaru": 1, "project": "x", "flows": {"a": null}, "moved": {"a": null}}', target=None)
 def test_garbage_is_always_a_manifest_error(folder: Path, body: bytes, target: str | None) -> None:
     """Bytes, text, YAML's own signs in any order, and JSON of the wrong shape: only problems, in plain words."""
     never_anything_else(folder, body, target)

@@ -131,10 +131,22 @@ PROBLEMS = [
         "stacks of this manifest: 'local', 'prod'",
     ),
     case(
-        FLOW + "protect: {stabel: {}}\n",
-        "stabel",
-        "no flow has a route 'stabel' to protect",
-        "add it to a flow's routes",
+        FLOW + "protect:\n  stable: {branch: release/*}\n",
+        "release/*",
+        "expected the name of a branch, found text ('release/*')",
+        "a rule names one branch, no pattern; leave branch out",
+    ),
+    case(
+        FLOW + 'protect: {stable: {branch: ""}}\n',
+        '""',
+        "expected the name of a branch, found empty text",
+        "leave branch out",
+    ),
+    case(
+        FLOW + "protect: {stable: {branch: a b}}\n",
+        "a b",
+        "expected the name of a branch, found text ('a b')",
+        "git check-ref-format --branch NAME",
     ),
     case(HEAD + "store: .kitaru/store\n", ".kitaru", "expected a URL such as file://", "'file://.kitaru/store'"),
     case(HEAD + "store: s4://bucket\n", "s4", "unknown protocol 's4'; did you mean 's3'?"),
@@ -224,7 +236,7 @@ def test_every_problem_is_told_at_once_and_in_order(folder: Path) -> None:
     text = (
         "kitaru: 1\nproject: Research\nproject: b\nstor: file://x\n"
         "flows:\n  a: {target: a.py:a, stack: nowhere, retries: x}\n"
-        "targets:\n  p: {flows: {a: {cache: 3}}}\nprotect: {gone: {}}\n"
+        "targets:\n  p: {flows: {a: {cache: 3}}}\nprotect: {gone: {branch: a..b}}\n"
     )
     found = problems(folder, text)
     places = [(problem.line, problem.column) for problem in found]
@@ -236,7 +248,7 @@ def test_every_problem_is_told_at_once_and_in_order(folder: Path) -> None:
         "unknown stack 'nowhere'",
         "expected a whole number",
         "expected true or false",
-        "no flow has a route 'gone' to protect",
+        "expected the name of a branch",
     ]
 
 

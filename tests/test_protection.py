@@ -388,3 +388,48 @@ def test_a_rule_that_is_applied_meanwhile_binds(repository: Repository, own_worl
     assert acted == [3]
     assert head(repository).flows["agent"].routes["stable"].versions == (1,)
     assert head(repository).generation == 3
+
+
+# --- rules that can't be, and routes that are not there yet -----------------------------------------------------------
+
+
+def test_a_branch_that_can_not_be_asks_for_a_clean_commit_alone() -> None:
+    """Stores of older releases may hold such a rule: it would lock its route for good."""
+    rule = Protection(branch="release/*", clean=False)
+    lock = bound(stable=rule)
+    lifting = Protect(kind="protect", flow="agent", rules={}, expects={"stable": rule})
+    edits = [move("agent", "stable", 2, expects=(1,)), lifting]
+    assert guards({}, edits, lock, ON_FEATURE) == ()
+    assert len(guards({}, edits, lock, Commit(sha="1", branch="main", dirty=True))) == 2
+    with pytest.raises(KitaruStateError, match="moves only by apply"):
+        check_protected({}, "agent", "stable", lock.flows["agent"])
+
+
+def test_a_protected_route_that_is_not_placed_yet(repository: Repository) -> None:
+    """validate and plan warn, with what was probably meant; reading commands and apply go on."""
+    repository.manifest(
+        routed("{default: head, stable: 1}", "protect: {stabel: {branch: main}, gold: {branch: main}}\n")
+    )
+    repository.commit()
+    words = "protect: no flow has a route 'stabel' yet; did you mean 'stable'?"
+    for command in (("validate",), ("plan",)):
+        said = kitaru(*command, cwd=repository.folder).must().said
+        assert words in said
+        assert "protect: no flow has a route 'gold' yet" in said
+    kitaru("flow", "list", cwd=repository.folder).must()
+    repository.apply()
+    assert repository.plan().is_empty
+    kitaru("flow", "tag", "agent", "other", "--version", "1", "--no-manifest", cwd=repository.folder).must()
+    kitaru("flow", "tag", "agent", "gold", "--version", "1", cwd=repository.folder).refused("is protected", code=1)
+
+
+def test_what_an_overlay_or_the_store_routes_is_placed(repository: Repository) -> None:
+    """No warning of a tag that another target routes, nor of one that was placed by hand."""
+    more = "targets: {live: {flows: {agent: {routes: {stable: 1}}}}}\n"
+    repository.apply()
+    kitaru("flow", "tag", "agent", "gold", "--version", "1", "--no-manifest", cwd=repository.folder).must()
+    rules = "protect: {stable: {branch: main}, gold: {branch: main}, default: {branch: main}}\n"
+    repository.manifest(routed("{default: head}", more + rules))
+    repository.commit()
+    assert repository.plan().warnings == ()
+    assert len(repository.client().project.validate().warnings) == 1

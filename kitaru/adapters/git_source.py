@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from kitaru.adapters import git_process
+from kitaru.adapters.committed import is_committed
 from kitaru.adapters.globs import Globs
 from kitaru.adapters.listing import SYMLINK, tree_digest
 from kitaru.adapters.local_cache import read_entry, write_entry
@@ -42,6 +45,7 @@ _CACHE_FORMAT = 1
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _LFS_MOST_BYTES = 1024
 _SHOWN = 10
+_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,11 @@ class CommitFacts:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """What ``git`` says about the folder. ``tree`` is empty where the commit has nothing there."""
+    """What ``git`` says about the folder. ``tree`` is empty where the commit has nothing there.
+
+    ``hidden`` is the manifest's name where it is changed, and ``git status`` says nothing of it: ``blob`` is what the
+    commit has of it, or empty.
+    """
 
     sha: str
     branch: str | None
@@ -67,6 +75,8 @@ class _Place:
     index: Path
     tree: str
     changed: tuple[str, ...]
+    blob: str = ""
+    hidden: str = ""
 
 
 class GitSource:
@@ -79,20 +89,22 @@ class GitSource:
     def __init__(self, root: Path, cache: Path | None = None, *, manifest: str = MANIFEST) -> None:
         self.root = root.absolute()
         self.cache = cache
+        self._manifest = manifest
         self._own = frozenset({MANIFEST, manifest})
 
     def commit(self, *, allow_dirty: bool, ignoring: Sequence[Path] = ()) -> CommitFacts:
         """The commit, and the tree to build from. Changes of the files of ``ignoring`` count as none.
 
         Raises ``KitaruSourceError`` where there is no commit to build from, and where files below the folder are
-        changed or untracked (not ignored) unless ``allow_dirty``: then the tree is the working tree as it is.
+        changed or untracked (not ignored) unless ``allow_dirty``: then the tree is the working tree as it is. The
+        manifest counts by its bytes, ignored or not, and whatever the index was told not to look at.
         """
-        place = self._place()
+        place = self._with_manifest(self._place())
         if ignoring and place.changed:
             ignored = {self._relative(path) for path in ignoring}
             place = replace(place, changed=tuple(path for path in place.changed if path not in ignored))
         if place.changed and not allow_dirty:
-            raise _dirty(self.root, place.changed)
+            raise _dirty(self.root, place)
         tree = self._working_tree(place) if place.changed else place.tree
         if not tree:
             raise KitaruSourceError(
@@ -101,6 +113,11 @@ class GitSource:
             )
         commit = Commit(sha=place.sha, branch=place.branch, dirty=bool(place.changed))
         return CommitFacts(commit, tree, place.changed, place.prefix)
+
+    def contains(self, commit: str, ancestor: str) -> bool:
+        """Whether ``commit`` came after ``ancestor``, or is it. False where this repository does not know that one."""
+        known = _ID.fullmatch(commit) and _ID.fullmatch(ancestor)
+        return bool(known) and git_process.succeeds(self.root, "merge-base", "--is-ancestor", ancestor, commit)
 
     def digest_of(self, tree: str, spec: SourceSpec) -> str:
         """The digest of ``select(tree, spec)``, from one small file where that was asked before. Raises as it does."""
@@ -163,11 +180,17 @@ class GitSource:
         """``path`` as Git names it below the folder. A link is named itself, not what it leads to."""
         return Path(os.path.relpath(path.parent.resolve() / path.name, self.root.resolve())).as_posix()
 
+    def _with_manifest(self, place: _Place) -> _Place:
+        if self._manifest in place.changed or is_committed(self.root, self._manifest, place.blob):
+            return place
+        return replace(place, changed=tuple(sorted((*place.changed, self._manifest))), hidden=self._manifest)
+
     def _place(self) -> _Place:
         asked = ("--is-inside-work-tree", "--show-prefix", "--git-path", "index", "HEAD", "HEAD:./")
+        manifest = f"HEAD:./{self._manifest}"
         for _ in range(3):
             # Both at once: together they cost as much as the slower one.
-            where = git_process.start(self.root, "rev-parse", *asked)
+            where = git_process.start(self.root, "rev-parse", *asked, manifest)
             status = git_process.start(
                 self.root,
                 "status",
@@ -184,16 +207,17 @@ class GitSource:
             answer, _ = where.communicate()
             report, complaint = status.communicate()
             lines = answer.decode("utf-8", "surrogateescape").split("\n")
-            if where.returncode != 0:
+            # Git repeats what it can't find, and stops there.
+            tree, blob = (line if _ID.fullmatch(line) else "" for line in (*lines[4:6], "", "")[:2])
+            if not tree:
                 self._refuse_placeless()
-                lines = [*lines[:4], ""]
             if status.returncode != 0:
                 git_process.explain(complaint.decode("utf-8", "replace"), self.root)
             if lines[0] != "true":
                 git_process.refuse_bare(self.root)
             sha, branch, changed = _parse_status(report, lines[1].encode("utf-8", "surrogateescape"))
             if sha == lines[3]:
-                return _Place(sha, branch, lines[1], self.root / lines[2], lines[4], changed)
+                return _Place(sha, branch, lines[1], self.root / lines[2], tree, changed, blob)
         raise KitaruSourceError("the repository gets new commits while it is being read", hint="repeat the command")
 
     def _refuse_placeless(self) -> None:
@@ -288,11 +312,18 @@ def _parse_status(report: bytes, prefix: bytes) -> tuple[str, str | None, tuple[
     return sha, branch, tuple(sorted(changed))
 
 
-def _dirty(root: Path, changed: tuple[str, ...]) -> KitaruSourceError:
+def _dirty(root: Path, place: _Place) -> KitaruSourceError:
+    changed = place.changed
+    hidden = place.hidden if place.hidden in changed else ""
     shown = "".join(f"\n  {printable(path)}" for path in changed[:_SHOWN])
     more = f"\n  and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
     noun = "file is" if len(changed) == 1 else "files are"
-    return KitaruSourceError(
-        f"{len(changed)} {noun} changed or not committed below {root}:{shown}{more}",
-        hint="git add and git commit them, or repeat with --allow-dirty to take the working tree as it is",
-    )
+    message = f"{len(changed)} {noun} changed or not committed below {root}:{shown}{more}"
+    steps = "git add and git commit them"
+    if hidden and place.blob:
+        message += f"\n{hidden} is not as the commit has it, though Git was told not to look at it"
+        steps = f"git update-index --no-assume-unchanged --no-skip-worktree {shlex.quote(hidden)}, then {steps}"
+    elif hidden:
+        message += f"\n{hidden} is in no commit, since Git ignores it"
+        steps = f"git add --force {shlex.quote(hidden)} and git commit"
+    return KitaruSourceError(message, hint=f"{steps}, or repeat with --allow-dirty to take the working tree as it is")

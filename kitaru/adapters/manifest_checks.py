@@ -11,39 +11,25 @@ from collections.abc import Iterator
 from typing import Any
 
 from kitaru.adapters.manifest_problems import Finding
-from kitaru.adapters.wording import did_you_mean, shown
-from kitaru.model.route import DEFAULT_TAG
+from kitaru.adapters.wording import did_you_mean, found, shown
+from kitaru.model.branch import is_branch
 from kitaru.model.stack import DEFAULT_STACK
 
 STORE_PROTOCOLS = ("file", "memory", "s3", "gs", "gcs", "az", "abfs", "abfss")
 """Spellings that a slip of the keyboard is compared with; which of them works is for the store to say."""
 
 
-def check_findings(data: dict[str, Any], routed_elsewhere: frozenset[str] = frozenset()) -> Iterator[Finding]:
-    """Every such problem of ``data``, which is the manifest after its overlay.
-
-    ``routed_elsewhere``: tags that some overlay routes, which ``protect`` may therefore name.
-    """
+def check_findings(data: dict[str, Any]) -> Iterator[Finding]:
+    """Every such problem of ``data``, which is the manifest after its overlay."""
     yield from _check_store(data.get("store"))
     yield from _check_patterns(data.get("source"), ("source",))
     yield from _check_requirements(data.get("image"), ("image",))
     stacks = [DEFAULT_STACK, *(name for name in _mapping(data.get("stacks")) if name != DEFAULT_STACK)]
-    routed = {DEFAULT_TAG, *routed_elsewhere}
     for name, flow in _mapping(data.get("flows")).items():
         if isinstance(flow, dict):
             yield from _check_flow(flow, ("flows", name), stacks)
-            routed.update(_mapping(flow.get("routes")))
     yield from _check_moved(_mapping(data.get("moved")), _mapping(data.get("flows")))
-    for tag in _mapping(data.get("protect")):
-        if tag not in routed:
-            message = f"no flow has a route {shown(tag)} to protect{did_you_mean(tag, sorted(routed))}"
-            yield Finding(("protect", tag), message, "add it to a flow's routes, or remove it here", at_key=True)
-
-
-def routed_tags(overlay: Any) -> frozenset[str]:
-    """The tags that the flows of a manifest, or of an overlay, route."""
-    flows = _mapping(_mapping(overlay).get("flows")).values()
-    return frozenset(tag for flow in flows for tag in _mapping(_mapping(flow).get("routes")))
+    yield from _check_protect(_mapping(data.get("protect")))
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -68,12 +54,28 @@ def _check_moved(moved: dict[str, Any], flows: dict[str, Any]) -> Iterator[Findi
         while isinstance(name, str) and name in moved and name not in flows and name not in seen:
             seen.append(name)
             name = moved[name]
+        if not isinstance(name, str):
+            continue
         if was in flows:
             message = f"flow {shown(was)} is in this manifest, so it can't have become {shown(name)}"
             yield Finding(("moved", was), message, f"remove it here, or flow {was} above", at_key=True)
-        elif isinstance(name, str) and name not in flows:
+        elif name not in flows:
             message = f"expected a flow of this manifest, found {shown(name)}{did_you_mean(name, sorted(flows))}"
             yield Finding(("moved", was), message, "moved: names the old name, then the new one")
+
+
+def _check_protect(rules: dict[str, Any]) -> Iterator[Finding]:
+    """A rule whose branch can't be would lock its route for good."""
+    for tag, rule in rules.items():
+        branch = _mapping(rule).get("branch")
+        if not isinstance(branch, str) or is_branch(branch):
+            continue
+        hint = "git check-ref-format --branch NAME tells which names can be"
+        if not branch:
+            hint = "leave branch out: any branch may move the route then"
+        elif "*" in branch or "?" in branch or "[" in branch:
+            hint = "a rule names one branch, no pattern; leave branch out, and any branch may move the route"
+        yield Finding(("protect", tag, "branch"), f"expected the name of a branch, found {found(branch)}", hint)
 
 
 def _check_store(store: Any) -> Iterator[Finding]:

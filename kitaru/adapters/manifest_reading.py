@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from kitaru.adapters.manifest_checks import check_findings, routed_tags
+from kitaru.adapters.manifest_checks import check_findings
 from kitaru.adapters.manifest_problems import MAX_FINDINGS, Finding, schema_findings
 from kitaru.adapters.wording import did_you_mean, found, shown
 from kitaru.adapters.yaml_tree import Mapping, Node, Path, Scalar, Sequence, entry, parse, to_data
@@ -164,30 +164,29 @@ def _all_problems(root: Mapping, data: dict[str, Any], target: str | None) -> It
         )
         yield Problem(message, line=line, column=column, hint=hint)
         target = None
-    routed = routed_tags(data).union(*map(routed_tags, overlays.values()))
     chosen = overlays.get(target) if target is not None else None
     view = Places(root, target)
-    for finding in _findings(merge(data, chosen) if isinstance(chosen, dict) else data, view, routed):
+    for finding in _findings(merge(data, chosen) if isinstance(chosen, dict) else data, view):
         yield _placed(finding, view)[0]
     without_targets = {key: value for key, value in data.items() if key != "targets"}
     for name, overlay in overlays.items():
         if name == target or not isinstance(overlay, dict):
             continue
         view = Places(root, name)
-        for finding in _findings(merge(without_targets, overlay), view, routed):
+        for finding in _findings(merge(without_targets, overlay), view):
             problem, in_overlay = _placed(finding, view)
             if in_overlay:
                 yield problem
 
 
-def _findings(data: dict[str, Any], view: Places, routed: frozenset[str]) -> Iterator[Finding]:
+def _findings(data: dict[str, Any], view: Places) -> Iterator[Finding]:
     version = data.get("kitaru", FORMAT)
     if type(version) is not int or version != FORMAT:  # looked at here, because Python takes true for 1
         hint = f"write {FORMAT} without quotes" if version == str(FORMAT) else ""
         yield Finding(("kitaru",), f"expected {FORMAT}, found {found(version)}", hint)
         data = {**data, "kitaru": FORMAT}
     yield from schema_findings(data, view.raw)
-    yield from islice(check_findings(data, routed), MAX_FINDINGS)
+    yield from islice(check_findings(data), MAX_FINDINGS)
 
 
 def _placed(finding: Finding, view: Places) -> tuple[Problem, bool]:

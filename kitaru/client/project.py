@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from kitaru import wiring
 from kitaru.client.session import Session
+from kitaru.core.protection import unplaced
 from kitaru.core.review import tampered
 from kitaru.engine.planner import Planner
 from kitaru.engine.releases import Releases
@@ -103,7 +104,10 @@ class Project:
         return Checked(
             project=self._session.manifest.manifest.project,
             flows=tuple(flow.name for flow in desired),
-            warnings=workshop.warnings(flow.spec for flow in desired),
+            warnings=(
+                *unplaced(workshop.loaded.manifest),
+                *workshop.warnings(flow.spec for flow in desired),
+            ),
         )
 
     def plan(
@@ -240,7 +244,16 @@ class Project:
         prune = any(isinstance(edit, Untag | Retire) for edit in plan.edits)
         only = () if any(isinstance(edit, Retire) for edit in plan.edits) else [flow.flow for flow in plan.flows]
         fresh = planner.plan(workshop, only=only, prune=prune, head=head)
-        if found := tampered(plan, fresh):
+        found = tampered(plan, fresh)
+        if found and plan.commit.sha != fresh.commit.sha:
+            # The same files in another history: say, one that does not hold what was rolled back.
+            here, there = short(fresh.commit.sha), short(plan.commit.sha)
+            raise KitaruConflictError(
+                f"the saved plan is out of date: it was made at commit {there}; at {here} this differs: "
+                f"{', '.join(found[:3])}",
+                hint="kitaru plan --out FILE makes a new one",
+            )
+        if found:
             raise KitaruIntegrityError(
                 f"the saved plan was changed after it was made: {', '.join(found[:3])}",
                 hint="kitaru plan --out FILE makes a new one",

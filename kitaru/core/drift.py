@@ -45,11 +45,11 @@ def _beside(manifest: Manifest, lock: Lockfile) -> Iterator[Drift]:
 def _moved(plan: FlowPlan, state: FlowState) -> Iterator[Drift]:
     for held in plan.held:
         at, wanted = describe_holders(held.holders), describe_holders(held.wanted)
-        says = f"says {wanted}" if held.wanted else "does not name it"
+        says = held.why or f"the manifest {f'says {wanted}' if held.wanted else 'does not name it'}"
         yield Drift(
             flow=plan.flow,
             tag=held.tag,
-            text=f"{held.tag} is held at {at} by a rollback; the manifest {says}",
+            text=f"{held.tag} is held at {at} by a rollback; {says}",
             via="rollback",
             by=held.by,
             at=held.at,

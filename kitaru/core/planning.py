@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kitaru.core.differences import snapshot_changes
+from kitaru.core.holding import Lacks, lacks_none, why_still_held
 from kitaru.core.protection import Rules, protect_words, protected
 from kitaru.core.wishing import asked, head_of, numbers
 from kitaru.errors import Problem
@@ -31,11 +32,15 @@ class Desired:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the store holds of one flow beyond the lockfile, read only where ``needs`` said so."""
+    """What the store holds of one flow beyond the lockfile, read only where ``needs`` said so.
+
+    ``lacks`` reads what it needs when it is asked: few plans meet a hold that they agree with.
+    """
 
     table: VersionTable | None = None
     previous: Snapshot | None = None
     previous_files: Sequence[Sequence[str]] | None = None
+    lacks: Lacks = lacks_none
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,7 @@ class Needs:
 
 @dataclass
 class Draft:
-    """A plan while it is made: flows and edits so far, and every problem.
+    """A plan while it is made: flows and edits so far, every problem, and what is worth a look.
 
     ``owner`` is the manifest's own path, ``protect`` what it says of protected routes.
     """
@@ -58,6 +63,7 @@ class Draft:
     flows: list[FlowPlan] = field(default_factory=list)
     edits: list[Edit] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     unmanaged: list[str] = field(default_factory=list)
 
 
@@ -120,8 +126,10 @@ def _route_moves(
         holders = _holders(draft, desired, tag, wish, state, known, (head, version), place)
         if holders is None or (route and _stays(route, holders, managed, exclusive)):
             continue
-        if route and route.hold and not _same(route.holders, holders):
-            held.append(_held(tag, route, holders))
+        agrees = route is not None and _same(route.holders, holders)
+        why = why_still_held(tag, route, wish, known.lacks) if route and agrees else ""
+        if route and route.hold and (why or not agrees):
+            held.append(_held(tag, route, holders, why))
             continue
         reason = _reason(wish, managed, route, holders, exclusive)
         moves.append(_route_move(tag, route, holders, exclusive, reason))
@@ -156,9 +164,9 @@ def _held_besides(desired: Desired, state: FlowState | None, pruned: Sequence[Ro
     ]
 
 
-def _held(tag: str, route: Route, wanted: tuple[Holder, ...]) -> Held:
+def _held(tag: str, route: Route, wanted: tuple[Holder, ...], why: str = "") -> Held:
     reason = route.hold.reason if route.hold else ""
-    return Held(tag=tag, holders=route.holders, wanted=wanted, reason=reason, at=route.at, by=route.by)
+    return Held(tag=tag, holders=route.holders, wanted=wanted, reason=reason, at=route.at, by=route.by, why=why)
 
 
 def _route_move(tag: str, route: Route | None, after: tuple[Holder, ...], exclusive: bool, reason: str) -> RouteMove:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from kitaru.core.spelling import did_you_mean
 from kitaru.errors import KitaruStateError
+from kitaru.model.branch import is_branch
 from kitaru.model.lockfile import Edit, FlowState, Lockfile, Move, Protect, Rename, Retire, Untag
-from kitaru.model.route import Protection, Route
+from kitaru.model.manifest import Manifest
+from kitaru.model.route import DEFAULT_TAG, Protection, Route
 from kitaru.model.snapshot import Commit
 
 Rules = Mapping[str, Protection]
@@ -28,6 +31,27 @@ def protected(flow: str, wanted: Rules, state: FlowState | None) -> tuple[Protec
 def protect_words(edit: Protect) -> tuple[str, ...]:
     """What the edit changes, one sentence for each tag."""
     return tuple(_change_words(tag, edit.expects.get(tag), edit.rules.get(tag)) for tag in _changed_tags(edit))
+
+
+def unplaced(manifest: Manifest, lock: Lockfile | None = None) -> tuple[str, ...]:
+    """Protected tags that no flow has a route for, one sentence each; in no overlay either, nor in the store.
+
+    That may be meant: a route can be protected before it is placed.
+    """
+    if not manifest.protect:
+        return ()
+    overlays = [flow for overlay in manifest.targets.values() for flow in (overlay.flows or {}).values()]
+    named = {
+        DEFAULT_TAG,
+        *(tag for flow in manifest.flows.values() for tag in flow.routes),
+        *(str(tag) for flow in overlays for tag in flow.get("routes") or {}),
+    }
+    there = {tag for state in (lock.flows.values() if lock else ()) for tag in state.routes}
+    return tuple(
+        f"protect: no flow has a route {tag!r} yet{did_you_mean(tag, sorted(named | there))}"
+        for tag in manifest.protect
+        if tag not in named | there
+    )
 
 
 def guards(wanted: Rules, edits: Sequence[Edit], lock: Lockfile, commit: Commit) -> tuple[str, ...]:
@@ -107,11 +131,15 @@ def _changed_tags(edit: Protect) -> list[str]:
 
 
 def _refusals(rule: Protection, commit: Commit, subject: str, origin: str) -> Iterator[str]:
-    """What ``commit`` lacks of what the rule asks for."""
-    if rule.branch and commit.branch != rule.branch:
+    """What ``commit`` lacks of what the rule asks for.
+
+    Older stores may hold a rule with a branch that nothing can ever be on: of that, a clean commit is asked.
+    """
+    possible = not rule.branch or is_branch(rule.branch)
+    if possible and rule.branch and commit.branch != rule.branch:
         here = f"on {commit.branch}" if commit.branch else "not on a branch"
         yield f"{subject} only from branch {rule.branch}{origin}; this commit is {here}"
-    if rule.clean and commit.dirty:
+    if (rule.clean or not possible) and commit.dirty:
         yield f"{subject} only from a clean commit{origin}; there are changes"
 
 

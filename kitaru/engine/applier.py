@@ -17,8 +17,9 @@ from kitaru.engine.workshop import Workshop
 from kitaru.errors import KitaruConflictError, KitaruIntegrityError, KitaruStateError
 from kitaru.model import address
 from kitaru.model.address import canonical_json, timestamp
-from kitaru.model.lockfile import Edit, FlowState, Generation, Lockfile, Mint, Release, VersionTable
+from kitaru.model.lockfile import Edit, FlowState, Generation, Lockfile, Mint, Move, Release, VersionTable
 from kitaru.model.plan import Build, Plan
+from kitaru.model.route import Holder
 from kitaru.model.snapshot import Commit
 from kitaru.ports import Clock, Reporter, Step, Store
 
@@ -79,7 +80,8 @@ class Applier:
         self.reporter.step(Step("commit", f"writing generation {lock.generation + 1}"))
         turns = Turns(self.releases)
         while True:
-            outcome = self.releases.append(lock, prepared.edits, by=by, commit=plan.commit, message=message)
+            edits = self._recounted(prepared.edits, _named(plan, lock).flows)
+            outcome = self.releases.append(lock, edits, by=by, commit=plan.commit, message=message)
             if isinstance(outcome, Lockfile):
                 prepared.settle()
                 return outcome
@@ -135,6 +137,26 @@ class Applier:
         )
         return Prepared(edits, {flow: state.table if state else "" for flow, state in states.items()}, borrowed)
 
+    def _recounted(self, edits: tuple[Edit, ...], flows: Mapping[str, FlowState]) -> tuple[Edit, ...]:
+        """The edits, each move with its flow's count of deletions as it is by now, where none concerns the move.
+
+        A move wants all that it leads to to be there. That nothing at all was deleted is only the cheap way to know.
+        """
+        minted = {(edit.flow, edit.version) for edit in edits if isinstance(edit, Mint)}
+        tables: dict[str, dict[int, Release]] = {}
+        found: list[Edit] = []
+        for edit in edits:
+            state = flows.get(edit.flow)
+            if isinstance(edit, Move) and state is not None and state.deletions != edit.deletions:
+                if edit.flow not in tables:
+                    tables[edit.flow] = {row.version: row for row in self._rows(edit.flow, state)}
+                rows = tables[edit.flow]
+                wanted = [one for one in edit.holders if (edit.flow, one.version) not in minted]
+                if all(_leads_to(rows.get(one.version), one) for one in wanted):
+                    edit = edit.model_copy(update={"deletions": state.deletions})
+            found.append(edit)
+        return tuple(found)
+
     def _rows(self, flow: str, state: FlowState | None) -> tuple[Release, ...]:
         """The flow's versions. The table's rows alone: a flow that was renamed has another name in an older table."""
         return () if state is None else read_table(self.store, self.project, state.table, flow).releases
@@ -189,6 +211,10 @@ class Applier:
         )
         table = VersionTable(flow=flow, releases=rows).adding(release)
         return write_object(self.store, self.project, table.canonical())
+
+
+def _leads_to(row: Release | None, holder: Holder) -> bool:
+    return row is not None and not row.deleted and row.snapshot == holder.snapshot
 
 
 def _named(plan: Plan, lock: Lockfile) -> Lockfile:

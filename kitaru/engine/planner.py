@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 
-from kitaru.core.consequences import STORED_INPUTS, InUse, Stored, asks_for_inputs, asks_for_use, consequences
+from kitaru.core.consequences import STORED_INPUTS, InUse, Stored, asks_for_use, consequences, passages, turns
 from kitaru.core.drift import find_drift
+from kitaru.core.holding import Lacks, lacks_none
 from kitaru.core.planning import Desired, Draft, Known, Place, needs, plan_absent, plan_flow
-from kitaru.core.protection import guards
+from kitaru.core.protection import guards, unplaced
 from kitaru.core.renaming import plan_renames
 from kitaru.engine.records import read_object, read_snapshot, read_table
 from kitaru.engine.releases import Releases
 from kitaru.engine.workshop import MANIFEST, Workshop
-from kitaru.errors import KitaruManifestError, Problem
-from kitaru.model.lockfile import FlowState, Lockfile
+from kitaru.errors import KitaruIntegrityError, KitaruManifestError, KitaruStoreFormatError, Problem
+from kitaru.model.lockfile import FlowState, Lockfile, Release, VersionTable
 from kitaru.model.plan import FlowPlan, Plan
+from kitaru.model.snapshot import Snapshot
 from kitaru.ports import InputCheck, Store
 
 UsedBy = Callable[[str], Sequence[InUse]]
@@ -28,7 +30,7 @@ StoredInputs = Callable[[str, int], Sequence[Stored]]
 
 @dataclass(frozen=True, slots=True)
 class Planner:
-    """Plans for one project in one store."""
+    """Plans for one project in one store. ``snapshots`` are those that were read already, by digest."""
 
     store: Store
     project: str
@@ -36,6 +38,7 @@ class Planner:
     check_inputs: InputCheck
     used_by: UsedBy
     stored_inputs: StoredInputs
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)
 
     def plan(
         self, workshop: Workshop, *, only: Sequence[str] = (), prune: bool = False, head: Lockfile | None = None
@@ -43,7 +46,8 @@ class Planner:
         """What apply would do now, on ``head`` where that was read already.
 
         Reads the lockfile (three requests), and for a flow whose content or pins the lockfile does not know also its
-        version table and what it is compared with. Writes nothing. Raises ``KitaruManifestError`` with all problems.
+        version table and what it is compared with; the table, too, for a flow that is held where the manifest's head
+        is. Writes nothing. Raises ``KitaruManifestError`` with all problems.
         """
         loaded = workshop.loaded
         desired = workshop.desired(only)
@@ -73,18 +77,41 @@ class Planner:
             flows=tuple(self._with_consequences(flow) for flow in draft.flows),
             unmanaged=tuple(draft.unmanaged),
             drift=find_drift(loaded.manifest, draft.flows, lock, whole=not only),
-            warnings=workshop.warnings(flow.spec for flow in building),
+            warnings=(
+                *draft.warnings,
+                *unplaced(loaded.manifest, lock),
+                *workshop.warnings(flow.spec for flow in building),
+            ),
             guards=guards(loaded.manifest.protect, draft.edits, lock, workshop.commit),
             edits=tuple(draft.edits),
         )
 
     def _with_consequences(self, flow: FlowPlan) -> FlowPlan:
-        """Reads executions only where a route leaves a version, or the inputs of a flow change."""
+        """Reads what callers of a route meet now and then, and executions only where a route leaves a version.
+
+        A flow none of whose routes moves costs nothing.
+        """
         name = flow.renamed_from or flow.flow
+        built = {flow.build.snapshot_digest: flow.build.snapshot} if flow.build else {}
+        snapshots: dict[str, Snapshot | None] = {}
+        for digest in dict.fromkeys(one.snapshot for way in passages(flow) for one in (way.left, way.reached)):
+            snapshots[digest] = built.get(digest) or self._snapshot_if_readable(digest, flow.flow)
         in_use = self.used_by(name) if asks_for_use(flow) else ()
-        stored = self.stored_inputs(name, STORED_INPUTS) if asks_for_inputs(flow) else ()
-        found = consequences(flow, in_use, stored, self.check_inputs)
+        stored = self.stored_inputs(name, STORED_INPUTS) if turns(flow, snapshots) else ()
+        found = consequences(flow, in_use, stored, self.check_inputs, snapshots)
         return flow.model_copy(update={"consequences": found}) if found else flow
+
+    def _snapshot_if_readable(self, digest: str, flow: str) -> Snapshot | None:
+        """None for one that is damaged: a route must be able to leave it."""
+        try:
+            return self._snapshot(digest, flow)
+        except (KitaruIntegrityError, KitaruStoreFormatError):
+            return None
+
+    def _snapshot(self, digest: str, flow: str) -> Snapshot:
+        if digest not in self.snapshots:
+            self.snapshots[digest] = read_snapshot(self.store, self.project, digest, flow)
+        return self.snapshots[digest]
 
     def input_problems(self, flows: Sequence[Desired], place: Place) -> list[Problem]:
         """Representative inputs that don't fit the flow's parameters. A parameter may be left to the caller."""
@@ -105,13 +132,26 @@ class Planner:
         if state is None:
             return Known(), flow
         table = read_table(self.store, self.project, state.table, flow.name) if wanted.table else None
+        known = Known(table=table, lacks=self._lacks(flow.name, state, table, workshop))
         seen_before = table is not None and table.newest_with(flow.snapshot.digest) is not None
         if not wanted.previous or seen_before:
-            return Known(table=table), flow
-        return self._compared(flow, state, Known(table=table), workshop)
+            return known, flow
+        return self._compared(flow, state, known, workshop)
+
+    def _lacks(self, flow: str, state: FlowState, table: VersionTable | None, workshop: Workshop) -> Lacks:
+        """What is asked where a route is held and the manifest's head agrees. Versions of no commit are left out."""
+        if all(route.hold is None for route in state.routes.values()):
+            return lacks_none
+
+        def lacks(versions: Collection[int]) -> Sequence[Release]:
+            rows = (table or read_table(self.store, self.project, state.table, flow)).releases
+            left = (row for row in rows if row.version in versions)
+            return [row for row in left if row.commit is not None and not workshop.contains(row.commit.sha)]
+
+        return lacks
 
     def _compared(self, flow: Desired, state: FlowState, known: Known, workshop: Workshop) -> tuple[Known, Desired]:
-        previous = read_snapshot(self.store, self.project, state.snapshot, flow.name)
+        previous = self._snapshot(state.snapshot, flow.name)
         known = replace(known, previous=previous)
         if previous.source == flow.snapshot.source:
             return known, flow
@@ -136,17 +176,26 @@ class Planner:
 
 
 def _declared_twice(draft: Draft, lock: Lockfile, workshop: Workshop) -> list[Problem]:
-    """Flows of this manifest that another manifest of the repository declares as well."""
+    """Flows of this manifest that another one of the repository declares too: by this name, or the one until now."""
     problems = []
     for plan in draft.flows:
         state = lock.flow(plan.flow)
         if state is None or not state.managed or state.owner == workshop.owner or plan.action == "retire":
             continue
-        if workshop.is_declared_by(state.owner, plan.flow):
-            other = state.owner or MANIFEST
+        other, here = state.owner or MANIFEST, workshop.owner or MANIFEST
+        was = plan.renamed_from
+        if was and workshop.is_declared_by(state.owner, was):
             problems.append(
                 workshop.loaded.problem(
-                    f"{plan.flow} is declared by {other} of this repository, and by {workshop.loaded.path.name} here",
+                    f"{was} is declared by {other} of this repository, and {here} here makes it {plan.flow}",
+                    *("moved", was),
+                    hint=f"remove {was} from {other}, or from moved: here",
+                )
+            )
+        if workshop.is_declared_by(state.owner, plan.flow):
+            problems.append(
+                workshop.loaded.problem(
+                    f"{plan.flow} is declared by {other} of this repository, and by {here} here",
                     *("flows", plan.flow),
                     hint="remove it from one of them, or give this manifest a project of its own",
                 )

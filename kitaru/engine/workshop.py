@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from kitaru.core.planning import Desired
 from kitaru.errors import KitaruManifestError, KitaruUsageError, Problem
 from kitaru.model.manifest import FlowSpec, SourceSpec
 from kitaru.model.snapshot import Commit, FlowFacts, Options, Snapshot
 from kitaru.model.stack import RUNNABLE
-from kitaru.ports import Describer, ManifestFile, Reporter, Selection, Source, Step
+from kitaru.ports import Describer, ImportJob, ManifestFile, Reporter, Selection, Source, Step
 
 MANIFEST = "kitaru.yaml"
+
+WORTH_A_WORD = 200
+"""Files from which packing takes long enough to be told of."""
 
 
 @dataclass
@@ -38,6 +42,10 @@ class Workshop:
     def is_declared_by(self, owner: str, flow: str) -> bool:
         """Whether the repository's manifest of that name is there, and declares the flow."""
         return flow in self.describer.declared_by(owner or MANIFEST, self.prefix)
+
+    def contains(self, sha: str) -> bool:
+        """Whether the commit at hand is that one, or came after it."""
+        return sha == self.commit.sha or self.source.contains(self.commit.sha, sha)
 
     def desired(self, only: Sequence[str] = ()) -> tuple[Desired, ...]:
         """The flows named (all, when none is), each with its snapshot.
@@ -84,7 +92,8 @@ class Workshop:
         selection = self.selection(flow)
         if selection.digest not in self._archives:
             files = len(selection.tree.files)
-            self.reporter.step(Step("source", f"packing {files} {'file' if files == 1 else 'files'}"))
+            if files >= WORTH_A_WORD:
+                self.reporter.step(Step("source", f"packing {files} files"))
             self._archives[selection.digest] = self.describer.pack(selection)
         return self._archives[selection.digest]
 
@@ -112,7 +121,7 @@ class Workshop:
         return {name: flow for name, flow in flows.items() if not only or name in only}
 
     def _facts(self, flows: dict[str, FlowSpec], digests: dict[str, str]) -> dict[str, FlowFacts | Problem]:
-        """From the cache where the content is known; the rest is imported, one child process a source tree."""
+        """From the cache where the content is known; the rest is imported, in a child process."""
         facts: dict[str, FlowFacts | Problem] = {}
         unknown: dict[str, dict[str, str]] = {}
         for name, flow in flows.items():
@@ -121,11 +130,14 @@ class Workshop:
                 facts[name] = known
             else:
                 unknown.setdefault(digests[name], {})[name] = flow.target
-        for digest, targets in unknown.items():
-            first = flows[next(iter(targets))]
-            count = len(targets)
+        if unknown:
+            count = sum(map(len, unknown.values()))
             self.reporter.step(Step("import", f"importing {count} {'target' if count == 1 else 'targets'}"))
-            facts.update(self.describer.describe(digest, targets, lambda flow=first: self.archive(flow)))  # type: ignore[misc]
+            trees = {
+                digest: ImportJob(targets, partial(self.archive, flows[next(iter(targets))]))
+                for digest, targets in unknown.items()
+            }
+            facts.update(self.describer.describe(trees))
         return facts
 
     def _placed(self, name: str, problem: Problem) -> Problem:
