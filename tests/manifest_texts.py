@@ -162,4 +162,12 @@ def _in_braces(draw: st.DrawFn, name: str) -> str:
 def _targets(draw: st.DrawFn, flow: str, step: int) -> list[str]:
     pad = " " * step
     said = draw(st.sampled_from(["{retries: 1}", "{routes: {stable: 3}}"]))
-    return ["targets:", f"{pad}live:", f"{pad * 2}flows:", f"{pad * 3}{flow}: {said}" + draw(COMMENTS)]
+    live = [f"{pad}live:", f"{pad * 2}flows:", f"{pad * 3}{flow}: {said}" + draw(COMMENTS)]
+    more = [
+        [f"{pad}stage: {{store: 'file://stage'}}" + draw(COMMENTS)],
+        [f"{pad}stage: {{}}"],
+        [f"{pad}stage:" + draw(COMMENTS), f"{pad * 2}store: 'file://stage'" + draw(COMMENTS)],
+        [f"{pad}stage: {{flows: {{{flow}: {{image: 'python:3.12'}}}}}}" + draw(COMMENTS)],
+    ]
+    beside = draw(st.sampled_from([[], *more]))
+    return ["targets:", *draw(st.sampled_from([[*live, *beside], [*beside, *live]]))]

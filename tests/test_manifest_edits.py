@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, event, example, given, settings
+from hypothesis import HealthCheck, assume, event, example, given, settings
 from hypothesis import strategies as st
 
 from kitaru.adapters import yaml_pieces, yaml_tree
@@ -27,6 +27,7 @@ from kitaru.adapters.manifest_edits import (
 from kitaru.adapters.manifest_reading import read_manifest
 from kitaru.adapters.yaml_tree import parse, to_data
 from kitaru.errors import KitaruBackendError, KitaruConflictError, KitaruManifestError
+from kitaru.model.image import ImageSettings
 from kitaru.model.manifest import FlowSpec
 from kitaru.model.route import Head, Label, Pin, RouteWish, Split, parse_wish
 from tests.manifest_files import FULL, HEAD, LAYERED
@@ -99,6 +100,44 @@ def test_adding_a_route_and_removing_it_gives_the_same_bytes(written: Written, f
         assert said(again) == said(written.body)
     else:
         assert again == written.body
+
+
+def _reads(body: bytes) -> dict[str | None, Any]:
+    """What the manifest says without a target, and with each that it has."""
+    targets = said(body).get("targets") or {}
+    return {name: read_manifest(body, "kitaru.yaml", name) for name in (None, *targets)}
+
+
+@RANDOM
+@given(manifests(), st.sampled_from(["live", "stage"]), st.sampled_from(FLOWS), st.sampled_from(TAGS), WISHES)
+def test_an_edit_for_one_target_changes_that_target_alone(
+    written: Written, target: str, flow: str, tag: str, wish: Any
+) -> None:
+    """What every other target reads, and the manifest itself, is the same; a tag that goes again leaves no trace."""
+    before = _reads(written.body)
+    assume(target in before and flow in written.flows)
+    image = ImageSettings(base_image="python:3.13", requirements=("httpx",))
+    fresh = parse_wish(wish)
+    try:
+        moved = set_route(written.body, flow, tag, fresh, target=target)
+        built = set_flow(written.body, flow, {"image": image.data(), "routes": {tag: fresh}}, target=target)
+        led = set_route(written.body, flow, "fresh", fresh, target=target)
+        back = remove_route(led, flow, "fresh", target=target)
+    except KitaruManifestError as error:
+        assert b"*" in written.body, error
+        event("refused")
+        return
+    for body in (moved, built, led):
+        after = _reads(body)
+        for name in before.keys() - {target}:
+            assert after[name] == before[name].model_copy(update={"targets": after[name].targets})
+    assert _reads(moved)[target].flows[flow].routes == {**before[target].flows[flow].routes, tag: fresh}
+    assert _reads(built)[target].flows[flow].image == image
+    assert back == written.body
+    old = before[target].flows[flow].routes.get(tag)
+    if old is not None:
+        again = set_route(moved, flow, tag, old, target=target)
+        assert _reads(again)[target].flows == before[target].flows
 
 
 BRACES = ["{}", "{ }", "{  }", "{}  # none yet", "{\n    }", "{  # none yet\n    }", "&none {}"]
@@ -353,15 +392,15 @@ def test_an_anchor_moves_on_when_its_value_goes() -> None:
     assert changed_lines(text, "a", "x1", edit=remove_route) == (wanted[0], ["      x2: &one 1"])
 
 
-def test_a_route_goes_to_the_overlay_that_has_routes() -> None:
-    """--target edits the overlay where it has routes of the flow or the flow alone, and else what all inherit."""
+def test_a_route_goes_to_the_overlay() -> None:
+    """--target edits the overlay of that name, which gets an entry of the flow where it has none yet."""
     body = LAYERED.encode()
     overlaid = set_route(body, "agent", "stable", Pin(4), target="production")
     assert said(overlaid)["targets"]["production"]["flows"]["agent"]["routes"] == {"canary": "head", "stable": 4}
     alone = set_route(body, "extra", "stable", Pin(4), target="production")
     assert said(alone)["targets"]["production"]["flows"]["extra"]["routes"] == {"stable": 4}
     inherited = set_route(body, "agent", "stable", Pin(4), target="here")
-    assert said(inherited)["flows"]["agent"]["routes"]["stable"] == 4
+    assert said(inherited)["flows"] == said(body)["flows"]
     assert read_manifest(inherited, "kitaru.yaml", "here").flows["agent"].routes["stable"] == Pin(4)
 
 
@@ -369,6 +408,28 @@ def test_an_overlay_can_not_take_away_what_it_inherits() -> None:
     """A route that overlay and base both have is refused, since the base's would show again."""
     error = refused(LAYERED.encode(), "agent", "canary", edit=remove_route, target="production")
     assert "every target inherits" in error.problems[0].message
+
+
+def test_an_overlay_says_only_what_it_does_not_inherit() -> None:
+    """Of inputs and an image just the difference goes there; what would have to be taken away is refused."""
+    text = HEAD + "flows:\n  a:\n    target: a.py:a\n    inputs: {n: 1, deep: {x: 1}}\n    image: python:3.12\n"
+    body = (text + "targets:\n  live: {}\n  stage: {store: 'file://s'}\n").encode()
+    image = {"base_image": "python:3.12", "requirements": ["httpx"]}
+    after = set_flow(body, "a", {"inputs": {"n": 1, "deep": {"x": 1, "y": 2}}, "image": image}, target="stage")
+    own = {"inputs": {"deep": {"y": 2}}, "image": {"requirements": ["httpx"]}}
+    assert said(after)["targets"] == {"live": {}, "stage": {"store": "file://s", "flows": {"a": own}}}
+    assert set_flow(body, "a", {"inputs": {"n": 1, "deep": {"x": 1}}}, target="stage") == body
+    error = refused(body, "a", {"inputs": {"deep": {"x": 1}}}, edit=set_flow, target="stage")
+    assert "every target inherits 'n', which an overlay can't take away" in error.problems[0].message
+    assert error.hint == "change flows.a.inputs for every target, or --no-manifest changes the store alone"
+
+
+def test_a_flow_declared_for_one_target_stands_in_its_overlay() -> None:
+    """The others do not get it."""
+    body = (HEAD + "flows: {}\ntargets:\n  live:\n    store: file://l\n  stage:\n    store: file://s\n").encode()
+    after = set_flow(body, "a", {"target": "a.py:a", "routes": {"default": 1}}, target="stage")
+    own = "    flows:\n      a:\n        target: a.py:a\n        routes:\n          default: 1\n"
+    assert after.decode() == body.decode() + own
 
 
 def test_a_flow_that_is_not_there_is_said_so() -> None:

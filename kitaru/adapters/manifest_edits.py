@@ -4,9 +4,9 @@ Each edit is read back: what the file means afterwards is what it meant before, 
 that can't be made so is refused with ``KitaruManifestError``, which shows the edit to make by hand. An edit that
 changes nothing gives back the same bytes.
 
-With ``target``, the overlay of that name is edited where the overlay has its own word to say: a route goes into
-``targets.<target>.flows.<flow>.routes`` where that mapping is there, or where the flow is in the overlay alone; any
-other edit goes into the manifest itself, which every target inherits.
+With ``target``, only the overlay of that name is edited: what is written goes into ``targets.<target>.flows.<flow>``,
+which is made where it is missing, and no other target reads anything else than before. What an overlay can't say, since
+it can't take away what every target inherits, is refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 
 from kitaru.adapters.manifest_reading import Places, manifest_error, read_manifest
 from kitaru.adapters.wording import shown
-from kitaru.adapters.yaml_change import Change, Put, Remove, Unsure, at_path, changed, same, spliced
+from kitaru.adapters.yaml_change import Change, Put, Remove, Unsure, at_path, changed, plain, same, spliced
 from kitaru.adapters.yaml_removing import stays_empty
 from kitaru.adapters.yaml_spans import Document, read_document
 from kitaru.adapters.yaml_surgery import sharing, splices
@@ -48,8 +48,8 @@ def set_route(
     Raises ``KitaruManifestError`` where the manifest does not declare the flow, or can't be edited.
     """
     doc = _read(body, file)
-    place = (*_layer(doc, flow, target, file), "routes", tag)
-    return _edited(body, doc, [Put(place, _spelled(wish), frozenset({"routes"}))], file)
+    _check_declared(doc, flow, target, file)
+    return _edited(body, doc, _puts(doc, flow, {"routes": {tag: _spelled(wish)}}, target, file), file)
 
 
 def remove_route(body: bytes, flow: str, tag: str, *, target: str | None = None, file: str = MANIFEST) -> bytes:
@@ -57,17 +57,18 @@ def remove_route(body: bytes, flow: str, tag: str, *, target: str | None = None,
 
     A tag that is not there is no error.
 
-    A tag that only the base has is removed there, for every target; one that the overlay takes from the base as well
-    is refused, since an overlay can't take it away.
+    With ``target``, a tag that the base has is refused, since an overlay can't take it away.
     """
     doc = _read(body, file)
     base = ("flows", flow, "routes", tag)
-    over = ("targets", target or "", *base)
-    if target is None or at_path(doc.data, over) is None:
+    if target is None:
         return _edited(body, doc, [_removed(doc, base, keep=2)], file)
+    over = ("targets", target, *base)
     if at_path(doc.data, base) is not None:
-        raise _refusal(doc, Remove(over, keep=3), "the routes that every target inherits have it too", file)
-    return _edited(body, doc, [_removed(doc, over, keep=3)], file)
+        why = f"every target inherits it, so it can't be taken away for {target} alone"
+        hint = f"remove {'.'.join(base)} for every target, or --no-manifest changes the store alone"
+        raise _refusal(doc, Remove(base, keep=2), why, file, hint)
+    return _edited(body, doc, [_removed(doc, over, keep=2)], file)
 
 
 def set_flow(
@@ -75,7 +76,8 @@ def set_flow(
 ) -> bytes:
     """Declare a flow at the end of ``flows:``, or change just the keys of one that are given in ``spec``.
 
-    A key that is None is not given. Routes are changed tag by tag, every other key as a whole.
+    A key that is None is not given. Routes are changed tag by tag, every other key as a whole; with ``target``, what it
+    inherits is not repeated.
     """
     return set_flows(body, {flow: spec}, target=target, file=file)
 
@@ -91,16 +93,7 @@ def set_flows(
     doc = _read(body, file)
     changes: list[Change] = []
     for flow, spec in specs.items():
-        keys = _flow_keys(spec)
-        if at_path(doc.data, ("flows", flow)) is None and _overlaid(doc, flow, target) is None:
-            changes.append(Put(("flows", flow), keys, frozenset({"flows", flow, "routes"})))
-            continue
-        for key, value in keys.items():
-            where = (*_layer(doc, flow, target, file, key), key)
-            if key == "routes":
-                changes += [Put((*where, tag), wish, frozenset({"routes"})) for tag, wish in value.items()]
-            else:
-                changes.append(Put(where, value))
+        changes += _puts(doc, flow, _flow_keys(spec), target, file)
     return _edited(body, doc, changes, file)
 
 
@@ -202,14 +195,13 @@ def _says(text: str, wanted: Any) -> bool:
     return not found.problems and same(to_data(found.root), wanted)
 
 
-def _refusal(doc: Document, change: Change, why: str, file: str) -> KitaruManifestError:
+def _refusal(doc: Document, change: Change, why: str, file: str, hint: str = "") -> KitaruManifestError:
     """What could not be edited, where it stands, and the edit for a person to make."""
     line, column, _ = Places(doc.tree, None).of(change.path)
     place = ".".join(change.path)
-    if isinstance(change, Put):
-        hint = f"edit the file by hand: {place}: {inline(change.value)}"
-    else:
-        hint = f"edit the file by hand: remove {place}"
+    if not hint:
+        by_hand = f"{place}: {inline(change.value)}" if isinstance(change, Put) else f"remove {place}"
+        hint = f"edit the file by hand: {by_hand}"
     verb = "set" if isinstance(change, Put) else "removed"
     problem = Problem(
         f"{place} can't be {verb} here by a command: {why}", file=file, line=line, column=column, hint=hint
@@ -220,29 +212,82 @@ def _refusal(doc: Document, change: Change, why: str, file: str) -> KitaruManife
 # --- where, and what --------------------------------------------------------------------------------------------------
 
 
-def _overlaid(doc: Document, flow: str, target: str | None) -> dict[str, Any] | None:
-    """What the overlay says of the flow."""
-    found = at_path(doc.data, ("targets", target, "flows", flow)) if target is not None else None
-    return found if isinstance(found, dict) else None
+def _puts(doc: Document, flow: str, keys: Mapping[str, Any], target: str | None, file: str) -> list[Change]:
+    """What sets those keys of the flow, in its overlay where there is a target; routes one by one."""
+    inherited = at_path(doc.data, ("flows", flow))
+    layer = ("flows", flow) if target is None else ("targets", target, "flows", flow)
+    there = at_path(doc.data, layer)
+    if target is not None and inherited is not None:
+        keys = _own_keys(doc, layer, keys, file)
+    if there is None:
+        return [Put(layer, keys, frozenset({"flows", flow, "routes"}))] if keys else []
+    changes: list[Change] = []
+    for key, value in keys.items():
+        if key == "routes":
+            changes += [Put((*layer, key, tag), wish, frozenset({"routes"})) for tag, wish in value.items()]
+        else:
+            changes.append(Put((*layer, key), value))
+    return changes
 
 
-def _layer(doc: Document, flow: str, target: str | None, file: str, key: str = "routes") -> tuple[str, ...]:
-    """The path of the flow that an edit of ``key`` goes to: the overlay's where it has the key, or alone the flow."""
-    over = _overlaid(doc, flow, target)
-    base = at_path(doc.data, ("flows", flow))
-    if over is not None and target is not None and (key in over or base is None):
-        return ("targets", target, "flows", flow)
-    if base is None:
-        flows = at_path(doc.data, ("flows",))
-        have = ", ".join(map(shown, flows)) if isinstance(flows, dict) and flows else "none"
-        line, column, _ = Places(doc.tree, None).of(("flows",), at_key=True)
-        message = f"{file} declares no flow {shown(flow)}; it declares: {have}"
-        raise manifest_error([Problem(message, file=file, line=line, column=column, hint=f"kitaru import {flow}")])
-    return ("flows", flow)
+def _own_keys(doc: Document, layer: tuple[str, ...], keys: Mapping[str, Any], file: str) -> dict[str, Any]:
+    """What the overlay's entry of the flow is to say itself, so that it reads ``keys`` over what it inherits."""
+    base, over = _mapping(at_path(doc.data, layer[2:])), _mapping(at_path(doc.data, layer))
+    own: dict[str, Any] = {}
+    for key, value in keys.items():
+        if key == "routes":
+            said, inherited = _mapping(over.get(key)), _mapping(base.get(key))
+            led = {tag: wish for tag, wish in value.items() if tag in said or not same(inherited.get(tag), plain(wish))}
+            own |= {key: led} if led else {}
+        elif key in over or not same(base.get(key), plain(value)):
+            try:
+                own[key] = _beyond(_widened(key, base.get(key)), _widened(key, over.get(key)), value)
+            except Unsure as reason:
+                place = ".".join((*layer[2:], key))
+                hint = f"change {place} for every target, or --no-manifest changes the store alone"
+                raise _refusal(doc, Put((*layer, key), value), str(reason), file, hint) from None
+    return own
+
+
+def _beyond(inherited: Any, said: Any, wanted: Any) -> Any:
+    """What an overlay that says ``said`` by now says over ``inherited`` to read ``wanted``: mappings key by key."""
+    if not isinstance(inherited, dict) or not isinstance(wanted, dict):
+        return wanted
+    lost = sorted(inherited.keys() - wanted.keys())
+    if lost:
+        raise Unsure(f"every target inherits {', '.join(map(shown, lost))}, which an overlay can't take away")
+    own = _mapping(said)
+    return {
+        key: _beyond(inherited.get(key), own.get(key), value)
+        for key, value in wanted.items()
+        if key in own or key not in inherited or not same(inherited[key], plain(value))
+    }
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _widened(key: str, value: Any) -> Any:
+    return {"base_image": value} if key == "image" and isinstance(value, str) else value
+
+
+def _check_declared(doc: Document, flow: str, target: str | None, file: str) -> None:
+    """Raise ``KitaruManifestError`` where neither the manifest nor the target's overlay declares the flow."""
+    over = ("targets", target, "flows", flow) if target is not None else ("flows", flow)
+    if at_path(doc.data, ("flows", flow)) is not None or at_path(doc.data, over) is not None:
+        return
+    flows = at_path(doc.data, ("flows",))
+    have = ", ".join(map(shown, flows)) if isinstance(flows, dict) and flows else "none"
+    line, column, _ = Places(doc.tree, None).of(("flows",), at_key=True)
+    message = f"{file} declares no flow {shown(flow)}; it declares: {have}"
+    raise manifest_error([Problem(message, file=file, line=line, column=column, hint=f"kitaru import {flow}")])
 
 
 def _removed(doc: Document, path: tuple[str, ...], keep: int) -> Remove:
-    return Remove(path, len(path) - 1 if stays_empty(doc, path[:-1]) else keep)
+    """Nothing there, nor around it, as far as ``keep`` or to a mapping whose braces somebody wrote."""
+    depths = range(len(path) - 1, keep, -1)
+    return Remove(path, next((depth for depth in depths if stays_empty(doc, path[:depth])), keep))
 
 
 def _flow_keys(spec: FlowSpec | Mapping[str, Any]) -> dict[str, Any]:

@@ -129,7 +129,8 @@ class Flow(Generic[P, R]):
 
         ``tag`` is ``default`` unless it is given; the first deploy of a flow gets ``default`` in any case. Inputs are
         representative: consumers override them, and some may be left out. Kitaru builds the working tree as it is, and
-        keeps the manifest in reach true.
+        keeps the manifest in reach true: that of the current folder, or the one around this flow's file where the file
+        is not below that manifest's folder.
         """
         given = self._partial(args, self._merged(inputs, kwargs))
         return connect().deployments.deploy(  # type: ignore[no-any-return]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -13,7 +14,15 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from kitaru import wiring
 from kitaru.client.handle import FlowHandle
 from kitaru.client.session import Session
-from kitaru.client.versions import PREVIOUS, chosen, version_back, version_number, version_or_none
+from kitaru.client.versions import (
+    PREVIOUS,
+    chosen,
+    tag_name,
+    version_back,
+    version_number,
+    version_or_none,
+    yes_or_no,
+)
 from kitaru.core.resolving import Resolved
 from kitaru.engine.invoker import Invoked, Invoker
 from kitaru.engine.records import read_snapshot, read_table
@@ -200,11 +209,13 @@ class Deployments:
         From the working tree as it is. ``tag`` is ``default`` unless it is given, exclusive as ``default`` always is;
         a flow's first deploy gets ``default`` besides. ``inputs`` are representative: an invoke may override each.
         What is not given is as the manifest and the decorator say. The manifest in reach is edited so that it agrees,
-        unless ``manifest="leave"``.
+        unless ``manifest="leave"``. For a flow from a file that is not below the folder of the manifest in reach, that
+        is the manifest around its file, with its store and project, unless the client was given one.
         """
         asked = {"tag": tag, "exclusive": exclusive, "image": image, "stack": stack, "message": message}
-        done = self.release(target, "deploy", asked, inputs=inputs, mode=manifest)
-        return self.get(done.flow, version=done.version)
+        there = self._around(target)
+        done = there.release(target, "deploy", asked, inputs=inputs, mode=manifest)
+        return there.get(done.flow, version=done.version)
 
     def build(
         self,
@@ -218,8 +229,9 @@ class Deployments:
     ) -> Deployment:
         """As ``deploy``, without a route: nobody gets there but by ``version=``."""
         asked = {"image": image, "stack": stack, "message": message}
-        done = self.release(target, "build", asked, inputs=inputs, mode=manifest)
-        return self.get(done.flow, version=done.version)
+        there = self._around(target)
+        done = there.release(target, "build", asked, inputs=inputs, mode=manifest)
+        return there.get(done.flow, version=done.version)
 
     def release(
         self,
@@ -234,6 +246,9 @@ class Deployments:
 
         ``mode="only"`` edits the manifest alone.
         """
+        if asked.get("tag") is not None:
+            tag_name(asked["tag"])
+        yes_or_no("exclusive", asked.get("exclusive", False))
         # Late: who invokes a version needs none of what makes one.
         releasing = import_module("kitaru.client.releasing")
         given = None if inputs is None else _jsonable(target if isinstance(target, str) else target.name, inputs)
@@ -257,18 +272,18 @@ class Deployments:
         Raises ``KitaruUsageError`` for a shared label where the tag is exclusive (``default`` always is),
         ``KitaruSelectorError`` for a flow or a version that is not there, ``KitaruStateError`` for a protected route.
         """
-        number = version_number(version)
-        return self._routing.tag(flow, tag, number, exclusive=exclusive, mode=manifest, message=message)
+        number, alone = version_number(version), yes_or_no("exclusive", exclusive)
+        return self._routing.tag(flow, tag_name(tag), number, exclusive=alone, mode=manifest, message=message)
 
     def untag(
         self, flow: str, tag: str, *, version: int | None = None, manifest: Mode = "edit", message: str = ""
     ) -> Rerouted:
         """Take ``tag`` off ``version``, or remove it altogether. Never ``default``."""
-        return self._routing.untag(flow, tag, version_or_none(version), mode=manifest, message=message)
+        return self._routing.untag(flow, tag_name(tag), version_or_none(version), mode=manifest, message=message)
 
     def promote(self, flow: str, source: str, *, to: str, manifest: Mode = "edit", message: str = "") -> Rerouted:
         """Lead ``to`` exclusively to the version that the tag ``source`` leads to."""
-        return self._routing.promote(flow, source, to, mode=manifest, message=message)
+        return self._routing.promote(flow, tag_name(source), tag_name(to), mode=manifest, message=message)
 
     def rollback(
         self,
@@ -286,8 +301,8 @@ class Deployments:
 
         Plan and apply leave it alone until the manifest agrees: the result tells the edit, ``write`` makes it.
         """
-        back = version_back(to)
-        return self._routing.rollback(flow, tag, to=back, write=write, mode=manifest, message=message)
+        back, writes = version_back(to), yes_or_no("write", write)
+        return self._routing.rollback(flow, tag_name(tag), to=back, write=writes, mode=manifest, message=message)
 
     def delete(
         self, flow: str, *, version: int, manifest: Literal["edit", "leave"] = "edit", message: str = ""
@@ -297,6 +312,13 @@ class Deployments:
         Raises ``KitaruStateError`` while an exclusive tag leads there.
         """
         return self._routing.delete(flow, version_number(version), mode=manifest, message=message)
+
+    def _around(self, target: str | Flow[..., Any]) -> Deployments:
+        """These verbs, where the flow's file is at home."""
+        if isinstance(target, str):
+            return self
+        session = self._session.around(Path(target.func.__code__.co_filename))
+        return self if session is self._session else Deployments(session)
 
     @cached_property
     def _routing(self) -> Routing:

@@ -90,7 +90,13 @@ class Importing:
         after = edits.set_flows(before, found.keys, target=target, file=name)
         for one in lacking:
             for tag in one.dropped:
-                after = edits.remove_route(after, one.flow, tag, target=target, file=name)
+                try:
+                    after = edits.remove_route(after, one.flow, tag, target=target, file=name)
+                except KitaruManifestError as error:
+                    if target is None:
+                        raise
+                    # What an overlay can't say must not keep the rest out.
+                    found.warnings += [f"{problem.message}; {problem.hint}" for problem in error.problems]
         edits.read_manifest(after, name, target)
         if after != before and not dry_run:
             edits.write(loaded.path, before, after)

@@ -6,18 +6,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from kitaru import wiring
 from kitaru.client.session import Session
 from kitaru.core.deploying import ManifestEdit
 from kitaru.core.protection import check_protected
 from kitaru.engine.releases import Releases
-from kitaru.errors import KitaruConflictError, KitaruError, KitaruManifestError, KitaruUsageError
+from kitaru.errors import (
+    KitaruConflictError,
+    KitaruError,
+    KitaruManifestError,
+    KitaruSourceError,
+    KitaruUsageError,
+)
 from kitaru.model.lockfile import Lockfile
 from kitaru.model.manifest import Manifest
 from kitaru.ports import ManifestFile
-from kitaru.settings import Asked
+from kitaru.settings import MANIFEST, Asked
 
 Mode = Literal["edit", "only", "leave"]
 """What becomes of the manifest: it is edited with the store, it alone is edited, or it is left as it is."""
@@ -55,6 +61,11 @@ class Keeper:
     def __init__(self, session: Session, mode: Mode) -> None:
         self._session = session
         self.mode = mode
+        if mode not in get_args(Mode):
+            raise KitaruUsageError(
+                f"manifest={mode!r}: expected one of {', '.join(get_args(Mode))}",
+                hint="leave it out to change the manifest with the store",
+            )
         if mode == "only" and session.settings.manifest is None:
             raise KitaruUsageError("there is no kitaru.yaml here to edit", hint="kitaru init")
 
@@ -102,6 +113,23 @@ class Keeper:
         """Whether the manifest, where the verb edits it, has the flow."""
         return self.writes and self.manifest is not None and flow in self.manifest.flows
 
+    @property
+    def declaring(self) -> Manifest:
+        """The manifest. Raises ``KitaruUsageError`` where there is none."""
+        if self.manifest is None:
+            raise KitaruUsageError("there is no kitaru.yaml here to edit", hint="kitaru init")
+        return self.manifest
+
+    def check_declares(self, flow: str, lock: Lockfile) -> None:
+        """Raise ``KitaruUsageError`` where the manifest does not have the flow, with where it is declared."""
+        if flow in self.declaring.flows:
+            return
+        other = self._declared_in(flow, lock)
+        raise KitaruUsageError(
+            f"{self._name} does not declare {flow}" + (f": {other} of this repository does" if other else ""),
+            hint=f"run the command beside {other}" if other else f"kitaru import {flow}",
+        )
+
     def check_free(self, lock: Lockfile, flow: str, *tags: str) -> None:
         """Raise ``KitaruStateError`` for a protected route, unless the manifest alone is edited: for a review.
 
@@ -148,13 +176,34 @@ class Keeper:
             hint = error.hint if isinstance(error, KitaruError) else ""
             return Kept(path=self._name, problem=f"{words}{f' ({hint})' if hint else ''}")
 
-    def untouched(self, flow: str = "") -> Kept:
-        """Why the manifest was left alone."""
+    def untouched(self, flow: str, lock: Lockfile) -> Kept:
+        """Why the manifest was left alone by a verb on that flow, which led to the state ``lock``."""
         if self.mode == "leave" or self.loaded is None:
             return Kept()
         if self.other_place:
             return Kept(note=f"{self._name} was left as it is: {self.other_place}")
+        other = self._declared_in(flow, lock)
+        if other:
+            wanted = f"{other} of this repository declares {flow} and was left as it is"
+            return Kept(note=f"{wanted}; kitaru import {flow}, typed beside it, writes the change there")
         return Kept(note=f"{self._name} does not declare {flow} and was left as it is; kitaru import {flow} adds it")
+
+    def _declared_in(self, flow: str, lock: Lockfile) -> str:
+        """The path, below the repository's root, of another manifest there that declares the flow; else nothing."""
+        state = lock.flow(flow)
+        if state is None or not state.managed or self.loaded is None:
+            return ""
+        folder = self.loaded.path.parent.resolve()
+        try:
+            root = wiring.working_tree(folder).resolve()
+        except KitaruSourceError:
+            return ""
+        prefix = f"{folder.relative_to(root).as_posix()}/" if folder != root else ""
+        other = state.owner or MANIFEST
+        if other == f"{prefix}{self._name}":
+            return ""
+        declared = wiring.Repository(self.loaded, self._session.settings).declared_by(other, prefix)
+        return other if flow in declared else ""
 
     def _read(self) -> ManifestFile:
         """The manifest as the file is now: a client may live longer than what it once read."""
@@ -164,9 +213,7 @@ class Keeper:
 
     @property
     def _path(self) -> Path:
-        if self.loaded is None:
-            raise KitaruUsageError("there is no kitaru.yaml here to edit", hint="kitaru init")
-        return self.loaded.path
+        return self.loaded.path if self.loaded is not None else Path(MANIFEST)
 
     @property
     def _name(self) -> str:

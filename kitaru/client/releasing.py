@@ -21,10 +21,12 @@ from kitaru.core.deploying import (
     agreeing,
     changed_keys,
     changed_spec,
+    check_base_image,
     check_not_renamed,
     flow_name,
     plan_release,
     proposed,
+    read_image,
     tags_of,
 )
 from kitaru.engine.applier import Applier
@@ -292,7 +294,7 @@ class Releasing:
     def _kept(self, job: _Job, keeper: Keeper, lock: Lockfile, tags: frozenset[str], version: int) -> Kept:
         flow = job.order.flow
         if not keeper.writes:
-            return keeper.untouched(flow)
+            return keeper.untouched(flow, lock)
 
         def draw(state: Lockfile, manifest: Manifest) -> ManifestEdit:
             edit = agreeing(manifest.flows.get(flow), state, flow, tags, built=version)
@@ -314,12 +316,15 @@ def _image(value: str | Mapping[str, Any] | ImageSettings | None) -> ImageSettin
     if value is None:
         return None
     try:
-        return parse_image(value)
+        image = parse_image(read_image(value) if isinstance(value, str) else value)
+        if image.base_image is not None:
+            check_base_image(image.base_image)
+        return image
     except (ValidationError, TypeError, ValueError) as error:
         found = "; ".join(_words(one) for one in error.errors()) if isinstance(error, ValidationError) else str(error)
         raise KitaruUsageError(
             f"the image is neither a base image nor image settings: {found}",
-            hint=f"it takes {', '.join(ImageSettings.model_fields)}",
+            hint=f"python:3.12-slim, or an object of {', '.join(ImageSettings.model_fields)}",
         ) from error
 
 

@@ -14,13 +14,24 @@ from kitaru.core.commit import next_lockfile
 from kitaru.core.deploying import ManifestEdit
 from kitaru.core.resolving import live_flow
 from kitaru.core.retracing import ROLLBACK
-from kitaru.core.tagging import Edits, agrees, promoted, rollable, rolled_back, tagged, untagged, wish_of
+from kitaru.core.tagging import (
+    Edits,
+    agrees,
+    described,
+    led_with_head,
+    promoted,
+    rollable,
+    rolled_back,
+    tagged,
+    untagged,
+    wish_of,
+)
 from kitaru.engine.releases import Releases
 from kitaru.engine.tagging import Changed, Earlier, Tagger
 from kitaru.errors import KitaruManifestError, KitaruUsageError, Problem
-from kitaru.model.lockfile import Lockfile
+from kitaru.model.lockfile import Lockfile, Move
 from kitaru.model.manifest import Manifest
-from kitaru.model.route import DEFAULT_TAG, Route, describe_holders
+from kitaru.model.route import DEFAULT_TAG, Route, RouteWish, describe_holders
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +39,8 @@ class Rerouted:
     """What a verb did to one flow. ``changed`` is False where everything was so already.
 
     ``before`` and ``after`` are the route's holders in words (``nothing`` for no route); ``held`` says that a rollback
-    left a hold; ``lost`` are the labels that a deleted version held; ``skipped`` says which versions a rollback passed
-    over on its way back, and why.
+    left a hold, ``hold_ended`` that the verb took one away; ``lost`` are the labels that a deleted version held;
+    ``skipped`` says which versions a rollback passed over on its way back, and why.
     """
 
     flow: str
@@ -44,17 +55,22 @@ class Rerouted:
     lost: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     manifest: Kept = field(default_factory=Kept)
+    hold_ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Deed:
-    """One verb on one flow: what it decides in a state, and the tags that it moves there."""
+    """One verb on one flow: what it decides in a state, and the tags that it moves there.
+
+    ``keeps_head``: a shared label that the manifest gives head keeps it there.
+    """
 
     flow: str
     verb: str
     decide: Callable[[Lockfile], Edits]
     tags: Callable[[Lockfile], frozenset[str]]
     message: str = ""
+    keeps_head: bool = False
 
 
 class Routing:
@@ -80,14 +96,21 @@ class Routing:
             holder = self._tagger.holder(lock, flow, version)
             return tagged(lock, flow, tag, holder, exclusive=exclusive, managed=managed)
 
-        return self._moved(keeper, _Deed(flow, "tag", decide, _only(tag), message), tag)
+        return self._moved(keeper, _Deed(flow, "tag", decide, _only(tag), message, keeps_head=not exclusive), tag)
 
     def untag(
         self, flow: str, tag: str, version: int | None = None, *, mode: Mode = "edit", message: str = ""
     ) -> Rerouted:
         """Take ``tag`` off ``version``; off every version, where none is named."""
         keeper = Keeper(self._session, mode)
-        deed = _Deed(flow, "untag", lambda lock: untagged(lock, flow, tag, version), _only(tag), message)
+        deed = _Deed(
+            flow,
+            "untag",
+            lambda lock: untagged(lock, flow, tag, version),
+            _only(tag),
+            message,
+            keeps_head=version is not None,
+        )
         return self._moved(keeper, deed, tag)
 
     def promote(self, flow: str, source: str, to: str, *, mode: Mode = "edit", message: str = "") -> Rerouted:
@@ -121,8 +144,7 @@ class Routing:
 
         def decide(lock: Lockfile) -> Edits:
             nonlocal skipped
-            rollable(lock, flow, tag)
-            target = self._target(lock, flow, tag, to)
+            target = self._target(lock, flow, tag, to, rollable(lock, flow, tag))
             skipped = target.skipped
             return rolled_back(lock, flow, tag, target.holders, message, said=said)
 
@@ -131,6 +153,8 @@ class Routing:
 
     def delete(self, flow: str, version: int, *, mode: Mode = "edit", message: str = "") -> Rerouted:
         """Delete a version; its shared labels go with it. ``KitaruStateError`` while an exclusive tag leads to it."""
+        if mode == "only":
+            raise KitaruUsageError("a version is deleted in the store, never in the manifest alone")
         keeper = Keeper(self._session, mode)
         by = self._actor(keeper)
 
@@ -176,10 +200,13 @@ class Routing:
             version=after.versions[-1] if after and len(after.versions) == 1 else None,
             held=bool(after and after.hold),
             manifest=kept,
+            hold_ended=keeper.mode != "only" and bool(before and before.hold and not (after and after.hold)),
         )
 
     def _carried_out(self, keeper: Keeper, deed: _Deed, by: str, *, write: bool = True) -> tuple[Changed, Kept]:
         """Move in the store, then in the manifest; everything that can be refused is, before either."""
+        if keeper.mode == "only":
+            return self._alone(keeper, deed)
 
         def decide(lock: Lockfile) -> Edits:
             live_flow(lock, deed.flow)
@@ -198,34 +225,45 @@ class Routing:
 
         if declared and keeper.manifest is not None:
             shown = keeper.rehearse(draw(after, keeper.manifest))
-        if keeper.mode == "only":
-            return Changed(lock, after), self._alone(keeper, declared, deed.flow, lambda _, m: draw(after, m), after)
         outcome = self._tagger.change(decide, lock, by=by, verb=deed.verb, message=deed.message, edits=edits)
         tags = deed.tags(outcome.before)
         if not declared:
-            return outcome, keeper.untouched(deed.flow)
+            return outcome, keeper.untouched(deed.flow, outcome.after)
         return outcome, keeper.keep(draw, outcome.after, self._releases) if write else shown
 
-    def _alone(
-        self,
-        keeper: Keeper,
-        declared: bool,
-        flow: str,
-        draw: Callable[[Lockfile, Manifest], ManifestEdit],
-        lock: Lockfile,
-    ) -> Kept:
-        if not declared:
-            name = keeper.loaded.path.name if keeper.loaded is not None else "the manifest"
-            raise KitaruUsageError(f"{name} does not declare {flow}", hint=f"kitaru import {flow}")
+    def _alone(self, keeper: Keeper, deed: _Deed) -> tuple[Changed, Kept]:
+        """Move in the manifest alone, from where its own text leads the routes; the store has the versions."""
+        flow, lock = deed.flow, self._releases.head(verified=True)
+        keeper.check_declares(flow, lock)
+        table = self._tagger.table(lock, flow)
+
+        def foresee(manifest: Manifest) -> Changed:
+            spec = manifest.flows.get(flow)
+            before = described(lock, flow, spec.routes if spec else {}, table)
+            edits = deed.decide(before)
+            for version in {one.version for edit in edits if isinstance(edit, Move) for one in edit.holders}:
+                self._tagger.holder(lock, flow, version)
+            after = next_lockfile(before, edits, at="", by="") if edits else before
+            return Changed(before, after if isinstance(after, Lockfile) else before)
+
+        def draw(_lock: Lockfile, manifest: Manifest) -> ManifestEdit:
+            return _agreeing(manifest, foresee(manifest).after, flow, deed.tags(lock), keeps_head=deed.keeps_head)
+
+        outcome = foresee(keeper.declaring)
+        keeper.rehearse(draw(lock, keeper.declaring))
         kept = keeper.keep(draw, lock)
         if kept.problem:
             raise KitaruManifestError([Problem(kept.problem, file=kept.path)])
-        return kept
+        return outcome, kept
 
-    def _target(self, lock: Lockfile, flow: str, tag: str, to: int) -> Earlier:
-        if to == PREVIOUS:
-            return self._tagger.earlier(lock, flow, tag)
-        return Earlier((self._tagger.holder(lock, flow, to),))
+    def _target(self, lock: Lockfile, flow: str, tag: str, to: int, route: Route) -> Earlier:
+        if to != PREVIOUS:
+            return Earlier((self._tagger.holder(lock, flow, to),))
+        there = _route(self._releases.head(), flow, tag) if route.generation == 0 else None
+        if there is not None and there.exclusive and there.holders != route.holders:
+            # The manifest alone is edited, and leads elsewhere than the store: back is where the store still is.
+            return Earlier(there.holders)
+        return self._tagger.earlier(lock, flow, tag)
 
     def _managed(self, keeper: Keeper, flow: str) -> bool | None:
         return True if keeper.declares(flow) else None
@@ -236,13 +274,18 @@ class Routing:
         return wiring.Repository(keeper.loaded, self._session.settings).actor()
 
 
-def _agreeing(manifest: Manifest, lock: Lockfile, flow: str, tags: frozenset[str]) -> ManifestEdit:
+def _agreeing(
+    manifest: Manifest, lock: Lockfile, flow: str, tags: frozenset[str], *, keeps_head: bool = False
+) -> ManifestEdit:
     spec = manifest.flows.get(flow)
     wishes = spec.routes if spec else {}
     routes = live_flow(lock, flow).routes
-    changed = {
-        tag: wish_of(routes.get(tag)) for tag in sorted(tags) if not agrees(wishes.get(tag), routes.get(tag), None)
-    }
+    changed: dict[str, RouteWish | None] = {}
+    for tag in sorted(tags):
+        said, wish = wishes.get(tag), wish_of(routes.get(tag))
+        wish = led_with_head(said, wish) if keeps_head else wish
+        if wish != said and not agrees(said, routes.get(tag), None):
+            changed[tag] = wish
     return ManifestEdit(flow, routes=changed)
 
 

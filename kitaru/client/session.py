@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kitaru import wiring
@@ -12,7 +14,7 @@ from kitaru.errors import KitaruIntegrityError
 from kitaru.model import address
 from kitaru.model.recorded import RunnerRecord
 from kitaru.ports import ManifestFile, Reporter, RunnerInfo, Store
-from kitaru.settings import Asked, Settings, actor, ci_branch, lease_seconds
+from kitaru.settings import Asked, Settings, actor, ci_branch, find_manifest, lease_seconds
 
 if TYPE_CHECKING:
     from kitaru.engine.executions import Executions
@@ -55,6 +57,19 @@ class Session:
     def forget_manifest(self) -> None:
         """The file was changed: who asks next reads it anew."""
         self.__dict__.pop("manifest", None)
+
+    def around(self, file: Path) -> Session:
+        """The session for what is in ``file``: this one, or that of the manifest around the file.
+
+        Another one where nobody named a manifest and the one in reach of the current folder is not above the file.
+        """
+        own, file = self.settings.manifest, file.resolve()
+        if self.asked.manifest is not None or (own is not None and file.is_relative_to(own.parent.resolve())):
+            return self
+        found = find_manifest(file.parent)
+        if found is None:
+            return self
+        return Session(replace(self.asked, manifest=found), self.reporter, hosts_runs=self.hosts_runs)
 
     @cached_property
     def actor(self) -> str:

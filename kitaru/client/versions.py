@@ -22,6 +22,20 @@ def version_number(value: Any) -> int:
     return number
 
 
+def tag_name(value: Any) -> str:
+    """The tag. Raises ``KitaruUsageError`` for what is no text: a list, None."""
+    if not isinstance(value, str):
+        raise KitaruUsageError(f"{value!r} is no tag: expected one text, such as 'stable'", hint="one verb, one tag")
+    return value
+
+
+def yes_or_no(name: str, value: Any) -> bool:
+    """The value of the argument ``name``. Raises ``KitaruUsageError`` for anything but True and False."""
+    if not isinstance(value, bool):
+        raise KitaruUsageError(f"{name}={value!r}: expected True or False", hint=f"{name}=True")
+    return value
+
+
 def version_or_none(value: Any) -> int | None:
     """As ``version_number``; None stays None."""
     return None if value is None else version_number(value)

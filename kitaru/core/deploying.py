@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +16,7 @@ from kitaru.model.image import ImageSettings
 from kitaru.model.lockfile import Edit, FlowState, Lockfile, Mint, Move
 from kitaru.model.manifest import FlowSpec, Manifest
 from kitaru.model.plan import Build, FlowPlan, RouteMove
-from kitaru.model.route import DEFAULT_TAG, Head, Holder, Label, Pin, RouteWish, Split
+from kitaru.model.route import DEFAULT_TAG, Head, Holder, Label, Pin, Route, RouteWish, Split, wish_data
 from kitaru.model.snapshot import Snapshot
 
 
@@ -112,6 +114,34 @@ def changed_keys(
         if spec is None or whole != spec.image:
             given["image"] = whole.data()
     return given
+
+
+_REFERENCE = re.compile(
+    r"(?:(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]+)?/)?"
+    r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*)*"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@[A-Za-z][A-Za-z0-9+._-]*:[0-9a-fA-F]{32,})?"
+)
+
+
+def read_image(text: str) -> str | dict[str, Any]:
+    """An image as a text says it: a base image, or image settings as JSON. ``ValueError`` for what is neither."""
+    text = text.strip()
+    try:
+        found = json.loads(text)
+    except ValueError:
+        if text[:1] in ("{", "[", '"'):
+            raise
+        check_base_image(text)
+        return text
+    if not isinstance(found, dict):
+        raise ValueError(f"expected python:3.12-slim or an object of image settings, found the JSON value {text[:80]}")
+    return found
+
+
+def check_base_image(text: str) -> None:
+    """Raise ``ValueError`` for what can't be the name of a container image, such as ``ghcr.io/acme/base:1.2``."""
+    if not _REFERENCE.fullmatch(text):
+        raise ValueError(f"base_image: expected a container image such as python:3.12-slim, found {text[:80]!r}")
 
 
 def changed_spec(spec: FlowSpec | None, keys: Mapping[str, Any]) -> FlowSpec:
@@ -268,12 +298,23 @@ def proposed(spec: FlowSpec | None, lock: Lockfile, order: Order) -> ManifestEdi
         check_tag(tag)
         changed[tag] = Head()
         if not exclusive:
-            check_shared(order.flow, tag, routes.get(tag), (state.latest if state else 0) + 1)
+            _check_shared_there(order.flow, tag, wishes.get(tag), routes.get(tag), (state.latest if state else 0) + 1)
             changed[tag] = _with_head(wishes.get(tag), routes[tag].versions if tag in routes else ())
     for tag, wish in wishes.items():
         if tag not in tags and _names(wish, None) and tag in routes:
             changed[tag] = wish_of(routes[tag])
     return ManifestEdit(order.flow, routes={tag: wish for tag, wish in changed.items() if wish != wishes.get(tag)})
+
+
+def _check_shared_there(flow: str, tag: str, wish: RouteWish | None, route: Route | None, version: int) -> None:
+    """As ``check_shared``, by the manifest's own word where it has one."""
+    if wish is None or tag == DEFAULT_TAG:
+        check_shared(flow, tag, route, version)
+    elif not isinstance(wish, Label):
+        raise KitaruUsageError(
+            f"the manifest makes {tag} of {flow} an exclusive route: {wish_data(wish)}; pass --exclusive to move it",
+            hint=f"or make it a shared label: kitaru flow untag {flow} {tag} --manifest-only",
+        )
 
 
 def _with_head(wish: RouteWish | None, held: tuple[int, ...]) -> Label:

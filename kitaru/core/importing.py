@@ -53,9 +53,12 @@ def missing(
     Raises ``KitaruSelectorError`` for a flow that the store does not have, ``KitaruUsageError`` for one of these.
     """
     for name in only:
-        why = _not_ours(manifest, name, live_flow(lock, name), owner)
+        state = live_flow(lock, name)
+        why = _not_ours(manifest, name, state, owner)
         if why:
-            raise KitaruUsageError(f"{name} can't be imported: {why}", hint="kitaru flow list")
+            there = f"kitaru import {name}, typed beside {state.owner or 'kitaru.yaml at the root'}"
+            hint = "kitaru plan" if name in manifest.moved else there
+            raise KitaruUsageError(f"{name} can't be imported: {why}", hint=hint)
     found = []
     for name, state in sorted(lock.flows.items()):
         if state.retired or (only and name not in only) or _not_ours(manifest, name, state, owner):

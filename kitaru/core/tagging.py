@@ -6,6 +6,8 @@ race for the next generation asks again with the new state, so that no other wri
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from kitaru.core.resolving import live_flow, route_of
 from kitaru.errors import KitaruSelectorError, KitaruStateError, KitaruUsageError
 from kitaru.model.address import is_tag
@@ -36,7 +38,7 @@ def tagged(
 
 def check_tag(tag: str) -> None:
     """Raise ``KitaruUsageError`` for what can't be a tag."""
-    if not is_tag(tag):
+    if not isinstance(tag, str) or not is_tag(tag):
         raise KitaruUsageError(
             f"{tag!r} can't be a tag: expected lower-case letters, digits, '.', '_' and '-'; not head, and nothing "
             "like a version",
@@ -99,6 +101,11 @@ def promotable(lock: Lockfile, flow: str, source: str, tag: str) -> Holder:
         raise KitaruSelectorError(
             f"{source} of {flow} leads to several versions: {describe_holders(route.holders)}",
             hint=f"choose one: kitaru flow tag {flow} {tag} --version {route.versions[-1]} --exclusive",
+        )
+    if not route.holders:
+        raise KitaruSelectorError(
+            f"{source} of {flow} leads to head, which is not applied yet: there is no version to promote",
+            hint="kitaru apply, then repeat",
         )
     return route.holders[0]
 
@@ -178,6 +185,49 @@ def agrees(wish: RouteWish | None, route: Route | None, head: int | None) -> boo
         case _:
             filled = wish
     return filled == wish_of(route)
+
+
+def described(lock: Lockfile, flow: str, wishes: Mapping[str, RouteWish], table: VersionTable) -> Lockfile:
+    """The state that a manifest describes which says ``wishes`` of the flow: as it is once that is applied.
+
+    What it leads to head, and what it does not name, is as in ``lock``; a route to head that is not there yet has no
+    holders. ``table``: the flow's versions.
+    """
+    state = live_flow(lock, flow)
+    routes = {**state.routes, **{tag: _described(wish, state.routes.get(tag), table) for tag, wish in wishes.items()}}
+    return lock.model_copy(update={"flows": {**lock.flows, flow: state.model_copy(update={"routes": routes})}})
+
+
+def _described(wish: RouteWish, there: Route | None, table: VersionTable) -> Route:
+    if there is not None and agrees(wish, there, None):
+        return there
+    match wish:
+        case Pin(version):
+            weights: tuple[tuple[int | None, int], ...] = ((version, 100),)
+        case Label(versions):
+            weights = tuple((version, 100) for version in versions)
+        case Split(parts):
+            weights = parts
+        case Head():
+            weights = ((None, 100),)
+    exclusive = not isinstance(wish, Label)
+    if exclusive and any(version is None for version, _ in weights):
+        return there if there is not None and there.exclusive else Route(holders=(), managed=True)
+    holders = tuple(
+        Holder(version=version, snapshot=release.snapshot if release else "", weight=weight)
+        for version, weight in weights
+        if version is not None
+        for release in [table.release(version)]
+    )
+    return Route(holders=_ascending(holders), exclusive=exclusive, managed=True)
+
+
+def led_with_head(said: RouteWish | None, wish: RouteWish | None) -> RouteWish | None:
+    """``wish``, a shared label's, with the head that the manifest's own word ``said`` has besides."""
+    if not (isinstance(said, Label) and None in said.versions) or not isinstance(wish, Label | None):
+        return wish
+    whole = Label((*(wish.versions if wish else ()), None))
+    return said if frozenset(whole.versions) == frozenset(said.versions) else whole
 
 
 def _moved(

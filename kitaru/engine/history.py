@@ -86,7 +86,7 @@ class Past:
             if named and sha != named:
                 unchained.append(number)
             named = entry.parent
-            edits = entry.edits if name is None else tuple(edit for edit in entry.edits if _touches(edit, name))
+            edits = entry.edits if name is None else _of_flow(entry.edits, name)
             if edits or name is None:
                 found.append(Logged(entry, sha, edits))
             if name is not None and any(isinstance(edit, Mint) and edit.expects == 0 for edit in edits):
@@ -172,5 +172,7 @@ def _not_so(project: str, number: int, why: str) -> KitaruIntegrityError:
     )
 
 
-def _touches(edit: Edit, flow: str) -> bool:
-    return edit.flow == flow or (isinstance(edit, Rename) and edit.was == flow)
+def _of_flow(edits: Sequence[Edit], name: str) -> tuple[Edit, ...]:
+    """The edits of a flow that was called ``name`` before them; those under the name that they give it are its too."""
+    names = {name, *(edit.flow for edit in edits if isinstance(edit, Rename) and edit.was == name)}
+    return tuple(edit for edit in edits if edit.flow in names)

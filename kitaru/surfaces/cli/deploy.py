@@ -116,8 +116,8 @@ def parse_image(text: str | None) -> str | dict[str, Any] | None:
         found = json.loads(text)
     except ValueError as error:
         raise KitaruUsageError(f"{source} is not JSON: {error}", hint=IMAGE_HINT) from error
-    if not isinstance(found, str | dict):
-        raise KitaruUsageError(f"{source} holds {type(found).__name__}, expected an image", hint=IMAGE_HINT)
+    if not isinstance(found, str | dict) or (isinstance(found, str) and found.lstrip()[:1] in ("", "{", "[", '"')):
+        raise KitaruUsageError(f"{source} holds {text[:80]}, expected an image", hint=IMAGE_HINT)
     return found
 
 

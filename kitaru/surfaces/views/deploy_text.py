@@ -60,7 +60,7 @@ def manifest_notes(kept: Any) -> list[str]:
 
 def route_data(done: Any) -> dict[str, Any]:
     """A route's move as JSON data."""
-    names = ("flow", "tag", "before", "after", "exclusive", "changed", "generation", "version", "held")
+    names = ("flow", "tag", "before", "after", "exclusive", "changed", "generation", "version", "held", "hold_ended")
     data = {name: getattr(done, name) for name in names}
     return {**data, "skipped": list(done.skipped), "manifest": done.manifest.to_json()}
 
@@ -76,6 +76,8 @@ def route_lines(done: Any, style: Style = bare) -> list[str]:
         lines = [style(f"{done.flow}: {done.tag}{mark} → {done.after}", "good")]
     else:
         lines = [style(f"{done.flow}: {done.tag}{mark} {done.before} → {done.after}", "good")]
+    if done.hold_ended:
+        lines[0] += "; the rollback's hold ends"
     return [*lines, *_wrote(done.manifest)]
 
 
