@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -50,3 +51,22 @@ def test_an_age_of_nought_is_refused_by_its_option(repository: Repository, optio
     """Nobody means everything by 0d; the error names the option that was typed."""
     kitaru("store", "gc", option, "0d", cwd=repository.folder).refused(f"{option} 0d: expected an age", f"{option} 90d")
     kitaru("store", "gc", option, "", cwd=repository.folder).refused(f"{option} ")
+
+
+def test_deletions_are_recorded_like_any_other_write(repository: Repository, own_world: Path) -> None:
+    """The one whom Git names deletes versions, as the one whom Git names applies; without a repository, the login."""
+    repository.apply()
+    repository.change("flows/work.py", "hello", "good day")
+    repository.commit()
+    applied = repository.apply()
+    kitaru("store", "gc", "--delete", "--keep-versions", "1", cwd=repository.folder).must()
+    deletion, apply = repository.client().history.list(limit=2).generations
+    assert (deletion.verb, deletion.by) == ("gc", apply.by)
+    assert apply.by == applied.by == "Ann"
+    kitaru("store", "gc", "--store", f"file://{repository.store_folder}", "--project", "research", cwd=own_world).must()
+
+
+def test_the_units_of_ages_are_in_the_help() -> None:
+    """Nobody has to guess whether m is a month."""
+    text = " ".join(kitaru("store", "gc", "--help").must().out.replace("│", " ").split())
+    assert text.count("m (minutes), h (hours), d (days) or w (weeks)") == 4

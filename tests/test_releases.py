@@ -146,16 +146,77 @@ def test_a_wrong_hint_is_not_believed(log: Log, body: bytes) -> None:
     assert following.generation == 5
 
 
+def forged(log: Log, **changed: object) -> None:
+    """The hint with other content, and the checksum that goes with it."""
+    claimed = Lockfile.parse(log.path(HINT).read_bytes()).model_copy(update=changed)
+    log.damage(HINT, claimed.model_copy(update={"checksum": claimed.state_digest}).canonical())
+
+
 @pytest.mark.parametrize("changed", [{"generation": 7}, {"flows": {}}, {"entry": "0" * 64}], ids=lambda one: str(*one))
 def test_nothing_is_built_upon_a_hint_that_the_log_denies(log: Log, changed: dict[str, object]) -> None:
-    """A hint ahead of the log, or of another state, can't make a gap or a fork: a writer checks it by one read."""
-    lock = log.grow(3)
-    claimed = json.loads(log.path(HINT).read_bytes())
-    log.damage(HINT, address.canonical_json({**claimed, **changed}))
-    assert log.releases.head(verified=True) == lock
-    log.write(mint("flow_000", 4))
-    assert log.entry(4).exists()
+    """Where the hint is ahead of the log, or of another history or state, who would write is refused; nothing lands."""
+    log.grow(3)
+    forged(log, **changed)
+    with pytest.raises(KitaruIntegrityError, match="nothing is built upon that") as refused:
+        log.releases.head(verified=True)
+    assert "kitaru store verify" in refused.value.hint
+    with pytest.raises(KitaruIntegrityError):
+        log.write(mint("flow_000", 4))
+    assert not log.entry(4).exists()
     assert not log.entry(8).exists()
+
+
+def test_a_hint_of_generation_0_is_left_aside(log: Log) -> None:
+    """Nobody writes one: the log says what is there."""
+    lock = log.grow(3)
+    forged(log, generation=0, entry="", flows={})
+    assert log.releases.head(verified=True) == lock
+
+
+def test_a_cut_off_log_is_not_written_on(log: Log) -> None:
+    """Without its newest entries, which the hint knows of, no number is given again until that is deleted."""
+    log.grow(9)
+    log.entry(9).unlink()
+    with pytest.raises(
+        KitaruIntegrityError, match=r"tells of generation 9, and the lock log .* ends with 8"
+    ) as refused:
+        log.releases.head(verified=True)
+    assert f"delete {HINT}" in refused.value.hint
+    assert not log.entry(9).exists()
+    log.path(HINT).unlink()
+    assert log.write(mint("flow_000", 9)).generation == 9
+
+
+def test_a_changed_newest_entry_is_not_buried(log: Log) -> None:
+    """An entry that is whole in itself and not the one that the hint knows is not written on."""
+    log.grow(9)
+    path = log.entry(9)
+    log.damage(address.generation(PROJECT, 9), path.read_bytes().replace(b'"by":"Ann"', b'"by":"Eve"', 1))
+    with pytest.raises(KitaruIntegrityError, match="generation 9 of project research is not the one"):
+        log.write(mint("flow_000", 10))
+    assert not log.entry(10).exists()
+
+
+def test_a_log_that_denies_itself_is_not_written_on(log: Log) -> None:
+    """With an older hint: an entry that does not follow the one before it is refused, though it holds a full state."""
+    log.grow(3)
+    old = log.path(HINT).read_bytes()
+    log.grow(1)
+    log.damage(HINT, old)
+    entry = json.loads(log.entry(4).read_bytes())
+    log.damage(address.generation(PROJECT, 4), address.canonical_json({**entry, "parent": "0" * 64}))
+    with pytest.raises(KitaruIntegrityError, match="generation 4 of project research does not follow"):
+        log.releases.head(verified=True)
+
+
+def test_an_entry_nested_too_deeply_is_damage(log: Log) -> None:
+    """JSON of a hundred thousand brackets can't be read, and is no defect; as a hint it is left aside."""
+    lock = log.grow(2)
+    log.damage(HINT, b"[" * 100_000)
+    assert log.releases.head(verified=True) == lock
+    log.damage(address.generation(PROJECT, 2), b"[" * 100_000)
+    with pytest.raises(KitaruIntegrityError, match="can't be read as a generation"):
+        log.releases.head(verified=True)
 
 
 def test_a_newer_format_is_named(log: Log) -> None:

@@ -13,12 +13,13 @@ from kitaru import KitaruClient
 from kitaru.client.history import Verified
 from kitaru.engine import verifying
 from kitaru.engine.releases import Releases
-from kitaru.errors import KitaruUsageError
+from kitaru.errors import KitaruIntegrityError, KitaruUsageError
 from kitaru.model import address
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.lockfile import Generation, Lockfile
+from tests.applying import everything
 from tests.lock_strategies import mint, move
-from tests.repository import Repository, WallClock, Watched, kitaru
+from tests.repository import MANIFEST, Repository, WallClock, Watched, kitaru
 from tests.s3_servers import S3Server
 from tests.test_releases import HINT, PROJECT, Log
 
@@ -492,14 +493,186 @@ def test_the_snapshot_of_an_open_execution_must_be_there(used: Repository) -> No
     """An execution that has not ended needs its snapshot, though no route leads there any more."""
     executions = sorted((used.store_folder / "research/executions").iterdir())
     journal = sorted((executions[0] / "journal").iterdir())
-    for path in journal[1:]:
+    for path in [*journal[1:], executions[0] / "summary.json"]:
         path.unlink()
     key = version(used, 1)[0]
     (used.store_folder / key).unlink()
     assert [fault.key for fault in deep(used).problems] == [key]
 
 
+def first_execution(repository: Repository) -> Path:
+    return min((repository.store_folder / "research/executions").iterdir())
+
+
+def edited(path: Path, old: str, new: str) -> str:
+    """Other text in a file of the store, as sed would put it there; the file's key."""
+    body = path.read_text()
+    assert old in body
+    path.unlink()
+    path.write_text(body.replace(old, new))
+    return path.as_posix().partition(".kitaru/store/")[2]
+
+
+@pytest.mark.parametrize(
+    ("number", "old", "new", "words"),
+    [
+        (1, '{"topic":"x"}', '{"topic":"y"}', "the inputs in its opened event"),
+        (2, '"hello x"', '"hullo x"', "the output in its checkpoint_completed event"),
+        (4, '"HELLO X"', '"HULLO X"', "the output in its completed event"),
+    ],
+)
+def test_an_edited_value_in_a_journal_is_named(used: Repository, number: int, old: str, new: str, words: str) -> None:
+    """A value inside its entry that no longer has the digest beside it: execution, entry, event and field are said."""
+    folder = first_execution(used)
+    entry = next(path for path in sorted((folder / "journal").iterdir())[number - 1 :] if old in path.read_text())
+    key = edited(entry, old, new)
+    found = deep(used)
+    assert {fault.key for fault in found.problems} == {key}
+    assert words in texts(found)
+    assert f"entry {int(entry.stem)} of {folder.name} was changed" in texts(found)
+
+
+def test_an_edited_result_is_not_shown(used: Repository) -> None:
+    """Who asks for the result of an execution is told that it was changed, not given another one."""
+    folder = first_execution(used)
+    last = max((folder / "journal").iterdir())
+    edited(last, '"HELLO X"', '"HULLO X"')
+    executions = used.client().executions
+    output = executions.get(folder.name).output
+    assert output is not None
+    with pytest.raises(KitaruIntegrityError, match="is not what the digest beside it says") as refused:
+        executions.value(output, "the result")
+    assert "kitaru store verify --deep" in refused.value.hint
+    kitaru("executions", "get", folder.name, cwd=used.folder).refused("is not what the digest beside it says", code=1)
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [("2", "runs another snapshot than v2 of agent is"), ("7", "runs v7 of agent, which was never released")],
+)
+def test_an_execution_of_another_version_is_named(used: Repository, told: str, words: str) -> None:
+    """The version that an execution names must be the one whose snapshot it runs."""
+    folder = first_execution(used)
+    key = edited(folder / "journal/000000000001.json", '"version":1', f'"version":{told}')
+    found = deep(used)
+    assert f"{key}: {folder.name} {words}" in texts(found)
+    assert "the summary of" in texts(found)
+    kitaru("store", "verify", "--deep", cwd=used.folder).must(1)
+
+
+def test_an_execution_of_a_renamed_flow_is_sound(used: Repository) -> None:
+    """What ran under a flow's former name is found in the table of the new one."""
+    used.manifest(MANIFEST.replace("  agent:\n", "  writer:\n") + "moved: {agent: writer}\n")
+    used.commit()
+    used.apply()
+    assert deep(used).sound
+
+
+def test_a_cut_off_journal_is_named(used: Repository) -> None:
+    """The summary knows how many entries there were, and how the execution ended."""
+    folder = first_execution(used)
+    entries = sorted((folder / "journal").iterdir())
+    entries[-1].unlink()
+    found = deep(used)
+    assert [fault.key.rpartition("/")[2] for fault in found.problems] == [entries[-1].name]
+    text = f"the summary of {folder.name} tells of {len(entries)} entries (completed), its journal ends with"
+    assert f"{text} {len(entries) - 1}" in texts(found)
+
+
+def test_an_edited_summary_is_named(used: Repository) -> None:
+    """A list of executions believes the summary: it must say what the journal does."""
+    path = first_execution(used) / "summary.json"
+    key = edited(path, '"status":"completed"', '"status":"failed"')
+    found = deep(used)
+    assert [fault.key for fault in found.problems] == [key]
+    assert texts(found).endswith("entries do: status")
+    edited(path, '"status":"failed"', '"status":"completed"')
+    edited(path, '"HELLO X"', '"HULLO X"')
+    assert texts(deep(used)).endswith("entries do: output")
+    edited(path, "{", "")
+    assert "can't be read: it was damaged or edited" in texts(deep(used))
+
+
+def test_swapped_entries_of_a_journal_are_named(used: Repository) -> None:
+    """Each entry knows its own number."""
+    folder = first_execution(used)
+    key = edited(folder / "journal/000000000002.json", '"n":2', '"n":3')
+    assert f"{key}: is entry 3 of {folder.name} by its own word" in texts(deep(used))
+
+
+def test_json_nested_too_deeply_is_a_problem_and_no_defect(used: Repository) -> None:
+    """A hundred thousand brackets in a generation, the hint, a snapshot, a journal or a summary: each is named."""
+    snapshot, executions = version(used, 2)[0], sorted((used.store_folder / "research/executions").iterdir())
+    keys = [
+        address.generation("research", 2),
+        address.lock_hint("research"),
+        snapshot,
+        f"research/executions/{executions[0].name}/summary.json",
+        f"research/executions/{executions[1].name}/journal/000000000002.json",
+    ]
+    for key in keys:
+        path = used.store_folder / key
+        path.unlink()
+        path.write_text("[" * 100_000)
+    found = used.client().history.verify()
+    assert f"{keys[0]}: can't be read" in texts(found)
+    assert f"{keys[1]}: was damaged or edited" in texts(found)
+    done = kitaru("store", "verify", "--deep", cwd=used.folder).must(1)
+    assert "defect" not in done.out + done.err
+    assert "generation 2: can't be read" in done.out
+
+
+def test_an_unreadable_summary_and_journal_are_named(used: Repository) -> None:
+    """The same in the records of executions, where the log itself is sound."""
+    first, second = sorted((used.store_folder / "research/executions").iterdir())
+    for path in (first / "summary.json", second / "journal/000000000002.json"):
+        path.unlink()
+        path.write_text("[" * 100_000)
+    found = deep(used)
+    assert f"the summary of {first.name} can't be read" in texts(found)
+    assert f"the journal of {second.name} can't be read" in texts(found)
+
+
+# --- nothing is written over it ---------------------------------------------------------------------------------------
+
+WRITERS = [
+    ("plan",),
+    ("apply", "--yes"),
+    ("flow", "tag", "agent", "beta", "--version", "1", "--no-manifest"),
+    ("store", "gc", "--delete", "--keep-versions", "1"),
+]
+
+
+@pytest.mark.parametrize("words", WRITERS, ids=lambda words: words[0])
+@pytest.mark.parametrize("how", ["removed", "edited"])
+def test_no_write_makes_a_changed_head_look_sound(used: Repository, how: str, words: tuple[str, ...]) -> None:
+    """The newest entry gone, or other bytes in it: plan and every writer refuse and name verify, which still fails."""
+    path = used.store_folder / address.generation("research", 2)
+    if how == "removed":
+        path.unlink()
+    else:
+        edited(path, '"by":"Ann"', '"by":"Eve"')
+    before = everything(used.store_folder)
+    kitaru(*words, cwd=used.folder).refused("nothing is built upon that", "kitaru store verify", code=1)
+    assert everything(used.store_folder) == before
+    out = kitaru("store", "verify", cwd=used.folder).must(1).out
+    assert "delete research/kitaru.lock to go on with the log as it is" in " ".join(out.split())
+
+
+def test_after_a_restore_the_log_goes_on(used: Repository) -> None:
+    """A backup without the newest generation: once the hint is deleted, the store is sound and can be written."""
+    (used.store_folder / address.generation("research", 2)).unlink()
+    (used.store_folder / HINT).unlink()
+    kitaru("apply", "--yes", cwd=used.folder).must()
+    assert used.client().history.verify().sound
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_digest_is_no_digest(used: Repository) -> None:
+    """--expect with an empty variable behind it must not look as if it had been checked."""
+    kitaru("store", "verify", "--expect", "", cwd=used.folder).refused("--expect is empty", "prints the digest", code=2)
 
 
 def test_the_command(used: Repository) -> None:

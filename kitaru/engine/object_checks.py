@@ -1,4 +1,4 @@
-"""Do the objects that the newest state needs exist, and are they what their names say? And do the journals read?"""
+"""Do the objects that the newest state needs exist, and are they what their names say? And are the journals whole?"""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from kitaru.engine.journal import read_entries, read_events
+from kitaru.engine.journal_checks import JournalChecks
 from kitaru.engine.records import parse
 from kitaru.engine.verifying import Fault
 from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
 from kitaru.model import address
-from kitaru.model.event import Opened
-from kitaru.model.execution import fold
 from kitaru.model.lockfile import FlowState, Lockfile, VersionTable
 from kitaru.model.noun import Noun
 from kitaru.model.snapshot import Snapshot
@@ -88,7 +86,7 @@ def verify_objects(
         found.objects += 1
         found.faults += faults
         _take(found, sources, _parallel(checks.snapshot, needed, CHECKS_AT_ONCE))
-    for flow, shas in _journals(store, project, found, reporter).items():
+    for flow, shas in _journals(store, project, lock, found, reporter).items():
         told = {fault.key for fault in found.faults}
         asked = [sha for sha in sorted(shas - _routed(lock)) if address.blob(project, sha) not in told]
         pinned = [_Needed(flow, None, sha, "") for sha in asked]
@@ -208,47 +206,16 @@ class _Checks:
         return body
 
 
-def _journals(store: Store, project: str, found: Found, reporter: Reporter) -> dict[str, set[str]]:
+def _journals(store: Store, project: str, lock: Lockfile, found: Found, reporter: Reporter) -> dict[str, set[str]]:
     """Read every journal; the snapshots that executions are pinned to which have not ended, by flow."""
     ids = [name.rstrip("/") for name in store.names(address.executions(project))]
     pinned: dict[str, set[str]] = {}
-
-    def read(exec_id: str) -> tuple[Fault | None, tuple[str, str] | None]:
-        return _journal(store, project, exec_id)
-
-    for done, (fault, pin) in enumerate(_parallel(read, ids, CHECKS_AT_ONCE), 1):
+    checks = JournalChecks(store, project, lock)
+    for done, one in enumerate(_parallel(checks.check, ids, CHECKS_AT_ONCE), 1):
         if done % WINDOW == 0 or done == len(ids):
             reporter.step(Step("verify", "journals", done, len(ids)))
         found.executions += 1
-        found.faults += [fault] if fault else []
-        if pin is not None:
-            pinned.setdefault(pin[0], set()).add(pin[1])
+        found.faults += one.faults
+        if one.pinned is not None:
+            pinned.setdefault(one.pinned[0], set()).add(one.pinned[1])
     return pinned
-
-
-def _journal(store: Store, project: str, exec_id: str) -> tuple[Fault | None, tuple[str, str] | None]:
-    folder = address.journal(project, exec_id)
-    entries: tuple[bytes, ...] = ()
-    while True:
-        entries = read_entries(store, project, exec_id, entries)
-        missing = address.journal_entry(project, exec_id, len(entries) + 1)
-        beyond = store.names(folder, after=address.journal_entry(project, exec_id, len(entries)).rpartition("/")[2])
-        # A runner may have written between the two looks.
-        if not beyond or store.read(missing) is None:
-            break
-    if not entries:
-        # A replay writes its second entry first: until the first one is there, there is no execution.
-        gone = Fault(folder, f"{exec_id} has no first entry, and later ones")
-        return (gone if len(beyond) > 1 else None), None
-    if beyond:
-        return Fault(missing, f"missing, and {beyond[0]} is there: what {exec_id} did is not known to its end"), None
-    try:
-        events = read_events(entries, exec_id)
-        execution = fold(events)
-    except (KitaruIntegrityError, KitaruStoreFormatError) as error:
-        return Fault(folder, f"the journal of {exec_id} can't be read: {error.message}"), None
-    if not isinstance(events[0], Opened) or (execution.exec_id, execution.project) != (exec_id, project):
-        return Fault(folder, f"the journal of {exec_id} is that of {execution.exec_id}"), None
-    if execution.ended or execution.snapshot is None:
-        return None, None
-    return None, (execution.flow_name, execution.snapshot)

@@ -35,7 +35,7 @@ def parse(cls: type[AnyNoun], body: bytes, where: str) -> AnyNoun:
 def _refuse_newer(body: bytes, where: str) -> None:
     try:
         found = json.loads(body).get("format")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return
     if isinstance(found, int) and found > FORMATS:
         raise KitaruStoreFormatError(

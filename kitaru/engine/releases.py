@@ -13,7 +13,7 @@ from kitaru.engine.records import parse
 from kitaru.errors import KitaruError, KitaruIntegrityError, KitaruStoreFormatError
 from kitaru.model import address
 from kitaru.model.address import canonical_json, digest, timestamp
-from kitaru.model.lockfile import Edit, Generation, Lockfile
+from kitaru.model.lockfile import Edit, Generation, Lockfile, Rename
 from kitaru.model.route import APPLY
 from kitaru.model.snapshot import Commit
 from kitaru.ports import Clock, Created, Store
@@ -40,6 +40,12 @@ class Lost:
     seconds: float
 
 
+def way_on(project: str) -> str:
+    """What somebody does who has looked at a log that the hint denies, and wants to go on with it."""
+    hint = address.lock_hint(project)
+    return f"delete {hint} to go on with the log as it is (numbers of versions that are gone are given again)"
+
+
 class Signed(TypedDict, total=False):
     """Who writes a generation, with which verb (``apply`` where none is given), from which commit, and why."""
 
@@ -61,18 +67,24 @@ class Releases:
     def head(self, *, verified: bool = False) -> Lockfile:
         """The newest state. Two reads where the hint is fresh; a lost or stale hint costs more reads, never truth.
 
-        ``verified``: what will be built upon is checked against the log first, one read more. A hint that is ahead of
-        the log, or says otherwise than it, is left aside then.
+        ``verified``: what will be built upon is checked against the log first, one read more. The hint is written after
+        its entry, so it may be behind the log, never ahead of it: ``KitaruIntegrityError`` where it is, or says
+        otherwise than the entry, for whoever writes then would bury what was cut off or changed.
         """
         self._writing = None
         lock = self._hinted()
-        if lock is None or (verified and not self._is_logged(lock)):
+        if lock is None:
             lock = self._rebuilt(self._newest())
+        elif verified:
+            self._must_be_logged(lock)
         try:
             return self._forward(lock)
         except KitaruStoreFormatError:
             raise
         except KitaruIntegrityError:
+            if verified:
+                # The log agreed with the hint, and does not agree with itself.
+                raise
             # The hint may be what is wrong; the log alone decides.
             return self._forward(self._rebuilt(self._newest()))
 
@@ -139,6 +151,7 @@ class Releases:
             winner = parse(Generation, outcome.existing, key)
             return Lost(winner, digest(outcome.existing), lock, time.monotonic() - begun)
         following = following.model_copy(update={"entry": digest(body)})
+        self._note_names(edits)
         self._leave_hint(following, state_digest)
         return following
 
@@ -188,20 +201,43 @@ class Releases:
             lock = parse(Lockfile, body, address.lock_hint(self._project))
         except (KitaruStoreFormatError, KitaruIntegrityError):
             return None
-        sound = lock.project == self._project and lock.checksum == lock.state_digest
+        # Generation 0 is the state before any: nobody leaves a hint of it.
+        sound = lock.project == self._project and lock.generation > 0 and lock.checksum == lock.state_digest
         return lock.model_copy(update={"checksum": ""}) if sound else None
 
-    def _is_logged(self, lock: Lockfile) -> bool:
-        """Whether the log's own entry of that generation leads to just this state."""
-        if lock.generation == 0:
-            return lock == Lockfile(project=self._project)
+    def _must_be_logged(self, lock: Lockfile) -> None:
+        """Raise ``KitaruIntegrityError`` unless the log's own entry of the hint's generation leads to its state."""
+        key = address.lock_hint(self._project)
         found = self.entry(lock.generation)
-        return found is not None and (found[1], found[0].state_digest) == (lock.entry, lock.state_digest)
+        if found is None:
+            problem = (
+                f"{key} tells of generation {lock.generation}, and the lock log of project {self._project} ends with "
+                f"{self._newest()}: its newest entries are gone"
+            )
+        elif (found[1], found[0].state_digest) != (lock.entry, lock.state_digest):
+            problem = (
+                f"generation {lock.generation} of project {self._project} is not the one that {key} tells of: "
+                "one of them was changed"
+            )
+        else:
+            return
+        raise KitaruIntegrityError(
+            f"{problem}; nothing is built upon that",
+            hint=f"kitaru store verify says what is wrong; restore it from a backup, or {way_on(self._project)}",
+        )
 
     def _forward(self, lock: Lockfile) -> Lockfile:
         while (found := self.entry(lock.generation + 1)) is not None:
             lock = fold(lock, *found)
+            self._note_names(found[0].edits)  # whoever wrote it may not have come to that
         return lock
+
+    def _note_names(self, edits: Sequence[Edit]) -> None:
+        """Let lists of executions find those of a flow under its former names."""
+        for edit in edits:
+            if isinstance(edit, Rename):
+                with suppress(KitaruError):
+                    self._store.overwrite(address.renamed_hint(self._project, edit.flow, edit.was), b"{}\n")
 
     def _exists(self, number: int) -> bool:
         return self._store.read(address.generation(self._project, number)) is not None

@@ -16,6 +16,7 @@ from typing import Any
 from kitaru.core.commit import next_lockfile
 from kitaru.engine.journal import read_events, read_many
 from kitaru.engine.records import parse
+from kitaru.engine.releases import way_on
 from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
 from kitaru.model import address
 from kitaru.model.address import canonical_json, digest
@@ -267,7 +268,8 @@ class _Walk:
         elif hint.lock is not None and hint.lock.generation > head:
             message = (
                 f"tells of generation {hint.lock.generation}, and the log ends with {head}: the newest generations "
-                "are gone, or the hint was edited"
+                "are gone, or the hint was edited. Nothing is built upon that: restore them from a backup, or "
+                f"{way_on(self._project)}"
             )
             self._chain.faults.append(Fault(key, message, head + 1))
         elif head and not hint.there:
@@ -330,7 +332,10 @@ class _Walk:
             return
         state = self._lock.state_digest if self._lock is not None else hint.state_digest
         if (hint.entry, hint.state_digest) != (sha, state):
-            message = f"does not tell of generation {number} what the log does: one of them was changed"
+            message = (
+                f"does not tell of generation {number} what the log does: one of them was changed. Nothing is built "
+                f"upon that: restore the one or the other, or {way_on(self._project)}"
+            )
             self._chain.faults.append(Fault(address.lock_hint(self._project), message, number))
 
     def _lose(self, number: int) -> None:

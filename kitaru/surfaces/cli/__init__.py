@@ -109,6 +109,9 @@ def run(arguments: Sequence[str]) -> int:
 def _carry_out(arguments: Sequence[str]) -> int:
     if arguments[:1] == ["apply"]:
         terminal.left = NOT_APPLIED
+    if arguments[:1] == ["plan"] and {"--drift", "--detailed-exitcode"}.intersection(arguments):
+        # Then 2 is an answer, and a mistake in the options must not look like it, though nothing is read of them yet.
+        terminal.detailed = True
     try:
         _must_be_here(arguments)
         code = typer.main.get_command(_named(arguments)).main(

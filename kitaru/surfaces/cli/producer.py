@@ -87,6 +87,11 @@ def plan(
     if at.form not in ("text", "json", "markdown"):
         raise KitaruUsageError(f"-o {at.form}: expected text, json or markdown", hint="kitaru plan -o markdown")
     terminal.detailed = detailed_exitcode or drift
+    if drift and out is not None:
+        raise KitaruUsageError(
+            "--out is not used with --drift: drift is no plan to apply",
+            hint="kitaru plan --drift -o json > FILE keeps what it shows; kitaru plan --out FILE saves a plan",
+        )
     client = at.connect()
     ignoring = [out] if out is not None else []
     # What was changed by hand is told from the store: nothing is built, so that no change of the tree matters.

@@ -29,16 +29,25 @@ def verify(
         bool, typer.Option("--deep", help="Also every object that the newest state leads to, and every journal.")
     ] = False,
     expect: Annotated[
-        str, typer.Option("--expect", metavar="DIGEST", help="A digest of the head, noted earlier: it must be there.")
-    ] = "",
+        str | None,
+        typer.Option("--expect", metavar="DIGEST", help="A digest of the head, noted earlier: it must be there."),
+    ] = None,
 ) -> None:
     """Check that nobody changed the history. Every generation names the digest of the one before it.
 
     Exit code 0: sound, 1: not. Who rewrites the log from one entry to its end leaves a chain that fits, as who cuts off
     its newest entries and edits kitaru.lock does: note the digest of the head elsewhere, and ask for it with --expect.
+
+    Where kitaru.lock is ahead of the log, or denies it, plan and every verb that writes refuse. After a restore from a
+    backup that lacks the newest generations: look at what this command says, then delete PROJECT/kitaru.lock.
     """
+    if expect is not None and not expect.strip():
+        raise KitaruUsageError(
+            "--expect is empty: expected the digest that was noted",
+            hint="kitaru store verify prints the digest of the newest generation",
+        )
     client = at.connect()
-    found = client.history.verify(deep=deep, expect=expect)
+    found = client.history.verify(deep=deep, expect=expect or "")
     progress.close()
     view = import_module("kitaru.surfaces.views.history_text")
     terminal.item(found, view.verified_lines(found, terminal.style))
@@ -48,6 +57,7 @@ def verify(
 
 # --- gc ---------------------------------------------------------------------------------------------------------------
 
+AGE = "A number and m (minutes), h (hours), d (days) or w (weeks): 90d."
 UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -61,20 +71,20 @@ def gc(
         typer.Option("--keep-versions", metavar="N", min=1, help="Delete versions but the newest N of each flow."),
     ] = None,
     older_than: Annotated[
-        str | None, typer.Option("--older-than", metavar="AGE", help="Delete versions that are older: 90d, 24h, 2w.")
+        str | None, typer.Option("--older-than", metavar="AGE", help=f"Delete versions that are older. {AGE}")
     ] = None,
     executions_older_than: Annotated[
         str | None,
-        typer.Option("--executions-older-than", metavar="AGE", help="Remove executions that ended longer ago: 90d."),
+        typer.Option("--executions-older-than", metavar="AGE", help=f"Remove executions that ended longer ago. {AGE}"),
     ] = None,
     grace: Annotated[
-        str, typer.Option("--grace", metavar="AGE", help="Nothing goes that was written or needed within it.")
+        str, typer.Option("--grace", metavar="AGE", help=f"Nothing goes that was written or needed within it. {AGE}")
     ] = "24h",
     local: Annotated[
         bool, typer.Option("--local", help="This machine's caches instead: environments and sources.")
     ] = False,
     unused_for: Annotated[
-        str, typer.Option("--unused-for", metavar="AGE", help="With --local: what nobody used for so long.")
+        str, typer.Option("--unused-for", metavar="AGE", help=f"With --local: what nobody used for so long. {AGE}")
     ] = "30d",
 ) -> None:
     """Find what nothing leads to any more, and remove it with --delete.
