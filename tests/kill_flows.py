@@ -99,6 +99,21 @@ def broken(label: str, number: int) -> int:
     raise ValueError(f"never {{number}}")
 
 
+@checkpoint
+def odd(label: str, number: int) -> int:
+    did(label)
+    if number % 2:
+        raise ValueError(f"{{number}} is odd")
+    return number + 23
+
+
+@checkpoint
+def wobbly(label: str, number: int) -> int:
+    if not did(label):
+        raise ValueError("the first time")
+    return number + 29
+
+
 @checkpoint(timeout=60)
 def timed(label: str, number: int) -> int:
     did(label)
@@ -177,6 +192,9 @@ class _Writer:
         self._waits: list[str] = []
         self._asynchronous = self._chance.random() < 0.4
         self._fails_once = self._chance.random() < 0.3
+        self._cleanups = 0
+        self._aside: set[str] = set()
+        """Labels of calls that a later attempt at the body does without."""
 
     def program(self) -> Program:
         steps: list[Callable[[], list[str]]] = [
@@ -186,6 +204,9 @@ class _Writer:
             self._large,
             self._large,
             self._caught,
+            self._caught_asked,
+            self._collected,
+            self._cleaned_up,
             self._said,
             self._retried,
             self._asked,
@@ -201,15 +222,15 @@ class _Writer:
             first = self._labels + 1
             step = self._chance.choice(steps)
             lines += step()
-            # A failure that the body caught is met anew until a later call is recorded.
-            had = [f"s{number}" for number in range(first + (step == self._caught), self._labels + 1)]
+            had = [f"s{number}" for number in range(first, self._labels + 1) if f"s{number}" not in self._aside]
             lines.append(f"past({', '.join(repr(label) for label in had)})")
             lines.append("seen.append(v)")
             if place == failing:
                 lines += ['if not did("body"):', '    raise RuntimeError("the first attempt at the body fails")']
         lines.append('return {"seen": seen, "last": v}')
         head = "async def" if self._asynchronous else "def"
-        retries = "retries=1" if self._fails_once else ""
+        further = self._fails_once + self._cleanups
+        retries = f"retries={further}" if further else ""
         body = "".join(f"    {line}\n" for line in lines)
         source = f"{HEAD.format(seed=self._seed)}@flow({retries})\n{head} main(start: int = 1) -> dict:\n{body}"
         return Program(self._seed, source, self._waits)
@@ -273,6 +294,43 @@ class _Writer:
             f"    v = {self._call('broken', 'v')}",
             "except ValueError:",
             f"    v = {self._call('scale', 'v')}",
+        ]
+
+    def _caught_asked(self) -> list[str]:
+        """What is asked after a failure, and all that hangs on the answer, hangs on that failure."""
+        asked = self._asked()
+        return [
+            "try:",
+            f"    v = {self._call('broken', 'v')}",
+            "except ValueError:",
+            f"    log(missing={self._count}, facts={{'without': v}})",
+            *(f"    {line}" for line in asked),
+            f"    v = {self._call('scale', 'v')}",
+        ]
+
+    def _collected(self) -> list[str]:
+        """Failures of a map, which the body counts, and asks what to make of them."""
+        count = self._chance.randint(2, 6)
+        labels, outcomes = [self._label() for _ in range(count)], self._name("o")
+        mapped = f'odd.map({labels}, range(v, v + {count}), on_error="collect")'
+        return [
+            f"{outcomes} = {mapped}.outcomes()",
+            f"v = sum(one.value if one.ok else 3 for one in {outcomes}) % 1_000_003",
+            *self._asked(),
+        ]
+
+    def _cleaned_up(self) -> list[str]:
+        """The body fails after it has cleaned up, once; the next attempt takes another way."""
+        self._cleanups += 1
+        tried, aside = self._call("wobbly", "v"), self._label()
+        self._aside.add(aside)
+        return [
+            "try:",
+            f"    n = {tried}",
+            "except ValueError:",
+            f'    scale("{aside}", v)',
+            "    raise",
+            f"v = {self._call('scale', 'n')}",
         ]
 
     def _said(self) -> list[str]:

@@ -22,7 +22,7 @@ from kitaru.adapters.stores import open_store
 from kitaru.authoring.loading import load_target
 from kitaru.engine.logs import read_lines
 from kitaru.model import address
-from kitaru.model.event import CheckpointCompleted, Started
+from kitaru.model.event import AttemptFailed, CheckpointCompleted, CheckpointFailed, Started
 from kitaru.model.execution import Execution
 from tests.execution_lab import PROJECT, Lab
 from tests.kill_child import Child, Cut, Order, Report
@@ -261,20 +261,38 @@ class Story:
                 calls.add(event.call)
                 done[event.args["label"]] = event.at
         effects = self._effects_all()
+        failed = self._check_failed(events, effects)
         passed = {label: at for _, at, label in reversed(effects) if label.startswith(PAST)}
         for run, at, label in effects:
             if run in self._loose_runs or label.startswith(PAST):
                 continue
             if label in done and at > address.parse_timestamp(done[label]).timestamp() + 0.000_01:
                 self._problem(f"{label} ran in run {run} after it was recorded")
-            if at > passed.get(f"{PAST}{label}", at):
+            if label not in failed and at > passed.get(f"{PAST}{label}", at):
                 self._problem(f"{label} ran in run {run} after the body had gone on with its result")
+
+    def _check_failed(self, events: list[Any], effects: list[tuple[int, float, str]]) -> set[str]:
+        """What failed for good, which is not tried again before the body has failed."""
+        failed: dict[str, float] = {}
+        ever: set[str] = set()
+        for event in [*events, None]:
+            moment = address.parse_timestamp(event.at).timestamp() if event is not None else float("inf")
+            if isinstance(event, CheckpointFailed) and not event.retry:
+                failed[event.args["label"]] = moment
+                ever.add(event.args["label"])
+            elif event is None or isinstance(event, AttemptFailed):
+                for run, at, label in effects:
+                    if run not in self._loose_runs and failed.get(label, moment) + 0.000_01 < at < moment:
+                        self._problem(f"{label} ran in run {run} after its failure was recorded")
+                failed = {}
+        return ever
 
     def _compare(self, found: Execution, undisturbed: Execution | None) -> None:
         assert undisturbed is not None
         if found.status != "completed" or found.metadata != undisturbed.metadata:
             self._problem(f"{found.status}, metadata {found.metadata} instead of {undisturbed.metadata}")
-        if _calls(found) != _calls(undisturbed):
+        moved = any(call.superseded for one in (found, undisturbed) for call in one.checkpoints)
+        if (_outcomes if moved else _calls)(found) != (_outcomes if moved else _calls)(undisturbed):
             self._problem("its calls are not those of an undisturbed run")
 
     def _check_logs(self, lab: Lab, exec_id: str) -> None:
@@ -360,6 +378,12 @@ def _calls(execution: Execution) -> dict[str, tuple[Any, ...]]:
         call.call_id: (call.name, call.status, call.output and call.output.sha256, call.metadata)
         for call in execution.checkpoints
     }
+
+
+def _outcomes(execution: Execution) -> list[str]:
+    """The calls on the way that the body took at last, whatever it had finished before on others."""
+    calls = _calls(execution)
+    return sorted(repr(calls[call.call_id]) for call in execution.checkpoints if not call.superseded)
 
 
 def play(

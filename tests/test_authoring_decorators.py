@@ -177,3 +177,26 @@ def test_wrong_options_and_inputs_never_reach_the_client(client: RecordingClient
 def test_decorated_functions_can_be_copied() -> None:
     """Libraries that deep-copy configuration don't stumble over them."""
     assert copy.copy(collect).name == "collect"
+
+
+def test_a_method_is_told_what_it_lacks() -> None:
+    """A checkpoint among methods is given no self: the error names the class and the way out, which works."""
+
+    class Research:
+        @checkpoint
+        def collect(self, n: int) -> int:
+            return n
+
+        @staticmethod
+        @checkpoint
+        def count(n: int) -> int:
+            return n
+
+    with pytest.raises(TypeError, match=r"argument: 'n'; it is a method of Research, .* no self: put @staticmethod"):
+        Research.collect.parameters.bind((3,), {})
+    assert Research().count.parameters.bind((3,), {}) == {"n": 3}
+    with pytest.raises(TypeError, match=r"argument: 'n'$"):
+        Research.count.parameters.bind((), {})
+    with pytest.raises(errors.KitaruUsageError) as refused:
+        checkpoint(staticmethod(lambda_free))
+    assert refused.value.hint == "@staticmethod goes above @checkpoint."

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kitaru import KitaruClient
+from kitaru.errors import KitaruError
 from kitaru.model import address
 from kitaru.model.lockfile import Lockfile
 from tests.repository import MANIFEST, Repository, kitaru
@@ -50,11 +51,13 @@ def test_its_lock_log_loads(old: KitaruClient, hint: bool, own_world: Path) -> N
     assert {name: (state.latest, state.retired) for name, state in lock.flows.items()} == {
         "agent": (2, False),
         "fragile": (2, False),
+        "parcels": (2, False),
         "once": (1, True),
     }
-    (agent, fragile) = old.deployments.flows()
-    assert agent.routes == {"default": (1,), "canary": (2,), "benchmark": (1, 2)}
+    (agent, fragile, parcels) = old.deployments.flows()
+    assert agent.routes == {"default": (1,), "canary": (2,), "stable": (1,), "benchmark": (1, 2)}
     assert (agent.exclusive["benchmark"], fragile.routes) == (False, {"default": (2,)})
+    assert parcels.routes == {"default": (1,)}
     first = old.project.releases.entry(1)
     assert first is not None
     assert (first[0].by, first[0].message) == ("fixture", "fixture")
@@ -62,7 +65,7 @@ def test_its_lock_log_loads(old: KitaruClient, hint: bool, own_world: Path) -> N
 
 def test_its_digests_still_hold(old: KitaruClient, own_world: Path) -> None:
     """What is read and written again is the same bytes: no release changes the digest of what an earlier one stored."""
-    for flow in ("agent", "fragile"):
+    for flow in ("agent", "fragile", "parcels"):
         for one in old.deployments.list(flow):
             found = old.deployments.get(flow, version=one.version)
             assert found.details is not None
@@ -80,7 +83,8 @@ def test_its_versions_can_be_invoked(old: KitaruClient) -> None:
 
 def test_its_executions_are_told(old: KitaruClient) -> None:
     """A completed execution gives its recorded result, a failed one its failure; a used key is remembered."""
-    completed, failed = (old.executions.latest(status=status) for status in ("completed", "failed"))
+    completed = old.executions.latest(flow="agent")
+    failed = old.executions.latest(status="failed")
     assert (completed.flow_name, failed.flow_name) == ("agent", "fragile")
     assert old.executions.handle(completed.exec_id).get()["topic"] == "durable execution"
     assert failed.failure is not None
@@ -88,6 +92,27 @@ def test_its_executions_are_told(old: KitaruClient) -> None:
     again = old.deployments.start("agent", idempotency_key="fixture")
     assert (again.exec_id, again.reused) == (completed.exec_id, True)
     assert kitaru("executions", "get", failed.exec_id).must().out
+
+
+def test_its_bytes_in_containers_are_read(old: KitaruClient) -> None:
+    """Bytes that stand beside the JSON of their list come back as they were, and a call that takes them is reused."""
+    packed = old.executions.get(old.executions.latest(flow="parcels").exec_id)
+    output = packed.checkpoints[0].output
+    assert output is not None
+    assert (output.format, output.stored) == ("json+parts", "object")
+    parts = [bytes(range(250)) * 280, {"size": 70000}]
+    assert old.executions.value(output, "the parts") == parts
+    assert old.executions.result(packed) == [70000, parts]
+    (reused, anew) = old.executions.plan_replay(packed.exec_id, from_="weigh").calls
+    assert (reused.name, reused.action, anew.action) == ("pack", "reuse", "rerun")
+    assert old.executions.replay(packed.exec_id, from_="weigh").wait(30) == [70000, parts]
+
+
+def test_its_protected_route_stays_protected(old: KitaruClient) -> None:
+    """The rule that an apply wrote into that store binds every command of today."""
+    with pytest.raises(KitaruError, match=r"stable.*main"):
+        old.deployments.tag("agent", "stable", version=2, exclusive=True)
+    assert old.deployments.invoke("agent", {"topic": "still"}, tag="stable").wait(30)["topic"] == "still"
 
 
 def test_its_open_execution_is_resumed(old: KitaruClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +136,12 @@ def test_it_takes_new_generations(old: KitaruClient, own_world: Path) -> None:
     done = repository.client(store=os.environ["KITARU_STORE"]).apply()
     assert done.generation == 3
     lock = old.project.releases.head()
-    assert {name: state.latest for name, state in lock.flows.items()} == {"agent": 3, "fragile": 2, "once": 2}
+    assert {name: state.latest for name, state in lock.flows.items()} == {
+        "agent": 3,
+        "fragile": 2,
+        "once": 2,
+        "parcels": 2,
+    }
     assert repository.client(store=os.environ["KITARU_STORE"]).plan().is_empty
     assert old.deployments.invoke("agent", {"topic": "new"}).wait(30) == "new"
 

@@ -116,6 +116,7 @@ try:
     encode(object(), subject="it")
 except Exception as error:
     print(type(error).__name__, error)
+    print("hint:", error.hint)
 """
 
 
@@ -124,16 +125,56 @@ except Exception as error:
     [
         ("pickle", SHAPES, "'pickle' of package acme_shapes has a name that is taken"),
         ("acme-shape", "import nowhere", "can't be loaded: No module named 'nowhere'"),
+        ("acme-shape", "raise ValueError('no licence')", "can't be loaded: ValueError: no licence"),
         ("acme-shape", "takes = write = None", "can't be loaded"),
+        (
+            "acme-shape",
+            SHAPES.replace("type(value)", "value.kind"),
+            "'acme-shape' failed when it was asked: AttributeEr",
+        ),
         ("acme-shape", "def takes(v): return True\ndef write(v): return 'text'\ndef read(b): ...", "wrote no bytes"),
     ],
 )
 def test_a_bad_format_is_named(tmp_path: Path, name: str, code: str, says: str) -> None:
-    """A package whose format can't be used is told by name, as an error about the value."""
+    """A package whose format can't be used is told by name, once, beside what is wrong with the value."""
     site = tmp_path / "site"
     install(site, name=name, code=code)
     done = python(ENCODE, site)
-    assert done.stdout.startswith("KitaruValueError") and says in done.stdout, done.stdout + done.stderr
+    assert done.stdout.startswith("KitaruValueError") and done.stdout.count(says) == 1, done.stdout + done.stderr
+    assert "wrote no bytes" in says or "Use JSON-like values" in done.stdout.partition("hint: ")[2]
+
+
+@pytest.mark.parametrize("broken", ["import nowhere", SHAPES.replace("type(value)", "value.kind")])
+def test_a_bad_format_is_nothing_to_those_of_others(tmp_path: Path, broken: str) -> None:
+    """Values that another package's format takes are written, told apart and read, as if the bad one were not there."""
+    site = tmp_path / "site"
+    install(site)
+    install(site, name="a-first", module="acme_broken", code=broken)
+    ran = python(RUN, site, str(tmp_path / "store"))
+    assert ran.stdout.strip() == "[5, 6, 7]", ran.stderr
+    read = python(READ, site, str(tmp_path / "store"))
+    assert read.stdout.split("\n")[:3] == ["acme-shape acme_shapes:Shape", "5", "3"], read.stderr
+
+
+def test_what_was_stored_in_a_format_that_broke_says_why_it_is_not_read(tmp_path: Path) -> None:
+    """The format is installed, so that the error is not to install it: its own problem is told."""
+    site = tmp_path / "site"
+    install(site)
+    assert python(RUN, site, str(tmp_path / "store")).returncode == 0
+    (site / "acme_shapes.py").write_text("import nowhere")
+    read = python(READ, site, str(tmp_path / "store"))
+    assert "KitaruFeatureNotAvailableError: a value was stored in the format 'acme-shape': " in read.stderr
+    assert "of package acme_shapes can't be loaded: No module named 'nowhere'" in read.stderr
+
+
+def test_a_name_that_two_packages_use_is_neither_s(tmp_path: Path) -> None:
+    """Which of them wrote a value would depend on what else is installed: both are named."""
+    site = tmp_path / "site"
+    install(site)
+    install(site, module="other_shapes")
+    done = python(ENCODE, site)
+    said = "'acme-shape' of package acme_shapes and of package other_shapes has a name that is taken"
+    assert done.stdout.count(said) == 1, done.stdout + done.stderr
 
 
 def test_values_that_need_no_such_format_look_for_none(tmp_path: Path) -> None:

@@ -452,6 +452,29 @@ def test_every_filter_agrees_with_a_full_look(world: World) -> None:
             assert world.list(flow=name, status=status, limit=2) == expected[:2]
 
 
+def test_a_renamed_flow_is_listed_whole_and_others_cost_the_same(world: World) -> None:
+    """Under each of its names all of its executions come, newest first; flows never renamed take no more requests."""
+    ages = [timedelta(minutes=3), timedelta(hours=1), timedelta(days=2), timedelta(days=900)]
+    names = {"f": "fgh", "g": "fgh", "h": "fgh", "k": "k"}
+    for age in ages:
+        for name in names:
+            for status in ("running", "completed", "failed", "waiting"):
+                world.add(age + timedelta(seconds=world.count), name, status)
+    everything = [(one.exec_id, one.flow_name, one.status) for one in world.reader.newest()]
+    statuses = (None, "running", "waiting", "completed", "failed", "lost")
+    before = {status: (world.list(flow="k", status=status), world.store.requests) for status in statuses}
+    for present, was in (("h", "g"), ("g", "f")):
+        world.store.put(address.renamed_hint(PROJECT, present, was), listing.HINT)
+    for name, all_names in names.items():
+        for status in statuses:
+            expected = [i for i, f, s in everything if f in all_names and status in (None, s)]
+            assert world.list(flow=name, status=status) == expected, (name, status)
+            assert world.list(flow=name, status=status, limit=5) == expected[:5]
+    for status in statuses:
+        assert (world.list(flow="k", status=status), world.store.requests) == before[status]
+    assert world.list() == [i for i, _, _ in everything]
+
+
 def test_what_is_in_no_index_yet_is_found(world: World) -> None:
     """Between its opening and its hints, and between its end and its hints, an execution shows up in every list."""
     running = world.add(timedelta(seconds=30), "f", "running", hints=False)

@@ -11,12 +11,11 @@ from kitaru.core.replay import (
     Branch,
     CallIdentity,
     Compute,
+    Decision,
     Diverged,
-    RecordedCall,
+    RecordedCalls,
     Reraise,
     Reuse,
-    decide,
-    recorded_calls,
 )
 from kitaru.model.event import (
     AttemptFailed,
@@ -24,12 +23,20 @@ from kitaru.model.event import (
     CheckpointFailed,
     CheckpointStarted,
     Event,
+    Failed,
     Failure,
+    Kept,
+    RunnerRecord,
+    Started,
     Value,
+    WaitAnswered,
+    WaitOpened,
 )
+from kitaru.model.standing import Standing
 
 AT = "2026-11-21T00:00:00.000000Z"
 VALUE = Value("json", 1, "0" * 64, "inline", 1)
+FAILURE = Failure("ValueError", "x")
 
 names = st.sampled_from(["a", "b"])
 digests = st.text(string.hexdigits, min_size=1, max_size=2)
@@ -41,10 +48,13 @@ def completed(call: str, name: str = "a", digest: str = "d", attempt: int = 1) -
     )
 
 
+def decide(events: list[Event], call: CallIdentity) -> Decision:
+    return RecordedCalls(events).decide(call)
+
+
 def failed(call: str, attempt: int, retry: bool, name: str = "a", digest: str = "d") -> CheckpointFailed:
-    failure = Failure("ValueError", "x")
     return CheckpointFailed(
-        at=AT, started=AT, call=call, name=name, attempt=attempt, input_digest=digest, error=failure, retry=retry
+        at=AT, started=AT, call=call, name=name, attempt=attempt, input_digest=digest, error=FAILURE, retry=retry
     )
 
 
@@ -84,11 +94,10 @@ def test_a_completed_call_is_reused_exactly_where_name_and_inputs_agree(
     name: str, digest: str, other_name: str, other_digest: str
 ) -> None:
     """Same name and inputs: the recorded value. Anything else at that key: divergence, naming both."""
-    recorded = recorded_calls([completed("1", name, digest)])
     came = CallIdentity("1", other_name, other_digest)
-    decision = decide(recorded, came)
+    decision = decide([completed("1", name, digest)], came)
     if (name, digest) == (other_name, other_digest):
-        assert decision == Reuse(VALUE)
+        assert decision == Reuse(VALUE, "1")
     else:
         assert decision == Diverged(CallIdentity("1", name, digest), came)
         assert other_name in str(decision) and "call 1" in str(decision)
@@ -98,9 +107,10 @@ def test_a_completed_call_is_reused_exactly_where_name_and_inputs_agree(
 def test_failed_attempts_are_counted_and_spent_since_the_last_final_one(retries: list[bool]) -> None:
     """Attempt numbers go on over everything recorded; the retries used up begin anew after a final failure."""
     events: list[Event] = [failed("1", number, retry) for number, retry in enumerate(retries, start=1)]
-    decision = decide(recorded_calls(events), CallIdentity("1", "a", "d"))
+    events.append(Failed(at=AT, error=FAILURE))
+    decision = decide(events, CallIdentity("1", "a", "d"))
     last_final = max((i + 1 for i, retry in enumerate(retries) if not retry), default=0)
-    assert decision == Compute(len(retries), len(retries) - last_final)
+    assert decision == Compute("1", len(retries), len(retries) - last_final)
 
 
 @given(st.lists(st.sampled_from(["ok", "retry", "final"]), max_size=8))
@@ -109,30 +119,132 @@ def test_a_completed_call_stays_completed_whatever_was_recorded_around_it(histor
     events: list[Event] = []
     for number, what in enumerate(history, start=1):
         events.append(completed("1", attempt=number) if what == "ok" else failed("1", number, what == "retry"))
-    decision = decide(recorded_calls(events), CallIdentity("1", "a", "d"))
-    assert isinstance(decision, Reuse) is ("ok" in history)
+    assert isinstance(decide(events, CallIdentity("1", "a", "d")), Reuse) is ("ok" in history)
 
 
 def test_what_was_only_tried_with_other_inputs_is_computed_afresh() -> None:
-    """A failed call binds nobody: other inputs at its key are no divergence, and have all their retries."""
-    recorded = {"1": RecordedCall("a", "d", None, attempts=2, open_attempts=2)}
-    assert decide(recorded, CallIdentity("1", "b", "d")) == Compute(2, 0)
-    assert decide(recorded, CallIdentity("2", "b", "d")) == Compute(0, 0)
+    """A call that may be tried again binds nobody: other inputs there are no divergence, and have all their retries."""
+    events: list[Event] = [failed("1", number, retry=True) for number in (1, 2)]
+    assert decide(events, CallIdentity("1", "b", "d")) == Compute("1", 2, 0)
+    assert decide(events, CallIdentity("2", "b", "d")) == Compute("2", 0, 0)
 
 
-@given(st.sampled_from(["before", "after"]), st.sampled_from(["other", "same", "none"]), st.booleans())
-def test_a_final_failure_is_met_again_where_the_body_went_on_from_it(began: str, which: str, anew: bool) -> None:
-    """Only where another call began after it, in the same attempt of the body; else the call is tried again."""
-    later = "2026-11-21T00:00:05.000000Z" if began == "after" else "2026-11-20T00:00:00.000000Z"
-    events: list[Event] = [failed("1", 1, retry=False)]
-    if which != "none":
-        call = {"other": "2", "same": "1"}[which]
-        events.append(CheckpointStarted(at=later, call=call, name="a", attempt=2))
-    if anew:
-        events.append(AttemptFailed(at=later, attempt=1, error=Failure("ValueError", "y")))
-    decision = decide(recorded_calls(events), CallIdentity("1", "a", "d"))
-    if (began, which, anew) == ("after", "other", False):
-        assert decision == Reraise(Failure("ValueError", "x"))
-        assert isinstance(decide(recorded_calls(events), CallIdentity("1", "b", "d")), Diverged)
-    else:
-        assert decision == Compute(1, 0)
+OUTCOMES = st.lists(st.sampled_from(["ok", "final", "started", "nothing"]), min_size=1, max_size=6)
+
+
+@given(OUTCOMES)
+def test_who_goes_on_meets_every_outcome_again(outcomes: list[str]) -> None:
+    """While the body has not failed, what is recorded for good binds it, failures as results; the rest is computed."""
+    events: list[Event] = []
+    for number, outcome in enumerate(outcomes, start=1):
+        events += recorded(str(number), outcome)
+    calls = RecordedCalls(events)
+    for number, outcome in enumerate(outcomes, start=1):
+        key = str(number)
+        expected: Decision = Compute(key)
+        if outcome == "ok":
+            expected = Reuse(VALUE, key)
+        elif outcome == "final":
+            expected = Reraise(FAILURE, key)
+        assert calls.decide(CallIdentity(key, "a", key)) == expected
+        other = calls.decide(CallIdentity(key, "b", key))
+        assert isinstance(other, Diverged) is (outcome in ("ok", "final"))
+
+
+def recorded(call: str, outcome: str) -> list[Event]:
+    if outcome == "ok":
+        return [completed(call, digest=call)]
+    if outcome == "final":
+        return [failed(call, 1, retry=False, digest=call)]
+    return [CheckpointStarted(at=AT, call=call, name="a", attempt=1)] if outcome == "started" else []
+
+
+@given(OUTCOMES, st.data())
+def test_a_new_attempt_computes_what_it_failed_by_and_keeps_the_rest(outcomes: list[str], data: st.DataObject) -> None:
+    """Before the first of these failures all is as it was; after it results are kept where the same call is made, at
+    whatever place, each once; nothing there is a divergence, and no result is lost.
+    """
+    events: list[Event] = []
+    for number, outcome in enumerate(outcomes, start=1):
+        events += recorded(str(number), outcome)
+    final = [str(number) for number, outcome in enumerate(outcomes, start=1) if outcome == "final"]
+    blamed = data.draw(st.sets(st.sampled_from(final))) if final else set()
+    end = data.draw(st.sampled_from(["attempt", "failed"]))
+    calls = sorted(blamed) or None
+    events.append(
+        AttemptFailed(at=AT, attempt=1, error=FAILURE, calls=calls)
+        if end == "attempt"
+        else Failed(at=AT, error=FAILURE, calls=calls)
+    )
+    anew = blamed or set(final)
+    first = min(map(int, anew), default=len(outcomes) + 1)
+    known = RecordedCalls(events)
+    for number, outcome in enumerate(outcomes, start=1):
+        same = CallIdentity(str(number), "a", str(number))
+        if number < first:
+            assert isinstance(known.decide(same), {"ok": Reuse, "final": Reraise}.get(outcome, Compute))
+    places = data.draw(st.permutations(range(first, len(outcomes) + 1)))
+    taken: list[Event] = []
+    for place, made in zip(range(first, len(outcomes) + 1), places, strict=True):
+        decision = known.decide(CallIdentity(str(place), "a", str(made)))
+        if outcomes[made - 1] == "ok":
+            assert decision == Reuse(VALUE, str(made), kept=True)
+            taken.append(Kept(at=AT, of=str(made), place=str(place)))
+        else:
+            assert isinstance(decision, Compute) and decision.call not in done(events)
+    # A runner that goes on from there finds the same, and by now it binds.
+    runner = RunnerRecord("r", "h", 1)
+    again = RecordedCalls([*events, Started(at=AT, runner=runner, attempt=2), *taken])
+    for kept in taken:
+        assert isinstance(kept, Kept)
+        assert again.decide(CallIdentity(kept.place, "a", kept.of)) == Reuse(VALUE, kept.of)
+        assert isinstance(again.decide(CallIdentity(kept.place, "b", kept.of)), Diverged)
+
+
+def done(events: list[Event]) -> set[str]:
+    return {event.call for event in events if isinstance(event, CheckpointCompleted)}
+
+
+def test_another_call_at_the_place_of_a_finished_one_has_an_id_of_its_own() -> None:
+    """In attempt 2 it is 2@2, and goes on as that; should attempt 3 make the first one again, that is kept."""
+    events: list[Event] = [
+        failed("1", 1, retry=False),
+        completed("2", "b"),
+        AttemptFailed(at=AT, attempt=1, error=FAILURE),
+    ]
+    assert decide(events, CallIdentity("2", "c", "d")) == Compute("2@2")
+    events += [
+        Started(at=AT, runner=RunnerRecord("r", "h", 1), attempt=2),
+        failed("1", 2, retry=False),
+        completed("2@2", "c"),
+        AttemptFailed(at=AT, attempt=2, error=FAILURE),
+    ]
+    assert decide(events, CallIdentity("2", "b", "d")) == Reuse(VALUE, "2", kept=True)
+    assert decide(events, CallIdentity("2", "c", "d")) == Reuse(VALUE, "2@2", kept=True)
+    assert decide(events, CallIdentity("2", "a", "d")) == Compute("2@3")
+
+
+def test_a_failure_in_which_no_body_ran_changes_nothing() -> None:
+    """As where the source could not be loaded: the body goes on as if its runner had ended."""
+    events: list[Event] = [failed("1", 1, retry=False), completed("2"), Failed(at=AT, error=FAILURE, calls=[])]
+    assert decide(events, CallIdentity("1", "a", "d")) == Reraise(FAILURE, "1")
+    assert decide(events, CallIdentity("2", "a", "d")) == Reuse(VALUE, "2")
+
+
+def test_what_was_asked_after_the_failure_is_asked_by_nobody_until_it_is_asked_again() -> None:
+    """Waits are loose from there as calls are; those before it stand."""
+    standing = Standing()
+    for event in (
+        WaitOpened(at=AT, wait="w1", name="early"),
+        failed("1", 1, retry=False),
+        WaitOpened(at=AT, wait="w2", name="late"),
+        WaitAnswered(at=AT, wait="w2", name="late", value=VALUE),
+        AttemptFailed(at=AT, attempt=1, error=FAILURE, calls=["1"]),
+    ):
+        standing.add(event)
+    assert (standing.wait_at("w1"), standing.wait_at("w2")) == ("w1", "w2")
+    standing.begin()
+    assert (standing.wait_at("w1"), standing.wait_at("w2")) == ("w1", None)
+    assert list(standing.loose_waits) == ["w2"] and standing.next_id("w2") == "w2@2"
+    standing.add(Kept(at=AT, of="w2", place="w3"))
+    assert (standing.wait_at("w2"), standing.wait_at("w3"), list(standing.loose_waits)) == (None, "w2", [])

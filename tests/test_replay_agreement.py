@@ -19,7 +19,7 @@ from kitaru.core.codecs import encode
 from kitaru.core.replay_plan import Changes, plan_replay
 from kitaru.engine import values
 from kitaru.engine.replaying import given_value, offers, open_replay
-from kitaru.errors import KitaruStateError
+from kitaru.errors import KitaruStateError, KitaruUsageError, KitaruWaitValidationError
 from kitaru.model import address
 from kitaru.model.event import Opened
 from kitaru.model.execution import Execution
@@ -310,6 +310,21 @@ def test_from_a_wait_the_question_is_asked_again(house: House) -> None:
     assert house.ran.read_text() == ""
 
 
+def test_the_version_that_asked_says_at_once_what_answers_it(house: House) -> None:
+    """Of the same code its questions are known: an override that can't do is refused, and nothing is opened."""
+    exec_id, replay = house.first("asked"), house.client.executions.replay
+    count = len(house.client.executions.list())
+    with pytest.raises(KitaruUsageError, match="no wait 'nope'"):
+        replay(exec_id, from_="write", overrides={"wait.nope": True})
+    with pytest.raises(KitaruWaitValidationError, match="approve"):
+        replay(exec_id, from_="write", overrides={"wait.approve": "yes"})
+    assert len(house.client.executions.list()) == count
+    planned = house.client.executions.plan_replay(exec_id, from_="write", overrides={"wait.nope": 1}, version=2)
+    assert [(one.name, one.reason) for one in planned.waits if not one.wait_id] == [
+        ("nope", "its answer is given, if v2 asks it")
+    ]
+
+
 def agree(plan: ReplayPlan, replayed: Execution, *, ran: Counter[str], output: Any, given: dict[str, Any]) -> None:
     """Hold the words against the journal of the replay, and both against what ran."""
     taken = {call.original_call_id: call for call in replayed.checkpoints if call.original_call_id}
@@ -331,33 +346,56 @@ def agree(plan: ReplayPlan, replayed: Execution, *, ran: Counter[str], output: A
 # --- flows that are data: whatever they do, in this process -----------------------------------------------------------
 
 RAN: list[str] = []
+HEALED: list[bool] = []
+"""Something, where what failed at first succeeds now."""
+
+
+class Odd(Exception):
+    pass
 
 
 def compute(name: str, number: int) -> int:
     return (number * 7 + ord(name)) % 11
 
 
+def fails(name: str, number: int) -> bool:
+    """Whether the checkpoint fails on the number before it is healed."""
+    return (number + ord(name)) % 3 == 0
+
+
+def made(name: str, number: int) -> int:
+    RAN.append(name)
+    if fails(name, number) and not HEALED:
+        raise Odd(f"{name} {number}")
+    return compute(name, number)
+
+
 @checkpoint
 def a(number: int) -> int:
-    RAN.append("a")
-    return compute("a", number)
+    return made("a", number)
 
 
 @checkpoint
 def b(number: int) -> int:
-    RAN.append("b")
-    return compute("b", number)
+    return made("b", number)
 
 
 @checkpoint
 def c(number: int) -> int:
-    RAN.append("c")
-    return compute("c", number)
+    return made("c", number)
+
+
+@checkpoint
+def clean(name: str, number: int) -> int:
+    RAN.append("clean")
+    return number + len(name)
 
 
 STEPS = {"a": a, "b": b, "c": c}
 Op = list[str]
-"""How (``call``, ``map``), which checkpoint, and its argument: the input ``x``, the last value, or a constant."""
+"""How (``call``, ``map``, in which failures are collected), which checkpoint, and its argument: the input ``x``, the
+last value, or a constant. What fails is caught, and cleaned up after by another call.
+"""
 
 
 @flow
@@ -366,17 +404,28 @@ def program(ops: list[list[str]], x: int) -> int:
     for how, name, argument in ops:
         number = {"x": x, "last": value, "const": 3}[argument]
         step = STEPS[name]
-        value = sum(step.map([number, value, 3]).results()) if how == "map" else step(number)
+        if how == "map":
+            outcomes = step.map([number, value, 3], on_error="collect").outcomes()
+            value = sum(one.value or 0 for one in outcomes) + 5 * len([one for one in outcomes if not one.ok])
+            continue
+        try:
+            value = step(number)
+        except Odd as error:
+            value = clean(str(error), number)
     return value
 
 
 def expected(ops: list[Op], x: int, given: dict[str, int]) -> int:
-    """What ``program`` gives."""
+    """What ``program`` gives, where nothing is healed."""
     value = 0
     for how, name, argument in ops:
         number = {"x": x, "last": value, "const": 3}[argument]
         each = [number, value, 3] if how == "map" else [number]
-        value = sum(given.get(name, compute(name, one)) for one in each)
+        failed = [one for one in each if name not in given and fails(name, one)]
+        if failed and how != "map":
+            value = given.get("clean", number + len(f"{name} {number}"))
+        else:
+            value = sum(given.get(name, compute(name, one)) for one in each if one not in failed) + 5 * len(failed)
     return value
 
 
@@ -432,3 +481,33 @@ def test_a_plan_says_what_any_replay_does(
     agree(plan, replayed, ran=Counter(RAN), output=lambda value: value.inline, given=given)
     if same and not given:
         assert Counter(RAN) == Counter(call.name for call in plan.calls if call.action == "rerun")
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(before=OPS, x=st.integers(0, 3), data=st.data(), movable=st.booleans())
+def test_what_failed_before_the_cut_fails_again_though_it_would_succeed_now(
+    tmp_path: Path, before: list[Op], x: int, data: st.DataObject, movable: bool
+) -> None:
+    """All that the body did before the cut is taken over, its failures too; so each call before it is made again."""
+    lab = Lab(tmp_path / "store")
+    first = lab.open(program, ops=before, x=x)
+    lab.go_on(program, first)
+    original = lab.load(first)
+    cut = data.draw(st.integers(1, len(original.checkpoints)))
+    plan = plan_replay(original.checkpoints, (), cut=str(cut), changes=Changes(code="v2" if movable else ""))
+    concurrent = "map" in {op[0] for op in before}
+    exec_id = replay(lab, first, plan, {"ops": before, "x": x}, {}, movable)
+    RAN.clear()
+    HEALED.append(True)
+    try:
+        lab.go_on(program, exec_id)
+    finally:
+        HEALED.clear()
+    taken = {call.original_call_id: call for call in lab.load(exec_id).checkpoints if call.original_call_id}
+    reused = [call for call in plan.calls if call.action in ("reuse", "reuse_if_same")]
+    if not concurrent:
+        assert len(reused) == cut - 1
+    for call in reused:
+        was = next(one for one in original.checkpoints if one.call_id == call.call_id)
+        assert (taken[call.call_id].name, taken[call.call_id].status) == (was.name, was.status)
+        assert taken[call.call_id].failure == was.failure

@@ -147,6 +147,109 @@ def test_an_async_checkpoint_of_a_sync_flow_is_cancelled(lab: Lab) -> None:
     assert "was stopped after 0.2 seconds" in lab.run(plain)
 
 
+@pytest.mark.parametrize("ending", ["returns", "yields", "raises"])
+def test_an_async_attempt_that_comes_back_late_has_failed(lab: Lab, ending: str) -> None:
+    """It blocked the loop past its time, so that no cancellation came: its result counts no more than a sync one's."""
+    tries: list[float] = []
+
+    @checkpoint(timeout=0.2, retries=1)
+    async def blocks() -> int:
+        tries.append(time.monotonic())
+        if len(tries) == 2:
+            return 7
+        time.sleep(0.9)
+        if ending == "yields":
+            await asyncio.sleep(0)
+        if ending == "raises":
+            raise ValueError("mine")
+        return 1
+
+    @flow
+    async def calling() -> int:
+        return await blocks()
+
+    def on_a_thread() -> None:
+        results.append(lab.go_on(calling, exec_id))
+
+    exec_id, results = lab.open(calling), list[int]()
+    thread = threading.Thread(target=on_a_thread)
+    thread.start()
+    thread.join(30)
+    assert results == [7] and tries[1] - tries[0] >= 0.9
+    (call,) = lab.load(exec_id).checkpoints
+    first, second = call.attempts
+    assert (first.status, second.status) == ("failed", "completed")
+    assert first.failure is not None and "told to stop after 0.2 seconds, and its code did not" in first.failure.message
+
+
+def test_async_code_that_computes_is_stopped(lab: Lab) -> None:
+    """A step that does not yield is stopped between two instructions; what runs beside it goes on after that."""
+
+    @checkpoint(timeout=0.2)
+    async def spins() -> None:
+        busy(60)
+
+    @checkpoint(timeout=30)
+    async def fine() -> int:
+        await asyncio.sleep(0.05)
+        return 7
+
+    @flow
+    async def gathering() -> list[Any]:
+        found = await asyncio.gather(spins(), fine(), return_exceptions=True)
+        return [str(one) if isinstance(one, Exception) else one for one in found]
+
+    started = time.monotonic()
+    late, value = lab.run(gathering)
+    assert "spins" in late and "after 0.2 seconds" in late and value == 7
+    assert time.monotonic() - started < 20
+
+
+def test_async_code_that_swallows_everything_is_stopped_again(lab: Lab) -> None:
+    """Each bare except of it delays the end by about a second, and its late result does not count."""
+    caught: list[type[BaseException]] = []
+
+    @checkpoint(timeout=0.2)
+    async def stubborn() -> str:
+        await asyncio.sleep(0)
+        for _ in range(2):
+            try:
+                busy(60)
+            except BaseException as error:
+                caught.append(type(error))
+        return "late"
+
+    @flow
+    async def calling() -> str:
+        return await stubborn()
+
+    with pytest.raises(errors.KitaruExecutionError, match=r"told to stop after 0\.2 seconds, and its code"):
+        lab.run(calling)
+    assert [one.__name__ for one in caught] == ["Interrupted", "Interrupted"]
+
+
+def test_the_end_of_an_async_attempt_has_time_to_tidy_up(lab: Lab) -> None:
+    """What takes the cancellation is not stopped at once: awaiting and computing for a moment are possible."""
+    tidied: list[str] = []
+
+    @checkpoint(timeout=0.2)
+    async def tidies() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            busy(0.2)
+            await asyncio.sleep(0.01)
+            tidied.append("whole")
+
+    @flow
+    async def calling() -> None:
+        await tidies()
+
+    with pytest.raises(errors.KitaruExecutionError, match=r"after 0\.2 seconds"):
+        lab.run(calling)
+    assert tidied == ["whole"]
+
+
 def test_a_flow_is_stopped_with_all_it_does_and_tried_again(lab: Lab) -> None:
     """Body, inline call, submitted calls: all have ended before the second attempt; finished calls don't run again."""
     ran: list[str] = []
@@ -206,6 +309,36 @@ def test_an_async_flow_is_stopped(lab: Lab) -> None:
     assert sorted(seen) == ["beside", "inline"]
 
 
+def test_an_async_flow_that_comes_back_late_has_failed(lab: Lab) -> None:
+    """Its body blocked the loop past the flow's time, so that its cancellation never came."""
+
+    @flow(timeout=0.2)
+    async def blocks() -> int:
+        time.sleep(0.9)
+        return 1
+
+    with pytest.raises(errors.KitaruExecutionError, match=r"flow 'blocks' was told to stop after 0\.2 seconds, and"):
+        lab.go_on(blocks, lab.open(blocks, timeout=0.2))
+
+
+def test_async_calls_that_outlive_the_body_end_with_the_flow_s_time(lab: Lab) -> None:
+    """A body that returned before its submitted calls leaves them what is left of the flow's time, and no more."""
+
+    @checkpoint
+    async def sleeps() -> None:
+        await asyncio.sleep(20)
+
+    @flow(timeout=0.3)
+    async def leaves() -> int:
+        sleeps.submit()
+        return 1
+
+    began = time.monotonic()
+    with pytest.raises(errors.KitaruExecutionError, match=r"flow 'leaves' was stopped after 0\.3 seconds"):
+        lab.go_on(leaves, lab.open(leaves, timeout=0.3))
+    assert time.monotonic() - began < 15
+
+
 def test_a_flow_that_only_waits_is_stopped(lab: Lab) -> None:
     """A body that waits for a submitted call ends with that call."""
 
@@ -243,24 +376,25 @@ def test_code_that_swallows_everything_is_stopped_again(lab: Lab) -> None:
     assert len(caught) == 2
 
 
-def test_a_blocked_main_thread_is_woken(tmp_path: Path) -> None:
+@pytest.mark.parametrize("word", ["", "async "], ids=["sync", "async"])
+def test_a_blocked_main_thread_is_woken(tmp_path: Path, word: str) -> None:
     """In a process whose main thread runs the flow, as a worker's does, even time.sleep is stopped in time."""
     script = tmp_path / "sleeper.py"
     script.write_text(
         textwrap.dedent(
-            """
+            f"""
             import time, sys
             from pathlib import Path
             from kitaru import flow, checkpoint, errors
             from tests.execution_lab import Lab
 
             @checkpoint(timeout=0.3)
-            def sleeps():
+            {word}def sleeps():
                 time.sleep(60)
 
             @flow
-            def calling():
-                sleeps()
+            {word}def calling():
+                {word and "await "}sleeps()
 
             started = time.monotonic()
             try:

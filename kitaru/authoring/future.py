@@ -30,6 +30,8 @@ class CheckpointFuture(Generic[T]):
         self._callbacks: list[Callable[[CheckpointFuture[T]], None]] = []
         self._observed = False
         self._refuse_wait: Callable[[], bool] | None = None
+        self.group: FanOut | None = None
+        """The calls that it was made with."""
 
     def __repr__(self) -> str:
         state = ("failed" if self._error else "done") if self._settled else "pending"

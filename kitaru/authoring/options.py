@@ -93,7 +93,10 @@ def check_function(func: Any, decorator: str) -> Callable[..., Any]:
     """``func`` if it can be decorated: a named function or coroutine function that returns rather than yields."""
     if not inspect.isfunction(func):
         raise KitaruUsageError(
-            f"{decorator} decorates a function, not {func!r:.80}", hint=f"{decorator} goes above def or async def."
+            f"{decorator} decorates a function, not {func!r:.80}",
+            hint=f"@staticmethod goes above {decorator}."
+            if isinstance(func, (staticmethod, classmethod))
+            else f"{decorator} goes above def or async def.",
         )
     if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
         raise KitaruUsageError(

@@ -61,9 +61,20 @@ class Parameters:
         try:
             found = self.signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{self._func.__name__}(): {error}") from None
+            raise TypeError(f"{self._func.__name__}(): {error}{self._as_method()}") from None
         found.apply_defaults()
         return dict(found.arguments)
+
+    def _as_method(self) -> str:
+        """What to do about a method, whose first parameter nobody fills in; empty for a plain function."""
+        owner = self._func.__qualname__.rpartition(".")[0]
+        first = next(iter(self.signature.parameters), "")
+        if not owner or owner.endswith("<locals>") or first not in ("self", "cls"):
+            return ""
+        return (
+            f"; it is a method of {owner.rpartition('.')[2]}, and a checkpoint is given no {first}: "
+            "put @staticmethod above its decorator, or make it a plain function"
+        )
 
     def bind_inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], owner: str) -> dict[str, Any]:
         """Inputs by name, defaults filled in, each converted to what its annotation says.

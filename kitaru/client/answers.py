@@ -18,7 +18,7 @@ from kitaru.errors import (
 from kitaru.model import address
 from kitaru.model.address import canonical_json, timestamp
 from kitaru.model.execution import Execution
-from kitaru.model.wait import Wait
+from kitaru.model.wait import Wait, told_apart
 from kitaru.ports import Taken
 
 
@@ -72,7 +72,7 @@ def chosen(session: Session, execution: Execution, name: str | None) -> Wait:
         raise KitaruUsageError(f"{exec_id} has no wait {name!r}; it waits for: {_listed(waits)}", hint="--wait NAME")
     raise KitaruUsageError(
         f"{exec_id} waits for {len(found)} answers: {_listed(found)}",
-        hint=f"kitaru executions input {exec_id} --wait {found[0].wait_id} --value JSON",
+        hint=f"kitaru executions input {exec_id} --wait {told_apart(found[0], waits)} --value JSON",
     )
 
 
@@ -155,7 +155,5 @@ def _key(session: Session, execution: Execution, wait: Wait) -> str:
 
 
 def _listed(waits: list[Wait]) -> str:
-    return ", ".join(
-        wait.name if sum(one.name == wait.name for one in waits) == 1 else f"{wait.wait_id} ({wait.name})"
-        for wait in waits
-    )
+    names = ((wait, told_apart(wait, waits)) for wait in waits)
+    return ", ".join(name if name == wait.name else f"{name} ({wait.name})" for wait, name in names)

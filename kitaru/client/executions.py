@@ -21,7 +21,7 @@ from kitaru.engine.logs import read_newest
 from kitaru.errors import KitaruError, KitaruStateError, KitaruUsageError
 from kitaru.model import address
 from kitaru.model.event import Value
-from kitaru.model.execution import Execution
+from kitaru.model.execution import STATUSES, Execution
 from kitaru.model.log_line import LogLine
 from kitaru.model.replay import ReplayPlan
 from kitaru.model.wait import Wait
@@ -49,6 +49,12 @@ def _must_have_called(execution: Execution, checkpoint: str) -> None:
         f"{execution.exec_id} has no checkpoint {checkpoint!r}; {there}",
         hint=(f"did you mean {close[0]}? " if close else "") + f"kitaru executions get {execution.exec_id}",
     )
+
+
+def _must_be_statuses(*wanted: str | None) -> None:
+    for one in wanted:
+        if one is not None and one not in STATUSES:
+            raise KitaruUsageError(f"status {one!r}: expected one of {', '.join(STATUSES)}")
 
 
 class ExecutionsClient:
@@ -84,17 +90,23 @@ class ExecutionsClient:
     def list(
         self, *, flow: str | None = None, status: str | Iterable[str] | None = None, limit: int | None = None
     ) -> list[Execution]:
-        """Executions, newest first. ``status``: only of that one, or of any of several."""
+        """Executions, newest first. ``status``: only of that one, or of any of several; ``KitaruUsageError`` for one
+        that there is not.
+        """
         newest = self._session.executions.newest
         if status is None or isinstance(status, str):
+            _must_be_statuses(status)
             return list(newest(flow=flow, status=status, limit=limit))
-        listings = [newest(flow=flow, status=one, limit=limit) for one in dict.fromkeys(status)]
+        status = list(dict.fromkeys(status))
+        _must_be_statuses(*status)
+        listings = [newest(flow=flow, status=one, limit=limit) for one in status]
         merged = heapq.merge(*listings, key=attrgetter("exec_id"), reverse=True)
         # One that changed from one status to the other meanwhile is in both listings.
         return list(islice((first for _, (first, *_) in groupby(merged, attrgetter("exec_id"))), limit))
 
     def latest(self, *, flow: str | None = None, status: str | None = None) -> Execution:
         """The newest execution that fits. ``KitaruUsageError`` where none does."""
+        _must_be_statuses(status)
         for execution in self._session.executions.newest(flow=flow, status=status, limit=1):
             return execution
         raise KitaruUsageError("there is no such execution", hint="kitaru executions list")

@@ -32,6 +32,7 @@ from kitaru.model.event import Value
 from kitaru.model.execution import Execution, fold
 from kitaru.model.log_line import LogLine
 from kitaru.model.recorded import JSON_FORMATS
+from kitaru.model.wait import told_apart
 
 if TYPE_CHECKING:
     from kitaru.engine.invoker import Launched
@@ -345,7 +346,7 @@ def waiting_error(execution: Execution) -> KitaruStateError:
     """What the caller gets of an execution that waits while nobody runs it."""
     waits = execution.open_waits
     asked = "; ".join(f"{wait.name!r}" + (f": {wait.question}" if wait.question else "") for wait in waits)
-    chosen = f" --wait {waits[0].name}" if len(waits) > 1 else ""
+    chosen = f" --wait {told_apart(waits[0], waits)}" if len(waits) > 1 else ""
     return KitaruStateError(
         f"{execution.exec_id} waits for an answer to {asked}",
         hint=f"kitaru executions input {execution.exec_id}{chosen} --value JSON",
@@ -355,7 +356,7 @@ def waiting_error(execution: Execution) -> KitaruStateError:
 def read_value(session: Session, value: Value, subject: str) -> Any:
     """A stored value: as its own type where this process can import that, else as plain data."""
     try:
-        return get(session.store, session.project, value, subject=subject)
+        return get(session.store, session.project, value, subject=subject, checked=True)
     except KitaruValueError as error:
         if not isinstance(error.__cause__, ModuleNotFoundError):
             raise
@@ -365,7 +366,7 @@ def read_value(session: Session, value: Value, subject: str) -> Any:
 def plain_value(session: Session, value: Value, subject: str) -> Any:
     """A stored value as plain data, whatever its type was."""
     read = get_plain if value.format in JSON_FORMATS else get
-    return read(session.store, session.project, value, subject=subject)
+    return read(session.store, session.project, value, subject=subject, checked=True)
 
 
 def failure_of(execution: Execution) -> KitaruExecutionError:

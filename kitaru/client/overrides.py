@@ -40,7 +40,10 @@ def told_apart(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
 
 
 def check_answers(original: Execution, answers: Mapping[str, Any]) -> None:
-    """``KitaruUsageError`` for a wait that there is not, ``KitaruWaitValidationError`` for what does not answer it."""
+    """``KitaruUsageError`` for a wait that there is not, ``KitaruWaitValidationError`` for what does not answer it.
+
+    For the code that asked, alone: what other code asks is known when it does.
+    """
     must_be_known(answers, [wait.name for wait in original.waits], "wait", WAIT)
     for wait in original.waits:
         if wait.name not in answers:

@@ -11,7 +11,7 @@ from kitaru import wiring
 from kitaru.client.handle import FlowHandle, plain_value, read_value
 from kitaru.client.overrides import check_answers, check_results, told_apart
 from kitaru.client.session import Session
-from kitaru.core.replay_plan import Changes, plan_replay
+from kitaru.core.replay_plan import Changes, failing_calls, plan_replay
 from kitaru.engine.journal import Journal, read_entries, read_events
 from kitaru.engine.replaying import given_value, offers, open_replay
 from kitaru.errors import KitaruError, KitaruInputError, KitaruUsageError, Problem
@@ -84,7 +84,6 @@ class Replays:
         results, answers = told_apart(overrides)
         if flow is not None and (version is not None or tag is not None):
             raise KitaruUsageError("a replay runs a flow from source, or a version: not both", hint="leave one out")
-        check_answers(original, answers)
         released = None if flow is not None else self._released(original, version, tag)
         if released is None and flow is None:
             flow = self._running.source_of(original)
@@ -95,6 +94,8 @@ class Replays:
             )
         inputs = self._inputs(original, args, released, flow)
         same_code = released is not None and released.sha == original.snapshot
+        if same_code:
+            check_answers(original, answers)
         changes = Changes(
             code="" if same_code else _code(released),
             inputs=inputs is not None,
@@ -102,6 +103,7 @@ class Replays:
             answers=answers,
             gone=self._gone(original, released) if released is not None and not same_code else (),
             there=_there(released, flow),
+            failing=failing_calls(events, original),
         )
         plan = plan_replay(original.checkpoints, original.waits, cut=cut, changes=changes)
         check_results(session, original, results, flow, changes.there)

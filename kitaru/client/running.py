@@ -137,6 +137,7 @@ class Running:
                 lease_seconds=lease_seconds(session.settings.environ),
                 forced_end=forced_end,
                 children=children,
+                check_answer=wiring.check_answer,
             )
 
         def run_here() -> Any:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kitaru.core import blocks
-from kitaru.core.formats import BadFormat, Format, builtin_format, format_named, installed_formats
+from kitaru.core.formats import BadFormat, Format, builtin_format, format_named, installed_format
 from kitaru.core.plain import plain
 from kitaru.core.typed_json import TAG, Loose, Unstorable, from_tree, is_plain, to_tree, type_name
 from kitaru.errors import KitaruFeatureNotAvailableError, KitaruIntegrityError, KitaruValueError
@@ -78,14 +78,15 @@ def encode(
     what can't be stored.
     """
     named = type_name(type(value)) if typed else ""
+    unasked: tuple[str, ...] = ()
     try:
         try:
             return _encode(value, named, serializer, inline_limit)
         except Unstorable:
-            added = _encode_added(value, named, inline_limit)
-            if added is None:
+            form, unasked = installed_format(value)
+            if form is None:
                 raise
-            return added
+            return _encode_added(form, value, named, inline_limit)
     except Unstorable as error:
         where = "" if error.kind is type(value) else f" holds a {type_name(error.kind)}, which"
         problem = f"{where} can't be stored: {error.advice}"
@@ -95,7 +96,8 @@ def encode(
         problem = f" can't be stored: {error}"
     raise KitaruValueError(
         f"{subject} ({type_name(type(value))}){problem}",
-        hint=f"Use JSON-like values, dataclasses, pydantic models, bytes, text, arrays or data frames; or {way_out}",
+        hint=f"Use JSON-like values, dataclasses, pydantic models, bytes, text, arrays or data frames; or {way_out}"
+        + "".join(f"\nNot asked: {one}" for one in unasked),
     )
 
 
@@ -184,12 +186,10 @@ class Summaries:
     def _summarise_added(self, value: Any) -> Any:
         """The same where another package's format takes the value."""
         try:
-            for form in installed_formats():
-                if form.takes(value):
-                    return self._digest(form, value)
+            form, _ = installed_format(value)
+            return self._digest(form, value) if form is not None else None
         except Exception:
             return None  # a result of that type will say what is wrong with the format
-        return None
 
     def _digest(self, form: Format, value: Any) -> Any:
         known = self._made.get(id(value))
@@ -301,15 +301,12 @@ def _encode(value: Any, named: str, serializer: str | None, inline_limit: int) -
     return _encode_json(value, named, inline_limit)
 
 
-def _encode_added(value: Any, named: str, inline_limit: int) -> Encoded | None:
-    """As a format of another package writes it; None where none takes the value."""
-    for form in installed_formats():
-        if form.takes(value):
-            body = form.write(value)
-            if type(body) is not bytes or not body:
-                raise BadFormat(f"the format {form.name!r} wrote no bytes")
-            return _raw(form.name, body, named, inline_limit)
-    return None
+def _encode_added(form: Format, value: Any, named: str, inline_limit: int) -> Encoded:
+    """As a format of another package writes it."""
+    body = form.write(value)
+    if type(body) is not bytes or not body:
+        raise BadFormat(f"the format {form.name!r} wrote no bytes")
+    return _raw(form.name, body, named, inline_limit)
 
 
 def _encode_json(value: Any, named: str, inline_limit: int) -> Encoded:

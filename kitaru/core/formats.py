@@ -14,6 +14,7 @@ an object with three functions::
 
 The entry point's name is what is recorded with each value, so it must stay. It is asked for values that nothing built
 in takes: no JSON, no bytes or text, no dataclass or model. Packages are looked for when the first such value comes.
+One that can't be used matters only for values that nothing else takes: their error names it.
 """
 
 from __future__ import annotations
@@ -182,13 +183,20 @@ _WAYS_OUT = {
 def format_named(name: str) -> Format:
     """The format of that name, built in or installed. ``KitaruFeatureNotAvailableError`` where there is none."""
     found = next((form for form in FORMATS if form.name == name), None)
-    found = found or next((form for form in installed_formats() if form.name == name), None)
     if found is not None:
         return found
-    raise KitaruFeatureNotAvailableError(
-        f"a value was stored in the format {name!r}, which neither this release nor an installed package knows",
-        hint="Install the package that brings that format, or upgrade: pip install -U kitaru",
-    )
+    installed = _installed()
+    if name in installed.broken:
+        raise KitaruFeatureNotAvailableError(
+            f"a value was stored in the format {name!r}: {installed.broken[name]}",
+            hint="Mend that installation, or run where the package works.",
+        )
+    if name not in installed.formats:
+        raise KitaruFeatureNotAvailableError(
+            f"a value was stored in the format {name!r}, which neither this release nor an installed package knows",
+            hint="Install the package that brings that format, or upgrade: pip install -U kitaru",
+        )
+    return installed.formats[name]
 
 
 GROUP = "kitaru.formats"
@@ -197,23 +205,52 @@ RESERVED = frozenset({*JSON_FORMATS, "text", "bytes", "pickle", *(form.name for 
 
 
 class BadFormat(TypeError):
-    """An installed package's format can't be used; the message says which, and why."""
+    """What an installed package's format gave can't be used; the message says which, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Installed:
+    """The formats of other packages by name, and what is wrong with those that can't be used."""
+
+    formats: dict[str, Format]
+    broken: dict[str, str]
+
+
+def installed_format(value: Any) -> tuple[Format | None, tuple[str, ...]]:
+    """The first installed format, by name, that takes ``value``; beside it what kept others from being asked."""
+    installed = _installed()
+    wrong = list(installed.broken.values())
+    for form in installed.formats.values():
+        try:
+            if form.takes(value):
+                return form, tuple(wrong)
+        except Exception as error:  # one package's mistake is nothing to the values of others
+            wrong.append(f"the format {form.name!r} failed when it was asked: {type(error).__name__}: {error}")
+    return None, tuple(wrong)
 
 
 @cache
-def installed_formats() -> tuple[Format, ...]:
-    """The formats of other packages, by name. ``BadFormat`` where one is not as it should be."""
+def _installed() -> _Installed:
     # Late: it takes as long to load as all of this, and most flows have no such value.
     from importlib.metadata import entry_points
 
-    found: dict[str, Format] = {}
-    for point in sorted(entry_points(group=GROUP), key=lambda one: one.name):
-        package = point.dist.name if point.dist is not None else point.value
-        if point.name in RESERVED or point.name in found:
-            raise BadFormat(f"the format {point.name!r} of package {package} has a name that is taken")
+    found = _Installed({}, {})
+    points = sorted(entry_points(group=GROUP), key=lambda one: (one.name, one.value))
+    packages: dict[str, list[str]] = {}
+    for point in points:
+        packages.setdefault(point.name, []).append(point.dist.name if point.dist is not None else point.value)
+    for point in points:
+        name, owners = point.name, packages[point.name]
+        whose = f"the format {name!r} of package {' and of package '.join(owners)}"
+        if name in RESERVED or len(owners) > 1:
+            found.broken[name] = f"{whose} has a name that is taken"
+            continue
         try:
             made = point.load()
-            found[point.name] = Format(point.name, made.takes, made.write, made.read, "")
-        except (ImportError, AttributeError) as error:
-            raise BadFormat(f"the format {point.name!r} of package {package} can't be loaded: {error}") from error
-    return tuple(found.values())
+            form = Format(name, made.takes, made.write, made.read, "")
+        except Exception as error:  # whatever somebody's module does while it is imported
+            kind = "" if isinstance(error, (ImportError, AttributeError)) else f"{type(error).__name__}: "
+            found.broken[name] = f"{whose} can't be loaded: {kind}{error}"
+        else:
+            found.formats[name] = form
+    return found

@@ -12,35 +12,44 @@ from collections import deque
 from collections.abc import Iterable
 
 from kitaru.core.replay import CallIdentity
-from kitaru.model.event import AnswerOffered, CheckpointCompleted, CheckpointOffered, Event, WaitAnswered
+from kitaru.model.event import (
+    AnswerOffered,
+    CheckpointCompleted,
+    CheckpointFailed,
+    CheckpointOffered,
+    Event,
+    FailureOffered,
+    WaitAnswered,
+)
 
-Queues = dict[tuple[str, str], deque[CheckpointOffered]]
+Offer = CheckpointOffered | FailureOffered
+Queues = dict[tuple[str, str], deque[Offer]]
 
 
 class Offers:
     """The offers in ``events`` that no event after them took."""
 
     def __init__(self, events: Iterable[Event]) -> None:
-        self._placed: dict[str, CheckpointOffered] = {}
+        self._placed: dict[str, Offer] = {}
         self._movable: Queues = {}
         self._movable_names: set[str] = set()
         self._given: dict[str, CheckpointOffered] = {}
         self._answers: dict[str, AnswerOffered] = {}
         self._given_answers: dict[str, AnswerOffered] = {}
         for event in events:
-            if isinstance(event, CheckpointOffered):
+            if isinstance(event, (CheckpointOffered, FailureOffered)):
                 self._offer(event)
             elif isinstance(event, AnswerOffered):
                 answers = self._given_answers if event.given else self._answers
                 answers[event.name if event.given else event.wait] = event
-            elif isinstance(event, CheckpointCompleted):
+            elif isinstance(event, (CheckpointCompleted, CheckpointFailed)):
                 self._drop(event)
             elif isinstance(event, WaitAnswered):
                 taken = [one.wait for one in self.answers(event.wait, event.name) if not one.given]
                 self._answers.pop(taken[0] if taken else "", None)
 
-    def _offer(self, event: CheckpointOffered) -> None:
-        if not event.input_digest:
+    def _offer(self, event: Offer) -> None:
+        if isinstance(event, CheckpointOffered) and not event.input_digest:
             self._given[event.name] = event
         elif event.movable:
             self._movable_names.add(event.name)
@@ -48,7 +57,7 @@ class Offers:
         else:
             self._placed[event.call] = event
 
-    def _drop(self, event: CheckpointCompleted) -> None:
+    def _drop(self, event: CheckpointCompleted | CheckpointFailed) -> None:
         """What this call took, before its runner ended."""
         if event.original_call_id is None:
             return
@@ -62,8 +71,8 @@ class Offers:
         """Whether ``take`` may find something for the call at that place; its inputs are not known yet."""
         return call in self._placed or name in self._given or name in self._movable_names
 
-    def take(self, call: CallIdentity) -> CheckpointOffered | None:
-        """The result for this call, which no other call gets then; one that was given fits every call of its name."""
+    def take(self, call: CallIdentity) -> Offer | None:
+        """The outcome for this call, which no other call gets then; one that was given fits every call of its name."""
         given = self._given.get(call.name)
         if given is not None:
             return given
@@ -76,12 +85,16 @@ class Offers:
         except IndexError:  # Another thread had the last one.
             return None
 
-    def answers(self, wait: str, name: str) -> list[AnswerOffered]:
-        """The answers that may fit the wait at that place, the best first."""
+    def answers(self, wait: str, name: str, asked: str | None = None) -> list[AnswerOffered]:
+        """The answers that may fit the wait at that place, the best first. ``asked``: the digest of what it asks; an
+        answer to something else does not fit, unless it was given.
+        """
         given = self._given_answers.get(name)
         if given is not None:
             return [given]
         named = [one for one in self._answers.values() if one.name == name]
+        if asked is not None:
+            named = [one for one in named if one.asked in (None, asked)]
         return sorted(named, key=lambda one: one.wait != wait)
 
     def take_answer(self, offered: AnswerOffered) -> bool:

@@ -6,9 +6,9 @@ where a checkpoint call stands in the flow body, and what the journal says about
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 from kitaru.model.event import (
     AttemptFailed,
@@ -20,9 +20,12 @@ from kitaru.model.event import (
     Event,
     Failed,
     Failure,
+    FailureOffered,
+    Kept,
     Suspended,
     Value,
 )
+from kitaru.model.standing import Standing, place_of
 
 
 class Branch:
@@ -68,11 +71,11 @@ class CallIdentity:
 
 @dataclass(frozen=True, slots=True)
 class RecordedCall:
-    """What the journal knows about one key.
+    """What the journal knows about one call.
 
-    ``attempts`` counts failed ones; ``open_attempts`` those since the last that was final. ``failure`` is a final one
-    that the flow body went on from, in its present attempt. ``offer``: the result is taken from the execution that this
-    one replays, and that is not recorded yet.
+    ``attempts`` counts failed ones; ``open_attempts`` those since the last that was final. ``failure``: of a call that
+    failed for good. ``offer``: the outcome is taken from the execution that this one replays, and that is not recorded
+    yet.
     """
 
     name: str
@@ -81,7 +84,7 @@ class RecordedCall:
     attempts: int = 0
     open_attempts: int = 0
     failure: Failure | None = None
-    offer: CheckpointOffered | None = None
+    offer: CheckpointOffered | FailureOffered | None = None
 
     def is_of(self, call: CallIdentity) -> bool:
         """Whether ``call`` is the recorded one."""
@@ -90,22 +93,28 @@ class RecordedCall:
 
 @dataclass(frozen=True, slots=True)
 class Reuse:
-    """The call finished before: this is its result."""
+    """The call ``call`` finished before: this is its result. ``kept``: in an attempt at the body that failed, and it is
+    taken for this place now, which is to be recorded.
+    """
 
     output: Value
+    call: str
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Reraise:
-    """The call failed for good before, and the body went on from there: it must meet that failure again."""
+    """The call failed for good before: the body must meet that failure again."""
 
     failure: Failure
+    call: str
 
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """Run it. ``attempts`` were made before, ``spent`` of them on the retries that this run of the call has."""
+    """Run it, as ``call``. ``attempts`` were made before, ``spent`` of them on the retries that this run of it has."""
 
+    call: str
     attempts: int = 0
     spent: int = 0
 
@@ -130,53 +139,135 @@ class Diverged:
 Decision: TypeAlias = Reuse | Reraise | Compute | Diverged
 
 
-def recorded_calls(events: Iterable[Event]) -> dict[str, RecordedCall]:
-    """What ``events`` know about each call, by key. A completed call stays completed.
+class RecordedCalls:
+    """What a journal's events know about each call, by its id, and what that means for the calls that the body makes.
 
-    A final failure counts only where another call began after it and the body has not begun anew since: then the body
-    knew of it, and what it did next depends on it. Else nothing does, and the call may be tried again.
+    A completed call stays completed. A call that failed for good stays failed, and the body meets its failure again,
+    until an attempt at the body has failed by it: whoever goes on where a runner ended takes the way that was taken.
     """
-    calls: dict[str, RecordedCall] = {}
-    final: dict[str, CheckpointFailed] = {}
-    for event in events:
-        if isinstance(event, (AttemptFailed, Failed)):
-            calls = {key: replace(call, failure=None) for key, call in calls.items()}
-            final = {}
-            continue
-        if isinstance(event, CheckpointLost):
-            note_lost(calls, event)
-        if not isinstance(event, (CheckpointStarted, CheckpointCompleted, CheckpointFailed)):
-            continue
-        began = event.at if isinstance(event, CheckpointStarted) else event.started
-        for key in [key for key, failed in final.items() if key != event.call and began >= failed.at]:
-            calls[key] = replace(calls[key], failure=final.pop(key).error)
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        self.standing = Standing()
+        self._calls: dict[str, RecordedCall] = {}
+        self._loose: dict[tuple[str, str], list[str]] = {}
+        self._ids: dict[str, str] = {}
+        for event in events:
+            self.add(event)
+        self.begin_again()
+
+    def begin_again(self) -> None:
+        """The body begins once more, if an attempt at it has failed."""
+        self.standing.begin()
+        self._loose, self._ids = {}, {}
+        for call in self.standing.loose:
+            known = self._calls.get(call)
+            if known is not None and known.output is not None:
+                self._loose.setdefault((known.name, known.input_digest), []).append(call)
+
+    def __contains__(self, place: str) -> bool:
+        return self.standing.newest(place) in self._calls or bool(self.standing.loose)
+
+    def __getitem__(self, call: str) -> RecordedCall:
+        return self._calls[call]
+
+    def __setitem__(self, call: str, known: RecordedCall) -> None:
+        self._calls[call] = known
+
+    def get(self, call: str) -> RecordedCall | None:
+        """What is known of the call with that id."""
+        return self._calls.get(call)
+
+    def id_at(self, place: str) -> str:
+        """The id of the call that the body made at that place in this attempt."""
+        return self._ids.get(place, place)
+
+    @property
+    def completed(self) -> int:
+        """How many calls have a result."""
+        return sum(call.output is not None for call in self._calls.values())
+
+    def add(self, event: Event) -> None:
+        """Take one more event."""
+        self.standing.add(event)
         if isinstance(event, CheckpointCompleted):
-            calls[event.call] = RecordedCall(event.name, event.input_digest, event.output)
-            final.pop(event.call, None)
+            self._calls[event.call] = RecordedCall(event.name, event.input_digest, event.output)
         elif isinstance(event, CheckpointFailed):
-            note_failure(calls, event)
-            if not event.retry and calls[event.call].output is None:
-                final[event.call] = event
-    return calls
+            self._note_failure(event)
+        elif isinstance(event, CheckpointLost):
+            self._note_lost(event)
+
+    def decide(self, call: CallIdentity) -> Decision:
+        """Whether ``call``, with its place as key, takes a recorded outcome, is run, or stands where the journal has
+        another call. What it takes is its own from now on. Asked by one thread at a time.
+        """
+        decision = self._decide(call)
+        if not isinstance(decision, Diverged) and decision.call != call.key:
+            self._ids[call.key] = decision.call
+        return decision
+
+    def _decide(self, call: CallIdentity) -> Decision:
+        standing = self.standing
+        binding = standing.call_at(call.key)
+        if binding is not None:
+            bound = self._calls[binding]
+            if not bound.is_of(call):
+                return Diverged(CallIdentity(call.key, bound.name, bound.input_digest), call)
+            return _outcome(bound, binding)
+        if self._loose and (found := self._take_loose(call)) is not None:
+            return found
+        here = standing.newest(call.key)
+        known = self._calls.get(here)
+        if known is not None and known.output is not None and known.offer is None:
+            here = standing.next_id(call.key)
+            known = self._calls.get(here)
+        if known is not None and known.offer is not None:
+            if known.is_of(call):
+                return _outcome(known, here)
+            # Taken in an earlier attempt of this process, which failed before it was recorded.
+            del self._calls[here]
+            known = None
+        if known is None:
+            return Compute(here)
+        return Compute(here, known.attempts, known.open_attempts if known.is_of(call) else 0)
+
+    def _take_loose(self, call: CallIdentity) -> Reuse | None:
+        """What an earlier attempt at the body finished, best at the same place, else the first that is the same."""
+        same = self._loose.get((call.name, call.input_digest), [])
+        if not same:
+            return None
+        taken = min(same, key=lambda one: place_of(one) != call.key)
+        same.remove(taken)
+        self.standing.keep(Kept(at="", of=taken, place=call.key))
+        found = _outcome(self._calls[taken], taken)
+        assert isinstance(found, Reuse)
+        return replace(found, kept=True)
+
+    def _note_failure(self, event: CheckpointFailed) -> None:
+        """Count one more failed attempt."""
+        known = self._calls.get(event.call)
+        if known is not None and known.output is not None:
+            return
+        attempts = max(known.attempts if known else 0, event.attempt)
+        still_open = (known.open_attempts if known else 0) + 1 if event.retry else 0
+        failure = None if event.retry else event.error
+        self._calls[event.call] = RecordedCall(
+            event.name, event.input_digest, None, attempts, still_open, failure=failure
+        )
+
+    def _note_lost(self, event: CheckpointLost) -> None:
+        """Give the number of a lost attempt to no other one; it uses up no retry."""
+        known = self._calls.get(event.call)
+        if known is None:
+            self._calls[event.call] = RecordedCall(event.name, "", attempts=event.attempt)
+        elif known.output is None:
+            self._calls[event.call] = replace(known, attempts=max(known.attempts, event.attempt))
 
 
-def note_failure(calls: dict[str, RecordedCall], event: CheckpointFailed) -> None:
-    """Count one more failed attempt in ``calls``."""
-    known = calls.get(event.call)
-    if known is not None and known.output is not None:
-        return
-    attempts = max(known.attempts if known else 0, event.attempt)
-    still_open = (known.open_attempts if known else 0) + 1 if event.retry else 0
-    calls[event.call] = RecordedCall(event.name, event.input_digest, None, attempts, still_open)
-
-
-def note_lost(calls: dict[str, RecordedCall], event: CheckpointLost) -> None:
-    """Give the number of a lost attempt to no other one in ``calls``; it uses up no retry."""
-    known = calls.get(event.call)
-    if known is None:
-        calls[event.call] = RecordedCall(event.name, "", attempts=event.attempt)
-    elif known.output is None:
-        calls[event.call] = replace(known, attempts=max(known.attempts, event.attempt))
+def _outcome(known: RecordedCall, call: str) -> Reuse | Reraise:
+    if known.output is not None:
+        return Reuse(known.output, call)
+    assert known.failure is not None
+    return Reraise(known.failure, call)
 
 
 def calls_under_way(events: Iterable[Event]) -> tuple[CheckpointStarted, ...]:
@@ -193,16 +284,3 @@ def calls_under_way(events: Iterable[Event]) -> tuple[CheckpointStarted, ...]:
         elif isinstance(event, (AttemptFailed, Failed, Suspended)):
             begun.clear()
     return tuple(begun.values())
-
-
-def decide(recorded: Mapping[str, RecordedCall], call: CallIdentity) -> Decision:
-    """Whether ``call`` takes a recorded result, is run, or stands where the journal has another call."""
-    known = recorded.get(call.key)
-    if known is None:
-        return Compute()
-    same = known.is_of(call)
-    if known.output is None and known.failure is None:
-        return Compute(known.attempts, known.open_attempts if same else 0)
-    if not same:
-        return Diverged(CallIdentity(call.key, known.name, known.input_digest), call)
-    return Reuse(known.output) if known.output is not None else Reraise(cast("Failure", known.failure))

@@ -12,7 +12,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from kitaru.errors import KitaruUsageError
-from kitaru.model.execution import CheckpointCall
+from kitaru.model.event import Event, Failed
+from kitaru.model.execution import CheckpointCall, Execution
 from kitaru.model.replay import Action, PlannedCall, PlannedWait, ReplayPlan
 from kitaru.model.wait import Wait
 
@@ -26,7 +27,8 @@ class Changes:
 
     ``code``: what runs now, in words (``v2``), where it is or may be other code. ``inputs``: whether the flow's inputs
     are others. ``results`` and ``answers``: the checkpoints and waits for which one is given. ``gone``: checkpoints
-    that the code to run is known not to have; ``there``: those that it is known to have.
+    that the code to run is known not to have; ``there``: those that it is known to have. ``failing``: calls by whose
+    failures the execution failed, see ``failing_calls``: these are run anew wherever the replay begins.
     """
 
     code: str = ""
@@ -35,6 +37,7 @@ class Changes:
     answers: Collection[str] = ()
     gone: Collection[str] = ()
     there: Collection[str] = ()
+    failing: Collection[str] = ()
 
     @property
     def doubt(self) -> str:
@@ -57,21 +60,37 @@ class _Cut:
         return place < self.place if self.place is not None else started < self.at
 
 
-def in_order(calls: Sequence[CheckpointCall]) -> list[CheckpointCall]:
+def in_order(calls: Iterable[CheckpointCall]) -> list[CheckpointCall]:
     """The calls in the order in which they began."""
     return sorted(calls, key=lambda call: call.started_at)
+
+
+def failing_calls(events: Iterable[Event], execution: Execution) -> set[str]:
+    """The calls by whose failures ``execution``, which ``events`` tell of, has failed.
+
+    Where its end does not say: those after whose failure the body made no other call, so that nobody caught it.
+    """
+    end = next((event for event in reversed(list(events)) if isinstance(event, Failed)), None)
+    if end is None or execution.status != "failed":
+        return set()
+    if end.calls is not None:
+        return set(end.calls)
+    last = max((call.started_at for call in execution.checkpoints), default="")
+    failed = [call for call in execution.checkpoints if call.status == "failed" and call.ended_at is not None]
+    return {call.call_id for call in failed if (call.ended_at or "") > last}
 
 
 def plan_replay(
     calls: Sequence[CheckpointCall], waits: Sequence[Wait], *, cut: str, changes: Changes = Changes()
 ) -> ReplayPlan:
-    """Take over what finished before ``cut`` began: a call's id, the name of a checkpoint or wait (the first of that
-    name), a wait's id, or a call's position from 1.
+    """Take over what finished before ``cut`` began, failures that the body went on from among it: a call's id, the
+    name of a checkpoint or wait (the first of that name), a wait's id, or a call's position from 1.
 
-    Raises ``KitaruUsageError`` for a cut or a name that leads nowhere.
+    What only an earlier attempt at the body made is no part of it. Raises ``KitaruUsageError`` for a cut or a name that
+    leads nowhere.
     """
-    ordered = in_order(calls)
-    questions = sorted(waits, key=lambda wait: wait.opened_at)
+    ordered = in_order(call for call in calls if not call.superseded)
+    questions = sorted((wait for wait in waits if not wait.superseded), key=lambda wait: wait.opened_at)
     called = [call.name for call in ordered]
     for name in changes.results:
         if name in changes.gone:
@@ -81,20 +100,28 @@ def plan_replay(
                 hint=f"it has: {_listed(changes.there)}" if changes.there else "leave that override out",
             )
     must_be_known(changes.results, [*called, *changes.there], "call of checkpoint", CHECKPOINT)
-    must_be_known(changes.answers, [wait.name for wait in questions], "wait", WAIT)
+    asked = list(dict.fromkeys(wait.name for wait in questions))
+    if not changes.code:  # other code may ask what nobody asked before
+        must_be_known(changes.answers, asked, "wait", WAIT)
     begins = _cut(ordered, questions, cut)
     given = _first_given(ordered, questions, changes)
     planned = []
+    tried: CheckpointCall | None = None
     for place, call in enumerate(ordered):
         action, reason = _fate(call, place, begins, changes)
         if action == "reuse":
-            doubt = changes.doubt or _unless(given, call.started_at)
-            action, reason = ("reuse_if_same", doubt) if doubt else (action, reason)
+            doubt = changes.doubt or _unless(given, call.started_at) or _unless_other(tried, call.started_at)
+            action = "reuse_if_same" if doubt else action
+            reason = "; ".join(part for part in (reason, doubt) if part)
+        elif call.status == "failed" and action == "rerun" and begins.is_before(place, call.started_at):
+            tried = min(tried or call, call, key=_ended)
         planned.append(PlannedCall(call.call_id, call.name, action, reason))
     new = [name for name in dict.fromkeys(changes.results) if name not in called]
     planned += [PlannedCall("", name, "override", "its result is given to each call of it") for name in new]
-    asked = [_planned_wait(wait, begins, changes, given) for wait in questions]
-    return ReplayPlan(tuple(planned), tuple(asked))
+    answers = [_planned_wait(wait, begins, changes, given, tried) for wait in questions]
+    if_asked = f"its answer is given, if {changes.code} asks it"
+    answers += [PlannedWait("", name, "override", if_asked) for name in changes.answers if name not in asked]
+    return ReplayPlan(tuple(planned), tuple(answers))
 
 
 def must_be_known(names: Iterable[str], there: Sequence[str], what: str, prefix: str) -> None:
@@ -123,6 +150,17 @@ def _unless(given: tuple[str, str], started: str) -> str:
     return f"unless what is given for {name} changes its inputs" if moment and started >= moment else ""
 
 
+def _unless_other(tried: CheckpointCall | None, started: str) -> str:
+    """``tried``: the first failed call before the cut that is run anew: what began after it may hang on its failure."""
+    if tried is None or started < _ended(tried):
+        return ""
+    return f"if the body comes to it: {tried.name}, which failed before it, is run anew"
+
+
+def _ended(call: CheckpointCall) -> str:
+    return call.ended_at or call.started_at
+
+
 def _fate(call: CheckpointCall, place: int, begins: _Cut, changes: Changes) -> tuple[Action, str]:
     if call.name in changes.gone:
         return "incompatible", f"{changes.code or 'the code to run'} has no checkpoint {call.name}"
@@ -133,12 +171,18 @@ def _fate(call: CheckpointCall, place: int, begins: _Cut, changes: Changes) -> t
         return "rerun", "the replay begins here"
     if not begins.is_before(place, call.started_at):
         return "rerun", "it began after that" if begins.wait is None else f"it began after {begins.wait.name} was asked"
+    if call.status == "failed" and call.failure is not None:
+        if call.call_id in changes.failing:
+            return "rerun", "the execution failed by it"
+        return ("reuse", "its failure is met again") if _ended(call) <= begins.at else ("rerun", "it failed after that")
     if call.status != "completed" or call.output is None:
-        return "rerun", f"it {'failed' if call.status == 'failed' else 'did not finish'}"
+        return "rerun", "it did not finish"
     return "reuse", ""
 
 
-def _planned_wait(wait: Wait, begins: _Cut, changes: Changes, given: tuple[str, str]) -> PlannedWait:
+def _planned_wait(
+    wait: Wait, begins: _Cut, changes: Changes, given: tuple[str, str], tried: CheckpointCall | None
+) -> PlannedWait:
     if wait.name in changes.answers:
         return PlannedWait(wait.wait_id, wait.name, "override", "its answer is given")
     if wait is begins.wait:
@@ -147,8 +191,9 @@ def _planned_wait(wait: Wait, begins: _Cut, changes: Changes, given: tuple[str, 
         return PlannedWait(wait.wait_id, wait.name, "ask", "nobody answered it")
     if wait.answered_at > begins.at:
         return PlannedWait(wait.wait_id, wait.name, "ask", "it was answered after that")
-    doubt = f"if {changes.code} asks it" if changes.code else "if it is asked" if changes.inputs else ""
-    doubt = doubt or ("if it is asked" if _unless(given, wait.opened_at) else "")
+    doubt = f"if {changes.code} asks the same" if changes.code else "if the same is asked" if changes.inputs else ""
+    changed = _unless(given, wait.opened_at) or _unless_other(tried, wait.opened_at)
+    doubt = doubt or ("if the same is asked" if changed else "")
     return PlannedWait(wait.wait_id, wait.name, "reuse_if_same" if doubt else "reuse", doubt)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kitaru.authoring.checkpoint import Checkpoint
@@ -12,7 +13,7 @@ from kitaru.authoring.conversion import Mismatch, convert
 from kitaru.authoring.policy import next_delay
 from kitaru.authoring.waiting import Question
 from kitaru.core.codecs import Encoded, Summaries, digest_arguments, encode
-from kitaru.core.replay import CallIdentity, Compute, Diverged, RecordedCall, Reraise, Reuse, note_failure
+from kitaru.core.replay import CallIdentity, Compute, Diverged, Reraise, Reuse
 from kitaru.engine import values
 from kitaru.engine.artifacts import NotesHere
 from kitaru.engine.cache import Hint, Ticket
@@ -24,7 +25,14 @@ from kitaru.engine.masking import mask_tree
 from kitaru.engine.run_state import RunState
 from kitaru.engine.stopping import note_stopped
 from kitaru.errors import KitaruContextError, KitaruDivergenceError, KitaruError, KitaruTimeoutError, KitaruValueError
-from kitaru.model.event import CheckpointCompleted, CheckpointFailed, CheckpointStarted, MetadataLogged, Value
+from kitaru.model.event import (
+    CheckpointCompleted,
+    CheckpointFailed,
+    CheckpointOffered,
+    CheckpointStarted,
+    MetadataLogged,
+    Value,
+)
 
 if TYPE_CHECKING:
     from kitaru.engine.isolated import IsolatedAttempt
@@ -101,7 +109,9 @@ class CallRun:
         self._summaries: Summaries | None = Summaries(run.home)
         self.digest, preview = digest_arguments(checkpoint.parameters.bind(args, kwargs), summaries=self._summaries)
         self._args_preview = preview if run.mask is None else mask_tree(preview, run.mask)
-        self._decision = run.decide(CallIdentity(key, self.name, self.digest))
+        self._decision = decision = run.decide(CallIdentity(key, self.name, self.digest))
+        if not isinstance(decision, Diverged):
+            self.key = decision.call
         self._started: CheckpointStarted | None = None
         self._encoded: Encoded | None = None
         self.output: OutputScope | None = None
@@ -129,6 +139,7 @@ class CallRun:
             self._spent = decision.spent
             return False
         if isinstance(decision, Reraise):
+            self.run.took(self.key)
             raise exception_of(decision.failure, self.checkpoint.func.__module__)
         if isinstance(decision, Diverged):
             raise self._divergence(decision)
@@ -142,7 +153,7 @@ class CallRun:
         home = self.checkpoint.func.__module__
         value = values.get(self.run.store, self.run.project, output, subject=subject, home=home)
         offer = self.run.recorded[self.key].offer
-        if offer is not None and not offer.input_digest:
+        if isinstance(offer, CheckpointOffered) and not offer.input_digest:
             return self._given(value, subject)
         if output.type and not self.checkpoint.parameters.result_fits(value):
             raise KitaruValueError(
@@ -350,13 +361,13 @@ class CallRun:
             # The value is the flow's to change from now on.
             output = self._encoded.detached() if self._encoded is not None else event.output
             if run.keeps_outputs:
-                run.recorded[self.key] = RecordedCall(self.name, self.digest, output)
+                run.recorded.add(replace(event, output=output))
             if self._ticket is not None and event.cached_from is None:
                 run.cache.publish(self._ticket, self.key, output, run.logged.get(self.key, {}))
             return
         run.journal.commit(event, replaces=self._started)
         if run.keeps_outputs:
-            note_failure(run.recorded, event)
+            run.recorded.add(event)
 
     def _given(self, value: Any, subject: str) -> Any:
         """A result that whoever replays gave as JSON, as what the checkpoint returns; it is recorded as that."""

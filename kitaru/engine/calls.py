@@ -104,6 +104,7 @@ class FlowScope(NotesHere):
         key = self.branch.next_call()
         future: CheckpointFuture[Any] = CheckpointFuture(checkpoint.name, key)
         if group is not None:
+            future.group = group
             future.on_done(group.note)
         if checkpoint.is_async:
             from kitaru.engine import event_loop  # see call()

@@ -9,18 +9,19 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import AsyncExitStack, suppress
 from contextvars import Context, copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import coroutine
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from kitaru.authoring.checkpoint import Checkpoint
 from kitaru.authoring.context import Scope, scope
 from kitaru.authoring.future import CheckpointFuture, FanOut, futures_in, resolved
 from kitaru.engine.call_run import CallRun
 from kitaru.engine.failures import as_failure
-from kitaru.engine.interrupts import RunStopped
+from kitaru.engine.interrupts import RunStopped, Steps
 from kitaru.engine.run_state import LOOK_SECONDS, RunState
 from kitaru.errors import KitaruStateError
 
@@ -58,6 +59,8 @@ def run_flow(run: RunState, here: Scope, body: Callable[[], Coroutine[Any, Any, 
         forget = run.interrupts.when_stopped(_stopper(run))
         try:
             result = await _failing(body(), lambda error: as_failure(error, "the flow"))
+            await _settled(run)
+            run.interrupts.check()  # where the body blocked the loop, so that its cancellation never came
         except (Exception, RunStopped, asyncio.CancelledError) as error:
             reason = run.interrupts.reason
             if reason is None and isinstance(error, asyncio.CancelledError):
@@ -67,7 +70,6 @@ def run_flow(run: RunState, here: Scope, body: Callable[[], Coroutine[Any, Any, 
             raise run.abandoned from (None if error is reason else error)
         finally:
             forget()
-        await _settled(run)
         return result
 
     with asyncio.Runner() as runner:
@@ -152,20 +154,58 @@ async def _compute(call: CallRun) -> Any:
     if call.checkpoint.options.runtime == "isolated":
         attempt = call.isolated()
         return await _failing(_on_thread(call.run, attempt.run, attempt.stop), call.as_failure)
+    if timeout is None:
+        return await _failing(call.checkpoint.func(*call.args, **call.kwargs), call.as_failure)
     began = time.monotonic()
+    steps = call.run.interrupts.steps(timeout, lambda: call.late(time.monotonic() - began))
     try:
         async with asyncio.timeout(timeout) as limit:
-            result = await _failing(call.checkpoint.func(*call.args, **call.kwargs), call.as_failure)
+            result = await _failing(_stepwise(steps, _awaited(call)), call.as_failure)
     except Exception as error:
-        if not limit.expired():
+        spent = time.monotonic() - began
+        if error is steps.stopped or not (limit.expired() or spent > timeout):
             raise
-        late = call.late(time.monotonic() - began)
+        late = call.late(spent)
         if isinstance(error.__cause__, asyncio.CancelledError):
             raise late.with_traceback(error.__cause__.__traceback__) from None  # where its code was
         raise late from error
-    if limit.expired():  # it went on after its cancellation
+    finally:
+        steps.close()
+    if limit.expired() or time.monotonic() - began > timeout:  # it went on after its cancellation, or never yielded
         raise call.late(time.monotonic() - began)
     return result
+
+
+async def _awaited(call: CallRun) -> Any:
+    return await call.checkpoint.func(*call.args, **call.kwargs)
+
+
+@coroutine
+def _stepwise(steps: Steps, work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+    """What ``work`` gives; each of its steps can be stopped."""
+    step: Callable[[], Any] = partial(work.send, None)
+    try:
+        while True:
+            ended, value = steps.run(partial(_taken, step))
+            if ended:
+                return cast("T", value)
+            try:
+                step = partial(work.send, (yield value))
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                step = partial(work.throw, error)
+    finally:
+        with suppress(RuntimeError):  # code that catches everything; it was told often enough
+            work.close()
+
+
+def _taken(step: Callable[[], Any]) -> tuple[bool, Any]:
+    """What a step gives, and whether it was the last one."""
+    try:
+        return False, step()
+    except StopIteration as end:
+        return True, end.value
 
 
 async def _failing(work: Coroutine[Any, Any, T], as_failure: Callable[[BaseException], BaseException]) -> T:

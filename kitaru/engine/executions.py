@@ -96,13 +96,15 @@ class Executions:
     def newest(
         self, *, flow: str | None = None, status: str | None = None, limit: int | None = None
     ) -> Iterator[Execution]:
-        """Executions, newest first, that fit. What that costs is in ``engine.listing``."""
+        """Executions, newest first, that fit; those of ``flow`` under any name that it had. What that costs is in
+        ``engine.listing``.
+        """
         found = 0
         if limit == 0:
             return
         for candidate in self._listing.candidates(flow=flow, status=status):
             execution = self._look_safely(candidate)
-            if execution is None or (flow and execution.flow_name != flow):
+            if execution is None or (flow and execution.flow_name not in self._listing.names_of(flow)):
                 continue
             if execution.status == "lost" and not candidate.under_way and not candidate.lost:
                 # Its runner never came as far as to say so; when it is older, nothing else would lead to it.
@@ -119,7 +121,9 @@ class Executions:
         found = []
         for candidate in self._listing.candidates(flow=flow, status=OPEN):
             execution = self._look_safely(candidate)
-            if execution is not None and execution.flow_name == flow and not execution.ended:
+            if execution is None or execution.ended:
+                continue
+            if execution.flow_name in self._listing.names_of(flow):
                 found.append(execution)
         return found
 

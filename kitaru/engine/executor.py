@@ -13,8 +13,9 @@ from kitaru.authoring.flow import Flow
 from kitaru.authoring.future import resolved
 from kitaru.authoring.policy import next_delay
 from kitaru.core.codecs import Encoded, encode
-from kitaru.core.replay import Branch, note_lost
+from kitaru.core.replay import Branch
 from kitaru.engine import values
+from kitaru.engine.blame import failed_calls
 from kitaru.engine.calls import FlowScope
 from kitaru.engine.cancelling import CancelWatch, ForcedEnd, cancelled_error
 from kitaru.engine.capture import Capture
@@ -35,7 +36,7 @@ from kitaru.errors import (
 )
 from kitaru.model.event import AttemptFailed, Cancelled, Completed, Event, Failed, RunnerRecord, Started
 from kitaru.model.execution import fold
-from kitaru.ports import ChildOutput, Clock, Mask, RunnerInfo, Store
+from kitaru.ports import AnswerCheck, ChildOutput, Clock, Mask, RunnerInfo, Store
 
 RETURN_WHERE = (
     'keep it with save(name, value, serializer="pickle") and return the name: a flow\'s own result is never pickled.'
@@ -57,21 +58,21 @@ def execute(
     forced_end: ForcedEnd | None = None,
     mask: Mask | None = None,
     children: ChildOutput | None = None,
+    check_answer: AnswerCheck | None = None,
 ) -> Any:
     """Run an execution to its end, from what ``entries`` (all of its journal, at least entry 1) record; its result.
 
-    Finished checkpoints are not run again. A completed execution gives its recorded result; a failed one is taken up
-    again. ``capture``: what it prints and logs goes to its runtime logs, besides to where it went before; ``children``:
-    so does what comes through the process's descriptors. ``mask`` takes secrets out of logs, failures, previews of
-    arguments, metadata and questions. ``requirements``: the libraries that its image asks for. ``forced_end`` is called
-    where it was cancelled and its code does not react: from another thread, once that is recorded.
+    A completed execution gives its recorded result; a failed one is taken up again. ``capture``: what it prints and
+    logs goes to its runtime logs, besides to where it went before; ``children``: so does what comes through the
+    process's descriptors. ``mask`` takes secrets out of logs, failures, previews of arguments, metadata and questions.
+    ``requirements``: the libraries that its image asks for; ``check_answer``: what of an answer doesn't fit a schema.
+    ``forced_end`` is called from another thread, once its cancellation is recorded and its code does not react.
 
-    Raises ``KitaruUserCodeError``, ``KitaruDivergenceError``, ``KitaruCancelledError`` or ``KitaruExecutionError``
-    with the failure's origin, and the original exception as its cause. Raises ``Fenced`` where another runner has
-    taken over, and ``Left`` where the execution waits for an answer that is long in coming. ``KeyboardInterrupt`` and
-    subclasses of ``SystemExit`` pass through, and leave the journal as it is: the execution can be resumed.
+    Raises a ``KitaruExecutionError`` with the failure's origin, and the original exception as its cause; ``Fenced``
+    where another runner took over, ``Left`` where an answer is long in coming. ``KeyboardInterrupt`` and subclasses of
+    ``SystemExit`` pass through; the journal stays as it is.
     """
-    run = RunState(flow, store, clock, project, exec_id, entries, requirements, mask)
+    run = RunState(flow, store, clock, project, exec_id, entries, requirements, mask, check_answer)
     if isinstance(ended := run.history.ended, Completed):
         return values.get(store, project, ended.output, subject=f"the result of flow {flow.name!r}", home=run.home)
     if isinstance(ended, Cancelled):
@@ -80,7 +81,7 @@ def execute(
     lease = LeaseKeeping(run, runner.runner_id, lease_seconds)
     logs = LogWriter(store, project, exec_id, keeper.wake, mask, lease.holds) if capture else None
     keeper.start(logs, (lease.tick, CancelWatch(run, forced_end).tick))
-    run.presence.begin(run.history.headlines, clock.now())
+    run.presence.begin(run.history.headlines, clock.now(), run.waits.left)
     here = _Runner(run, runner, logs, children)
     try:
         return here.run_to_end()
@@ -134,9 +135,11 @@ class _Runner:
                 delay = self._delay(problem, failed, time.monotonic() - began)
                 if delay is None:
                     raise self._failed(problem) from problem
-                self._commit(AttemptFailed(at=run.now(), attempt=attempt, error=run.failure_of(problem)))
+                failure, calls = run.failure_of(problem), failed_calls(run, problem)
+                again = AttemptFailed(at=run.now(), attempt=attempt, error=failure, calls=calls)
+                self._commit(again)
                 attempt += 1
-                run.begin_again()
+                run.begin_again(again)
                 run.pause(delay)
                 continue
             self._end(Completed(at=run.now(), output=encoded.value))
@@ -160,7 +163,7 @@ class _Runner:
             run.journal.commit(event, *lost)
             run.presence.alive()
             for one in lost:
-                note_lost(run.recorded, one)
+                run.recorded.add(one)
         else:
             run.journal.buffer(event)
 
@@ -200,7 +203,7 @@ class _Runner:
 
     def _failed(self, error: Exception) -> KitaruExecutionError:
         failure = self._run.failure_of(error)
-        self._end(Failed(at=self._run.now(), error=failure))
+        self._end(Failed(at=self._run.now(), error=failure, calls=failed_calls(self._run, error)))
         if isinstance(error, KitaruDivergenceError) and error.exec_id == self._run.exec_id:
             return error
         return error_of(failure, flow=self._run.flow.name, exec_id=self._run.exec_id, status="failed")

@@ -78,7 +78,6 @@ def exception_of(failure: Failure, home: str) -> Exception:
             error: Exception = cls.__new__(cls, failure.message)
             error.args = (failure.message,)
             str(error)
-            error.add_note("This failure was recorded before; the checkpoint was not run again.")
             return error
     except Exception:  # a constructor with its own ideas
         pass

@@ -8,7 +8,6 @@ and ``kitaru run`` have the flow's body. The engine's own code is never hit: a t
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import signal
 import threading
@@ -17,10 +16,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from kitaru.engine.alarms import Alarms
+
 T = TypeVar("T")
 
 AGAIN_SECONDS = 1.0
 """After so long a thread that went on all the same (a bare ``except``) is stopped again."""
+
+LEAST_STEP = 0.05
+"""A task's step that began more recently is let go on for now: it may be the one that takes the task's cancellation."""
 
 PROMPT_SECONDS = 0.5
 """Code that ends so long after its time was up was stopped; later, it was told to stop and ended when it pleased."""
@@ -161,23 +165,14 @@ class Interrupts:
         else:
             forget, began = self._alarms.at(timeout, lambda: self._expire(region)), time.monotonic()
         try:
-            try:
-                return work()
-            finally:
-                self._leave(region)
-        except BaseException as error:
-            reason = region.reason
-            if reason is None:
-                raise
-            self._end(region)
-            met = error.__context__ if error is reason else error  # as the code ended is the context of `_leave`
-            told = late(time.monotonic() - began) if isinstance(reason, Expired) else reason
-            if met is None or isinstance(met, Interrupted):
-                raise told.with_traceback((met or error).__traceback__) from None  # which says where the code was
-            raise told from met
+            return self._within(region, work, lambda: late(time.monotonic() - began))
         finally:
             if forget is not None:
                 forget()
+
+    def steps(self, timeout: float, late: Callable[[], BaseException]) -> Steps:
+        """For a task whose steps run in one thread: each is stopped where ``timeout`` seconds from now are over."""
+        return Steps(self, timeout, late)
 
     def shielded(self, work: Callable[[], T]) -> T:
         """``work()`` of the engine, called by the user's code on this thread: not to be stopped in the middle."""
@@ -192,6 +187,24 @@ class Interrupts:
             self._leave(region)
 
     # --- where threads are --------------------------------------------------------------------------------------------
+
+    def _within(self, region: _Region, work: Callable[[], T], late: Callable[[], BaseException]) -> T:
+        """``work()`` in a stretch that was entered, which this leaves."""
+        try:
+            try:
+                return work()
+            finally:
+                self._leave(region)
+        except BaseException as error:
+            reason = region.reason
+            if reason is None:
+                raise
+            self._end(region)
+            met = error.__context__ if error is reason else error  # as the code ended is the context of `_leave`
+            told = late() if isinstance(reason, Expired) else reason
+            if met is None or isinstance(met, Interrupted):
+                raise told.with_traceback((met or error).__traceback__) from None  # which says where the code was
+            raise told from met
 
     def _enter(self, region: _Region) -> None:
         with self._guard:
@@ -263,48 +276,48 @@ class Interrupts:
             self._stoppers.pop(number, None)
 
 
-class Alarms:
-    """Calls functions at their time, on one thread that is made with the first of them."""
+class Steps:
+    """A task's steps, which are the user's code, all in one thread: the one under way is stopped when time is up.
 
-    def __init__(self) -> None:
-        self._ready = threading.Condition(threading.Lock())
-        self._queue: list[tuple[float, int, list[Callable[[], None]]]] = []
-        self._numbers = itertools.count()
-        self._thread: threading.Thread | None = None
+    Between its steps the task's cancellation ends it, and so it does at the end of the whole run: a step that only
+    takes the cancellation has a second for that.
+    """
+
+    def __init__(self, interrupts: Interrupts, timeout: float, late: Callable[[], BaseException]) -> None:
+        self._interrupts = interrupts
+        self._late = late
+        self._region: _Region | None = None
+        self._since = 0.0
         self._closed = False
+        self._forget = interrupts.after(timeout, self._expire)
+        self.stopped: BaseException | None = None
+        """What was raised in place of a step that was stopped."""
 
-    def at(self, seconds: float, action: Callable[[], None]) -> Callable[[], None]:
-        """Call ``action`` after ``seconds``, unless the returned function is called before."""
-        slot = [action]
-        with self._ready:
-            place = (time.monotonic() + seconds, next(self._numbers), slot)
-            heapq.heappush(self._queue, place)
-            if self._thread is None and not self._closed:
-                self._thread = threading.Thread(target=self._watch, name="kitaru-alarms", daemon=True)
-                self._thread.start()
-            if self._queue[0] is place:
-                self._ready.notify()
-        return slot.clear
+    def run(self, work: Callable[[], T]) -> T:
+        """``work()``, one step in this thread; raises what ``late()`` gives where it was stopped."""
+        region = _Region(threading.get_ident(), shield=True)
+        self._interrupts._enter(region)
+        self._since, self._region = time.monotonic(), region
+        try:
+            return self._interrupts._within(region, work, self._is_late)
+        finally:
+            self._region = None
 
     def close(self) -> None:
-        """End the thread; what is due later is not called."""
-        with self._ready:
-            self._closed = True
-            self._queue.clear()
-            self._ready.notify()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(AGAIN_SECONDS)
+        """The task has ended."""
+        self._closed = True
+        self._forget()
 
-    def _watch(self) -> None:
-        while True:
-            with self._ready:
-                while not self._closed and (not self._queue or self._queue[0][0] > time.monotonic()):
-                    self._ready.wait(self._queue[0][0] - time.monotonic() if self._queue else None)
-                if self._closed:
-                    return
-                slot = heapq.heappop(self._queue)[2]
-            for action in slot:
-                action()
+    def _is_late(self) -> BaseException:
+        self.stopped = self._late()
+        return self.stopped
+
+    def _expire(self) -> None:
+        region = self._region
+        if region is not None and region.reason is None and time.monotonic() - self._since > LEAST_STEP:
+            self._interrupts._expire(region)  # again and again, until it has ended
+        if not self._closed:
+            self._forget = self._interrupts.after(AGAIN_SECONDS, self._expire)
 
 
 class WakingMain:

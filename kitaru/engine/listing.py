@@ -15,6 +15,8 @@ hint, below ``<project>/index/``           written                              
 ``open/<exec_id>~<flow>~lost``             by a reader that finds it lost; its      by the runner that goes on, after it
                                            body is what a list shows of it          recorded that, or whose lease had
                                                                                     lapsed
+``open/was~<flow>~<its former name>``      by an apply that renames a flow, or     never
+                                           whoever reads that entry first
 ``by-status/<status>/<exec_id>~<flow>``    by the runner after the end              when a failed one is taken up again
 ``by-flow/<flow>/<exec_id>~<status>``      the same                                 the same
 ``by-both/<flow>/<status>/<exec_id>``      the same                                 the same
@@ -45,7 +47,7 @@ nothing in particular                 1 + w listings, and the reads of L
 ``--status lost``                     5 listings; the reads of those that are open and not parked
 ``--status waiting``                  5 listings; the reads of those that wait
 ``--status failed`` (or completed …)  4 + w listings; the reads of L, and of those younger than ten minutes in no index
-``--flow F``                          the same; only those of F that are open
+``--flow F``                          the same; only those of F that are open; w more for each former name of F
 ====================================  ==================================================================================
 
 The command asks once more for each row that waits: 1 listing of the answers that were left for it, and where there are
@@ -54,10 +56,11 @@ any the reads of its journal, so that it can say ``waiting (answered)``. ``Kitar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import chain
 
 from kitaru.engine.journal import encode_summary, read_entries, read_events, read_summary
 from kitaru.errors import KitaruStoreError
@@ -138,19 +141,21 @@ class Listing:
         self._project = project
         self._clock = clock
         self._local = store.url.startswith(("file:", "memory:"))
+        self._renames: list[frozenset[str]] = []
 
     def candidates(self, *, flow: str | None = None, status: str | None = None) -> Iterator[Candidate]:
-        """All executions that may fit, newest first; some of them won't."""
+        """All executions that may fit, newest first; some of them won't. Those of ``flow`` have any of its names."""
         opened = self._open()
+        flows = self.names_of(flow) if flow is not None else None
         if flow is None and status is None:
             for names, _ in self._windows(address.executions(self._project)):
                 for exec_id in (name.rstrip("/") for name in names):
                     yield opened[exec_id].candidate() if exec_id in opened else Candidate(exec_id)
             return
-        loose, indexed = self._loose(opened, flow, status)
+        loose, indexed = self._loose(opened, flows, status)
         if status is None or status in ENDED:
-            young = self._of(indexed, flow, status) if indexed is not None else None
-            for names, floor in self._windows(self._ended_prefix(flow, status), young):
+            young = self._of(indexed, flows, status) if indexed is not None else None
+            for names, floor in self._windows(*self._ended_prefixes(flows, status), young=young):
                 found = {exec_id: Candidate(exec_id) for exec_id in (name.partition("~")[0] for name in names)}
                 while loose and loose[-1].exec_id > floor:
                     one = loose.pop()
@@ -158,17 +163,30 @@ class Listing:
                 yield from (found[exec_id] for exec_id in sorted(found, reverse=True))
         yield from reversed(loose)
 
+    def names_of(self, flow: str) -> frozenset[str]:
+        """All the names that ``flow`` had or has, as of the last look at ``candidates``."""
+        names = frozenset((flow,))
+        while True:
+            more = names.union(*(one for one in self._renames if not names.isdisjoint(one)))
+            if more == names:
+                return names
+            names = more
+
     def _open(self) -> dict[str, _Open]:
         """By id."""
         found: dict[str, _Open] = {}
+        self._renames = []
         for name in self._names(address.open_hints(self._project), ""):
             exec_id, _, rest = name.partition("~")
             flow, _, mark = rest.partition("~")
+            if exec_id == address.RENAMED:
+                self._renames.append(frozenset((flow, mark)))
+                continue
             found.setdefault(exec_id, _Open(exec_id, flow, set())).marks.add(mark)
         return found
 
     def _loose(
-        self, opened: dict[str, _Open], flow: str | None, status: str | None
+        self, opened: dict[str, _Open], flows: frozenset[str] | None, status: str | None
     ) -> tuple[list[Candidate], dict[str, list[str]] | None]:
         """Those that no index of ended ones holds, oldest first: open ones, and young ones in no index at all.
 
@@ -182,41 +200,46 @@ class Listing:
             for names in indexed.values():
                 young -= {name.partition("~")[0] for name in names}
         found = [Candidate(exec_id) for exec_id in young]
-        fitting = (one for one in opened.values() if flow in (None, one.flow) and one.may_be(status))
+        fitting = (one for one in opened.values() if (flows is None or one.flow in flows) and one.may_be(status))
         found += [one.candidate() for one in fitting]
         return sorted(found, key=lambda one: one.exec_id), indexed
 
-    def _of(self, indexed: dict[str, list[str]], flow: str | None, status: str | None) -> list[str]:
+    def _of(self, indexed: dict[str, list[str]], flows: frozenset[str] | None, status: str | None) -> list[str]:
         """The ids of those that fit, oldest first."""
         fitting = (name for ended, names in indexed.items() if status in (None, ended) for name in names)
-        return sorted(name.partition("~")[0] for name in fitting if flow is None or name.partition("~")[2] == flow)
+        return sorted(name.partition("~")[0] for name in fitting if flows is None or name.partition("~")[2] in flows)
 
-    def _ended_prefix(self, flow: str | None, status: str | None) -> str:
-        if flow is None:
-            return address.status_hints(self._project, status or "")
-        return (
+    def _ended_prefixes(self, flows: frozenset[str] | None, status: str | None) -> list[str]:
+        if flows is None:
+            return [address.status_hints(self._project, status or "")]
+        return [
             address.flow_hints(self._project, flow)
             if status is None
             else address.flow_status_hints(self._project, flow, status)
-        )
+            for flow in sorted(flows)
+        ]
 
-    def _windows(self, prefix: str, young: list[str] | None = None) -> Iterator[tuple[list[str], str]]:
-        """Names below ``prefix`` in stretches of time that grow, the newest first; and the floor of each stretch.
+    def _windows(self, *prefixes: str, young: list[str] | None = None) -> Iterator[tuple[list[str], str]]:
+        """Names below ``prefixes`` in stretches of time that grow, the newest first; and the floor of each stretch.
 
         ``young``: what the first stretch holds, where that is known.
         """
         if self._local:
-            yield self._names(prefix, "")[::-1], ""
+            yield self._below(prefixes, "")[::-1], ""
             return
         span, above = FIRST_WINDOW, ""
         while True:
             floor = self._floor(span) if span < LONGEST_WINDOW else ""
-            listed = young if young is not None and not above else self._names(prefix, floor)
+            listed = young if young is not None and not above else self._below(prefixes, floor)
             names = [name for name in listed if not above or name <= above]
             yield names[::-1], floor
             if not floor:
                 return
             span, above = span * GROWTH, floor
+
+    def _below(self, prefixes: Sequence[str], after: str) -> list[str]:
+        found = [self._names(prefix, after) for prefix in prefixes]
+        return found[0] if len(found) == 1 else sorted(chain.from_iterable(found))
 
     def _names(self, prefix: str, after: str) -> list[str]:
         return self._store.names(prefix, after=after)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from datetime import datetime
 
@@ -36,10 +36,11 @@ class Presence:
         self._timer = threading.Timer(OPEN_AFTER, self._write)
         self._timer.daemon = True
 
-    def begin(self, recorded: Iterable[Event], now: datetime) -> None:
+    def begin(self, recorded: Iterable[Event], now: datetime, left: Collection[str] = ()) -> None:
         """Say so later, unless the run is over by then.
 
         At once where ``recorded`` says that the execution had failed or was left: hints of that are not so any more.
+        ``left``: waits that nobody asks any more.
         """
         events = list(recorded)
         self._resumed = self.written = any(isinstance(event, Started) for event in events)
@@ -49,7 +50,8 @@ class Presence:
         if self._resumed:
             execution = fold(events)
             for wait in execution.open_waits:
-                self.ask(wait.wait_id)
+                if wait.wait_id not in left:
+                    self.ask(wait.wait_id)
             if any(isinstance(event, (Failed, Suspended)) for event in events):
                 withdraw(self._store, execution)
                 return

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from kitaru.core.codecs import encode
 from kitaru.core.replay import RecordedCall
@@ -19,16 +19,22 @@ from kitaru.model.event import (
     AnswerOffered,
     ArtifactSaved,
     CheckpointCompleted,
+    CheckpointFailed,
     CheckpointOffered,
     Event,
+    FailureOffered,
+    Kept,
     MetadataLogged,
     Opened,
     Value,
     WaitAnswered,
+    WaitOpened,
     encode_entry,
     read_event,
 )
 from kitaru.model.replay import REUSED, ReplayPlan
+from kitaru.model.standing import place_of
+from kitaru.model.wait import digest_question
 from kitaru.ports import Clock, Store, Taken
 
 OFFERS = 2
@@ -48,55 +54,108 @@ def offers(
     at: str,
     movable: bool,
 ) -> list[Event]:
-    """What a replay begins with: each result and answer that it may take over, with the call's notes and artifacts.
+    """What a replay begins with: each outcome and answer that it may take over, with the call's notes and artifacts.
 
     ``results`` (by checkpoint) and ``answers`` (by wait) are given by whoever replays. ``movable``: other code runs,
     which may make the calls at other places. Made at ``at``.
     """
     reused = {call.call_id for call in plan.calls if call.action in REUSED}
     taken = {wait.wait_id for wait in plan.waits if wait.action in REUSED}
-    completed: dict[str, CheckpointCompleted] = {}
+    outcomes: dict[str, CheckpointCompleted | CheckpointFailed] = {}
+    moved: set[str] = set()
+    asked: dict[str, str] = {}
     notes: dict[str, list[dict[str, Any]]] = {}
     order = {call.call_id: place for place, call in enumerate(plan.calls)}
     found: list[Event] = []
     for event in events:
-        if isinstance(event, CheckpointCompleted) and event.call in reused:
-            completed[event.call] = event
+        if _is_outcome(event):
+            if event.call in reused:
+                outcomes[event.call] = event
+        elif isinstance(event, Kept) and event.of != event.place:
+            moved.add(event.of)
         elif isinstance(event, (MetadataLogged, ArtifactSaved)) and event.call in reused:
             notes.setdefault(event.call or "", []).append(event.to_json())
+        elif isinstance(event, WaitOpened):
+            asked[event.wait] = digest_question(event.question, event.schema, event.metadata)
         elif isinstance(event, WaitAnswered) and event.wait in taken:
-            found.append(AnswerOffered(at=at, wait=event.wait, name=event.name, value=event.value, by=event.by))
-    found += [
-        CheckpointOffered(
-            at=at,
-            call=call,
-            name=event.name,
-            input_digest=event.input_digest,
-            args=event.args,
-            output=event.output,
-            movable=movable,
-            notes=notes.get(call, []),
-        )
-        for call, event in sorted(completed.items(), key=lambda item: order[item[0]])
-    ]
+            found.append(
+                AnswerOffered(
+                    at=at,
+                    wait=event.wait,
+                    name=event.name,
+                    value=event.value,
+                    by=event.by,
+                    asked=asked.get(event.wait),
+                )
+            )
+    for call, event in sorted(outcomes.items(), key=lambda item: order[item[0]]):
+        # Under another id than that of its place, it is found by name and inputs.
+        elsewhere = movable or call in moved or place_of(call) != call
+        found.append(_offer(event, at, elsewhere, notes.get(call, [])))
     first = {call.name: call.call_id for call in reversed(plan.calls)}
     found += [
         CheckpointOffered(at=at, call=first.get(name, ""), name=name, input_digest="", output=value, by=by or SOMEBODY)
         for name, value in results.items()
     ]
-    asked = {wait.name: wait.wait_id for wait in reversed(plan.waits)}
+    waits = {wait.name: wait.wait_id for wait in reversed(plan.waits)}
     found += [
-        AnswerOffered(at=at, wait=asked[name], name=name, value=value, by=by, given=True)
+        AnswerOffered(at=at, wait=waits.get(name, ""), name=name, value=value, by=by, given=True)
         for name, value in answers.items()
     ]
     return found
 
 
-def taken_events(offer: CheckpointOffered, call: str, taken: RecordedCall, at: str) -> list[Event]:
-    """What is recorded when the call takes the offer."""
+def _is_outcome(event: Event) -> TypeGuard[CheckpointCompleted | CheckpointFailed]:
+    return isinstance(event, CheckpointCompleted) or (isinstance(event, CheckpointFailed) and not event.retry)
+
+
+def _offer(
+    event: CheckpointCompleted | CheckpointFailed, at: str, movable: bool, notes: list[dict[str, Any]]
+) -> CheckpointOffered | FailureOffered:
+    if isinstance(event, CheckpointFailed):
+        return FailureOffered(
+            at=at,
+            call=event.call,
+            name=event.name,
+            input_digest=event.input_digest,
+            args=event.args,
+            error=event.error,
+            movable=movable,
+            notes=notes,
+        )
+    return CheckpointOffered(
+        at=at,
+        call=event.call,
+        name=event.name,
+        input_digest=event.input_digest,
+        args=event.args,
+        output=event.output,
+        movable=movable,
+        notes=notes,
+    )
+
+
+def taken_events(
+    offer: CheckpointOffered | FailureOffered, call: str, taken: RecordedCall, at: str
+) -> tuple[list[Event], CheckpointCompleted | CheckpointFailed]:
+    """What is recorded when the call takes the offer: its notes, and its outcome."""
+    read = [event for event in map(read_event, offer.notes) if isinstance(event, (MetadataLogged, ArtifactSaved))]
+    notes: list[Event] = [replace(note, at=at, call=call) for note in read]
+    if isinstance(offer, FailureOffered):
+        return notes, CheckpointFailed(
+            at=at,
+            started=at,
+            call=call,
+            name=offer.name,
+            attempt=1,
+            input_digest=offer.input_digest,
+            args=offer.args,
+            error=offer.error,
+            retry=False,
+            original_call_id=offer.call,
+        )
     assert taken.output is not None
-    notes = [event for event in map(read_event, offer.notes) if isinstance(event, (MetadataLogged, ArtifactSaved))]
-    done = CheckpointCompleted(
+    return notes, CheckpointCompleted(
         at=at,
         started=at,
         call=call,
@@ -108,7 +167,6 @@ def taken_events(offer: CheckpointOffered, call: str, taken: RecordedCall, at: s
         original_call_id=offer.call or None,
         given_by=None if offer.input_digest else offer.by or SOMEBODY,
     )
-    return [*(replace(note, at=at, call=call) for note in notes), done]
 
 
 def given_value(store: Store, project: str, value: Any, subject: str) -> Value:

@@ -18,10 +18,10 @@ from kitaru.core.replay import (
     Compute,
     Decision,
     RecordedCall,
+    RecordedCalls,
+    Reraise,
     Reuse,
     calls_under_way,
-    decide,
-    recorded_calls,
 )
 from kitaru.engine.cache import Cache
 from kitaru.engine.failures import failure_of
@@ -32,6 +32,7 @@ from kitaru.engine.pool import ThreadPool
 from kitaru.engine.presence import Presence
 from kitaru.engine.replaying import taken_events
 from kitaru.engine.tracebacks import roots_of
+from kitaru.engine.wait_book import WaitBook
 from kitaru.errors import KitaruDivergenceError, KitaruIntegrityError
 from kitaru.model.address import CROCKFORD, timestamp
 from kitaru.model.event import (
@@ -45,13 +46,13 @@ from kitaru.model.event import (
     Event,
     Failed,
     Failure,
+    FailureOffered,
+    Kept,
     Opened,
     Started,
     Value,
-    WaitAnswered,
-    WaitOpened,
 )
-from kitaru.ports import Clock, Mask, Store
+from kitaru.ports import AnswerCheck, Clock, Mask, Store
 
 if TYPE_CHECKING:
     from kitaru.engine.capture import Capture
@@ -77,8 +78,9 @@ class RunState:
         entries: tuple[bytes, ...],
         requirements: tuple[str, ...] = (),
         mask: Mask | None = None,
+        check_answer: AnswerCheck | None = None,
     ) -> None:
-        """``requirements``: the libraries that the snapshot's image asks for. ``mask`` takes secrets out of a text."""
+        """All as ``execute`` takes it."""
         events = read_events(entries, exec_id)
         if not events or not isinstance(events[0], Opened):
             raise KitaruIntegrityError(
@@ -93,7 +95,8 @@ class RunState:
         self.opened = events[0]
         self.journal = Journal(store, project, exec_id, written=len(entries), write_id=clock.token(16))
         self.history = History(events)
-        self.recorded: dict[str, RecordedCall] = recorded_calls(events)
+        self.recorded = RecordedCalls(events)
+        self._deciding = threading.Lock()
         self.offers = Offers(events)
         """What this run may take over from the execution that it replays."""
         self.retry = self._policy()
@@ -110,17 +113,17 @@ class RunState:
         self.futures: list[CheckpointFuture[Any]] = []
         self.halted: BaseException | None = None
         """Why the run goes no further though nothing failed: cancelled, left, taken over by another runner."""
-        self.cancel_recorded = False
-        """Whether the end was recorded over the head of code that does not react."""
+        self.cancel_recorded = False  # over the head of code that does not react
         self.under_way = UnderWay()
-        self.waits = WaitBook(events)
+        self.waits = WaitBook(events, self.recorded.standing)
         self.abandoned: BaseException | None = None
         """Why calls that wait for their turn must not begin any more."""
         self.diverged: KitaruDivergenceError | None = None
-        self.completions = itertools.count(sum(call.output is not None for call in self.recorded.values()))
+        self.completions = itertools.count(self.recorded.completed)
         """Counts completed calls, from any thread."""
         self.home = flow.func.__module__
         self.mask = mask
+        self.check_answer = check_answer
         self.cache = self._cache(requirements, resumed=len(entries) > 1)
         self.presence = Presence(store, project, self.opened)
         self.logged: dict[str, dict[str, Any]] = {}
@@ -142,19 +145,22 @@ class RunState:
         return timestamp(self.clock.now())
 
     def decide(self, call: CallIdentity) -> Decision:
-        """Whether ``call`` takes a result: a recorded one, else one of the execution that this one replays."""
-        known = self.recorded.get(call.key)
-        if known is not None and known.offer is not None and not known.is_of(call):
-            # Taken in an earlier attempt of this process, which failed before it was recorded.
-            del self.recorded[call.key]
-        decision = decide(self.recorded, call)
-        if call.key in self.recorded or not isinstance(decision, Compute):
+        """What ``call`` takes: an outcome that is recorded, else one of the execution that this one replays."""
+        with self._deciding:
+            decision = self.recorded.decide(call)
+        if isinstance(decision, Reuse) and decision.kept:
+            self.journal.buffer(Kept(at=self.now(), of=decision.call, place=call.key))
+        if not isinstance(decision, Compute) or self.recorded.get(decision.call) is not None:
             return decision
         offer = self.offers.take(call)
         if offer is None:
             return decision
-        self.recorded[call.key] = RecordedCall(call.name, call.input_digest, offer.output, offer=offer)
-        return Reuse(offer.output)
+        if isinstance(offer, FailureOffered):
+            taken = RecordedCall(call.name, call.input_digest, failure=offer.error, offer=offer)
+            self.recorded[decision.call] = taken
+            return Reraise(offer.error, decision.call)
+        self.recorded[decision.call] = RecordedCall(call.name, call.input_digest, offer.output, offer=offer)
+        return Reuse(offer.output, decision.call)
 
     def took(self, key: str, output: Value | None = None) -> None:
         """The offer for this call fits: record that, with ``output`` where it is stored anew. Durable with what comes
@@ -164,10 +170,12 @@ class RunState:
         offer = known.offer
         if offer is None:
             return
-        known = self.recorded[key] = replace(known, output=output or known.output, offer=None)
-        for event in taken_events(offer, key, known, self.now()):
+        notes, outcome = taken_events(offer, key, replace(known, output=output or known.output), self.now())
+        for event in (*notes, outcome):
             self.journal.buffer(event)
-        next(self.completions)
+        self.recorded.add(outcome)
+        if isinstance(outcome, CheckpointCompleted):
+            next(self.completions)
 
     def failure_of(self, error: BaseException) -> Failure:
         """``error`` as this run records it."""
@@ -193,8 +201,11 @@ class RunState:
         self.interrupts.stop(reason)
         return True
 
-    def begin_again(self) -> None:
+    def begin_again(self, failed: AttemptFailed) -> None:
         """Before the body runs once more."""
+        self.recorded.add(failed)
+        self.recorded.begin_again()
+        self.waits.begin_again()
         self.futures = []
         self.abandoned = None
         self.interrupts.reset()
@@ -220,28 +231,6 @@ class RunState:
         if self.loop_thread is not None:
             self.loop_thread.close()
             self.loop_thread = None
-
-
-class WaitBook:
-    """What is recorded of the waits, by their place in the body, and those that this run polls for."""
-
-    def __init__(self, events: Sequence[Event]) -> None:
-        self.opened: dict[str, WaitOpened] = {}
-        self.answered: dict[str, WaitAnswered] = {}
-        self.polled: dict[str, float] = {}
-        """Waits that are being polled → when (on the monotonic clock) that has been long enough."""
-        self.leaving = threading.RLock()
-        """Held while it is decided that the run halts."""
-        for event in events:
-            if isinstance(event, WaitOpened):
-                self.opened[event.wait] = event
-            elif isinstance(event, WaitAnswered):
-                self.answered[event.wait] = event
-
-    @property
-    def asks(self) -> bool:
-        """Whether a question is open."""
-        return len(self.opened) > len(self.answered)
 
 
 class History:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from kitaru.core.replay import note_lost
 from kitaru.engine.halting import CancelRequested
 from kitaru.engine.interrupts import FlowExpired
 from kitaru.engine.run_state import RunState
@@ -30,7 +29,7 @@ def note_stopped(run: RunState, started: CheckpointStarted, signal: BaseExceptio
     )
     run.journal.buffer(event)
     if run.keeps_outputs:
-        note_lost(run.recorded, event)
+        run.recorded.add(event)
     run.under_way.over(started.call)
 
 

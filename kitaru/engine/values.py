@@ -7,8 +7,9 @@ from contextlib import suppress
 from typing import Any
 
 from kitaru.core.codecs import Encoded, decode, decode_plain
+from kitaru.core.inline_values import inline_fits
 from kitaru.engine.borrowing import was_there
-from kitaru.errors import KitaruError
+from kitaru.errors import KitaruError, KitaruIntegrityError
 from kitaru.model import address
 from kitaru.model.event import Value
 from kitaru.ports import Store
@@ -47,14 +48,29 @@ def settle(store: Store, project: str, encoded: Encoded) -> None:
         store.create(address.blob(project, encoded.value.sha256), encoded.body)
 
 
-def get(store: Store, project: str, value: Value, *, subject: str, home: str = "") -> Any:
-    """The Python value. ``subject`` names it in errors; ``home``: the module of the code that made it."""
+def get(store: Store, project: str, value: Value, *, subject: str, home: str = "", checked: bool = False) -> Any:
+    """The Python value. ``subject`` names it in errors; ``home``: the module of the code that made it.
+
+    The bytes of an object are always verified; ``checked``: a value inside its journal entry too.
+    """
+    if checked:
+        _must_fit(value, subject)
     return decode(value, _body(store, project, value), subject=subject, home=home)
 
 
-def get_plain(store: Store, project: str, value: Value, *, subject: str) -> Any:
+def get_plain(store: Store, project: str, value: Value, *, subject: str, checked: bool = False) -> Any:
     """The same of a value in one of ``JSON_FORMATS``, as plain data: nobody needs its types."""
+    if checked:
+        _must_fit(value, subject)
     return decode_plain(value, _body(store, project, value), subject=subject)
+
+
+def _must_fit(value: Value, subject: str) -> None:
+    if not inline_fits(value):
+        raise KitaruIntegrityError(
+            f"{subject} is not what the digest beside it says: its journal entry was changed",
+            hint="kitaru store verify --deep names the entry; restore it from a backup",
+        )
 
 
 def _body(store: Store, project: str, value: Value) -> bytes | None:

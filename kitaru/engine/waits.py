@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Coroutine, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kitaru.authoring.waiting import Question
@@ -21,7 +21,8 @@ from kitaru.engine.masking import mask_tree
 from kitaru.engine.run_state import RunState
 from kitaru.errors import KitaruDivergenceError, KitaruIntegrityError, KitaruUsageError, KitaruWaitValidationError
 from kitaru.model import address
-from kitaru.model.event import AnswerRefused, Suspended, WaitAborted, WaitAnswered, WaitOpened
+from kitaru.model.event import AnswerRefused, Kept, Suspended, WaitAborted, WaitAnswered, WaitOpened
+from kitaru.model.wait import digest_question
 
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 2.0
@@ -52,7 +53,7 @@ class Poll:
 
     def __init__(self, run: RunState, wait: str, question: Question) -> None:
         self._run = run
-        self._wait = wait
+        self._place = self._wait = wait
         self._question = question
         self._name = question.name or wait
         self._pause = FIRST_PAUSE
@@ -64,7 +65,12 @@ class Poll:
         """Take the recorded answer, or record the question. ``KitaruDivergenceError`` where another one is recorded."""
         run = self._run
         run.check()
-        opened = run.waits.opened.get(self._wait)
+        question = self._question
+        text, metadata = mask_tree(question.text, run.mask), mask_tree(question.metadata, run.mask)
+        known = run.waits.find(self._place, self._name, text, question.schema)
+        opened, answered, self._wait = known.opened, known.answered, known.wait
+        if known.kept:
+            run.journal.buffer(Kept(at=run.now(), of=known.wait, place=self._place))
         if opened is not None and opened.name != self._name:
             run.diverged = KitaruDivergenceError(
                 f"flow {run.flow.name!r} no longer asks what execution {run.exec_id} recorded: "
@@ -74,38 +80,39 @@ class Poll:
                 hint="Bring back the code and inputs that began it, or start a new execution.",
             )
             raise run.diverged
-        answered = run.waits.answered.get(self._wait)
         if answered is not None:
             subject = f"the answer to {self._name!r}"
             recorded = values.get(run.store, run.project, answered.value, subject=subject, home=run.home)
-            self.found = [self._question.answer(recorded)]
+            self.found = [question.answer(recorded)]
             return
-        if opened is None and self._take_over():
+        asking = WaitOpened(
+            at=run.now(),
+            wait=self._wait,
+            name=self._name,
+            question=text,
+            schema=question.schema,
+            timeout=question.timeout,
+            metadata=metadata,
+        )
+        if opened is None and self._take_over(asking):
             return
-        question = self._question
         if opened is None:
-            event = WaitOpened(
-                at=run.now(),
-                wait=self._wait,
-                name=self._name,
-                question=mask_tree(question.text, run.mask),
-                schema=question.schema,
-                timeout=question.timeout,
-                metadata=mask_tree(question.metadata, run.mask),
-            )
             run.presence.ask(self._wait)
-            run.journal.commit(event, *self._refused)
-            run.waits.opened[self._wait] = event
+            run.journal.commit(asking, *self._refused)
+            run.waits.open(asking)
         enough = float("inf") if question.timeout is None else time.monotonic() + question.timeout
         run.waits.polled[self._wait] = enough
 
-    def _take_over(self) -> bool:
-        """Whether the execution that this one replays has an answer that fits; it is recorded as the answer here."""
+    def _take_over(self, asking: WaitOpened) -> bool:
+        """Whether the execution that this one replays has an answer to ``asking``; it is the answer here."""
         run, question = self._run, self._question
-        for offered in run.offers.answers(self._wait, self._name):
+        asked = digest_question(asking.question, asking.schema, asking.metadata)
+        for offered in run.offers.answers(self._place, self._name, asked):
             subject = f"the answer to {self._name!r}"
             try:
                 value = values.get(run.store, run.project, offered.value, subject=subject, home=run.home)
+                if offered.given:
+                    self._check_schema(value)
                 found = question.answer(value)
             except KitaruWaitValidationError as error:
                 # Other code asks for something else: then it is asked. What was given for it is spoken of.
@@ -114,16 +121,22 @@ class Poll:
                 continue
             if not run.offers.take_answer(offered):
                 continue
-            at = run.now()
-            text = mask_tree(question.text, run.mask)
-            opened = WaitOpened(at=at, wait=self._wait, name=self._name, question=text, schema=question.schema)
-            answered = WaitAnswered(at=at, wait=self._wait, name=self._name, value=offered.value, by=offered.by)
+            opened = replace(asking, timeout=None)
+            answered = WaitAnswered(at=run.now(), wait=self._wait, name=self._name, value=offered.value, by=offered.by)
             run.journal.buffer(opened)
             run.journal.buffer(answered)
-            run.waits.opened[self._wait], run.waits.answered[self._wait] = opened, answered
+            run.waits.open(opened)
+            run.waits.answer(answered)
             self.found = [found]
             return True
         return False
+
+    def _check_schema(self, value: Any) -> None:
+        """``KitaruWaitValidationError`` where a value that was given for other code doesn't fit what this wait asks."""
+        check, schema = self._run.check_answer, self._question.schema
+        wrong = check(schema, value) if check is not None and self._question.annotation is None else ()
+        if wrong:
+            raise KitaruWaitValidationError(f"the answer to {self._name} doesn't fit: {'; '.join(wrong)}")
 
     def look(self) -> None:
         """Look for the answer once. Raises ``CancelRequested`` for an abort, ``Left`` where the runner is to leave."""
@@ -167,8 +180,7 @@ class Poll:
         run.journal.commit(event)
         if found:
             values.settle(run.store, run.project, encoded)
-        run.waits.answered[self._wait] = event
-        run.waits.polled.pop(self._wait, None)
+        run.waits.answer(event)
         run.presence.answered(self._wait)
         self.found = [value]
         return True

@@ -190,7 +190,9 @@ def _record_failure(order: RunOrder, store: Store, clock: Clock, error: BaseExce
     origin: Origin = "backend" if isinstance(error, KitaruBackendError) else "runtime"
     print(f"error: {message}", failure.traceback, sep="\n", file=sys.stderr)
     journal = Journal(store, order.project, order.exec_id, written=len(order.journal_head), write_id=clock.token(26))
-    journal.commit(Failed(at=address.timestamp(clock.now()), error=replace(failure, message=message, origin=origin)))
+    journal.commit(
+        Failed(at=address.timestamp(clock.now()), error=replace(failure, message=message, origin=origin), calls=[])
+    )
     note_state(store, order.project, order.exec_id, order.journal_head)
 
 

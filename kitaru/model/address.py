@@ -183,6 +183,15 @@ def open_hint(project: str, execution: str, flow: str) -> str:
     return f"{project}/index/open/{execution}~{flow}"
 
 
+RENAMED = "was"
+"""What begins the name of a hint among those of open executions that is about a flow; no execution's id does."""
+
+
+def renamed_hint(project: str, flow: str, was: str) -> str:
+    """A hint that ``flow`` was once called ``was``."""
+    return f"{project}/index/open/{RENAMED}~{flow}~{was}"
+
+
 def status_hints(project: str, status: str) -> str:
     return f"{project}/index/by-status/{status}/"
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
 from kitaru.model.record import record
+from kitaru.model.recorded import Event as Event
 from kitaru.model.recorded import ExecutionOptions as ExecutionOptions
 from kitaru.model.recorded import Failure as Failure
 from kitaru.model.recorded import Origin as Origin
@@ -22,17 +23,14 @@ from kitaru.model.recorded import RunnerRecord as RunnerRecord
 from kitaru.model.recorded import SourcePlace as SourcePlace
 from kitaru.model.recorded import Value as Value
 from kitaru.model.recorded import text, whole
+from kitaru.model.wait_event import AnswerOffered as AnswerOffered
+from kitaru.model.wait_event import AnswerRefused as AnswerRefused
+from kitaru.model.wait_event import WaitAborted as WaitAborted
+from kitaru.model.wait_event import WaitAnswered as WaitAnswered
+from kitaru.model.wait_event import WaitOpened as WaitOpened
 
 FORMAT = 1
 """The newest entry format that this release writes and reads."""
-
-
-class Event(Record):
-    """Something that happened, at ``at`` (RFC 3339, UTC)."""
-
-    __slots__ = ()
-    kind: str
-    at: str
 
 
 @record(kw_only=True)
@@ -136,8 +134,26 @@ class CheckpointOffered(Event):
 
 
 @record(kw_only=True)
+class FailureOffered(Event):
+    """As ``CheckpointOffered``, of a call that failed for good, and whose failure the body went on from."""
+
+    kind: Literal["failure_offered"] = "failure_offered"
+    at: str
+    call: str
+    name: str
+    input_digest: str
+    args: Any = None
+    error: Failure
+    movable: bool = False
+    notes: list[dict[str, Any]] = field(default_factory=list)
+
+
+@record(kw_only=True)
 class CheckpointFailed(Event):
-    """An attempt of a call failed; ``retry`` says whether another one follows by itself."""
+    """An attempt of a call failed; ``retry`` says whether another one follows by itself.
+
+    ``original_call_id``: the call of the replayed execution whose failure this is; nothing was run.
+    """
 
     kind: Literal["checkpoint_failed"] = "checkpoint_failed"
     at: str
@@ -149,6 +165,7 @@ class CheckpointFailed(Event):
     args: Any = None
     error: Failure
     retry: bool
+    original_call_id: str | None = None
 
 
 @record(kw_only=True)
@@ -172,12 +189,34 @@ class CheckpointLost(Event):
 
 @record(kw_only=True)
 class AttemptFailed(Event):
-    """The flow body failed, and will be run again in this same execution."""
+    """The flow body failed, and will be run again in this same execution.
+
+    ``calls``: those whose failures it failed by, which are computed anew then; None where no failure of a call is seen
+    in its own, empty where no body ran.
+    """
 
     kind: Literal["attempt_failed"] = "attempt_failed"
     at: str
     attempt: int
     error: Failure
+    calls: list[str] | None = None
+
+
+@record(kw_only=True)
+class Kept(Event):
+    """A later attempt at the flow body made a call, or asked a question, that an earlier one had finished: what is
+    recorded as the call (or wait) ``of`` stands at ``place`` now.
+    """
+
+    kind: Literal["kept"] = "kept"
+    at: str
+    of: str
+    place: str
+
+    @property
+    def is_wait(self) -> bool:
+        """Whether it is a wait; else it is a call."""
+        return self.of.rpartition("/")[2].startswith("w")
 
 
 @record(kw_only=True)
@@ -191,11 +230,12 @@ class Completed(Event):
 
 @record(kw_only=True)
 class Failed(Event):
-    """The flow failed for good."""
+    """The flow failed for good, unless somebody has it taken up again. ``calls``: as for ``AttemptFailed``."""
 
     kind: Literal["failed"] = "failed"
     at: str
     error: Failure
+    calls: list[str] | None = None
 
 
 @record(kw_only=True)
@@ -234,76 +274,6 @@ class ArtifactSaved(Event):
 
 
 @record(kw_only=True)
-class WaitOpened(Event):
-    """The flow asked a question. ``wait`` is its place in the body: ``w1``, or ``2/w1`` in a concurrent branch.
-
-    ``schema`` is the JSON Schema of an answer; ``timeout``, in seconds, bounds only how long the runner polls.
-    """
-
-    kind: Literal["waiting_for"] = "waiting_for"
-    at: str
-    wait: str
-    name: str
-    question: str | None = None
-    schema: dict[str, Any] | None = None
-    timeout: float | None = None
-    metadata: dict[str, Any] | None = None
-
-
-@record(kw_only=True)
-class WaitAnswered(Event):
-    """The answer to a wait, for ever."""
-
-    kind: Literal["wait_answered"] = "wait_answered"
-    at: str
-    wait: str
-    name: str
-    value: Value
-    by: str = ""
-
-
-@record(kw_only=True)
-class AnswerRefused(Event):
-    """An answer fitted the wait's JSON Schema and not its type: it was put aside, and the wait goes on.
-
-    ``answered``: when ``by`` gave it. ``reason`` is for people.
-    """
-
-    kind: Literal["answer_refused"] = "answer_refused"
-    at: str
-    wait: str
-    name: str
-    reason: str
-    answered: str
-    by: str = ""
-
-
-@record(kw_only=True)
-class AnswerOffered(Event):
-    """An answer that a replay may take over: to the wait ``wait`` of the replayed execution. ``given``: by whoever
-    replays, and then for every wait of that name.
-    """
-
-    kind: Literal["answer_offered"] = "answer_offered"
-    at: str
-    wait: str
-    name: str
-    value: Value
-    by: str = ""
-    given: bool = False
-
-
-@record(kw_only=True)
-class WaitAborted(Event):
-    """Somebody declined to answer; the execution is cancelled."""
-
-    kind: Literal["wait_aborted"] = "wait_aborted"
-    at: str
-    wait: str
-    by: str = ""
-
-
-@record(kw_only=True)
 class Suspended(Event):
     """The runner left while the execution waits: nothing runs until somebody answers."""
 
@@ -317,9 +287,11 @@ KINDS: dict[str, type[Event]] = {
     "checkpoint_started": CheckpointStarted,
     "checkpoint_completed": CheckpointCompleted,
     "checkpoint_offered": CheckpointOffered,
+    "failure_offered": FailureOffered,
     "checkpoint_failed": CheckpointFailed,
     "checkpoint_lost": CheckpointLost,
     "attempt_failed": AttemptFailed,
+    "kept": Kept,
     "completed": Completed,
     "failed": Failed,
     "cancelled": Cancelled,

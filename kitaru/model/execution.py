@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from kitaru.errors import KitaruIntegrityError
+from kitaru.model.checkpoint_call import Attempt as Attempt
+from kitaru.model.checkpoint_call import CheckpointCall as CheckpointCall
+from kitaru.model.checkpoint_call import CheckpointStatus as CheckpointStatus
 from kitaru.model.event import (
     AnswerOffered,
     AnswerRefused,
@@ -37,56 +40,15 @@ from kitaru.model.event import (
 )
 from kitaru.model.notes import Notes
 from kitaru.model.record import record
+from kitaru.model.standing import Standing
 from kitaru.model.wait import RefusedAnswer, Wait
 
 ExecutionStatus = Literal["pending", "running", "waiting", "completed", "failed", "cancelled", "lost"]
 """The fold never says ``lost``: whoever can look says it of a running execution whose runner is gone."""
 
-CheckpointStatus = Literal["running", "completed", "failed", "cancelled"]
-"""``cancelled``: stopped by the flow, or under way when the execution was cancelled or failed for another reason."""
+STATUSES: tuple[ExecutionStatus, ...] = get_args(ExecutionStatus)
 
 ENDED: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
-
-
-@record()
-class Attempt(Record):
-    """One try, of a checkpoint call or of the flow body.
-
-    ``ended_at`` is None while it runs, or where its process died and nobody went on yet; afterwards such an attempt has
-    failed with ``RunnerLost``, at its runner's last sign of life.
-    """
-
-    number: int
-    status: CheckpointStatus
-    started_at: str
-    ended_at: str | None = None
-    failure: Failure | None = None
-
-
-@record(kw_only=True)
-class CheckpointCall(Record):
-    """One durable call. ``call_id`` is its place in the flow body: ``3``, or ``1.2/3`` in a concurrent branch.
-
-    ``given_by``: who gave its result by hand, in a replay; ``original_call_id`` is then the call it stands in for.
-    """
-
-    call_id: str
-    name: str
-    status: CheckpointStatus
-    started_at: str
-    ended_at: str | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
-    original_call_id: str | None = None
-    cached_from: str | None = None
-    cache_key: str | None = None
-    given_by: str | None = None
-    parent_call_ids: tuple[str, ...] = ()
-    failure: Failure | None = None
-    attempts: tuple[Attempt, ...] = ()
-    artifacts: tuple[str, ...] = ()
-    input_digest: str | None = None
-    args: Any = None
-    output: Value | None = None
 
 
 @record(kw_only=True)
@@ -173,9 +135,11 @@ class Fold:
         self._waits: dict[str, Wait] = {}
         self._given: dict[str, str] = {}
         self._notes = Notes()
+        self._standing = Standing()
 
     def add(self, event: Event) -> None:
         """Take one more event."""
+        self._standing.add(event)
         step = _STEPS.get(type(event))
         if step is not None:
             step(self, event)
@@ -191,6 +155,7 @@ class Fold:
                 **{**call, "attempts": tuple(call["attempts"].values())},
                 metadata=self._notes.metadata(key),
                 artifacts=saved.get(key, ()),
+                superseded=True if key in self._standing.loose else None,
             )
             for key, call in self._calls.items()
         )
@@ -216,7 +181,10 @@ class Fold:
             inputs=opened.inputs,
             attempts=tuple(self._attempts.values()),
             checkpoints=calls,
-            waits=tuple(self._waits.values()),
+            waits=tuple(
+                replace(one, superseded=True) if one.wait_id in self._standing.loose_waits else one
+                for one in self._waits.values()
+            ),
             metadata=self._notes.metadata(None),
             artifacts=saved.get(None, ()),
             unused_overrides=list(self._given) if self._fields["status"] in ENDED else [],
@@ -243,6 +211,9 @@ class Fold:
         self._fields.update(status="running", runner=event.runner, ended_at=None, failure=None)
         self._fields.update(runner_since=event.at, suspended_at=None)
         self._attempts.setdefault(event.attempt, Attempt(event.attempt, "running", event.at))
+        for key, wait in self._waits.items():
+            if wait.status == "open" and key in self._standing.loose_waits:
+                self._waits[key] = replace(wait, status="cancelled")
 
     def _fail_attempt(self, event: AttemptFailed) -> None:
         self._end_attempt(event.attempt, "failed", event.at, event.error)
@@ -309,6 +280,7 @@ class Fold:
         call = self._call(event.call, event.name, event.started)
         if call["status"] != "completed":
             call.update(input_digest=event.input_digest, args=event.args, failure=event.error)
+            call.update(original_call_id=event.original_call_id)
             if not event.retry:
                 call.update(status="failed", ended_at=event.at)
         call["attempts"][event.attempt] = Attempt(event.attempt, "failed", event.started, event.at, event.error)

@@ -40,6 +40,14 @@ class Record:
             raise ValueError(f"{cls.__name__}: {error}") from None
 
 
+class Event(Record):
+    """Something that happened, at ``at`` (RFC 3339, UTC)."""
+
+    __slots__ = ()
+    kind: str
+    at: str
+
+
 JSON_FORMATS = ("json", "json+types", "json+parts")
 """Formats that are JSON: as it is, with types tagged, and with types and larger blocks of bytes behind the JSON."""
 

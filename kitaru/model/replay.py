@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 Action = Literal["reuse", "reuse_if_same", "override", "rerun", "incompatible"]
-"""``reuse``: its result is taken over. ``reuse_if_same``: that too, where the body makes the call with the inputs that
-were recorded, which only the run can tell; else it runs anew. ``override``: its result is given. ``rerun``: it runs
-anew. ``incompatible``: the code to run has no such checkpoint.
+"""``reuse``: its result, or the failure that the body went on from, is taken over. ``reuse_if_same``: that too, where
+the body makes the call with the inputs that were recorded, which only the run can tell; else it runs anew.
+``override``: its result is given. ``rerun``: it runs anew. ``incompatible``: the code to run has no such checkpoint.
 """
 
 WaitAction = Literal["reuse", "reuse_if_same", "override", "ask"]
@@ -35,7 +35,9 @@ class PlannedCall:
 
 @dataclass(frozen=True, slots=True)
 class PlannedWait:
-    """What becomes of one recorded question, and why."""
+    """What becomes of one recorded question, and why. ``wait_id`` is empty for one that was not asked, and whose answer
+    is given.
+    """
 
     wait_id: str
     name: str

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from kitaru.model.address import canonical_json, digest
 from kitaru.model.record import record
 from kitaru.model.recorded import Record, Value
 
 WaitStatus = Literal["open", "answered", "aborted", "cancelled"]
-"""``cancelled``: the execution was cancelled before anybody answered."""
+"""``cancelled``: the execution was cancelled, or the attempt at the body failed that asked, before anybody answered."""
 
 
 @record(kw_only=True)
@@ -27,7 +29,7 @@ class Wait(Record):
 
     ``schema`` is a JSON Schema of the answer, None where any JSON will do. ``timeout``: for how many seconds the
     runner polls before it leaves; the wait itself never expires. ``refused``: answers that were put aside, the newest
-    last.
+    last. ``superseded``: an earlier attempt at the body asked it, and the last one took a way without it.
     """
 
     wait_id: str
@@ -42,3 +44,15 @@ class Wait(Record):
     by: str | None = None
     value: Value | None = None
     refused: tuple[RefusedAnswer, ...] = ()
+    superseded: bool | None = None
+
+
+def digest_question(question: str | None, schema: Mapping[str, Any] | None, metadata: Mapping[str, Any] | None) -> str:
+    """What tells one question from another, whatever their names: 64 hexadecimal digits. All of it as recorded."""
+    return digest(canonical_json({"question": question, "schema": schema, "metadata": metadata}))
+
+
+def told_apart(wait: Wait, among: Sequence[Wait]) -> str:
+    """What names this one alone of ``among``: its name, or its id where another one has that name."""
+    others = {name for one in among if one.wait_id != wait.wait_id for name in (one.name, one.wait_id)}
+    return wait.wait_id if wait.name in others else wait.name

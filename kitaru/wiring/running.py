@@ -22,7 +22,7 @@ from kitaru.settings import (
 if TYPE_CHECKING:
     from kitaru.model.stack import NamedStack
     from kitaru.ports import Reporter, Runner, RunnerInfo, RunOrder
-from kitaru.wiring.settling import SystemClock, environment, load_manifest, secret_mask
+from kitaru.wiring.settling import SystemClock, check_answer, environment, load_manifest, secret_mask
 
 
 def runner_of(settings: Settings, stack: NamedStack, reporter: Reporter) -> Runner:
@@ -165,6 +165,7 @@ def run_order(order: RunOrder) -> int:
                 forced_end=work.leave_process,
                 mask=mask,
                 children=children,
+                check_answer=check_answer,
             )
         except KitaruExecutionError as error:
             print(f"error: {error.message}", file=sys.stderr)

@@ -30,6 +30,19 @@ def gate(notes: dict) -> str:
         raise RuntimeError("the gate is closed")
     return notes["token"]
 
+@checkpoint
+def pack(size: int) -> list:
+    return [bytes(range(250)) * (size // 250), {"size": size}]
+
+@checkpoint
+def weigh(parts: list) -> int:
+    return len(parts[0])
+
+@flow
+def parcels(size: int) -> list:
+    parts = pack(size)
+    return [weigh(parts), parts]
+
 @flow
 def agent(topic: str) -> dict:
     return collect(topic)
@@ -47,17 +60,24 @@ flows:
   agent:
     target: flows/work.py:agent
     inputs: {topic: durable execution}
-    routes: {default: 1, canary: head, benchmark: [1, head]}
+    routes: {default: 1, canary: head, stable: 1, benchmark: [1, head]}
   fragile:
     target: flows/work.py:fragile
     retries: 1
     image: {base_image: "python:3.11", environment: {MODE: fixture}}
     routes: {default: head}
+  parcels:
+    target: flows/work.py:parcels
+    inputs: {size: 70000}
+protect:
+  stable: {branch: main}
 """
 
 
 def main(target: Path) -> None:
-    """Two versions of two flows, a pruned one, a completed execution and a failed one that can be resumed."""
+    """Two versions of three flows, a pruned one, a protected route, completed executions (one whose values have bytes
+    beside their JSON) and a failed one that can be resumed.
+    """
     with tempfile.TemporaryDirectory(prefix="kitaru-fixture-") as name:
         folder = Path(name)
         repository, store = folder / "repository", folder / "store"
@@ -76,13 +96,14 @@ def main(target: Path) -> None:
         run("git", "init", "-q", "-b", "main")
         (repository / "flows/work.py").write_text(WORK)
         once = "  once:\n    target: flows/work.py:agent\n    routes: {default: head, old: 1}\n"
-        for text in (MANIFEST + once, MANIFEST):
+        for text in (MANIFEST.replace("protect:", once + "protect:"), MANIFEST):
             (repository / "kitaru.yaml").write_text(text)
             run("git", "add", "-A")
             run("git", "commit", "-q", "-m", "fixture")
             kitaru("apply", "--yes", "--prune", "-m", "fixture")
             (repository / "flows/work.py").write_text(WORK + "\n# the second version\n")
         kitaru("invoke", "agent", "--wait", "--idempotency-key", "fixture")
+        kitaru("invoke", "parcels", "--wait")
         kitaru("invoke", "fragile", "--input", '{"topic": "x"}', "--wait", code=1)
         anonymise(store)
         shutil.copytree(store, target)
@@ -106,11 +127,11 @@ def environment(folder: Path, store: Path) -> dict[str, str]:
 
 
 def anonymise(store: Path) -> None:
-    """Hosts and folders out of the journals; nothing there is under a digest."""
+    """Hosts and folders out of the journals. The order of keys stays: the digests of inline values are of it."""
     for path in [*store.glob("*/executions/*/journal/*.json"), *store.glob("*/executions/*/summary.json")]:
         data = json.loads(path.read_bytes())
         path.unlink()
-        path.write_text(json.dumps(scrubbed(data), ensure_ascii=False, separators=(",", ":"), sort_keys=True) + "\n")
+        path.write_text(json.dumps(scrubbed(data), ensure_ascii=False, separators=(",", ":")) + "\n")
     for folder in store.glob("*/executions/*/logs"):
         shutil.rmtree(folder)
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from kitaru.errors import KitaruError, KitaruUsageError, KitaruWaitValidationError
+from kitaru.model.wait import told_apart
 from kitaru.surfaces.cli.consumer import _finish
 from kitaru.surfaces.cli.executions import ExecArgument, app
 from kitaru.surfaces.cli.options import (
@@ -61,9 +62,10 @@ def input_(
     if not given:
         waits = client.executions.pending_waits(exec_id) if wait is None else ()
         waits = waits or [client.executions.pending_wait(exec_id, wait=wait)]
+        chosen = f" --wait {told_apart(waits[0], waits)}" if len(waits) > 1 else ""
         raise KitaruUsageError(
             f"no answer was given{_asked(waits)}",
-            hint=f"kitaru executions input {exec_id} --value JSON, or --interactive, or --abort to decline",
+            hint=f"kitaru executions input {exec_id}{chosen} --value JSON, or --interactive, or --abort to decline",
         )
     asked = client.executions.pending_wait(exec_id, wait=wait)
     if abort:
@@ -144,15 +146,19 @@ def _ask(client: Any, exec_id: str, name: str | None) -> Any:
             terminal.note(error.message)
             continue
         return answer
-    raise KitaruUsageError(f"{wait.name!r} got no answer, and waits on", hint=f"kitaru executions input {exec_id} -i")
+    raise KitaruUsageError(
+        f"{wait.name!r} got no answer, and waits on",
+        hint=f"kitaru executions input {exec_id} --wait {wait.wait_id} --interactive",
+    )
 
 
-def _json(text: str, option: str) -> Any:
+def _json(text: str, option: str, before: str = " ") -> Any:
+    """``before``: what stands between the option and its value where it is typed."""
     try:
         return json.loads(text)
     except ValueError as error:
         raise KitaruUsageError(
-            f"{option} is not JSON: {error}", hint=f"""a text needs its quotes: {option} '"yes, go on"'"""
+            f"{option} is not JSON: {error}", hint=f"""a text needs its quotes: {option}{before}'"yes, go on"'"""
         ) from error
 
 
@@ -220,7 +226,7 @@ def replay(
     client = at.connect()
     asked: dict[str, Any] = {
         "from_": from_,
-        "args": parse_inputs(args) if args is not None else None,
+        "args": parse_inputs(args, "--args") if args is not None else None,
         "overrides": dict(_override(text) for text in override or ()),
         "version": version,
         "tag": tag,
@@ -260,4 +266,4 @@ def _override(text: str) -> tuple[str, Any]:
             f"--override {text}: expected checkpoint.NAME=JSON or wait.NAME=JSON",
             hint="--override checkpoint.research='{\"facts\": []}'",
         )
-    return name, _json(value, f"--override {name}")
+    return name, _json(value, f"--override {name}", "=")

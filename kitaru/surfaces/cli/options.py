@@ -124,26 +124,27 @@ class _Placed:
         self.function(Place(store, project, manifest, target, output), **given)
 
 
-def parse_inputs(text: str | None) -> dict[str, Any]:
-    """``--input``: a JSON object, or one in a file."""
+EXAMPLE = '{"topic": "durable execution"}'
+
+
+def parse_inputs(text: str | None, option: str = "--input") -> dict[str, Any]:
+    """``--input``: a JSON object, or one in a file. ``option``: how it was called where it was typed."""
     if text is None:
         return {}
-    source = "--input"
+    source = option
     if text.startswith("@"):
         source = text[1:]
         try:
             text = typer.get_text_stream("stdin").read() if source == "-" else Path(source).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise KitaruInputError(f"{source} can't be read: {error}", hint="--input @file.json") from error
+            raise KitaruInputError(f"{source} can't be read: {error}", hint=f"{option} @file.json") from error
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise KitaruInputError(
-            f"{source} is not JSON: {error}", hint="""--input '{"topic": "durable execution"}'"""
-        ) from error
+        raise KitaruInputError(f"{source} is not JSON: {error}", hint=f"""{option} '{EXAMPLE}'""") from error
     if not isinstance(found, dict):
         raise KitaruInputError(
             f"{source} holds {type(found).__name__}, expected an object of inputs by name",
-            hint="""--input '{"topic": "durable execution"}'""",
+            hint=f"""{option} '{EXAMPLE}'""",
         )
     return found

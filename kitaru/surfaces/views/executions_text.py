@@ -249,7 +249,9 @@ def failure_lines(execution: Execution, style: Style = bare) -> list[str]:
     lines = [style(f"  {first}", "bad"), *(style(f"  {line}", "bad") for line in rest)]
     trace = failure.traceback.rstrip()
     for ending in (f"{failure.type.replace(':', '.')}: {failure.message}", message):
-        trace = trace.removesuffix(ending.rstrip()).rstrip()  # It stands above already.
+        # It stands above already; what may follow it here are notes and hints.
+        before, found, notes = f"\n{trace}\n".rpartition(f"\n{ending.rstrip()}\n")
+        trace = f"{before}\n{notes}".strip("\n") if found else trace
     shown = [line for line in trace.splitlines() if line.strip(" ^~")][-TRACE_LINES:]
     return lines + [style(f"    {shortened(line, LONGEST_LINE)}", "dim") for line in shown]
 

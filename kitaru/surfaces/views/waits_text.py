@@ -8,7 +8,7 @@ from typing import Any
 
 from kitaru.model.execution import Execution
 from kitaru.model.replay import ReplayPlan
-from kitaru.model.wait import Wait
+from kitaru.model.wait import Wait, told_apart
 from kitaru.surfaces.views.words import Style, ago, bare, columns
 
 ACTIONS = {"reuse_if_same": "reuse if same", "rerun": "run", "ask": "ask again"}
@@ -19,11 +19,13 @@ NO = ("n", "no", "false")
 
 
 def wait_lines(waits: Sequence[Wait], style: Style = bare) -> list[str]:
-    """What is asked: question, schema, notes."""
+    """What is asked: name, id where several have that name, question, schema, notes."""
     lines = []
     for wait in waits:
         asked = f": {wait.question}" if wait.question else ""
-        lines.append(f"  {style(wait.name, 'bold')}{asked}  {style('asked ' + ago(wait.opened_at), 'dim')}")
+        name = told_apart(wait, waits)
+        shown = style(wait.name, "bold") + (f" ({name})" if name != wait.name else "")
+        lines.append(f"  {shown}{asked}  {style('asked ' + ago(wait.opened_at), 'dim')}")
         if wait.schema:
             lines.append(f"    expects {json.dumps(wait.schema, ensure_ascii=False)}")
         if wait.refused:
@@ -45,9 +47,10 @@ def waiting_lines(execution: Execution, style: Style = bare) -> list[str]:
     waits = execution.open_waits
     if not waits:
         return []
-    chosen = f" --wait {waits[0].name}" if len(waits) > 1 else ""
+    several = len(waits) > 1
+    chosen = f" --wait {told_apart(waits[0], waits)}" if several else ""
     return [
-        f"{execution.exec_id} waits for an answer:",
+        f"{execution.exec_id} waits for {f'{len(waits)} answers' if several else 'an answer'}:",
         *wait_lines(waits, style),
         f"  answer it: kitaru executions input {execution.exec_id}{chosen} --interactive",
     ]
