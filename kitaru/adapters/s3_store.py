@@ -145,13 +145,19 @@ class S3Store:
 
     # --- one request each, on the loop's thread ---
 
-    async def _get(self, fs: Any, key: str) -> bytes | None:
+    async def _opened(self, fs: Any, key: str) -> Any:
+        """The answer whose body is to be read; None where there is no such key."""
         try:
-            answer = await fs._call_s3("get_object", Bucket=self._bucket, Key=self._path(key))
+            return await fs._call_s3("get_object", Bucket=self._bucket, Key=self._path(key))
         except OSError as error:
             if classify(error).verdict is Verdict.ABSENT:
                 return None
             raise
+
+    async def _get(self, fs: Any, key: str) -> bytes | None:
+        answer = await self._opened(fs, key)
+        if answer is None:
+            return None
         # Its own buffer becomes the result: to read all at once would hold it twice.
         content = io.BytesIO()
         async with answer["Body"] as body:
@@ -166,12 +172,9 @@ class S3Store:
         if len(body) < 2 * PART_BYTES:
             found = await self._get(fs, key)
             return body if found == body else found
-        try:
-            answer = await fs._call_s3("get_object", Bucket=self._bucket, Key=self._path(key))
-        except OSError as error:
-            if classify(error).verdict is Verdict.ABSENT:
-                return None
-            raise
+        answer = await self._opened(fs, key)
+        if answer is None:
+            return None
         done = 0
         async with answer["Body"] as there:
             while answer["ContentLength"] == len(body) and (chunk := await there.read(CHUNK_BYTES)):
