@@ -8,6 +8,7 @@ from typing import Any
 from kitaru import wiring
 from kitaru.client.session import Session
 from kitaru.core.edit_words import edit_data
+from kitaru.core.naming import present_name
 from kitaru.engine.history import Past
 from kitaru.engine.records import read_table
 from kitaru.errors import KitaruIntegrityError
@@ -109,10 +110,8 @@ def commit_data(commit: Commit | None) -> dict[str, Any] | None:
 def trace(session: Session, lock: Lockfile, exec_id: str) -> Blame:
     """Look an execution up: what it is pinned to, how it was chosen, and from what commit that was made."""
     execution = session.executions.get(exec_id)
-    name = execution.flow_name
-    while (state := lock.flows.get(name)) is not None and state.renamed_to:
-        name = state.renamed_to
-    table = None
+    name = present_name(lock.flows, execution.flow_name)
+    state, table = lock.flows.get(name), None
     if state is not None and execution.version is not None:
         table = read_table(session.store, session.project, state.table, name)
     release = table.release(execution.version) if table is not None and execution.version is not None else None
