@@ -10,7 +10,7 @@ from kitaru.core.holding import Lacks, lacks_none, why_still_held
 from kitaru.core.protection import Rules, protect_words, protected
 from kitaru.core.wishing import asked, head_of, numbers
 from kitaru.errors import Problem
-from kitaru.model.lockfile import Edit, FlowState, Lockfile, Manage, Mint, Move, Rename, Retire, Untag, VersionTable
+from kitaru.model.lockfile import Edit, FlowState, Lockfile, Manage, Mint, Move, Retire, Untag, VersionTable
 from kitaru.model.manifest import FlowSpec, Manifest
 from kitaru.model.plan import Build, Change, FlowPlan, Held, RouteMove
 from kitaru.model.route import DEFAULT_TAG, Head, Holder, Label, Route, RouteWish, Split, describe_holders
@@ -55,7 +55,8 @@ class Needs:
 class Draft:
     """A plan while it is made: flows and edits so far, every problem, and what is worth a look.
 
-    ``owner`` is the manifest's own path, ``protect`` what it says of protected routes.
+    ``owner`` is the manifest's own path, ``protect`` what it says of protected routes; ``renamed`` are the flows that
+    get another name, with the one until now.
     """
 
     owner: str = ""
@@ -64,6 +65,7 @@ class Draft:
     edits: list[Edit] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
     unmanaged: list[str] = field(default_factory=list)
 
 
@@ -88,7 +90,7 @@ def plan_flow(draft: Draft, desired: Desired, lock: Lockfile, known: Known, plac
     moves += [move for move, _ in pruned]
     rules = protected(desired.name, draft.protect, state)
     draft.edits += [*_opening(desired, state, build, draft.owner), *edits, *(edit for _, edit in pruned), *rules]
-    was = next((edit.was for edit in draft.edits if isinstance(edit, Rename) and edit.flow == desired.name), "")
+    was = draft.renamed.get(desired.name, "")
     taken_over = _former_owner(live, draft.owner) is not None
     quiet = live and not (build or moves or was or taken_over or rules)
     draft.flows.append(

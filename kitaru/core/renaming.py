@@ -34,6 +34,7 @@ def plan_renames(draft: Draft, manifest: Manifest, lock: Lockfile, place: Place)
         else:
             edits.append(Rename(kind="rename", flow=name, was=was, expects=old.latest))
     draft.edits += edits
+    draft.renamed |= {edit.flow: edit.was for edit in edits}
     made = renamed(lock, edits)
     made = made if isinstance(made, Lockfile) else lock
     for name in manifest.flows:

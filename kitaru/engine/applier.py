@@ -74,13 +74,12 @@ class Applier:
         lock = lock if lock is not None else self.releases.head(verified=True)
         if saved:
             self.must_stand(plan, lock)
-        _must_have_their_names(plan, lock)
-        _must_be_free(plan, lock, workshop)
+        flows = _admitted(plan, lock, workshop).flows
         prepared = self.prepared(plan, lock, workshop, by)
         self.reporter.step(Step("commit", f"writing generation {lock.generation + 1}"))
         turns = Turns(self.releases)
         while True:
-            edits = self._recounted(prepared.edits, _named(plan, lock).flows)
+            edits = self._recounted(prepared.edits, flows)
             outcome = self.releases.append(lock, edits, by=by, commit=plan.commit, message=message)
             if isinstance(outcome, Lockfile):
                 prepared.settle()
@@ -91,9 +90,8 @@ class Applier:
                 raise _stale(plan, outcome.winner)
             lock = turns.again(outcome)
             # Somebody may have renamed a flow meanwhile, or applied a rule, which no edit's own requirement knows of.
-            _must_have_their_names(plan, lock)
-            _must_be_free(plan, lock, workshop)
-            if not prepared.fits(_named(plan, lock).flows):
+            flows = _admitted(plan, lock, workshop).flows
+            if not prepared.fits(flows):
                 # A version was deleted meanwhile: the new table must know.
                 prepared = self.prepared(plan, lock, workshop, by)
 
@@ -223,20 +221,30 @@ def _named(plan: Plan, lock: Lockfile) -> Lockfile:
     return made if isinstance(made, Lockfile) else lock
 
 
-def _must_have_their_names(plan: Plan, lock: Lockfile) -> None:
-    flows = _named(plan, lock).flows
+def _admitted(plan: Plan, lock: Lockfile, workshop: Workshop) -> Lockfile:
+    """The state that the plan's edits build upon, flows having the names that it gives them.
+
+    Raises where it may not be built upon from here: a flow has another name by now, or a protected route forbids it.
+    """
+    named = _named(plan, lock)
+    _must_have_their_names(plan, named)
+    _must_be_free(plan, named, workshop)
+    return named
+
+
+def _must_have_their_names(plan: Plan, named: Lockfile) -> None:
     for edit in plan.edits:
-        state = flows.get(edit.flow)
+        state = named.flows.get(edit.flow)
         if state is not None and state.renamed_to:
             raise KitaruConflictError(
                 f"{edit.flow} was renamed to {state.renamed_to} after the plan was made", hint="kitaru plan"
             )
 
 
-def _must_be_free(plan: Plan, lock: Lockfile, workshop: Workshop) -> None:
+def _must_be_free(plan: Plan, named: Lockfile, workshop: Workshop) -> None:
     """Told from the state that is built upon, and the commit at hand: what a plan says of itself counts for nothing."""
     wanted = workshop.loaded.manifest.protect
-    found = guards(wanted, plan.edits, _named(plan, lock), workshop.commit)
+    found = guards(wanted, plan.edits, named, workshop.commit)
     if not found:
         return
     more = [f"and {len(found) - LINES_SHOWN} more"] if len(found) > LINES_SHOWN else []
