@@ -194,8 +194,7 @@ class Summaries:
     def _digest(self, form: Format, value: Any) -> Any:
         known = self._made.get(id(value))
         if known is None:  # the value is kept, too: its id must stay its own
-            digest = hashlib.sha256(form.write(value)).hexdigest()
-            known = self._made[id(value)] = value, {TAG: form.name, "sha256": digest}
+            known = self._made[id(value)] = value, {TAG: form.name, "sha256": _sha256(form.body(value))}
         return known[1]
 
 
@@ -297,7 +296,7 @@ def _encode(value: Any, named: str, serializer: str | None, inline_limit: int) -
             return _encode_json(value, named, inline_limit)  # lone surrogates have no UTF-8; JSON escapes them
     form = builtin_format(value)
     if form is not None:
-        return _raw(form.name, form.write(value), named, inline_limit)
+        return _raw(form.name, form.body(value), named, inline_limit)
     return _encode_json(value, named, inline_limit)
 
 

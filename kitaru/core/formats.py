@@ -30,6 +30,7 @@ from functools import cache
 from typing import Any
 
 from kitaru.errors import KitaruFeatureNotAvailableError
+from kitaru.model.pieces import CHUNK_BYTES, Body, Pieces
 from kitaru.model.recorded import JSON_FORMATS
 
 
@@ -42,6 +43,12 @@ class Format:
     write: Callable[[Any], bytes]
     read: Callable[[bytes], Any]
     module: str
+    lay_out: Callable[[Any], Body] | None = None
+    """As ``write``, with the value's own memory where it is stored as it lies: for a value that nobody changes then."""
+
+    def body(self, value: Any) -> Body:
+        """The bytes that are stored, copied no more often than they have to be."""
+        return self.write(value) if self.lay_out is None else self.lay_out(value)
 
 
 def _is(value: Any, module: str, name: str) -> bool:
@@ -54,8 +61,27 @@ def _write_array(value: Any) -> bytes:
     return buffer.getvalue()
 
 
+def _lay_out_array(value: Any) -> Body:
+    """What ``_write_array`` gives; of a large array the numbers are not copied."""
+    numpy = sys.modules["numpy"]
+    plain = value if value.flags.c_contiguous else value.T if value.flags.f_contiguous else None
+    if plain is None or value.nbytes < CHUNK_BYTES or value.dtype.hasobject:
+        return _write_array(value)
+    head = io.BytesIO()
+    try:
+        numpy.lib.format.write_array_header_1_0(head, numpy.lib.format.header_data_from_array_1_0(value))
+    except ValueError:  # a header of many or unusual names has another version
+        return _write_array(value)
+    return Pieces([head.getvalue(), memoryview(plain.reshape(-1).view(numpy.uint8))])
+
+
 def _read_array(body: bytes) -> Any:
-    return importlib.import_module("numpy").load(io.BytesIO(body), allow_pickle=False)
+    # Thousands of named fields make a header that numpy would refuse from a stranger.
+    return importlib.import_module("numpy").load(io.BytesIO(body), allow_pickle=False, max_header_size=len(body))
+
+
+COMPARED_BYTES = 64 << 20
+"""About how much of a frame is read back at once to be compared with what was written."""
 
 
 def _write_frame(value: Any) -> bytes:
@@ -68,11 +94,32 @@ def _write_frame(value: Any) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         body: bytes = value.to_parquet(engine="pyarrow")
-        back = _read_frame(body)
+        _require_same(value, body)
+    return body
+
+
+def _require_same(value: Any, body: bytes) -> None:
+    """Raise ``ValueError`` unless ``body`` reads back as ``value``: some columns at a time, so that no second one of
+    it is held.
+    """
+    names = list(value.columns)
+    at_once = max(1, len(names) * COMPARED_BYTES // max(len(body), int(value.memory_usage().sum()), 1))
+    if at_once >= len(names) or not all(type(name) is str for name in names):
+        _require_equal(value, _read_frame(body))
+        return
+    parquet = importlib.import_module("pyarrow.parquet")
+    file = parquet.ParquetFile(io.BytesIO(body))
+    _require_same_names(value.columns, file.schema_arrow.empty_table().to_pandas().columns)
+    for start in range(0, len(names), at_once):
+        part = names[start : start + at_once]
+        # A column "a" brings "a.b" along: to Parquet that could be a part of it.
+        _require_equal(value[part], file.read(part, use_pandas_metadata=True).to_pandas()[part])
+
+
+def _require_equal(value: Any, back: Any) -> None:
     _require_same_names(value.columns, back.columns)
     if not value.equals(back):
         _refuse([repr(name) for name in value.columns if not value[name].equals(back[name])])
-    return body
 
 
 def _require_same_names(columns: Any, back: Any) -> None:
@@ -150,7 +197,7 @@ def _read_batch(body: bytes) -> Any:
 
 
 FORMATS: tuple[Format, ...] = (
-    Format("numpy", lambda value: _is(value, "numpy", "ndarray"), _write_array, _read_array, "numpy"),
+    Format("numpy", lambda value: _is(value, "numpy", "ndarray"), _write_array, _read_array, "numpy", _lay_out_array),
     Format("parquet", lambda value: _is(value, "pandas", "DataFrame"), _write_frame, _read_frame, "pandas"),
     Format("series", lambda value: _is(value, "pandas", "Series"), _write_series, _read_series, "pandas"),
     Format("arrow", lambda value: _is(value, "pyarrow", "Table"), _write_table, _read_table, "pyarrow"),

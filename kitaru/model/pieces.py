@@ -11,14 +11,16 @@ CHUNK_BYTES = 1 << 20
 
 
 class Pieces:
-    """A body of blocks, one behind the other. A block is bytes, or ASCII text, which counts as the bytes it becomes.
+    """A body of blocks, one behind the other.
+
+    A block is bytes, a flat view of bytes, or ASCII text, which counts as the bytes it becomes.
 
     Has the length and the slices of the joined bytes, and is equal to them. Blocks must not change.
     """
 
     __slots__ = ("_blocks", "_ends")
 
-    def __init__(self, blocks: Sequence[bytes | str]) -> None:
+    def __init__(self, blocks: Sequence[bytes | memoryview | str]) -> None:
         """``ValueError`` for text that is not ASCII."""
         if not all(block.isascii() for block in blocks if isinstance(block, str)):
             raise ValueError("a block of text must be ASCII")
@@ -53,7 +55,7 @@ class Pieces:
 
     def chunks(self) -> Iterator[bytes | memoryview]:
         """The whole of it in order: at most about ``CHUNK_BYTES`` at once, none empty; bytes are not copied for it."""
-        small: list[bytes] = []
+        small: list[bytes | memoryview] = []
         gathered = 0
         for block in self._blocks:
             if len(block) < CHUNK_BYTES:
