@@ -28,10 +28,11 @@ def some(required: dict[str, Any], optional: dict[str, Any]) -> st.SearchStrateg
     return st.fixed_dictionaries(required, optional=optional)
 
 
-IMAGES = TEXT.filter(bool) | some(
+BASES = st.sampled_from(["python", "python:3.12-slim", "ghcr.io/acme/base_image:1.2", "localhost:5000/a/b"])
+IMAGES = BASES | some(
     {},
     {
-        "base_image": TEXT,
+        "base_image": BASES,
         "requirements": st.lists(st.sampled_from(["httpx", "a>=1", "b[c]; python_version>'3'", "d @ https://e.org/f"])),
         "environment": st.dictionaries(TEXT, TEXT, max_size=3),
         "replicate_local_python_environment": st.booleans(),

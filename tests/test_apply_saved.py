@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from functools import partial, reduce
 from pathlib import Path
@@ -71,9 +72,49 @@ def test_a_saved_plan_of_another_store_is_refused(repository: Repository, own_wo
     new_version(repository, "second")
     plan = repository.plan()
     elsewhere = repository.client(store=f"file://{own_world / 'elsewhere'}")
-    with pytest.raises(KitaruConflictError, match="the plan was made on generation 1; this store has 0"):
+    with pytest.raises(KitaruConflictError, match=r"it is for store file://.*, this is file://.*/elsewhere"):
         elsewhere.apply(plan=plan, saved=True)
+    older = plan.model_copy(update={"store_id": ""})
+    with pytest.raises(KitaruConflictError, match="the plan was made on generation 1; this store has 0"):
+        elsewhere.apply(plan=older, saved=True)
     assert not (own_world / "elsewhere").exists()
+
+
+def test_a_saved_plan_is_not_carried_out_on_a_copy_of_its_store(repository: Repository, own_world: Path) -> None:
+    """A copy has the same generations, and is another place: what differs is said, and the command that goes on."""
+    repository.apply()
+    copy, saved = own_world / "copy", own_world / "plan.json"
+    shutil.copytree(repository.store_folder, copy)
+    new_version(repository, "second")
+    kitaru("plan", "--out", saved, cwd=repository.folder).must()
+    done = kitaru("apply", saved, "--yes", "--store", f"file://{copy}", cwd=repository.folder)
+    done.refused(
+        f"it is for store file://{repository.store_folder}, this is file://{copy}", "kitaru plan --out", code=1
+    )
+    assert repository.client(store=f"file://{copy}").project.releases.head().generation == 1
+    kitaru("apply", saved, "--yes", cwd=repository.folder).must()
+
+
+@pytest.mark.parametrize("plan_is", ["of a shared folder", "older"])
+def test_a_store_that_is_found_at_another_path_is_the_same(
+    repository: Repository, own_world: Path, plan_is: str
+) -> None:
+    """A folder that another machine has elsewhere is no other store; a plan of an older release tells no copy."""
+    repository.apply()
+    new_version(repository, "second")
+    plan = repository.plan()
+    there = own_world / "mounted" / "elsewhere"
+    if plan_is == "older":
+        there.parent.mkdir()
+        shutil.copytree(repository.store_folder, there)
+        written = json.loads(plan.canonical())
+        del written["store_id"]
+        plan = Plan.parse(address.canonical_json(written))
+    else:
+        there.parent.symlink_to(repository.store_folder.parent)
+        there = there.with_name(repository.store_folder.name)
+    done = repository.client(store=f"file://{there}").apply(plan=plan, saved=True)
+    assert (done.generation, done.changed) == (2, True)
 
 
 def test_a_tampered_plan_is_refused(repository: Repository) -> None:

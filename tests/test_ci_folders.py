@@ -81,6 +81,31 @@ def test_jobs_of_gitlab_too(several: Repository) -> None:
     assert distinct(job["environment"]["name"] for job in applies)
 
 
+@pytest.mark.parametrize("folder", ["", "team_a"])
+def test_two_targets_of_one_manifest_have_two_pipelines(repository: Repository, folder: str) -> None:
+    """Each target plans, applies and looks for drift under names of its own, beside the manifest without a target."""
+    targets = "targets:\n  staging: {project: research-staging}\n  production: {project: research-live}\n"
+    repository.write(f"{folder}/kitaru.yaml" if folder else "kitaru.yaml", MANIFEST + targets)
+    pipelines = ((), ("--target", "staging"), ("--target", "production"))
+    for provider in ("github", "gitlab"):
+        for words in (*pipelines, *pipelines):  # a second time, nothing is to be written
+            done = kitaru("ci", "init", provider, *words, cwd=repository.folder / folder).must()
+        assert {line.partition(":")[0] for line in done.out.splitlines() if line.endswith(".yml")} == {"unchanged"}
+    for kind in ("plan", "apply", "drift"):
+        paths = sorted(repository.folder.glob(f".github/workflows/*-{kind}.yml"))
+        found = [load(path) for path in paths]
+        assert len({one["name"] for one in found}) == len(pipelines)
+        assert len({one["concurrency"]["group"] for one in found}) == len(pipelines)
+        for target in ("staging", "production"):
+            (own,) = [path for path in paths if path.name.endswith(f".{target}-{kind}.yml")]
+            assert f"kitaru plan --target {target} " in own.read_text()
+            if kind != "apply":
+                assert f" --as {own.name.removesuffix(f'-{kind}.yml')} " in own.read_text()
+    included = [one["local"] for one in load(repository.folder / ROOT)["include"]]
+    jobs = [name for path in included for name in load(repository.folder / path[1:])]
+    assert (len(included), len(jobs)) == (3, len(set(jobs)))
+
+
 def test_an_entry_with_more_in_it_is_left_alone(repository: Repository) -> None:
     """Only a .gitlab-ci.yml that Kitaru wrote gets another line; a third run changes nothing."""
     kitaru("ci", "init", "gitlab", cwd=repository.folder).must()
@@ -99,6 +124,17 @@ def test_names_that_can_not_be_spelled_differ() -> None:
     names = [Choices(project="p", store="", branch="main", python="3.12", folder=one).name for one in folders]
     assert len(set(names)) == len(folders)
     assert (names[0], names[5], names[7]) == ("kitaru", "kitaru-team-a", "kitaru-a-b")
+
+
+def test_folders_and_targets_do_not_meet() -> None:
+    """A target is told from a folder of its name, from one in a folder, and from one that differs in small letters."""
+    places = [("", None), ("live", None), ("", "live"), ("live", "live"), ("", "Live"), ("", "li.ve"), ("", "li-ve")]
+    names = [
+        Choices(project="p", store="", branch="main", python="3.12", folder=folder, target=target).name
+        for folder, target in places
+    ]
+    assert len({name.lower() for name in names}) == len(places)
+    assert names[:4] == ["kitaru", "kitaru-live", "kitaru.live", "kitaru-live.live"]
 
 
 @pytest.fixture

@@ -356,7 +356,15 @@ def test_schemas_are_printed(name: str) -> None:
     schema = kitaru("schema", name).must().json
     assert "properties" in schema or "$defs" in schema or "anyOf" in schema
     assert kitaru("schema").must().json == kitaru("schema", "manifest").must().json
+    assert kitaru("schema", name, "-o", "json").must().json == {"command": "schema", "item": schema}
     kitaru("schema", "nope").refused("nope")
+    assert kitaru("schema", "nope", "-o", "json").must(2).json["error"]["code"] == "usage"
+
+
+def test_the_version_is_told_to_machines_too() -> None:
+    """version, as every command, has one JSON document for a script."""
+    assert kitaru("version", "-o", "json").must().json == {"command": "version", "item": {"version": __version__}}
+    assert kitaru("version").must().out == f"kitaru {__version__}\n"
 
 
 def test_what_was_applied_fits_its_schema(repository: Repository) -> None:

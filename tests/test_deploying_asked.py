@@ -55,7 +55,9 @@ def test_a_hold_that_ends_is_said(repository: Repository) -> None:
     assert "hold" not in do(repository, *words).must().out
 
 
-@pytest.mark.parametrize("image", ["null", "12", "true", '"{}"', '""', "[]", "Python:3.12", "-x", "a b", "python:"])
+@pytest.mark.parametrize(
+    "image", ["null", "12", "3.12", "3.12.1", "true", '"{}"', '""', "[]", "Python:3.12", "-x", "a b", "python:"]
+)
 def test_an_image_that_is_none_is_refused(repository: Repository, image: str) -> None:
     """On the command line and in Python alike; no version is made."""
     do(repository, "deploy", AGENT, f"--image={image}").refused("image")

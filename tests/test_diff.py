@@ -141,6 +141,22 @@ def test_inputs_are_judged_for_callers(repository: Repository) -> None:
     assert "inputs: compatible" in do(repository, "diff", "agent", "2", "3").must().out
 
 
+def test_an_input_that_callers_could_leave_out_is_judged_too(repository: Repository) -> None:
+    """What the manifest gave, and gives no longer, callers have to give: plan and diff call that breaking."""
+    given = MANIFEST.rstrip("\n") + "\n    inputs: {topic: tea}\n"
+    repository.manifest(given)
+    repository.commit()
+    repository.apply()
+    repository.manifest(given.replace("    inputs: {topic: tea}\n", "    inputs: {}\n"))
+    repository.commit()
+    out = do(repository, "plan").must().out
+    assert "v1 → v2, breaking for callers" in out
+    assert "topic is now required (breaking)" in out
+    repository.apply()
+    assert difference(repository).inputs == "breaking"
+    assert difference(repository, "2", "1").inputs == "same"
+
+
 def test_environment_values_are_never_shown(repository: Repository) -> None:
     """Image, options, stack and inputs are compared; of environment variables only the names are told."""
     environment = (

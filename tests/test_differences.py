@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from kitaru.adapters.input_schema import check
 from kitaru.core.differences import snapshot_changes
 from kitaru.model.image import ImageSettings
 from kitaru.model.plan import Change
@@ -90,6 +93,40 @@ def test_breaking_input_changes_come_first() -> None:
         input_schema={"type": "object", "properties": {"t": {"type": "string"}}, "required": ["t"]},
     )
     assert [(change.subject, change.breaking) for change in found] == [("input_schema", True), ("source", False)]
+
+
+TOPIC = {"type": "object", "properties": {"topic": {"type": "string"}}, "additionalProperties": False}
+
+
+@pytest.mark.parametrize(
+    ("required", "before", "after", "said"),
+    [
+        (["topic"], {"topic": "x"}, {}, ["topic is now required"]),
+        (["topic"], {"topic": "x"}, {"topic": "y"}, []),
+        (["topic"], {}, {"topic": "x"}, []),
+        ([], {"topic": "x"}, {}, []),
+    ],
+)
+def test_an_input_that_nothing_fills_in_any_more_breaks_callers(
+    required: list[str], before: dict[str, str], after: dict[str, str], said: list[str]
+) -> None:
+    """Callers may leave out what the manifest gives; where it gives it no longer, and the flow needs it, they can't."""
+    old = BEFORE.model_copy(update={"input_schema": {**TOPIC, "required": required}, "inputs": before})
+    new = old.model_copy(update={"inputs": after})
+    found = snapshot_changes(old, new, None, [])
+    assert [one.text for one in found if one.breaking] == said
+    assert {one.subject for one in found} == ({"inputs", "input_schema"} if said else {"inputs"})
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_an_input_that_goes_breaks_callers_where_it_is_refused(closed: bool) -> None:
+    """Invoke refuses an input that the flow does not take; a flow with ``**more`` takes any."""
+    schema = {"type": "object", "additionalProperties": not closed}
+    old = BEFORE.model_copy(update={"input_schema": {**schema, "properties": {"topic": {"type": "string"}}}})
+    new = old.model_copy(update={"input_schema": {**schema, "properties": {}}})
+    assert bool(check(new.input_schema, {"topic": "x"})) == closed
+    (change,) = snapshot_changes(old, new, None, [])
+    assert (change.text, change.breaking) == ("topic removed", closed)
 
 
 def test_long_values_are_cut() -> None:

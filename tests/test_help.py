@@ -72,6 +72,14 @@ def test_every_command_that_works_in_a_store_says_which() -> None:
             assert options[-len(PLACE) :] == PLACE, name
 
 
+def test_every_command_answers_machines() -> None:
+    """Each command has -o, and takes json there."""
+    for name, command in EVERY.items():
+        options = {one.name: one for one in command.get_params(command.make_context(name, [], resilient_parsing=True))}
+        assert "-o" in options["output"].opts, name
+        assert "json" in command.get_help(command.make_context(name, [], resilient_parsing=True)), name
+
+
 def test_no_option_is_explained_by_a_type_of_python() -> None:
     """An option says what it takes in words: a URL, a FILE, N."""
     for name, command in EVERY.items():

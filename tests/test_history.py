@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
 from pathlib import Path
 from typing import get_args
 
@@ -286,6 +294,28 @@ def test_history_is_pleasant_to_read(repository: Repository) -> None:
     )
     assert "Nothing has happened in project other yet" in do(repository, "history", "--project", "other").must().out
     do(repository, "history", "agnt").refused("did you mean agent")
+
+
+@pytest.mark.parametrize("columns", [60, 160])
+def test_history_fills_the_terminal(repository: Repository, columns: int) -> None:
+    """On a terminal lines break where it ends, be that before column 80 or far behind it."""
+    repository.commit()
+    repository.apply(message=" ".join(["reason"] * 40))
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environ = {**os.environ, "NO_COLOR": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    environ.pop("COLUMNS", None)
+    command = [sys.executable, "-m", "kitaru", "history"]
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        process = subprocess.Popen(command, cwd=repository.folder, env=environ, stdout=theirs)
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # Linux says so where the other end is closed
+            while body := screen.read(65536):
+                shown += body
+        assert process.wait(60) == 0
+    widest = max(map(len, shown.decode().splitlines()))
+    assert columns - len(" reason") < widest <= columns
 
 
 def test_a_changed_entry_is_told_beside_the_history(repository: Repository) -> None:

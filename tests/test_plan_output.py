@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from kitaru.core.protection import protect_words
 from kitaru.model.image import ImageSettings
+from kitaru.model.lockfile import Protect
 from kitaru.model.plan import Build, Change, Consequence, FlowPlan, Plan, RouteMove
-from kitaru.model.route import Holder
+from kitaru.model.route import Holder, Protection
 from kitaru.model.snapshot import Commit, Snapshot
 from kitaru.model.stack import LocalStack, NamedStack
 from kitaru.surfaces.views.plan_markdown import plan_markdown
@@ -21,6 +24,65 @@ COMMENT_LIMIT = 65_536
 
 def do(repository: Repository, *arguments: str | Path) -> Done:
     return kitaru(*arguments, cwd=repository.folder)
+
+
+def ruled(flows: int, *, busy: int = 0) -> Plan:
+    """A plan in which a rule of the manifest comes to bind all these flows; ``busy`` of them change otherwise, too."""
+    rule = Protection(branch="main")
+    names = [f"flow_{number}" for number in range(flows)]
+    edits = [Protect(kind="protect", flow=name, rules={"stable": rule}) for name in names]
+    left = [("v2 is built and left unrouted: no route of the manifest leads to it",)] * busy + [()] * (flows - busy)
+    moves = (RouteMove(tag="default", after=(Holder(version=2, snapshot="2" * 64),)),)
+    return Plan(
+        project="research",
+        store="file:///store",
+        base=1,
+        base_entry="1" * 64,
+        manifest="1" * 64,
+        commit=Commit(sha="1" * 40, branch="feature"),
+        tree="1" * 40,
+        flows=tuple(
+            FlowPlan(
+                flow=name,
+                action="update",
+                version=1,
+                moves=moves if own else (),
+                unmanaged=("canary at v1",) if name == "flow_1" else (),
+                notes=(*own, *protect_words(edit)),
+            )
+            for name, edit, own in zip(names, edits, left, strict=True)
+        ),
+        guards=tuple(f"{name}: route stable moves only from branch main" for name in names),
+        edits=tuple(edits),
+    )
+
+
+@pytest.mark.parametrize("render", [plan_lines, lambda plan: plan_markdown(plan).splitlines()], ids=["text", "md"])
+def test_a_rule_for_all_flows_is_one_line(render: Callable[[Plan], list[str]]) -> None:
+    """A thousand flows that come to be bound by one rule are one line, and so is the reason that holds them all."""
+    lines = render(ruled(1000))
+    assert len(lines) < 20
+    words = "protect: stable is protected from now on: branch main, clean commit, in all 1,000 flows"
+    assert sum(words in line for line in lines) == 1
+    held = "1,000 flows: flow_0, flow_1, flow_2 and 997 more: route stable moves only from branch main"
+    assert sum(held.replace("_", r"\_") in line or held in line for line in lines) == 1
+    few = render(ruled(2))
+    assert sum("branch main, clean commit, in flow_0, flow_1" in line for line in few) == 1
+    alone = render(ruled(1))
+    assert any("flow_0" in line for line in alone)
+    assert sum("stable is protected from now on" in line for line in alone) == 1
+    assert not any("protect: " in line for line in alone)
+
+
+def test_what_is_a_flows_own_stays_with_it() -> None:
+    """A flow that changes otherwise too is shown with that, and its other notes; labels left alone are still told."""
+    lines = plan_lines(ruled(6, busy=2))
+    assert [line.split()[1] for line in lines if line.startswith("  ~ flow_")] == ["flow_0", "flow_1"]
+    assert sum("left unrouted" in line for line in lines) == 2
+    assert sum("is protected from now on" in line for line in lines) == 1
+    assert sum("unmanaged: canary at v1" in line for line in lines) == 1
+    assert "  = flow_1: unmanaged canary at v1" in plan_lines(ruled(6))
+    assert plan_markdown(ruled(6, busy=2)).count("left unrouted") == 2
 
 
 HOSTILE = (

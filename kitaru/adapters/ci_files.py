@@ -53,16 +53,18 @@ class Choices:
 
     @property
     def name(self) -> str:
-        """What workflows, jobs and environments begin with: ``kitaru``, and the manifest's folder below the root.
+        """What workflows, jobs and environments begin with: ``kitaru``, the manifest's folder, and its target.
 
-        A folder whose name can't be spelled so gets some digits of its digest: two manifests never share a name.
+        As in ``kitaru``, ``kitaru-team-a``, ``kitaru-team-a.production``. What can't be spelled so gets some digits of
+        its digest: two manifests never share a name, nor do two targets of one.
         """
-        if not self.folder:
-            return "kitaru"
-        spelled = self.folder.lower().replace("/", "-")
-        slug = re.sub(r"[^a-z0-9]+", "-", spelled).strip("-")
-        more = "" if slug == spelled else hashlib.sha256(self.folder.encode()).hexdigest()[:6]
-        return "-".join(filter(None, ("kitaru", slug, more)))
+        parts = ["kitaru", *(_slug(self.folder.lower().replace("/", "-"), self.folder) if self.folder else ())]
+        return "-".join(parts) + (f".{'-'.join(_slug(self.target, self.target))}" if self.target else "")
+
+    @property
+    def is_one_of_several(self) -> bool:
+        """Whether the repository may well have other pipelines beside this one."""
+        return bool(self.folder or self.target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,12 @@ class Written:
 
     path: str
     action: Literal["created", "overwritten", "extended", "unchanged", "theirs"]
+
+
+def _slug(spelled: str, whole: str) -> list[str]:
+    """What any name may have of ``spelled``; where that is not all of it, digits of the digest of ``whole`` besides."""
+    slug = re.sub(r"[^a-z0-9]+", "-", spelled.lower()).strip("-")
+    return [part for part in (slug, "" if slug == spelled else hashlib.sha256(whole.encode()).hexdigest()[:6]) if part]
 
 
 def repository_root(folder: Path) -> Path:
@@ -224,8 +232,8 @@ def _fill(template: str, choices: Choices, **more: str) -> str:
         target=f" --target {choices.target}" if choices.target else "",
         requirement=f"kitaru{'[s3]' if s3 else ''}=={__version__}",
         install=choices.install,
-        told_apart=f" --as {choices.name}" if choices.folder else "",
-        beside=f", {choices.name}" if choices.folder else "",
+        told_apart=f" --as {choices.name}" if choices.is_one_of_several else "",
+        beside=f", {choices.name}" if choices.is_one_of_several else "",
         s3=s3,
         **ACTIONS,
         **more,

@@ -11,7 +11,6 @@ from kitaru.model.snapshot import SourceTree
 FILE = 0o100644
 EXECUTABLE = 0o100755
 SYMLINK = 0o120000
-MODES = frozenset({FILE, EXECUTABLE, SYMLINK})
 
 _MOST_LINKS = 40
 

@@ -13,6 +13,7 @@ from typing import Any
 from kitaru.adapters.manifest_problems import Finding
 from kitaru.adapters.wording import did_you_mean, found, shown
 from kitaru.model.branch import is_branch
+from kitaru.model.image import is_base_image
 from kitaru.model.stack import DEFAULT_STACK
 
 STORE_PROTOCOLS = ("file", "memory", "s3", "gs", "gcs", "az", "abfs", "abfss")
@@ -23,7 +24,7 @@ def check_findings(data: dict[str, Any]) -> Iterator[Finding]:
     """Every such problem of ``data``, which is the manifest after its overlay."""
     yield from _check_store(data.get("store"))
     yield from _check_patterns(data.get("source"), ("source",))
-    yield from _check_requirements(data.get("image"), ("image",))
+    yield from _check_image(data.get("image"), ("image",))
     stacks = [DEFAULT_STACK, *(name for name in _mapping(data.get("stacks")) if name != DEFAULT_STACK)]
     for name, flow in _mapping(data.get("flows")).items():
         if isinstance(flow, dict):
@@ -44,7 +45,7 @@ def _check_flow(flow: dict[str, Any], path: tuple[str, ...], stacks: list[str]) 
     if isinstance(flow.get("target"), str):
         yield from _check_target(flow["target"], (*path, "target"))
     yield from _check_patterns(flow.get("source"), (*path, "source"))
-    yield from _check_requirements(flow.get("image"), (*path, "image"))
+    yield from _check_image(flow.get("image"), (*path, "image"))
 
 
 def _check_moved(moved: dict[str, Any], flows: dict[str, Any]) -> Iterator[Finding]:
@@ -134,6 +135,15 @@ def _check_patterns(source: Any, path: tuple[str, ...]) -> Iterator[Finding]:
             elif ".." in re.split(r"[/\\]", pattern):
                 message = f"expected a pattern below the manifest's folder; {shown(pattern)} leaves it"
                 yield Finding(place, message, "remove the ..")
+
+
+def _check_image(image: Any, path: tuple[str, ...]) -> Iterator[Finding]:
+    base = image if isinstance(image, str) else _mapping(image).get("base_image")
+    if isinstance(base, str) and not is_base_image(base):
+        place = path if isinstance(image, str) else (*path, "base_image")
+        hint = f"write python:{base}-slim" if re.fullmatch(r"3\.[0-9]+(\.[0-9]+)?", base) else ""
+        yield Finding(place, f"expected a container image such as python:3.12-slim, found {found(base)}", hint)
+    yield from _check_requirements(image, path)
 
 
 def _check_requirements(image: Any, path: tuple[str, ...]) -> Iterator[Finding]:

@@ -97,11 +97,6 @@ def set_flows(
     return _edited(body, doc, changes, file)
 
 
-def remove_flow(body: bytes, flow: str, *, file: str = MANIFEST) -> bytes:
-    """Take a flow out of the manifest; ``flows: {}`` remains of the last. One that is not there is no error."""
-    return _edited(body, _read(body, file), [Remove(("flows", flow), keep=1)], file)
-
-
 def edit_preview(before: bytes, after: bytes, file: str = MANIFEST) -> list[str]:
     """The edit as lines of a unified diff, without line ends; empty where nothing changes."""
     if before == after:

@@ -12,8 +12,6 @@ from kitaru.adapters.local_store import LocalStore
 from kitaru.errors import KitaruStoreError, KitaruUsageError
 from kitaru.ports import Store
 
-PROTOCOLS = ("file", "s3", "memory")
-
 _KNOWN = "a store is a folder (file://path), a bucket (s3://bucket/prefix), or memory:// for this process only"
 _INSTEAD = {
     "http": "for an S3-compatible server write s3://bucket/prefix, and put the server's address into AWS_ENDPOINT_URL",

@@ -13,6 +13,7 @@ from kitaru.client.session import Session
 from kitaru.core.deploying import ManifestEdit
 from kitaru.core.protection import check_protected
 from kitaru.engine.releases import Releases
+from kitaru.engine.workshop import owner_of
 from kitaru.errors import (
     KitaruConflictError,
     KitaruError,
@@ -193,17 +194,15 @@ class Keeper:
         state = lock.flow(flow)
         if state is None or not state.managed or self.loaded is None:
             return ""
-        folder = self.loaded.path.parent.resolve()
+        repository = wiring.Repository(self.loaded, self._session.settings)
         try:
-            root = wiring.working_tree(folder).resolve()
+            prefix = repository.prefix
         except KitaruSourceError:
             return ""
-        prefix = f"{folder.relative_to(root).as_posix()}/" if folder != root else ""
-        other = state.owner or MANIFEST
-        if other == f"{prefix}{self._name}":
+        if state.owner == owner_of(prefix, self._name):
             return ""
-        declared = wiring.Repository(self.loaded, self._session.settings).declared_by(other, prefix)
-        return other if flow in declared else ""
+        other = state.owner or MANIFEST
+        return other if flow in repository.declared_by(other, prefix) else ""
 
     def _read(self) -> ManifestFile:
         """The manifest as the file is now: a client may live longer than what it once read."""

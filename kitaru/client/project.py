@@ -222,6 +222,7 @@ class Project:
             check_inputs=session.check_inputs,
             used_by=lambda flow: _usage().used_by(session, flow),
             stored_inputs=lambda flow, limit: _usage().stored_inputs(session, flow, limit),
+            store_id=wiring.store_id(session.store),
         )
 
     def _applier(self) -> Applier:
@@ -265,8 +266,7 @@ class Project:
         loaded, session = workshop.loaded, self._session
         if plan.project != session.project:
             moved.append(f"it is for project {plan.project}, this is {session.project}")
-        # A folder's path may differ between machines that share it; its history tells, once there is any.
-        if plan.store != session.store.url and (plan.base == 0 or not plan.store.startswith("file:")):
+        if plan.store != session.store.url and not self._is_shared(plan):
             moved.append(f"it is for store {plan.store}, this is {session.store.url}")
         if plan.target != loaded.target:
             moved.append(f"it was made with target {plan.target or 'none'}, this is {loaded.target or 'none'}")
@@ -279,6 +279,15 @@ class Project:
             raise KitaruConflictError(
                 f"the saved plan is out of date: {'; '.join(moved)}", hint="kitaru plan --out FILE makes a new one"
             )
+
+    def _is_shared(self, plan: Plan) -> bool:
+        """Whether the plan's store may be this one, though its address is another.
+
+        A folder's path may differ between machines that share it. Then its history is the same, once there is any, and
+        the folder itself, where the plan knows it: a copy has the history alone.
+        """
+        known = not plan.store_id or plan.store_id == wiring.store_id(self._session.store)
+        return plan.base > 0 and plan.store.startswith("file:") and known
 
 
 def _files(places: Sequence[Path]) -> list[Path]:

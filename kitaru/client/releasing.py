@@ -123,7 +123,8 @@ class Releasing:
         repository = wiring.Repository(job.loaded, self._session.settings)
         workshop, changed = self._workshop(repository, job.loaded, keeper)
         if keeper.writes:
-            job = replace(job, order=replace(job.order, owner=workshop.owner))
+            protect = job.loaded.manifest.protect
+            job = replace(job, order=replace(job.order, owner=workshop.owner, protect=protect))
         snapshot = self._snapshot(job, workshop)
         warnings = workshop.warnings([job.spec])
         self._foresee(job, snapshot, keeper, workshop, head)
@@ -150,7 +151,7 @@ class Releasing:
             snapshot=snapshot,
             changed=changed,
             warnings=warnings,
-            notes=edit.notes if keeper.writes else (),
+            notes=(*done.notes, *(edit.notes if keeper.writes else ())),
             manifest=self._kept(job, keeper, lock, tags, version),
         )
 

@@ -23,13 +23,15 @@ _LIMITS = {
 _WORDS = ("title", "description", "default", "examples", "$defs", "deprecated")
 
 
-def compare_inputs(before: Schema, after: Schema, given: frozenset[str] = frozenset()) -> tuple[Change, ...]:
+def compare_inputs(
+    before: Schema, after: Schema, given: frozenset[str] = frozenset(), given_before: frozenset[str] = frozenset()
+) -> tuple[Change, ...]:
     """The differences, in the order of the parameters, breaking ones first.
 
     ``given`` names the parameters that the new version fills in by itself (its representative inputs): a new required
-    one among them breaks nobody.
+    one among them breaks nobody. ``given_before`` names those of the old version: callers could leave them out.
     """
-    found = list(_object(_inlined(before, before), _inlined(after, after), "", given))
+    found = list(_object(_inlined(before, before), _inlined(after, after), "", given, given_before - given))
     return tuple(sorted(found, key=lambda change: not change.breaking))
 
 
@@ -37,7 +39,10 @@ def _change(text: str, breaking: bool) -> Change:
     return Change(subject="input_schema", text=text, breaking=breaking)
 
 
-def _object(before: Schema, after: Schema, path: str, given: frozenset[str]) -> Iterator[Change]:
+def _object(
+    before: Schema, after: Schema, path: str, given: frozenset[str] = frozenset(), lost: frozenset[str] = frozenset()
+) -> Iterator[Change]:
+    """``lost``: what the old version filled in by itself, and the new one does not."""
     old, new = before.get("properties", {}), after.get("properties", {})
     required_before, required_after = set(before.get("required", ())), set(after.get("required", ()))
     closed = after.get("additionalProperties", True) is False
@@ -46,7 +51,9 @@ def _object(before: Schema, after: Schema, path: str, given: frozenset[str]) -> 
         if name not in new:
             yield _change(f"{where} removed", closed)
             continue
-        if name in required_after - required_before:
+        if name in required_after and name in lost:
+            yield _change(f"{where} is now required", True)
+        elif name in required_after - required_before:
             yield _change(f"{where} is now required", name not in given)
         elif name in required_before - required_after:
             yield _change(f"{where} is now optional", False)
@@ -66,7 +73,7 @@ def _value(old: Schema, new: Schema, where: str) -> Iterator[Change]:
             yield _change(f"{where}: {_default_words(old, new)}", False)
         return
     if old.get("type") == new.get("type") == "object" and "properties" in old and "properties" in new:
-        yield from _object(old, new, f"{where}.", frozenset())
+        yield from _object(old, new, f"{where}.")
         return
     if old.get("type") == new.get("type") == "array" and "items" in old and "items" in new:
         yield from _value(old["items"], new["items"], f"{where}[]")

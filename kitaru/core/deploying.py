@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from kitaru.core.naming import present_name
-from kitaru.core.protection import check_protected
+from kitaru.core.protection import Rules, check_protected, protect_words, tightened
 from kitaru.core.tagging import agrees, check_shared, check_tag, wish_of
 from kitaru.errors import KitaruStateError, KitaruUsageError
-from kitaru.model.image import ImageSettings
+from kitaru.model.image import ImageSettings, is_base_image
 from kitaru.model.lockfile import Edit, FlowState, Lockfile, Mint, Move
 from kitaru.model.manifest import FlowSpec, Manifest
 from kitaru.model.plan import Build, FlowPlan, RouteMove
@@ -22,12 +21,16 @@ from kitaru.model.snapshot import Snapshot
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What was asked for. ``tag`` None: a version without a route. ``owner`` is None where no manifest declares it."""
+    """What was asked for. ``tag`` None: a version without a route. ``owner`` is None where no manifest declares it.
+
+    ``protect``: what that manifest says of protected routes, to be recorded with the version.
+    """
 
     flow: str
     tag: str | None = None
     exclusive: bool = False
     owner: str | None = None
+    protect: Rules = field(default_factory=dict)
 
     @property
     def managed(self) -> bool:
@@ -116,13 +119,6 @@ def changed_keys(
     return given
 
 
-_REFERENCE = re.compile(
-    r"(?:(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]+)?/)?"
-    r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*)*"
-    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@[A-Za-z][A-Za-z0-9+._-]*:[0-9a-fA-F]{32,})?"
-)
-
-
 def read_image(text: str) -> str | dict[str, Any]:
     """An image as a text says it: a base image, or image settings as JSON. ``ValueError`` for what is neither."""
     text = text.strip()
@@ -140,7 +136,7 @@ def read_image(text: str) -> str | dict[str, Any]:
 
 def check_base_image(text: str) -> None:
     """Raise ``ValueError`` for what can't be the name of a container image, such as ``ghcr.io/acme/base:1.2``."""
-    if not _REFERENCE.fullmatch(text):
+    if not is_base_image(text):
         raise ValueError(f"base_image: expected a container image such as python:3.12-slim, found {text[:80]!r}")
 
 
@@ -214,11 +210,17 @@ def plan_release(order: Order, snapshot: Snapshot, lock: Lockfile) -> tuple[Flow
         move, edit = _led(order, tag, exclusive, holder, state, live)
         moves.append(move)
         edits.append(edit)
+    rules = tightened(order.flow, order.protect, state)
     build = Build(version=holder.version, snapshot_digest=holder.snapshot, snapshot=snapshot)
     plan = FlowPlan(
-        flow=order.flow, action="update" if live else "create", version=holder.version, build=build, moves=tuple(moves)
+        flow=order.flow,
+        action="update" if live else "create",
+        version=holder.version,
+        build=build,
+        moves=tuple(moves),
+        notes=tuple(text for edit in rules for text in protect_words(edit)),
     )
-    return plan, tuple(edits)
+    return plan, (*edits, *rules)
 
 
 def _led(

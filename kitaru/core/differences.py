@@ -17,8 +17,9 @@ def snapshot_changes(
 ) -> tuple[Change, ...]:
     """Every difference, what breaks callers first."""
     found: list[Change] = []
-    if before.input_schema != after.input_schema:
-        found += compare_inputs(before.input_schema, after.input_schema, frozenset(after.inputs))
+    if before.input_schema != after.input_schema or before.inputs != after.inputs:
+        given, given_before = frozenset(after.inputs), frozenset(before.inputs)
+        found += compare_inputs(before.input_schema, after.input_schema, given, given_before)
     if before.target != after.target:
         found.append(Change(subject="target", text=f"target {before.target} → {after.target}"))
     if before.source != after.source:

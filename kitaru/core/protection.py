@@ -28,6 +28,16 @@ def protected(flow: str, wanted: Rules, state: FlowState | None) -> tuple[Protec
     return (Protect(kind="protect", flow=flow, rules=dict(wanted), expects=applied),)
 
 
+def tightened(flow: str, wanted: Rules, state: FlowState | None) -> tuple[Protect, ...]:
+    """As ``protected``, of a verb that is no apply: it adds rules and makes them stricter, and takes none away.
+
+    A rule that asks for something else than the one that was applied waits for an apply: only that may lift what is.
+    """
+    applied = state.protect if state else {}
+    stricter = {tag: rule for tag, rule in wanted.items() if tag not in applied or _implies(rule, applied[tag])}
+    return protected(flow, {**applied, **stricter}, state)
+
+
 def protect_words(edit: Protect) -> tuple[str, ...]:
     """What the edit changes, one sentence for each tag."""
     return tuple(_change_words(tag, edit.expects.get(tag), edit.rules.get(tag)) for tag in _changed_tags(edit))
@@ -124,6 +134,11 @@ def _liftings(edit: Protect, state: FlowState | None, commit: Commit) -> Iterato
         if rule is not None:
             verb = "changed" if tag in edit.rules else "lifted"
             yield from _refusals(rule, commit, f"{edit.flow}: protection of {tag}, {origin}, is {verb}", "")
+
+
+def _implies(rule: Protection, other: Protection) -> bool:
+    """Whether what ``rule`` lets through, ``other`` does."""
+    return (not other.branch or rule.branch == other.branch) and (rule.clean or not other.clean)
 
 
 def _changed_tags(edit: Protect) -> list[str]:

@@ -71,7 +71,7 @@ class Applier:
         as long as each edit's own requirement holds. Raises ``KitaruConflictError`` otherwise, naming who moved what;
         ``KitaruStateError`` where a protected route may not move from here. Whatever is raised, no route has moved.
         """
-        lock = lock if lock is not None else self.releases.head(verified=True)
+        lock = self.releases.newest(lock)
         if saved:
             self.must_stand(plan, lock)
         flows = _admitted(plan, lock, workshop).flows

@@ -30,7 +30,10 @@ StoredInputs = Callable[[str, int], Sequence[Stored]]
 
 @dataclass(frozen=True, slots=True)
 class Planner:
-    """Plans for one project in one store. ``snapshots`` are those that were read already, by digest."""
+    """Plans for one project in one store. ``snapshots`` are those that were read already, by digest.
+
+    ``store_id`` goes into the plan, for who applies it later.
+    """
 
     store: Store
     project: str
@@ -38,6 +41,7 @@ class Planner:
     check_inputs: InputCheck
     used_by: UsedBy
     stored_inputs: StoredInputs
+    store_id: str = ""
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
 
     def plan(
@@ -51,7 +55,7 @@ class Planner:
         """
         loaded = workshop.loaded
         desired = workshop.desired(only)
-        head = head if head is not None else self.releases.head(verified=True)
+        head = self.releases.newest(head)
         draft = Draft(owner=workshop.owner, protect=loaded.manifest.protect)
         lock = plan_renames(draft, loaded.manifest, head, loaded.problem)
         for flow in desired:
@@ -68,6 +72,7 @@ class Planner:
         return Plan(
             project=self.project,
             store=self.store.url,
+            store_id=self.store_id,
             base=head.generation,
             base_entry=head.entry,
             manifest=loaded.digest,

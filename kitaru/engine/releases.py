@@ -88,6 +88,10 @@ class Releases:
             # The hint may be what is wrong; the log alone decides.
             return self._forward(self._rebuilt(self._newest()))
 
+    def newest(self, known: Lockfile | None) -> Lockfile:
+        """The state that will be built upon: ``known`` where that was read already, else the head, verified."""
+        return known if known is not None else self.head(verified=True)
+
     def entry(self, number: int) -> tuple[Generation, str] | None:
         """Generation ``number`` and the digest of its bytes; None where the log ends before it."""
         key = address.generation(self._project, number)

@@ -36,8 +36,7 @@ class Workshop:
     @property
     def owner(self) -> str:
         """Which manifest of the repository this is: its path, or nothing for ``kitaru.yaml`` at the root."""
-        path = f"{self.prefix}{self.loaded.path.name}"
-        return "" if path == MANIFEST else path
+        return owner_of(self.prefix, self.loaded.path.name)
 
     def is_declared_by(self, owner: str, flow: str) -> bool:
         """Whether the repository's manifest of that name is there, and declares the flow."""
@@ -172,6 +171,12 @@ class Workshop:
             checkpoints=facts.checkpoints,
             summary=facts.summary,
         )
+
+
+def owner_of(prefix: str, name: str) -> str:
+    """What the lockfile calls a manifest: its path in the repository, or nothing for ``kitaru.yaml`` at the root."""
+    path = f"{prefix}{name}"
+    return "" if path == MANIFEST else path
 
 
 def _options(flow: FlowSpec, facts: FlowFacts) -> Options:

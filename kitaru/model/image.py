@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,20 @@ class ImageSettings(Noun):
         """These settings with every field that they leave out taken from ``inherited``."""
         given = {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
         return inherited.model_copy(update=given)
+
+
+_REFERENCE = re.compile(
+    r"(?:(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]+)?/)?"
+    r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*)*"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@[A-Za-z][A-Za-z0-9+._-]*:[0-9a-fA-F]{32,})?"
+)
+_NOBODYS = re.compile(r"[0-9.]+|true|false|null")
+"""Names that a registry would take, and that say another thing: a version of Python, a value of JSON."""
+
+
+def is_base_image(text: str) -> bool:
+    """Whether ``text`` can be the name of a container image, such as ``ghcr.io/acme/base:1.2``."""
+    return bool(_REFERENCE.fullmatch(text)) and not _NOBODYS.fullmatch(text)
 
 
 def parse_image(value: str | Mapping[str, Any] | ImageSettings | None) -> ImageSettings:

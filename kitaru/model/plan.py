@@ -143,14 +143,16 @@ class FlowPlan(Noun):
 class Plan(Noun):
     """The whole of it, bound to the generation that it was made on.
 
-    ``base`` and ``base_entry`` name that generation; ``manifest`` is the digest of the manifest's bytes and target;
-    ``drift`` is what others changed in the store since the manifest was applied; ``guards`` say why this plan may be
-    looked at but not applied from here; ``edits`` are what apply appends.
+    ``base`` and ``base_entry`` name that generation; ``store_id`` tells a store in a folder from a copy of it that has
+    the same generations (empty for other stores, and in older plans); ``manifest`` is the digest of the manifest's
+    bytes and target; ``drift`` is what others changed in the store since the manifest was applied; ``guards`` say why
+    this plan may be looked at but not applied from here; ``edits`` are what apply appends.
     """
 
     format: Literal[1] = FORMAT
     project: str
     store: str
+    store_id: str = ""
     base: int
     base_entry: str
     manifest: str

@@ -36,4 +36,5 @@ from kitaru.wiring.settling import own_store as own_store
 from kitaru.wiring.settling import probe_store as probe_store
 from kitaru.wiring.settling import secret_mask as secret_mask
 from kitaru.wiring.settling import settle as settle
+from kitaru.wiring.settling import store_id as store_id
 from kitaru.wiring.settling import template as template

@@ -79,6 +79,17 @@ class Repository:
         """Looked up once: a thousand flows ask."""
         return self.settings.cache
 
+    @property
+    def prefix(self) -> str:
+        """The manifest's folder below the repository's root: ``services/a/``, or nothing.
+
+        Raises ``KitaruSourceError`` outside a repository. For who wants to know no more of it: ``source.commit`` tells
+        this as well.
+        """
+        git = import_module("kitaru.adapters.git_process")
+        found: bytes = git.run(self.loaded.root, "rev-parse", "--show-prefix")
+        return found.decode("utf-8", "surrogateescape").rstrip("\n")
+
     def known(self, source: str, target: str) -> FlowFacts | None:
         """What was learned of that target before."""
         discovery = import_module("kitaru.adapters.discovery")

@@ -134,6 +134,20 @@ def absolute_store(settings: Settings) -> str:
     return f"file://{Path(os.path.normpath(path))}"
 
 
+def store_id(store: Store) -> str:
+    """What a store's folder has wherever it is mounted, and no copy of it has: its number on its disk.
+
+    Empty for a store that is no folder, whose address says enough, and before anything was written.
+    """
+    protocol, _, place = store.url.partition("://")
+    if protocol != "file":
+        return ""
+    try:
+        return f"inode {Path(place).stat().st_ino}"
+    except OSError:
+        return ""
+
+
 def probe_store(store: Store) -> None:
     """Refuse a store of an unknown make that breaks its promises; on disk and in memory our own code keeps them."""
     if not store.url.startswith(("file:", "memory:")):

@@ -15,6 +15,7 @@ from kitaru._version import __version__
 from kitaru.errors import KitaruError, KitaruUsageError
 from kitaru.surfaces.cli import ci, consumer, deploy, executions, history, importing, interventions, producer, routes
 from kitaru.surfaces.cli import store as store_commands
+from kitaru.surfaces.cli.options import OutputOption
 from kitaru.surfaces.cli.terminal import NOT_APPLIED, Output, progress, terminal
 
 INTERRUPTED = 130
@@ -39,9 +40,10 @@ def main(
     """Git-native declarative deployments for durable Python flows."""
 
 
-def version_command() -> None:
+def version_command(output: OutputOption = Output.text) -> None:
     """Print the version."""
-    print(f"kitaru {__version__}")
+    terminal.begin("version", output)
+    terminal.item({"version": __version__}, [f"kitaru {__version__}"])
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

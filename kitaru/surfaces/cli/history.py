@@ -27,7 +27,8 @@ def history(
     client = at.connect()
     happened = client.history.list(flow, limit=None if everything else limit)
     view = import_module("kitaru.surfaces.views.history_text")
-    lines = [] if terminal.json else view.history_lines(happened, flow, client.session.project, terminal.style)
+    width, project = terminal.room or view.WIDTH, client.session.project
+    lines = [] if terminal.json else view.history_lines(happened, flow, project, terminal.style, width=width)
     terminal.items(happened.generations, lines)
     if note := view.chain_note(happened):
         terminal.note(note)
@@ -42,7 +43,7 @@ def blame(
     client = at.connect()
     found = client.history.blame(exec_id)
     view = import_module("kitaru.surfaces.views.history_text")
-    terminal.item(found, view.blame_lines(found, terminal.style))
+    terminal.item(found, view.blame_lines(found, terminal.style, width=terminal.room or view.WIDTH))
 
 
 @placed("diff")

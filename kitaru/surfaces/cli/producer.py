@@ -259,13 +259,17 @@ def schema(
         str,
         typer.Argument(metavar="NAME", help="manifest, lockfile, generation, versions, snapshot, plan or execution."),
     ] = "manifest",
+    output: OutputOption = Output.text,
 ) -> None:
-    """Print a JSON Schema, of kitaru.yaml or of what Kitaru writes."""
-    terminal.begin("schema", Output.text)
+    """Print a JSON Schema, of kitaru.yaml or of what Kitaru writes. With -o json it is the item of an answer."""
+    terminal.begin("schema", output)
     schemas = import_module("kitaru.surfaces.schemas")
     known = {"manifest": "kitaru", **{one: one for one in schemas.PUBLISHED}}
     if name not in known:
         raise KitaruUsageError(
             f"there is no schema {name}; there are: {', '.join(known)}", hint="kitaru schema manifest"
         )
-    print(schemas.render(known[name]), end="")
+    if terminal.json:
+        terminal.item(schemas.json_schema(known[name]))
+    else:
+        print(schemas.render(known[name]), end="")

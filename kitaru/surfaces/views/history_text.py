@@ -1,4 +1,4 @@
-"""What happened, and who led an execution where it ran, for a person at a terminal of 80 columns."""
+"""What happened, and who led an execution where it ran, for a person at a terminal."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from kitaru.model.address import short
 from kitaru.surfaces.views.words import Style, ago, bare, count
 
 WIDTH = 80
+"""Columns of a line where nobody knows how many there are."""
 FLOWS_SHOWN = 12
 """Flows of one generation that are told one by one."""
 
 
-def history_lines(happened: Any, flow: str | None, project: str, style: Style = bare) -> list[str]:
-    """Generations, newest first, each with its edits in words."""
+def history_lines(
+    happened: Any, flow: str | None, project: str, style: Style = bare, *, width: int = WIDTH
+) -> list[str]:
+    """Generations, newest first, each with its edits in words, in lines of ``width`` columns."""
     if not happened.generations:
         if happened.head == 0:
             return [f"Nothing has happened in project {project} yet. Next: kitaru plan"]
         return [_nothing(happened, flow)]
     lines: list[str] = []
     for one in happened.generations:
-        lines += [*_generation(one, style), ""]
+        lines += [*_generation(one, style, width), ""]
     if happened.more:
         lines.append(style(_older(happened, flow), "dim"))
     return lines if happened.more else lines[:-1]
@@ -52,20 +55,20 @@ def _older(happened: Any, flow: str | None) -> str:
     return f"generations before {happened.reached} were not looked at: --limit N, or --all"
 
 
-def _generation(one: Any, style: Style) -> list[str]:
+def _generation(one: Any, style: Style, width: int) -> list[str]:
     head = f"{one.generation}  {ago(one.at)}  {one.by}  {one.verb}"
     commit = f"  {commit_words(one.commit)}" if one.commit is not None else ""
-    if len(head) + len(commit) > WIDTH:
+    if len(head) + len(commit) > width:
         lines = [style(head, "bold"), style(f"    {commit.strip()}", "dim")]
     else:
         lines = [style(head, "bold") + style(commit, "dim")]
     if one.message:
-        lines += [style(line, "dim") for line in _wrapped(f'"{one.message}"', "    ", "     ")]
+        lines += [style(line, "dim") for line in _wrapped(f'"{one.message}"', "    ", "     ", width)]
     flows: dict[str, list[str]] = {}
     for edit in one.edits:
         flows.setdefault(edit["flow"], []).extend(_edit(edit))
     for name, words in list(flows.items())[:FLOWS_SHOWN]:
-        lines += _wrapped(f"{name}  {'; '.join(words)}", "    ", "      ")
+        lines += _wrapped(f"{name}  {'; '.join(words)}", "    ", "      ", width)
     if len(flows) > FLOWS_SHOWN:
         lines.append(style(f"    and {count(len(flows) - FLOWS_SHOWN, 'more flow')} (-o json shows all)", "dim"))
     if one.others:
@@ -78,10 +81,10 @@ def _edit(edit: Mapping[str, Any]) -> list[str]:
     return [f"{edit['text']} ({hold['reason']})" if hold and hold["reason"] else str(edit["text"])]
 
 
-def _wrapped(text: str, first: str, rest: str) -> list[str]:
+def _wrapped(text: str, first: str, rest: str, width: int) -> list[str]:
     return textwrap.wrap(
         " ".join(text.split("\n")),
-        WIDTH,
+        width,
         initial_indent=first,
         subsequent_indent=rest,
         break_long_words=False,
@@ -96,8 +99,8 @@ def commit_words(commit: Any) -> str:
     return f"{short(found['sha'])}{branch}{', with uncommitted changes' if found['dirty'] else ''}"
 
 
-def blame_lines(found: Any, style: Style = bare) -> list[str]:
-    """Which commit ran, who built it, and by which route it was chosen."""
+def blame_lines(found: Any, style: Style = bare, *, width: int = WIDTH) -> list[str]:
+    """Which commit ran, who built it, and by which route it was chosen, in lines of ``width`` columns."""
     version = f"{found.flow} v{found.version}" if found.version is not None else f"{found.flow} from source"
     renamed = f", now called {found.now}" if found.now != found.flow else ""
     rows: list[tuple[str, Sequence[str]]] = [("commit", _commit(found))]
@@ -116,7 +119,7 @@ def blame_lines(found: Any, style: Style = bare) -> list[str]:
     lines = [style(found.exec_id, "bold") + f"  {found.status}", f"  runs      {version}{renamed}"]
     for name, words in rows:
         for place, text in enumerate(words):
-            lines += _wrapped(text, f"  {name if place == 0 else '':<8}  ", " " * 14)
+            lines += _wrapped(text, f"  {name if place == 0 else '':<8}  ", " " * 14, width)
     if found.commands:
         lines += ["", *(f"{'more:' if place == 0 else '     '} {one}" for place, one in enumerate(found.commands))]
     return lines

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from kitaru.model.address import short
 from kitaru.model.plan import Consequence, Drift, FlowPlan, Held, Plan, RouteMove
 from kitaru.model.route import describe_holders
+from kitaru.surfaces.views.plan_notes import Shared, is_told, own_notes, shared_lines, shared_notes, told_together
 from kitaru.surfaces.views.plan_text import ONCE_ROUTED, held_words, never_applied, summary, ways_out
 from kitaru.surfaces.views.words import ago
 
@@ -33,19 +34,22 @@ def plan_markdown(plan: Plan) -> str:
         f"**{summary(plan)}**",
         "",
     ]
+    shared = shared_notes(plan)
     severe = [(flow, one) for flow, one in _told(plan) if one.severe]
     breaking, others = ([pair for pair in severe if _breaks(pair[1]) == yes] for yes in (True, False))
     head += _some([f"> :warning: **breaking** `{flow.flow}`: {_code(one.text)}" for flow, one in breaking])
     head += _some([f"> :warning: `{flow.flow}`: {_code(one.text)}" for flow, one in others])
     head += _some([f"> :anchor: `{flow.flow}`: {_code(held_words(held))}" for flow, held in _held(plan)])
-    head += _some([f"> :lock: {_code(text)}" for text in plan.guards])
+    head += _some([f"> :lock: {_code(text)}" for text in told_together(plan.guards)])
     head += _some([f"> `{flow.flow}`: {_code(one.text)}" for flow, one in _told(plan) if not one.severe])
+    head += _some([f"> {_code(text)}" for text in shared_lines(plan, shared)])
     head += _some([f"> :warning: {_code(text)}" for text in plan.warnings])
     if head[-1]:
         head.append("")
     head += _route_table(plan)
     foot = [f"<sub>generation {plan.base} · commit `{short(plan.commit.sha)}`{branch}{dirty}</sub>", ""]
-    body = [_section(flow) for flow in plan.flows if flow.action != "keep" or flow.moves or flow.held]
+    shown = [flow for flow in plan.flows if flow.action != "keep" or flow.moves or flow.held]
+    body = [_section(flow, shared) for flow in shown if not is_told(flow, shared)]
     if plan.unmanaged:
         body.append(
             "\n".join(["Not in the manifest:", "", *_some([f"- {_code(text)}" for text in plan.unmanaged]), ""])
@@ -132,7 +136,7 @@ def _last(move: RouteMove) -> str:
     return f"{_code(move.moved_by)}, {ago(move.moved_at)}" if move.before and move.moved_by else ""
 
 
-def _section(flow: FlowPlan) -> str:
+def _section(flow: FlowPlan, shared: Shared) -> str:
     build = flow.build
     title = {"create": "new", "update": "update", "retire": "remove", "keep": "routes"}[flow.action]
     version = f" v{build.version}" if build else ""
@@ -158,7 +162,7 @@ def _section(flow: FlowPlan) -> str:
     lines += [f"- {_code(held_words(held))}" for held in flow.held]
     lines += [f"- {_code(one.text)}" for one in flow.consequences]
     lines += [f"- not managed: {_code(text)}" for text in flow.unmanaged]
-    lines += [f"- {_code(text)}" for text in flow.notes]
+    lines += [f"- {_code(text)}" for text in own_notes(flow, shared)]
     return "\n".join([*lines, "", "</details>", ""])
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from kitaru.model.address import short
 from kitaru.model.plan import Build, Drift, FlowPlan, Held, Plan, RouteMove
 from kitaru.model.route import DEFAULT_TAG, describe_holders
+from kitaru.surfaces.views.plan_notes import Shared, is_told, own_notes, shared_lines, shared_notes, told_together
 from kitaru.surfaces.views.words import Style, ago, bare, count
 
 FILES_SHOWN = 12
@@ -23,12 +24,15 @@ ALLOWED = re.compile(r" only from (branch [^\s,;]+|a clean commit)")
 def plan_lines(plan: Plan, style: Style = bare, *, all_files: bool = False) -> list[str]:
     """The plan, line by line."""
     lines = [style(f"Plan for project {plan.project}", "bold"), style(_base(plan), "dim"), ""]
+    shared = shared_notes(plan)
     for flow in plan.flows:
-        if flow.action != "keep" or flow.moves or flow.held:
-            lines += [*_flow(flow, style, all_files), ""]
-    lines += _left_alone(plan, style)
+        if (flow.action != "keep" or flow.moves or flow.held) and not is_told(flow, shared):
+            lines += [*_flow(flow, style, all_files, shared), ""]
+    if shared:
+        lines += [*(style(f"  ~ {text}", "change") for text in shared_lines(plan, shared)), ""]
+    lines += _left_alone(plan, style, shared)
     lines += [style(f"warning: {text}", "warn") for text in plan.warnings]
-    lines += [style(f"protected: {text}", "warn") for text in plan.guards]
+    lines += [style(f"protected: {text}", "warn") for text in told_together(plan.guards)]
     if plan.warnings or plan.guards:
         lines.append("")
     lines.append(summary(plan))
@@ -75,7 +79,7 @@ def _base(plan: Plan) -> str:
     return f"store {plan.store}, generation {plan.base}; commit {short(plan.commit.sha)}{branch}{dirty}"
 
 
-def _flow(flow: FlowPlan, style: Style, all_files: bool) -> list[str]:
+def _flow(flow: FlowPlan, style: Style, all_files: bool, shared: Shared) -> list[str]:
     marks = {"create": ("+", "add"), "update": ("~", "change"), "retire": ("-", "remove"), "keep": ("~", "change")}
     mark, kind = marks[flow.action]
     lines = [style(f"  {mark} {flow.flow}", kind) + f"  {_headline(flow)}"]
@@ -85,7 +89,7 @@ def _flow(flow: FlowPlan, style: Style, all_files: bool) -> list[str]:
     lines += [f"      {_move(move, style)}" for move in flow.moves]
     lines += [style(f"      {held_words(held)}", "warn") for held in flow.held]
     lines += [style(f"      unmanaged: {text}", "dim") for text in flow.unmanaged]
-    lines += [style(f"      note: {text}", "warn") for text in flow.notes]
+    lines += [style(f"      note: {text}", "warn") for text in own_notes(flow, shared)]
     return lines
 
 
@@ -214,11 +218,12 @@ def _move(move: RouteMove, style: Style) -> str:
     return f"{text}  " + style(f"({move.reason}{last})", "dim")
 
 
-def _left_alone(plan: Plan, style: Style) -> list[str]:
+def _left_alone(plan: Plan, style: Style, shared: Shared) -> list[str]:
     quiet = [flow for flow in plan.flows if flow.action == "keep" and not (flow.moves or flow.held)]
     lines = []
     if quiet and not plan.is_empty:
         lines.append(style(f"  = {count(len(quiet), 'flow')} unchanged", "dim"))
-    lines += [style(f"  = {flow.flow}: unmanaged {text}", "dim") for flow in quiet for text in flow.unmanaged]
+    unseen = [*quiet, *(flow for flow in plan.flows if is_told(flow, shared))]
+    lines += [style(f"  = {flow.flow}: unmanaged {text}", "dim") for flow in unseen for text in flow.unmanaged]
     lines += [style(f"  = unmanaged: {text}", "dim") for text in plan.unmanaged]
     return [*lines, ""] if lines else []
