@@ -207,18 +207,32 @@ class Mask(Protocol):
 
 
 class ChildOutput(Protocol):
-    """What comes through this process's standard output and error from child processes and C code."""
+    """What comes through this process's standard output and error from child processes and C code.
 
-    def attach(self, sink: Callable[[str, str], None]) -> None:
-        """From now on ``sink`` is given stream (``stdout`` or ``stderr``) and text: from one thread at a time."""
+    An *owner* is whoever starts a child process, anything that can be hashed: the child writes to pipes of its own.
+    """
+
+    def attach(self, sink: Callable[[str, str, object], None], whose: Callable[[], object | None]) -> None:
+        """From now on ``sink`` is given stream (``stdout`` or ``stderr``), text and owner: from one thread at a time.
+
+        The owner is what ``whose`` said where the child was started, and None where that, or who wrote, is not known.
+        """
         ...
 
     def detach(self) -> None:
         """Nobody is told any more."""
         ...
 
-    def drain(self) -> None:
-        """Take what was written until now: when this returns, the sink has it."""
+    def drain(self, owner: object | None = None) -> None:
+        """Take what nobody known and the owner's children wrote until now: when this returns, the sink has it."""
+        ...
+
+    def end(self, owner: object) -> None:
+        """The same for an owner for whom nothing is started any more. Children that go on are heard all the same."""
+        ...
+
+    def lend(self, descriptors: Sequence[int]) -> dict[int, int]:
+        """What to write to in place of 1 and 2 for the owner here, if there is one, and to close then."""
         ...
 
     def give_back(self) -> None:

@@ -3,12 +3,14 @@
 ``sys.stdout`` and ``sys.stderr`` are replaced by streams that still print, and note the line where the current
 context belongs to a run. ``logging`` records are noted where they are made, whatever handlers do with them. A thread
 that the user starts has no such context: it inherits from the thread that started it, for as long as that attempt goes
-on. What child processes write to the inherited descriptors is seen in a process that exists for one run
-(``children``); it is the one attempt's that is under way then, and the flow body's where there are several.
+on. In a process that exists for one run (``children``) what child processes print is the attempt's, or flow body's,
+that started them, to their end. Of what else comes through the process's descriptors, from C code, nothing tells whose
+it is: it is the one attempt's that is under way then, and the flow body's where there are several.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import threading
@@ -18,6 +20,7 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, ClassVar, TextIO, cast
 
+from kitaru.engine.child_lines import ChildLines, split
 from kitaru.engine.logs import LogWriter
 from kitaru.model.log_line import LogLine
 from kitaru.ports import ChildOutput
@@ -55,7 +58,7 @@ class OutputScope:
         may come in between.
         """
         key = stream, threading.get_ident()
-        lines, rest = _split(self._partial.pop(key, "") + text)
+        lines, rest = split(self._partial.pop(key, "") + text)
         for line in lines:
             self.note(stream, line)
         if rest:
@@ -67,9 +70,9 @@ class OutputScope:
 
     def close(self) -> None:
         """Note lines that were begun and never ended."""
+        self.open = False  # first: a thread that goes on starts no child in its name
         if self._capture is not None:
             self._capture.closing(self)
-        self.open = False
         partial, self._partial = self._partial, {}
         for (stream, _), rest in list(partial.items()):
             self.note(stream, rest.rstrip("\r"))
@@ -112,17 +115,19 @@ class Tee:
     def __init__(self, real: TextIO, name: str) -> None:
         self.real = real
         self.stream_name = name
+        self._begun: dict[int, str] = {}
+        """Thread → what it has written since the end of its last line, in a process that was forked."""
 
     def write(self, text: str) -> int:
         if _Installed.forked:
             # A copy of this process: what it notes here nobody will ever write to the store.
-            return _write_descriptor(self.stream_name, text) if _Installed.descriptors else self.real.write(text)
+            return self._write_forked(text) if _Installed.descriptors else self.real.write(text)
         scope = _scope_here()
         if scope is not None and _Installed.clear is not None:
             _Installed.clear(text)
         written = self.real.write(text)
         if _Installed.descriptors is not None:
-            _Installed.descriptors.drain()  # what a child wrote before this comes before it
+            _Installed.descriptors.drain(scope)  # what a child wrote before this comes before it
         # A logging handler that prints: its record was noted already.
         if scope is not None and not (_Installed.logging and sys._getframe(1).f_globals.get("__name__") == "logging"):
             scope.write(self.stream_name, text)
@@ -132,12 +137,28 @@ class Tee:
         for line in lines:
             self.write(line)
 
+    def _write_forked(self, text: str) -> int:
+        """Line by line: its siblings write to the same descriptor, and ``print`` writes the end of a line apart."""
+        thread = threading.get_ident()
+        lines, end, rest = (self._begun.pop(thread, "") + text).rpartition("\n")
+        if rest:
+            self._begun[thread] = rest
+        _write_descriptor(self.stream_name, lines + end)
+        return len(text)
+
+    def flush(self) -> None:
+        while self._begun:
+            _write_descriptor(self.stream_name, self._begun.popitem()[1])
+        self.real.flush()
+
     @property
     def buffer(self) -> Any:
-        """Bytes written here are seen as well, where descriptors are."""
+        """Bytes written here are seen as well, where descriptors are: as a child's would be that is started here."""
         if _Installed.descriptors is None:
             return self.real.buffer
-        return open(DESCRIPTORS[self.stream_name], "wb", buffering=0, closefd=False)
+        own = DESCRIPTORS[self.stream_name]
+        lent = {} if _Installed.forked else _Installed.descriptors.lend([own])
+        return _Bytes(lent.get(own, own), "wb", closefd=own in lent)
 
     def fileno(self) -> int:
         """The descriptor that a child process is to be given."""
@@ -148,6 +169,13 @@ class Tee:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
+
+
+class _Bytes(io.FileIO):
+    """Writes bytes to a descriptor; whoever had it from ``sys.stdout.buffer`` never closes it."""
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class _Installed:
@@ -181,12 +209,11 @@ class Capture:
         so is what comes through the process's descriptors.
         """
         self._children = children
-        self._attempts: list[OutputScope] = []
-        self._begun: dict[str, str] = {}
         self._writer = writer
         self._now = now
         self._default = default
         self.body = OutputScope(writer, now)
+        self._child_lines = ChildLines(self.body, self._ours)
         self._token: Any = None
 
     def __enter__(self) -> Capture:
@@ -199,7 +226,7 @@ class Capture:
         watch_logging()
         if self._children is not None:
             _Installed.descriptors = self._children
-            self._children.attach(self._from_child)
+            self._children.attach(self._from_child, self._starting)
             _redirect_handlers()
         self._token = current_output.set(self.body)
         return self
@@ -208,7 +235,7 @@ class Capture:
         current_output.reset(self._token)
         if self._children is not None:
             self._children.detach()
-            self._flush_children()
+            self._child_lines.close()
             _Installed.descriptors = None
             while _Installed.redirected:
                 handler, stream = _Installed.redirected.pop()
@@ -227,47 +254,29 @@ class Capture:
         made = OutputScope(self._writer, self._now, (checkpoint, call, attempt), self)
         if self._children is not None:
             self._children.drain()
-        self._attempts.append(made)
+        self._child_lines.begin(made)
         return made
 
     def closing(self, scope: OutputScope) -> None:
-        """An attempt is over: what its child processes wrote is its own."""
+        """An attempt is over: what its child processes wrote until now is there, before the call is recorded."""
         if self._children is not None:
             self._children.drain()
-            if self._attempts == [scope]:
-                self._flush_children()
-        with suppress(ValueError):
-            self._attempts.remove(scope)
+            self._children.end(scope)
+        self._child_lines.end(scope)
 
-    def _from_child(self, stream: str, text: str) -> None:
+    def _from_child(self, stream: str, text: str, owner: object) -> None:
         if _Installed.clear is not None:
             _Installed.clear(text)
-        lines, rest = _split(self._begun.pop(stream, "") + text)
-        owner = self._owner()
-        for line in lines:
-            owner.note(stream, line)
-        if rest:
-            self._begun[stream] = rest
+        self._child_lines.take(stream, text, owner)
 
-    def _flush_children(self) -> None:
-        owner = self._owner()
-        for stream in list(self._begun):
-            owner.note(stream, self._begun.pop(stream).rstrip("\r"))
+    def _starting(self) -> OutputScope | None:
+        """Whose a child process is that is started here; None where that is not sure."""
+        scope = self._ours(current_output.get() or _inherited())
+        return scope if scope is not None and scope.open else None
 
-    def _owner(self) -> OutputScope:
-        attempts = self._attempts[:2]
-        return attempts[0] if len(attempts) == 1 else self.body
-
-
-def _split(text: str) -> tuple[list[str], str]:
-    """The complete lines, and what is begun; of what a carriage return wrote over, as progress bars do, the last."""
-    *lines, rest = text.split("\n")
-    return [line.rstrip("\r").rpartition("\r")[2] for line in lines], _last_written(rest)
-
-
-def _last_written(rest: str) -> str:
-    body = rest.rstrip("\r")
-    return body.rpartition("\r")[2] + ("\r" if body != rest else "")
+    def _ours(self, scope: object) -> OutputScope | None:
+        ours = isinstance(scope, OutputScope) and (scope is self.body or scope._capture is self)
+        return cast(OutputScope, scope) if ours else None
 
 
 def _scope_here() -> OutputScope | None:
@@ -276,14 +285,19 @@ def _scope_here() -> OutputScope | None:
         return scope
     if _apart.get():
         return None
-    inherited: OutputScope | None = threading.current_thread().__dict__.get(INHERITED)
+    inherited = _inherited()
     return (inherited.heir() if inherited is not None else None) or _Installed.default
 
 
-def _write_descriptor(name: str, text: str) -> int:
-    with suppress(OSError):
-        os.write(DESCRIPTORS[name], text.encode("utf-8", "backslashreplace"))
-    return len(text)
+def _inherited() -> OutputScope | None:
+    """Whose output this thread had part in when it was started; nobody's where this is a command's own affair."""
+    return None if _apart.get() else threading.current_thread().__dict__.get(INHERITED)
+
+
+def _write_descriptor(name: str, text: str) -> None:
+    if text:
+        with suppress(OSError):
+            os.write(DESCRIPTORS[name], text.encode("utf-8", "backslashreplace"))
 
 
 def _starting(start: Callable[[threading.Thread], None]) -> Callable[[threading.Thread], None]:
@@ -340,7 +354,7 @@ def _noting(make: Callable[..., Any]) -> Callable[..., Any]:
         scope = current_output.get() if record.threadName == "fsspecIO" else _scope_here()
         if scope is not None and not _Installed.forked:
             if _Installed.descriptors is not None:
-                _Installed.descriptors.drain()
+                _Installed.descriptors.drain(scope)
             scope.note("log", _message(record), record.levelname)
         return record
 
