@@ -11,6 +11,8 @@ import pytest
 from kitaru import KitaruClient, checkpoint, flow, wait
 from kitaru.authoring.flow import Flow
 from kitaru.errors import KitaruStateError, KitaruUserCodeError
+from kitaru.model.replay import PlannedCall, PlannedWait, ReplayPlan
+from kitaru.surfaces.views.waits_text import replay_rows
 
 RAN: list[str] = []
 AWAY: list[bool] = []
@@ -227,3 +229,35 @@ def test_an_answer_that_nothing_asked_for_is_spoken_of(client: KitaruClient) -> 
     handle = client.executions.replay(exec_id, from_="release", overrides={"wait.nope": 1}, flow=asked)
     assert handle.wait(30) == "on cats: True"
     assert client.executions.get(handle.exec_id).unused_overrides == ["wait.nope"]
+
+
+LONG = "if its inputs are the same; if the body comes to it: flaky_service, which failed before it, is run anew"
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("name", ["draft", "write_the_summary_of_all_of_it"])
+def test_a_dry_run_fits_its_terminal(width: int, name: str) -> None:
+    """Reasons go on in further lines, beside their row or below it; nothing is left out."""
+    calls = (
+        PlannedCall("1", name, "reuse_if_same", LONG),
+        PlannedCall("2", "release", "rerun", "the replay begins here"),
+    )
+    waits = (PlannedWait("w1", "approve", "reuse_if_same", "if the source as it is now asks the same"),)
+    lines = replay_rows(ReplayPlan(calls, waits), width=width)
+    assert all(len(line) <= width for line in lines)
+    assert next(line for line in lines if name in line).split()[:5] == ["1", name, "reuse", "if", "same"]
+    words = " ".join(" ".join(lines).split())
+    assert "the replay begins here" in words and "asks the same" in words
+    said = words.partition("if same ")[2].partition(" 2 release")[0]
+    assert said == LONG
+
+
+def test_a_wide_terminal_has_a_line_for_each_call() -> None:
+    """As before, where there is room for it."""
+    calls = (PlannedCall("1", "draft", "reuse_if_same", LONG), PlannedCall("2", "release", "reuse"))
+    head, *rows = replay_rows(ReplayPlan(calls, ()), width=160)
+    assert head.split() == ["CALL", "CHECKPOINT", "REPLAY", "WHY"]
+    assert [row.split() for row in rows] == [
+        ["1", "draft", "reuse", "if", "same", *LONG.split()],
+        ["2", "release", "reuse"],
+    ]

@@ -61,9 +61,9 @@ def chosen(session: Session, execution: Execution, name: str | None) -> Wait:
         found = [wait for wait in waits if name in (wait.wait_id, wait.name)]
         if len(found) == 1:
             return found[0]
-        for wait in execution.waits:
-            if name in (wait.wait_id, wait.name) and not found:
-                raise _answered_before(session, execution, wait)
+        for wait in () if found else execution.waits:
+            if name in (wait.wait_id, wait.name):
+                raise _asked_no_more(execution, wait) or _answered_before(session, execution, wait)
     if not waits:
         for wait in execution.open_waits:
             raise _answered_before(session, execution, wait)
@@ -113,6 +113,16 @@ def _leave(session: Session, execution: Execution, wait: Wait, content: dict[str
     outcome = session.store.create(_key(session, execution, wait), canonical_json(whole))
     if isinstance(outcome, Taken):
         raise _answered_before(session, execution, wait)
+
+
+def _asked_no_more(execution: Execution, wait: Wait) -> KitaruStateError | None:
+    """Where the flow asked it in an attempt that failed, and has not come to it again."""
+    if wait.status != "cancelled":
+        return None
+    return KitaruStateError(
+        f"{wait.name!r} of {execution.exec_id} is not asked any more: the attempt at the flow failed that asked it",
+        hint=f"kitaru executions get {execution.exec_id}",
+    )
 
 
 def _too_late(session: Session, execution: Execution, name: str | None) -> KitaruStateError:

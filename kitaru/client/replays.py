@@ -11,7 +11,7 @@ from kitaru import wiring
 from kitaru.client.handle import FlowHandle, plain_value, read_value
 from kitaru.client.overrides import check_answers, check_results, told_apart
 from kitaru.client.session import Session
-from kitaru.core.replay_plan import Changes, failing_calls, plan_replay
+from kitaru.core.replay_plan import Changes, failing_calls, on_its_way, plan_replay
 from kitaru.engine.journal import Journal, read_entries, read_events
 from kitaru.engine.replaying import given_value, offers, open_replay
 from kitaru.errors import KitaruError, KitaruInputError, KitaruUsageError, Problem
@@ -105,7 +105,7 @@ class Replays:
             there=_there(released, flow),
             failing=failing_calls(events, original),
         )
-        plan = plan_replay(original.checkpoints, original.waits, cut=cut, changes=changes)
+        plan = plan_replay(*on_its_way(events, original), cut=cut, changes=changes)
         check_results(session, original, results, flow, changes.there)
         return Replay(original, plan, events, results, answers, inputs, released, flow, same_code)
 

@@ -217,7 +217,7 @@ class RecordedCalls:
             return found
         here = standing.newest(call.key)
         known = self._calls.get(here)
-        if known is not None and known.output is not None and known.offer is None:
+        if known is not None and known.offer is None and (known.output is not None or self._is_other(known, call)):
             here = standing.next_id(call.key)
             known = self._calls.get(here)
         if known is not None and known.offer is not None:
@@ -229,6 +229,11 @@ class RecordedCalls:
         if known is None:
             return Compute(here)
         return Compute(here, known.attempts, known.open_attempts if known.is_of(call) else 0)
+
+    def _is_other(self, known: RecordedCall, call: CallIdentity) -> bool:
+        """Whether an earlier attempt at the body made another call there, which has no result."""
+        other = known.name != call.name or known.input_digest not in ("", call.input_digest)
+        return other and self.standing.attempt > 1
 
     def _take_loose(self, call: CallIdentity) -> Reuse | None:
         """What an earlier attempt at the body finished, best at the same place, else the first that is the same."""

@@ -15,6 +15,7 @@ from kitaru.errors import KitaruUsageError
 from kitaru.model.event import Event, Failed
 from kitaru.model.execution import CheckpointCall, Execution
 from kitaru.model.replay import Action, PlannedCall, PlannedWait, ReplayPlan
+from kitaru.model.standing import Standing
 from kitaru.model.wait import Wait
 
 CHECKPOINT = "checkpoint."
@@ -80,17 +81,29 @@ def failing_calls(events: Iterable[Event], execution: Execution) -> set[str]:
     return {call.call_id for call in failed if (call.ended_at or "") > last}
 
 
+def on_its_way(events: Iterable[Event], execution: Execution) -> tuple[list[CheckpointCall], list[Wait]]:
+    """The calls and waits on the way that the body takes, of ``execution``, which ``events`` tell of.
+
+    What only an earlier attempt at the body finished is not among them, also where the last one may yet come to it.
+    """
+    standing = Standing()
+    for event in events:
+        standing.add(event)
+    calls = [call for call in execution.checkpoints if not call.superseded and call.call_id not in standing.loose]
+    return calls, [wait for wait in execution.waits if not wait.superseded and wait.wait_id not in standing.loose_waits]
+
+
 def plan_replay(
     calls: Sequence[CheckpointCall], waits: Sequence[Wait], *, cut: str, changes: Changes = Changes()
 ) -> ReplayPlan:
     """Take over what finished before ``cut`` began, failures that the body went on from among it: a call's id, the
     name of a checkpoint or wait (the first of that name), a wait's id, or a call's position from 1.
 
-    What only an earlier attempt at the body made is no part of it. Raises ``KitaruUsageError`` for a cut or a name that
+    ``calls`` and ``waits`` are those of ``on_its_way``. Raises ``KitaruUsageError`` for a cut or a name that
     leads nowhere.
     """
-    ordered = in_order(call for call in calls if not call.superseded)
-    questions = sorted((wait for wait in waits if not wait.superseded), key=lambda wait: wait.opened_at)
+    ordered = in_order(calls)
+    questions = sorted(waits, key=lambda wait: wait.opened_at)
     called = [call.name for call in ordered]
     for name in changes.results:
         if name in changes.gone:

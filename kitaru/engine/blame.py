@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from kitaru.engine.call_run import CallRun
-from kitaru.errors import KitaruDivergenceError
+from kitaru.engine.interrupts import FlowExpired
+from kitaru.errors import KitaruDivergenceError, KitaruTimeoutError
 
 if TYPE_CHECKING:
     from kitaru.engine.run_state import RunState
@@ -19,14 +20,18 @@ def failed_calls(run: RunState, error: BaseException) -> list[str] | None:
     """The calls whose failures the body failed by; None where ``error`` and what it is chained to are nobody's.
 
     With a call of a map go all others of it that failed, for the body was told of one alone; and so do submitted calls
-    whose failure nobody asked for.
+    whose failure nobody asked for. Where the flow's own time was over, these alone: what the body went on from before
+    had no part in it.
     """
     if isinstance(error, KitaruDivergenceError):
         return None
-    found = dict.fromkeys(_blamed(error, set()))
-    if not found:
+    expired = isinstance(error, KitaruTimeoutError) and isinstance(error.__context__, FlowExpired)
+    found = dict.fromkeys(() if expired else _blamed(error, set()))
+    if not found and not expired:
         return None
-    failed = [(future, run.recorded.id_at(future.call_id)) for future in list(run.futures) if future.outcome_error]
+    # What was stopped with the flow has not failed.
+    settled = [future for future in list(run.futures) if isinstance(future.outcome_error, Exception)]
+    failed = [(future, run.recorded.id_at(future.call_id)) for future in settled]
     groups = {id(future.group) for future, call in failed if call in found and future.group is not None}
     for future, call in failed:
         if future.lost_error is not None or id(future.group) in groups:

@@ -113,6 +113,8 @@ class _Runner:
         self._run = run
         self._runner = RunnerRecord(runner.runner_id, runner.host, runner.pid, runner.started)
         self._logs = logs
+        self._in_body = False
+        """Whether the present attempt came as far as the flow's body."""
 
     def run_to_end(self) -> Any:
         """The flow's result; ``KitaruExecutionError`` for its failure."""
@@ -135,7 +137,7 @@ class _Runner:
                 delay = self._delay(problem, failed, time.monotonic() - began)
                 if delay is None:
                     raise self._failed(problem) from problem
-                failure, calls = run.failure_of(problem), failed_calls(run, problem)
+                failure, calls = run.failure_of(problem), self._blamed(problem)
                 again = AttemptFailed(at=run.now(), attempt=attempt, error=failure, calls=calls)
                 self._commit(again)
                 attempt += 1
@@ -171,6 +173,7 @@ class _Runner:
         """One run of the body, and of every call that it submitted: the result, and as it is to be recorded."""
         run = self._run
         flow = run.flow
+        self._in_body = False
         with ExitStack() as stack:
             if self._logs is not None:
                 alone = threading.current_thread() is threading.main_thread()
@@ -179,6 +182,7 @@ class _Runner:
                 run.store, run.project, run.opened.inputs, subject=f"the inputs of flow {flow.name!r}", home=run.home
             )
             args, kwargs = flow.parameters.arguments(flow.bind(kwargs=recorded))
+            self._in_body = True
             try:
                 with WakingMain():
                     result = _within_timeout(run, _call_async if flow.is_async else _call, args, kwargs)
@@ -203,10 +207,14 @@ class _Runner:
 
     def _failed(self, error: Exception) -> KitaruExecutionError:
         failure = self._run.failure_of(error)
-        self._end(Failed(at=self._run.now(), error=failure, calls=failed_calls(self._run, error)))
+        self._end(Failed(at=self._run.now(), error=failure, calls=self._blamed(error)))
         if isinstance(error, KitaruDivergenceError) and error.exec_id == self._run.exec_id:
             return error
         return error_of(failure, flow=self._run.flow.name, exec_id=self._run.exec_id, status="failed")
+
+    def _blamed(self, error: Exception) -> list[str] | None:
+        """The calls that the body failed by; none where it never began."""
+        return failed_calls(self._run, error) if self._in_body else []
 
     def _unrecorded(self, reason: BaseException) -> BaseException:
         """The store failed: nothing more can be recorded, not even that."""

@@ -112,27 +112,18 @@ def _is_outcome(event: Event) -> TypeGuard[CheckpointCompleted | CheckpointFaile
 def _offer(
     event: CheckpointCompleted | CheckpointFailed, at: str, movable: bool, notes: list[dict[str, Any]]
 ) -> CheckpointOffered | FailureOffered:
+    shared: dict[str, Any] = {
+        "at": at,
+        "call": event.call,
+        "name": event.name,
+        "input_digest": event.input_digest,
+        "args": event.args,
+        "movable": movable,
+        "notes": notes,
+    }
     if isinstance(event, CheckpointFailed):
-        return FailureOffered(
-            at=at,
-            call=event.call,
-            name=event.name,
-            input_digest=event.input_digest,
-            args=event.args,
-            error=event.error,
-            movable=movable,
-            notes=notes,
-        )
-    return CheckpointOffered(
-        at=at,
-        call=event.call,
-        name=event.name,
-        input_digest=event.input_digest,
-        args=event.args,
-        output=event.output,
-        movable=movable,
-        notes=notes,
-    )
+        return FailureOffered(error=event.error, **shared)
+    return CheckpointOffered(output=event.output, **shared)
 
 
 def taken_events(

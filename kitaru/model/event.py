@@ -192,7 +192,7 @@ class AttemptFailed(Event):
     """The flow body failed, and will be run again in this same execution.
 
     ``calls``: those whose failures it failed by, which are computed anew then; None where no failure of a call is seen
-    in its own, empty where no body ran.
+    in its own, empty where it failed by none: no body ran, or the flow's time was over.
     """
 
     kind: Literal["attempt_failed"] = "attempt_failed"

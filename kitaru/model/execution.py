@@ -155,7 +155,7 @@ class Fold:
                 **{**call, "attempts": tuple(call["attempts"].values())},
                 metadata=self._notes.metadata(key),
                 artifacts=saved.get(key, ()),
-                superseded=True if key in self._standing.loose else None,
+                superseded=self._standing.is_superseded(key, kept=call["status"] == "completed") or None,
             )
             for key, call in self._calls.items()
         )
@@ -182,7 +182,9 @@ class Fold:
             attempts=tuple(self._attempts.values()),
             checkpoints=calls,
             waits=tuple(
-                replace(one, superseded=True) if one.wait_id in self._standing.loose_waits else one
+                replace(one, superseded=True)
+                if self._standing.is_superseded(one.wait_id, kept=one.status == "answered")
+                else one
                 for one in self._waits.values()
             ),
             metadata=self._notes.metadata(None),
@@ -217,6 +219,7 @@ class Fold:
 
     def _fail_attempt(self, event: AttemptFailed) -> None:
         self._end_attempt(event.attempt, "failed", event.at, event.error)
+        self._stop_calls(event.at)
 
     def _end_attempt(self, number: int, status: CheckpointStatus, at: str, failure: Failure | None = None) -> None:
         begun = self._attempts.get(number)
@@ -245,7 +248,7 @@ class Fold:
                 self._waits[key] = replace(wait, status="cancelled")
 
     def _stop_calls(self, at: str) -> None:
-        """The execution has ended: what was under way goes no further."""
+        """The attempt at the body has ended: what was under way goes no further."""
         for call in self._calls.values():
             if call["status"] != "running":
                 continue

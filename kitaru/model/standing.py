@@ -2,9 +2,14 @@
 
 A body that goes on where a runner ended takes the way that is recorded, with its failures. Where the body itself
 failed, the next attempt computes anew the calls that it failed by: those that ``AttemptFailed`` and ``Failed`` name (an
-empty list where no body ran), else every call that had failed for good. What was recorded after the first of these
-failures may hang on it, so from there on the body may take another way. What it finished there is *loose*: it is kept
-where the body makes the same call, or asks the same, and binds nobody.
+empty list where it failed by none), else every call that had failed for good. What was recorded after the first of
+these failures may hang on it, so from there on the body may take another way. What it finished there is *loose*: it is
+kept where the body makes the same call, or asks the same, and binds nobody.
+
+What no later attempt came to again is *superseded*, once that is certain. A result, or an answer, may be kept to the
+very end of an attempt, and at another place: it is superseded where the flow completed without it, or where the
+execution ended otherwise and the last attempt that came to its place had something else there. What has none can be
+made again at its own place only: it is superseded as soon as something else stands there.
 
 A call's id is its place in the body, ``3``. Where another one stands at that place in a later attempt, it is ``3@2``:
 what was finished keeps its id for ever.
@@ -14,10 +19,12 @@ from __future__ import annotations
 
 from kitaru.model.event import (
     AttemptFailed,
+    Cancelled,
     CheckpointCompleted,
     CheckpointFailed,
     CheckpointLost,
     CheckpointStarted,
+    Completed,
     Event,
     Failed,
     Kept,
@@ -52,6 +59,17 @@ class Standing:
         self._here: dict[str, str] = {}
         self._moved: set[str] = set()
         self._newest: dict[str, str] = {}
+        self._begun: dict[str, None] = {}
+        """Calls of this attempt that have no outcome."""
+        self._behind: dict[str, None] = {}
+        """Calls of earlier attempts that came to no outcome, and that no one has made again."""
+        self._made: set[str] = set()
+        """Places at which this attempt, which is not the first, made a call or asked."""
+        self._places: dict[str, str] = {}
+        """Where what was kept at another place stands, or stood last."""
+        self._left: set[str] = set()
+        """What the last attempt that came to its place, and that has ended, had something else for."""
+        self._ended = False
         self._moment = 0
         self._over: AttemptFailed | Failed | None = None
 
@@ -68,18 +86,51 @@ class Standing:
             self._asked.setdefault(event.wait, self._moment)
         elif isinstance(event, (AttemptFailed, Failed)):
             self._over = event
+            self._leave(ended=isinstance(event, Failed))
         elif isinstance(event, Started):
             self.begin()
             self.attempt = event.attempt
+            self._ended = False
+        elif isinstance(event, (Completed, Cancelled)):
+            self._leave(ended=True, whole=isinstance(event, Completed))
 
     def keep(self, event: Kept) -> None:
         """What was loose stands at that place from now on."""
         known, loose = (self._asked, self.loose_waits) if event.is_wait else (self._done, self.loose)
         loose.pop(event.of, None)
+        self._moment += 1  # after the failure before it, also where no event was added for it
         known[event.of] = self._moment
+        self._is_made(event.of, event.place)
+        self._places[event.of] = event.place
         if event.of != event.place:
             self._here[event.place] = event.of
             self._moved.add(event.of)
+
+    def is_superseded(self, one: str, *, kept: bool) -> bool:
+        """Whether the call, or wait, ``one`` is of an earlier attempt alone. ``kept``: it has a result, or an answer,
+        which later attempts take over.
+        """
+        if not (one in self.loose or one in self.loose_waits or one in self._behind):
+            return False
+        if self._ended:
+            return one in self._left
+        # Its id is not given out again, at least in this attempt.
+        return not kept and (self._is_past(one) or self.newest(place_of(one)) != one)
+
+    def _is_past(self, one: str) -> bool:
+        """Whether this attempt has something else at its place."""
+        return (self._places.get(one) or place_of(one)) in self._made
+
+    def _leave(self, *, ended: bool, whole: bool = False) -> None:
+        """The attempt is over, and with it the execution where that ``ended``. ``whole``: the body came to its end."""
+        self._ended = ended
+        behind = (*self.loose, *self.loose_waits, *self._behind)
+        self._left.update(one for one in behind if whole or self._is_past(one))
+
+    def _is_made(self, one: str, place: str) -> None:
+        self._left.discard(one)
+        if self.attempt > 1:
+            self._made.add(place)
 
     def begin(self) -> None:
         """The next attempt at the body begins, if one has failed."""
@@ -87,6 +138,9 @@ class Standing:
         if over is None:
             return
         self.attempt += 1
+        self._made = set()
+        self._behind |= self._begun
+        self._begun = {}
         named = [call for call in over.calls or () if call in self._failed]
         anew = named or ([] if over.calls == [] else list(self._failed))
         if not anew:
@@ -127,13 +181,20 @@ class Standing:
     def _add_call(self, event: CheckpointStarted | CheckpointCompleted | CheckpointFailed | CheckpointLost) -> None:
         call = event.call
         self.loose.pop(call, None)
+        self._behind.pop(call, None)
+        self._begun.pop(call, None)
         self._stands(call)
         self._failed.pop(call, None)
         if isinstance(event, CheckpointCompleted):
             self._done[call] = self._moment
-        elif isinstance(event, CheckpointFailed) and not event.retry and call not in self._done:
+        elif call in self._done:
+            return
+        elif isinstance(event, CheckpointFailed) and not event.retry:
             self._failed[call] = self._moment
+        else:
+            self._begun[call] = None
 
     def _stands(self, one: str) -> None:
+        self._is_made(one, place_of(one))
         if AGAIN in one:
             self._here[place_of(one)] = self._newest[place_of(one)] = one

@@ -234,7 +234,7 @@ def replay(
     if dry_run:
         plan = client.executions.plan_replay(exec_id, **asked)
         view = import_module("kitaru.surfaces.views.waits_text")
-        terminal.item(plan, view.replay_rows(plan, terminal.style))
+        terminal.item(plan, view.replay_rows(plan, terminal.style, width=terminal.room or view.WIDTH))
         return
     handle = client.executions.replay(exec_id, **asked)
     if wait or handle.runs_here:

@@ -151,7 +151,7 @@ def next_lines(execution: Execution) -> list[str]:
         return [f"answered; go on with it: {command} resume {exec_id}"]
     if execution.status in ("pending", "running"):
         return [f"follow it: {command} logs {exec_id} --follow", f"end it:    {command} cancel {exec_id}"]
-    stopped = [call for call in execution.checkpoints if call.status == "cancelled"]
+    stopped = [call for call in execution.checkpoints if call.status == "cancelled" and not call.superseded]
     if execution.status == "cancelled" and stopped:
         first = min(stopped, key=lambda call: call.started_at)
         return [f"run the rest anew: {command} replay {exec_id} --from {first.name}"]

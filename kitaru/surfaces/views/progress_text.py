@@ -18,7 +18,7 @@ def progress_line(execution: Execution, now: datetime | None = None, *, width: i
 
     At most ``width`` characters.
     """
-    calls = execution.checkpoints
+    calls = [call for call in execution.checkpoints if not call.superseded]
     names = list(dict.fromkeys(call.name for call in reversed(calls)))[:NAMED][::-1]
     begun = Counter(call.name for call in calls)
     done = Counter(call.name for call in calls if call.status == "completed")

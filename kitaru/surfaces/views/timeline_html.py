@@ -17,7 +17,7 @@ from kitaru.model.log_line import LogLine
 from kitaru.model.notes import Artifact
 from kitaru.model.wait import Wait
 from kitaru.surfaces.views.timeline_scale import Line, Scale, draw
-from kitaru.surfaces.views.timeline_text import NOTES, duration
+from kitaru.surfaces.views.timeline_text import NOTES, PASSED_BY, SUPERSEDED, duration
 from kitaru.surfaces.views.words import took
 
 SHOWN_TEXT = 6_000
@@ -56,12 +56,7 @@ def execution_page(
         saved.setdefault(one.call, []).append(
             {"artifact_id": one.artifact_id, "kind": one.kind, "size": _bytes(one.value.size)}
         )
-    rows = [_row(line, scale, read, printed, saved) for line in lines]
-    names = Counter(line.subject.name for line in lines)
-    for place, (row, line) in enumerate(zip(rows, lines, strict=True)):
-        row["late"] = place >= SHOWN_ROWS
-        if names[line.subject.name] > 1 and isinstance(line.subject, CheckpointCall):
-            row["note"] = ", ".join(text for text in (line.subject.call_id, row["note"]) if text)
+    rows = _told_apart([_row(line, scale, read, printed, saved) for line in lines], lines)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(template).render(
         head={
@@ -81,6 +76,7 @@ def execution_page(
         metadata=_text(execution.metadata) if execution.metadata else "",
         rows=rows,
         asked=len(execution.waits),
+        passed_by=sum(line.superseded for line in lines),
         most_rows=SHOWN_ROWS,
         statuses=sorted({line.status for line in lines}),
         ticks=_ticks(length, scale),
@@ -88,6 +84,20 @@ def execution_page(
         artifacts=saved.get(None, []),
         logs=printed.get(None, ""),
     )
+
+
+def _told_apart(rows: list[dict[str, Any]], lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """The rows, with what tells calls of one name apart, and those of an earlier attempt alone from the others."""
+    names = Counter(line.subject.name for line in lines)
+    for place, (row, line) in enumerate(zip(rows, lines, strict=True)):
+        row["late"] = place >= SHOWN_ROWS
+        if names[line.subject.name] > 1 and isinstance(line.subject, CheckpointCall):
+            row["note"] = ", ".join(text for text in (line.subject.call_id, row["note"]) if text)
+        if line.superseded:
+            row["note"] = ", ".join(text for text in (row["note"], SUPERSEDED) if text)
+            row["find"] += f" {SUPERSEDED}"
+            row["foot"] += f" · {PASSED_BY}"
+    return rows
 
 
 def _facts(execution: Execution, length: float) -> list[tuple[str, str]]:
@@ -159,6 +169,7 @@ def _row(
         "attempts": [],
         "artifacts": [],
         "logs": "",
+        "superseded": line.superseded,
         "dot": line.status,
     }
     if isinstance(subject, Wait):

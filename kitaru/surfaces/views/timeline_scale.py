@@ -49,6 +49,11 @@ class Line:
     status: str
 
     @property
+    def superseded(self) -> bool:
+        """Whether it is of an earlier attempt at the flow's body alone."""
+        return bool(self.subject.superseded)
+
+    @property
     def start(self) -> float:
         """When it began."""
         return self.segments[0].start
@@ -147,11 +152,19 @@ def draw(execution: Execution, now: datetime, *, alone: bool = False) -> tuple[l
 
     lines = [_of_call(call, until_stopped, lost=lost) for call in execution.checkpoints]
     for wait in execution.waits:
-        waited = Segment(until_end(wait.opened_at), until_end(wait.answered_at), "waiting")
+        waited = Segment(until_end(wait.opened_at), until_end(_asked_until(wait, execution)), "waiting")
         over = wait.status == "open" and execution.ended
         lines.append(Line(wait, (waited,), "cancelled" if over else wait.status))
     lines.sort(key=lambda line: line.start)
     return lines, max([(end - zero).total_seconds(), *(line.end for line in lines)])
+
+
+def _asked_until(wait: Wait, execution: Execution) -> str | None:
+    """When it was answered; of one that nobody asks any more, when the attempt ended that had asked it."""
+    if wait.status != "cancelled":
+        return wait.answered_at
+    ends = (one.ended_at for one in execution.attempts if one.ended_at and one.ended_at >= wait.opened_at)
+    return next(ends, execution.ended_at)
 
 
 def _last_record(execution: Execution) -> datetime:

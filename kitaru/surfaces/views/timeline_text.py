@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import accumulate
 
@@ -36,6 +36,7 @@ class Signs:
     stopped: str
     cached: str
     replayed: str
+    superseded: str
     waiting: str
     half: str
     gap: str
@@ -52,6 +53,7 @@ UNICODE = Signs(
     stopped="░",
     cached="◆",
     replayed="◇",
+    superseded="↷",
     waiting="┄",
     half="▌",
     gap="≈",
@@ -67,6 +69,7 @@ ASCII = Signs(
     stopped="-",
     cached="o",
     replayed="o",
+    superseded="/",
     waiting=".",
     half="",
     gap="~",
@@ -108,6 +111,9 @@ MEANINGS = {
 """What the signs of bars stand for; those of what was done speak for themselves."""
 
 NOTES = {"cancelled": "cancelled", "lost": "its runner is gone"}
+
+SUPERSEDED = "superseded"
+PASSED_BY = "superseded: the last attempt took another way"
 
 
 def timeline(
@@ -164,6 +170,7 @@ class _Row:
     name: str
     took: str
     note: str
+    name_colour: str = ""
 
 
 def _row(line: Line, signs: Signs) -> _Row:
@@ -173,7 +180,9 @@ def _row(line: Line, signs: Signs) -> _Row:
     if not isinstance(subject, CheckpointCall):
         by = f" by {subject.by}" if subject.by else ""
         said = {"open": "waits for an answer", "cancelled": "not answered"}
-        return _Row(mark, colour, subject.name, took, said.get(line.status, f"{line.status}{by}"))
+        return _passed_by(
+            _Row(mark, colour, subject.name, took, said.get(line.status, f"{line.status}{by}")), line, signs
+        )
     notes = [NOTES[line.status]] if line.status in NOTES else []
     if line.status == "lost":
         took = "-"
@@ -188,7 +197,15 @@ def _row(line: Line, signs: Signs) -> _Row:
         notes.append("replayed")
     if len(subject.attempts) > 1:
         notes.append(f"{len(subject.attempts)} attempts")
-    return _Row(mark, colour, subject.name, took, ", ".join(notes))
+    return _passed_by(_Row(mark, colour, subject.name, took, ", ".join(notes)), line, signs)
+
+
+def _passed_by(row: _Row, line: Line, signs: Signs) -> _Row:
+    """The row as it is, or marked as one of an earlier attempt alone."""
+    if not line.superseded:
+        return row
+    note = ", ".join(part for part in (SUPERSEDED, row.note) if part)
+    return replace(row, mark=signs.superseded, mark_colour="dim", note=note, name_colour="dim")
 
 
 def _table(
@@ -206,8 +223,9 @@ def _table(
     room = max(width - names - times - notes - 8 - (2 if notes else 0), 8)
     lines = [style(f"    {'':<{names}} {axis(length, room, scale.gaps, signs)}", "dim")]
     for row, bar in zip(rows, bars, strict=True):
-        name = fitted(row.name, names, signs)
-        text = f"  {style(row.mark, row.mark_colour)} {name:<{names}} {bar(room)}  {row.took:>{times}}"
+        name = f"{fitted(row.name, names, signs):<{names}}"
+        name = style(name, row.name_colour) if row.name_colour else name
+        text = f"  {style(row.mark, row.mark_colour)} {name} {bar(room)}  {row.took:>{times}}"
         lines.append(f"{text}  {style(row.note, 'dim')}".rstrip() if notes and row.note else text)
     return lines
 
@@ -225,7 +243,7 @@ class Drawn:
             begin, end = self._scale.place(part.start) * room, self._scale.place(part.end) * room
             first = min(int(begin), room - 1)
             last = min(max(int(end), first + 1), room)
-            sign, colour = getattr(signs, part.kind), COLOURS[part.kind]
+            sign, colour = getattr(signs, part.kind), "dim" if self._line.superseded else COLOURS[part.kind]
             for at in range(first, last):
                 cells[at] = (sign, colour)
             if part.kind == "done" and signs.half and last < room and end - last >= 0.5:
@@ -329,18 +347,22 @@ def _row_of_many(group: Sequence[Line], signs: Signs) -> _Row:
     for what in ("cached_from", "original_call_id"):
         if number := sum(getattr(line.subject, what, None) is not None for line in group):
             notes.append(f"{number:,} {'cached' if what == 'cached_from' else 'replayed'}")
+    if number := sum(line.superseded for line in group):
+        notes.append(f"{number:,} {SUPERSEDED}")
     mark, colour = signs.marks.get(worst, ENDED_BADLY), MARK_COLOURS[worst]
     took = f"{len(group):,} x {duration(times[len(times) // 2])}"
     return _Row(mark, colour, group[0].subject.name, took, ", ".join(notes))
 
 
 def _worst(group: Sequence[Line]) -> str:
-    return next((one for one in WORST if any(line.status == one for line in group)), "completed")
+    statuses = {line.status for line in group if not line.superseded} or {line.status for line in group}
+    return next((one for one in WORST if one in statuses), "completed")
 
 
 def _failed_of_many(groups: Sequence[Sequence[Line]], signs: Signs, style: Style, width: int) -> list[str]:
     """The failures that have no line of their own."""
-    failed = [line.subject for group in groups if len(group) > 1 for line in group if line.status == "failed"]
+    lines = [line for group in groups if len(group) > 1 for line in group if not line.superseded]
+    failed = [line.subject for line in lines if line.status == "failed"]
     drawn = []
     for call in failed[:SHOWN_FAILURES]:
         reason = getattr(call, "failure", None)
@@ -359,6 +381,8 @@ def _legend(groups: Sequence[Sequence[Line]], gaps: Sequence[Gap], signs: Signs,
     if signs.cached == signs.replayed and {"cached", "replayed"} <= kinds:
         said = [(sign, meaning) for sign, meaning in said if sign != signs.cached]
         said.append((signs.cached, "taken over: cached or replayed"))
+    if any(group[0].superseded for group in groups if len(group) == 1):
+        said.append((signs.superseded, PASSED_BY))
     if any(len(group) > 1 for group in groups):
         said.append((signs.dense, "few to many at once"))
     if gaps:

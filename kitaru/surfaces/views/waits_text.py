@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,12 @@ from kitaru.surfaces.views.words import Style, ago, bare, columns
 
 ACTIONS = {"reuse_if_same": "reuse if same", "rerun": "run", "ask": "ask again"}
 """What a replay does, where a word of its own says it better."""
+
+WIDTH = 80
+"""Characters of a line, where nothing says how many there is room for."""
+
+LEAST_REASON = 24
+"""Characters that a reason has beside its row; where there is less room it stands below."""
 
 YES = ("y", "yes", "true")
 NO = ("n", "no", "false")
@@ -80,14 +87,28 @@ def read_typed(text: str, wait: Wait) -> Any:
         return text
 
 
-def replay_rows(plan: ReplayPlan, style: Style = bare) -> list[str]:
-    """What a replay does with each recorded call, and with each question."""
+def replay_rows(plan: ReplayPlan, style: Style = bare, *, width: int = WIDTH) -> list[str]:
+    """What a replay does with each recorded call, and with each question; reasons are broken to fit ``width``."""
     rows = [
         [f"  {call.call_id or '-'}", call.name, ACTIONS.get(call.action, call.action), call.reason]
         for call in plan.calls
     ]
-    lines = columns(rows, ["  CALL", "CHECKPOINT", "REPLAY", "WHY"], style)
+    lines = _reasoned(rows, ["  CALL", "CHECKPOINT", "REPLAY", "WHY"], style, width)
     asked = [
         [f"  {wait.wait_id}", wait.name, ACTIONS.get(wait.action, wait.action), wait.reason] for wait in plan.waits
     ]
-    return [*lines, *columns(asked, ["  WAIT", "NAME", "REPLAY", "WHY"], style)] if asked else lines
+    return [*lines, *_reasoned(asked, ["  WAIT", "NAME", "REPLAY", "WHY"], style, width)] if asked else lines
+
+
+def _reasoned(rows: Sequence[Sequence[str]], head: Sequence[str], style: Style, width: int) -> list[str]:
+    """A table whose last column, the reasons, goes on in further lines; below its row where it is too narrow."""
+    taken = sum(max(len(row[at]) for row in [head, *rows]) + 2 for at in range(len(head) - 1))
+    if width - taken < LEAST_REASON:
+        lines = columns([row[:-1] for row in rows], head[:-1], style)
+        broken = [[f"      {part}" for part in textwrap.wrap(row[-1], max(width - 6, LEAST_REASON))] for row in rows]
+        return [lines[0], *(line for row, parts in zip(lines[1:], broken, strict=True) for line in (row, *parts))]
+    whole: list[list[str]] = []
+    for *cells, reason in rows:
+        first, *more = textwrap.wrap(reason, width - taken) or [""]
+        whole += [[*cells, first], *([*("" for _ in cells), part] for part in more)]
+    return columns(whole, head, style)
