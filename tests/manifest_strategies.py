@@ -29,12 +29,17 @@ def some(required: dict[str, Any], optional: dict[str, Any]) -> st.SearchStrateg
 
 
 BASES = st.sampled_from(["python", "python:3.12-slim", "ghcr.io/acme/base_image:1.2", "localhost:5000/a/b"])
+VARIABLES = st.from_regex(r"[A-Za-z_.-][A-Za-z0-9_.-]{0,8}", fullmatch=True)
 IMAGES = BASES | some(
     {},
     {
         "base_image": BASES,
         "requirements": st.lists(st.sampled_from(["httpx", "a>=1", "b[c]; python_version>'3'", "d @ https://e.org/f"])),
-        "environment": st.dictionaries(TEXT, TEXT, max_size=3),
+        "environment": st.dictionaries(VARIABLES, TEXT.map(lambda text: text.replace("\0", "")), max_size=3),
+        "secret_environment_from": st.lists(st.sampled_from(["openai-creds", "a", "team/key_2"])),
+        "apt_packages": st.lists(st.sampled_from(["git", "libstdc++6", "python3.12:amd64", "vim=2:9.1-1ubuntu1"])),
+        "dockerfile": st.sampled_from(["Dockerfile", "docker/base image.Dockerfile", "./a/../b"]),
+        "platform": st.sampled_from(["linux/amd64", "linux/arm/v7", "windows(10.0.17763)/amd64", "amd64"]),
         "replicate_local_python_environment": st.booleans(),
     },
 )

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import HealthCheck, assume, event, example, given, settings
 from hypothesis import strategies as st
 
-from kitaru.adapters import yaml_pieces, yaml_tree
+from kitaru.adapters import yaml_events, yaml_pieces
 from kitaru.adapters.manifest_edits import (
+    check_readable,
     edit_preview,
     remove_route,
     set_flow,
@@ -448,7 +449,7 @@ def test_a_large_manifest_is_edited_without_reading_it_slowly(monkeypatch: pytes
         f"  f_{n}:  # {n}\n    target: 'f.py:f_{n}'\n    routes:\n      stable: {n + 1}\n" for n in range(300)
     )
     said_to_ruamel: list[str] = []
-    for module in (yaml_tree, yaml_pieces):
+    for module in (yaml_events, yaml_pieces):
 
         class Asked(module.YAML):  # type: ignore[misc,name-defined]
             def parse(self, text: str) -> Any:
@@ -531,3 +532,99 @@ def test_of_writers_at_once_none_is_lost(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(add, range(16)))
     assert said(path.read_bytes())["flows"]["a"]["routes"] == {f"tag-{number}": 1 for number in range(16)}
+
+
+# --- comments and aliases stay ----------------------------------------------------------------------------------------
+
+IMAGE = {"image": {"base_image": "n:1", "apt_packages": ["git", "vim"], "user": "u"}}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            "    image:  # head\n      # above\n      base_image: python:3.11   # keep\n\n      # second\n"
+            "      apt_packages: [curl]  # kept2\n    # tail\n    cache: true\n",
+            "    image:  # head\n      # above\n      base_image: n:1   # keep\n\n      # second\n"
+            "      apt_packages: [git, vim]  # kept2\n      user: u\n    # tail\n    cache: true\n",
+        ),
+        (
+            "    image:\n      base_image:   # why\n        python:3.11  # keep\n"
+            "      apt_packages:   # also\n        # first\n        - git  # kept\n        - curl  # goes\n",
+            "    image:\n      base_image:   # why\n        n:1  # keep\n"
+            "      apt_packages:   # also\n        # first\n        - git  # kept\n        - vim\n      user: u\n",
+        ),
+        (
+            "    image: {\n      base_image: python:3.11,  # keep\n      apt_packages: [curl]  # kept2\n    }  # end\n",
+            "    image: {\n      base_image: n:1,  # keep\n      apt_packages: [git, vim],  # kept2\n      user: u\n"
+            "    }  # end\n",
+        ),
+        (
+            "    image: { base_image: python:3.11, # keep\n      apt_packages: [ git, # kept2\n        ], # z\n    }\n",
+            "    image: { base_image: n:1, # keep\n      apt_packages: [ git, vim, # kept2\n        ], # z\n"
+            "      user: u,\n    }\n",
+        ),
+        (
+            "    image: { base_image: python:3.11, # keep\n      platform: x, # goes\n      apt_packages: [git, vim],\n"
+            "      user: u }\n",
+            "    image: { base_image: n:1, # keep\n      apt_packages: [git, vim],\n      user: u }\n",
+        ),
+        (
+            "    image: python:3.11  # keep\n",
+            "    image: {base_image: n:1, apt_packages: [git, vim], user: u}  # keep\n",
+        ),
+    ],
+    ids=["block", "deeper", "braces", "brackets", "gone", "bare"],
+)
+def test_comments_beside_values_that_change_stay(before: str, after: str) -> None:
+    """A key that changes, while another one comes or goes, is changed where it stands: the lines around it stay."""
+    head = HEAD + "flows:\n  a:\n    target: a.py:a\n"
+    body = set_flow((head + before).encode(), "a", IMAGE)
+    assert body.decode() == head + after
+    assert said(body)["flows"]["a"]["image"] == IMAGE["image"]
+
+
+def test_an_items_comment_never_stands_beside_another_item() -> None:
+    """Items that change places are written anew rather than under each other's comments."""
+    text = HEAD + "flows:\n  a:\n    target: a.py:a\n    image: {apt_packages: [curl, # for x\n      git]}\n"
+    body = set_flow(text.encode(), "a", {"image": {"apt_packages": ["git", "vim"]}})
+    assert said(body)["flows"]["a"]["image"] == {"apt_packages": ["git", "vim"]}
+    assert b"# for x" not in body
+
+
+SHARING = [
+    "  a: {target: a.py:a, routes: &r {default: 1}}\n  b:\n    target: b.py:b\n    routes: *r  # shared\n",
+    "  a: {target: a.py:a, routes: &r {default: 1}}\n  b: {target: b.py:b, routes: *r}\n",
+    "  a: {target: a.py:a, routes: &r {default: 1}}\n  b: {target: b.py:b, routes: {<<: *r}}\n",
+    "  a: {target: a.py:a, routes: &r {default: 1}}\n  b: {target: b.py:b, routes: { <<: *r }}\n",
+    "  a: {target: a.py:a, routes: &r {default: 1}}\n  b: {target: b.py:b, routes: {<<: *r, beta: 2}}\n",
+    "  a: {target: a.py:a, routes: &r {default: 1}}\n  b:\n    target: b.py:b\n    routes:\n      <<: *r\n",
+    "  a: {target: a.py:a, routes: &r {}}\n  b: {target: b.py:b, routes: *r}\n",
+    "  a: &f\n    target: a.py:a\n    routes: {default: 1}\n  b: *f\n",
+    "  a: &f\n    target: a.py:a\n  b: *f\n",
+    "  a: &f\n    target: a.py:a\n  b: {<<: *f}\n",
+    "  a: &f {target: a.py:a}\n  b: {<<: *f, retries: 2}\n",
+]
+
+
+@pytest.mark.parametrize("text", SHARING)
+def test_a_route_beside_an_alias_leaves_no_trace_when_it_goes_again(text: str) -> None:
+    """The alias, and the braces that somebody wrote around it, are what they were; in whatever order two tags go."""
+    body = (HEAD + "flows:\n" + text).encode()
+    one = set_route(body, "b", "canary", Pin(3))
+    assert said(one)["flows"]["b"]["routes"]["canary"] == 3
+    assert remove_route(one, "b", "canary") == body
+    two = set_route(one, "b", "stable", Pin(3))
+    assert remove_route(remove_route(two, "b", "stable"), "b", "canary") == body
+    assert remove_route(remove_route(two, "b", "canary"), "b", "stable") == body
+
+
+def test_an_edit_that_no_command_could_read_is_refused() -> None:
+    """With the place that it would have in the edited file, and that nothing was written."""
+    body = (HEAD + "flows:\n  a:\n    target: a.py:a\n").encode()
+    check_readable(body)
+    after = set_flow(body, "a", {"image": {"requirements": ["not a req!!"]}})
+    with pytest.raises(KitaruManifestError, match="the edit would leave this: expected a requirement") as caught:
+        check_readable(after, file="k.yaml")
+    assert (caught.value.problems[0].file, caught.value.problems[0].line) == ("k.yaml", 6)
+    assert "k.yaml was left as it is" in caught.value.hint

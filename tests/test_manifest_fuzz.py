@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from kitaru.adapters.manifest_yaml import load
+from kitaru.adapters.yaml_events import BREAKS
 from kitaru.adapters.yaml_scalar import quote, resolve_plain
 from kitaru.errors import KitaruManifestError
 from kitaru.model.manifest import Manifest
@@ -45,8 +46,10 @@ def test_any_manifest_survives_being_written_and_read(folder: Path, data: dict[s
     model = Manifest.model_validate_json(json.dumps(data))
     written = model.model_dump(mode="json", exclude_none=True)
     text = dumped(written, style)
-    # ruamel writes some rare signs so that it does not itself read them back: a lone U+0085, a key that begins with ?
+    # ruamel writes some rare signs so that it does not itself read them back, such as a key that begins with ?; and it
+    # ends lines at three signs that end none in YAML 1.2
     assume(style == "json" or YAML(typ="safe", pure=True).load(text) == written)
+    assume(style == "json" or not set(BREAKS) & set(text))
     path = put(folder, text)
     assert load(path).manifest == model
     cache = folder / "cache"
@@ -57,8 +60,10 @@ def test_any_manifest_survives_being_written_and_read(folder: Path, data: dict[s
 @SLOW
 def test_a_quoted_text_is_read_back_as_that_text(folder: Path, text: str) -> None:
     """``quote`` is safe for any text as a key and as a value, beside a comment."""
-    body = f"kitaru: 1\nproject: x\nimage:\n  environment:\n    {quote(text)}: {quote(text)}  # c\n"
-    assert loaded(folder, body).manifest.image.environment == {text: text}
+    body = (
+        f"kitaru: 1\nproject: x\nflows:\n  a:\n    target: a.py:a\n    inputs: {{{quote(text)}: {quote(text)}}}  # c\n"
+    )
+    assert loaded(folder, body).manifest.flows["a"].inputs == {text: text}
 
 
 @given(st.text(max_size=20))

@@ -15,7 +15,7 @@ from typing import Any
 
 from kitaru._version import __version__
 
-CACHE_FORMAT = 3
+CACHE_FORMAT = 4
 """Raise it when the meaning of a cached manifest changes within one version of Kitaru."""
 
 CACHE_ENTRIES = 64

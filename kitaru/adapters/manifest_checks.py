@@ -13,7 +13,7 @@ from typing import Any
 from kitaru.adapters.manifest_problems import Finding
 from kitaru.adapters.wording import did_you_mean, found, shown
 from kitaru.model.branch import is_branch
-from kitaru.model.image import is_base_image
+from kitaru.model.image_rules import image_flaws
 from kitaru.model.stack import DEFAULT_STACK
 
 STORE_PROTOCOLS = ("file", "memory", "s3", "gs", "gcs", "az", "abfs", "abfss")
@@ -58,11 +58,24 @@ def _check_moved(moved: dict[str, Any], flows: dict[str, Any]) -> Iterator[Findi
         if not isinstance(name, str):
             continue
         if was in flows:
-            message = f"flow {shown(was)} is in this manifest, so it can't have become {shown(name)}"
-            yield Finding(("moved", was), message, f"remove it here, or flow {was} above", at_key=True)
+            yield _of_declared(was, name, moved)
         elif name not in flows:
             message = f"expected a flow of this manifest, found {shown(name)}{did_you_mean(name, sorted(flows))}"
             yield Finding(("moved", was), message, "moved: names the old name, then the new one")
+
+
+def _of_declared(was: str, name: str, moved: dict[str, Any]) -> Finding:
+    """A flow that is to be renamed, and is declared all the same: perhaps because another one is to get its name."""
+    taker = next((one for one, its in moved.items() if its == was and one != was), None)
+    if taker is None:
+        message = f"flow {shown(was)} is in this manifest, so it can't have become {shown(name)}"
+        return Finding(("moved", was), message, f"remove it here, or flow {was} above", at_key=True)
+    if moved[was] == taker:
+        told = f"{shown(was)} and {shown(taker)} can't swap names, in one step or in many"
+    else:
+        told = f"{shown(taker)} can't take the name of {shown(was)}"
+    hint = "give each a name that was never used; or leave the names, and swap the targets"
+    return Finding(("moved", was), f"{told}: a name that a flow had is never another flow's", hint, at_key=True)
 
 
 def _check_protect(rules: dict[str, Any]) -> Iterator[Finding]:
@@ -138,37 +151,7 @@ def _check_patterns(source: Any, path: tuple[str, ...]) -> Iterator[Finding]:
 
 
 def _check_image(image: Any, path: tuple[str, ...]) -> Iterator[Finding]:
-    base = image if isinstance(image, str) else _mapping(image).get("base_image")
-    if isinstance(base, str) and not is_base_image(base):
-        place = path if isinstance(image, str) else (*path, "base_image")
-        hint = f"write python:{base}-slim" if re.fullmatch(r"3\.[0-9]+(\.[0-9]+)?", base) else ""
-        yield Finding(place, f"expected a container image such as python:3.12-slim, found {found(base)}", hint)
-    yield from _check_requirements(image, path)
-
-
-def _check_requirements(image: Any, path: tuple[str, ...]) -> Iterator[Finding]:
-    requirements = _mapping(image).get("requirements")
-    texts = [
-        (index, text)
-        for index, text in enumerate(requirements if isinstance(requirements, list) else ())
-        if isinstance(text, str) and not _is_plain_name(text)
-    ]
-    if not texts:
-        return
-    # 70 ms to import, and most manifests that are read name no requirements
-    from packaging.requirements import InvalidRequirement, Requirement
-
-    for index, text in texts:
-        try:
-            Requirement(text)
-        except InvalidRequirement:
-            hint = "write name, name>=1.2, or name @ URL"
-            if text.startswith("-"):
-                hint = "options of pip have no place here; list the requirements themselves"
-            message = f"expected a requirement such as httpx>=0.27; found {shown(text)}"
-            yield Finding((*path, "requirements", index), message, hint)
-
-
-def _is_plain_name(text: str) -> bool:
-    """A bare name, or one with a single plain version: no need to parse it in full."""
-    return bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*[A-Za-z0-9](?:(?:>=|==|<=|~=|!=|<|>)\d+(?:\.\d+)*)?", text))
+    whole = {"base_image": image} if isinstance(image, str) else _mapping(image)
+    for flaw in image_flaws(whole):
+        place = path if isinstance(image, str) else (*path, *flaw.path)
+        yield Finding(place, f"{flaw.expected}, found {found(flaw.value)}", flaw.hint, at_key=flaw.at_key)

@@ -19,6 +19,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,15 @@ def set_flows(
     for flow, spec in specs.items():
         changes += _puts(doc, flow, _flow_keys(spec), target, file)
     return _edited(body, doc, changes, file)
+
+
+def check_readable(body: bytes, *, target: str | None = None, file: str = MANIFEST) -> None:
+    """Refuse, before anything is written, an edited manifest that no command could read: ``KitaruManifestError``."""
+    try:
+        read_manifest(body, file, target)
+    except KitaruManifestError as error:
+        told = [replace(problem, message=f"the edit would leave this: {problem.message}") for problem in error.problems]
+        raise KitaruManifestError(told, hint=f"{file} was left as it is; give other values") from error
 
 
 def edit_preview(before: bytes, after: bytes, file: str = MANIFEST) -> list[str]:

@@ -1,4 +1,4 @@
-"""Lists and mappings in blocks, written anew with every line that can stay: its comment goes with it."""
+"""Values in blocks as runs of whole lines, each with the comments above and beside it; and lists made of these."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 from kitaru.adapters.yaml_change import plain, same
 from kitaru.adapters.yaml_spans import Document, Span
-from kitaru.adapters.yaml_writing import block_entry, inline
+from kitaru.adapters.yaml_writing import inline
 
 
 def rewritten_items(doc: Document, old: Span, value: list[Any], before: list[Any]) -> str | None:
     """The lines of a block list that holds ``value``; None where its items do not stand on lines of their own."""
     column = doc.column(old.inner)
-    tiles = _tiles(doc, old.inner, [item.end for item in old.items])
+    tiles = tiles_of(doc, old.inner, [item.end for item in old.items])
     if tiles is None or doc.text[old.inner : old.inner + 1] != "-":
         return None
     kept = list(zip(before, tiles, strict=True))
@@ -21,33 +21,14 @@ def rewritten_items(doc: Document, old: Span, value: list[Any], before: list[Any
     for one in value:
         found = (tile for item, tile in kept if same(item, plain(one)))
         lines.append(next(found, f"{' ' * column}- {inline(one)}"))
-    return _newline(doc, old).join(lines)
+    return newline_of(doc, old).join(lines)
 
 
-def rewritten_mapping(doc: Document, old: Span, value: dict[Any, Any], before: dict[str, Any], step: int) -> str | None:
-    """The lines of a block mapping that holds ``value``; None where its keys do not stand on lines of their own."""
-    if any(entry.merge or entry.value.kind == "alias" for entry in old.entries):
-        return None
-    first = old.entries[0].key.start
-    tiles = _tiles(doc, first, [entry.value.end for entry in old.entries])
-    if tiles is None:
-        return None
-    kept = {entry.name: tile for entry, tile in zip(old.entries, tiles, strict=True)}
-    newline = _newline(doc, old)
-    given = {str(key): (key, one) for key, one in value.items()}
-    ordered = [name for name in kept if name in given] + [name for name in given if name not in kept]
-    lines = []
-    for name in ordered:
-        key, one = given[name]
-        if name in kept and same(before[name], plain(one)):
-            lines.append(kept[name])
-        else:
-            lines.append(newline.join(block_entry(key, one, indent=doc.column(first), step=step)))
-    return newline.join(lines)
+def tiles_of(doc: Document, first: int, ends: Iterable[int]) -> list[str] | None:
+    """The text from one value's last line to the next one's, without the newline at its end.
 
-
-def _tiles(doc: Document, first: int, ends: Iterable[int]) -> list[str] | None:
-    """The text from one value's last line to the next one's, without the newline at its end."""
+    None where the values do not stand on lines of their own.
+    """
     if doc.indent(first) is None:
         return None
     tiles, at = [], doc.line_start(first)
@@ -60,5 +41,6 @@ def _tiles(doc: Document, first: int, ends: Iterable[int]) -> list[str] | None:
     return tiles
 
 
-def _newline(doc: Document, old: Span) -> str:
+def newline_of(doc: Document, old: Span) -> str:
+    """How the lines of that value end."""
     return doc.ending(old.inner) or doc.eol

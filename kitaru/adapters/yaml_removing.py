@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from kitaru.adapters.yaml_braces import removed_from_braces
 from kitaru.adapters.yaml_change import Path, Remove, Splice, Unsure, at_path, changed, same
-from kitaru.adapters.yaml_setting import like_new, moved_anchor, put, replace
+from kitaru.adapters.yaml_setting import like_new, merges_one, moved_anchor, put, replace
 from kitaru.adapters.yaml_spans import Document, Entry, Span
 
 
@@ -24,6 +27,9 @@ def remove(doc: Document, path: Path, keep: int) -> list[Splice]:
             return put(doc, path[:-1], rest, frozenset())
         chain.append((node, entry))
         node = entry.value
+    again = _alias_again(doc, path, chain, wanted)
+    if again is not None:
+        return again
     while len(chain) - 1 > keep and len(chain[-1][0].entries) == 1:
         chain.pop()
     parent, entry = chain[-1]
@@ -36,10 +42,37 @@ def remove(doc: Document, path: Path, keep: int) -> list[Splice]:
     return replace(doc, chain[-2][1], {}, at_path(doc.data, path[: len(chain) - 1]))
 
 
+def _alias_again(
+    doc: Document, path: Path, chain: list[tuple[Span, Entry]], wanted: dict[str, Any]
+) -> list[Splice] | None:
+    """``*shared`` where ``{<<: *shared, key: own}`` would say the same, written as ``put`` writes it; else None.
+
+    One with a space more on both sides was ``{<<: *shared}`` before it got its key, and is so again.
+    """
+    for depth, (node, _) in enumerate(chain):
+        if len(node.entries) != 2 or not merges_one(node):
+            continue
+        alias, own = node.entries[0].value, node.entries[1]
+        inside = doc.text[node.inner + 1 : node.end - 1]
+        written = doc.text[node.entries[0].key.start : own.value.end]
+        is_tight = inside == written and not node.anchor
+        shared = doc.data_of(alias)
+        if "&" in written or "\n" in inside or not same(shared, at_path(wanted, path[:depth])):
+            continue
+        if is_tight and doc.text[alias.end : own.key.start] == ", ":
+            return [Splice(node.start, node.end, doc.text[alias.start : alias.end])]
+        goes = own.name == path[depth] and at_path(wanted, path[: depth + 1]) is None
+        if goes and inside.startswith(" ") and inside.endswith(" "):
+            start, end = node.inner + 1, node.end - 1
+            return [Splice(start, start + 1, ""), *remove_entry(doc, node, own), Splice(end - 1, end, "")]
+    return None
+
+
 def stays_empty(doc: Document, path: Path) -> bool:
     """Whether the mapping at ``path`` remains, as ``{}``, when its last key goes: somebody wrote its braces.
 
-    One that a new key would be written in just so, were there none, goes with its keys.
+    One that a new key would be written in just so, were there none, goes with its keys. One that begins with a merge
+    key says what that says.
     """
     node, parent = doc.root, doc.root
     for step in path:
@@ -49,6 +82,8 @@ def stays_empty(doc: Document, path: Path) -> bool:
         parent, node = node, entry.value
     if node.kind != "mapping" or not node.flow or not node.entries:
         return False
+    if merges_one(node):
+        return True
     inside = doc.text[node.inner + 1 : node.end - 1]
     is_tight = inside == doc.text[node.entries[0].key.start : node.entries[-1].value.end]
     return not (is_tight and like_new(doc, parent, node))
@@ -56,7 +91,7 @@ def stays_empty(doc: Document, path: Path) -> bool:
 
 def remove_entry(doc: Document, parent: Span, entry: Entry) -> list[Splice]:
     """An entry that is not the only one goes: its lines in a block, what is between the commas in braces."""
-    gone = _remove_in_braces(doc, parent, entry) if parent.flow else _remove_lines(doc, parent, entry)
+    gone = removed_from_braces(doc, parent, entry) if parent.flow else _remove_lines(doc, parent, entry)
     return [*moved_anchor(doc, entry.value), *gone]
 
 
@@ -74,29 +109,6 @@ def _remove_lines(doc: Document, parent: Span, entry: Entry) -> list[Splice]:
     if not newline and start:
         start -= 2 if doc.text.endswith("\r\n", 0, start) else 1
     return [Splice(start, after, "")]
-
-
-def _remove_in_braces(doc: Document, parent: Span, entry: Entry) -> list[Splice]:
-    index = parent.entries.index(entry)
-    before = parent.entries[index - 1] if index else None
-    after = parent.entries[index + 1] if index + 1 < len(parent.entries) else None
-    comma = doc.comma_after(entry.value.end)
-    start, stop = doc.line_start(entry.key.start), comma + 1 if comma is not None else entry.value.end
-    alone = doc.indent(entry.key.start) is not None and doc.ends_line(stop) and start > parent.start
-    previous_comma = doc.comma_after(before.value.end) if before else None
-    drop = [Splice(previous_comma, previous_comma + 1, "")] if previous_comma is not None and comma is None else []
-    if alone and doc.line_end(entry.value.end) == doc.line_end(stop):
-        whole = Splice(start, doc.line_end(stop) + len(doc.ending(stop)), "")
-        return [*drop, whole] if after is None else [whole]
-    if after is not None:
-        between = doc.text[entry.value.end : after.key.start]
-        return [Splice(entry.key.start, stop if "#" in between else after.key.start, "")]
-    if before is None:
-        raise Unsure(f"{entry.name} is the only key there")
-    between = doc.text[before.value.end : entry.key.start]
-    if "#" in between:
-        return [*drop, Splice(entry.key.start, entry.value.end, "")]
-    return [Splice(before.value.end, entry.value.end, "")]
 
 
 def _emptied(doc: Document, braces: Span, entry: Entry, padded: bool) -> Splice:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from kitaru.adapters.yaml_blocks import rewritten_items, rewritten_mapping
-from kitaru.adapters.yaml_change import Path, Put, Splice, Unsure, at_path, changed, plain, same
+from kitaru.adapters.yaml_blocks import newline_of, rewritten_items, tiles_of
+from kitaru.adapters.yaml_braces import added_in_braces, removed_from_braces
+from kitaru.adapters.yaml_change import Path, Put, Splice, Unsure, at_path, changed, plain, same, spliced
 from kitaru.adapters.yaml_spans import Document, Entry, Span
-from kitaru.adapters.yaml_writing import block_entry, inline, key_text
+from kitaru.adapters.yaml_writing import WIDTH, block_entry, inline, key_text
 
 STEP = 2
 
@@ -61,7 +62,7 @@ def _fill(doc: Document, parent: Span, entry: Entry, value: Any, opened: frozens
     old = entry.value
     nested = any(isinstance(one, dict) for one in value.values()) and entry.name in opened
     if old.flow and (parent.flow or not nested):
-        inside = ", ".join(f"{key_text(k, as_json=doc.json)}: {inline(v, as_json=doc.json)}" for k, v in value.items())
+        inside = ", ".join(_pair(doc, key, one) for key, one in value.items())
         kept = doc.text[old.inner + 1 : old.end - 1]
         # Behind a space it is told from braces that were written for it, and stays when it is empty again.
         pad = "" if kept.strip(" ") else kept + " " * like_new(doc, parent, old)
@@ -117,10 +118,47 @@ def replace(doc: Document, entry: Entry, value: Any, before: Any) -> list[Splice
         return found
     if old.block:
         return _replace_block(doc, entry, value, before)
+    if "#" in doc.text[old.start : old.end]:
+        inside = _replace_inside(doc, old, value, before)
+        if inside is not None:
+            return inside
     moved = moved_anchor(doc, old)
     anchor = f"&{old.anchor} " if old.anchor and old.kind != "alias" and not moved else ""
     space = " " if old.start == old.end else ""
     return [*moved, Splice(old.start, old.end, space + anchor + inline(value, as_json=doc.json))]
+
+
+def _replace_inside(doc: Document, old: Span, value: Any, before: Any) -> list[Splice] | None:
+    """Braces or brackets with comments in them: entry by entry, item by item; None where most of it goes anyway."""
+    if old.kind == "sequence" and isinstance(value, list) and old.items:
+        if len(value) < len(old.items) or doc.uses(old):
+            return None
+        changes = []
+        for item, new, was in zip(old.items, value, before, strict=False):
+            if same(was, plain(new)):
+                continue
+            if was in value or plain(new) in before:  # its comment would stand beside another
+                return None
+            changes.append(Splice(item.start, item.end, inline(new, as_json=doc.json)))
+        more = [inline(one, as_json=doc.json) for one in value[len(old.items) :]]
+        return [*changes, *(added_in_braces(doc, old, more) if more else [])]
+    if old.kind != "mapping" or not isinstance(value, dict) or doc.uses(old) or any(one.merge for one in old.entries):
+        return None
+    given = {str(key): (key, one) for key, one in value.items()}
+    gone = [one for one in old.entries if one.name not in given]
+    more = [_pair(doc, key, one) for name, (key, one) in given.items() if old.own(name) is None]
+    if len(gone) > (not more) or len(old.entries) == len(gone):
+        return None
+    found = [part for one in gone for part in removed_from_braces(doc, old, one)]
+    for one in old.entries:
+        if one.name in given:
+            found += replace(doc, one, given[one.name][1], before[one.name])
+    return [*found, *(added_in_braces(doc, old, more) if more else [])]
+
+
+def _pair(doc: Document, key: Any, value: Any) -> str:
+    """A key and its value as they stand in braces."""
+    return f"{key_text(key, as_json=doc.json)}: {inline(value, as_json=doc.json)}"
 
 
 def moved_anchor(doc: Document, old: Span) -> list[Splice]:
@@ -150,12 +188,47 @@ def _replace_block(doc: Document, entry: Entry, value: Any, before: Any) -> list
     if isinstance(value, list) and value and old.kind == "sequence":
         lines = rewritten_items(doc, old, value, before)
     elif isinstance(value, dict) and value and old.kind == "mapping":
-        lines = rewritten_mapping(doc, old, value, before, _step(doc))
+        lines = _rewritten_mapping(doc, old, value, before)
     if lines is not None:
         return [Splice(doc.line_start(_first(old)), end, lines)]
     anchored = old.inner if old.inner < head else colon
     cut = colon + len(doc.text[colon:anchored].rstrip())
     return [Splice(colon, cut, " " + inline(value)), Splice(head, end, "")]
+
+
+def _rewritten_mapping(doc: Document, old: Span, value: dict[Any, Any], before: dict[str, Any]) -> str | None:
+    """The lines of a block mapping that holds ``value``; None where its keys do not stand on lines of their own."""
+    if any(entry.merge or entry.value.kind == "alias" for entry in old.entries):
+        return None
+    first = old.entries[0].key.start
+    tiles = tiles_of(doc, first, [entry.value.end for entry in old.entries])
+    if tiles is None:
+        return None
+    kept = {entry.name: (entry, tile) for entry, tile in zip(old.entries, tiles, strict=True)}
+    given = {str(key): (key, one) for key, one in value.items()}
+    ordered = [name for name in kept if name in given] + [name for name in given if name not in kept]
+    newline, lines = newline_of(doc, old), []
+    for name in ordered:
+        key, one = given[name]
+        tile = _retiled(doc, *kept[name], one, before[name]) if name in kept else None
+        lines.append(
+            newline.join(block_entry(key, one, indent=doc.column(first), step=_step(doc))) if tile is None else tile
+        )
+    return newline.join(lines)
+
+
+def _retiled(doc: Document, entry: Entry, tile: str, value: Any, before: Any) -> str | None:
+    """The lines of one entry with its value replaced, comments and all; None where they are better written anew."""
+    start = doc.line_end(entry.value.end) - len(tile)
+    try:
+        parts = replace(doc, entry, value, before)
+        if any(part.start < start or part.end > start + len(tile) for part in parts):
+            return None
+        text = spliced(tile, [Splice(part.start - start, part.end - start, part.text) for part in parts])
+    except Unsure:
+        return None
+    is_wide = max(map(len, text.split("\n"))) > max(WIDTH, *map(len, tile.split("\n")))
+    return None if is_wide and "#" not in tile else text
 
 
 def _first(old: Span) -> int:
@@ -165,7 +238,8 @@ def _first(old: Span) -> int:
 def add(doc: Document, node: Span, key: str, value: Any, opened: frozenset[str] = frozenset()) -> list[Splice]:
     """One more key in a mapping, behind its last one and in its style."""
     if node.flow:
-        return _add_in_braces(doc, node, f"{key_text(key, as_json=doc.json)}: {inline(value, as_json=doc.json)}")
+        added = added_in_braces(doc, node, [_pair(doc, key, value)])
+        return [*added, *_told_apart(node)]
     if not node.entries:
         raise Unsure("there is no key to stand beside")
     last = node.entries[-1]
@@ -183,6 +257,19 @@ def add(doc: Document, node: Span, key: str, value: Any, opened: frozenset[str] 
     return [Splice(end, end, "".join(newline + line for line in lines))]
 
 
+def _told_apart(braces: Span) -> list[Splice]:
+    """A space more on both sides of ``{<<: *shared}`` where it gets a key: ``*shared`` alone gets braces without."""
+    if len(braces.entries) != 1 or not merges_one(braces):
+        return []
+    return [Splice(place, place, " ") for place in (braces.inner + 1, braces.end - 1)]
+
+
+def merges_one(braces: Span) -> bool:
+    """Whether a mapping in braces begins with ``<<`` and one alias."""
+    first = braces.entries[0] if braces.entries else None
+    return braces.flow and first is not None and first.merge and first.value.kind == "alias"
+
+
 def like_new(doc: Document, parent: Span, braces: Span) -> bool:
     """Whether a mapping in braces stands where ``add`` would put a new one, and would write it in braces.
 
@@ -196,31 +283,3 @@ def like_new(doc: Document, parent: Span, braces: Span) -> bool:
 def _in_braces(entries: list[Entry]) -> bool:
     """Whether there are entries, and a mapping in braces is the value of each of them."""
     return bool(entries) and all(one.value.kind == "mapping" and one.value.flow for one in entries)
-
-
-def _add_in_braces(doc: Document, node: Span, text: str) -> list[Splice]:
-    if not node.entries:
-        return [
-            Splice(
-                node.inner + 1,
-                node.end - 1 if not doc.text[node.inner + 1 : node.end - 1].strip() else node.inner + 1,
-                text,
-            )
-        ]
-    last = node.entries[-1]
-    at = last.value.end
-    indent = doc.indent(last.key.start)
-    if indent is None or doc.line_start(node.start) == doc.line_start(last.key.start):
-        return [Splice(at, at, f", {text}")]
-    newline = doc.ending(last.key.start) or doc.eol
-    comma = doc.comma_after(at)
-    end = doc.line_end(at)
-    brace_here = node.end - 1 < end
-    if comma is not None and comma < end:
-        place = comma + 1 if brace_here else end
-        return [Splice(place, place, f"{newline}{indent}{text},")]
-    if comma is not None:
-        return [Splice(at, at, f", {text}")]
-    if brace_here:
-        return [Splice(at, at, f",{newline}{indent}{text}")]
-    return [Splice(at, at, ","), Splice(end, end, f"{newline}{indent}{text}")]

@@ -129,6 +129,21 @@ class Document:
         given = value.anchor if value.kind != "alias" else ""
         return [alias for alias in self.aliases if given and alias.anchor == given and alias.start > value.start]
 
+    def data_of(self, alias: Span) -> Any:
+        """What an alias stands for, where that is reached by keys alone; else None."""
+        waiting: list[tuple[Span, Any]] = [(self.root, self.data)]
+        found = None
+        while waiting:
+            node, data = waiting.pop()
+            if node.anchor == alias.anchor and node.kind != "alias" and node.start < alias.start:
+                if found is not None:
+                    return None  # the name is given twice
+                found = data
+            for entry in node.entries:
+                if not entry.merge and isinstance(data, dict):
+                    waiting.append((entry.value, data.get(entry.name)))
+        return found
+
     def blank_above(self, parent: Span, entry: Entry) -> int | None:
         """Where the line above an entry begins, where that is blank and no part of the value before it."""
         index = parent.entries.index(entry)

@@ -7,12 +7,10 @@ expand to billions of values cost nothing until they are refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import (
     AliasEvent,
     DocumentStartEvent,
@@ -25,9 +23,8 @@ from ruamel.yaml.events import (
 )
 
 from kitaru.adapters.wording import shown
-from kitaru.adapters.yaml_pieces import GARBAGE
+from kitaru.adapters.yaml_events import Refused, events
 from kitaru.adapters.yaml_scalar import resolve_plain
-from kitaru.adapters.yaml_scanning import scanned
 from kitaru.errors import Problem
 
 MAX_NODES = 100_000
@@ -68,13 +65,17 @@ class Sequence:
 
 @dataclass(slots=True, eq=False)
 class Mapping:
-    """A mapping; ``entries`` leads from a key's text to the key and its value, merge keys already resolved."""
+    """A mapping; ``entries`` leads from a key's text to the key and its value, merge keys already resolved.
+
+    ``torn``: a key is given twice, so that what it says as a whole is in doubt.
+    """
 
     line: int
     column: int
     entries: dict[str, tuple[Scalar, Node]] = field(default_factory=dict)
     weight: int = 1
     depth: int = 1
+    torn: bool = False
 
 
 Node = Scalar | Sequence | Mapping
@@ -88,13 +89,6 @@ class Tree:
     problems: list[Problem]
 
 
-class _Stop(Exception):
-    """There is no sense in reading on."""
-
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-
-
 def parse(text: str, *, also: Callable[[Event], None] | None = None) -> Tree:
     """The tree of one YAML document, and every problem that YAML itself has. Never raises.
 
@@ -102,65 +96,13 @@ def parse(text: str, *, also: Callable[[Event], None] | None = None) -> Tree:
     """
     builder = _Builder()
     try:
-        for event in _events(text):
+        for event in events(text):
             builder.feed(event)
             if also is not None:
                 also(event)
-    except _Stop as stop:
+    except Refused as stop:
         return Tree(None, [*builder.problems, stop.problem])
     return Tree(builder.root, builder.problems)
-
-
-def _events(text: str) -> Iterator[Event]:
-    quick = scanned(text)
-    if quick is not None:
-        yield from quick
-        return
-    try:
-        # pure: the same events whether or not a C parser happens to be installed
-        yield from YAML(typ="safe", pure=True).parse(text)
-    except MarkedYAMLError as error:
-        raise _Stop(_syntax(error, text)) from None
-    except (YAMLError, *GARBAGE) as error:
-        raise _Stop(_unreadable(error, text)) from None
-
-
-def _unreadable(error: Exception, text: str) -> Problem:
-    position = getattr(error, "position", None)
-    if isinstance(position, int) and position < len(text):
-        before = text[:position]
-        column = position - (before.rfind("\n") + 1) + 1
-        message = f"expected printable text, found the character U+{ord(text[position]):04X}"
-        return Problem(message, line=before.count("\n") + 1, column=column)
-    return Problem("expected YAML, found something that can't be read as YAML")
-
-
-def _syntax(error: MarkedYAMLError, text: str) -> Problem:
-    mark = error.problem_mark or error.context_mark
-    line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
-    problem = " ".join(str(error.problem or error.context or "").split())
-    source = text.splitlines()[line - 1] if 0 < line <= len(text.splitlines()) else ""
-    if "'\\t'" in problem or (source[: len(source) - len(source.lstrip())].count("\t")):
-        return Problem("expected spaces, found a tab: YAML is indented with spaces", line=line, column=column)
-    if "mapping values are not allowed" in problem:
-        message, hint = "found ':' where no key can be", "check the indentation, and put text that holds ': ' in quotes"
-    elif "cannot start any token" in problem:
-        char = source[column - 1 : column]
-        message, hint = f"found {shown(char)}, which can't begin a value", "put the text in quotes"
-    elif "unexpected end of stream" in problem:
-        opened = error.context_mark.line + 1 if error.context_mark else line
-        message, hint = f"found the end of the file inside the quotes opened on line {opened}", "close the quotes"
-    else:
-        where = f" ({error.context}, begun on line {error.context_mark.line + 1})" if error.context_mark else ""
-        message, hint = f"not valid YAML: {_plain(problem)}{_plain(where)}", ""
-    return Problem(message, line=line, column=column, hint=hint)
-
-
-def _plain(text: str) -> str:
-    """ruamel's token names in words."""
-    for name, words in (("<block end>", "the end of the block"), ("<stream end>", "the end of the file")):
-        text = text.replace(f"'{name}'", words).replace(name, words)
-    return "".join(char for char in text if char.isprintable())[:200]
 
 
 @dataclass(slots=True)
@@ -189,7 +131,7 @@ class _Builder:
             case DocumentStartEvent():
                 self._documents += 1
                 if self._documents > 1:
-                    raise _Stop(Problem("expected one document, found a second ('---')", line=line, column=column))
+                    raise Refused(Problem("expected one document, found a second ('---')", line=line, column=column))
             case AliasEvent():
                 self._place(self._aliased(event.anchor, line, column), line, column)
             case ScalarEvent():
@@ -203,7 +145,7 @@ class _Builder:
 
     def _begin(self, event: MappingStartEvent | SequenceStartEvent, line: int, column: int) -> None:
         if len(self._open) >= MAX_DEPTH:
-            raise _Stop(Problem(f"nested more than {MAX_DEPTH} levels deep", line=line, column=column))
+            raise Refused(Problem(f"nested more than {MAX_DEPTH} levels deep", line=line, column=column))
         is_mapping = isinstance(event, MappingStartEvent)
         tag = str(event.ctag) if event.ctag else "!"
         if tag not in ("!", _CORE + ("map" if is_mapping else "seq")):
@@ -243,9 +185,9 @@ class _Builder:
             parent.depth = max(parent.depth, node.depth + 1)
         if parent.weight > MAX_NODES:
             message = f"expected at most {MAX_NODES:,} values, found more once aliases are expanded"
-            raise _Stop(Problem(message, line=line, column=column))
+            raise Refused(Problem(message, line=line, column=column))
         if parent.depth > MAX_DEPTH:
-            raise _Stop(Problem(f"nested more than {MAX_DEPTH} levels deep", line=line, column=column))
+            raise Refused(Problem(f"nested more than {MAX_DEPTH} levels deep", line=line, column=column))
 
     def _remember(self, anchor: str | None, node: Node) -> None:
         if anchor is not None:
@@ -253,7 +195,7 @@ class _Builder:
 
     def _aliased(self, name: str, line: int, column: int) -> Node:
         if any(opened.anchor == name for opened in self._open):
-            raise _Stop(
+            raise Refused(
                 Problem(
                     f"the alias {shown('*' + name)} stands inside the value that it names", line=line, column=column
                 )
@@ -261,7 +203,7 @@ class _Builder:
         node = self._anchors.get(name)
         if node is None:
             message = f"the alias {shown('*' + name)} names no anchor before it"
-            raise _Stop(
+            raise Refused(
                 Problem(
                     message, line=line, column=column, hint=f"write {shown('&' + name)} before the value that it names"
                 )
@@ -306,7 +248,7 @@ class _Builder:
             elif key.text == "<<" and key.plain:
                 merged += self._sources(key, value)
             elif (name := _key(key)) in node.entries:
-                first = node.entries[name][0]
+                first, node.torn = node.entries[name][0], True
                 message = f"the key {shown(name)} is given twice; first on line {first.line}, column {first.column}"
                 self.problems.append(Problem(message, line=key.line, column=key.column, hint="keep one of the two"))
             else:

@@ -20,6 +20,7 @@ from kitaru.authoring.policy import further_attempts
 from kitaru.errors import KitaruSourceError, Problem
 from kitaru.model.address import canonical_json
 from kitaru.model.image import ImageSettings, parse_image
+from kitaru.model.image_rules import settings_flaws
 from kitaru.model.snapshot import FlowFacts
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -49,12 +50,16 @@ def _image(flow: Flow[..., Any]) -> ImageSettings | None:
     if flow.options.image is None:
         return None
     try:
-        return parse_image(flow.options.image)
+        image = parse_image(flow.options.image)
     except (ValidationError, TypeError, ValueError) as error:
         details = error.errors() if isinstance(error, ValidationError) else []
         what = "; ".join(f"{'.'.join(map(str, part['loc']))}: {part['msg']}" for part in details) or str(error)
         message = f"image= of flow {flow.name} is wrong: {what}"
         raise _problem(flow, message, "kitaru schema manifest lists the settings") from error
+    for flaw in settings_flaws(image):
+        said = f"{flaw.member}: {flaw.expected}, found {flaw.value[:80]!r}"
+        raise _problem(flow, f"image= of flow {flow.name} is wrong: {said}", flaw.hint)
+    return image
 
 
 def _problem(flow: Flow[..., Any], message: str, hint: str) -> KitaruSourceError:
