@@ -132,7 +132,9 @@ except Exception as error:
             SHAPES.replace("type(value)", "value.kind"),
             "'acme-shape' failed when it was asked: AttributeEr",
         ),
-        ("acme-shape", "def takes(v): return True\ndef write(v): return 'text'\ndef read(b): ...", "wrote no bytes"),
+        ("acme-shape", "raise SystemExit(3)", "can't be loaded: SystemExit(3)"),
+        ("acme-shape", "class Odd(BaseException): pass\nraise Odd('no seat')", "can't be loaded: Odd: no seat"),
+        ("acme-shape", SHAPES.replace("type(value)", "exit(4) or value"), "'acme-shape' failed when it was asked: Sys"),
     ],
 )
 def test_a_bad_format_is_named(tmp_path: Path, name: str, code: str, says: str) -> None:
@@ -141,10 +143,12 @@ def test_a_bad_format_is_named(tmp_path: Path, name: str, code: str, says: str) 
     install(site, name=name, code=code)
     done = python(ENCODE, site)
     assert done.stdout.startswith("KitaruValueError") and done.stdout.count(says) == 1, done.stdout + done.stderr
-    assert "wrote no bytes" in says or "Use JSON-like values" in done.stdout.partition("hint: ")[2]
+    assert "Use JSON-like values" in done.stdout.partition("hint: ")[2]
 
 
-@pytest.mark.parametrize("broken", ["import nowhere", SHAPES.replace("type(value)", "value.kind")])
+@pytest.mark.parametrize(
+    "broken", ["import nowhere", "raise SystemExit(3)", SHAPES.replace("type(value)", "value.kind")]
+)
 def test_a_bad_format_is_nothing_to_those_of_others(tmp_path: Path, broken: str) -> None:
     """Values that another package's format takes are written, told apart and read, as if the bad one were not there."""
     site = tmp_path / "site"
@@ -154,6 +158,98 @@ def test_a_bad_format_is_nothing_to_those_of_others(tmp_path: Path, broken: str)
     assert ran.stdout.strip() == "[5, 6, 7]", ran.stderr
     read = python(READ, site, str(tmp_path / "store"))
     assert read.stdout.split("\n")[:3] == ["acme-shape acme_shapes:Shape", "5", "3"], read.stderr
+
+
+TAKES_ALL = "def takes(v): return True\ndef read(b): ...\ndef write(v): "
+
+
+@pytest.mark.parametrize(
+    ("write", "says"),
+    [
+        ("return 'text'", "its write() returned str, expected bytes"),
+        ("return b''", "its write() returned no bytes"),
+        ("return v.sides", "can't write it: AttributeError: 'object' object has no attribute 'sides'"),
+        ("raise SystemExit(3)", "can't write it: SystemExit(3)"),
+    ],
+)
+def test_a_format_that_writes_badly_is_named(tmp_path: Path, write: str, says: str) -> None:
+    """The error names the format, its package and its module, and says what came instead of bytes."""
+    site = tmp_path / "site"
+    install(site, code=TAKES_ALL + write)
+    said = python(ENCODE, site).stdout
+    whole = (
+        f"can't be stored: the format 'acme-shape' of package acme_shapes (acme_shapes){':' * ('its' in says)} {says}"
+    )
+    assert said.startswith("KitaruValueError it (object)") and whole in said, said
+    assert "Mend that package" in said and "Use JSON-like" not in said
+
+
+FAILING = """
+import sys
+from pathlib import Path
+from tests.execution_lab import Lab
+from kitaru import checkpoint, flow
+from kitaru.errors import KitaruExecutionError
+import acme_shapes
+
+@checkpoint
+def make():
+    return acme_shapes.Shape(5)
+
+@flow
+def main():
+    make()
+
+lab = Lab(Path(sys.argv[1]))
+exec_id = lab.open(main)
+try:
+    lab.go_on(main, exec_id)
+except KitaruExecutionError:
+    print(lab.load(exec_id).checkpoints[0].failure.traceback)
+"""
+
+
+def test_the_recorded_traceback_shows_where_a_format_failed(tmp_path: Path) -> None:
+    """A ``write`` that raises leaves its own frames, and nothing of how Kitaru came to call it."""
+    site = tmp_path / "site"
+    install(site, code=SHAPES.replace('return b"shape:%d" % value.sides', "raise OSError('disk of the format')"))
+    told = python(FAILING, site, str(tmp_path / "store")).stdout
+    assert 'acme_shapes.py", line 10, in write' in told and "OSError: disk of the format" in told, told
+    assert "direct cause" in told and "During handling" not in told and "core/formats" not in told
+    assert "the format 'acme-shape' of package acme_shapes (acme_shapes) can't write it: OSError: disk of" in told
+
+
+def test_a_format_that_can_t_read_is_named(tmp_path: Path) -> None:
+    """The value is there, and its format fails on it: the error says which, and how."""
+    site = tmp_path / "site"
+    install(site)
+    assert python(RUN, site, str(tmp_path / "store")).returncode == 0
+    for broken, says in (("raise OSError('cut')", "OSError: cut"), ("raise SystemExit(1)", "SystemExit(1)")):
+        (site / "acme_shapes.py").write_text(SHAPES.replace('return Shape(int(body.partition(b":")[2]))', broken))
+        read = python(READ, site, str(tmp_path / "store"))
+        said = "can't be read back: the format 'acme-shape' of package acme_shapes (acme_shapes) can't read it: "
+        assert f"KitaruValueError: it was stored as acme_shapes:Shape and {said}{says}" in read.stderr
+        assert 'acme_shapes.py", line 13, in read' in read.stderr
+
+
+def test_ctrl_c_in_a_format_is_not_its_failure(tmp_path: Path) -> None:
+    """What only happened to come while the package was loaded ends the run, and the package is used by the next."""
+    site = tmp_path / "site"
+    install(site, code="import os, signal\nif 'CUT' in os.environ: os.kill(os.getpid(), signal.SIGINT)\n" + SHAPES)
+    code = """
+    import os
+    from kitaru.core.codecs import encode
+    from kitaru.core.formats import installed_format
+    os.environ["CUT"] = "1"
+    try:
+        installed_format(object())
+    except KeyboardInterrupt:
+        print("stopped")
+    del os.environ["CUT"]
+    import acme_shapes
+    print(encode(acme_shapes.Shape(3), subject="it").body)
+    """
+    assert python(code, site).stdout.split() == ["stopped", "b'shape:3'"]
 
 
 def test_what_was_stored_in_a_format_that_broke_says_why_it_is_not_read(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from kitaru import KitaruClient, checkpoint, flow
 from kitaru.authoring.flow import Flow
-from kitaru.client.handle import plain_value
+from kitaru.client.reading import plain_value
 from kitaru.core.codecs import encode
 from kitaru.core.replay_plan import Changes, plan_replay
 from kitaru.engine import values

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from kitaru.authoring.conversion import Mismatch, convert, describe, fits, is_kind
+from kitaru.authoring.returned import returned_schema
 from kitaru.errors import KitaruInputError, KitaruUsageError, KitaruValueError, Problem
 
 _EMPTY = inspect.Parameter.empty
@@ -115,6 +116,11 @@ class Parameters:
         """``inputs`` as the positional and named arguments of a call."""
         only = [item.name for item in self.signature.parameters.values() if item.kind is item.POSITIONAL_ONLY]
         return tuple(inputs[name] for name in only), {name: item for name, item in inputs.items() if name not in only}
+
+    @cached_property
+    def returned(self) -> dict[str, Any] | None:
+        """What is returned, as a JSON Schema, whose title is the annotation as written; None where nothing is known."""
+        return returned_schema(self.annotations.get("return", Any))
 
     def result_fits(self, value: Any) -> bool:
         """Whether ``value`` is what the return annotation says; True where there is none."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from kitaru.client.handle import read_value
+from kitaru.client.reading import plain_value, read_value
 from kitaru.client.session import Session
 from kitaru.engine.artifacts import find, read_artifacts, select
 from kitaru.model.notes import Artifact
@@ -64,9 +64,14 @@ class ArtifactRef:
         """As they were given."""
         return tuple(self.record.tags)
 
-    def load(self) -> Any:
-        """The value: as its own type where this process can import that, else as plain data."""
-        return read_value(self._session, self.record.value, f"artifact {self.name!r}")
+    def load(self, *, as_plain: bool = False) -> Any:
+        """The value as its own type, ``KitaruValueError`` where this process can't import that; ``as_plain``: as
+        JSON-like data, whatever its type was.
+        """
+        subject = f"artifact {self.name!r}"
+        if as_plain:
+            return plain_value(self._session, self.record.value, subject)
+        return read_value(self._session, self.record.value, subject, exec_id=self.exec_id)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data, the value's record included."""

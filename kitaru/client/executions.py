@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from kitaru import wiring
 from kitaru.client import answers
-from kitaru.client.handle import FlowHandle, plain_value, read_value, waiting_error
+from kitaru.client.handle import FlowHandle, waiting_error
+from kitaru.client.reading import plain_value, read_value
 from kitaru.client.session import Session
-from kitaru.engine.journal import read_entries
 from kitaru.engine.logs import read_newest
 from kitaru.errors import KitaruError, KitaruStateError, KitaruUsageError
 from kitaru.model import address
@@ -170,13 +170,18 @@ class ExecutionsClient:
         found: Sequence[CacheReport] = explain(self._session.store, self._session.project, self.get(exec_id))
         return found
 
-    def result(self, execution: Execution | str) -> Any:
-        """The result of a completed execution, or of the one of that id, as its own type where that can be imported
-        here; None for one that has none.
+    def result(self, execution: Execution | str, *, as_plain: bool = False) -> Any:
+        """The result of a completed execution, or of the one of that id; None for one that has none.
+
+        As its own type, ``KitaruValueError`` where that can't be imported here; ``as_plain``: as JSON-like data,
+        whatever its type was.
         """
         if isinstance(execution, str):
             execution = self.get(execution)
-        return self.value(execution.output, f"the result of {execution.flow_name}")
+        subject = f"the result of {execution.flow_name}"
+        if as_plain or execution.output is None:
+            return self.value(execution.output, subject, as_plain=as_plain)
+        return read_value(self._session, execution.output, subject, exec_id=execution.exec_id)
 
     def value(self, value: Value | None, subject: str, *, as_plain: bool = False) -> Any:
         """A stored value of an execution; ``as_plain``: as JSON-like data, whatever its type was."""
@@ -195,15 +200,15 @@ class ExecutionsClient:
         code no longer makes the recorded calls.
         """
         session = self._session
-        execution = self.get(exec_id)
+        # Taken over as it was judged: whoever else went on with it meanwhile is met before any code runs.
+        execution, entries = session.executions.get_recorded(exec_id)
         self._must_be_open(execution)
         if execution.snapshot is None and flow is None:
             flow = self._running.source_of(execution)
         # Made for an earlier try, which ended without it.
         session.store.remove(address.cancel_request(session.project, execution.exec_id))
-        entries = read_entries(session.store, session.project, execution.exec_id)
         if flow is not None and execution.snapshot is None:
-            return self._running.in_thread(flow, execution.exec_id, entries)
+            return self._running.in_thread(flow, execution.exec_id, entries, takes_over=True)
         launched = self._relaunch(execution, entries)
         return FlowHandle(session, execution.exec_id, launched, resumed_after=len(entries))
 
@@ -356,6 +361,7 @@ class ExecutionsClient:
             store_url=session.store.url,
             snapshot=session.snapshot_body(execution),
             journal_head=entries,
+            takes_over=True,
         )
         runner = wiring.runner_for_order(session.settings, order, session.reporter)
         # Late: the invoker brings pydantic, as the runner's snapshot just did; a script that runs flows needs neither.

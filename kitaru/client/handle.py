@@ -9,13 +9,13 @@ from contextlib import nullcontext, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from kitaru.client.reading import plain_value, read_value
 from kitaru.client.session import Session
 from kitaru.engine import journal
 from kitaru.engine.capture import apart, cleared_by
 from kitaru.engine.halting import Left
 from kitaru.engine.journal import Fenced
 from kitaru.engine.logs import read_on
-from kitaru.engine.values import get, get_plain
 from kitaru.errors import (
     KitaruCancelledError,
     KitaruDivergenceError,
@@ -25,13 +25,10 @@ from kitaru.errors import (
     KitaruStoreError,
     KitaruTimeoutError,
     KitaruUserCodeError,
-    KitaruValueError,
 )
 from kitaru.model import address
-from kitaru.model.event import Value
 from kitaru.model.execution import Execution, fold
 from kitaru.model.log_line import LogLine
-from kitaru.model.recorded import JSON_FORMATS
 from kitaru.model.wait import told_apart
 
 if TYPE_CHECKING:
@@ -89,16 +86,17 @@ class FlowHandle:
         """Read afresh: ``pending``, ``running``, ``waiting``, ``completed``, ``failed``, ``cancelled`` or ``lost``."""
         return self._session.executions.get(self.exec_id).status
 
-    def wait(self, timeout: float | None = None) -> Any:
-        """Block until the execution ends, and return its result.
+    def wait(self, timeout: float | None = None, *, as_plain: bool = False) -> Any:
+        """Block until the execution ends, and return its result; ``as_plain``: as JSON-like data, whatever its type.
 
         ``timeout`` in seconds: ``KitaruTimeoutError`` then, while the execution goes on. ``KitaruExecutionError`` (or a
         subclass) when it failed; ``KitaruStateError`` when its runner is gone, or left because it waits for an answer.
+        ``KitaruValueError`` for a result of a type that can't be imported here, unless ``as_plain``.
         """
         with cleared_by(self._printed) if self._printed is not None else nullcontext():
-            return self._wait(timeout)
+            return self._wait(timeout, as_plain)
 
-    def _wait(self, timeout: float | None) -> Any:
+    def _wait(self, timeout: float | None, as_plain: bool) -> Any:
         deadline = None if timeout is None else time.monotonic() + timeout
         if self._hosted is not None:
             self._begin(here=timeout is None and threading.current_thread() is threading.main_thread())
@@ -106,17 +104,17 @@ class FlowHandle:
             if not self._until_settled(deadline):
                 raise self._too_late(timeout)
             if self._outcome:
-                return self._outcome[0]
+                return self._result(self._read(), as_plain) if as_plain else self._outcome[0]
             error = self._error[0]
             # It goes on elsewhere once another runner has taken over, or when somebody answers.
             if not isinstance(error, (Fenced, Left)):
                 raise error
-        return self._result(self._follow(deadline, timeout))
+        return self._result(self._follow(deadline, timeout), as_plain)
 
-    def get(self) -> Any:
-        """The result of an execution that has ended. ``KitaruStateError`` while it has not."""
+    def get(self, *, as_plain: bool = False) -> Any:
+        """The result of an execution that has ended, as ``wait`` gives it. ``KitaruStateError`` while it has not."""
         if self._settled.is_set():
-            return self.wait()
+            return self.wait(as_plain=as_plain)
         if self._hosted is not None:
             self._begin(here=False)
         execution = self._read()
@@ -124,7 +122,7 @@ class FlowHandle:
             raise KitaruStateError(
                 f"{self.exec_id} has not ended, it is {self.status}", hint="wait() blocks until it ends"
             )
-        return self._result(execution)
+        return self._result(execution, as_plain)
 
     def logs(self, *, follow: bool = False) -> Iterator[LogLine]:
         """The lines that the execution printed or logged; ``follow`` goes on until it ends.
@@ -334,12 +332,15 @@ class FlowHandle:
             hint=f"kitaru executions get {self.exec_id}",
         )
 
-    def _result(self, execution: Execution) -> Any:
+    def _result(self, execution: Execution, as_plain: bool) -> Any:
         if execution.status != "completed":
             raise failure_of(execution)
         if execution.output is None:
             return None
-        return read_value(self._session, execution.output, f"the result of {execution.flow_name}")
+        subject = f"the result of {execution.flow_name}"
+        if as_plain:
+            return plain_value(self._session, execution.output, subject)
+        return read_value(self._session, execution.output, subject, exec_id=execution.exec_id)
 
 
 def waiting_error(execution: Execution) -> KitaruStateError:
@@ -351,22 +352,6 @@ def waiting_error(execution: Execution) -> KitaruStateError:
         f"{execution.exec_id} waits for an answer to {asked}",
         hint=f"kitaru executions input {execution.exec_id}{chosen} --value JSON",
     )
-
-
-def read_value(session: Session, value: Value, subject: str) -> Any:
-    """A stored value: as its own type where this process can import that, else as plain data."""
-    try:
-        return get(session.store, session.project, value, subject=subject, checked=True)
-    except KitaruValueError as error:
-        if not isinstance(error.__cause__, ModuleNotFoundError):
-            raise
-        return plain_value(session, value, subject)
-
-
-def plain_value(session: Session, value: Value, subject: str) -> Any:
-    """A stored value as plain data, whatever its type was."""
-    read = get_plain if value.format in JSON_FORMATS else get
-    return read(session.store, session.project, value, subject=subject, checked=True)
 
 
 def failure_of(execution: Execution) -> KitaruExecutionError:

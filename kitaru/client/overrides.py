@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from kitaru import wiring
 from kitaru.client.answers import check_fits
-from kitaru.client.handle import plain_value
+from kitaru.client.reading import plain_value
 from kitaru.client.session import Session
 from kitaru.core.replay_plan import CHECKPOINT, WAIT, must_be_known
 from kitaru.errors import KitaruInputError, KitaruUsageError, KitaruWaitValidationError
-from kitaru.model.event import Value
+from kitaru.model.event import CheckpointFailed, Event, Value
 from kitaru.model.execution import Execution
 from kitaru.model.recorded import JSON_FORMATS
 
@@ -59,12 +60,14 @@ def check_results(
     original: Execution,
     results: Mapping[str, Any],
     flow: Flow[..., Any] | None,
-    there: Collection[str] = (),
+    there: Collection[str],
+    returned: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """``KitaruInputError`` for a result that is not what the checkpoint returns.
 
     That is what its return annotation says, where ``flow`` runs from source. A version does not record annotations:
     there a result must be of the kind (text, number, object, …) of one that the execution recorded; null always may be.
+    Of a checkpoint that has none, as it failed, ``returned`` says what its own code returns: see ``failed_returns``.
     Of a checkpoint that the execution did not call, and that the code to run has (``there``), nothing else is known.
     """
     names = [call.name for call in original.checkpoints]
@@ -76,13 +79,23 @@ def check_results(
         recorded = [call.output for call in original.checkpoints if call.name == name and call.output is not None]
         if name in annotations:
             wrong = _mismatch(value, annotations[name])
+        elif name in returned and not recorded:
+            wrong = _unlike(value, returned[name])
         else:
             wrong = _other_kind(session, name, value, recorded)
         if wrong:
             example = _example(session, name, recorded)
-            raise KitaruInputError(
-                f"--override {CHECKPOINT}{name}: {wrong}", hint=f"its recorded result is: {example}" if example else ""
-            )
+            other = f"its recorded result is: {example}" if example else f"--override {CHECKPOINT}{name}=JSON"
+            raise KitaruInputError(f"--override {CHECKPOINT}{name}: {wrong}", hint=other)
+
+
+def failed_returns(events: Iterable[Event]) -> dict[str, dict[str, Any]]:
+    """By checkpoint, what a call that failed would have returned, as a JSON Schema, where its failure records that."""
+    return {
+        event.name: event.returns
+        for event in events
+        if isinstance(event, CheckpointFailed) and event.returns is not None
+    }
 
 
 def _annotations(flow: Flow[..., Any]) -> dict[str, Any]:
@@ -98,6 +111,12 @@ def _mismatch(value: Any, annotation: Any) -> str:
     except conversion.Mismatch as mismatch:
         return str(mismatch)
     return ""
+
+
+def _unlike(value: Any, schema: Mapping[str, Any]) -> str:
+    if not wiring.check_answer(dict(schema), value):
+        return ""
+    return f"expected {schema.get('title', 'another')}, as its code returns it, got {_kind_of(value)} {_shown(value)}"
 
 
 def _other_kind(session: Session, name: str, value: Any, recorded: list[Value]) -> str:

@@ -8,8 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from kitaru import wiring
-from kitaru.client.handle import FlowHandle, plain_value, read_value
-from kitaru.client.overrides import check_answers, check_results, told_apart
+from kitaru.client.handle import FlowHandle
+from kitaru.client.overrides import check_answers, check_results, failed_returns, told_apart
+from kitaru.client.reading import plain_value, read_value
 from kitaru.client.session import Session
 from kitaru.core.replay_plan import Changes, failing_calls, on_its_way, plan_replay
 from kitaru.engine.journal import Journal, read_entries, read_events
@@ -106,7 +107,8 @@ class Replays:
             failing=failing_calls(events, original),
         )
         plan = plan_replay(*on_its_way(events, original), cut=cut, changes=changes)
-        check_results(session, original, results, flow, changes.there)
+        returned = failed_returns(events) if same_code else {}
+        check_results(session, original, results, flow, changes.there, returned)
         return Replay(original, plan, events, results, answers, inputs, released, flow, same_code)
 
     def _gone(self, original: Execution, released: Released) -> set[str]:

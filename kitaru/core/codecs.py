@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kitaru.core import blocks
-from kitaru.core.formats import BadFormat, Format, builtin_format, format_named, installed_format
+from kitaru.core.formats import BadFormat, Format, builtin_format, format_named, installed_format, written
 from kitaru.core.plain import plain
 from kitaru.core.typed_json import TAG, Loose, Unstorable, from_tree, is_plain, to_tree, type_name
 from kitaru.errors import KitaruFeatureNotAvailableError, KitaruIntegrityError, KitaruValueError
@@ -78,22 +78,20 @@ def encode(
     what can't be stored.
     """
     named = type_name(type(value)) if typed else ""
+    form: Format | None = None
     unasked: tuple[str, ...] = ()
     try:
-        try:
-            return _encode(value, named, serializer, inline_limit)
-        except Unstorable:
-            form, unasked = installed_format(value)
-            if form is None:
-                raise
-            return _encode_added(form, value, named, inline_limit)
+        return _encode(value, named, serializer, inline_limit)
     except Unstorable as error:
+        form, unasked = installed_format(value)
         where = "" if error.kind is type(value) else f" holds a {type_name(error.kind)}, which"
         problem = f"{where} can't be stored: {error.advice}"
     except RecursionError:
         problem = " can't be stored: it contains itself, or is nested too deeply"
     except Exception as error:
         problem = f" can't be stored: {error}"
+    if form is not None:  # not while an exception is handled: the traceback of one that fails would tell of that, too
+        return _encode_added(form, value, named, inline_limit, subject)
     raise KitaruValueError(
         f"{subject} ({type_name(type(value))}){problem}",
         hint=f"Use JSON-like values, dataclasses, pydantic models, bytes, text, arrays or data frames; or {way_out}"
@@ -112,6 +110,11 @@ def decode(value: Value, body: Body | None, *, subject: str, home: str = "") -> 
         return _decode(value, whole, home)
     except KitaruFeatureNotAvailableError:
         raise
+    except BadFormat as error:
+        raise KitaruValueError(
+            f"{subject} was stored as {value.type} and can't be read back: {error}",
+            hint="Mend that package, or install the release of it that wrote the value.",
+        ) from error.__cause__
     except Exception as error:
         raise KitaruValueError(
             f"{subject} was stored as {value.type or value.format} and can't be read back: {error}",
@@ -300,11 +303,16 @@ def _encode(value: Any, named: str, serializer: str | None, inline_limit: int) -
     return _encode_json(value, named, inline_limit)
 
 
-def _encode_added(form: Format, value: Any, named: str, inline_limit: int) -> Encoded:
-    """As a format of another package writes it."""
-    body = form.write(value)
-    if type(body) is not bytes or not body:
-        raise BadFormat(f"the format {form.name!r} wrote no bytes")
+def _encode_added(form: Format, value: Any, named: str, inline_limit: int, subject: str) -> Encoded:
+    """As a format of another package writes it. ``KitaruValueError``, with the format's own error as its cause."""
+    try:
+        body = written(form, value)
+    except BadFormat as error:
+        raise KitaruValueError(
+            f"{subject} ({type_name(type(value))}) can't be stored: {error}",
+            hint="Mend that package, or make of the value what needs no format: "
+            "JSON-like values, dataclasses, pydantic models, bytes or text.",
+        ) from error.__cause__
     return _raw(form.name, body, named, inline_limit)
 
 

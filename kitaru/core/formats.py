@@ -14,7 +14,8 @@ an object with three functions::
 
 The entry point's name is what is recorded with each value, so it must stay. It is asked for values that nothing built
 in takes: no JSON, no bytes or text, no dataclass or model. Packages are looked for when the first such value comes.
-One that can't be used matters only for values that nothing else takes: their error names it.
+One that can't be used matters only for values that nothing else takes: their error names it. So does the error of a
+value that a format takes and can't write, or read.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class Format:
     module: str
     lay_out: Callable[[Any], Body] | None = None
     """As ``write``, with the value's own memory where it is stored as it lies: for a value that nobody changes then."""
+    origin: str = ""
+    """Of one that another package brings: its name, its package and what the entry point names, for errors."""
 
     def body(self, value: Any) -> Body:
         """The bytes that are stored, copied no more often than they have to be."""
@@ -252,7 +255,7 @@ RESERVED = frozenset({*JSON_FORMATS, "text", "bytes", "pickle", *(form.name for 
 
 
 class BadFormat(TypeError):
-    """What an installed package's format gave can't be used; the message says which, and why."""
+    """An installed package's format failed, or gave what can't be used; the message says which, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,9 +274,63 @@ def installed_format(value: Any) -> tuple[Format | None, tuple[str, ...]]:
         try:
             if form.takes(value):
                 return form, tuple(wrong)
-        except Exception as error:  # one package's mistake is nothing to the values of others
-            wrong.append(f"the format {form.name!r} failed when it was asked: {type(error).__name__}: {error}")
+        except BaseException as error:  # one package's mistake is nothing to the values of others
+            if _is_signal(error):
+                raise
+            wrong.append(f"the format {form.name!r} failed when it was asked: {_told(error)}")
     return None, tuple(wrong)
+
+
+def written(form: Format, value: Any) -> bytes:
+    """The bytes that another package's format makes of ``value``; ``BadFormat`` for anything else."""
+    body: Any = form.write(value)
+    if type(body) is not bytes:
+        raise BadFormat(f"{form.origin}: its write() returned {type(body).__name__}, expected bytes")
+    if not body:
+        raise BadFormat(f"{form.origin}: its write() returned no bytes, which nothing can be read back from")
+    return body
+
+
+def _added(name: str, whose: str, point: str, made: Any) -> Format:
+    """``made``, a module or an object, as a format: ``AttributeError`` where it lacks one of the three functions."""
+    origin = f"{whose} ({point})"
+    write, read = made.write, made.read
+    return Format(
+        name,
+        made.takes,
+        lambda value: _tried(write, value, f"{origin} can't write it"),
+        lambda body: _tried(read, body, f"{origin} can't read it"),
+        module="",
+        origin=origin,
+    )
+
+
+def _tried(function: Callable[[Any], Any], argument: Any, problem: str) -> Any:
+    try:
+        return function(argument)
+    except BaseException as error:
+        if _is_signal(error):
+            raise
+        raise BadFormat(f"{problem}: {_told(error)}") from error
+
+
+def _is_signal(error: BaseException) -> bool:
+    """Whether it only happened to come there: Ctrl-C, or whatever tells the flow or its process to stop."""
+    if isinstance(error, Exception):
+        return False
+    if isinstance(error, SystemExit):
+        return type(error) is not SystemExit
+    homes = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return isinstance(error, KeyboardInterrupt) or not homes.isdisjoint(("kitaru", "asyncio"))
+
+
+def _told(error: BaseException) -> str:
+    kind = type(error).__name__
+    try:
+        said = repr(error.code) if isinstance(error, SystemExit) else str(error)
+    except Exception:  # somebody's __str__ is broken, too
+        said = ""
+    return f"{kind}({said})" if isinstance(error, SystemExit) else f"{kind}: {said}".removesuffix(": ")
 
 
 @cache
@@ -293,11 +350,10 @@ def _installed() -> _Installed:
             found.broken[name] = f"{whose} has a name that is taken"
             continue
         try:
-            made = point.load()
-            form = Format(name, made.takes, made.write, made.read, "")
-        except Exception as error:  # whatever somebody's module does while it is imported
-            kind = "" if isinstance(error, (ImportError, AttributeError)) else f"{type(error).__name__}: "
-            found.broken[name] = f"{whose} can't be loaded: {kind}{error}"
-        else:
-            found.formats[name] = form
+            found.formats[name] = _added(name, whose, point.value, point.load())
+        except BaseException as error:  # whatever somebody's module does while it is imported
+            if _is_signal(error):
+                raise
+            said = str(error) if isinstance(error, (ImportError, AttributeError)) else _told(error)
+            found.broken[name] = f"{whose} can't be loaded: {said}"
     return found

@@ -53,6 +53,10 @@ class Unstorable(TypeError):
         self.advice = advice
 
 
+class TypeGone(LookupError):
+    """The class of a stored value can't be found by its name: here, or any more."""
+
+
 def is_plain(value: Any) -> bool:
     """Whether ``value`` is made of exact JSON types only, so that JSON gives back an equal value of the same types."""
     kind = type(value)
@@ -126,7 +130,7 @@ def type_name(kind: type) -> str:
 
 
 def find_class(name: str, home: str) -> type:
-    """The class that ``type_name`` named. ``LookupError`` where it is no longer there.
+    """The class that ``type_name`` named. ``TypeGone`` where it is not there.
 
     ``home``: the module of the code that made the value. It is asked first where the recorded module is not loaded: the
     same file has another module name as a script, and again when a runner loads it.
@@ -144,7 +148,7 @@ def find_class(name: str, home: str) -> type:
             continue
         if isinstance(found, type) and (place == module or found.__module__ == place):
             return found
-    raise LookupError(f"its type {name} can't be found any more ({problem})")
+    raise TypeGone(f"its type {name} can't be found ({problem})")
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ def _offer(
         "notes": notes,
     }
     if isinstance(event, CheckpointFailed):
-        return FailureOffered(error=event.error, **shared)
+        return FailureOffered(error=event.error, returns=event.returns, **shared)
     return CheckpointOffered(output=event.output, **shared)
 
 
@@ -144,6 +144,7 @@ def taken_events(
             error=offer.error,
             retry=False,
             original_call_id=offer.call,
+            returns=offer.returns,
         )
     assert taken.output is not None
     return notes, CheckpointCompleted(

@@ -135,7 +135,10 @@ class CheckpointOffered(Event):
 
 @record(kw_only=True)
 class FailureOffered(Event):
-    """As ``CheckpointOffered``, of a call that failed for good, and whose failure the body went on from."""
+    """As ``CheckpointOffered``, of a call that failed for good, and whose failure the body went on from.
+
+    ``returns``: as for ``CheckpointFailed``.
+    """
 
     kind: Literal["failure_offered"] = "failure_offered"
     at: str
@@ -146,13 +149,16 @@ class FailureOffered(Event):
     error: Failure
     movable: bool = False
     notes: list[dict[str, Any]] = field(default_factory=list)
+    returns: dict[str, Any] | None = None
 
 
 @record(kw_only=True)
 class CheckpointFailed(Event):
     """An attempt of a call failed; ``retry`` says whether another one follows by itself.
 
-    ``original_call_id``: the call of the replayed execution whose failure this is; nothing was run.
+    ``original_call_id``: the call of the replayed execution whose failure this is; nothing was run. ``returns``: of one
+    that failed for good, what a result of it would be, as a JSON Schema whose title is the return annotation; None
+    where that is not known.
     """
 
     kind: Literal["checkpoint_failed"] = "checkpoint_failed"
@@ -166,6 +172,7 @@ class CheckpointFailed(Event):
     error: Failure
     retry: bool
     original_call_id: str | None = None
+    returns: dict[str, Any] | None = None
 
 
 @record(kw_only=True)

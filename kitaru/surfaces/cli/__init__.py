@@ -15,6 +15,7 @@ from kitaru._version import __version__
 from kitaru.errors import KitaruError, KitaruUsageError
 from kitaru.surfaces.cli import ci, consumer, deploy, executions, history, importing, interventions, producer, routes
 from kitaru.surfaces.cli import store as store_commands
+from kitaru.surfaces.cli.given_once import refuse_doubles
 from kitaru.surfaces.cli.options import OutputOption
 from kitaru.surfaces.cli.terminal import NOT_APPLIED, Output, progress, terminal
 
@@ -86,6 +87,7 @@ def assemble(*names: str) -> typer.Typer:
             made.command(name)(COMMANDS[name])
         else:
             made.add_typer(GROUPS[name], name=name)
+    refuse_doubles(made)
     return made
 
 

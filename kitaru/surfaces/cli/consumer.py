@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kitaru.errors import KitaruError, KitaruSelectorError
+from kitaru.errors import KitaruError, KitaruFeatureNotAvailableError, KitaruSelectorError, KitaruValueError
 from kitaru.surfaces.cli.options import (
     FlowArgument,
     InputOption,
@@ -125,6 +125,7 @@ def _finish(client: Any, handle: Any, timeout: float | None) -> None:
     """Wait, then show the result; an execution that failed is shown as such, with exit code 1."""
     waits = import_module("kitaru.surfaces.views.waits_text")
     live = LiveLine(quiet=terminal.json)
+    value, unread = None, None
 
     def tell(execution: Any) -> None:
         live.give_way()
@@ -138,7 +139,7 @@ def _finish(client: Any, handle: Any, timeout: float | None) -> None:
         )
     try:
         try:
-            handle.wait(timeout)
+            value = handle.wait(timeout, as_plain=True)
         finally:
             live.give_way()
     except KeyboardInterrupt:
@@ -148,16 +149,22 @@ def _finish(client: Any, handle: Any, timeout: float | None) -> None:
         else:
             terminal.note(f"\nno longer waiting; look: kitaru executions get {handle.exec_id}")
         raise typer.Exit(130) from None
+    except (KitaruValueError, KitaruFeatureNotAvailableError) as error:
+        if client.executions.get(handle.exec_id).status != "completed":
+            raise
+        unread = error  # a frame, say, where its library is not installed: the execution is none the worse for it
     except KitaruError as error:
         if not hasattr(error, "failure_origin"):
             raise
         _show_failure(client, handle, error)
         raise typer.Exit(error.exit_code) from None
     execution = client.executions.get(handle.exec_id)
-    value = client.executions.value(execution.output, "the result", as_plain=True)
+    if unread is not None:
+        terminal.note(f"it completed; its result can't be shown here: {unread.message}\nhint: {unread.hint}")
     if terminal.json:
-        terminal.item({**execution.summary(), "result": value})
-    else:
+        problem = {"result_error": unread.message} if unread is not None else {}
+        terminal.item({**execution.summary(), "result": value, **problem})
+    elif unread is None:
         view = import_module("kitaru.surfaces.views.executions_text")
         terminal.lines([view.result_text(value)])
 

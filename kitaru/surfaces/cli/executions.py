@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kitaru.errors import KitaruStateError, KitaruUsageError
+from kitaru.errors import KitaruFeatureNotAvailableError, KitaruStateError, KitaruUsageError, KitaruValueError
 from kitaru.surfaces.cli.consumer import _finish
 from kitaru.surfaces.cli.options import (
     Place,
@@ -86,7 +86,10 @@ def get(
         return
 
     def read(value: Any) -> Any:
-        return client.executions.value(value, f"a value of {execution.exec_id}", as_plain=True)
+        try:
+            return client.executions.value(value, "the value", as_plain=True)
+        except (KitaruValueError, KitaruFeatureNotAvailableError) as error:  # the rest can be shown all the same
+            return f"not shown: {error.message}"
 
     if html is not None:
         _write_page(client, execution, read, html)
@@ -193,6 +196,10 @@ def retry(
     version that it started with; one that began from source runs here, in this process, on what the code is now. To go
     on with one that was answered, interrupted or whose runner died, use resume; to run it on new code or with other
     inputs, replay.
+
+    Of the checkpoints that failed, those run again by which the flow failed: whose error left its body, or is what that
+    error was raised from, or while handling. Where the body raised an error of its own, apart from theirs, all that
+    failed run again. Any other failure that the body caught stays, and is met again.
     """
     client = at.connect()
     _go_on(client, client.executions.retry(exec_id), wait=wait, timeout=timeout)

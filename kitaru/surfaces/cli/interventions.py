@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from importlib import import_module
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from kitaru.errors import KitaruError, KitaruUsageError, KitaruWaitValidationError
+from kitaru.model.json_text import KeyGivenTwice, parse_json
 from kitaru.model.wait import told_apart
 from kitaru.surfaces.cli.consumer import _finish
 from kitaru.surfaces.cli.executions import ExecArgument, app
@@ -155,7 +157,9 @@ def _ask(client: Any, exec_id: str, name: str | None) -> Any:
 def _json(text: str, option: str, before: str = " ") -> Any:
     """``before``: what stands between the option and its value where it is typed."""
     try:
-        return json.loads(text)
+        return parse_json(text)
+    except KeyGivenTwice as error:
+        raise KitaruUsageError(f"{option}: {error}", hint="keep one of the two") from error
     except ValueError as error:
         raise KitaruUsageError(
             f"{option} is not JSON: {error}", hint=f"""a text needs its quotes: {option}{before}'"yes, go on"'"""
@@ -227,7 +231,7 @@ def replay(
     asked: dict[str, Any] = {
         "from_": from_,
         "args": parse_inputs(args, "--args") if args is not None else None,
-        "overrides": dict(_override(text) for text in override or ()),
+        "overrides": _overrides(override or ()),
         "version": version,
         "tag": tag,
     }
@@ -257,6 +261,23 @@ def _tell_unused(client: Any, exec_id: str, *, given: bool) -> None:
         execution = client.executions.get(exec_id)
         if execution.unused_overrides:
             terminal.note(import_module("kitaru.surfaces.views.executions_text").unused_line(execution))
+
+
+def _overrides(texts: Iterable[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in map(_override, texts):
+        if name in found and not _same(found[name], value):
+            raise KitaruUsageError(
+                f"--override {name} is given twice, as {json.dumps(found[name])} and as {json.dumps(value)}",
+                hint="leave one of them out: every call of a checkpoint gets the same result",
+            )
+        found[name] = value
+    return found
+
+
+def _same(left: Any, right: Any) -> bool:
+    """Whether the two are one JSON value: ``true`` is not 1."""
+    return json.dumps(left, sort_keys=True) == json.dumps(right, sort_keys=True)
 
 
 def _override(text: str) -> tuple[str, Any]:

@@ -1,0 +1,43 @@
+"""Stored values for whoever asks the client: as their own types, or as plain data where these are not at hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kitaru.client.session import Session
+from kitaru.core.typed_json import TypeGone
+from kitaru.engine.values import get, get_plain
+from kitaru.errors import KitaruValueError
+from kitaru.model.event import Value
+from kitaru.model.recorded import JSON_FORMATS
+
+IMPORTABLE = (
+    "to have it as its own type, make the module of that importable here (the flow's project installed, or its "
+    "folder on PYTHONPATH), and the libraries that it uses"
+)
+
+
+def read_value(session: Session, value: Value, subject: str, *, exec_id: str = "EXEC") -> Any:
+    """A stored value as its own type. ``KitaruValueError`` where this process can't import that, with the way to have
+    it as plain data; ``exec_id`` is of the execution that holds it.
+    """
+    try:
+        return get(session.store, session.project, value, subject=subject, checked=True)
+    except KitaruValueError as error:
+        if not isinstance(error.__cause__, (TypeGone, ImportError)):
+            raise
+        hint = f"Nothing is lost: {IMPORTABLE}."
+        if value.format in JSON_FORMATS:
+            asked = "as_plain=True, as in client.executions.result(id, as_plain=True)"
+            hint += f" As plain data: {asked}, or kitaru executions get {exec_id}."
+        raise KitaruValueError(error.message, hint=hint) from error.__cause__
+
+
+def plain_value(session: Session, value: Value, subject: str) -> Any:
+    """A stored value as plain data, whatever its type was.
+
+    What has no JSON form (a frame, a pickle) is read as it is: ``KitaruValueError`` where its library is not here.
+    """
+    if value.format in JSON_FORMATS:
+        return get_plain(session.store, session.project, value, subject=subject, checked=True)
+    return read_value(session, value, subject)
