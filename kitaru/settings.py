@@ -110,10 +110,13 @@ def lease_seconds(environ: Mapping[str, str]) -> float:
 
 
 def actor(environ: Mapping[str, str], git_actor: str = "") -> str:
-    """Who acts: what CI says, what Git is told, or the user of this machine."""
-    for name in ("KITARU_ACTOR", "GITHUB_ACTOR", "GITLAB_USER_LOGIN"):
-        if environ.get(name):
-            return environ[name]
+    """Who acts: what CI says, what Git is told, or the user of this machine.
+
+    Git is told by its variables before its configuration (``git_actor``): whoever commits under a name acts under it.
+    """
+    for name in ("KITARU_ACTOR", "GITHUB_ACTOR", "GITLAB_USER_LOGIN", "GIT_COMMITTER_NAME", "GIT_AUTHOR_NAME"):
+        if found := environ.get(name, "").strip():
+            return found
     if git_actor:
         return git_actor
     import getpass  # Late: it brings the terminal's machinery, and only who acts needs a name.

@@ -256,6 +256,7 @@ GREETER = MANIFEST.replace("  agent:\n    target: flows/work.py:agent", "  greet
 def monorepo(repository: Repository) -> tuple[Repository, KitaruClient, KitaruClient]:
     """Two manifests of one repository, in folders of their own, that share a project and a store."""
     flows = (repository.folder / "flows/work.py").read_text()
+    repository.change("kitaru.yaml", "project: research", "project: another")
     store = f"store: file://{repository.store_folder}"
     for folder, manifest in (("services/a", MANIFEST), ("services/b", GREETER)):
         repository.write(f"{folder}/flows/work.py", flows)

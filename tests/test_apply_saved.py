@@ -23,7 +23,7 @@ from kitaru.errors import (
 from kitaru.model import address
 from kitaru.model.plan import Plan
 from kitaru.ports import Store
-from tests.applying import TWO, generation, new_version, routes_of
+from tests.applying import TWO, generation, new_version, routed, routes_of
 from tests.repository import MANIFEST, Repository, Watched, git, kitaru
 
 # --- saved plans -----------------------------------------------------------------------------------------------------
@@ -64,6 +64,34 @@ def test_a_saved_plan_is_refused_when_its_ground_moved(repository: Repository, w
     assert said[what] in refused.value.message
     assert "kitaru plan --out" in refused.value.hint
     assert generation(repository) == before
+
+
+def test_a_plan_without_changes_is_refused_when_its_ground_moved(repository: Repository, own_world: Path) -> None:
+    """That nothing is to be done holds for the generation that it was made on: another one is said, and who wrote it.
+
+    So it is for a plan whose edits were taken out of the file: refused on its own generation, and on a later one.
+    """
+    repository.manifest(routed("{default: head}"))
+    repository.commit()
+    repository.apply()
+    new_version(repository, "second")
+    hollow = repository.plan().model_copy(update={"edits": ()})
+    with pytest.raises(KitaruIntegrityError, match="was changed after it was made: what it does"):
+        apply_saved(repository, hollow)
+    repository.apply()
+    quiet = own_world / "quiet.json"
+    assert "No changes" in kitaru("plan", "--out", quiet, cwd=repository.folder).must().out
+    assert "No changes" in kitaru("apply", quiet, "--yes", cwd=repository.folder).must().out
+    kitaru(
+        *("flow", "tag", "agent", "default", "--version", "1", "--exclusive", "--no-manifest"), cwd=repository.folder
+    ).must()
+    for form in ("text", "json"):
+        done = kitaru("apply", quiet, "--yes", "-o", form, cwd=repository.folder)
+        done.refused("made on generation 2, and Ann wrote generation 3", "agent default", code=1)
+        assert "No changes" not in done.said
+    with pytest.raises(KitaruConflictError, match="made on generation 1, and Ann wrote generation 2"):
+        apply_saved(repository, hollow)
+    assert (generation(repository), routes_of(repository)) == (3, {"default": (1,)})
 
 
 def test_a_saved_plan_of_another_store_is_refused(repository: Repository, own_world: Path) -> None:
@@ -268,9 +296,9 @@ def test_a_change_of_protection_is_reviewed(repository: Repository) -> None:
     plan = repository.plan()
     assert unreviewed(plan, [plan]) == ()
     quiet = plan.model_copy(update={"flows": tuple(flow.model_copy(update={"notes": ()}) for flow in plan.flows)})
-    for reviewed in ([quiet], []):
-        (said,) = unreviewed(plan, reviewed)
-        assert said == "agent: default is protected from now on: branch main, clean commit, which nobody was shown"
+    rule = "agent: default is protected from now on: branch main, clean commit, which nobody was shown"
+    assert unreviewed(plan, [quiet]) == (rule,)
+    assert unreviewed(plan, [])[0] == rule
     with pytest.raises(KitaruIntegrityError):
         apply_saved(repository, quiet)
 

@@ -137,8 +137,27 @@ def test_applies_queue_and_plans_give_way(repository: Repository) -> None:
     ci_init(repository, "github").must()
     plan, apply = (load(repository.folder / WORKFLOWS[at])["concurrency"] for at in (2, 0))
     assert plan["cancel-in-progress"] is True
-    assert "pull_request.number" in plan["group"]
+    assert plan["group"] == "kitaru-plan-${{ github.event.pull_request.number || github.ref }}"
     assert apply == {"group": "kitaru-apply", "cancel-in-progress": False, "queue": "max"}
+
+
+def test_a_merge_queue_gets_its_answer(pipelines: Repository) -> None:
+    """Required checks run on the queue's commits, too: the plan by the same name, and what belongs to a request is
+    skipped. Nothing that is kept there could pass for reviewed.
+    """
+    (path,) = [one for one in places(pipelines) if one.name.endswith("plan.yml")]
+    workflow = load(path)
+    triggers = workflow.get("on") or workflow[True]
+    assert (
+        triggers["merge_group"] == triggers["pull_request"] == {"branches": [triggers["pull_request"]["branches"][0]]}
+    )
+    plan, comment = workflow["jobs"]["plan"], workflow["jobs"]["comment"]
+    assert "if" not in plan
+    assert comment["if"].startswith("github.event_name == 'pull_request' && ")
+    by_name = {step.get("name"): step for step in plan["steps"]}
+    assert by_name["Keep the plan"]["if"].endswith("&& github.event_name == 'pull_request'")
+    assert by_name["Plan"]["env"]["UNTRUSTED"].startswith("${{ github.event_name == 'pull_request' && (")
+    assert all("if" not in by_name[name] for name in ("Validate", "Plan"))
 
 
 def test_it_says_what_it_wrote_and_what_is_next(repository: Repository) -> None:

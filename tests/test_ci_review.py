@@ -9,7 +9,7 @@ import pytest
 
 from kitaru.core.review import unreviewed
 from kitaru.model.address import canonical_json
-from kitaru.model.plan import Plan
+from kitaru.model.plan import Consequence, Plan
 from tests.applying import TWO, generation, new_version, routed, routes_of
 from tests.repository import Repository, kitaru
 
@@ -163,6 +163,75 @@ def test_a_forged_digest_or_edit_is_no_review(repository: Repository) -> None:
     assert unreviewed(evil, [Plan.parse(canonical_json(shown))])
     assert not unreviewed(evil, [evil])
     assert not unreviewed(fresh, [fresh])
+
+
+@pytest.mark.parametrize("what", ["gone", "false text", "false file", "made the first", "as it was"])
+def test_the_differences_that_were_shown_are_bound(repository: Repository, what: str) -> None:
+    """How a new version differs is what reviewers read: taken out of the file, or falsified there, it is no review."""
+    repository.apply()
+    new_version(repository, "second")
+    now, forged = save(repository, "now.json"), repository.folder.parent / "forged.json"
+    plan = json.loads(now.read_text())
+    build = plan["flows"][0]["build"]
+    assert build["changes"] == [{"subject": "source", "text": "source: 1 file changed", "details": ["~ flows/work.py"]}]
+    if what == "gone":
+        build["changes"] = []
+    elif what == "false text":
+        build["changes"][0] = {"subject": "summary", "text": "description changed"}
+    elif what == "false file":
+        build["changes"][0]["details"] = ["~ flows/notes.md"]
+    elif what == "made the first":
+        del build["previous"], build["changes"]
+    forged.write_bytes(canonical_json(plan))
+    done = kitaru("apply", now, "--yes", "--reviewed", forged, cwd=repository.folder)
+    if what == "as it was":
+        done.must()
+        return
+    shown = {
+        "gone": "no difference since v1",
+        "false text": "description changed since v1",
+        "false file": "source: 1 file changed (~ flows/notes.md) since v1",
+        "made the first": "the first version",
+    }[what]
+    truth = "where it is source: 1 file changed (~ flows/work.py) since v1"
+    done.refused("nothing was applied", f"agent: reviewed was {shown}, {truth}", code=1)
+    assert generation(repository) == 1
+
+
+def test_differences_from_a_version_that_was_the_newest_then(repository: Repository) -> None:
+    """A version was built by hand since the review: what was shown is so of the one before it, and still counts.
+
+    Not so in a plan of the same generation, nor where it names a later version than there is.
+    """
+    repository.apply()
+    text = (repository.folder / "flows/work.py").read_text()
+    repository.write("flows/notes.py", "")
+    new_version(repository, "second")
+    reviewed = repository.plan()
+    kept = (repository.folder / "flows/work.py").read_text()
+    repository.write("flows/work.py", text + "# by hand\n")
+    kitaru("build", "flows/work.py:agent", "--no-manifest", cwd=repository.folder).must()
+    repository.write("flows/work.py", kept)
+    plan = repository.plan()
+    (now,), (then,) = ([build for _, build in one.builds] for one in (plan, reviewed))
+    assert (now.previous, then.previous) == (2, 1)
+    assert now.changes != then.changes
+    assert unreviewed(plan, [reviewed]) == ()
+    assert unreviewed(plan, [reviewed.model_copy(update={"base": plan.base})])
+    later = reviewed.flows[0].model_copy(update={"build": then.model_copy(update={"previous": 7})})
+    (said,) = unreviewed(plan, [reviewed.model_copy(update={"flows": (later,)})])
+    assert "since v7, where it is source: 1 file changed (~ flows/work.py) since v2" in said
+
+
+def test_what_is_told_of_executions_is_not_bound(repository: Repository) -> None:
+    """Inputs that were stored since the review are counted in the plan of now, and were in no plan that was shown."""
+    repository.apply()
+    new_version(repository, "second")
+    plan = repository.plan()
+    (flow,) = plan.flows
+    counted = Consequence(kind="stored_inputs", text="v2 would refuse 3 of the last 20", severe=True, count=3, of=20)
+    told = flow.model_copy(update={"consequences": (*flow.consequences, counted)})
+    assert unreviewed(plan.model_copy(update={"flows": (told,)}), [plan]) == ()
 
 
 def test_a_removal_is_no_side_effect(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:

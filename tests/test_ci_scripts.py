@@ -204,6 +204,42 @@ def test_two_merged_before_one_apply(stage: Stage) -> None:
     assert routes_of(stage.repository) == {"default": (1,), "stable": (1,)}
 
 
+def test_a_merge_queue_merges_two_at_once(stage: Stage) -> None:
+    """The queue's commits are planned, and push as one; the plans that the requests showed are found and applied."""
+    stage.branch("a", "kitaru.yaml", manifest_of(stage).replace("default: head", "default: head\n      stable: head"))
+    head_of_a = stage.request(1, "a")
+    git(stage.repository.folder, "checkout", "-q", "main")
+    # In front of the other flow: the two changes meet in no line.
+    stage.branch("b", "kitaru.yaml", manifest_of(stage).replace("flows:\n", f"flows:\n{TEAM[len(MANIFEST) :]}"))
+    head_of_b = stage.request(2, "b")
+    folder = stage.repository.folder
+    before = git(folder, "rev-parse", "main")
+    queued: list[str] = []
+    for number, branch in ((1, "a"), (2, "b")):
+        ref = f"gh-readonly-queue/main/pr-{number}-{git(folder, 'rev-parse', 'HEAD')}"
+        git(folder, "checkout", "-q", "-b", ref, queued[-1] if queued else "main")
+        git(folder, "cherry-pick", "-n", branch)
+        git(folder, "commit", "-q", "-m", f"the queue's commit for #{number}")
+        queued.append(stage.sha)
+        stage.next_run()
+        event = stage.world / "event.json"
+        event.write_text(json.dumps({"merge_group": {"head_ref": f"refs/heads/{ref}", "head_sha": stage.sha}}))
+        at = {"GITHUB_REF_NAME": ref, "GITHUB_EVENT_NAME": "merge_group", "GITHUB_EVENT_PATH": str(event)}
+        stage.play("plan", "plan", "Validate", **at).must()
+        stage.play("plan", "plan", "Plan", UNTRUSTED="false", **at).must()
+        # Such a run reviews nothing, even where it kept a plan under the name that counts.
+        stage.hub.add_run(stage.run_number, (head_of_a, head_of_b)[number - 1], PLAN, event="merge_group")
+    git(folder, "checkout", "-q", "main")
+    git(folder, "merge", "-q", "--ff-only", queued[-1])
+    for number, head in ((1, head_of_a), (2, head_of_b)):
+        stage.hub.add_pull(number, queued[number - 1], head)
+    stage.hub.compared[before] = queued
+    stage.apply(before).must()
+    assert generation(stage.repository) == 1
+    assert routes_of(stage.repository) == {"default": (1,), "stable": (1,)}
+    assert routes_of(stage.repository, "greeter") == {"default": (1,)}
+
+
 def test_what_moved_after_the_review_waits_for_approval(stage: Stage) -> None:
     """Somebody changed the main branch in between: refused with the difference; approved by run, it is applied."""
     stage.branch("a", "kitaru.yaml", with_greeter(stage))

@@ -150,6 +150,35 @@ def test_a_plan_saved_beside_uncommitted_work(repository: Repository) -> None:
     assert repository.client().deployments.get("agent").commit_dirty
 
 
+@pytest.mark.parametrize("how", ["> p.md", "| tee p.md"])
+def test_a_plan_written_into_its_own_repository(repository: Repository, own_world: Path, how: str) -> None:
+    """The shell makes that file before the command looks: the refusal says so, and each way that it names works."""
+
+    def typed(line: str) -> subprocess.CompletedProcess[str]:
+        words = f"set -o pipefail; {sys.executable} -m kitaru plan -o markdown {line}"
+        env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+        run = ("bash", "-c", words)
+        return subprocess.run(run, cwd=repository.folder, env=env, capture_output=True, text=True, check=False)
+
+    refused = typed(how)
+    assert refused.returncode != 0
+    assert "p.md is empty, and was made just now" in refused.stderr
+    assert "hint: write p.md outside the repository or name it in .gitignore" in refused.stderr
+    outside = own_world / "p.md"
+    (repository.folder / "p.md").unlink()
+    assert typed(how.replace("p.md", str(outside))).returncode == 0
+    assert outside.read_text().startswith("<!-- kitaru plan")
+    repository.write(".gitignore", ".kitaru/\n__pycache__/\np.md\n")
+    repository.commit()
+    assert typed(how).returncode == 0
+    assert (repository.folder / "p.md").read_text().startswith("<!-- kitaru plan")
+    for name, text in (("notes.md", "text"), ("empty.md", "")):
+        old = repository.write(name, text)
+        os.utime(old, (1, 1))
+        assert "made just now" not in do(repository, "plan").refused(name).err
+        old.unlink()
+
+
 def test_a_saved_plan_may_be_applied_by_another_clone(repository: Repository, own_world: Path) -> None:
     """CI plans in one checkout and applies in another one of the same commit, with the same store."""
     store = f"file://{own_world / 'store'}"

@@ -489,6 +489,17 @@ def test_rollback(repository: Repository) -> None:
     assert "leads to v1 already" in do(repository, "rollback", "agent", "--to", "1").must().out
 
 
+def test_a_label_becomes_a_route(repository: Repository) -> None:
+    """Leading to the same version, and not the same thing at all: the answer, its JSON and history say so."""
+    grown(repository)
+    beta = ("flow", "tag", "agent", "beta", "--version", "2", "--no-manifest")
+    do(repository, *beta).must()
+    assert "agent: beta* stays at v2, now an exclusive route" in do(repository, *beta, "--exclusive").must().out
+    assert "beta stays at v2, now an exclusive route" in do(repository, "history", "--limit", "1").must().out
+    done = do(repository, *beta, "--exclusive", "-o", "json").must().json["item"]
+    assert (done["changed"], done["converted"]) == (False, False)
+
+
 def test_rollback_to_and_back(repository: Repository) -> None:
     """--to N, --write; what a rollback left, it leads to again by its number alone. Git is not asked."""
     grown(repository)

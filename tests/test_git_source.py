@@ -17,6 +17,7 @@ from kitaru.adapters.globs import Globs
 from kitaru.adapters.provenance import provenance, without_credentials
 from kitaru.errors import KitaruSourceError
 from kitaru.model.manifest import SourceSpec
+from kitaru.settings import actor
 
 ALL = SourceSpec(include=("**",), exclude=(), max_size_mb=50)
 
@@ -518,6 +519,25 @@ def test_provenance_is_what_git_is_configured_with(repo: Path, tmp_path: Path) -
     assert (known.name, known.email) == ("Grace Hopper", "grace@example.org")
     assert known.remote == "https://example.org:8443/acme/flows.git"
     assert provenance(tmp_path / "nowhere").remote is None
+    git(repo, "config", "committer.name", "Rear Admiral Hopper")
+    known = provenance(repo)
+    assert (known.name, known.email) == ("Rear Admiral Hopper", "grace@example.org")
+    assert git(repo, "var", "GIT_COMMITTER_IDENT").startswith("Rear Admiral Hopper <")
+
+
+@pytest.mark.parametrize(
+    ("environ", "name"),
+    [
+        ({"KITARU_ACTOR": "bot", "GIT_COMMITTER_NAME": "Cleo", "GIT_AUTHOR_NAME": "Ann"}, "bot"),
+        ({"GITHUB_ACTOR": "octo", "GIT_COMMITTER_NAME": "Cleo"}, "octo"),
+        ({"GIT_COMMITTER_NAME": " Cleo ", "GIT_AUTHOR_NAME": "Ann"}, "Cleo"),
+        ({"GIT_COMMITTER_NAME": " ", "GIT_AUTHOR_NAME": "Ann"}, "Ann"),
+        ({}, "Grace"),
+    ],
+)
+def test_who_acts_is_who_git_says(environ: dict[str, str], name: str) -> None:
+    """Kitaru's own variable, CI's, then Git's: the committer, the author, and last what Git is configured with."""
+    assert actor(environ, "Grace") == name
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import shutil
 import struct
 import subprocess
 import sys
@@ -27,10 +28,10 @@ from kitaru.errors import KitaruIntegrityError, KitaruSelectorError, KitaruUsage
 from kitaru.model import address
 from kitaru.model.address import digest
 from kitaru.model.lockfile import Drop, Edit, Lockfile, Manage, Move, Protect, Rename, Retire, Untag
-from kitaru.model.route import Hold, Protection
+from kitaru.model.route import HeldOff, Hold, Protection
 from kitaru.model.snapshot import Commit
-from kitaru.surfaces.views.history_text import WIDTH
-from tests.applying import routed
+from kitaru.surfaces.views.history_text import WIDTH, history_lines
+from tests.applying import new_version, routed
 from tests.lock_strategies import FEW, after, fitting, holder, mint, move
 from tests.repository import MANIFEST, Done, Repository, Watched, git, kitaru
 from tests.test_releases import PROJECT, Log
@@ -62,6 +63,20 @@ WORDS: list[tuple[Edit, str]] = [
     (move("agent", "default", 1), "default → v1"),
     (move("agent", "stable", 2, expects=(1,)), "stable: v1 → v2"),
     (move("agent", "stable", 2, expects=(2,)), "stable stays at v2"),
+    (
+        move("agent", "beta", 2, expects=(2,)).model_copy(update={"converts": True}),
+        "beta stays at v2, now an exclusive route",
+    ),
+    (
+        move("agent", "beta", 2, expects=(1,), exclusive=False).model_copy(update={"converts": True}),
+        "beta: v1 → v2, now a shared label",
+    ),
+    (
+        move("agent", "stable", 1, expects=(1,)).model_copy(
+            update={"held_off": (HeldOff(left=(holder("agent", 2),)),)}
+        ),
+        "stable stays at v1, the hold ends",
+    ),
     (move("agent", "benchmark", 1, 2, exclusive=False), "benchmark → v1, v2 (label)"),
     (Untag(kind="untag", flow="agent", tag="canary", expects=(holder("agent", 2),)), "canary removed (was v2)"),
     (Manage(kind="manage", flow="agent"), "declared by the manifest"),
@@ -260,13 +275,50 @@ def test_the_state_of_a_large_project_is_near(log: Log, monkeypatch: pytest.Monk
     assert min(key for _, key in log.store.calls) >= address.generation(PROJECT, FULL_STATE_EVERY)
 
 
-def test_a_gap_is_told(log: Log) -> None:
-    """A generation that is missing is an error that says which, and what checks the rest."""
+def test_what_is_there_around_a_gap_is_shown(log: Log) -> None:
+    """Generations that are missing are said, and those before and after them are shown; none of these is blamed."""
+    log.grow(6)
+    log.entry(4).unlink()
+    log.entry(3).unlink()
+    happened = history(log).list()
+    assert [one.generation for one in happened.generations] == [6, 5, 2, 1]
+    assert (happened.missing, happened.unchained, happened.more) == ((4, 3), (), False)
+    assert history(log).list(limit=2).missing == ()
+    of_flow = history(log).list("flow_000")
+    assert [one.generation for one in of_flow.generations] == [6, 5, 2, 1]
+    lines = history_lines(happened, None, "research")
+    heads = [line for line in lines if line and not line.startswith(" ")]
+    assert [line.split("  ")[0] for line in heads] == ["6", "5", "3 to 4", "2", "1"]
+    assert heads[2] == "3 to 4  these generations are missing from the log: kitaru store verify"
+    log.entry(1).unlink()
+    happened = history(log).list(limit=None)
+    assert (happened.missing, happened.reached, happened.more) == ((4, 3, 1), 1, False)
+    assert history_lines(happened, None, "research")[-1].startswith("1  this generation is missing")
+
+
+def test_the_state_behind_a_gap_is_not_guessed(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has to be folded through a generation that is missing is an error that says which one it is."""
+    monkeypatch.setattr("kitaru.engine.releases.FULL_STATE_BYTES", 0)
     log.grow(6)
     log.entry(4).unlink()
     with pytest.raises(KitaruIntegrityError, match="generation 4 of project research is missing") as refused:
-        history(log).list()
+        Past(log.store, PROJECT).state(5)
     assert "kitaru store verify" in refused.value.hint
+
+
+def test_a_gap_is_damage_for_the_command_too(repository: Repository) -> None:
+    """Exit code 1, with all that is left on standard output, in both forms."""
+    repository.apply()
+    for version in ("second", "third"):
+        new_version(repository, version)
+        repository.apply()
+    (repository.store_folder / address.generation("research", 2)).unlink()
+    done = do(repository, "history", "--all").must(1)
+    assert [line[:1] for line in done.out.splitlines() if line[:1].strip()] == ["3", "2", "1"]
+    assert "2  this generation is missing from the log: kitaru store verify" in done.out
+    assert "1 generation missing from the log, the oldest is 2. Look: kitaru store verify" in done.err
+    found = do(repository, "history", "-o", "json").must(1).json
+    assert [one["generation"] for one in found["items"]] == [3, 1]
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -469,6 +521,53 @@ def test_blame_tells_a_draw(repository: Repository) -> None:
     assert "drawn from v1 60 %, v2 40 % by idempotency key" in " ".join(do(repository, "blame", exec_id).out.split())
 
 
+def test_who_did_it_is_who_git_says(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that Git takes from the environment stand in history, plan, comment and at executions, as in its log."""
+    monkeypatch.setenv("GIT_COMMITTER_NAME", "Cleo")
+    monkeypatch.setenv("GIT_AUTHOR_NAME", "Cleo")
+    repository.commit("by Cleo")
+    assert git(repository.folder, "log", "-1", "--format=%cn") == "Cleo"
+    repository.apply()
+    assert [one.by for one in repository.client().history.list().generations] == ["Cleo"]
+    found = repository.client().history.blame(invoked(repository))
+    assert (found.actor, found.release and found.release.by) == ("Cleo", "Cleo")
+    new_version(repository, "second")
+    ((_, move),) = repository.plan().moves
+    assert move.moved_by == "Cleo"
+    assert "| Cleo, " in do(repository, "plan", "-o", "markdown").must().out
+
+
+def test_blame_proposes_only_what_works(repository: Repository, tmp_path: Path) -> None:
+    """Each command that it names works as it stands: none for a version that was deleted, or a commit that is not here.
+
+    The version before may be deleted too: then the next one before that is compared with.
+    """
+    repository.apply()
+    for version in ("second", "third"):
+        new_version(repository, version)
+        repository.apply()
+    exec_id = invoked(repository, version=2)
+
+    def compared() -> list[str]:
+        found = repository.client().history.blame(exec_id).commands
+        assert found[0] == f"git show {git(repository.folder, 'rev-parse', 'HEAD~1')[:12]}"
+        for command in found:
+            program, *words = command.split()
+            assert program != "git" or git(repository.folder, *words)
+            assert program == "git" or do(repository, *words).must()
+        return [command for command in found if command.startswith("kitaru diff")]
+
+    assert compared() == ["kitaru diff agent 1 2"]
+    do(repository, "flow", "deployments", "delete", "agent", "--version", "2").must()
+    do(repository, "diff", "agent", "1", "2").refused("v2")
+    assert compared() == []
+    away = tmp_path / "away"
+    away.mkdir()
+    url = f"file://{repository.store_folder}"
+    done = kitaru("blame", exec_id, "--store", url, "--project", "research", "-o", "json", cwd=away).must()
+    assert done.json["item"]["commands"] == []
+
+
 def test_blame_of_a_replay(repository: Repository) -> None:
     """A replay names the execution that it replays, and how to look at that."""
     repository.apply()
@@ -478,6 +577,9 @@ def test_blame_of_a_replay(repository: Repository) -> None:
     found = repository.client().history.blame(handle.exec_id)
     assert found.original == first
     assert f"kitaru blame {first}" in found.commands
+    shutil.rmtree(repository.store_folder / "research" / "executions" / first)
+    found = repository.client().history.blame(handle.exec_id)
+    assert (found.original, [one for one in found.commands if "blame" in one]) == (first, [])
 
 
 def test_blame_after_a_rename(repository: Repository) -> None:

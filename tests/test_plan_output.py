@@ -15,6 +15,7 @@ from kitaru.model.plan import Build, Change, Consequence, FlowPlan, Plan, RouteM
 from kitaru.model.route import Holder, Protection
 from kitaru.model.snapshot import Commit, Snapshot
 from kitaru.model.stack import LocalStack, NamedStack
+from kitaru.surfaces.cli import job
 from kitaru.surfaces.views.plan_markdown import plan_markdown
 from kitaru.surfaces.views.plan_text import plan_lines
 from tests.repository import MANIFEST, Done, Repository, kitaru
@@ -162,6 +163,102 @@ def test_a_comment_fits(flows: int, files: int) -> None:
     assert text.startswith("<!-- kitaru plan")
     assert text.rstrip().endswith("</sub>")
     assert flows < 500 or re.search(r"\d+ flows? more", text)
+
+
+def with_breaking(flows: int, breaking: Callable[[int], bool], length: int = 4) -> Plan:
+    """A plan of so many updates; some of them break the callers of their routes."""
+    plan = large_plan(flows, 3)
+    told = []
+    for number, flow in enumerate(plan.flows):
+        kept = flow.consequences[:1] if breaking(number) else ()
+        name = f"f{number:0{length - 1}}"
+        told.append(flow.model_copy(update={"flow": name, "consequences": kept, "notes": (), "unmanaged": ()}))
+    return plan.model_copy(update={"flows": tuple(told), "guards": (), "warnings": ()})
+
+
+def test_every_flow_that_breaks_its_callers_is_named() -> None:
+    """At 300 of them, each name is in the comment, however few have a line, a row or a section of their own."""
+    plan = with_breaking(300, lambda _number: True)
+    text = plan_markdown(plan)
+    assert len(text) < COMMENT_LIMIT
+    assert f"**300 flows break their callers**: {', '.join(f'`f{number:03}`' for number in range(300))}\n" in text
+    few = plan_markdown(with_breaking(300, lambda number: number < 3))
+    assert "flows break their callers" not in few
+    assert few.count("> :warning: **breaking**") == 3
+
+
+def test_names_that_do_not_fit_are_counted() -> None:
+    """Where the names alone are too much, the first ones are there, how many more, and where to see these."""
+    text = plan_markdown(with_breaking(3000, lambda _number: True, length=40))
+    assert len(text) < COMMENT_LIMIT
+    (line,) = [line for line in text.splitlines() if "flows break their callers" in line]
+    assert line.startswith(f"> :warning: **3000 flows break their callers**: `f{0:039}`, `f{1:039}`, ")
+    shown = line.count("`f")
+    assert shown > 300
+    assert line.endswith(f" and {3000 - shown} more; `kitaru plan` shows all of it")
+
+
+def test_the_gravest_come_first() -> None:
+    """The one flow that breaks its callers, last in the manifest, has the first line, the first row, the first section.
+
+    A removal comes after it, and before flows that only change.
+    """
+    plan = with_breaking(400, lambda number: number == 399)
+    flows = [*plan.flows[:-2], plan.flows[-2].model_copy(update={"action": "retire", "build": None}), plan.flows[-1]]
+    text = plan_markdown(plan.model_copy(update={"flows": tuple(flows)}))
+    assert re.search(r"\d+ flows more; `kitaru plan` shows all of it", text)
+    assert re.findall(r"^\| `(f\d+)`", text, re.MULTILINE)[:3] == ["f399", "f398", "f000"]
+    assert re.findall(r"<summary><b>(f\d+)</b>", text)[:3] == ["f399", "f398", "f000"]
+    assert "> :warning: **breaking** `f399`" in text
+
+
+ON_GITHUB = {
+    "GITHUB_SERVER_URL": "https://github.example.org",
+    "GITHUB_REPOSITORY": "acme/research",
+    "GITHUB_RUN_ID": "4711",
+}
+
+
+@pytest.mark.parametrize(
+    ("environ", "url"),
+    [
+        (ON_GITHUB, "https://github.example.org/acme/research/actions/runs/4711"),
+        ({"CI_JOB_URL": "https://gitlab.example.org/j/5"}, "https://gitlab.example.org/j/5"),
+        (
+            {"CI_JOB_URL": "https://gitlab.example.org/j/5", "CI_PIPELINE_URL": "https://gitlab.example.org/p/4"},
+            "https://gitlab.example.org/p/4",
+        ),
+        ({**ON_GITHUB, "GITHUB_RUN_ID": ""}, ""),
+        ({**ON_GITHUB, "GITHUB_SERVER_URL": "javascript:x"}, ""),
+        ({"CI_JOB_URL": "https://x.org/) [click](http://y"}, ""),
+        ({}, ""),
+    ],
+)
+def test_what_was_cut_is_one_click_away(environ: dict[str, str], url: str) -> None:
+    """The pointer to the full plan is a link to the run, where CI says which; it speaks of no file that may not be."""
+    assert job.run_url(environ) == url
+    text = plan_markdown(large_plan(500, 3), job.run_url(environ))
+    assert (f" in the log of [this run]({url})._" in text) == bool(url)
+    assert ("`kitaru plan` shows all of it" in text) == (not url)
+    assert "--out" not in text
+
+
+def test_the_link_is_in_what_people_read(
+    repository: Repository, own_world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan of many flows printed in a job, and its summary, lead to the run of that job."""
+    flows = "".join(
+        f"  agent{number:03}_{'x' * 60}:\n    target: flows/work.py:agent\n    routes: {{default: head}}\n"
+        for number in range(300)
+    )
+    repository.manifest(MANIFEST + flows)
+    repository.commit()
+    summary = own_world / "summary.md"
+    for name, value in {**ON_GITHUB, "GITHUB_STEP_SUMMARY": str(summary)}.items():
+        monkeypatch.setenv(name, value)
+    done = do(repository, "plan", "-o", "markdown").must()
+    assert "[this run](https://github.example.org/acme/research/actions/runs/4711)" in done.out
+    assert summary.read_text().strip() == done.out.strip()
 
 
 @pytest.mark.parametrize(("flows", "files"), [(len(HOSTILE), 3), (500, 3)])

@@ -8,11 +8,11 @@ import pytest
 
 from kitaru.model.lockfile import Edit, Lockfile, Move, Untag
 from kitaru.model.plan import Plan
-from kitaru.model.route import Hold
+from kitaru.model.route import Hold, Pin
 from kitaru.surfaces.views.plan_markdown import drift_markdown, plan_markdown
 from kitaru.surfaces.views.plan_text import drift_lines, plan_lines, ways_out
 from tests.applying import new_version, routed
-from tests.repository import FLOWS, MANIFEST, Repository, kitaru
+from tests.repository import FLOWS, MANIFEST, Repository, git, kitaru
 
 NUMBERED = FLOWS.replace("def agent(topic: str) -> str:", "def agent(topic: int) -> str:")
 WAITING = FLOWS.replace("from kitaru import checkpoint, flow", "from kitaru import checkpoint, flow, wait").replace(
@@ -149,10 +149,16 @@ def test_drift_is_what_others_changed(repository: Repository) -> None:
     assert "3 routes changed by hand" in drift_lines(plan)[0]
     assert "| `agent` | stable was removed" in drift_markdown(plan)
     assert {one.tag: ways_out(plan, one) for one in plan.drift} == {
-        "default": ["undo it: kitaru apply", "keep it: make kitaru.yaml say v2"],
-        "stable": ["undo it: kitaru apply", "keep it: take it out of kitaru.yaml"],
+        "default": ["undo it: kitaru apply", "keep it: kitaru import agent (make kitaru.yaml say v2, as that does)"],
+        "stable": ["undo it: kitaru apply", "keep it: kitaru import agent (take it out of kitaru.yaml, as that does)"],
         "extra": ["undo it: kitaru flow untag agent extra", "keep it: kitaru import agent"],
     }
+    (way,) = [one for one in ways_out(plan, plan.drift[0]) if one.startswith("keep it: ")]
+    kitaru(*way.removeprefix("keep it: kitaru ").split(" (")[0].split(), cwd=repository.folder).must()
+    routes = repository.client().session.manifest.manifest.flows["agent"].routes
+    assert (routes["default"], routes["extra"], "stable" in routes) == (Pin(2), Pin(1), False)
+    assert repository.plan(allow_dirty=True).drift == ()
+    git(repository.folder, "checkout", "-q", "kitaru.yaml")
     repository.apply()
     assert [one.tag for one in repository.plan().drift] == ["extra"]
 

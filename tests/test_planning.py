@@ -14,6 +14,7 @@ from kitaru.core.review import tampered
 from kitaru.errors import Problem
 from kitaru.model.lockfile import Lockfile, Mint, Move, Release, VersionTable
 from kitaru.model.manifest import FlowSpec, Manifest
+from kitaru.model.neighbour import Neighbours
 from kitaru.model.plan import Plan
 from kitaru.model.route import Protection, RouteWish, parse_wish
 from kitaru.model.snapshot import Commit, Snapshot
@@ -206,14 +207,14 @@ def test_absent_flows_are_listed_and_pruned_only_when_asked() -> None:
     """A flow that the manifest no longer names is unmanaged; with prune it is retired, and shown with its routes."""
     lock = carried_out(EMPTY, drafted(EMPTY, desired(), desired("greeter")))
     draft = Draft()
-    plan_absent(draft, manifest("agent"), lock, place, prune=False)
+    plan_absent(draft, manifest("agent"), lock, place, beside=Neighbours(), prune=False)
     assert (draft.edits, draft.unmanaged) == ([], ["greeter (once in the manifest; --prune removes it)"])
     draft = Draft()
-    plan_absent(draft, manifest("agent"), lock, place, prune=True)
+    plan_absent(draft, manifest("agent"), lock, place, beside=Neighbours(), prune=True)
     assert [edit.kind for edit in draft.edits] == ["retire"]
     assert [move.after for move in draft.flows[0].moves] == [None]
     draft = Draft()
-    plan_absent(draft, manifest(), lock, place, prune=True)
+    plan_absent(draft, manifest(), lock, place, beside=Neighbours(), prune=True)
     assert (draft.edits, len(draft.problems)) == ([], 1)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from kitaru import KitaruClient
 from kitaru.core.commit import next_lockfile
-from kitaru.core.protection import check_protected, guards, protect_words, protected
+from kitaru.core.protection import check_protected, guards, protect_words, protected, shut_out
 from kitaru.errors import KitaruStateError
 from kitaru.model.address import canonical_json
 from kitaru.model.lockfile import Edit, FlowState, Lockfile, Protect, Rename, Retire, Untag
@@ -235,6 +235,51 @@ def test_a_rule_is_applied_shown_and_remembered(repository: Repository) -> None:
     assert head(repository).flows["agent"].protect == MAIN
     assert repository.plan().is_empty
     assert words in kitaru("history", "agent", cwd=repository.folder).must().out
+
+
+def test_a_branch_that_claims_a_route_is_shown_and_told(repository: Repository) -> None:
+    """The plan says loudly who is shut out; who is then refused learns who did it, from where, and the way out."""
+    repository.apply()
+    git(repository.folder, "switch", "-q", "-c", "claim")
+    repository.manifest(routed("{default: head}", "protect: {default: {branch: claim}}\n"))
+    sha = repository.commit().strip()[:12]
+    words = "default moves only from branch claim from now on; no other branch can move it, or lift that"
+    (told,) = repository.plan().flows[0].consequences
+    assert (told.kind, told.severe, told.text, told.routes) == ("protected", True, words, ("default",))
+    assert words in kitaru("plan", cwd=repository.folder).must().out
+    assert f":warning: `agent`: {words}" in kitaru("plan", "-o", "markdown", cwd=repository.folder).must().out
+    repository.apply()
+    git(repository.folder, "switch", "-q", "main")
+    new_version(repository, "second")
+    origin = f"as applied in generation 2 by Ann from {sha} on claim"
+    guard, lifting = repository.plan().guards
+    assert f"route default moves only from branch claim, {origin}; this commit is on main" in guard
+    assert "protection of default" in lifting
+    done = kitaru("apply", "--yes", cwd=repository.folder)
+    done.refused(origin, "git switch to that branch (-c where it is gone), change protect:", code=1)
+    git(repository.folder, "branch", "-q", "-D", "claim")
+    git(repository.folder, "switch", "-q", "-c", "claim")
+    repository.apply()
+    assert head(repository).flows["agent"].protect == {}
+    git(repository.folder, "switch", "-q", "main")
+    new_version(repository, "third")
+    repository.apply()
+    assert head(repository).flows["agent"].routes["default"].versions == (3,)
+
+
+def test_a_rule_shuts_nobody_out_of_a_route_that_is_not_there() -> None:
+    """Nor does one that names no branch, or the same branch as until now."""
+    lock = bound(stable=Protection(branch="main"))
+    state = lock.flows["agent"]
+
+    def told(**rules: Protection) -> list[str]:
+        (edit,) = protected("agent", rules, state)
+        return [one.text.partition(" ")[0] for one in shut_out(edit, state)]
+
+    assert told(stable=Protection(branch="claim"), other=Protection(branch="claim")) == ["stable"]
+    assert told(stable=Protection(branch="main", clean=False)) == []
+    assert told(stable=Protection()) == []
+    assert shut_out(Protect(kind="protect", flow="agent", rules=MAIN), None) == ()
 
 
 VERBS = (

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kitaru.errors import KitaruSelectorError
-from kitaru.model.route import Route
+from kitaru.model.route import Pin, Route
 from tests.applying import new_version, routed
 from tests.repository import MANIFEST, Repository, Watched, kitaru
 
@@ -40,6 +40,29 @@ def test_a_second_rollback_goes_one_further_back(repository: Repository) -> None
         "kitaru flow deployments list agent",
     )
     assert route_of(repository).versions == (1,)
+
+
+@pytest.mark.parametrize("tag", ["default", "stable"])
+def test_the_printed_command_makes_the_edit_and_nothing_else(repository: Repository, tag: str) -> None:
+    """It names the version: typed as it is, no route moves, the hold stays, and the manifest says so."""
+    led(repository, 1, 2, 3)
+    deployments = repository.client().deployments
+    for version in (1, 2, 3):
+        deployments.tag("agent", tag, version=version, exclusive=True, manifest="leave")
+    repository.manifest(routed("{default: 3, stable: 3}"))
+    repository.commit()
+    words = ["agent", tag] if tag != "default" else ["agent"]
+    done = kitaru("rollback", *words, "-m", "slow", cwd=repository.folder).must().out
+    (line,) = [one for one in done.splitlines() if "The edit (" in one]
+    command = line.partition("The edit (")[2].partition(" makes it)")[0]
+    assert command == f"kitaru rollback {' '.join(words)} --to 2 --write"
+    before = route_of(repository, tag=tag)
+    typed = kitaru(*command.split()[1:], cwd=repository.folder).must().out
+    assert f"{tag}* leads to v2 already, held there until the manifest says so and is applied" in typed
+    assert "kitaru.yaml says so too; commit it" in typed
+    assert route_of(repository, tag=tag) == before
+    assert before.hold is not None and before.hold.reason == "slow"
+    assert repository.client().session.manifest.manifest.flows["agent"].routes[tag] == Pin(2)
 
 
 def test_deleted_versions_are_passed_over(repository: Repository) -> None:

@@ -134,6 +134,15 @@ def test_a_person_ends_a_hold() -> None:
         assert live_flow(tag(lock, "stable", version, exclusive=True), "agent").routes["stable"].hold is None
 
 
+def test_a_label_that_becomes_a_route_says_so() -> None:
+    """The edit itself tells, both ways: history has nothing else to go by."""
+    lock = tag(state(), "beta", 2, exclusive=False)
+    (edit,) = tagged(lock, "agent", "beta", holder("agent", 2), exclusive=True)
+    assert isinstance(edit, Move) and edit.converts and edit.expects == edit.holders
+    (edit,) = tagged(lock, "agent", "beta", holder("agent", 3), exclusive=False)
+    assert isinstance(edit, Move) and not edit.converts
+
+
 def test_whether_the_manifest_says_so_is_kept_unless_told() -> None:
     """managed None leaves the route's own word; True makes it the manifest's."""
     lock = after(state(), move("agent", "loose", 1).model_copy(update={"managed": False}))

@@ -194,28 +194,76 @@ def test_a_changed_full_state_is_named(log: Log) -> None:
 
 @pytest.mark.parametrize("which", ["log", "large"])
 def test_a_missing_generation_is_named(which: str, request: pytest.FixtureRequest) -> None:
-    """The log ends at the first gap; what lies beyond it is listed as stray, in one line."""
+    """A hole is one problem, which says between which generations it is, and what to restore; the rest is checked."""
     log = request.getfixturevalue(which)
+    head = digest(log.entry(9).read_bytes())
     log.entry(5).unlink()
     found = verify(log)
-    assert (found.first_bad, found.generations) == (5, 4)
-    assert "000000000005.json: missing: a reader that comes here" in texts(found)
-    assert "000000000006.json: generations 6 to 9 are stray entries: the log ends with generation 4" in texts(found)
-    assert {fault.generation for fault in found.problems} == {5, 6}
+    assert (found.first_bad, found.generations, found.head) == (5, 9, head)
+    (fault,) = found.problems
+    assert fault.key.endswith("lock/000000000005.json")
+    assert fault.message.startswith("is missing between 4 and 6, and no generation is ever deleted: restore it from a")
+    said = {"log": "generation 6 holds one in full", "large": f"known from {HINT} alone: keep a copy of it"}[which]
+    assert said in fault.message
+    assert "delete" not in fault.message.partition("ever deleted")[2]
+    log.entry(7).unlink()
+    log.entry(6).unlink()
+    rewrite(log, 8, by="Eve")
+    found = verify(log)
+    assert "generations 5 to 7 are missing between 4 and 8" in texts(found)
+    assert {fault.generation for fault in found.problems} == {5, 8}
+
+
+@pytest.mark.parametrize("hinted", [True, False], ids=["hinted", "without a hint"])
+@pytest.mark.parametrize("which", ["log", "large"])
+def test_what_is_said_of_a_hole_is_so(which: str, hinted: bool, request: pytest.FixtureRequest) -> None:
+    """Where readers then take the log to end, whether the newest state is known, and what the hint is worth."""
+    log = request.getfixturevalue(which)
+    hint = log.path(HINT).read_bytes()
+
+    def seen() -> int | None:
+        try:
+            return int(log.releases.head(verified=True).generation)
+        except KitaruIntegrityError:
+            return None
+
+    for number in range(1, 9):
+        body = log.entry(number).read_bytes()
+        log.entry(number).unlink()
+        log.path(HINT).unlink()
+        bare = seen()
+        if hinted:
+            log.path(HINT).write_bytes(hint)
+        found = seen()
+        (fault,) = [one for one in verify(log).problems if one.generation]
+        assert fault.generation == number
+        if found == 9:
+            assert "state is still known: generation" in fault.message or f"known from {HINT} alone" in fault.message
+            assert ("Leave" in fault.message) == (hinted and bare not in (9, None))
+        elif found is None:
+            assert "can't be told without that" in fault.message
+        else:
+            assert f"Write nothing until then: the log would be taken to end with {found}, and" in fault.message
+        log.entry(number).write_bytes(body)
+        if not hinted:
+            log.path(HINT).write_bytes(hint)
+        assert verify(log).sound
 
 
 @pytest.mark.parametrize("number", [99, 3_000_000, 999_999_999_999])
 def test_a_stray_generation_far_away_costs_nothing(log: Log, number: int) -> None:
-    """The gap before an entry that is far away is one line, and nothing in it is read."""
+    """An entry that is far away, and by its own word another one, is one line; no gap is read, or called a loss."""
     log.entry(number).write_bytes(log.entry(9).read_bytes())
     log.store.calls.clear()
     found = verify(log)
-    assert (log.store.count("read"), found.generations, found.first_bad) == (10, 9, 10)
+    assert (log.store.count("read"), found.generations, found.first_bad) == (11, 9, number)
     assert found.head == digest(log.entry(9).read_bytes())
     assert [(fault.generation, fault.message.partition(":")[0]) for fault in found.problems] == [
-        (10, f"generations 10 to {number - 1} are missing"),
         (number, "is a stray entry"),
     ]
+    # One that says so itself was written when all before it were there.
+    rewrite(log, number, generation=number)
+    assert f"generations 10 to {number - 1} are missing between 9 and {number}" in texts(verify(log))
 
 
 def test_an_unreadable_generation_is_named(log: Log) -> None:

@@ -11,8 +11,10 @@ import os
 import re
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,6 +44,8 @@ from kitaru.model.snapshot import Commit, SourceFile, SourceTree
 MANIFEST = "kitaru.yaml"
 
 _CACHE_FORMAT = 1
+_JUST_NOW = 30.0
+"""Seconds."""
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _LFS_MOST_BYTES = 1024
 _SHOWN = 10
@@ -326,4 +330,19 @@ def _dirty(root: Path, place: _Place) -> KitaruSourceError:
     elif hidden:
         message += f"\n{hidden} is in no commit, since Git ignores it"
         steps = f"git add --force {shlex.quote(hidden)} and git commit"
-    return KitaruSourceError(message, hint=f"{steps}, or repeat with --allow-dirty to take the working tree as it is")
+    hint = f"{steps}, or repeat with --allow-dirty to take the working tree as it is"
+    made = [path for path in changed if _was_just_made(root / path)]
+    if len(made) == 1:
+        name = printable(made[0])
+        message += f"\n{name} is empty, and was made just now, as a shell makes the file that a command writes to"
+        hint = f"write {name} outside the repository or name it in .gitignore (--out FILE is no change); else {hint}"
+    return KitaruSourceError(message, hint=hint)
+
+
+def _was_just_made(path: Path) -> bool:
+    """As a shell makes the file of ``> FILE``, before the command begins."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == 0 and abs(time.time() - found.st_mtime) < _JUST_NOW

@@ -44,6 +44,11 @@ class Places:
         _, depth, _, node = self._follow(path)
         return node.text if depth == len(path) and isinstance(node, Scalar) else ""
 
+    def is_torn(self, path: Path) -> bool:
+        """Whether the value at ``path`` is a mapping in which a key is given twice: that is the problem to tell."""
+        _, depth, _, node = self._follow(path)
+        return depth == len(path) and isinstance(node, Mapping) and node.torn
+
     def _follow(self, path: Path) -> tuple[bool, int, Scalar | None, Node | None]:
         depth, key, node = entry(self._root, path)
         if self._overlay is not None:
@@ -92,6 +97,23 @@ def flow_names(body: bytes) -> frozenset[str]:
     data = to_data(root) if isinstance(root, Mapping) else {}
     flows = data.get("flows")
     return frozenset(flows) if isinstance(flows, dict) else frozenset()
+
+
+def read_leniently(body: bytes, target: str | None) -> tuple[dict[str, Any] | None, str]:
+    """What another manifest says with the overlay ``target`` over it, valid or not; and why it can't be read, if so.
+
+    None, and no reason: it has no such target.
+    """
+    root, problems = _tree(body)
+    if problems or not isinstance(root, Mapping):
+        first = problems[0] if problems else Problem("expected a mapping at the top")
+        return None, f"line {first.line}: {first.message}" if first.line else first.message
+    data = to_data(root)
+    if target is None:
+        return data, ""
+    overlays = data.get("targets")
+    overlay = overlays.get(target) if isinstance(overlays, dict) else None
+    return (merge(data, overlay) if isinstance(overlay, dict) else None), ""
 
 
 def merge(base: dict[str, Any], overlay: dict[str, Any], path: Path = ()) -> dict[str, Any]:
@@ -185,7 +207,9 @@ def _findings(data: dict[str, Any], view: Places) -> Iterator[Finding]:
         hint = f"write {FORMAT} without quotes" if version == str(FORMAT) else ""
         yield Finding(("kitaru",), f"expected {FORMAT}, found {found(version)}", hint)
         data = {**data, "kitaru": FORMAT}
-    yield from schema_findings(data, view.raw)
+    for finding in schema_findings(data, view.raw):
+        if finding.at_key or not view.is_torn(finding.path):
+            yield finding
     yield from islice(check_findings(data), MAX_FINDINGS)
 
 

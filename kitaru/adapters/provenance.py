@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from git import Repo
+from git import GitConfigParser, Repo
 from git.exc import GitError
 
 
@@ -30,13 +30,18 @@ def provenance(root: Path) -> Provenance:
     try:
         with Repo(root, search_parent_directories=True) as repository:
             config = repository.config_reader()
-            name = str(config.get_value("user", "name", default="")).strip()
-            email = str(config.get_value("user", "email", default="")).strip()
+            name, email = (_told(config, what) for what in ("name", "email"))
             urls = {remote.name: remote.config_reader.get_value("url", "") for remote in repository.remotes}
     except (GitError, OSError, ValueError, KeyError):
         return Provenance()
     address = urls.get("origin") or next((urls[remote] for remote in sorted(urls)), "")
     return Provenance(name or None, email or None, without_credentials(str(address)) or None)
+
+
+def _told(config: GitConfigParser, what: str) -> str:
+    """Git's own order for who commits; variables of the environment, which come first, are the caller's to ask."""
+    told = (str(config.get_value(section, what, default="")).strip() for section in ("committer", "user"))
+    return next(filter(None, told), "")
 
 
 def without_credentials(url: str) -> str:

@@ -62,7 +62,8 @@ class Recorded:
 class Happened:
     """Generations, newest first. ``reached``: the oldest that was looked at; ``more``: older ones may fit as well.
 
-    ``unchained``: those that were looked at and that the generation after them does not name as its parent.
+    ``unchained``: those that were looked at and that the generation after them does not name as its parent;
+    ``missing``: those that are not in the log any more.
     """
 
     generations: tuple[Recorded, ...]
@@ -70,6 +71,7 @@ class Happened:
     reached: int
     more: bool
     unchained: tuple[int, ...] = ()
+    missing: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ class History:
         searched = None if limit is None else SEARCHED
         page = past.page(lock.generation, flow=flow, limit=limit, searched=searched)
         shown = tuple(_recorded(one) for one in page.found)
-        return Happened(shown, lock.generation, page.reached, page.more, page.unchained)
+        return Happened(shown, lock.generation, page.reached, page.more, page.unchained, page.missing)
 
     def blame(self, exec_id: str) -> Blame:
         """Which commit an execution runs, and who led it there. ``KitaruUsageError`` where there is none of that id."""

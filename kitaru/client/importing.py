@@ -97,7 +97,7 @@ class Importing:
                         raise
                     # What an overlay can't say must not keep the rest out.
                     found.warnings += [f"{problem.message}; {problem.hint}" for problem in error.problems]
-        edits.read_manifest(after, name, target)
+        edits.check_readable(after, target=target, file=name)
         if after != before and not dry_run:
             edits.write(loaded.path, before, after)
             self._session.forget_manifest()

@@ -234,6 +234,7 @@ class Keeper:
                 body = edits.set_route(body, edit.flow, tag, wish, **where)
         for tag in edit.routes.keys() - led.keys():
             body = edits.remove_route(body, edit.flow, tag, **where)
+        edits.check_readable(body, **where)
         return bytes(body)
 
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from kitaru import wiring
 from kitaru.client.session import Session
+from kitaru.core.claims import declared_twice
 from kitaru.core.protection import unplaced
 from kitaru.core.review import tampered
 from kitaru.engine.planner import Planner
@@ -79,7 +80,7 @@ class Project:
         """
         repository = self._repository
         state = repository.source.commit(allow_dirty=allow_dirty, ignoring=_files(ignoring))
-        commit = self._session.on_branch(state.commit)
+        commit, doubts = self._session.on_branch(state.commit, repository.loaded.root)
         latest = self._latest
         if latest is not None and (latest.tree, latest.commit) == (state.tree, commit):
             return latest
@@ -91,6 +92,7 @@ class Project:
             tree=state.tree,
             commit=commit,
             prefix=state.prefix,
+            doubts=doubts,
         )
         return self._latest
 
@@ -98,14 +100,18 @@ class Project:
         """Every check that needs no store: manifest, targets, inputs. Raises with all problems at once."""
         workshop = self.workshop(allow_dirty=True)
         desired = workshop.desired()
-        problems = self._planner().input_problems(desired, workshop.loaded.problem)
+        manifest, place = workshop.loaded.manifest, workshop.loaded.problem
+        beside = workshop.beside({*manifest.flows, *manifest.moved}, uncommitted=True)
+        problems = self._planner().input_problems(desired, place)
+        problems += declared_twice(workshop.path, manifest.flows, manifest.moved, beside, place)
         if problems:
             raise KitaruManifestError(problems)
         return Checked(
             project=self._session.manifest.manifest.project,
             flows=tuple(flow.name for flow in desired),
             warnings=(
-                *unplaced(workshop.loaded.manifest),
+                *beside.unread,
+                *unplaced(manifest),
                 *workshop.warnings(flow.spec for flow in desired),
             ),
         )
@@ -236,10 +242,8 @@ class Project:
     def _made_again(self, plan: Plan, workshop: Workshop, planner: Planner, head: Lockfile) -> Plan:
         """The same plan, made now: what is in a file proves nothing. Raises as ``reopened`` does."""
         self._must_match(plan, workshop)
-        if not plan.is_empty:
-            self._applier().must_stand(plan, head)
-        elif (plan.base, plan.base_entry) != (head.generation, head.entry):
-            return plan
+        # One without edits, too: that nothing is to be done was true of its own generation.
+        self._applier().must_stand(plan, head)
         if plan is self._reopened:
             return plan
         prune = any(isinstance(edit, Untag | Retire) for edit in plan.edits)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from kitaru import wiring
 from kitaru.client.declared import Declared, declared, made_up
+from kitaru.client.images import asked_image
 from kitaru.client.keeping import Keeper, Kept, Mode
 from kitaru.client.session import Session
 from kitaru.core.commit import next_lockfile
@@ -21,20 +22,18 @@ from kitaru.core.deploying import (
     agreeing,
     changed_keys,
     changed_spec,
-    check_base_image,
     check_not_renamed,
     flow_name,
     plan_release,
     proposed,
-    read_image,
     tags_of,
 )
 from kitaru.engine.applier import Applier
 from kitaru.engine.deploying import Deployer
 from kitaru.engine.releases import Releases
-from kitaru.engine.workshop import Workshop
+from kitaru.engine.workshop import MANIFEST, Workshop
 from kitaru.errors import KitaruInputError, KitaruManifestError, KitaruSourceError, KitaruUsageError, Problem
-from kitaru.model.image import ImageSettings, parse_image
+from kitaru.model.image import ImageSettings
 from kitaru.model.lockfile import Lockfile
 from kitaru.model.manifest import FlowSpec, Manifest
 from kitaru.model.route import describe_holders
@@ -126,7 +125,7 @@ class Releasing:
             protect = job.loaded.manifest.protect
             job = replace(job, order=replace(job.order, owner=workshop.owner, protect=protect))
         snapshot = self._snapshot(job, workshop)
-        warnings = workshop.warnings([job.spec])
+        warnings = (*workshop.doubts, *workshop.warnings([job.spec]))
         self._foresee(job, snapshot, keeper, workshop, head)
         if head.generation == 0:
             wiring.probe_store(self._session.store)
@@ -167,7 +166,7 @@ class Releasing:
         else:
             name = text.rpartition(":")[2]
         before = original.manifest.flows.get(name) if original is not None else None
-        keys = changed_keys(before, text, inputs=asking.inputs, image=_image(asking.image), stack=asking.stack)
+        keys = changed_keys(before, text, inputs=asking.inputs, image=asked_image(asking.image), stack=asking.stack)
         try:
             spec = changed_spec(before, keys if before else {"target": text, **keys})
         except ValidationError as error:
@@ -177,7 +176,7 @@ class Releasing:
             loaded = declared(original, name, spec)
         else:
             loaded = made_up(self._root(target), self._session.project, name, spec)
-        tag = None if verb == "build" else (asking.tag or "default")
+        tag = None if verb == "build" else "default" if asking.tag is None else asking.tag
         return _Job(Order(name, tag, asking.exclusive), text, spec, keys, before, loaded)
 
     def _place(self, target: str, keeper: Keeper) -> str:
@@ -238,14 +237,16 @@ class Releasing:
         """The working tree as it is; the manifest's own changes count as none, since Kitaru itself makes them."""
         ignoring = [loaded.path] if keeper.loaded is not None else []
         state = repository.source.commit(allow_dirty=True, ignoring=ignoring)
+        commit, doubts = self._session.on_branch(state.commit, repository.loaded.root)
         workshop = Workshop(
             loaded=loaded,
             source=repository.source,
             describer=repository,
             reporter=self._session.reporter,
             tree=state.tree,
-            commit=self._session.on_branch(state.commit),
+            commit=commit,
             prefix=state.prefix,
+            doubts=doubts,
         )
         return workshop, tuple(state.changed)
 
@@ -279,9 +280,12 @@ class Releasing:
         if not keeper.writes:
             return
         state = head.flow(flow)
-        elsewhere = state is not None and state.managed and state.owner != workshop.owner
-        if state is not None and elsewhere and workshop.is_declared_by(state.owner, flow):
-            other = state.owner or "kitaru.yaml at the root"
+        ours = state is not None and state.managed and state.owner == workshop.owner
+        owners = [state.owner] if state is not None and state.managed else []
+        beside = workshop.beside(() if ours else (flow,), owners=owners, uncommitted=True)
+        other = next((one.path for one in beside.found if flow in one.flows), "")
+        if other:
+            other = f"{other} at the root" if other == MANIFEST else other
             raise KitaruUsageError(
                 f"{flow} of project {head.project} is declared by {other} of this repository",
                 hint="deploy it from that folder, or declare this flow here under a name of its own",
@@ -311,24 +315,3 @@ class Releasing:
         if kept.problem:
             raise KitaruManifestError([Problem(kept.problem, file=kept.path)])
         return Released(job.order.flow, job.target, None, head.generation, manifest=kept)
-
-
-def _image(value: str | Mapping[str, Any] | ImageSettings | None) -> ImageSettings | None:
-    if value is None:
-        return None
-    try:
-        image = parse_image(read_image(value) if isinstance(value, str) else value)
-        if image.base_image is not None:
-            check_base_image(image.base_image)
-        return image
-    except (ValidationError, TypeError, ValueError) as error:
-        found = "; ".join(_words(one) for one in error.errors()) if isinstance(error, ValidationError) else str(error)
-        raise KitaruUsageError(
-            f"the image is neither a base image nor image settings: {found}",
-            hint=f"python:3.12-slim, or an object of {', '.join(ImageSettings.model_fields)}",
-        ) from error
-
-
-def _words(problem: Any) -> str:
-    place = ".".join(str(part) for part in problem["loc"])
-    return f"{place}: {problem['msg']}" if place else str(problem["msg"])

@@ -12,6 +12,7 @@ from kitaru.client.session import Session
 from kitaru.client.versions import PREVIOUS
 from kitaru.core.commit import next_lockfile
 from kitaru.core.deploying import ManifestEdit
+from kitaru.core.holding import marks_of, returns
 from kitaru.core.resolving import live_flow
 from kitaru.core.retracing import ROLLBACK
 from kitaru.core.tagging import (
@@ -40,7 +41,8 @@ class Rerouted:
 
     ``before`` and ``after`` are the route's holders in words (``nothing`` for no route); ``held`` says that a rollback
     left a hold, ``hold_ended`` that the verb took one away; ``lost`` are the labels that a deleted version held;
-    ``skipped`` says which versions a rollback passed over on its way back, and why.
+    ``skipped`` says which versions a rollback passed over on its way back, and why; ``rolled_back`` who took what the
+    route leads to now off it before, and why; ``converted``: a shared label became an exclusive route, or vice versa.
     """
 
     flow: str
@@ -56,6 +58,8 @@ class Rerouted:
     skipped: tuple[str, ...] = ()
     manifest: Kept = field(default_factory=Kept)
     hold_ended: bool = False
+    rolled_back: tuple[str, ...] = ()
+    converted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +193,7 @@ class Routing:
     def _moved(self, keeper: Keeper, deed: _Deed, tag: str, *, write: bool = True) -> Rerouted:
         outcome, kept = self._carried_out(keeper, deed, self._actor(keeper), write=write)
         before, after = _route(outcome.before, deed.flow, tag), _route(outcome.after, deed.flow, tag)
+        marks = marks_of(outcome.before.flow(deed.flow), tag)
         return Rerouted(
             flow=deed.flow,
             tag=tag,
@@ -201,6 +206,8 @@ class Routing:
             held=bool(after and after.hold),
             manifest=kept,
             hold_ended=keeper.mode != "only" and bool(before and before.hold and not (after and after.hold)),
+            rolled_back=tuple(one.text for one in returns(before, marks, after.holders if after else ())),
+            converted=bool(before and after and before.exclusive != after.exclusive),
         )
 
     def _carried_out(self, keeper: Keeper, deed: _Deed, by: str, *, write: bool = True) -> tuple[Changed, Kept]:

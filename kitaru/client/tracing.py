@@ -12,6 +12,7 @@ from kitaru.core.naming import present_name
 from kitaru.engine.history import Past
 from kitaru.engine.records import read_table
 from kitaru.errors import KitaruIntegrityError
+from kitaru.model import address
 from kitaru.model.execution import Execution
 from kitaru.model.lockfile import Generation, Lockfile, Move, Release, VersionTable
 from kitaru.model.snapshot import Commit
@@ -42,7 +43,8 @@ class Blame:
 
     ``flow`` is the name that it was started by, ``now`` what the flow is called today. ``route`` is None for one that
     was started by version number or from source, or where the log does not tell any more. ``words`` is what Git says
-    of the commit, where a repository is at hand that has it. ``original``: the execution that it replays.
+    of the commit, where a repository is at hand that has it. ``original``: the execution that it replays, which
+    may have been tidied away (``original_is_there``).
     """
 
     exec_id: str
@@ -62,15 +64,17 @@ class Blame:
     route: RouteMoved | None
     draw: dict[str, Any] | None
     original: str | None
+    original_is_there: bool
     words: dict[str, str] | None
 
     @property
     def commands(self) -> tuple[str, ...]:
-        """What to type to see more."""
-        found = [f"git show {self.commit.sha[:12]}"] if self.commit is not None else []
-        if self.version is not None and self.previous is not None:
+        """What to type to see more: each of them works here."""
+        found = [f"git show {self.commit.sha[:12]}"] if self.commit is not None and self.words is not None else []
+        there = self.release is not None and not self.release.deleted
+        if self.version is not None and self.previous is not None and there:
             found.append(f"kitaru diff {self.now} {self.previous} {self.version}")
-        if self.original is not None:
+        if self.original is not None and self.original_is_there:
             found.append(f"kitaru blame {self.original}")
         return tuple(found)
 
@@ -139,8 +143,14 @@ def trace(session: Session, lock: Lockfile, exec_id: str) -> Blame:
         route=_route(session, lock, execution, name),
         draw=execution.draw,
         original=execution.original_exec_id,
+        original_is_there=_is_there(session, execution.original_exec_id),
         words=_words(session, commit),
     )
+
+
+def _is_there(session: Session, exec_id: str | None) -> bool:
+    key = address.journal_entry(session.project, exec_id, 1) if exec_id is not None else None
+    return key is not None and session.store.read(key) is not None
 
 
 def _own_commit(execution: Execution) -> Commit | None:

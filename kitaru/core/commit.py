@@ -21,7 +21,7 @@ from kitaru.model.lockfile import (
     Retire,
     Untag,
 )
-from kitaru.model.route import APPLY, Holder, Route, describe_holders
+from kitaru.model.route import APPLY, HeldOff, Holder, Route, describe_holders
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,8 @@ def renamed(lock: Lockfile, edits: Sequence[Edit]) -> Lockfile | tuple[Broken, .
         if not isinstance(edit, Rename):
             continue
         old = flows.get(edit.was)
-        if old is None or old.retired or old.latest != edit.expects:
-            found = f"v{old.latest}" if old and not old.retired else "no such flow"
+        if old is None or old.renamed_to or (old.retired, old.latest) != (edit.retired, edit.expects):
+            found = "no such flow" if old is None or old.renamed_to or old.retired else f"v{old.latest}"
             broken.append(Broken(edit.was, None, f"expected v{edit.expects}, found {found}"))
         elif edit.flow in flows and present_name(flows, edit.flow) != edit.was:
             broken.append(Broken(edit.flow, None, "expected a name that was never used"))
@@ -91,7 +91,9 @@ def renamed(lock: Lockfile, edits: Sequence[Edit]) -> Lockfile | tuple[Broken, .
                 "owner": "",
                 "retired": True,
                 "renamed_to": edit.flow,
+                "renamed_commit": edit.commit,
                 "first_name": "",
+                "held_off": {},
             }
             flows[edit.was] = old.model_copy(update=gone)
     return tuple(broken) if broken else lock.model_copy(update={"flows": flows})
@@ -166,15 +168,19 @@ def _changed(
             state = _present(flow, edit)
             moved = _moved(state.routes.get(edit.tag), edit, stamp)
             return state.model_copy(
-                update={"routes": {**state.routes, edit.tag: moved}, "untagged": _without(state.untagged, edit.tag)}
+                update={
+                    "routes": {**state.routes, edit.tag: moved},
+                    "untagged": _without(state.untagged, edit.tag),
+                    "held_off": _remembered(state.held_off, edit, stamp),
+                }
             )
         case Untag():
-            return _untagged(_present(flow, edit), edit.tag, stamp)
+            return _untagged(_present(flow, edit), edit, stamp)
         case Manage():
-            back = {"managed": True, "retired": False, "renamed_to": "", "owner": edit.owner}
+            back = {"managed": True, "retired": False, "renamed_to": "", "renamed_commit": "", "owner": edit.owner}
             return _present(flow, edit).model_copy(update=back)
         case Retire():
-            gone = {"routes": {}, "untagged": {}, "managed": False, "owner": "", "retired": True}
+            gone = {"routes": {}, "untagged": {}, "held_off": {}, "managed": False, "owner": "", "retired": True}
             return _present(flow, edit).model_copy(update=gone)
         case Drop():
             return _dropped(_present(flow, edit), edit)
@@ -198,6 +204,7 @@ def _minted(flow: FlowState | None, edit: Mint) -> FlowState:
         "first_name": flow.first_name,
         "protect": flow.protect,
         "protect_generation": flow.protect_generation,
+        "held_off": flow.held_off,
     }
     return fresh.model_copy(update=kept)
 
@@ -218,18 +225,32 @@ def _moved(previous: Route | None, edit: Move, stamp: Stamp) -> Route:
     )
 
 
+def _remembered(
+    known: Mapping[str, tuple[HeldOff, ...]], edit: Move | Untag, stamp: Stamp
+) -> Mapping[str, tuple[HeldOff, ...]]:
+    """What is known of rollbacks after the edit. One that the edit itself is has the generation's author and time."""
+    if edit.held_off is None:
+        return known
+    own = {"by": stamp.by, "at": stamp.at}
+    marks = tuple(mark if mark.by else mark.model_copy(update=own) for mark in edit.held_off)
+    others = {tag: there for tag, there in known.items() if tag != edit.tag}
+    return {**others, edit.tag: marks} if marks else others
+
+
 def _without(routes: Mapping[str, Route], tag: str) -> dict[str, Route]:
     return {name: route for name, route in routes.items() if name != tag}
 
 
-def _untagged(state: FlowState, tag: str, stamp: Stamp) -> FlowState:
+def _untagged(state: FlowState, edit: Untag, stamp: Stamp) -> FlowState:
     """Without the route; what the manifest manages is remembered, unless it is the manifest that removes it."""
+    tag = edit.tag
     gone = _without(state.untagged, tag)
     route = state.routes[tag]
     if route.managed and stamp.via != APPLY:
         mark = {"generation": stamp.number, "at": stamp.at, "by": stamp.by, "via": stamp.via, "hold": None}
         gone[tag] = route.model_copy(update=mark)
-    return state.model_copy(update={"routes": _without(state.routes, tag), "untagged": gone})
+    known = _remembered(state.held_off, edit, stamp)
+    return state.model_copy(update={"routes": _without(state.routes, tag), "untagged": gone, "held_off": known})
 
 
 def _dropped(state: FlowState, edit: Drop) -> FlowState:
@@ -245,8 +266,20 @@ def _dropped(state: FlowState, edit: Drop) -> FlowState:
             "routes": routes,
             "deletions": state.deletions + 1,
             "latest_deleted": state.latest_deleted or edit.version == state.latest,
+            "held_off": _forgetting(state.held_off, edit.version),
         }
     )
+
+
+def _forgetting(known: Mapping[str, tuple[HeldOff, ...]], version: int) -> dict[str, tuple[HeldOff, ...]]:
+    """What is known of rollbacks without that version, which nobody can release any more."""
+    found = {}
+    for tag, marks in known.items():
+        left = ((mark, tuple(one for one in mark.left if one.version != version)) for mark in marks)
+        kept = tuple(mark.model_copy(update={"left": holders}) for mark, holders in left if holders)
+        if kept:
+            found[tag] = kept
+    return found
 
 
 def _present(flow: FlowState | None, edit: Edit) -> FlowState:

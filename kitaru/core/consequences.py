@@ -129,9 +129,13 @@ def asks_for_use(flow: FlowPlan) -> bool:
 def consequences(
     flow: FlowPlan, in_use: Sequence[InUse], stored: Sequence[Stored], check: InputCheck, snapshots: Snapshots
 ) -> tuple[Consequence, ...]:
-    """All of them, the worst first. No input's value is in their words: they are read in public."""
+    """All of them, those of ``flow`` itself among them, the worst first.
+
+    No input's value is in their words: they are read in public.
+    """
     met = turns(flow, snapshots)
     found = [
+        *flow.consequences,
         *_unreadable(flow, snapshots),
         *_breaking(met),
         *_refused(met, stored, check),

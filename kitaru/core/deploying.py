@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from kitaru.core.holding import marks_of, remembered, returns
 from kitaru.core.naming import present_name
 from kitaru.core.protection import Rules, check_protected, protect_words, tightened
 from kitaru.core.tagging import agrees, check_shared, check_tag, wish_of
 from kitaru.errors import KitaruStateError, KitaruUsageError
 from kitaru.model.image import ImageSettings, is_base_image
+from kitaru.model.json_text import parse_json
 from kitaru.model.lockfile import Edit, FlowState, Lockfile, Mint, Move
 from kitaru.model.manifest import FlowSpec, Manifest
 from kitaru.model.plan import Build, FlowPlan, RouteMove
@@ -123,7 +124,7 @@ def read_image(text: str) -> str | dict[str, Any]:
     """An image as a text says it: a base image, or image settings as JSON. ``ValueError`` for what is neither."""
     text = text.strip()
     try:
-        found = json.loads(text)
+        found = parse_json(text)
     except ValueError:
         if text[:1] in ("{", "[", '"'):
             raise
@@ -152,7 +153,8 @@ def check_not_renamed(manifest: Manifest, lock: Lockfile, flow: str) -> None:
     """
     check_name(lock, flow)
     for was, name in manifest.moved.items():
-        if name == flow and lock.flow(was) is not None and flow not in lock.flows:
+        old = lock.flows.get(was)
+        if name == flow and old is not None and not old.renamed_to and flow not in lock.flows:
             raise KitaruStateError(
                 f"the manifest renames {was} to {flow}, and that is still to be done", hint="kitaru apply, then repeat"
             )
@@ -206,10 +208,13 @@ def plan_release(order: Order, snapshot: Snapshot, lock: Lockfile) -> tuple[Flow
         )
     ]
     moves = []
+    notes: list[str] = []
     for tag, exclusive in tags_of(order, lock).items():
         move, edit = _led(order, tag, exclusive, holder, state, live)
         moves.append(move)
         edits.append(edit)
+        back = returns(live.routes.get(tag) if live else None, marks_of(state, tag), edit.holders)
+        notes += [f"{tag}: {one.text}" for one in back]
     rules = tightened(order.flow, order.protect, state)
     build = Build(version=holder.version, snapshot_digest=holder.snapshot, snapshot=snapshot)
     plan = FlowPlan(
@@ -218,7 +223,7 @@ def plan_release(order: Order, snapshot: Snapshot, lock: Lockfile) -> tuple[Flow
         version=holder.version,
         build=build,
         moves=tuple(moves),
-        notes=tuple(text for edit in rules for text in protect_words(edit)),
+        notes=(*notes, *(text for edit in rules for text in protect_words(edit))),
     )
     return plan, (*edits, *rules)
 
@@ -243,6 +248,8 @@ def _led(
         managed=order.managed or bool(route and route.managed),
         expects=before,
         deletions=state.deletions if state else 0,
+        held_off=remembered(route, marks_of(state, tag), holders),
+        converts=route is not None and route.exclusive != exclusive,
     )
     shown = RouteMove(
         tag=tag,

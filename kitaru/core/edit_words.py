@@ -39,8 +39,12 @@ def _move_words(edit: Move) -> str:
         text = f"{edit.tag} → {after}"
     else:
         text = f"{edit.tag}: {describe_holders(edit.expects)} → {after}"
-    if not edit.exclusive:
+    if edit.converts:
+        text += f", now {'an exclusive route' if edit.exclusive else 'a shared label'}"
+    elif not edit.exclusive:
         text += " (label)"
+    if edit.held_off is not None and edit.hold is None and edit.expects == edit.holders:
+        text += ", the hold ends"
     return f"{text}, on hold" if edit.hold is not None else text
 
 
@@ -48,7 +52,9 @@ def edit_data(edit: Edit) -> dict[str, Any]:
     """The edit as JSON data: ``kind``, ``flow``, ``text``, and what its kind has.
 
     ``version`` (mint, drop); ``tag``, ``before`` and ``after`` as lists of ``{"version", "weight"}`` (move, untag; null
-    where there was, or is, no such route), ``exclusive`` and ``hold`` (move); ``was`` (rename);
+    where there was, or is, no such route), ``exclusive`` and ``hold`` (move); ``converts``, true where a shared label
+    becomes an exclusive route or the other way round, and ``held_off``, what is remembered of rollbacks from then on,
+    where the edit says so (move; untag, too, has the latter); ``was`` (rename);
     ``rules`` and ``was`` by tag, ``{"branch", "clean"}`` each (protect).
     """
     data: dict[str, Any] = {"kind": edit.kind, "flow": edit.flow, "text": edit_words(edit)}
@@ -60,6 +66,8 @@ def edit_data(edit: Edit) -> dict[str, Any]:
             data["exclusive"] = edit.exclusive
             if edit.hold is not None:
                 data["hold"] = {"left": holders_data(edit.hold.left), "reason": edit.hold.reason}
+            if edit.converts:
+                data["converts"] = True
         case Untag(tag=tag, expects=before):
             data |= {"tag": tag, "before": holders_data(before), "after": None}
         case Rename(was=was):
@@ -68,6 +76,8 @@ def edit_data(edit: Edit) -> dict[str, Any]:
             data |= {"rules": _rules_data(rules), "was": _rules_data(expects)}
         case _:
             pass
+    if isinstance(edit, Move | Untag) and edit.held_off is not None:
+        data["held_off"] = [{**one.data(), "left": holders_data(one.left)} for one in edit.held_off]
     return data
 
 

@@ -1,20 +1,59 @@
-"""When a rollback's hold ends by agreement: a manifest that says ``head`` may agree only because it is old. Pure.
+"""When a rollback's hold ends by agreement, and what is remembered of it then. Pure.
 
-The commit that went before the bad one says the same ``head``, and builds the very version that the route was led back
-to. Only a commit that came after the bad one, and builds that version all the same, means it.
+A manifest that says ``head`` may agree only because it is old: the commit that went before the bad one says the same
+``head``, and builds the very version that the route was led back to. Only a commit that came after the bad one, and
+builds that version all the same, means it.
+
+Once the hold has ended, the bad commit itself is what a stale clone or an old job may still stand at. So the version
+stays held off from every commit that does not contain the one at which the hold ended: who releases it again from
+there on has seen that it was taken back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 from kitaru.core.wishing import asked
 from kitaru.model.address import short
-from kitaru.model.lockfile import Release
-from kitaru.model.route import Route, RouteWish
+from kitaru.model.lockfile import FlowState, Release
+from kitaru.model.plan import Consequence
+from kitaru.model.route import HeldOff, Hold, Holder, Route, RouteWish
+
+REMEMBERED = 3
+"""Rollbacks of one route that are remembered after their holds."""
 
 Lacks = Callable[[Collection[int]], Sequence[Release]]
 """(versions) → those of them that were built from a commit which the one at hand does not contain."""
+
+
+Contains = Callable[[str], bool]
+"""(a commit's id) → whether the commit at hand is that one, or came after it."""
+
+Marks = tuple[HeldOff, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """A version that a move would release again, though a rollback took it, or its content, off the route."""
+
+    version: int
+    mark: HeldOff
+
+    @property
+    def left(self) -> int:
+        """The number of the version that was rolled back: this one, or another of the same content."""
+        numbers = [holder.version for holder in self.mark.left]
+        return self.version if self.version in numbers else numbers[-1]
+
+    @property
+    def text(self) -> str:
+        """``v2 was rolled back by Ann on 2026-11-22: it loses orders``."""
+        why = f": {self.mark.reason}" if self.mark.reason else ""
+        said = f"was rolled back by {self.mark.by} on {self.mark.at[:10]}{why}"
+        if self.left == self.version:
+            return f"v{self.version} {said}"
+        return f"v{self.version} has the content of v{self.left}, which {said}"
 
 
 def lacks_none(_versions: Collection[int]) -> Sequence[Release]:
@@ -40,3 +79,110 @@ def why_still_held(tag: str, route: Route, wish: RouteWish, lacks: Lacks) -> str
         f"this commit does not contain {sha}, whose v{bad.version} was rolled back "
         f"(pull, or fetch the whole history; or write {number})"
     )
+
+
+# --- after the hold ---------------------------------------------------------------------------------------------------
+
+
+def marks_of(state: FlowState | None, tag: str) -> Marks:
+    """What is remembered of rollbacks of the route, oldest first."""
+    return state.held_off.get(tag, ()) if state is not None else ()
+
+
+def remembered(
+    route: Route | None, marks: Marks, after: Sequence[Holder], *, commit: str = "", hold: Hold | None = None
+) -> Marks | None:
+    """What is remembered of rollbacks once a route leads to ``after``; None where that is what was.
+
+    ``marks`` is what was; ``hold`` the one that is left then, and ``commit`` the one by whose apply the former ends: no
+    commit where nothing was applied, or not what the commit holds. A version that this very move leads to is no longer
+    held off.
+    """
+    if route is None or route.hold is None:
+        return None
+    mark = _mark(route, route.hold).model_copy(update={"commit": "" if hold else commit, "goes_on": hold is not None})
+    found = marks
+    if hold is None:
+        found = tuple(_ended(one, commit) if one.goes_on else one for one in marks)
+    return _with(found, _without(mark, after))
+
+
+def remembered_at_once(route: Route, marks: Marks, after: Sequence[Holder], reason: str) -> Marks:
+    """The same of a rollback that leaves no hold, since the manifest agrees with it already: nothing is to end.
+
+    Who made it, and when, says the generation.
+    """
+    before = remembered(route, marks, after) or marks
+    return _with(before, _without(HeldOff(left=route.holders, reason=reason), after))
+
+
+def returns(route: Route | None, marks: Marks, after: Sequence[Holder]) -> tuple[Return, ...]:
+    """The versions of ``after`` that a rollback took off the route, newest rollback first, each told once.
+
+    By number or by content; what the route leads to already does not come back. A hold that lives counts as well.
+    """
+    before = route.holders if route is not None else ()
+    if route is not None and route.hold is not None:
+        marks = (*marks, _mark(route, route.hold))
+    there = {one.version for one in before} | {one.snapshot for one in before}
+    found: dict[int, Return] = {}
+    for mark in reversed(marks):
+        left = {one.version for one in mark.left} | {one.snapshot for one in mark.left}
+        for one in after:
+            is_new = one.version not in there and one.snapshot not in there
+            if is_new and (one.version in left or one.snapshot in left):
+                found.setdefault(one.version, Return(one.version, mark))
+    return tuple(found.values())
+
+
+def barred(coming: Sequence[Return], contains: Contains) -> Return | None:
+    """The first of them that this commit may not release: it does not contain the one at which the hold ended."""
+    return next((one for one in coming if one.mark.commit and not contains(one.mark.commit)), None)
+
+
+def barred_words(one: Return) -> str:
+    """Why the route stays, and what to do."""
+    return (
+        f"this commit does not contain {short(one.mark.commit)}, with which the rollback of v{one.left} ended "
+        f"(git pull, or fetch the whole history); {one.text}"
+    )
+
+
+def return_consequence(tag: str, coming: Sequence[Return]) -> Consequence:
+    """What a reviewer must know of a move that brings back what was taken off."""
+    return Consequence(
+        kind="rolled_back",
+        text=f"{tag}: {'; '.join(one.text for one in coming)}",
+        severe=True,
+        routes=(tag,),
+        reached=tuple(sorted(one.version for one in coming)),
+    )
+
+
+def _mark(route: Route, hold: Hold) -> HeldOff:
+    return HeldOff(left=hold.left, by=route.by, at=route.at, reason=hold.reason)
+
+
+def _ended(mark: HeldOff, commit: str) -> HeldOff:
+    return mark.model_copy(update={"commit": commit or mark.commit, "goes_on": False})
+
+
+def _without(mark: HeldOff, after: Sequence[Holder]) -> HeldOff:
+    led_to = {one.version for one in after} | {one.snapshot for one in after}
+    left = tuple(one for one in mark.left if one.version not in led_to and one.snapshot not in led_to)
+    return mark.model_copy(update={"left": left})
+
+
+def _with(marks: Marks, mark: HeldOff) -> Marks:
+    """One more, with the newest ``REMEMBERED`` kept. What is said of a version anew takes the place of what was.
+
+    Except for the commit that it is bound to: an end without one frees nobody.
+    """
+    if not mark.left:
+        return marks
+    anew = {one.version for one in mark.left}
+    bound = [one.commit for one in marks if one.commit and anew & {left.version for left in one.left}]
+    if bound and not mark.commit:
+        mark = mark.model_copy(update={"commit": bound[-1]})
+    others = [one.model_copy(update={"left": tuple(o for o in one.left if o.version not in anew)}) for one in marks]
+    return (*(one for one in others if one.left), mark)[-REMEMBERED:]

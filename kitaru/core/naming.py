@@ -14,6 +14,18 @@ def present_name(flows: Mapping[str, FlowState], flow: str) -> str:
     return flow
 
 
+def way_to(flows: Mapping[str, FlowState], name: str, now: str) -> tuple[str, ...]:
+    """The names by which ``name`` leads to the flow now called ``now``, without that one; none where it doesn't."""
+    way = []
+    while name != now:
+        state = flows.get(name)
+        if state is None or not state.renamed_to:
+            return ()
+        way.append(name)
+        name = state.renamed_to
+    return tuple(way)
+
+
 def names_of(flows: Mapping[str, FlowState], flow: str) -> frozenset[str]:
     """The flow's name and every name that it had before."""
     names = {flow}

@@ -5,19 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from kitaru.core.claims import taken_over
 from kitaru.core.differences import snapshot_changes
-from kitaru.core.holding import Lacks, lacks_none, why_still_held
-from kitaru.core.protection import Rules, protect_words, protected
+from kitaru.core.holding import (
+    Contains,
+    Lacks,
+    barred,
+    lacks_none,
+    marks_of,
+    remembered,
+    return_consequence,
+    returns,
+    why_still_held,
+)
+from kitaru.core.protection import Rules, protect_words, protected, shut_out
+from kitaru.core.route_changes import barred_at, held_at, move_reason, route_move, same, settled
 from kitaru.core.wishing import asked, head_of, numbers
 from kitaru.errors import Problem
 from kitaru.model.lockfile import Edit, FlowState, Lockfile, Manage, Mint, Move, Retire, Untag, VersionTable
 from kitaru.model.manifest import FlowSpec, Manifest
-from kitaru.model.plan import Build, Change, FlowPlan, Held, RouteMove
-from kitaru.model.route import DEFAULT_TAG, Head, Holder, Label, Route, RouteWish, Split, describe_holders
+from kitaru.model.neighbour import Neighbours
+from kitaru.model.plan import Build, Change, Consequence, FlowPlan, Held, RouteMove
+from kitaru.model.route import DEFAULT_TAG, Head, Holder, Label, RouteWish, Split, describe_holders
 from kitaru.model.snapshot import Snapshot
 
 Place = Callable[..., Problem]
 """(message, *path of keys, hint=) → the problem with the manifest's file, line and column."""
+
+
+_BACK = "{} was removed; its versions, keys and executions go on under this name, its routes are gone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +50,15 @@ class Desired:
 class Known:
     """What the store holds of one flow beyond the lockfile, read only where ``needs`` said so.
 
-    ``lacks`` reads what it needs when it is asked: few plans meet a hold that they agree with.
+    ``lacks`` and ``contains`` find out what they need when they are asked: few plans meet a hold that they agree with,
+    or a version that was rolled back.
     """
 
     table: VersionTable | None = None
     previous: Snapshot | None = None
     previous_files: Sequence[Sequence[str]] | None = None
     lacks: Lacks = lacks_none
+    contains: Contains = lambda _sha: True
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +74,11 @@ class Draft:
     """A plan while it is made: flows and edits so far, every problem, and what is worth a look.
 
     ``owner`` is the manifest's own path, ``protect`` what it says of protected routes; ``renamed`` are the flows that
-    get another name, with the one until now.
+    get another name, with the one until now. ``commit`` is what is planned for, where that is just what it holds.
     """
 
     owner: str = ""
+    commit: str = ""
     protect: Rules = field(default_factory=dict)
     flows: list[FlowPlan] = field(default_factory=list)
     edits: list[Edit] = field(default_factory=list)
@@ -85,8 +104,8 @@ def plan_flow(draft: Draft, desired: Desired, lock: Lockfile, known: Known, plac
     state = lock.flows.get(desired.name)
     live = state if state is not None and not state.retired else None
     version, build = _version(desired, desired.snapshot.digest, state, known)
-    moves, edits, held = _route_moves(draft, desired, state, known, version, place)
-    unmanaged, pruned = _leftovers(desired, live, prune)
+    moves, edits, held, told = _route_moves(draft, desired, state, known, version, place)
+    unmanaged, pruned = _leftovers(desired, live, prune, draft.commit)
     moves += [move for move, _ in pruned]
     rules = protected(desired.name, draft.protect, state)
     draft.edits += [*_opening(desired, state, build, draft.owner), *edits, *(edit for _, edit in pruned), *rules]
@@ -101,9 +120,11 @@ def plan_flow(draft: Draft, desired: Desired, lock: Lockfile, known: Known, plac
             build=build,
             moves=tuple(moves),
             held=(*held, *_held_besides(desired, live, [move for move, _ in pruned])),
+            consequences=(*told, *(one for edit in rules for one in shut_out(edit, live))),
             renamed_from=was,
             unmanaged=unmanaged,
             notes=(
+                *([_BACK.format(was)] if was and not live else []),
                 *_notes(version, build, moves, held, _former_owner(live, draft.owner)),
                 *(text for edit in rules for text in protect_words(edit)),
             ),
@@ -113,28 +134,37 @@ def plan_flow(draft: Draft, desired: Desired, lock: Lockfile, known: Known, plac
 
 def _route_moves(
     draft: Draft, desired: Desired, state: FlowState | None, known: Known, version: int, place: Place
-) -> tuple[list[RouteMove], list[Edit], list[Held]]:
-    """What becomes of the routes that the manifest names: they move, or a rollback holds them."""
+) -> tuple[list[RouteMove], list[Edit], list[Held], list[Consequence]]:
+    """What becomes of the routes that the manifest names: they move, or a rollback holds them.
+
+    And what is to be said of those that come back to a version that was rolled back.
+    """
     live = state is not None and not state.retired
     routes = state.routes if state is not None and live else {}
     moves: list[RouteMove] = []
     edits: list[Edit] = []
     held: list[Held] = []
+    told: list[Consequence] = []
     for tag, wish in _wishes(desired.spec, first=not live).items():
         managed = tag in desired.spec.routes
         route = routes.get(tag)
         exclusive = not isinstance(wish, Label)
         head = head_of(wish, route, version, desired.snapshot.digest)
         holders = _holders(draft, desired, tag, wish, state, known, (head, version), place)
-        if holders is None or (route and _stays(route, holders, managed, exclusive)):
+        if holders is None or (route and settled(route, holders, managed, exclusive)):
             continue
-        agrees = route is not None and _same(route.holders, holders)
+        agrees = route is not None and same(route.holders, holders)
         why = why_still_held(tag, route, wish, known.lacks) if route and agrees else ""
         if route and route.hold and (why or not agrees):
-            held.append(_held(tag, route, holders, why))
+            held.append(held_at(tag, route, holders, why))
             continue
-        reason = _reason(wish, managed, route, holders, exclusive)
-        moves.append(_route_move(tag, route, holders, exclusive, reason))
+        coming, marks = returns(route, marks_of(state, tag), holders), marks_of(state, tag)
+        if stop := barred(coming, known.contains):
+            held.append(barred_at(tag, route, holders, stop))
+            continue
+        told += [return_consequence(tag, coming)] if coming else []
+        reason = move_reason(wish, managed, route, holders, exclusive)
+        moves.append(route_move(tag, route, holders, exclusive, reason))
         edits.append(
             Move(
                 kind="move",
@@ -145,14 +175,11 @@ def _route_moves(
                 managed=managed,
                 expects=route.holders if route else None,
                 deletions=state.deletions if state else 0,
+                held_off=remembered(route, marks, holders, commit=draft.commit),
+                converts=route is not None and route.exclusive != exclusive,
             )
         )
-    return moves, edits, held
-
-
-def _stays(route: Route, holders: tuple[Holder, ...], managed: bool, exclusive: bool) -> bool:
-    settled = _same(route.holders, holders) and route.exclusive == exclusive
-    return settled and route.managed >= managed and route.hold is None
+    return moves, edits, held, told
 
 
 def _held_besides(desired: Desired, state: FlowState | None, pruned: Sequence[RouteMove]) -> list[Held]:
@@ -160,37 +187,27 @@ def _held_besides(desired: Desired, state: FlowState | None, pruned: Sequence[Ro
     going = {move.tag for move in pruned}
     routes = state.routes.items() if state is not None else ()
     return [
-        _held(tag, route, ())
+        held_at(tag, route, ())
         for tag, route in routes
         if route.hold is not None and tag not in desired.spec.routes and tag not in going
     ]
 
 
-def _held(tag: str, route: Route, wanted: tuple[Holder, ...], why: str = "") -> Held:
-    reason = route.hold.reason if route.hold else ""
-    return Held(tag=tag, holders=route.holders, wanted=wanted, reason=reason, at=route.at, by=route.by, why=why)
+def plan_absent(
+    draft: Draft, manifest: Manifest, lock: Lockfile, place: Place, *, beside: Neighbours, prune: bool
+) -> None:
+    """Add the flows that the store has and the manifest has not: left alone, or retired by ``prune``.
 
-
-def _route_move(tag: str, route: Route | None, after: tuple[Holder, ...], exclusive: bool, reason: str) -> RouteMove:
-    return RouteMove(
-        tag=tag,
-        before=route.holders if route else None,
-        after=after,
-        exclusive=exclusive,
-        converts=route is not None and route.exclusive != exclusive,
-        reason=reason,
-        moved_at=route.at if route else "",
-        moved_by=route.by if route else "",
-    )
-
-
-def plan_absent(draft: Draft, manifest: Manifest, lock: Lockfile, place: Place, *, prune: bool) -> None:
-    """Add the flows that the store has and the manifest has not: left alone, or retired by ``prune``."""
-    absent = [
-        (name, state)
-        for name, state in lock.flows.items()
-        if name not in manifest.flows and not state.retired and not _belongs_elsewhere(state, draft.owner)
-    ]
+    What another manifest claims of the flows that were this one's is left to that one.
+    """
+    absent = []
+    for name, state in lock.flows.items():
+        if name in manifest.flows or state.retired or _belongs_elsewhere(state, draft.owner):
+            continue
+        if state.managed and (told := taken_over(name, beside)):
+            draft.unmanaged.append(told)
+        else:
+            absent.append((name, state))
     if prune and not manifest.flows and any(state.managed for _, state in absent):
         draft.problems.append(
             place("--prune would remove every flow of this project", "flows", hint="keep at least one flow")
@@ -207,6 +224,12 @@ def plan_absent(draft: Draft, manifest: Manifest, lock: Lockfile, place: Place, 
         else:
             once = "once in the manifest; --prune removes it" if state.managed else "never in the manifest"
             draft.unmanaged.append(f"{name} ({once})")
+
+
+def left_out(manifest: Manifest, lock: Lockfile, owner: str) -> list[str]:
+    """The flows that were this manifest's, and are in it no longer."""
+    flows = lock.flows.items()
+    return [name for name, one in flows if name not in manifest.flows and one.managed and one.owner == owner]
 
 
 def _belongs_elsewhere(state: FlowState, owner: str) -> bool:
@@ -311,22 +334,8 @@ def _no_such_version(number: int, flow: str, tag: str, state: FlowState | None, 
     return f"route {tag} of {flow} names version {number}, which does not exist: {have}{built}"
 
 
-def _same(before: tuple[Holder, ...], after: tuple[Holder, ...]) -> bool:
-    return tuple(sorted(before, key=lambda holder: holder.version)) == after
-
-
-def _reason(wish: RouteWish, managed: bool, route: Route | None, holders: tuple[Holder, ...], exclusive: bool) -> str:
-    if route is not None and _same(route.holders, holders) and route.exclusive != exclusive:
-        return f"the manifest makes it {'an exclusive route' if exclusive else 'a shared label'}"
-    if route is not None and route.holders == holders:
-        return "the manifest agrees: the rollback's hold ends" if route.hold else "now managed by the manifest"
-    if not managed:
-        return "the first version gets default"
-    return "head is the version that this commit builds" if isinstance(wish, Head) else "the manifest says so"
-
-
 def _leftovers(
-    desired: Desired, state: FlowState | None, prune: bool
+    desired: Desired, state: FlowState | None, prune: bool, commit: str
 ) -> tuple[tuple[str, ...], list[tuple[RouteMove, Untag]]]:
     """Routes that the manifest does not name: listed, or removed by ``prune`` where it once named them."""
     unmanaged, pruned = [], []
@@ -335,7 +344,9 @@ def _leftovers(
             continue
         if prune and route.managed and tag != DEFAULT_TAG:
             move = RouteMove(tag=tag, before=route.holders, reason="pruned", moved_at=route.at, moved_by=route.by)
-            pruned.append((move, Untag(kind="untag", flow=desired.name, tag=tag, expects=route.holders)))
+            known = remembered(route, marks_of(state, tag), (), commit=commit)
+            untag = Untag(kind="untag", flow=desired.name, tag=tag, expects=route.holders, held_off=known)
+            pruned.append((move, untag))
             continue
         why = ""
         if route.managed:

@@ -6,18 +6,27 @@ wherever it runs, until an apply that the rule itself lets through lifts it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from kitaru.core.spelling import did_you_mean
 from kitaru.errors import KitaruStateError
 from kitaru.model.branch import is_branch
 from kitaru.model.lockfile import Edit, FlowState, Lockfile, Move, Protect, Rename, Retire, Untag
 from kitaru.model.manifest import Manifest
+from kitaru.model.plan import Consequence
 from kitaru.model.route import DEFAULT_TAG, Protection, Route
 from kitaru.model.snapshot import Commit
 
 Rules = Mapping[str, Protection]
 """Tag → who may move the route."""
+
+Told = Callable[[int], str]
+"""(generation) → ``by Ann from 1a2b3c4d5e6f on main``: who wrote it; empty where that is not to be told."""
+
+
+def untold(_generation: int) -> str:
+    """For who only asks whether anything is forbidden."""
+    return ""
 
 
 def protected(flow: str, wanted: Rules, state: FlowState | None) -> tuple[Protect, ...]:
@@ -43,6 +52,19 @@ def protect_words(edit: Protect) -> tuple[str, ...]:
     return tuple(_change_words(tag, edit.expects.get(tag), edit.rules.get(tag)) for tag in _changed_tags(edit))
 
 
+def shut_out(edit: Protect, state: FlowState | None) -> tuple[Consequence, ...]:
+    """Routes in use that a single branch moves from now on: all others are shut out, and can't take that back."""
+    found = []
+    for tag in _changed_tags(edit):
+        before, rule = edit.expects.get(tag), edit.rules.get(tag)
+        if state is None or tag not in state.routes or rule is None or not rule.branch:
+            continue
+        if before is None or before.branch != rule.branch:
+            text = f"{tag} moves only from branch {rule.branch} from now on; no other branch can move it, or lift that"
+            found.append(Consequence(kind="protected", text=text, severe=True, routes=(tag,)))
+    return tuple(found)
+
+
 def unplaced(manifest: Manifest, lock: Lockfile | None = None) -> tuple[str, ...]:
     """Protected tags that no flow has a route for, one sentence each; in no overlay either, nor in the store.
 
@@ -64,47 +86,56 @@ def unplaced(manifest: Manifest, lock: Lockfile | None = None) -> tuple[str, ...
     )
 
 
-def guards(wanted: Rules, edits: Sequence[Edit], lock: Lockfile, commit: Commit) -> tuple[str, ...]:
+def guards(
+    wanted: Rules, edits: Sequence[Edit], lock: Lockfile, commit: Commit, told: Told = untold
+) -> tuple[str, ...]:
     """Why a plan's edits may not be carried out from ``commit``; empty when they may.
 
     ``wanted`` are the manifest's rules, ``lock`` the state in which the renames are made. A protected route moves,
     goes, or gets its flow's new name only as its rules say; a rule that was applied is lifted, or made another, only as
-    it says itself. A rule that is new binds nobody before it.
+    it says itself. A rule that is new binds nobody before it. ``told`` is asked only of rules that refuse something.
     """
     found: list[str] = []
     for edit in edits:
         state = lock.flows.get(edit.flow)
         for tag in _led_elsewhere(edit, state):
-            for rule, origin in _rules(tag, state, wanted):
-                found += _refusals(rule, commit, f"{edit.flow}: route {tag} moves", f", {origin}")
+            for rule, generation in _rules(tag, state, wanted):
+                if _refuses(rule, commit):
+                    origin = f", {_origin(generation, told)}"
+                    found += _refusals(rule, commit, f"{edit.flow}: route {tag} moves", origin)
         if isinstance(edit, Protect):
-            found += _liftings(edit, state, commit)
+            found += _liftings(edit, state, commit, told)
     return tuple(dict.fromkeys(found))
 
 
 def check_protected(wanted: Rules, flow: str, tag: str, state: FlowState | None) -> None:
     """Raise ``KitaruStateError`` for a route that moves only by apply. ``state``: the flow's, retired or not."""
-    for rule, origin in _rules(tag, state, wanted):
+    for rule, generation in _rules(tag, state, wanted):
         ways = [f"from branch {rule.branch}"] if rule.branch else []
         ways += ["from a clean commit"] if rule.clean else []
         raise KitaruStateError(
-            f"route {tag} of {flow} is protected: it moves only {', '.join(['by apply', *ways])} ({origin})",
+            f"route {tag} of {flow} is protected: it moves only {', '.join(['by apply', *ways])} "
+            f"({_origin(generation, untold)})",
             hint="in the repository: --manifest-only writes the move to the manifest; let that branch apply it",
         )
 
 
-def _rules(tag: str, state: FlowState | None, wanted: Rules) -> Iterator[tuple[Protection, str]]:
-    """Every rule that binds the route, and where it comes from; an equal one but once."""
+def _rules(tag: str, state: FlowState | None, wanted: Rules) -> Iterator[tuple[Protection, int]]:
+    """Every rule that binds the route, and the generation that applied it, 0 for the manifest's; an equal one once."""
     applied = state.protect.get(tag) if state else None
     if state is not None and applied is not None:
-        yield applied, _applied(state)
+        yield applied, state.protect_generation
     said = wanted.get(tag)
     if said is not None and said != applied:
-        yield said, "as the manifest says"
+        yield said, 0
 
 
-def _applied(state: FlowState) -> str:
-    return f"as applied in generation {state.protect_generation}"
+def _origin(generation: int, told: Told) -> str:
+    """Where a rule comes from, in words."""
+    if not generation:
+        return "as the manifest says"
+    who = told(generation)
+    return f"as applied in generation {generation}{f' {who}' if who else ''}"
 
 
 def _led_elsewhere(edit: Edit, state: FlowState | None) -> Sequence[str]:
@@ -126,13 +157,13 @@ def _stays(edit: Move, route: Route | None) -> bool:
     return route is not None and (set(route.holders), route.exclusive) == (set(edit.holders), edit.exclusive)
 
 
-def _liftings(edit: Protect, state: FlowState | None, commit: Commit) -> Iterator[str]:
+def _liftings(edit: Protect, state: FlowState | None, commit: Commit, told: Told) -> Iterator[str]:
     """Why the rules that ``edit`` takes away, or makes others, stay."""
-    origin = _applied(state) if state else ""
     for tag in _changed_tags(edit):
         rule = edit.expects.get(tag)
-        if rule is not None:
+        if rule is not None and _refuses(rule, commit):
             verb = "changed" if tag in edit.rules else "lifted"
+            origin = _origin(state.protect_generation, told) if state else ""
             yield from _refusals(rule, commit, f"{edit.flow}: protection of {tag}, {origin}, is {verb}", "")
 
 
@@ -143,6 +174,10 @@ def _implies(rule: Protection, other: Protection) -> bool:
 
 def _changed_tags(edit: Protect) -> list[str]:
     return [tag for tag in sorted({*edit.expects, *edit.rules}) if edit.expects.get(tag) != edit.rules.get(tag)]
+
+
+def _refuses(rule: Protection, commit: Commit) -> bool:
+    return any(_refusals(rule, commit, "", ""))
 
 
 def _refusals(rule: Protection, commit: Commit, subject: str, origin: str) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from kitaru.core.consequences import UNTOLD, breaking_words
+from kitaru.core.consequences import FEW, UNTOLD, breaking_words
 from kitaru.core.protection import protect_words
 from kitaru.model.address import canonical_json
 from kitaru.model.lockfile import Edit, Mint, Move, Protect, Retire, Untag
@@ -24,10 +24,11 @@ Subject = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Deed:
-    """What a plan does to one subject. Equal deeds have equal ``content``; ``text`` says it to people."""
+    """What a plan made on generation ``base`` does to one subject; ``text`` says it to people."""
 
     content: bytes
     text: str
+    base: int
     build: Build | None = None
     move: RouteMove | None = None
 
@@ -35,16 +36,28 @@ class Deed:
 def unreviewed(plan: Plan, reviewed: Sequence[Plan]) -> tuple[str, ...]:
     """What ``plan`` does and none of ``reviewed`` showed, one sentence each; empty if there is nothing.
 
-    Deeds are compared by content: a version by the digest of its snapshot, a route by what it leads to before and
-    after. The number that a new version gets does not count, nor do times, commits and generations.
+    Deeds are compared by content: a version by the digest of its snapshot, and by how it was shown to differ from the
+    one before it, as long as that is still the one before it; a route by what it leads to before and after. The number
+    that a new version gets does not count, nor do times, commits, generations, and what is told of executions: how many
+    there are changes from one moment to the next.
     """
     shown = [_deeds(one) for one in reviewed]
     new = tuple(
         _sentence(subject, deed, [one[subject] for one in shown if subject in one])
         for subject, deed in _deeds(plan).items()
-        if not any(subject in one and one[subject].content == deed.content for one in shown)
+        if not any(subject in one and _was_shown(deed, one[subject]) for one in shown)
     )
     return (*new, *_unsaid(plan, reviewed))
+
+
+def _was_shown(deed: Deed, before: Deed) -> bool:
+    now, then = deed.build, before.build
+    if deed.content != before.content or now is None or then is None:
+        return deed.content == before.content
+    if now.previous == then.previous:
+        return now.changes == then.changes
+    # Another version was built since the review: what was shown is so of the one that was the newest then.
+    return before.base < deed.base and (then.previous or 0) < (now.previous or 0)
 
 
 def _unsaid(plan: Plan, reviewed: Sequence[Plan]) -> Iterator[str]:
@@ -102,21 +115,21 @@ def _deeds(plan: Plan) -> Mapping[Subject, Deed]:
     for flow in plan.flows:
         new = flow.build.version if flow.build else None
         if flow.build is not None:
-            found["build", flow.flow, ""] = _build(flow.build)
+            found["build", flow.flow, ""] = _build(flow.build, plan.base)
         if flow.action == "retire":
-            found["removal", flow.flow, ""] = _removal(flow)
+            found["removal", flow.flow, ""] = _removal(flow, plan.base)
             continue
         for move in flow.moves:
             content = [_content(move.before, None), _content(move.after, new), move.exclusive]
             label = "" if move.exclusive else ", as a shared label"
             text = f"from {describe_holders(move.before)} to {describe_holders(move.after)}{label}"
-            found["route", flow.flow, move.tag] = Deed(canonical_json(content), text, move=move)
+            found["route", flow.flow, move.tag] = Deed(canonical_json(content), text, plan.base, move=move)
     notes = {flow.flow: flow.notes for flow in plan.flows}
     for edit in plan.edits:
         if not isinstance(edit, Mint | Move | Untag | Retire) and _is_shown(edit, notes.get(edit.flow, ())):
             data = {name: value for name, value in edit.data().items() if name not in NOT_CONTENT}
             text = "; ".join(protect_words(edit)) if isinstance(edit, Protect) else edit.kind
-            found[edit.kind, edit.flow, ""] = Deed(canonical_json(data), text)
+            found[edit.kind, edit.flow, ""] = Deed(canonical_json(data), text, plan.base)
     return found
 
 
@@ -125,17 +138,17 @@ def _is_shown(edit: Edit, notes: Sequence[str]) -> bool:
     return not isinstance(edit, Protect) or all(text in notes for text in protect_words(edit))
 
 
-def _build(build: Build) -> Deed:
+def _build(build: Build, base: int) -> Deed:
     # A reader was shown the snapshot, and the digest only stands for what a file leaves out.
     hidden = build.redacted
     claimed = build.snapshot_digest if build == hidden else build.snapshot.digest
     content = canonical_json([hidden.snapshot.digest, claimed])
-    return Deed(content, f"a new version, built from {build.snapshot.target}", build)
+    return Deed(content, f"a new version, built from {build.snapshot.target}", base, build)
 
 
-def _removal(flow: FlowPlan) -> Deed:
+def _removal(flow: FlowPlan, base: int) -> Deed:
     routes = sorted((move.tag, _content(move.before, None)) for move in flow.moves)
-    return Deed(canonical_json([list(one) for one in routes]), "it is removed, with all its routes")
+    return Deed(canonical_json([list(one) for one in routes]), "it is removed, with all its routes", base)
 
 
 def _content(holders: tuple[Holder, ...] | None, new: int | None) -> str | None:
@@ -156,6 +169,8 @@ def _sentence(subject: Subject, deed: Deed, before: Sequence[Deed]) -> str:
     if not before:
         return f"{name}: {deed.text}, which nobody was shown"
     if deed.build is not None and before[-1].build is not None:
+        if deed.content == before[-1].content:
+            return f"{name}: reviewed was {_shown(before[-1].build)}, where it is {_shown(deed.build)}"
         return f"{name}: the new version is not the one reviewed; what differs: {_unlike(deed.build, before[-1].build)}"
     if deed.move is not None and before[-1].move is not None and deed.text == before[-1].text:
         others = _other_snapshots(deed.move, before[-1].move)
@@ -170,6 +185,17 @@ def _other_snapshots(one: RouteMove, other: RouteMove) -> str:
     known = {holder.snapshot for holder in (*(other.before or ()), *(other.after or ()))}
     holders = [*(one.before or ()), *(one.after or ())]
     return ", ".join(dict.fromkeys(f"v{holder.version}" for holder in holders if holder.snapshot not in known))
+
+
+def _shown(build: Build) -> str:
+    if build.previous is None:
+        return "the first version"
+    texts = [one.text for one in build.changes]
+    more = [f"and {len(texts) - FEW} more"] if len(texts) > FEW else []
+    # A source may differ in other files than was shown, under the same number of them.
+    files = [name for one in build.changes for name in one.details]
+    named = f" ({', '.join([*files[:FEW], *(['…'] if len(files) > FEW else [])])})" if files else ""
+    return f"{'; '.join([*texts[:FEW], *more]) or 'no difference'}{named} since v{build.previous}"
 
 
 def _unlike(one: Build, other: Build) -> str:
@@ -190,7 +216,17 @@ def tampered(saved: Plan, fresh: Plan) -> tuple[str, ...]:
     found = [f"what it shows of {name}" for name in flows]
     if len(saved.flows) != len(fresh.flows) and not found:
         found.append("how many flows it shows")
-    return tuple(found) if found or saved.edits == fresh.edits else ("what it does",)
+    return tuple(found) if found or _from_anywhere(saved.edits) == _from_anywhere(fresh.edits) else ("what it does",)
+
+
+def _from_anywhere(edits: Sequence[Edit]) -> list[Edit]:
+    """The edits without the commit with which a hold ends: a merge makes another commit of the same files."""
+    return [
+        edit.model_copy(update={"held_off": tuple(one.model_copy(update={"commit": ""}) for one in edit.held_off)})
+        if isinstance(edit, Move | Untag) and edit.held_off
+        else edit
+        for edit in edits
+    ]
 
 
 def _sayings(flows: Sequence[FlowPlan]) -> dict[str, bytes]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from kitaru.core.holding import marks_of, remembered, remembered_at_once
 from kitaru.core.resolving import live_flow, route_of
 from kitaru.errors import KitaruSelectorError, KitaruStateError, KitaruUsageError
 from kitaru.model.address import is_tag
@@ -84,7 +85,8 @@ def untagged(lock: Lockfile, flow: str, tag: str, version: int | None = None) ->
         )
     if left:
         return _moved(flow, tag, state, left, exclusive=False, managed=None)
-    return (Untag(kind="untag", flow=flow, tag=tag, expects=route.holders),)
+    known = remembered(route, marks_of(state, tag), ())
+    return (Untag(kind="untag", flow=flow, tag=tag, expects=route.holders, held_off=known),)
 
 
 def promoted(lock: Lockfile, flow: str, source: str, tag: str, *, managed: bool | None = None) -> Edits:
@@ -127,14 +129,20 @@ def rolled_back(
 ) -> Edits:
     """``tag`` leads to ``holders`` again, with a hold that plan and apply honour until the manifest agrees.
 
-    ``said`` is what the manifest says already: where it leads there too, nothing needs to be held.
+    ``said`` is what the manifest says already: where it leads there too, nothing needs to be held. Where the route is
+    there already nothing is done, and its hold stays as it is.
     """
     route = rollable(lock, flow, tag)
     if route.holders == holders:
         return ()
     agreed = agrees(said, route.model_copy(update={"holders": holders}), None)
     hold = None if agreed else Hold(left=route.holders, reason=reason)
-    return _moved(flow, tag, live_flow(lock, flow), holders, exclusive=True, managed=None, hold=hold)
+    state = live_flow(lock, flow)
+    edits = _moved(flow, tag, state, holders, exclusive=True, managed=None, hold=hold)
+    if hold is not None:
+        return edits
+    known = remembered_at_once(route, marks_of(state, tag), holders, reason)
+    return tuple(edit.model_copy(update={"held_off": known}) for edit in edits)
 
 
 def check_deletable(state: FlowState, table: VersionTable, version: int) -> None:
@@ -255,6 +263,8 @@ def _moved(
         expects=route.holders if route else None,
         deletions=state.deletions,
         hold=hold,
+        held_off=remembered(route, marks_of(state, tag), holders, hold=hold),
+        converts=route is not None and route.exclusive != exclusive,
     )
     return (move,)
 

@@ -10,6 +10,7 @@ from functools import partial
 from kitaru.core.commit import Broken, renamed
 from kitaru.core.protection import guards
 from kitaru.engine.borrowing import Borrowed
+from kitaru.engine.origins import told_from
 from kitaru.engine.records import read_table, write_object
 from kitaru.engine.releases import Releases
 from kitaru.engine.turns import Turns
@@ -17,7 +18,7 @@ from kitaru.engine.workshop import Workshop
 from kitaru.errors import KitaruConflictError, KitaruIntegrityError, KitaruStateError
 from kitaru.model import address
 from kitaru.model.address import canonical_json, timestamp
-from kitaru.model.lockfile import Edit, FlowState, Generation, Lockfile, Mint, Move, Release, VersionTable
+from kitaru.model.lockfile import Edit, FlowState, Generation, Lockfile, Mint, Move, Release, Rename, VersionTable
 from kitaru.model.plan import Build, Plan
 from kitaru.model.route import Holder
 from kitaru.model.snapshot import Commit
@@ -74,7 +75,7 @@ class Applier:
         lock = self.releases.newest(lock)
         if saved:
             self.must_stand(plan, lock)
-        flows = _admitted(plan, lock, workshop).flows
+        flows = _admitted(plan, lock, workshop, self.releases).flows
         prepared = self.prepared(plan, lock, workshop, by)
         self.reporter.step(Step("commit", f"writing generation {lock.generation + 1}"))
         turns = Turns(self.releases)
@@ -90,7 +91,7 @@ class Applier:
                 raise _stale(plan, outcome.winner)
             lock = turns.again(outcome)
             # Somebody may have renamed a flow meanwhile, or applied a rule, which no edit's own requirement knows of.
-            flows = _admitted(plan, lock, workshop).flows
+            flows = _admitted(plan, lock, workshop, self.releases).flows
             if not prepared.fits(flows):
                 # A version was deleted meanwhile: the new table must know.
                 prepared = self.prepared(plan, lock, workshop, by)
@@ -129,10 +130,7 @@ class Applier:
             for done, ((flow, build), job) in enumerate(zip(builds, jobs, strict=True), 1):
                 tables[flow] = job.result()
                 self.reporter.step(Step("build", f"{flow} v{build.version}", done, len(builds)))
-        edits = tuple(
-            edit.model_copy(update={"table": tables[edit.flow]}) if isinstance(edit, Mint) else edit
-            for edit in plan.edits
-        )
+        edits = tuple(_completed(edit, tables, plan.commit) for edit in plan.edits)
         return Prepared(edits, {flow: state.table if state else "" for flow, state in states.items()}, borrowed)
 
     def _recounted(self, edits: tuple[Edit, ...], flows: Mapping[str, FlowState]) -> tuple[Edit, ...]:
@@ -211,6 +209,17 @@ class Applier:
         return write_object(self.store, self.project, table.canonical())
 
 
+def _completed(edit: Edit, tables: Mapping[str, str], commit: Commit) -> Edit:
+    """The edit with what is known only now. Two commits of the same files have the same plan, and are two commits."""
+    match edit:
+        case Mint(flow=flow):
+            return edit.model_copy(update={"table": tables[flow]})
+        case Rename():
+            return edit.model_copy(update={"commit": commit.sha})
+        case _:
+            return edit
+
+
 def _leads_to(row: Release | None, holder: Holder) -> bool:
     return row is not None and not row.deleted and row.snapshot == holder.snapshot
 
@@ -221,14 +230,14 @@ def _named(plan: Plan, lock: Lockfile) -> Lockfile:
     return made if isinstance(made, Lockfile) else lock
 
 
-def _admitted(plan: Plan, lock: Lockfile, workshop: Workshop) -> Lockfile:
+def _admitted(plan: Plan, lock: Lockfile, workshop: Workshop, releases: Releases) -> Lockfile:
     """The state that the plan's edits build upon, flows having the names that it gives them.
 
     Raises where it may not be built upon from here: a flow has another name by now, or a protected route forbids it.
     """
     named = _named(plan, lock)
     _must_have_their_names(plan, named)
-    _must_be_free(plan, named, workshop)
+    _must_be_free(plan, named, workshop, releases)
     return named
 
 
@@ -241,17 +250,19 @@ def _must_have_their_names(plan: Plan, named: Lockfile) -> None:
             )
 
 
-def _must_be_free(plan: Plan, named: Lockfile, workshop: Workshop) -> None:
+def _must_be_free(plan: Plan, named: Lockfile, workshop: Workshop, releases: Releases) -> None:
     """Told from the state that is built upon, and the commit at hand: what a plan says of itself counts for nothing."""
     wanted = workshop.loaded.manifest.protect
-    found = guards(wanted, plan.edits, named, workshop.commit)
+    found = guards(wanted, plan.edits, named, workshop.commit, told_from(releases))
     if not found:
         return
     more = [f"and {len(found) - LINES_SHOWN} more"] if len(found) > LINES_SHOWN else []
     lines = "\n".join(f"  {text}" for text in (*found[:LINES_SHOWN], *more))
     raise KitaruStateError(
         f"protected routes stand in the way:\n{lines}",
-        hint="apply from that branch, clean; a rule that is not in this manifest yet comes with a merge",
+        hint="apply from that branch, clean; a rule that is not in this manifest yet comes with a merge. "
+        "A wrong rule is taken back where it binds: git switch to that branch (-c where it is gone), change protect:, "
+        "commit, kitaru apply",
     )
 
 

@@ -68,9 +68,13 @@ class Executions:
 
     def get(self, exec_id: str) -> Execution:
         """The execution, ``lost`` where its runner is known to be gone. ``KitaruUsageError`` where there is none."""
+        return self.get_recorded(exec_id)[0]
+
+    def get_recorded(self, exec_id: str) -> tuple[Execution, tuple[bytes, ...]]:
+        """As ``get``, with the entries of the journal that say so."""
         whole = self.full_id(exec_id)
         entries = journal.read_entries(self._store, self._project, whole)
-        return self._as_it_stands(whole, entries, None)[0]
+        return self._as_it_stands(whole, entries, None)
 
     def full_id(self, text: str) -> str:
         """``text`` itself when it is an id; else the one id that ends or begins with it."""
@@ -162,7 +166,8 @@ class Executions:
         entries = journal.read_entries(self._store, self._project, exec_id)
         if not entries:
             return None
-        execution, count = self._as_it_stands(exec_id, entries, lease)
+        execution, entries = self._as_it_stands(exec_id, entries, lease)
+        count = len(entries)
         if execution.ended:
             note_end(self._store, execution, count, completed_calls(execution))
         elif execution.suspended_at is not None and candidate.under_way:
@@ -192,8 +197,10 @@ class Executions:
             return False
         return note_lost(self._store, execution, entries, lambda: lapsed_long_ago(self.lease(execution.exec_id)))
 
-    def _as_it_stands(self, exec_id: str, entries: tuple[bytes, ...], lease: Lease | None) -> tuple[Execution, int]:
-        """The execution of this journal, ``lost`` where nobody has it; and how many entries there are by now."""
+    def _as_it_stands(
+        self, exec_id: str, entries: tuple[bytes, ...], lease: Lease | None
+    ) -> tuple[Execution, tuple[bytes, ...]]:
+        """The execution of this journal, ``lost`` where nobody has it; and the entries that there are by now."""
         while True:
             execution = (
                 fold(journal.read_events(entries, exec_id))
@@ -201,11 +208,11 @@ class Executions:
                 else journal.load(self._store, self._project, exec_id)
             )
             if execution.status not in ("pending", "running") or self.held(execution, lease):
-                return execution, len(entries)
+                return execution, entries
             # Its runner may have written, and ended, between the look at the journal and the look at the process.
             newer = journal.read_entries(self._store, self._project, exec_id, entries)
             if len(newer) == len(entries):
-                return replace(execution, status="lost"), len(entries)
+                return replace(execution, status="lost"), entries
             entries = newer
 
     def held(self, execution: Execution, lease: Lease | None = None) -> bool:

@@ -52,12 +52,14 @@ class Page:
     """Generations, newest first. ``reached`` is the oldest that was looked at; ``more``: older ones may fit too.
 
     ``unchained``: generations, of those that were looked at, whose digest is not the one that their follower names.
+    ``missing``: those that should have been looked at, and are not in the log.
     """
 
     found: tuple[Logged, ...]
     reached: int
     more: bool
     unchained: tuple[int, ...] = ()
+    missing: tuple[int, ...] = ()
 
 
 class Past:
@@ -75,26 +77,31 @@ class Past:
         """At most ``limit`` generations from ``head`` backwards, those that touch ``flow`` where one is named.
 
         A flow that was renamed is followed under its earlier names. At most ``searched`` generations are looked at.
+        A generation that is missing is passed over, and said.
         """
         found: list[Logged] = []
         unchained: list[int] = []
+        missing: list[int] = []
         named = ""
-        name, number = flow, head
+        name, number, first = flow, head, False
         floor = max(0, head - searched) if searched is not None else 0
-        for entry, sha in self._backwards(head, floor, limit if flow is None else None):
-            number = entry.generation
+        for number, read in self._there(head, floor, limit if flow is None else None):
+            if read is None:
+                missing.append(number)
+                named = ""
+                continue
+            entry, sha = read
             if named and sha != named:
                 unchained.append(number)
             named = entry.parent
             edits = entry.edits if name is None else _of_flow(entry.edits, name)
             if edits or name is None:
                 found.append(Logged(entry, sha, edits))
-            if name is not None and any(isinstance(edit, Mint) and edit.expects == 0 for edit in edits):
-                return Page(tuple(found), number, more=False, unchained=tuple(unchained))
-            if len(found) == limit:
-                return Page(tuple(found), number, more=number > 1, unchained=tuple(unchained))
+            first = name is not None and any(isinstance(edit, Mint) and edit.expects == 0 for edit in edits)
+            if first or len(found) == limit:
+                break
             name = next((edit.was for edit in edits if isinstance(edit, Rename) and edit.flow == name), name)
-        return Page(tuple(found), number, more=number > 1, unchained=tuple(unchained))
+        return Page(tuple(found), number, not first and number > 1, tuple(unchained), tuple(missing))
 
     def entry(self, number: int) -> tuple[Generation, str]:
         """Generation ``number`` and the digest of its bytes. ``KitaruIntegrityError`` where it is missing."""
@@ -140,26 +147,43 @@ class Past:
         return None
 
     def _backwards(self, start: int, floor: int, first: int | None) -> Iterator[tuple[Generation, str]]:
-        """From ``start`` down to above ``floor``; the first batch has ``first`` generations where that is known."""
+        """As ``_there``; ``KitaruIntegrityError`` where one is missing."""
+        for number, read in self._there(start, floor, first):
+            yield self._must(number, read)
+
+    def _there(self, start: int, floor: int, first: int | None) -> Iterator[tuple[int, tuple[Generation, str] | None]]:
+        """From ``start`` down to above ``floor``; the first batch has ``first`` generations where that is known.
+
+        None for what is missing.
+        """
         size = min(first or FIRST_BATCH, LARGEST_BATCH)
         number = start
         while number > floor:
             batch = list(range(number, max(floor, number - size), -1))
-            yield from self._read(batch)
+            yield from zip(batch, self._looked_up(batch), strict=True)
             number -= len(batch)
             size = min(max(size * 2, FIRST_BATCH), LARGEST_BATCH)
 
     def _read(self, numbers: Sequence[int]) -> list[tuple[Generation, str]]:
+        found = zip(numbers, self._looked_up(numbers), strict=True)
+        return [self._must(number, read) for number, read in found]
+
+    def _must(self, number: int, read: tuple[Generation, str] | None) -> tuple[Generation, str]:
+        if read is None:
+            raise _not_so(self._project, number, "is missing from the lock log")
+        return read
+
+    def _looked_up(self, numbers: Sequence[int]) -> list[tuple[Generation, str] | None]:
         keys = [address.generation(self._project, number) for number in numbers if number not in self._known]
         alone = self._local or len(keys) < 2
         bodies = dict(zip(keys, map(self._store.read, keys) if alone else read_many(self._store, keys), strict=True))
         return [self._known.get(number) or self._parsed(number, bodies) for number in numbers]
 
-    def _parsed(self, number: int, bodies: dict[str, bytes | None]) -> tuple[Generation, str]:
+    def _parsed(self, number: int, bodies: dict[str, bytes | None]) -> tuple[Generation, str] | None:
         key = address.generation(self._project, number)
         body = bodies[key]
         if body is None:
-            raise _not_so(self._project, number, "is missing from the lock log")
+            return None
         read = (parse(Generation, body, key), digest(body))
         if len(self._known) < LARGEST_BATCH:
             self._known[number] = read

@@ -178,8 +178,17 @@ class Invoker:
 
         One that was never renamed has one name, and costs no more reads for that.
         """
-        if key is not None and (found := self._earlier(flow, key, inputs, flow)):
-            return found
+        if key is not None:
+            try:
+                found = self._earlier(flow, key, inputs, flow)
+            except KitaruConflictError:
+                # What a caller of a former name must know first: the key is not what to look into.
+                lock = self.releases.head()
+                if present_name(lock.flows, flow) != flow:
+                    resolve(lock, flow, selector)
+                raise
+            if found:
+                return found
         lock = self.releases.head()
         if key is not None:
             for name in sorted(names_of(lock.flows, present_name(lock.flows, flow)) - {flow}):

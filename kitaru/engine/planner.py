@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from kitaru.core.claims import declared_twice
 from kitaru.core.consequences import STORED_INPUTS, InUse, Stored, asks_for_use, consequences, passages, turns
 from kitaru.core.drift import find_drift
 from kitaru.core.holding import Lacks, lacks_none
-from kitaru.core.planning import Desired, Draft, Known, Place, needs, plan_absent, plan_flow
+from kitaru.core.planning import Desired, Draft, Known, Place, left_out, needs, plan_absent, plan_flow
 from kitaru.core.protection import guards, unplaced
 from kitaru.core.renaming import plan_renames
+from kitaru.engine.origins import told_from
 from kitaru.engine.records import read_object, read_snapshot, read_table
 from kitaru.engine.releases import Releases
-from kitaru.engine.workshop import MANIFEST, Workshop
+from kitaru.engine.workshop import Workshop
 from kitaru.errors import KitaruIntegrityError, KitaruManifestError, KitaruStoreFormatError, Problem
 from kitaru.model.lockfile import FlowState, Lockfile, Release, VersionTable
+from kitaru.model.neighbour import Neighbours
 from kitaru.model.plan import FlowPlan, Plan
 from kitaru.model.snapshot import Snapshot
 from kitaru.ports import InputCheck, Store
@@ -56,17 +59,20 @@ class Planner:
         loaded = workshop.loaded
         desired = workshop.desired(only)
         head = self.releases.newest(head)
-        draft = Draft(owner=workshop.owner, protect=loaded.manifest.protect)
-        lock = plan_renames(draft, loaded.manifest, head, loaded.problem)
+        commit = workshop.commit
+        draft = Draft(owner=workshop.owner, commit="" if commit.dirty else commit.sha, protect=loaded.manifest.protect)
+        lock = plan_renames(draft, loaded.manifest, head, loaded.problem, workshop.contains, only)
         for flow in desired:
             known, filled = self._known(flow, lock, workshop)
             plan_flow(draft, filled, lock, known, loaded.problem, prune=prune)
+        beside = _beside(draft, lock, workshop, whole=not only)
+        draft.warnings += beside.unread
+        draft.problems += _declared_twice(draft, lock, workshop, beside)
         if not only:
-            plan_absent(draft, loaded.manifest, lock, loaded.problem, prune=prune)
+            plan_absent(draft, loaded.manifest, lock, loaded.problem, beside=beside, prune=prune)
         building = [flow for flow, plan in zip(desired, draft.flows, strict=False) if plan.build]
         draft.problems += self.input_problems(building, loaded.problem)
         draft.problems += self._retired_in_use(draft, loaded.problem)
-        draft.problems += _declared_twice(draft, lock, workshop)
         if draft.problems:
             raise KitaruManifestError(draft.problems)
         return Plan(
@@ -77,17 +83,18 @@ class Planner:
             base_entry=head.entry,
             manifest=loaded.digest,
             target=loaded.target,
-            commit=workshop.commit,
+            commit=commit,
             tree=workshop.tree,
             flows=tuple(self._with_consequences(flow) for flow in draft.flows),
             unmanaged=tuple(draft.unmanaged),
             drift=find_drift(loaded.manifest, draft.flows, lock, whole=not only),
             warnings=(
                 *draft.warnings,
+                *workshop.doubts,
                 *unplaced(loaded.manifest, lock),
                 *workshop.warnings(flow.spec for flow in building),
             ),
-            guards=guards(loaded.manifest.protect, draft.edits, lock, workshop.commit),
+            guards=guards(loaded.manifest.protect, draft.edits, lock, commit, told_from(self.releases)),
             edits=tuple(draft.edits),
         )
 
@@ -137,7 +144,7 @@ class Planner:
         if state is None:
             return Known(), flow
         table = read_table(self.store, self.project, state.table, flow.name) if wanted.table else None
-        known = Known(table=table, lacks=self._lacks(flow.name, state, table, workshop))
+        known = Known(table=table, lacks=self._lacks(flow.name, state, table, workshop), contains=workshop.contains)
         seen_before = table is not None and table.newest_with(flow.snapshot.digest) is not None
         if not wanted.previous or seen_before:
             return known, flow
@@ -180,29 +187,26 @@ class Planner:
         return problems
 
 
-def _declared_twice(draft: Draft, lock: Lockfile, workshop: Workshop) -> list[Problem]:
+def _taken(draft: Draft, lock: Lockfile) -> list[FlowPlan]:
+    """The plans of flows that were not this manifest's until now: new ones, and another manifest's."""
+    states = {plan.flow: lock.flow(plan.flow) for plan in draft.flows if plan.action != "retire"}
+    ours = {flow for flow, one in states.items() if one is not None and one.managed and one.owner == draft.owner}
+    return [plan for plan in draft.flows if plan.flow in states and (plan.renamed_from or plan.flow not in ours)]
+
+
+def _beside(draft: Draft, lock: Lockfile, workshop: Workshop, *, whole: bool) -> Neighbours:
+    """The repository's other manifests, asked of flows that come or go. A plan without any looks at no other file."""
+    taken = _taken(draft, lock)
+    names = {name for plan in taken for name in (plan.flow, plan.renamed_from) if name}
+    if whole:
+        names.update(left_out(workshop.loaded.manifest, lock, draft.owner))
+    states = (lock.flow(plan.flow) for plan in taken)
+    return workshop.beside(names, owners={one.owner for one in states if one is not None and one.managed})
+
+
+def _declared_twice(draft: Draft, lock: Lockfile, workshop: Workshop, beside: Neighbours) -> Iterator[Problem]:
     """Flows of this manifest that another one of the repository declares too: by this name, or the one until now."""
-    problems = []
-    for plan in draft.flows:
-        state = lock.flow(plan.flow)
-        if state is None or not state.managed or state.owner == workshop.owner or plan.action == "retire":
-            continue
-        other, here = state.owner or MANIFEST, workshop.owner or MANIFEST
-        was = plan.renamed_from
-        if was and workshop.is_declared_by(state.owner, was):
-            problems.append(
-                workshop.loaded.problem(
-                    f"{was} is declared by {other} of this repository, and {here} here makes it {plan.flow}",
-                    *("moved", was),
-                    hint=f"remove {was} from {other}, or from moved: here",
-                )
-            )
-        if workshop.is_declared_by(state.owner, plan.flow):
-            problems.append(
-                workshop.loaded.problem(
-                    f"{plan.flow} is declared by {other} of this repository, and by {here} here",
-                    *("flows", plan.flow),
-                    hint="remove it from one of them, or give this manifest a project of its own",
-                )
-            )
-    return problems
+    taken = _taken(draft, lock)
+    moved = {plan.renamed_from: plan.flow for plan in taken if plan.renamed_from}
+    flows = [plan.flow for plan in taken]
+    return declared_twice(workshop.path, flows, moved, beside, workshop.loaded.problem)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Required, TypedDict, Unpack
@@ -44,6 +44,19 @@ def way_on(project: str) -> str:
     """What somebody does who has looked at a log that the hint denies, and wants to go on with it."""
     hint = address.lock_hint(project)
     return f"delete {hint} to go on with the log as it is (numbers of versions that are gone are given again)"
+
+
+def newest_of(exists: Callable[[int], bool]) -> int:
+    """The highest generation, found by doubling and halving: generations are contiguous, and never deleted."""
+    if not exists(1):
+        return 0
+    low, high = 1, 2
+    while exists(high):
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if exists(middle) else (low, middle)
+    return low
 
 
 class Signed(TypedDict, total=False):
@@ -247,16 +260,8 @@ class Releases:
         return self._store.read(address.generation(self._project, number)) is not None
 
     def _newest(self) -> int:
-        """The highest generation, found by doubling and halving: generations are contiguous, and never deleted."""
-        if not self._exists(1):
-            return 0
-        low, high = 1, 2
-        while self._exists(high):
-            low, high = high, high * 2
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self._exists(middle) else (low, middle)
-        return low
+        """The highest generation, without the hint."""
+        return newest_of(self._exists)
 
     def _rebuilt(self, number: int) -> Lockfile:
         """The state after generation ``number``, from the nearest full state at or before it."""

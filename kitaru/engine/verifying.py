@@ -9,12 +9,13 @@ is still in the chain.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from kitaru.core.commit import next_lockfile
 from kitaru.engine.journal import read_events, read_many
+from kitaru.engine.log_holes import Hole, hole_words, runs, state_words
 from kitaru.engine.records import parse
 from kitaru.engine.releases import way_on
 from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
@@ -57,7 +58,7 @@ class Hint:
 
 @dataclass(slots=True)
 class Chain:
-    """What was found of the lock log, up to its first gap. ``lock``: the newest state, None where it can't be told."""
+    """What was found of the lock log. ``lock``: the newest state, None where it can't be told from the log alone."""
 
     head: int = 0
     digest: str = ""
@@ -97,16 +98,23 @@ def verify_chain(store: Store, project: str, reporter: Reporter, *, expect: str 
     # The hint first: what is appended meanwhile can't make it look as if it were ahead.
     hint = read_hint(store, project)
     chain = Chain(expected=not expect)
-    chain.head, beyond = _contiguous(_numbers(store, project, chain))
+    numbers = _numbers(store, project, chain)
     walk = _Walk(project, chain, hint, expect)
-    for start in range(0, chain.head, BATCH):
-        last = min(start + BATCH, chain.head)
-        for number, body in _bodies(store, project, range(start + 1, last + 1)):
-            walk.take(number, body)
-        reporter.step(Step("verify", "generations", last, chain.head))
-    walk.end()
-    if beyond:
-        _report_gap(project, chain, beyond)
+    done = 0
+    for first, last in runs(numbers):
+        if first > chain.head + 1 and not _follows(store, project, first):
+            _report_stray(project, chain, first, last)
+            continue
+        if first > chain.head + 1:
+            walk.skip(Hole(chain.head + 1, first - 1))
+        for start in range(first, last + 1, BATCH):
+            batch = range(start, min(start + BATCH, last + 1))
+            for number, body in _bodies(store, project, batch):
+                walk.take(number, body)
+            done += len(batch)
+            reporter.step(Step("verify", "generations", done, len(numbers)))
+        chain.head = last
+    walk.end(frozenset(numbers))
     if not chain.expected:
         message = f"no generation has the digest {expect}: the log was rewritten since it was noted, or cut off"
         chain.faults.append(Fault(f"{project}/lock/", message))
@@ -129,31 +137,25 @@ def _numbers(store: Store, project: str, chain: Chain) -> list[int]:
     return sorted(numbers)
 
 
-def _contiguous(numbers: Sequence[int]) -> tuple[int, list[tuple[int, int]]]:
-    """How far the log goes without a gap, and the runs (first, last) of what lies beyond."""
-    head = 0
-    beyond: list[tuple[int, int]] = []
-    for number in numbers:
-        if not beyond and number == head + 1:
-            head = number
-        elif beyond and number == beyond[-1][1] + 1:
-            beyond[-1] = (beyond[-1][0], number)
-        else:
-            beyond.append((number, number))
-    return head, beyond
+def _follows(store: Store, project: str, number: int) -> bool:
+    """Whether an entry behind a gap is of this log: by its own word it is, and none is written before the one before.
+
+    Only then were those in the gap there once.
+    """
+    key = address.generation(project, number)
+    body = store.read(key)
+    try:
+        entry = parse(Generation, body, key) if body is not None else None
+    except (KitaruIntegrityError, KitaruStoreFormatError):
+        return False
+    return entry is not None and (entry.generation, entry.project) == (number, project)
 
 
-def _report_gap(project: str, chain: Chain, beyond: Sequence[tuple[int, int]]) -> None:
-    """One line for the first gap, one for each run of entries after it, however far away they are."""
-    # What readers take for the newest state is theirs to say: the hint may lead them past the gap.
-    chain.lock = None
-    first, last = chain.head + 1, beyond[0][0] - 1
-    what = f"generations {first} to {last} are missing" if last > first else "missing"
-    message = f"{what}: a reader that comes here takes the log for ended, and a writer would fork it"
+def _report_stray(project: str, chain: Chain, first: int, last: int) -> None:
+    """One line for a run of entries that do not belong there, however far away they are."""
+    what = f"generations {first} to {last} are stray entries" if last > first else "is a stray entry"
+    message = f"{what}: by its own word it is no generation {first}, and the log before it ends with {chain.head}"
     chain.fault(address.generation(project, first), message, first)
-    for start, end in beyond:
-        what = f"generations {start} to {end} are stray entries" if end > start else "is a stray entry"
-        chain.fault(address.generation(project, start), f"{what}: the log ends with generation {chain.head}", start)
 
 
 def _check_nothing(store: Store, project: str, chain: Chain) -> None:
@@ -227,13 +229,16 @@ class _Walk:
         self._loose: tuple[int, str] | None = None
         """A generation whose parent is not the entry before it, and the parent it names: one of the two was changed."""
         self._lost_state = 0
+        self._holes: list[Hole] = []
+        self._known_from = 0
+        """The generation whose full state made the state known again after it was lost."""
         self._digests = _StateDigest()
 
     def take(self, number: int, body: bytes | None) -> None:
         """The next generation, or None where it is missing."""
         if body is None:
             self._settle_link(following_fits=False)
-            self._fault(number, "missing: a reader that comes here takes the log for ended, and a writer would fork it")
+            self._fault(number, "is missing: it was listed, and was gone a moment later")
             self._before = None
             self._lose(number)
             return
@@ -254,13 +259,21 @@ class _Walk:
         self._before, self._chain.digest = sha, sha
         self._check_hint(number, sha)
 
-    def end(self) -> None:
-        """There are no more."""
+    def skip(self, hole: Hole) -> None:
+        """The next generations are not there, and those after them are."""
+        self._settle_link(following_fits=False)
+        self._holes.append(hole)
+        self._before = None
+        self._lose(hole.last)
+
+    def end(self, present: Collection[int]) -> None:
+        """There are no more. ``present``: the numbers of all entries that were listed."""
         hint, head = self._hint, self._chain.head
         witnessed = hint.lock is not None and (hint.lock.generation, hint.lock.entry) == (head, self._before)
         self._settle_link(following_fits=witnessed)
         self._report_lost(head)
         self._chain.lock = self._lock
+        self._report_holes(present)
         key = address.lock_hint(self._project)
         if hint.lock is None and hint.there:
             message = f"was damaged or edited: {hint.why}. Readers leave it aside; the next generation writes it anew"
@@ -274,6 +287,15 @@ class _Walk:
             self._chain.faults.append(Fault(key, message, head + 1))
         elif head and not hint.there:
             self._chain.notes.append("kitaru.lock is not there; readers do without it, the next generation writes it")
+
+    def _report_holes(self, present: Collection[int]) -> None:
+        for hole in self._holes:
+            message = hole_words(hole)
+            if hole is self._holes[-1]:
+                known_from = self._known_from if self._lock is not None else 0
+                known = state_words(self._project, self._chain.head, known_from, self._hint.lock, present)
+                message = f"{message}. {known}"
+            self._fault(hole.first, message)
 
     def _link(self, entry: Generation, number: int) -> None:
         fits = self._before is None or entry.parent == self._before
@@ -310,6 +332,7 @@ class _Walk:
         if self._lock is None:
             if whole is not None:
                 self._report_lost(number - 1)
+                self._known_from = number
             self._lock = whole
             return
         following = next_lockfile(self._lock, entry.edits, at=entry.at, by=entry.by, via=entry.verb)

@@ -9,6 +9,7 @@ from functools import partial
 from kitaru.core.planning import Desired
 from kitaru.errors import KitaruManifestError, KitaruUsageError, Problem
 from kitaru.model.manifest import FlowSpec, SourceSpec
+from kitaru.model.neighbour import Neighbours
 from kitaru.model.snapshot import Commit, FlowFacts, Options, Snapshot
 from kitaru.model.stack import RUNNABLE
 from kitaru.ports import Describer, ImportJob, ManifestFile, Reporter, Selection, Source, Step
@@ -21,7 +22,10 @@ WORTH_A_WORD = 200
 
 @dataclass
 class Workshop:
-    """Desired snapshots of one manifest at one state of its repository; selections and archives are made once each."""
+    """Desired snapshots of one manifest at one state of its repository; selections and archives are made once each.
+
+    ``doubts``: why the commit is not on the branch that it is said to be on, for people.
+    """
 
     loaded: ManifestFile
     source: Source
@@ -30,6 +34,7 @@ class Workshop:
     tree: str
     commit: Commit
     prefix: str = ""
+    doubts: tuple[str, ...] = ()
     _selections: dict[str, Selection] = field(default_factory=dict)
     _archives: dict[str, bytes] = field(default_factory=dict)
 
@@ -38,9 +43,22 @@ class Workshop:
         """Which manifest of the repository this is: its path, or nothing for ``kitaru.yaml`` at the root."""
         return owner_of(self.prefix, self.loaded.path.name)
 
-    def is_declared_by(self, owner: str, flow: str) -> bool:
-        """Whether the repository's manifest of that name is there, and declares the flow."""
-        return flow in self.describer.declared_by(owner or MANIFEST, self.prefix)
+    @property
+    def path(self) -> str:
+        """The manifest's path below the repository's root."""
+        return self.owner or MANIFEST
+
+    def beside(self, flows: Iterable[str], *, owners: Iterable[str] = (), uncommitted: bool = False) -> Neighbours:
+        """The other manifests of the repository that claim any of ``flows``; ``owners`` are some that are known to.
+
+        They are read as this one was: from the commit, or from the working tree where that is what is built from, or
+        ``uncommitted`` says so.
+        """
+        names, also = set(flows), {owner or MANIFEST for owner in owners}
+        if not names:
+            return Neighbours()
+        commit = None if self.commit.dirty or uncommitted else self.commit.sha
+        return self.describer.neighbours(names, self.path, also, commit)
 
     def contains(self, sha: str) -> bool:
         """Whether the commit at hand is that one, or came after it."""
@@ -68,10 +86,11 @@ class Workshop:
             snapshot = self._snapshot(name, flow, digests[name], taught)
             if isinstance(snapshot, Problem):
                 problems.append(snapshot)
-            else:
-                found.append(Desired(name=name, spec=flow, snapshot=snapshot))
+                continue
+            problems += self._missing_dockerfile(name, flow, snapshot.image.dockerfile)
+            found.append(Desired(name=name, spec=flow, snapshot=snapshot))
         if problems:
-            raise KitaruManifestError(problems)
+            raise KitaruManifestError(list(dict.fromkeys(problems)))
         return tuple(found)
 
     def spec_of(self, flow: FlowSpec) -> SourceSpec:
@@ -141,6 +160,18 @@ class Workshop:
 
     def _placed(self, name: str, problem: Problem) -> Problem:
         return self.loaded.problem(problem.message, "flows", name, "target", hint=problem.hint)
+
+    def _missing_dockerfile(self, name: str, flow: FlowSpec, dockerfile: str | None) -> list[Problem]:
+        """The problem where the flow's image names a Dockerfile that is not there, placed where it is named."""
+        if dockerfile is None or (self.loaded.root / dockerfile).is_file():
+            return []
+        place: tuple[str, ...] = ("image", "dockerfile")
+        if flow.image is not None and flow.image.dockerfile is not None:
+            place = ("flows", name, *place)
+        elif self.loaded.manifest.image.dockerfile != dockerfile:  # the decorator names it
+            place = ("flows", name, "target")
+        hint = "write the file, or its path relative to the manifest"
+        return [self.loaded.problem(f"there is no Dockerfile {dockerfile!r} below the manifest", *place, hint=hint)]
 
     def _snapshot(self, name: str, flow: FlowSpec, digest: str, facts: FlowFacts) -> Snapshot | Problem:
         chosen = flow.stack or facts.stack

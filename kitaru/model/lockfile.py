@@ -8,7 +8,7 @@ from pydantic import Field
 
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.noun import Noun
-from kitaru.model.route import APPLY, Hold, Holder, Protection, Route
+from kitaru.model.route import APPLY, HeldOff, Hold, Holder, Protection, Route
 from kitaru.model.snapshot import Commit
 
 FORMAT: Final = 1
@@ -68,10 +68,13 @@ class FlowState(Noun):
     ``latest`` is the highest number ever given, ``snapshot`` what it stands for, ``table`` the digest of the version
     table. ``managed`` once a manifest declared the flow, ``owner`` being that manifest's path below the repository's
     root ("" for the one at the root); ``retired`` once a prune removed it, or ``renamed_to`` gave it another name (its
-    numbers stay taken). ``untagged`` remembers the manifest's routes that another verb than apply removed.
+    numbers stay taken), applied from commit ``renamed_commit``. ``untagged`` remembers the manifest's routes that
+    another verb than apply removed.
     ``deletions`` counts the versions that were deleted; ``latest_deleted``: the highest is one. ``first_name`` is what
     the flow was called at first, once a rename back to a former name made that hard to tell. ``protect`` are the rules
-    of the manifest, by tag, as generation ``protect_generation`` applied them: they outlive a removal.
+    of the manifest, by tag, as generation ``protect_generation`` applied them: they outlive a removal. ``held_off`` is
+    what rollbacks took off routes, by tag, oldest first, once the hold has ended: a few of each, without versions that
+    were deleted.
     """
 
     latest: int
@@ -82,12 +85,14 @@ class FlowState(Noun):
     retired: bool = False
     owner: str = ""
     renamed_to: str = ""
+    renamed_commit: str = ""
     untagged: dict[str, Route] = Field(default_factory=dict)
     deletions: int = 0
     latest_deleted: bool = False
     first_name: str = ""
     protect: dict[str, Protection] = Field(default_factory=dict)
     protect_generation: int = 0
+    held_off: dict[str, tuple[HeldOff, ...]] = Field(default_factory=dict)
 
     def known_version(self, snapshot: str) -> int | None:
         """A version of that snapshot that can be told without the version table; None says nothing."""
@@ -121,7 +126,8 @@ class Move(Noun):
     """A route leads to these holders from now on. Valid while ``expects`` holds it (None: no such route).
 
     Nor may a version have been deleted since: ``deletions`` is the flow's count of them. ``hold`` is what a rollback
-    leaves behind; without one, a hold that was there is gone.
+    leaves behind; without one, a hold that was there is gone. ``held_off`` is what is remembered of rollbacks from now
+    on (None: what was). ``converts``: a shared label becomes an exclusive route, or the other way round.
     """
 
     kind: Literal["move"]
@@ -133,15 +139,18 @@ class Move(Noun):
     expects: tuple[Holder, ...] | None = None
     deletions: int = 0
     hold: Hold | None = None
+    held_off: tuple[HeldOff, ...] | None = None
+    converts: bool = False
 
 
 class Untag(Noun):
-    """A route is gone. Valid while ``expects`` holds it."""
+    """A route is gone. Valid while ``expects`` holds it. ``held_off`` as in ``Move``."""
 
     kind: Literal["untag"]
     flow: str
     tag: str
     expects: tuple[Holder, ...]
+    held_off: tuple[HeldOff, ...] | None = None
 
 
 class Manage(Noun):
@@ -165,12 +174,16 @@ class Rename(Noun):
 
     Valid while ``expects`` is the highest number under the old name ``was``, and the new one was never used, or is one
     that this very flow had before. The other edits of its generation are those of a flow that has its new name already.
+    ``retired``: it is one that a prune removed, and stays so until one of them says otherwise. ``commit`` is the SHA
+    that was applied ("" where that was not written down).
     """
 
     kind: Literal["rename"]
     flow: str
     was: str
     expects: int
+    retired: bool = False
+    commit: str = ""
 
 
 class Drop(Noun):

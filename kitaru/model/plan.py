@@ -76,7 +76,7 @@ class Consequence(Noun):
     from the versions ``left`` to those ``reached``; ``changes`` are what breaks them on the way.
     """
 
-    kind: Literal["breaking_inputs", "stored_inputs", "in_use", "renamed"]
+    kind: Literal["breaking_inputs", "stored_inputs", "in_use", "renamed", "rolled_back", "protected"]
     text: str
     severe: bool = False
     count: int = 0
@@ -105,7 +105,8 @@ class Drift(Noun):
 class Held(Noun):
     """A route that a rollback holds at ``holders``, since ``at``, though the manifest wants ``wanted``.
 
-    ``why``: where it wants the same, why that does not end the hold.
+    ``why``: where it wants the same, why that does not end the hold. ``ended`` is the commit with which the hold ended,
+    where the route stays because the one at hand does not contain it; ``why`` says so then.
     """
 
     tag: str
@@ -115,6 +116,7 @@ class Held(Noun):
     at: str = ""
     by: str = ""
     why: str = ""
+    ended: str = ""
 
 
 class FlowPlan(Noun):

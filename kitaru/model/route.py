@@ -153,6 +153,21 @@ class Hold(Noun):
     reason: str = ""
 
 
+class HeldOff(Noun):
+    """What a rollback took off a route, remembered once its hold has ended; ``by``, ``at``: who rolled back, and when.
+
+    ``commit`` is the one whose apply ended the hold; empty where it ended without one. ``goes_on``: another rollback
+    took the hold's place, and the end of that one ends this one too. Without ``by`` the generation that says it tells.
+    """
+
+    left: tuple[Holder, ...]
+    by: str = ""
+    at: str = ""
+    reason: str = ""
+    commit: str = ""
+    goes_on: bool = False
+
+
 class Protection(Noun):
     """A route that moves only by apply, from a clean commit on that branch."""
 

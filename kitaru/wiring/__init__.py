@@ -4,6 +4,7 @@ Imports of adapters are late on purpose, here and nowhere else: each command pay
 """
 
 from kitaru.wiring.repository import Repository as Repository
+from kitaru.wiring.repository import can_be_of as can_be_of
 from kitaru.wiring.repository import ci_files as ci_files
 from kitaru.wiring.repository import forge as forge
 from kitaru.wiring.repository import manifest_edits as manifest_edits

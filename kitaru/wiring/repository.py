@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -17,6 +17,7 @@ from kitaru.settings import (
 
 if TYPE_CHECKING:
     from kitaru.model.manifest import SourceSpec
+    from kitaru.model.neighbour import Neighbours
     from kitaru.model.snapshot import FlowFacts
     from kitaru.ports import Forge, ImportJob, ManifestFile, Selection, Source
 
@@ -132,6 +133,26 @@ class Repository:
         names: frozenset[str] = reading.flow_names(Path(self.loaded.root, "../" * prefix.count("/"), manifest))
         return names
 
+    def neighbours(self, flows: Collection[str], own: str, also: Collection[str], commit: str | None) -> Neighbours:
+        """The other manifests of the repository that claim any of ``flows`` for the same project and store.
+
+        Where store or project were given outright, they were not given for this manifest alone.
+        """
+        finding = import_module("kitaru.adapters.neighbours")
+        settings, manifest = self.settings, self.loaded.manifest
+        elsewhere = manifest.store is not None and settings.store != manifest.store
+        wanted = finding.Wanted(
+            own=own,
+            flows=flows,
+            also=also,
+            target=self.loaded.target,
+            project=None if settings.environ.get("KITARU_PROJECT") else manifest.project,
+            store=manifest.store,
+            any_store=elsewhere or bool(settings.environ.get("KITARU_STORE")),
+        )
+        found: Neighbours = finding.find_neighbours(self.loaded.root, wanted, commit)
+        return found
+
     def actor(self) -> str:
         """Who acts, as CI or Git says."""
         found = import_module("kitaru.adapters.provenance").provenance(self.loaded.root)
@@ -158,6 +179,12 @@ def past_sources() -> Any:
 def manifest_edits() -> Any:
     """What edits a manifest's bytes, and writes them."""
     return import_module("kitaru.adapters.manifest_edits")
+
+
+def can_be_of(root: Path, sha: str, branch: str) -> bool:
+    """Whether Git has nothing against the commit being of that branch."""
+    found: bool = import_module("kitaru.adapters.branches").can_be_of(root, sha, branch)
+    return found
 
 
 def working_tree(folder: Path) -> Path:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from kitaru.errors import KitaruUsageError
+from kitaru.surfaces.cli import job
 from kitaru.surfaces.cli.options import ManifestOption, OutputOption, TargetOption
 from kitaru.surfaces.cli.terminal import Output, terminal
 
@@ -129,7 +130,7 @@ def _body(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise KitaruUsageError(f"{path} can't be read: {error}", hint="kitaru plan --out FILE makes one") from error
     plan = import_module("kitaru.client.project").read_plan(body, str(path))
-    return str(import_module("kitaru.surfaces.views.plan_markdown").plan_markdown(plan))
+    return str(import_module("kitaru.surfaces.views.plan_markdown").plan_markdown(plan, job.run_url()))
 
 
 def _written(done: Any) -> list[str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from kitaru.errors import KitaruUsageError
+from kitaru.model.json_text import KeyGivenTwice, parse_json
 from kitaru.surfaces.cli.options import (
     InputOption,
     ManifestOnly,
@@ -21,6 +22,9 @@ from kitaru.surfaces.cli.options import (
 )
 from kitaru.surfaces.cli.suggestions import command_line, example_inputs
 from kitaru.surfaces.cli.terminal import progress, terminal
+
+if TYPE_CHECKING:
+    from kitaru.model.image import ImageSettings
 
 FlowTarget = Annotated[
     str, typer.Argument(metavar="TARGET", help="path/to/file.py:flow, package.module:flow, or a flow of the manifest.")
@@ -94,10 +98,19 @@ def manifest_mode(manifest_only: bool, no_manifest: bool) -> Literal["edit", "on
     return "only" if manifest_only else "leave" if no_manifest else "edit"
 
 
-def parse_image(text: str | None) -> str | dict[str, Any] | None:
-    """``--image``: a base image, a JSON object of image settings, or ``@file`` with either (or a JSON string)."""
+def parse_image(text: str | None) -> ImageSettings | None:
+    """``--image``: a base image, a JSON object of image settings, or ``@file`` with either (or a JSON string).
+
+    Raises ``KitaruUsageError`` with every member that is wrong.
+    """
     if text is None:
         return None
+    # Late: few commands are given an image, and its model takes time to make.
+    found: ImageSettings | None = import_module("kitaru.client.images").asked_image(_image_given(text), "--image")
+    return found
+
+
+def _image_given(text: str) -> str | dict[str, Any]:
     source = "--image"
     if text.startswith("@"):
         source = text[1:]
@@ -113,7 +126,9 @@ def parse_image(text: str | None) -> str | dict[str, Any] | None:
             raise KitaruUsageError(f"{source} is no image: {text[:80]!r} has spaces in it", hint=IMAGE_HINT)
         return text
     try:
-        found = json.loads(text)
+        found = parse_json(text)
+    except KeyGivenTwice as error:
+        raise KitaruUsageError(f"{source}: {error}", hint="keep one of the two") from error
     except ValueError as error:
         raise KitaruUsageError(f"{source} is not JSON: {error}", hint=IMAGE_HINT) from error
     if not isinstance(found, str | dict) or (isinstance(found, str) and found.lstrip()[:1] in ("", "{", "[", '"')):

@@ -23,7 +23,7 @@ def history(
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many generations.")] = 20,
     everything: Annotated[bool, typer.Option("--all", help="All generations there are.")] = False,
 ) -> None:
-    """Show who moved what, when, from which commit; newest first."""
+    """Show who moved what, when, from which commit; newest first. Exit code 1 where a generation is missing."""
     client = at.connect()
     happened = client.history.list(flow, limit=None if everything else limit)
     view = import_module("kitaru.surfaces.views.history_text")
@@ -32,6 +32,8 @@ def history(
     terminal.items(happened.generations, lines)
     if note := view.chain_note(happened):
         terminal.note(note)
+    if happened.missing:
+        raise typer.Exit(1)
 
 
 @placed("blame")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -16,6 +17,9 @@ LONGEST_SUMMARY = 900_000
 
 MOST_REMARKS = 10
 """Of one step: GitHub shows no more."""
+
+_LINKED = re.compile(r"https?://[^\s()<>\[\]]+")
+"""An address that ends no link in Markdown."""
 
 
 def add_plan(plan: Any, saved: Path | None) -> None:
@@ -72,6 +76,16 @@ def add_outputs(**values: str) -> None:
         _append(place, text.encode(), "GITHUB_OUTPUT")
 
 
+def run_url(environ: Mapping[str, str] | None = None) -> str:
+    """The address of the run that this job is part of, on GitHub or GitLab; empty where CI says none."""
+    environ = os.environ if environ is None else environ
+    server, repository, run = (environ.get(f"GITHUB_{name}", "") for name in ("SERVER_URL", "REPOSITORY", "RUN_ID"))
+    # On GitLab the job that comments is not the one whose log has the plan: the pipeline leads to both.
+    theirs = environ.get("CI_PIPELINE_URL") or environ.get("CI_JOB_URL") or ""
+    found = f"{server}/{repository}/actions/runs/{run}" if server and repository and run else theirs
+    return found if _LINKED.fullmatch(found) else ""
+
+
 def remarks(error: KitaruError, environ: Mapping[str, str] | None = None) -> list[str]:
     """The error as workflow commands, one for each problem with a place; nothing outside GitHub's jobs."""
     environ = os.environ if environ is None else environ
@@ -86,7 +100,7 @@ def remarks(error: KitaruError, environ: Mapping[str, str] | None = None) -> lis
 
 
 def _markdown(plan: Any) -> str:
-    return str(import_module("kitaru.surfaces.views.plan_markdown").plan_markdown(plan))
+    return str(import_module("kitaru.surfaces.views.plan_markdown").plan_markdown(plan, run_url()))
 
 
 def _yes(whether: bool) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kitaru.errors import KitaruInputError
+from kitaru.model.json_text import KeyGivenTwice, parse_json
 from kitaru.surfaces.cli.terminal import Output, progress, terminal
 
 if TYPE_CHECKING:
@@ -139,7 +139,9 @@ def parse_inputs(text: str | None, option: str = "--input") -> dict[str, Any]:
         except (OSError, UnicodeDecodeError) as error:
             raise KitaruInputError(f"{source} can't be read: {error}", hint=f"{option} @file.json") from error
     try:
-        found = json.loads(text)
+        found = parse_json(text)
+    except KeyGivenTwice as error:
+        raise KitaruInputError(f"{source}: {error}", hint="keep one of the two") from error
     except ValueError as error:
         raise KitaruInputError(f"{source} is not JSON: {error}", hint=f"""{option} '{EXAMPLE}'""") from error
     if not isinstance(found, dict):

@@ -103,7 +103,7 @@ def plan(
     if out is not None:
         _save(out, made.redacted.canonical())
     if at.form == "markdown":
-        print(import_module("kitaru.surfaces.views.plan_markdown").plan_markdown(made))
+        print(import_module("kitaru.surfaces.views.plan_markdown").plan_markdown(made, job.run_url()))
     else:
         view = import_module("kitaru.surfaces.views.plan_text")
         lines = view.plan_lines(made, terminal.style, all_files=files)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from kitaru.errors import KitaruUsageError
+from kitaru.model.route import DEFAULT_TAG
 from kitaru.surfaces.cli.consumer import deployments_app, flow_app
 from kitaru.surfaces.cli.deploy import manifest_mode
 from kitaru.surfaces.cli.options import (
@@ -104,7 +105,7 @@ def promote(
 def rollback(
     at: Place,
     flow: FlowArgument,
-    tag: Annotated[str, typer.Argument(metavar="TAG", help="The route.")] = "default",
+    tag: Annotated[str, typer.Argument(metavar="TAG", help="The route.")] = DEFAULT_TAG,
     to: Annotated[int, typer.Option("--to", metavar="N", help="The version, or -1: one further back than now.")] = -1,
     write: Annotated[bool, typer.Option("--write", help="Make the manifest's edit, instead of printing it.")] = False,
     message: MessageOption = "",
@@ -121,7 +122,11 @@ def rollback(
     if mode == "only":
         terminal.item(view.route_data(done), view.proposal_lines(done, terminal.style))
         return
-    lines = view.rollback_lines(done, terminal.style)
+    # With the number: --write alone would roll back once more.
+    route = [flow, *([tag] if tag != DEFAULT_TAG else [])]
+    single = done.version is not None
+    again = command_line("kitaru rollback", *route, "--to", str(done.version), "--write", *at.options) if single else ""
+    lines = view.rollback_lines(done, terminal.style, write=again)
     if done.held:
         again = command_line("kitaru history", flow, *at.options)
         lines = [*lines, "", f"who moved what: {again}"]

@@ -61,14 +61,17 @@ def manifest_notes(kept: Any) -> list[str]:
 def route_data(done: Any) -> dict[str, Any]:
     """A route's move as JSON data."""
     names = ("flow", "tag", "before", "after", "exclusive", "changed", "generation", "version", "held", "hold_ended")
-    data = {name: getattr(done, name) for name in names}
-    return {**data, "skipped": list(done.skipped), "manifest": done.manifest.to_json()}
+    data = {name: getattr(done, name) for name in (*names, "converted")}
+    lists = {"skipped": list(done.skipped), "rolled_back": list(done.rolled_back)}
+    return {**data, **lists, "manifest": done.manifest.to_json()}
 
 
 def route_lines(done: Any, style: Style = bare) -> list[str]:
     """Where a tag leads now."""
     mark = "*" if done.exclusive else ""
-    if not done.changed or done.before == done.after:
+    if done.changed and done.before == done.after and done.converted:
+        lines = [style(f"{done.flow}: {done.tag}{mark} stays at {done.after}", "good")]
+    elif not done.changed or done.before == done.after:
         lines = [f"{done.flow}: {done.tag}{mark} leads to {done.after} already"]
     elif done.after == "nothing":
         lines = [style(f"{done.flow}: {done.tag} is removed", "good") + f" (it led to {done.before})"]
@@ -76,8 +79,11 @@ def route_lines(done: Any, style: Style = bare) -> list[str]:
         lines = [style(f"{done.flow}: {done.tag}{mark} → {done.after}", "good")]
     else:
         lines = [style(f"{done.flow}: {done.tag}{mark} {done.before} → {done.after}", "good")]
+    if done.changed and done.converted:
+        lines[0] += ", now an exclusive route" if done.exclusive else ", now a shared label"
     if done.hold_ended:
         lines[0] += "; the rollback's hold ends"
+    lines += [style(f"  note: {text}", "warn") for text in done.rolled_back]
     return [*lines, *_wrote(done.manifest)]
 
 
@@ -86,16 +92,21 @@ def proposal_lines(done: Any, style: Style = bare) -> list[str]:
     return _edit(done.manifest, style) or [f"{done.manifest.path} says so already; nothing to change"]
 
 
-def rollback_lines(done: Any, style: Style = bare) -> list[str]:
-    """A rollback: where the route leads, what it passed over, what holds it there, and the edit that ends that."""
+def rollback_lines(done: Any, style: Style = bare, *, write: str = "") -> list[str]:
+    """A rollback: where the route leads, what it passed over, what holds it there, and the edit that ends that.
+
+    ``write``: the command that makes the edit, and no more than that.
+    """
     if not done.changed:
-        lines = [f"{done.flow}: {done.tag}* leads to {done.after} already; nothing to roll back"]
+        held = ", held there until the manifest says so and is applied" if done.held else ""
+        lines = [f"{done.flow}: {done.tag}* leads to {done.after} already{held}; nothing to roll back"]
         return [*lines, *_wrote(done.manifest)]
     first, *rest = route_lines(done, style)
     lines = [first, *(f"  passed over {text}" for text in done.skipped), *rest]
     if done.manifest.written or not done.manifest.diff:
         return lines
-    words = f"Plan and apply leave it there until {done.manifest.path} agrees. The edit (--write makes it):"
+    made = f" ({write} makes it)" if write else ""
+    words = f"Plan and apply leave it there until {done.manifest.path} agrees. The edit{made}:"
     return [*lines, "", words, "", *done.manifest.diff]
 
 

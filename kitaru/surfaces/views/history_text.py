@@ -22,17 +22,42 @@ def history_lines(
     if not happened.generations:
         if happened.head == 0:
             return [f"Nothing has happened in project {project} yet. Next: kitaru plan"]
-        return [_nothing(happened, flow)]
+        return [*(_hole(*hole) for hole in _holes(happened.missing)), _nothing(happened, flow)]
     lines: list[str] = []
+    holes = _holes(happened.missing)
     for one in happened.generations:
+        while holes and holes[0][1] > one.generation:
+            lines += [style(_hole(*holes.pop(0)), "warn"), ""]
         lines += [*_generation(one, style, width), ""]
+    for hole in holes:
+        lines += [style(_hole(*hole), "warn"), ""]
     if happened.more:
         lines.append(style(_older(happened, flow), "dim"))
     return lines if happened.more else lines[:-1]
 
 
+def _holes(missing: Sequence[int]) -> list[tuple[int, int]]:
+    """(newest, oldest) of each run of generations that are missing, newest first."""
+    found: list[tuple[int, int]] = []
+    for number in missing:
+        if found and found[-1][1] == number + 1:
+            found[-1] = (found[-1][0], number)
+        else:
+            found.append((number, number))
+    return found
+
+
+def _hole(newest: int, oldest: int) -> str:
+    which = f"{oldest} to {newest}  these generations are" if newest > oldest else f"{newest}  this generation is"
+    return f"{which} missing from the log: kitaru store verify"
+
+
 def chain_note(happened: Any) -> str | None:
     """One line where what was read does not fit together; None where it does."""
+    if happened.missing:
+        number = count(len(happened.missing), "generation")
+        first = happened.missing[-1]
+        return f"warning: {number} missing from the log, the oldest is {first}. Look: kitaru store verify"
     if not happened.unchained:
         return None
     number = happened.unchained[-1]

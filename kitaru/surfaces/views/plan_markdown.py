@@ -20,11 +20,18 @@ LONGEST_TEXT = 300
 LINES_SHOWN, ROUTES_SHOWN, FILES_SHOWN = 40, 100, 300
 """Of each kind of remark, of the routes that move, and of one flow's files."""
 
+NAMES_ROOM = 20_000
+"""Characters for the names of the flows that break their callers, where there are more than ``LINES_SHOWN``."""
+
 CLOSES = "This issue is kept up to date, and closed by the first look that finds no drift."
 
 
-def plan_markdown(plan: Plan) -> str:
-    """The comment, under ``LIMIT`` characters; what had to go is said."""
+def plan_markdown(plan: Plan, run: str = "") -> str:
+    """The comment, under ``LIMIT`` characters: the flows with the gravest consequences first; what had to go is said.
+
+    ``run``: the address of the CI run whose log has the plan in full; empty where there is none.
+    """
+    rest = f"the full plan is in the log of [this run]({run})" if run else "`kitaru plan` shows all of it"
     branch = f" on {_code(plan.commit.branch)}" if plan.commit.branch else ""
     dirty = " with uncommitted changes" if plan.commit.dirty else ""
     head = [
@@ -35,26 +42,29 @@ def plan_markdown(plan: Plan) -> str:
         "",
     ]
     shared = shared_notes(plan)
-    severe = [(flow, one) for flow, one in _told(plan) if one.severe]
+    flows = sorted(plan.flows, key=_gravity)
+    told = [(flow, one) for flow in flows for one in flow.consequences]
+    severe = [(flow, one) for flow, one in told if one.severe]
     breaking, others = ([pair for pair in severe if _breaks(pair[1]) == yes] for yes in (True, False))
+    head += _names(list(dict.fromkeys(flow.flow for flow, _ in breaking)), rest)
     head += _some([f"> :warning: **breaking** `{flow.flow}`: {_code(one.text)}" for flow, one in breaking])
     head += _some([f"> :warning: `{flow.flow}`: {_code(one.text)}" for flow, one in others])
     head += _some([f"> :anchor: `{flow.flow}`: {_code(held_words(held))}" for flow, held in _held(plan)])
     head += _some([f"> :lock: {_code(text)}" for text in told_together(plan.guards)])
-    head += _some([f"> `{flow.flow}`: {_code(one.text)}" for flow, one in _told(plan) if not one.severe])
+    head += _some([f"> `{flow.flow}`: {_code(one.text)}" for flow, one in told if not one.severe])
     head += _some([f"> {_code(text)}" for text in shared_lines(plan, shared)])
     head += _some([f"> :warning: {_code(text)}" for text in plan.warnings])
     if head[-1]:
         head.append("")
-    head += _route_table(plan)
+    head += _route_table(flows)
     foot = [f"<sub>generation {plan.base} · commit `{short(plan.commit.sha)}`{branch}{dirty}</sub>", ""]
-    shown = [flow for flow in plan.flows if flow.action != "keep" or flow.moves or flow.held]
+    shown = [flow for flow in flows if flow.action != "keep" or flow.moves or flow.held]
     body = [_section(flow, shared) for flow in shown if not is_told(flow, shared)]
     if plan.unmanaged:
         body.append(
             "\n".join(["Not in the manifest:", "", *_some([f"- {_code(text)}" for text in plan.unmanaged]), ""])
         )
-    return _fitted("\n".join(head), body, "\n".join(foot))
+    return _fitted("\n".join(head), body, "\n".join(foot), rest)
 
 
 def drift_markdown(plan: Plan, place: Sequence[str] = ()) -> str:
@@ -92,8 +102,29 @@ def _some(lines: list[str]) -> list[str]:
     return [*lines[:LINES_SHOWN], f"{lines[0][:2]}and {len(lines) - LINES_SHOWN} more"]
 
 
-def _fitted(head: str, sections: list[str], foot: str) -> str:
-    cut = "\n_{} more; the full plan is in the job's log and its `--out` file._\n"
+def _names(flows: Sequence[str], rest: str) -> list[str]:
+    """All flows that break their callers, on one line, where not each of them has a line of its own."""
+    if len(flows) <= LINES_SHOWN:
+        return []
+    room, shown = NAMES_ROOM, 0
+    while shown < len(flows) and (room := room - len(flows[shown]) - 4) >= 0:
+        shown += 1
+    more = f" and {len(flows) - shown} more; {rest}" if shown < len(flows) else ""
+    names = ", ".join(f"`{name}`" for name in flows[:shown])
+    return [f"> :warning: **{len(flows)} flows break their callers**: {names}{more}"]
+
+
+def _gravity(flow: FlowPlan) -> int:
+    """What reviewers must see first has the lowest number; flows that are alike stay in the manifest's order."""
+    if any(_breaks(one) and one.severe for one in flow.consequences):
+        return 0
+    if flow.action == "retire" or any(one.severe for one in flow.consequences):
+        return 1
+    return 2 if flow.consequences or flow.held else 3
+
+
+def _fitted(head: str, sections: list[str], foot: str, rest: str) -> str:
+    cut = f"\n_{{}} more; {rest}._\n"
     room = LIMIT - len(foot) - len(cut) - 12
     text = head if len(head) <= room else head[:room].rpartition("\n")[0] + "\n"
     for at, section in enumerate(sections):
@@ -111,16 +142,12 @@ def _breaks(consequence: Consequence) -> bool:
     return consequence.kind == "breaking_inputs"
 
 
-def _told(plan: Plan) -> list[tuple[FlowPlan, Consequence]]:
-    return [(flow, one) for flow in plan.flows for one in flow.consequences]
-
-
 def _held(plan: Plan) -> list[tuple[FlowPlan, Held]]:
     return [(flow, held) for flow in plan.flows for held in flow.held]
 
 
-def _route_table(plan: Plan) -> list[str]:
-    moves = [(flow, move) for flow, move in plan.moves if not move.adopts]
+def _route_table(flows: Sequence[FlowPlan]) -> list[str]:
+    moves = [(flow.flow, move) for flow in flows for move in flow.moves if not move.adopts]
     if not moves:
         return []
     rows = [

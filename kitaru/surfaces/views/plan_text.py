@@ -51,9 +51,12 @@ def summary(plan: Plan) -> str:
     """One sentence that says how much would change."""
     if plan.is_empty:
         kept = count(len(plan.flows), "flow")
-        held = sum(len(flow.held) for flow in plan.flows)
+        held = [one for flow in plan.flows for one in flow.held]
+        on = sum(1 for one in held if not one.ended)
+        if on:
+            return f"No changes: {count(on, 'route')} held by a rollback, until the manifest agrees."
         if held:
-            return f"No changes: {count(held, 'route')} held by a rollback, until the manifest agrees."
+            return f"No changes: {count(len(held), 'route')} kept from a version that was rolled back."
         return f"No changes: {kept} as the manifest says." if plan.flows else "No changes: the manifest has no flows."
     actions = [flow.action for flow in plan.flows]
     parts = [f"{actions.count('create')} to create"] if "create" in actions else []
@@ -95,6 +98,8 @@ def _flow(flow: FlowPlan, style: Style, all_files: bool, shared: Shared) -> list
 
 def held_words(held: Held) -> str:
     """``route stable held at v1, rolled back by Ann 2 hours ago (it loses orders); the manifest says v2``."""
+    if held.ended:
+        return f"route {held.tag} stays at {describe_holders(held.holders)}: {held.why}"
     why = f" ({held.reason})" if held.reason else ""
     says = f"says {describe_holders(held.wanted)}" if held.wanted else "does not name it"
     return (
@@ -144,7 +149,10 @@ def ways_out(plan: Plan, drift: Drift, place: Sequence[str] = ()) -> list[str]:
         return _ways_out_of_hold(drift, held, options)
     move = next((one for one in flow.moves if one.tag == drift.tag), None)
     if move is not None and move.after is not None:
-        keep = f"make kitaru.yaml say {describe_holders(move.before)}" if move.before else "take it out of kitaru.yaml"
+        says = f"make kitaru.yaml say {describe_holders(move.before)}" if move.before else "take it out of kitaru.yaml"
+        # Import leaves a route alone that is to follow a version which is not built yet.
+        waits = flow.build is not None and any(one.version == flow.build.version for one in move.after)
+        keep = says if waits else f"kitaru import {drift.flow}{options} ({says}, as that does)"
         return [f"undo it: kitaru apply{options}", f"keep it: {keep}"]
     keep = f"keep it: kitaru import {drift.flow}{options}"
     # A manifest may leave default out, and nobody can remove it.
