@@ -5,7 +5,7 @@ Adapters implement them, the engine calls them, and neither imports the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     # Only names in annotations: a flow that runs in a script needs no pydantic model of the manifest.
     from kitaru.errors import Problem
     from kitaru.model.manifest import Manifest, SourceSpec
+    from kitaru.model.neighbour import Neighbours
     from kitaru.model.snapshot import Commit, FlowFacts, SourceTree
 
 
@@ -165,13 +166,17 @@ class RunnerInfo:
 
 @record()
 class RunOrder:
-    """What a runner is given to start one execution; ``journal_head`` spares it the first read."""
+    """What a runner is given to start one execution; ``journal_head`` spares it the first read.
+
+    ``takes_over``: another runner may have begun, or may be about to; without it this is the execution's first one.
+    """
 
     project: str
     exec_id: str
     store_url: str
     snapshot: bytes
     journal_head: tuple[bytes, ...]
+    takes_over: bool = False
 
 
 class Runner(Protocol):
@@ -339,11 +344,9 @@ class Describer(Protocol):
         """Warnings about modules that are imported, are there in the working tree, and are not in the selection."""
         ...
 
-    def declared_by(self, manifest: str, prefix: str) -> frozenset[str]:
-        """The flows of another manifest of the repository, by its path there; none where there is no such file.
-
-        ``prefix`` is the path of this manifest's folder.
-        """
+    def neighbours(self, flows: Collection[str], own: str, also: Collection[str], commit: str | None) -> Neighbours:
+        """The repository's other manifests that claim any of ``flows`` for the same project and store, by paths in it:
+        of ``commit``, or the working tree. ``own``: the one that asks; ``also`` are some, whatever they are called."""
         ...
 
 

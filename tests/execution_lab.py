@@ -83,15 +83,18 @@ class Lab:
         store: Store | None = None,
         capture: bool = False,
         mask: Mask | None = None,
+        entries: tuple[bytes, ...] | None = None,
+        takes_over: bool = False,
     ) -> Any:
-        """Execute from what is recorded now."""
+        """Execute from what is recorded now, or was in ``entries``."""
         return execute(
             flow,
             store=store or self.store,
             clock=self.clock,
             project=PROJECT,
             exec_id=exec_id,
-            entries=self.entries(exec_id),
+            entries=entries or self.entries(exec_id),
+            takes_over=takes_over,
             runner=RunnerInfo("lab-runner", "lab-host", os.getpid(), ""),
             capture=capture,
             mask=mask,

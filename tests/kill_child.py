@@ -50,6 +50,10 @@ class Order:
     environment: Mapping[str, str]
     cut: Cut | None = None
     by_client: bool = False
+    takes_over: bool = False
+    """Whether another runner was started before, or is beside this one."""
+    head: tuple[bytes, ...] = ()
+    """The journal as it stood when the order was given; read by the child where it is empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,8 @@ class Report:
     writes: int = 0
     late: tuple[str, ...] = ()
     """What it wrote after it had found its next entry taken."""
+    learned: float | None = None
+    """The time (in seconds) when it found that."""
 
 
 class Watched:
@@ -71,7 +77,7 @@ class Watched:
         self._cut = cut
         self._guard = threading.Lock()
         self._acks = os.open(acks, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._overtaken = False
+        self.overtaken: float | None = None
         self.url = inner.url
         self.durable_across_processes = inner.durable_across_processes
         self.writes = 0
@@ -91,7 +97,7 @@ class Watched:
                 number = int(key.rpartition("/")[2].partition(".")[0])
                 os.write(self._acks, f"{number} {hashlib.sha256(body).hexdigest()}\n".encode())
             else:
-                self._overtaken = True
+                self.overtaken = self.overtaken or time.time()
         if last:
             _end_now()
         return outcome
@@ -108,7 +114,7 @@ class Watched:
 
     def _begin(self, what: str) -> bool:
         """Whether the process ends when this write is through."""
-        if self._overtaken and ("/journal/" in what or "/index/" in what or what.endswith("summary.json")):
+        if self.overtaken and ("/journal/" in what or "/index/" in what or what.endswith("summary.json")):
             self.late.append(what)
         cut = self._cut
         with self._guard:
@@ -152,9 +158,10 @@ def run_child(order: Order, told: Connection) -> None:
                 clock=WallClock(),
                 project=PROJECT,
                 exec_id=order.exec_id,
-                entries=read_entries(store, PROJECT, order.exec_id),
+                entries=order.head or read_entries(store, PROJECT, order.exec_id),
                 runner=this_process(),
                 capture=True,
+                takes_over=order.takes_over,
             )
         report = Report("done", result)
     except (Fenced, Stopped):
@@ -165,7 +172,7 @@ def run_child(order: Order, told: Connection) -> None:
         # The hints after the end are written by a thread that the interpreter waits for.
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join(PATIENCE)
-    told.send(Report(report.outcome, report.result, store.writes, tuple(store.late)))
+    told.send(Report(report.outcome, report.result, store.writes, tuple(store.late), store.overtaken))
 
 
 def _resume(flow: Any, store: Watched, order: Order) -> Any:

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from kitaru.adapters.stores import open_store
 from kitaru.authoring.loading import load_target
 from kitaru.engine.logs import read_lines
 from kitaru.model import address
-from kitaru.model.event import AttemptFailed, CheckpointCompleted, CheckpointFailed, Started
+from kitaru.model.event import AttemptFailed, CheckpointCompleted, CheckpointFailed
 from kitaru.model.execution import Execution
 from tests.execution_lab import PROJECT, Lab
 from tests.kill_child import Child, Cut, Order, Report
@@ -36,6 +36,9 @@ PRELOAD = [
 ]
 PAST = "past-"
 """Begins the labels by which a flow's body says that it has the result of a call."""
+
+HALTING = 0.1
+"""Seconds in which a runner that has learned of another one must have ended the code that it had under way."""
 
 ORPHANED = 5.0
 """Seconds for which a process that a killed runner had started may outlive it."""
@@ -52,6 +55,8 @@ class Tally:
     kills: int = 0
     duels: int = 0
     fenced: int = 0
+    stopped_at_work: int = 0
+    """Runners that had begun when another one took over."""
     orphans_looked_for: int = 0
     """Runners that may have started processes, and left none of them behind."""
     runs: int = 0
@@ -112,10 +117,14 @@ class Story:
         self._folder = harness.folder / f"story-{seed}"
         self._sources = self._folder / "sources"
         self._effects = self._folder / "effects.txt"
+        self._begun = False
         self._acked: dict[int, str] = {}
         self._seen: tuple[bytes, ...] = ()
-        self._loose_runs: set[int] = set()
-        """Runs that lost to another one: until they learned of it they may have run what that one recorded."""
+        self._loose_runs: dict[int, tuple[set[str], float]] = {}
+        """Runs that lost to another one: what was recorded before they began, and when they learned of the other.
+
+        Until they learned of it they may have run what that one recorded.
+        """
 
     def tell(self) -> None:
         """All of it."""
@@ -142,20 +151,20 @@ class Story:
         exec_id = self._open(lab, flow)
         effects = self._folder / "undisturbed.txt"
         begun = time.monotonic()
-        report = self._harness.start(self._order(lab, exec_id, effects=effects)).report()
+        report = self._harness.start(self._order(lab, exec_id, effects=effects, takes_over=False)).report()
         return report, lab.load(exec_id), time.monotonic() - begun
 
     def _disturb(self, lab: Lab, exec_id: str, writes: int, spent: float) -> Report:
         """Kill its runners until one gets through; how that one ended."""
         tally = self._harness.tally
         for _ in range(KILLS):
-            if self._chance.random() < 0.15:
+            if self._chance.random() < 0.25:
                 report = self._duel(lab, exec_id, spent)
             else:
                 report = self._round(lab, exec_id, writes, spent)
             if report is not None:
                 return report
-        child = self._harness.start(self._order(lab, exec_id))
+        child = self._harness.start(self._order(lab, exec_id, takes_over=True))
         report = child.report()
         self._check_after(lab, exec_id, child.order)
         tally.fenced += report.outcome == "fenced"
@@ -183,21 +192,30 @@ class Story:
         """Two runners at once; one of them may be killed. The report of the one that got through."""
         tally = self._harness.tally
         tally.duels += 1
-        begun = any(isinstance(event, Started) for event in lab.events(exec_id))
-        rivals = [self._harness.start(self._order(lab, exec_id, by_client=False)) for _ in range(2)]
+        self._begun = True
+        finished = {event.args["label"] for event in lab.events(exec_id) if isinstance(event, CheckpointCompleted)}
+        orders = [self._order(lab, exec_id, by_client=False, takes_over=True) for _ in range(2)]
+        head = lab.entries(exec_id)
+        if len(head) == 1 or self._chance.random() < 0.5:
+            # Both were told to go on from here, whatever the other one does meanwhile: one of them comes too late.
+            orders = [replace(order, head=head) for order in orders]
+        rivals = [self._harness.start(order) for order in orders]
         if self._chance.random() < 0.4 and not rivals[0].ended_within(self._chance.uniform(0, spent)):
             rivals[0].kill()
         reports = [rival.report() for rival in rivals]
         acks = [sorted(self._acks(rival.order)) for rival in rivals]
         if all(acks) and not (acks[0][-1] < acks[1][0] or acks[1][-1] < acks[0][0]):
             self._problem(f"two runners wrote in turn: {acks}")
-        lost = [rival for rival, report in zip(rivals, reports, strict=True) if report.outcome != "done"]
-        self._loose_runs.update(rival.order.run for rival in lost)
+        for rival, report in zip(rivals, reports, strict=True):
+            if report.outcome != "done":
+                self._loose_runs[rival.order.run] = finished, report.learned or float("inf")
         for rival, report, taken in zip(rivals, reports, acks, strict=True):
             if report.outcome == "fenced":
                 tally.fenced += 1
-                if begun and not taken and self._effects_of(rival.order.run):
-                    self._problem("a runner that never got hold of the execution ran checkpoints")
+                did = [label for run, _, label in self._effects_all() if run == rival.order.run]
+                tally.stopped_at_work += bool(did)
+                if did and not taken:
+                    self._problem(f"a runner that never got hold of the execution ran its code: {did[:3]}")
             if report.outcome == "killed":
                 tally.count_kill("beside another runner")
             if report.outcome == "failed":
@@ -264,12 +282,21 @@ class Story:
         failed = self._check_failed(events, effects)
         passed = {label: at for _, at, label in reversed(effects) if label.startswith(PAST)}
         for run, at, label in effects:
+            if run in self._loose_runs:
+                self._check_loose(run, at, label)
             if run in self._loose_runs or label.startswith(PAST):
                 continue
             if label in done and at > address.parse_timestamp(done[label]).timestamp() + 0.000_01:
                 self._problem(f"{label} ran in run {run} after it was recorded")
             if label not in failed and at > passed.get(f"{PAST}{label}", at):
                 self._problem(f"{label} ran in run {run} after the body had gone on with its result")
+
+    def _check_loose(self, run: int, at: float, label: str) -> None:
+        finished, learned = self._loose_runs[run]
+        if label in finished:
+            self._problem(f"{label} ran in run {run}, and was recorded before that began")
+        if at > learned + HALTING:
+            self._problem(f"{label} ran in run {run} {at - learned:.3f} s after that had learned of another runner")
 
     def _check_failed(self, events: list[Any], effects: list[tuple[int, float, str]]) -> set[str]:
         """What failed for good, which is not tried again before the body has failed."""
@@ -326,8 +353,12 @@ class Story:
         cut: Cut | None = None,
         effects: Path | None = None,
         by_client: bool | None = None,
+        takes_over: bool | None = None,
     ) -> Order:
+        """``takes_over``: as it is, unless that is said: the first runner of the story does not."""
         run = self._harness.next_run()
+        if takes_over is None:
+            takes_over, self._begun = self._begun, True
         if by_client is None:
             # A client goes on with what somebody had begun; it leaves the rest to whoever may be starting it.
             by_client = self._chance.random() < 0.2 and lab.load(exec_id).status == "running"
@@ -342,6 +373,7 @@ class Story:
             environment=self._harness.environment,
             cut=cut,
             by_client=by_client,
+            takes_over=takes_over,
         )
 
     def _acks(self, order: Order) -> dict[int, str]:
@@ -355,10 +387,6 @@ class Story:
             return []
         lines = [line.split() for line in self._effects.read_text().splitlines()]
         return [(int(run), float(at), label) for run, at, label in lines]
-
-    def _effects_of(self, run: int) -> list[str]:
-        mine = [label for of, _, label in self._effects_all() if of == run]
-        return [label for label in mine if label != "body" and not label.startswith(PAST)]
 
 
 def processes_of(order: Order) -> list[int]:

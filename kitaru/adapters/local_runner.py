@@ -307,6 +307,7 @@ def encode_order(order: RunOrder) -> bytes:
         "store_url": order.store_url,
         "snapshot": order.snapshot.decode("utf-8", "surrogateescape"),
         "journal_head": [entry.decode("utf-8", "surrogateescape") for entry in order.journal_head],
+        "takes_over": order.takes_over,
     }
     return json.dumps(content).encode()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
 class Scope(Protocol):
     """What checkpoints can do here. Each method raises ``KitaruContextError`` where it can't be done."""
+
+    @property
+    def process(self) -> int:
+        """The id of the process that runs the execution, or the isolated checkpoint: no other one records anything."""
+        ...
 
     def call(self, checkpoint: Checkpoint[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run it and return its value; an awaitable for an async checkpoint in an async flow."""
@@ -50,9 +56,29 @@ class Scope(Protocol):
 scope: ContextVar[Scope | None] = ContextVar("kitaru_scope", default=None)
 
 
-def require_scope(checkpoint: str) -> Scope:
-    """The scope of the code that calls ``checkpoint``; ``KitaruContextError`` outside every flow."""
+def find_scope(what: str) -> Scope | None:
+    """The scope of the code that does ``what``; None outside every flow.
+
+    ``KitaruContextError`` in a process that was forked in one: it has the memory of its parent, and not its threads.
+    """
     current = scope.get()
+    if current is not None:
+        must_run_in(current.process, what)
+    return current
+
+
+def must_run_in(process: int, what: str) -> None:
+    """``KitaruContextError`` in any other process than that: it was forked, and nothing of ``what`` would be kept."""
+    if os.getpid() != process:
+        raise KitaruContextError(
+            f"{what} was called in a process that was forked from the one that runs the execution, and records nothing",
+            hint="Call it in the flow's own process, or return the value to it, and go on with that there.",
+        )
+
+
+def require_scope(checkpoint: str) -> Scope:
+    """The scope of the code that calls ``checkpoint``; ``KitaruContextError`` where there is none to call it in."""
+    current = find_scope(f"checkpoint {checkpoint!r}")
     if current is None:
         raise KitaruContextError(
             f"checkpoint {checkpoint!r} was called outside a flow",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, overload
 
+from kitaru.authoring.context import must_run_in
 from kitaru.errors import KitaruTimeoutError, KitaruUsageError
 
 T = TypeVar("T")
@@ -23,6 +25,7 @@ class CheckpointFuture(Generic[T]):
         self.name = name
         self.call_id = call
         self._guard = threading.Lock()
+        self._process = os.getpid()
         self._settled = False
         self._value: Any = None
         self._error: BaseException | None = None
@@ -130,6 +133,7 @@ class CheckpointFuture(Generic[T]):
     def _wait(self, timeout: float | None) -> None:
         if self._settled:
             return
+        must_run_in(self._process, f"result() of checkpoint {self.name!r}")  # a fork has no thread to settle it
         if self._refuse_wait is not None and self._refuse_wait():
             raise KitaruUsageError(
                 f"result() of async checkpoint {self.name!r} would block the event loop that runs it",

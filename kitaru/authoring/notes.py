@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
-from kitaru.authoring.context import scope
+from kitaru.authoring.context import find_scope
 from kitaru.authoring.options import check_serializer
 from kitaru.errors import KitaruContextError
 
@@ -69,7 +69,7 @@ def load(exec_id: str, name: str) -> Any:
 
 
 def _here(verb: str) -> NoteTaker:
-    current = scope.get()
+    current = find_scope(f"{verb}()")
     if current is None:
         other = "" if verb == "log" else " Outside, read artifacts with KitaruClient().artifacts."
         raise KitaruContextError(

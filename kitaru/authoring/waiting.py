@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin, overload
 
-from kitaru.authoring.context import scope
+from kitaru.authoring.context import find_scope
 from kitaru.authoring.conversion import Mismatch, convert
 from kitaru.errors import KitaruContextError, KitaruUsageError, KitaruWaitValidationError
 from kitaru.model.address import canonical_json
@@ -87,7 +87,7 @@ def wait(
     It belongs in the flow body: ``KitaruContextError`` in a checkpoint and outside a flow. An answer comes from
     ``kitaru executions input``; an abort there cancels the execution.
     """
-    current = scope.get()
+    current = find_scope("wait()")
     if current is None:
         raise KitaruContextError(
             "wait() was called outside a flow", hint="Call it in the body of a function under @flow."

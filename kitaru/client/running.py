@@ -117,9 +117,11 @@ class Running:
         place = SourcePlace(folder=str(root), host=wiring.this_process().host)
         return place, f"{path.relative_to(root).as_posix()}:{flow.func.__name__}"
 
-    def in_thread(self, flow: Flow[..., Any], exec_id: str, entries: tuple[bytes, ...]) -> FlowHandle:
+    def in_thread(
+        self, flow: Flow[..., Any], exec_id: str, entries: tuple[bytes, ...], *, takes_over: bool = False
+    ) -> FlowHandle:
         """Run an execution with these journal entries on in a thread of this process; where this process exists for it,
-        in the one that waits for it.
+        in the one that waits for it. ``takes_over``: somebody else may have begun with it, or be about to.
         """
         session = self._session
 
@@ -131,6 +133,7 @@ class Running:
                 project=session.project,
                 exec_id=exec_id,
                 entries=entries,
+                takes_over=takes_over,
                 runner=wiring.this_process(),
                 capture=True,
                 mask=wiring.secret_mask(session.settings.environ),

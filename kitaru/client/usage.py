@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kitaru.client.handle import plain_value
+from kitaru.client.reading import plain_value
 from kitaru.client.session import Session
 from kitaru.core.consequences import InUse, Stored
 from kitaru.errors import KitaruError

@@ -39,6 +39,11 @@ class NotesHere:
     run: RunState
     call_id: str | None
 
+    @property
+    def process(self) -> int:
+        """The process that runs the execution."""
+        return self.run.process
+
     def log(self, metadata: dict[str, Any]) -> None:
         """Merge into the metadata of this call, or of the execution, with the journal's next entry."""
         if not metadata:

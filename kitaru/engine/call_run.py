@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kitaru.authoring.checkpoint import Checkpoint
@@ -19,7 +19,7 @@ from kitaru.engine.artifacts import NotesHere
 from kitaru.engine.cache import Hint, Ticket
 from kitaru.engine.capture import OutputScope, current_output
 from kitaru.engine.failures import as_failure, exception_of
-from kitaru.engine.forked import end_if_forked
+from kitaru.engine.forked import run_here
 from kitaru.engine.interrupts import killed_late, time_is_up
 from kitaru.engine.masking import mask_tree
 from kitaru.engine.run_state import RunState
@@ -215,17 +215,13 @@ class CallRun:
 
     def compute(self) -> Any:
         """What the body gives, in this thread; stopped where its timeout is over, or the run is stopped."""
-        checkpoint, process = self.checkpoint, os.getpid()
+        checkpoint = self.checkpoint
         try:
             if checkpoint.options.runtime == "isolated":
                 return self.isolated().run()
-            result = self.run.interrupts.run(
-                lambda: checkpoint.func(*self.args, **self.kwargs), timeout=checkpoint.options.timeout, late=self.late
-            )
-            end_if_forked(process)
-            return result
+            work = partial(run_here, checkpoint.func, *self.args, **self.kwargs)
+            return self.run.interrupts.run(work, timeout=checkpoint.options.timeout, late=self.late)
         except BaseException as error:
-            end_if_forked(process, error)
             failure = self.as_failure(error)
             if failure is error:
                 raise
@@ -259,6 +255,8 @@ class CallRun:
 
     def begin(self) -> None:
         """An attempt begins in this context: its start is noted, and its output goes to it."""
+        if self.run.journal.stopped is not None:
+            raise self.run.journal.stopped  # nothing of it could be recorded any more
         self._began = self._began or time.monotonic()
         self._started = CheckpointStarted(at=self.run.now(), call=self.key, name=self.name, attempt=self.attempt)
         self.run.journal.buffer(self._started)
@@ -320,6 +318,7 @@ class CallRun:
             args=self._args_preview,
             error=self.run.failure_of(error),
             retry=delay is not None,
+            returns=None if delay is not None else self.checkpoint.parameters.returned,
         )
         self._spent += 1
         self.attempt += 1

@@ -21,6 +21,7 @@ from kitaru.authoring.context import Scope, scope
 from kitaru.authoring.future import CheckpointFuture, FanOut, futures_in, resolved
 from kitaru.engine.call_run import CallRun
 from kitaru.engine.failures import as_failure
+from kitaru.engine.forked import await_here
 from kitaru.engine.interrupts import RunStopped, Steps
 from kitaru.engine.run_state import LOOK_SECONDS, RunState
 from kitaru.errors import KitaruStateError
@@ -58,7 +59,7 @@ def run_flow(run: RunState, here: Scope, body: Callable[[], Coroutine[Any, Any, 
         scope.set(here)
         forget = run.interrupts.when_stopped(_stopper(run))
         try:
-            result = await _failing(body(), lambda error: as_failure(error, "the flow"))
+            result = await _failing(await_here(body), lambda error: as_failure(error, "the flow"))
             await _settled(run)
             run.interrupts.check()  # where the body blocked the loop, so that its cancellation never came
         except (Exception, RunStopped, asyncio.CancelledError) as error:
@@ -155,7 +156,7 @@ async def _compute(call: CallRun) -> Any:
         attempt = call.isolated()
         return await _failing(_on_thread(call.run, attempt.run, attempt.stop), call.as_failure)
     if timeout is None:
-        return await _failing(call.checkpoint.func(*call.args, **call.kwargs), call.as_failure)
+        return await _failing(_awaited(call), call.as_failure)
     began = time.monotonic()
     steps = call.run.interrupts.steps(timeout, lambda: call.late(time.monotonic() - began))
     try:
@@ -176,8 +177,8 @@ async def _compute(call: CallRun) -> Any:
     return result
 
 
-async def _awaited(call: CallRun) -> Any:
-    return await call.checkpoint.func(*call.args, **call.kwargs)
+def _awaited(call: CallRun) -> Coroutine[Any, Any, Any]:
+    return await_here(call.checkpoint.func, *call.args, **call.kwargs)
 
 
 @coroutine

@@ -20,6 +20,7 @@ from kitaru.engine.calls import FlowScope
 from kitaru.engine.cancelling import CancelWatch, ForcedEnd, cancelled_error
 from kitaru.engine.capture import Capture
 from kitaru.engine.failures import as_failure, error_of
+from kitaru.engine.forked import run_here
 from kitaru.engine.halting import CancelRequested, Left
 from kitaru.engine.interrupts import FlowExpired, RunStopped, WakingMain, time_is_up
 from kitaru.engine.journal import Fenced, Stopped
@@ -53,6 +54,7 @@ def execute(
     entries: tuple[bytes, ...],
     runner: RunnerInfo,
     capture: bool,
+    takes_over: bool = False,
     requirements: tuple[str, ...] = (),
     lease_seconds: float = LEASE_SECONDS,
     forced_end: ForcedEnd | None = None,
@@ -62,11 +64,12 @@ def execute(
 ) -> Any:
     """Run an execution to its end, from what ``entries`` (all of its journal, at least entry 1) record; its result.
 
-    A completed execution gives its recorded result; a failed one is taken up again. ``capture``: what it prints and
-    logs goes to its runtime logs, besides to where it went before; ``children``: so does what comes through the
-    process's descriptors. ``mask`` takes secrets out of logs, failures, previews of arguments, metadata and questions.
-    ``requirements``: the libraries that its image asks for; ``check_answer``: what of an answer doesn't fit a schema.
-    ``forced_end`` is called from another thread, once its cancellation is recorded and its code does not react.
+    A completed execution gives its recorded result; a failed one is taken up again. Where another runner has written,
+    or may have (``takes_over``), a claim is recorded before any of the flow's code runs. ``capture``: what it prints
+    and logs goes to its runtime logs, too; ``children``: so does what comes through the process's descriptors. ``mask``
+    takes secrets out of what is recorded, but for values. ``requirements``: the libraries that its image asks for;
+    ``check_answer``: what of an answer doesn't fit a schema. ``forced_end``: called by another thread, once its
+    cancellation is recorded and its code does not react.
 
     Raises a ``KitaruExecutionError`` with the failure's origin, and the original exception as its cause; ``Fenced``
     where another runner took over, ``Left`` where an answer is long in coming. ``KeyboardInterrupt`` and subclasses of
@@ -82,7 +85,7 @@ def execute(
     logs = LogWriter(store, project, exec_id, keeper.wake, mask, lease.holds) if capture else None
     keeper.start(logs, (lease.tick, CancelWatch(run, forced_end).tick))
     run.presence.begin(run.history.headlines, clock.now(), run.waits.left)
-    here = _Runner(run, runner, logs, children)
+    here = _Runner(run, runner, logs, children, claims=takes_over or len(entries) > 1)
     try:
         return here.run_to_end()
     except Exception:
@@ -94,10 +97,7 @@ def execute(
         run.abandoned = signal
         run.journal.stop(signal if isinstance(signal, (Fenced, Stopped)) else Stopped())
         if isinstance(run.halted, Left):
-            if logs is not None:
-                logs.flush()
-            run.presence.end()
-            note_state(store, project, exec_id, entries)
+            here.leave(entries)
         raise
     finally:
         keeper.close()
@@ -108,8 +108,12 @@ def execute(
 class _Runner:
     """The attempts at one flow body, up to the terminal event."""
 
-    def __init__(self, run: RunState, runner: RunnerInfo, logs: LogWriter | None, children: ChildOutput | None) -> None:
+    def __init__(
+        self, run: RunState, runner: RunnerInfo, logs: LogWriter | None, children: ChildOutput | None, *, claims: bool
+    ) -> None:
+        """``claims``: others may think that they are to go on, too."""
         self._children = children
+        self._claims = claims or run.presence.may_be_marked
         self._run = run
         self._runner = RunnerRecord(runner.runner_id, runner.host, runner.pid, runner.started)
         self._logs = logs
@@ -158,9 +162,9 @@ class _Runner:
         run = self._run
         event = Started(at=run.now(), runner=self._runner, attempt=attempt)
         run.history.headlines.append(event)
-        if run.history.resumed or (attempt == 1 and run.presence.may_be_marked):
+        if self._claims:
             # Whoever else thinks it may go on must learn of it before either runs anything.
-            run.history.resumed = False
+            self._claims = False
             lost = lost_attempts(run)
             run.journal.commit(event, *lost)
             run.presence.alive()
@@ -196,6 +200,13 @@ class _Runner:
         subject = f"the result of flow {flow.name!r}"
         typed = flow.parameters.require_result(result, subject)
         return result, encode(result, subject=subject, typed=typed, way_out=RETURN_WHERE)
+
+    def leave(self, entries: tuple[bytes, ...]) -> None:
+        """Nothing runs until somebody answers: that is recorded, and lists are to know it. ``entries``: the first."""
+        if self._logs is not None:
+            self._logs.flush()
+        self._run.presence.end()
+        note_state(self._run.store, self._run.project, self._run.exec_id, entries)
 
     def cancelled(self, request: CancelRequested) -> KitaruExecutionError:
         """Record that it was cancelled; the error for its caller."""
@@ -271,7 +282,7 @@ def _call(run: RunState, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     token = scope.set(FlowScope(run, Branch()))
     try:
         try:
-            result = run.interrupts.run(lambda: run.flow.func(*args, **kwargs))
+            result = run.interrupts.run(partial(run_here, run.flow.func, *args, **kwargs))
         except BaseException as error:
             _raise_as_failure(error)
         _wait_for_calls(run)
@@ -296,7 +307,7 @@ def _raise_as_failure(error: BaseException) -> NoReturn:
 def _call_async(run: RunState, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     from kitaru.engine import event_loop  # asyncio is slow to load, and most flows have no use for it
 
-    return event_loop.run_flow(run, FlowScope(run, Branch()), lambda: run.flow.func(*args, **kwargs))
+    return event_loop.run_flow(run, FlowScope(run, Branch()), partial(run.flow.func, *args, **kwargs))
 
 
 def _wait_for_calls(run: RunState) -> None:

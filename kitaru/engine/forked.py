@@ -5,22 +5,66 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any, TypeVar
+
+from kitaru.errors import KitaruContextError
+
+T = TypeVar("T")
 
 
-def end_if_forked(process: int, error: BaseException | None = None) -> None:
-    """Return in ``process``, which runs the execution. In one that was forked from it end at once, as by ``error``.
+def run_here(func: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    """``func(*args, **kwargs)``, the user's code. A process that was forked in it ends where it comes out of it:
+
+    with status 0 where it returned, else as its exception says, which it prints.
+    """
+    process = os.getpid()
+    try:
+        result = func(*args, **kwargs)
+    except BaseException as error:
+        if os.getpid() != process:
+            _end(error)
+        raise
+    if os.getpid() != process:
+        _end(None)
+    return result
+
+
+async def await_here(func: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T:
+    """``await func(*args, **kwargs)``; otherwise as ``run_here``."""
+    process = os.getpid()
+    try:
+        result = await func(*args, **kwargs)
+    except BaseException as error:
+        if os.getpid() != process:
+            _end(error)
+        raise
+    if os.getpid() != process:
+        _end(None)
+    return result
+
+
+def end_if_forked(process: int) -> None:
+    """Return in ``process``, which runs the execution; a forked one that came as far as its journal ends at once.
 
     It has the engine's memory and none of its threads: what it recorded would stand in its parent's journal.
     """
-    if os.getpid() == process:
-        return
+    if os.getpid() != process:
+        _end(KitaruContextError("a process that was forked from the one that runs an execution records nothing"))
+
+
+def _end(error: BaseException | None) -> None:
+    """End this process, without a word to what its parent has open."""
     code = 0 if error is None else 1
-    if isinstance(error, SystemExit):
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    elif error is not None:
-        with suppress(Exception):
-            traceback.print_exception(error)
+    with suppress(Exception):
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+            if error.code is not None and not isinstance(error.code, int):
+                print(error.code, file=sys.stderr)
+        elif error is not None:
+            where = error.__traceback__.tb_next if error.__traceback__ is not None else None  # without this module
+            traceback.print_exception(error.with_traceback(where))
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):
             stream.flush()

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from kitaru.authoring.checkpoint import Checkpoint
 from kitaru.authoring.context import scope
+from kitaru.engine.forked import await_here, run_here
 from kitaru.engine.parcels import LEARN, MAIN_ALIAS, Failed, Note, Order, Place, Returned, pack, receive, send, unpack
 from kitaru.errors import KitaruContextError, KitaruRuntimeError
 
@@ -56,16 +57,12 @@ def _outcome(order: Order, line: _Line) -> Any:
     args = [unpack(value, func.__module__) for value in order.args]
     kwargs = {name: unpack(value, func.__module__) for name, value in order.kwargs.items()}
     scope.set(_ChildScope(order.place.name, line))
-    result = func(*args, **kwargs)
+    result = run_here(func, *args, **kwargs)
     if hasattr(result, "__await__"):
         import asyncio  # slow to load; only async checkpoints need it
 
-        result = asyncio.run(_awaited(result))
+        result = asyncio.run(await_here(lambda: result))
     return pack(result, f"the result of checkpoint {order.place.name!r}", order.serializer)
-
-
-async def _awaited(result: Any) -> Any:
-    return await result
 
 
 def _arrange(order: Order) -> None:
@@ -167,6 +164,7 @@ class _ChildScope:
 
     def __init__(self, name: str, line: _Line) -> None:
         self.name = name
+        self.process = os.getpid()
         self._line = line
 
     def log(self, metadata: dict[str, Any]) -> None:

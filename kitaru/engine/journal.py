@@ -6,7 +6,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from kitaru.engine.forked import end_if_forked
@@ -161,6 +161,8 @@ class Journal:
         self._buffered: list[Event] = []
         self._buffered_at = 0.0
         self._stopped: BaseException | None = None
+        self.when_fenced: Callable[[Fenced], object] | None = None
+        """Called once another runner's entry is found where the next one was to go, by the thread that finds it."""
 
     @property
     def written(self) -> int:
@@ -289,6 +291,8 @@ class Journal:
             batch.done.set()
         if successor is not None and successor.turn is not None:
             successor.turn.set()
+        if isinstance(problem, Fenced) and self.when_fenced is not None:
+            self.when_fenced(problem)
 
     def _create(self, number: int, body: bytes) -> None:
         key = address.journal_entry(self.project, self.exec_id, number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -82,18 +83,15 @@ class RunState:
     ) -> None:
         """All as ``execute`` takes it."""
         events = read_events(entries, exec_id)
-        if not events or not isinstance(events[0], Opened):
-            raise KitaruIntegrityError(
-                f"the journal of {exec_id} does not begin with the event that opens it",
-                hint="the store is damaged there: restore the journal from a backup",
-            )
+        self.opened = _opening(events, exec_id)
         self.flow = flow
         self.store = store
         self.clock = clock
         self.project = project
         self.exec_id = exec_id
-        self.opened = events[0]
+        self.process = os.getpid()
         self.journal = Journal(store, project, exec_id, written=len(entries), write_id=clock.token(16))
+        self.journal.when_fenced = self.halt  # what runs here is for nothing then, and might write nothing for hours
         self.history = History(events)
         self.recorded = RecordedCalls(events)
         self._deciding = threading.Lock()
@@ -233,6 +231,15 @@ class RunState:
             self.loop_thread = None
 
 
+def _opening(events: Sequence[Event], exec_id: str) -> Opened:
+    if not events or not isinstance(events[0], Opened):
+        raise KitaruIntegrityError(
+            f"the journal of {exec_id} does not begin with the event that opens it",
+            hint="the store is damaged there: restore the journal from a backup",
+        )
+    return events[0]
+
+
 class History:
     """What the recorded events say about the attempts at the flow body."""
 
@@ -244,8 +251,6 @@ class History:
         """The attempt that comes now: a new one after a failed one, the same again after a crash."""
         self.failures = 0
         """How many retries of the flow are used up."""
-        self.resumed = any(isinstance(event, Started) for event in events)
-        """Whether a runner had begun before: then this one must claim the journal before it does anything."""
         self.under_way = calls_under_way(events)
         """Attempts that were under way when the last runner ended without a word."""
         self.seen = max(event.at for event in events)

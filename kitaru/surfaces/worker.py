@@ -41,6 +41,7 @@ def decode_order(body: bytes) -> RunOrder:
             store_url=content["store_url"],
             snapshot=content["snapshot"].encode("utf-8", "surrogateescape"),
             journal_head=tuple(entry.encode("utf-8", "surrogateescape") for entry in content["journal_head"]),
+            takes_over=content.get("takes_over") is True,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise KitaruUsageError(

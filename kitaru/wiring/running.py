@@ -75,9 +75,11 @@ def check_image(image: Any) -> None:
     """Refuse image settings that are none. A run from source uses this process's environment, whatever they say."""
     parse = import_module("kitaru.model.image").parse_image
     try:
-        parse(image)
+        settings = parse(image)
     except (ValueError, TypeError) as error:
         raise KitaruUsageError(f"image= is neither a base image nor ImageSettings: {error}") from error
+    for flaw in import_module("kitaru.model.image_rules").settings_flaws(settings):
+        raise KitaruUsageError(f"image=: {flaw.member}: {flaw.expected}, found {flaw.value[:80]!r}", hint=flaw.hint)
 
 
 def runner_for_order(settings: Settings, order: RunOrder, reporter: Reporter) -> Runner:
@@ -158,6 +160,7 @@ def run_order(order: RunOrder) -> int:
                 project=order.project,
                 exec_id=order.exec_id,
                 entries=order.journal_head,
+                takes_over=order.takes_over,
                 runner=this_process(),
                 capture=True,
                 requirements=work.requirements_of(order),
