@@ -17,6 +17,9 @@ def end_process(runner: RunnerInfo, *, hard: bool) -> bool:
     if process_alive(runner) is not True or not runner.started:
         return False
     try:
+        if hard and os.getsid(runner.pid) == runner.pid:
+            os.killpg(runner.pid, signal.SIGKILL)  # a worker: what it started ends with it
+            return True
         os.kill(runner.pid, signal.SIGKILL if hard else signal.SIGTERM)
         os.kill(runner.pid, signal.SIGCONT)
     except (ProcessLookupError, PermissionError):

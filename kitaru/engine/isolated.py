@@ -134,6 +134,9 @@ class IsolatedAttempt:
         except subprocess.TimeoutExpired:
             self._kill()
             self._process.wait()
+        if self._reason is not None:
+            with suppress(ProcessLookupError, PermissionError):  # it started others, which took no notice
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def _end(self) -> None:
         process = self._process

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from kitaru.engine.failures import failure_of
 from kitaru.engine.halting import Left
 from kitaru.engine.journal import Fenced, Journal, read_events
+from kitaru.engine.leaving import leave_with_children
 from kitaru.engine.listing import note_state
 from kitaru.errors import (
     KitaruBackendError,
@@ -33,7 +34,10 @@ from kitaru.ports import Clock, Mask, RunOrder, Store
 COMPLETED = 0
 FAILED = 1
 STOPPED = 128 + signal.SIGTERM
-"""Exit codes of a worker. ``STOPPED``: it was told to end; the execution can be resumed from what is recorded."""
+CANCELLED = 3
+"""Exit codes of a worker. ``STOPPED``: it was told to end; the execution can be resumed from what is recorded.
+``CANCELLED``: so was the execution.
+"""
 
 Unpack = Callable[[str, Callable[[], bytes]], Path]
 """From a source digest, and a function that fetches its archive, to the verified folder."""
@@ -102,12 +106,12 @@ def _prepare(order: RunOrder, store: Store, unpack: Unpack, load: Load) -> Any:
     return load(root, snapshot["target"])
 
 
-def leave_process(error: KitaruExecutionError) -> None:
+def leave_process(error: KitaruExecutionError) -> NoReturn:
     """Leave at once, in a process that exists for one execution: that one's end is recorded, and the code that is under
     way does not react.
     """
     print(f"error: {error.message}; it did not end by itself", file=sys.stderr, flush=True)
-    os._exit(FAILED)
+    leave_with_children(FAILED)
 
 
 def read_order_snapshot(order: RunOrder) -> dict[str, Any]:

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 
 from kitaru import wiring
 from kitaru.errors import KitaruError, KitaruUsageError
 from kitaru.ports import RunOrder
 
-STOPPED = 128 + signal.SIGTERM
+COMPLETED, FAILED = 0, 1
 
 
 def main() -> int:
-    """Carry out the order. The exit code: 0 completed, 1 failed, 2 no order, 143 told to stop.
+    """Carry out the order. The exit code: 0 completed, 1 failed, 2 no order, 3 cancelled, 143 told to stop.
 
     How the execution went is in its journal; what is printed here matters only where the journal can't be written.
     """
@@ -56,14 +55,6 @@ def _close_input() -> None:
     os.close(nothing)
 
 
-def leave(code: int) -> None:
-    """End the process. One that was told to stop does not wait for threads that are still in some checkpoint."""
-    if code == STOPPED:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
-
-
 if __name__ == "__main__":
-    leave(main())
+    ended_as = main()
+    wiring.leave(ended_as, stopped=ended_as not in (COMPLETED, FAILED))

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from kitaru.errors import KitaruExecutionError, KitaruStackError, KitaruUsageError
+from kitaru.errors import KitaruCancelledError, KitaruExecutionError, KitaruStackError, KitaruUsageError
 from kitaru.settings import (
     MANIFEST,
     Asked,
@@ -120,6 +120,18 @@ def end_process(runner: RunnerInfo, *, hard: bool) -> bool:
     return ended
 
 
+def leave(code: int, *, stopped: bool) -> NoReturn:
+    """End a worker's process. Where it was ``stopped``, it waits for no thread, and what it started ends with it; else
+    for threads, and for ``multiprocessing`` children unless its execution failed.
+    """
+    leaving = import_module("kitaru.engine.leaving")
+    if stopped:
+        leaving.leave_with_children(code)
+    if code:
+        leaving.end_workers()
+    sys.exit(code)
+
+
 def prune_caches(settings: Settings, unused_for: timedelta, *, delete: bool) -> Any:
     """Find what nobody has used for so long in this machine's caches, and ``delete`` it."""
     return import_module("kitaru.adapters.local_prune").prune(settings.cache, unused_for, delete=delete)
@@ -172,7 +184,7 @@ def run_order(order: RunOrder) -> int:
             )
         except KitaruExecutionError as error:
             print(f"error: {error.message}", file=sys.stderr)
-            return int(work.FAILED)
+            return int(work.CANCELLED if isinstance(error, KitaruCancelledError) else work.FAILED)
         return int(work.COMPLETED)
 
     loading = import_module("kitaru.authoring.loading")
