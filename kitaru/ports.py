@@ -303,19 +303,18 @@ class Source(Protocol):
 
         The files of ``ignoring`` do not count: what Kitaru itself wrote, such as a saved plan.
         """
-        ...
 
     def contains(self, commit: str, ancestor: str) -> bool:
         """Whether ``commit`` came after ``ancestor``, or is it; False where the repository does not know that one."""
-        ...
+
+    def reverted(self, commit: str, bad: str) -> bool:
+        """Whether Git's own words say that ``bad`` was reverted on the way to ``commit``, and that this still holds."""
 
     def digest_of(self, tree: str, spec: SourceSpec) -> str:
         """The digest of what ``spec`` selects from a tree; cheap where it was selected before."""
-        ...
 
     def select(self, tree: str, spec: SourceSpec) -> Selection:
         """Raises ``KitaruSourceError`` for an empty or too large selection, a submodule, an escaping symlink."""
-        ...
 
 
 class ImportJob(NamedTuple):

@@ -9,6 +9,7 @@ from typing import Any
 
 from kitaru.errors import KitaruUsageError
 from kitaru.model.address import PROJECT_NAME
+from kitaru.model.one_line import recorded_line
 from kitaru.model.record import record
 
 MANIFEST = "kitaru.yaml"
@@ -115,10 +116,10 @@ def actor(environ: Mapping[str, str], git_actor: str = "") -> str:
     Git is told by its variables before its configuration (``git_actor``): whoever commits under a name acts under it.
     """
     for name in ("KITARU_ACTOR", "GITHUB_ACTOR", "GITLAB_USER_LOGIN", "GIT_COMMITTER_NAME", "GIT_AUTHOR_NAME"):
-        if found := environ.get(name, "").strip():
+        if found := recorded_line(environ.get(name, "")).strip():
             return found
     if git_actor:
-        return git_actor
+        return recorded_line(git_actor)
     import getpass  # Late: it brings the terminal's machinery, and only who acts needs a name.
 
     try:
@@ -138,8 +139,19 @@ def check_project(name: str) -> str:
 
 
 def ci_branch(sha: str, environ: Mapping[str, str]) -> str | None:
-    """The branch that CI says commit ``sha`` is of, where it checked the commit out without one."""
-    for variable, branch in (("GITHUB_SHA", "GITHUB_REF_NAME"), ("CI_COMMIT_SHA", "CI_COMMIT_BRANCH")):
-        if environ.get(variable) == sha and environ.get(branch):
-            return environ[branch]
+    """The branch that CI says commit ``sha`` is of, where it checked the commit out without one.
+
+    None where CI runs for something else, as for a tag or a pull request: that may be named like a branch.
+    """
+    github, gitlab = environ.get("GITHUB_REF_NAME"), environ.get("CI_COMMIT_BRANCH")
+    if github and environ.get("GITHUB_SHA") == sha and _names_branch(environ):
+        return github
+    if gitlab and environ.get("CI_COMMIT_SHA") == sha and not environ.get("CI_COMMIT_TAG"):
+        return gitlab
     return None
+
+
+def _names_branch(environ: Mapping[str, str]) -> bool:
+    """Whether GITHUB_REF_NAME is a branch, for all that the variables beside it say."""
+    kind, ref = environ.get("GITHUB_REF_TYPE") or "branch", environ.get("GITHUB_REF") or "refs/heads/"
+    return kind == "branch" and ref.startswith("refs/heads/")

@@ -9,7 +9,8 @@ import pytest
 
 from kitaru.adapters.branches import can_be_of
 from kitaru.errors import KitaruStateError
-from tests.applying import new_version, routed
+from kitaru.settings import ci_branch
+from tests.applying import new_version, routed, routes_of
 from tests.repository import Repository, git, kitaru
 
 RULES = "protect: {default: {branch: main}}\n"
@@ -102,3 +103,57 @@ def test_a_commit_ahead_of_main_is_not_on_it(repository: Repository, own_world: 
     assert not can_be_of(job.folder, head(job.folder), "main")
     git(job.folder, "fetch", "-q", "--unshallow")
     assert not can_be_of(job.folder, head(job.folder), "main")
+
+
+SHA = "1" * 40
+GITHUB = {"GITHUB_SHA": SHA, "GITHUB_REF_NAME": "main"}
+GITLAB = {"CI_COMMIT_SHA": SHA, "CI_COMMIT_BRANCH": "main"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "branch"),
+    [
+        (GITHUB, "main"),
+        ({**GITHUB, "GITHUB_REF_TYPE": "branch"}, "main"),
+        ({**GITHUB, "GITHUB_REF_TYPE": "branch", "GITHUB_REF": "refs/heads/main"}, "main"),
+        ({**GITHUB, "GITHUB_REF_TYPE": "", "GITHUB_REF": ""}, "main"),
+        ({**GITHUB, "GITHUB_REF_TYPE": "tag"}, None),
+        ({**GITHUB, "GITHUB_REF": "refs/tags/main"}, None),
+        ({**GITHUB, "GITHUB_REF_TYPE": "tag", "GITHUB_REF": "refs/heads/main"}, None),
+        ({**GITHUB, "GITHUB_REF_TYPE": "branch", "GITHUB_REF": "refs/pull/5/merge"}, None),
+        ({**GITHUB, "GITHUB_SHA": "2" * 40}, None),
+        (GITLAB, "main"),
+        ({**GITLAB, "CI_COMMIT_TAG": ""}, "main"),
+        ({**GITLAB, "CI_COMMIT_TAG": "main"}, None),
+        ({**GITHUB, "GITHUB_REF_TYPE": "tag", **GITLAB}, "main"),
+    ],
+)
+def test_variables_name_a_branch_only_where_ci_runs_for_one(environ: dict[str, str], branch: str | None) -> None:
+    """A tag or a pull request is none, however it is called; each service is asked by its own variables."""
+    assert ci_branch(SHA, environ) == branch
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"GITHUB_REF_TYPE": "tag", "GITHUB_REF": "refs/tags/main", "GITHUB_REF_NAME": "main"},
+        {"CI_COMMIT_TAG": "main", "CI_COMMIT_BRANCH": "main"},
+    ],
+    ids=["GitHub", "GitLab"],
+)
+def test_a_tag_named_like_the_branch_moves_no_protected_route(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    """A pipeline of tag main, checked out without a branch, is on no branch, though main contains the commit."""
+    repository.manifest(routed("{default: head}", RULES))
+    repository.commit()
+    repository.apply()
+    new_version(repository, "second")
+    git(repository.folder, "tag", "main")
+    git(repository.folder, "switch", "-q", "--detach")
+    sha = head(repository.folder)
+    for name, value in {**variables, "GITHUB_SHA": sha, "CI_COMMIT_SHA": sha}.items():
+        monkeypatch.setenv(name, value)
+    done = kitaru("apply", "--yes", cwd=repository.folder)
+    done.refused("only from branch main", "this commit is not on a branch", code=1)
+    assert routes_of(repository) == {"default": (1,)}

@@ -29,6 +29,10 @@ REPLAY = ("executions", "replay", "ex-1", "--from", "write")
         (("flow", "deployments", "show", "agent", "--tag", "a", "--tag", "b"), "--tag is given twice"),
         (("executions", "input", "ex-1", "--value", "true", "--value", "false"), "--value is given twice"),
         (("promote", "agent", "a", "--to", "b", "--to", "c"), "--to is given twice"),
+        (("deploy", "agent", "--image", "a", "--image", "b"), "--image is given twice, as a and as b"),
+        (("build", "agent", "--image", "a", "--image={}"), "--image is given twice, as a and as {}"),
+        (("flow", "list", "--project", "q", "--project", "p"), "--project is given twice, as q and as p"),
+        (("history", "--project", "q", "--project", "p"), "--project is given twice, as q and as p"),
     ],
 )
 def test_two_values_for_what_a_command_is_about_are_refused(

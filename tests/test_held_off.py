@@ -102,16 +102,18 @@ def test_only_the_last_few_are_remembered_and_a_version_once() -> None:
     assert marks(lock) == [((4,), C1, "v4"), ((1,), C1, "v1"), ((2,), C1, "v2")]
 
 
-def test_what_is_remembered_follows_the_flow_and_forgets_what_is_deleted() -> None:
-    """It survives a rename and a new version; a deleted version can't be released again."""
+def test_what_is_remembered_follows_the_flow_and_outlives_a_deletion() -> None:
+    """It survives a rename, a new version and a deletion; an entry written before, which forgot, still does so."""
     lock = ended(held(), C1)
     renamed = after(lock, Rename(kind="rename", flow="writer", was="agent", expects=5))
     assert renamed.flows["writer"].held_off == lock.flows["agent"].held_off
     assert renamed.flows["agent"].held_off == {}
     assert marks(after(lock, mint("agent", 6))) == marks(lock)
     table = lock.flows["agent"].table
-    gone = after(lock, Drop(kind="drop", flow="agent", version=4, table="t", expects=table))
-    assert gone.flows["agent"].held_off == {}
+    drop = Drop(kind="drop", flow="agent", version=4, table="t", expects=table)
+    assert b"remembers" not in drop.canonical()
+    assert after(lock, drop).flows["agent"].held_off == {}
+    assert marks(after(lock, drop.model_copy(update={"remembers": True}))) == marks(lock)
 
 
 def test_a_flow_without_rollbacks_is_stored_as_before() -> None:
@@ -201,7 +203,7 @@ def test_a_stale_clone_does_not_release_the_bad_version_again(repository: Reposi
 
 @pytest.mark.parametrize("wish", ["2", "{2: 10, 1: 90}", "{head: 50, 1: 50}"])
 def test_a_number_or_a_share_is_no_way_round(repository: Repository, stale: Repository, wish: str) -> None:
-    """Every wish that leads the route to the version is bound alike; another version is free."""
+    """Every wish that leads the route to the version is bound alike, and so is head of what is built on top of it."""
     stale.manifest(routed(f"{{default: {wish}}}"))
     stale.commit()
     theirs(repository, stale).apply()
@@ -210,7 +212,7 @@ def test_a_number_or_a_share_is_no_way_round(repository: Repository, stale: Repo
     stale.manifest(routed("{default: head}"))
     stale.commit()
     theirs(repository, stale).apply()
-    assert route_of(repository).versions == (3,)
+    assert route_of(repository).versions == (1,)
 
 
 def test_a_pinned_route_obeys_the_same_rule(repository: Repository, own_world: Path) -> None:
@@ -341,4 +343,8 @@ def test_it_is_looked_after_like_everything_else(repository: Repository, stale: 
     assert mark["left"] == [{"version": 2, "weight": 100}]
     assert "sound" in kitaru("store", "verify", "--deep", cwd=repository.folder).must().out
     repository.client().deployments.delete("agent", version=2)
-    assert repository.client().project.releases.head().flows["agent"].held_off == {}
+    assert marks(repository.client().project.releases.head()) == [((2,), head(repository), "it loses orders")]
+    assert "sound" in kitaru("store", "verify", "--deep", cwd=repository.folder).must().out
+    theirs(repository, stale).apply()
+    assert route_of(repository).versions == (1,)
+    assert repository.client().project.releases.head().flows["agent"].latest == 3

@@ -50,6 +50,8 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _LFS_MOST_BYTES = 1024
 _SHOWN = 10
 _ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_REVERTS = "This reverts commit "
+_REVERT = re.compile(rf"^{_REVERTS}({_ID.pattern})\b", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,23 @@ class GitSource:
         """Whether ``commit`` came after ``ancestor``, or is it. False where this repository does not know that one."""
         known = _ID.fullmatch(commit) and _ID.fullmatch(ancestor)
         return bool(known) and git_process.succeeds(self.root, "merge-base", "--is-ancestor", ancestor, commit)
+
+    def reverted(self, commit: str, bad: str) -> bool:
+        """Whether a commit between says that it reverts ``bad``, and none says so of that one. False as ``contains``.
+
+        The words are those that ``git revert`` writes; what reverts by hand, without them, is not seen.
+        """
+        if not self.contains(commit, bad):
+            return False
+        wanted = ("--topo-order", "--fixed-strings", f"--grep={_REVERTS}", "--no-show-signature", "--encoding=UTF-8")
+        listed = git_process.run(self.root, "log", "-z", "--format=%H%n%B", *wanted, f"{bad}..{commit}", "--")
+        undone: set[str] = set()
+        # Children come first: a revert that was reverted itself is known as such before it counts.
+        for entry in listed.decode("utf-8", "replace").split("\0"):
+            sha, _, message = entry.partition("\n")
+            if sha not in undone:
+                undone.update(_REVERT.findall(message))
+        return bad in undone
 
     def digest_of(self, tree: str, spec: SourceSpec) -> str:
         """The digest of ``select(tree, spec)``, from one small file where that was asked before. Raises as it does."""

@@ -245,7 +245,9 @@ def _untagged(state: FlowState, edit: Untag, stamp: Stamp) -> FlowState:
     """Without the route; what the manifest manages is remembered, unless it is the manifest that removes it."""
     tag = edit.tag
     gone = _without(state.untagged, tag)
-    route = state.routes[tag]
+    route = state.routes.get(tag)
+    if route is None:  # Another edit of the same generation took it away.
+        return state
     if route.managed and stamp.via != APPLY:
         mark = {"generation": stamp.number, "at": stamp.at, "by": stamp.by, "via": stamp.via, "hold": None}
         gone[tag] = route.model_copy(update=mark)
@@ -266,13 +268,13 @@ def _dropped(state: FlowState, edit: Drop) -> FlowState:
             "routes": routes,
             "deletions": state.deletions + 1,
             "latest_deleted": state.latest_deleted or edit.version == state.latest,
-            "held_off": _forgetting(state.held_off, edit.version),
+            "held_off": state.held_off if edit.remembers else _forgetting(state.held_off, edit.version),
         }
     )
 
 
 def _forgetting(known: Mapping[str, tuple[HeldOff, ...]], version: int) -> dict[str, tuple[HeldOff, ...]]:
-    """What is known of rollbacks without that version, which nobody can release any more."""
+    """What is known of rollbacks without that version: so the logs that were written before go on."""
     found = {}
     for tag, marks in known.items():
         left = ((mark, tuple(one for one in mark.left if one.version != version)) for mark in marks)

@@ -4,9 +4,13 @@ A manifest that says ``head`` may agree only because it is old: the commit that 
 ``head``, and builds the very version that the route was led back to. Only a commit that came after the bad one, and
 builds that version all the same, means it.
 
-Once the hold has ended, the bad commit itself is what a stale clone or an old job may still stand at. So the version
-stays held off from every commit that does not contain the one at which the hold ended: who releases it again from
-there on has seen that it was taken back.
+Git's own word that the bad commit was reverted means it as well, whatever else has changed since; so does a number that
+is newer than the bad one.
+
+Once the hold has ended, the bad commit itself, or one on top of it, is what a stale clone or an old job may still stand
+at. So the version stays held off from every commit that does not contain the one at which the hold ended: who releases
+it again from there on has seen that it was taken back. And so does whatever else is built from a commit that has the
+bad one, and not the end.
 """
 
 from __future__ import annotations
@@ -29,6 +33,9 @@ Lacks = Callable[[Collection[int]], Sequence[Release]]
 
 Contains = Callable[[str], bool]
 """(a commit's id) → whether the commit at hand is that one, or came after it."""
+
+Origins = Callable[[Collection[int]], Sequence[Release]]
+"""(versions) → their rows of the version table, those of deleted ones too."""
 
 Marks = tuple[HeldOff, ...]
 
@@ -56,6 +63,25 @@ class Return:
         return f"v{self.version} has the content of v{self.left}, which {said}"
 
 
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """The commit at hand has the release that was rolled back, and not the commit with which that ended."""
+
+    mark: HeldOff
+    release: Release
+
+    @property
+    def text(self) -> str:
+        """Why the route stays, and what to do."""
+        mark, release = self.mark, self.release
+        why = f" ({mark.reason})" if mark.reason else ""
+        return (
+            f"this commit has the release that {mark.by} rolled back{why}, v{release.version} from "
+            f"{short(release.commit.sha) if release.commit else ''}, and not {short(mark.commit)}, with which the "
+            "rollback ended: git pull, or merge that"
+        )
+
+
 def lacks_none(_versions: Collection[int]) -> Sequence[Release]:
     """For a flow that nothing is held of."""
     return ()
@@ -79,6 +105,40 @@ def why_still_held(tag: str, route: Route, wish: RouteWish, lacks: Lacks) -> str
         f"this commit does not contain {sha}, whose v{bad.version} was rolled back "
         f"(pull, or fetch the whole history; or write {number})"
     )
+
+
+def newer(wish: RouteWish, there: Sequence[int], left: Sequence[Holder]) -> bool:
+    """Whether the manifest names only versions that came after all of ``left``, beside those that are ``there``.
+
+    Whoever wrote that knew of more than the bad release.
+    """
+    versions = asked(wish)
+    newest = max((one.version for one in left), default=0)
+    return all(version is not None and (version > newest or version in there) for version in versions)
+
+
+def why_freed(
+    route: Route, marks: Marks, wish: RouteWish, after: Sequence[Holder], origins: Origins, reverted: Contains
+) -> str:
+    """Why a hold ends though the route is to lead elsewhere than it was rolled back to; empty where it stays.
+
+    Never for what any rollback took off. ``reverted``: whether Git says so of a commit's id; it is asked for head only.
+    """
+    if route.hold is None or returns(route, marks, after):
+        return ""
+    if newer(wish, route.versions, route.hold.left):
+        return "the manifest names what came after the bad version: the rollback's hold ends"
+    if None not in asked(wish):
+        return ""
+    going = [one for mark in marks if mark.goes_on for one in mark.left]
+    left = {one.version for one in (*route.hold.left, *going)} - set(route.versions)
+    before = {one.version for mark in marks if not mark.goes_on for one in mark.left}
+    if not left or left & before:  # Rolled back before, and released again: a revert may be that of the first time.
+        return ""
+    shas = [row.commit.sha for row in origins(left) if row.commit is not None and not row.commit.dirty]
+    if len(shas) < len(left) or not all(reverted(sha) for sha in shas):
+        return ""
+    return f"{', '.join(short(sha) for sha in shas)} was reverted: the rollback's hold ends"
 
 
 # --- after the hold ---------------------------------------------------------------------------------------------------
@@ -140,8 +200,38 @@ def barred(coming: Sequence[Return], contains: Contains) -> Return | None:
     return next((one for one in coming if one.mark.commit and not contains(one.mark.commit)), None)
 
 
-def barred_words(one: Return) -> str:
+def behind(marks: Marks, origins: Origins, contains: Contains) -> Behind | None:
+    """The newest rollback whose release this commit has, and whose end it has not.
+
+    A version of no commit, or of changes that no commit has, is known by number and content only.
+    """
+    for mark in reversed(marks):
+        if not mark.commit or contains(mark.commit):
+            continue
+        for row in origins({one.version for one in mark.left}):
+            if row.commit is not None and not row.commit.dirty and contains(row.commit.sha):
+                return Behind(mark, row)
+    return None
+
+
+def bound_anew(marks: Marks, commit: str, contains: Contains) -> Marks | None:
+    """What is remembered once the manifest has named a newer version at ``commit``, which does not have all the ends.
+
+    Where those were squashed away no commit ever would. None where that changes nothing.
+    """
+    if not commit:
+        return None
+    found = tuple(
+        one if not one.commit or contains(one.commit) else one.model_copy(update={"commit": commit}) for one in marks
+    )
+    return found if found != marks else None
+
+
+def barred_words(stop: Return | Behind) -> str:
     """Why the route stays, and what to do."""
+    if isinstance(stop, Behind):
+        return stop.text
+    one = stop
     return (
         f"this commit does not contain {short(one.mark.commit)}, with which the rollback of v{one.left} ended "
         f"(git pull, or fetch the whole history); {one.text}"

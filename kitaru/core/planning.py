@@ -7,19 +7,10 @@ from dataclasses import dataclass, field
 
 from kitaru.core.claims import taken_over
 from kitaru.core.differences import snapshot_changes
-from kitaru.core.holding import (
-    Contains,
-    Lacks,
-    barred,
-    lacks_none,
-    marks_of,
-    remembered,
-    return_consequence,
-    returns,
-    why_still_held,
-)
-from kitaru.core.protection import Rules, protect_words, protected, shut_out
-from kitaru.core.route_changes import barred_at, held_at, move_reason, route_move, same, settled
+from kitaru.core.holding import marks_of, remembered, return_consequence
+from kitaru.core.protection import Rules, handed_over, protect_words, protected, shut_out
+from kitaru.core.route_changes import held_at, move_reason, route_move, settled
+from kitaru.core.staying import History, Turn, turn_of
 from kitaru.core.wishing import asked, head_of, numbers
 from kitaru.errors import Problem
 from kitaru.model.lockfile import Edit, FlowState, Lockfile, Manage, Mint, Move, Retire, Untag, VersionTable
@@ -27,7 +18,7 @@ from kitaru.model.manifest import FlowSpec, Manifest
 from kitaru.model.neighbour import Neighbours
 from kitaru.model.plan import Build, Change, Consequence, FlowPlan, Held, RouteMove
 from kitaru.model.route import DEFAULT_TAG, Head, Holder, Label, RouteWish, Split, describe_holders
-from kitaru.model.snapshot import Snapshot
+from kitaru.model.snapshot import Commit, Snapshot
 
 Place = Callable[..., Problem]
 """(message, *path of keys, hint=) → the problem with the manifest's file, line and column."""
@@ -50,15 +41,13 @@ class Desired:
 class Known:
     """What the store holds of one flow beyond the lockfile, read only where ``needs`` said so.
 
-    ``lacks`` and ``contains`` find out what they need when they are asked: few plans meet a hold that they agree with,
-    or a version that was rolled back.
+    What ``history`` answers it finds out when it is asked: few plans meet a hold, or a route that was rolled back once.
     """
 
     table: VersionTable | None = None
     previous: Snapshot | None = None
     previous_files: Sequence[Sequence[str]] | None = None
-    lacks: Lacks = lacks_none
-    contains: Contains = lambda _sha: True
+    history: History = field(default_factory=History)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +63,13 @@ class Draft:
     """A plan while it is made: flows and edits so far, every problem, and what is worth a look.
 
     ``owner`` is the manifest's own path, ``protect`` what it says of protected routes; ``renamed`` are the flows that
-    get another name, with the one until now. ``commit`` is what is planned for, where that is just what it holds.
+    get another name, with the one until now. ``commit`` is what is planned for, where that is just what it holds;
+    ``carried_from`` the same with its branch, and with changes or not.
     """
 
     owner: str = ""
     commit: str = ""
+    carried_from: Commit | None = None
     protect: Rules = field(default_factory=dict)
     flows: list[FlowPlan] = field(default_factory=list)
     edits: list[Edit] = field(default_factory=list)
@@ -105,6 +96,11 @@ def plan_flow(draft: Draft, desired: Desired, lock: Lockfile, known: Known, plac
     live = state if state is not None and not state.retired else None
     version, build = _version(desired, desired.snapshot.digest, state, known)
     moves, edits, held, told = _route_moves(draft, desired, state, known, version, place)
+    left = handed_over(draft.protect, edits, live, draft.carried_from)
+    awaited = [move.tag for move in moves if move.tag in left and version in {one.version for one in move.after or ()}]
+    moves = [move for move in moves if move.tag not in left]
+    edits = [edit for edit in edits if not (isinstance(edit, Move) and edit.tag in left)]
+    told = [one for one in told if left.keys().isdisjoint(one.routes)]
     unmanaged, pruned = _leftovers(desired, live, prune, draft.commit)
     moves += [move for move, _ in pruned]
     rules = protected(desired.name, draft.protect, state)
@@ -125,7 +121,8 @@ def plan_flow(draft: Draft, desired: Desired, lock: Lockfile, known: Known, plac
             unmanaged=unmanaged,
             notes=(
                 *([_BACK.format(was)] if was and not live else []),
-                *_notes(version, build, moves, held, _former_owner(live, draft.owner)),
+                *_notes(version, build, moves, held, awaited, _former_owner(live, draft.owner)),
+                *left.values(),
                 *(text for edit in rules for text in protect_words(edit)),
             ),
         )
@@ -153,17 +150,15 @@ def _route_moves(
         holders = _holders(draft, desired, tag, wish, state, known, (head, version), place)
         if holders is None or (route and settled(route, holders, managed, exclusive)):
             continue
-        agrees = route is not None and same(route.holders, holders)
-        why = why_still_held(tag, route, wish, known.lacks) if route and agrees else ""
-        if route and route.hold and (why or not agrees):
-            held.append(held_at(tag, route, holders, why))
+        bound = tag in draft.protect or (state is not None and tag in state.protect)
+        marks = marks_of(state, tag)
+        wanted = Turn(desired.name, tag, wish, route, holders, protected=bound, commit=draft.commit)
+        turn = turn_of(wanted, marks, known.history)
+        if turn.held is not None:
+            held.append(turn.held)
             continue
-        coming, marks = returns(route, marks_of(state, tag), holders), marks_of(state, tag)
-        if stop := barred(coming, known.contains):
-            held.append(barred_at(tag, route, holders, stop))
-            continue
-        told += [return_consequence(tag, coming)] if coming else []
-        reason = move_reason(wish, managed, route, holders, exclusive)
+        told += [return_consequence(tag, turn.coming)] if turn.coming else []
+        reason = turn.freed or move_reason(wish, managed, route, holders, exclusive)
         moves.append(route_move(tag, route, holders, exclusive, reason))
         edits.append(
             Move(
@@ -175,7 +170,7 @@ def _route_moves(
                 managed=managed,
                 expects=route.holders if route else None,
                 deletions=state.deletions if state else 0,
-                held_off=remembered(route, marks, holders, commit=draft.commit),
+                held_off=remembered(route, turn.marks or marks, holders, commit=draft.commit) or turn.marks,
                 converts=route is not None and route.exclusive != exclusive,
             )
         )
@@ -363,7 +358,12 @@ def _former_owner(state: FlowState | None, owner: str) -> str | None:
 
 
 def _notes(
-    version: int, build: Build | None, moves: Sequence[RouteMove], held: Sequence[Held], former: str | None
+    version: int,
+    build: Build | None,
+    moves: Sequence[RouteMove],
+    held: Sequence[Held],
+    awaited: Sequence[str],
+    former: str | None,
 ) -> tuple[str, ...]:
     notes = []
     if former is not None:
@@ -372,5 +372,6 @@ def _notes(
     if build is not None and version not in led_to:
         waiting = [one.tag for one in held if version in {holder.version for holder in one.wanted}]
         why = f"a rollback holds {', '.join(waiting)}" if waiting else "no route of the manifest leads to it"
+        why = f"another branch has {', '.join(awaited)}" if awaited and not waiting else why
         notes.append(f"v{version} is built and left unrouted: {why}")
     return tuple(notes)

@@ -14,7 +14,7 @@ from kitaru.model.branch import is_branch
 from kitaru.model.lockfile import Edit, FlowState, Lockfile, Move, Protect, Rename, Retire, Untag
 from kitaru.model.manifest import Manifest
 from kitaru.model.plan import Consequence
-from kitaru.model.route import DEFAULT_TAG, Protection, Route
+from kitaru.model.route import DEFAULT_TAG, Protection, Route, describe_holders
 from kitaru.model.snapshot import Commit
 
 Rules = Mapping[str, Protection]
@@ -63,6 +63,26 @@ def shut_out(edit: Protect, state: FlowState | None) -> tuple[Consequence, ...]:
             text = f"{tag} moves only from branch {rule.branch} from now on; no other branch can move it, or lift that"
             found.append(Consequence(kind="protected", text=text, severe=True, routes=(tag,)))
     return tuple(found)
+
+
+def handed_over(wanted: Rules, edits: Sequence[Edit], state: FlowState | None, commit: Commit | None) -> dict[str, str]:
+    """The routes of a live flow whose moves are left to another branch, each with the sentence that says so.
+
+    The branch that an applied rule names may give the route to another one. It can't move it as well: the manifest's
+    rule binds it already. So the rule changes, the route stays, and the branch that has it from now on moves it.
+    """
+    found: dict[str, str] = {}
+    for edit in edits:
+        if state is None or commit is None or not isinstance(edit, Move) or not _led_elsewhere(edit, state):
+            continue
+        applied, said = state.protect.get(edit.tag), wanted.get(edit.tag)
+        if applied is None or said is None or _refuses(applied, commit) or not (applied.branch and said.branch):
+            continue
+        if applied.branch == commit.branch != said.branch and is_branch(said.branch):
+            route = state.routes.get(edit.tag)
+            stays = f"stays at {describe_holders(route.holders)}" if route else "is not placed yet"
+            found[edit.tag] = f"{edit.tag} {stays}: branch {said.branch} has it from now on, and apply there moves it"
+    return found
 
 
 def unplaced(manifest: Manifest, lock: Lockfile | None = None) -> tuple[str, ...]:

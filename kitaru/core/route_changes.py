@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kitaru.core.holding import Return, barred_words
+from kitaru.core.holding import Behind, Return, barred_words
 from kitaru.model.plan import Held, RouteMove
 from kitaru.model.route import Head, Holder, Route, RouteWish
 
@@ -20,13 +20,43 @@ def same(before: Holders, after: Holders) -> bool:
     return tuple(sorted(before, key=lambda holder: holder.version)) == after
 
 
-def held_at(tag: str, route: Route, wanted: Holders, why: str = "") -> Held:
+def held_at(tag: str, route: Route, wanted: Holders, why: str = "", way: str = "") -> Held:
     """A route that a rollback holds, whatever is wanted; ``why`` it does so where that is where it is."""
     reason = route.hold.reason if route.hold else ""
-    return Held(tag=tag, holders=route.holders, wanted=wanted, reason=reason, at=route.at, by=route.by, why=why)
+    return Held(
+        tag=tag, holders=route.holders, wanted=wanted, reason=reason, at=route.at, by=route.by, why=why, way=way
+    )
 
 
-def barred_at(tag: str, route: Route | None, wanted: Holders, stop: Return) -> Held:
+def way_out_of_hold(flow: str, tag: str, route: Route, wanted: Holders, *, protected: bool) -> str:
+    """How a held route comes to what the manifest wants; empty where it wants no single version."""
+    left = route.hold.left if route.hold else ()
+    if len(wanted) != 1:
+        return ""
+    version = wanted[0].version
+    by_hand = "" if protected else f"kitaru flow tag {flow} {tag} --version {version} --exclusive"
+    if version > max((one.version for one in left), default=0):
+        return f"to release v{version}: {', or '.join([f'write {tag}: {version} and merge', *_some(by_hand)])}"
+    return f"to release v{version} all the same: {by_hand}" if by_hand else ""
+
+
+def way_past_end(flow: str, tag: str, wanted: Holders, stop: Return | Behind, *, protected: bool) -> str:
+    """What helps where the commit with which a rollback ended is on no branch any more."""
+    version = str(wanted[0].version) if len(wanted) == 1 else "N"
+    by_hand = "" if protected else f"kitaru flow tag {flow} {tag} --version {version} --exclusive"
+    # A number that was rolled back is refused wherever it is written.
+    written = f"write {tag}: {version} and merge" if isinstance(stop, Behind) else ""
+    if isinstance(stop, Return) and not by_hand:
+        written = f"build another version, and write its number for {tag}"
+    ways = ", or ".join([*_some(written), *_some(by_hand)])
+    return f"or, where that commit was squashed or rebased away: {ways}"
+
+
+def _some(text: str) -> list[str]:
+    return [text] if text else []
+
+
+def barred_at(tag: str, route: Route | None, wanted: Holders, stop: Return | Behind, way: str) -> Held:
     """A route that stays where it is, since this commit knows nothing of how the rollback of ``wanted`` ended."""
     mark = stop.mark
     there = route.holders if route else ()
@@ -39,6 +69,7 @@ def barred_at(tag: str, route: Route | None, wanted: Holders, stop: Return) -> H
         by=mark.by,
         why=barred_words(stop),
         ended=mark.commit,
+        way=way,
     )
 
 

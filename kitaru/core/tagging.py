@@ -13,6 +13,7 @@ from kitaru.core.resolving import live_flow, route_of
 from kitaru.errors import KitaruSelectorError, KitaruStateError, KitaruUsageError
 from kitaru.model.address import is_tag
 from kitaru.model.lockfile import Drop, Edit, FlowState, Lockfile, Move, Untag, VersionTable
+from kitaru.model.one_line import recorded_line
 from kitaru.model.route import DEFAULT_TAG, Head, Hold, Holder, Label, Pin, Route, RouteWish, Split, describe_holders
 
 Edits = tuple[Edit, ...]
@@ -132,7 +133,7 @@ def rolled_back(
     ``said`` is what the manifest says already: where it leads there too, nothing needs to be held. Where the route is
     there already nothing is done, and its hold stays as it is.
     """
-    route = rollable(lock, flow, tag)
+    route, reason = rollable(lock, flow, tag), recorded_line(reason)
     if route.holders == holders:
         return ()
     agreed = agrees(said, route.model_copy(update={"holders": holders}), None)
@@ -165,7 +166,7 @@ def check_deletable(state: FlowState, table: VersionTable, version: int) -> None
 def dropped(lock: Lockfile, flow: str, version: int, table: str) -> Edits:
     """``version`` is deleted, and ``table`` is the digest of the version table that says so."""
     state = live_flow(lock, flow)
-    return (Drop(kind="drop", flow=flow, version=version, table=table, expects=state.table),)
+    return (Drop(kind="drop", flow=flow, version=version, table=table, expects=state.table, remembers=True),)
 
 
 def wish_of(route: Route | None) -> RouteWish | None:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from kitaru.core.claims import declared_twice
 from kitaru.core.consequences import STORED_INPUTS, InUse, Stored, asks_for_use, consequences, passages, turns
 from kitaru.core.drift import find_drift
-from kitaru.core.holding import Lacks, lacks_none
+from kitaru.core.holding import Lacks, Origins
 from kitaru.core.planning import Desired, Draft, Known, Place, left_out, needs, plan_absent, plan_flow
 from kitaru.core.protection import guards, unplaced
 from kitaru.core.renaming import plan_renames
+from kitaru.core.staying import History
 from kitaru.engine.origins import told_from
 from kitaru.engine.records import read_object, read_snapshot, read_table
 from kitaru.engine.releases import Releases
@@ -53,14 +54,19 @@ class Planner:
         """What apply would do now, on ``head`` where that was read already.
 
         Reads the lockfile (three requests), and for a flow whose content or pins the lockfile does not know also its
-        version table and what it is compared with; the table, too, for a flow that is held where the manifest's head
-        is. Writes nothing. Raises ``KitaruManifestError`` with all problems.
+        version table and what it is compared with; the table, too, for a flow with a route that is held where the
+        manifest's head is, or moves after a rollback. Writes nothing. Raises ``KitaruManifestError`` with all problems.
         """
         loaded = workshop.loaded
         desired = workshop.desired(only)
         head = self.releases.newest(head)
         commit = workshop.commit
-        draft = Draft(owner=workshop.owner, commit="" if commit.dirty else commit.sha, protect=loaded.manifest.protect)
+        draft = Draft(
+            owner=workshop.owner,
+            commit="" if commit.dirty else commit.sha,
+            carried_from=commit,
+            protect=loaded.manifest.protect,
+        )
         lock = plan_renames(draft, loaded.manifest, head, loaded.problem, workshop.contains, only)
         for flow in desired:
             known, filled = self._known(flow, lock, workshop)
@@ -144,23 +150,24 @@ class Planner:
         if state is None:
             return Known(), flow
         table = read_table(self.store, self.project, state.table, flow.name) if wanted.table else None
-        known = Known(table=table, lacks=self._lacks(flow.name, state, table, workshop), contains=workshop.contains)
+        origins = self._origins(flow.name, state, table)
+        history = History(_lacks(origins, workshop), origins, workshop.contains, workshop.reverted)
+        known = Known(table=table, history=history)
         seen_before = table is not None and table.newest_with(flow.snapshot.digest) is not None
         if not wanted.previous or seen_before:
             return known, flow
         return self._compared(flow, state, known, workshop)
 
-    def _lacks(self, flow: str, state: FlowState, table: VersionTable | None, workshop: Workshop) -> Lacks:
-        """What is asked where a route is held and the manifest's head agrees. Versions of no commit are left out."""
-        if all(route.hold is None for route in state.routes.values()):
-            return lacks_none
+    def _origins(self, flow: str, state: FlowState, table: VersionTable | None) -> Origins:
+        """What is asked where a route is held, or was; the table is read then, once, where it was not before."""
+        read: list[VersionTable] = [table] if table is not None else []
 
-        def lacks(versions: Collection[int]) -> Sequence[Release]:
-            rows = (table or read_table(self.store, self.project, state.table, flow)).releases
-            left = (row for row in rows if row.version in versions)
-            return [row for row in left if row.commit is not None and not workshop.contains(row.commit.sha)]
+        def origins(versions: Collection[int]) -> Sequence[Release]:
+            if not read:
+                read.append(read_table(self.store, self.project, state.table, flow))
+            return [row for row in read[0].releases if row.version in versions]
 
-        return lacks
+        return origins
 
     def _compared(self, flow: Desired, state: FlowState, known: Known, workshop: Workshop) -> tuple[Known, Desired]:
         previous = self._snapshot(state.snapshot, flow.name)
@@ -185,6 +192,13 @@ class Planner:
                 )
             )
         return problems
+
+
+def _lacks(origins: Origins, workshop: Workshop) -> Lacks:
+    """Versions of no commit are left out."""
+    return lambda versions: [
+        row for row in origins(versions) if row.commit is not None and not workshop.contains(row.commit.sha)
+    ]
 
 
 def _taken(draft: Draft, lock: Lockfile) -> list[FlowPlan]:

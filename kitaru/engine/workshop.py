@@ -64,6 +64,10 @@ class Workshop:
         """Whether the commit at hand is that one, or came after it."""
         return sha == self.commit.sha or self.source.contains(self.commit.sha, sha)
 
+    def reverted(self, sha: str) -> bool:
+        """Whether Git says that commit was reverted here. Not of changes that no commit has: they may hold it again."""
+        return not self.commit.dirty and self.source.reverted(self.commit.sha, sha)
+
     def desired(self, only: Sequence[str] = ()) -> tuple[Desired, ...]:
         """The flows named (all, when none is), each with its snapshot.
 

@@ -73,8 +73,8 @@ class FlowState(Noun):
     ``deletions`` counts the versions that were deleted; ``latest_deleted``: the highest is one. ``first_name`` is what
     the flow was called at first, once a rename back to a former name made that hard to tell. ``protect`` are the rules
     of the manifest, by tag, as generation ``protect_generation`` applied them: they outlive a removal. ``held_off`` is
-    what rollbacks took off routes, by tag, oldest first, once the hold has ended: a few of each, without versions that
-    were deleted.
+    what rollbacks took off routes, by tag, oldest first, once the hold has ended: a few of each, and of versions that
+    were deleted since as well, whose content may be built anew.
     """
 
     latest: int
@@ -189,7 +189,8 @@ class Rename(Noun):
 class Drop(Noun):
     """A version is deleted; labels lose it.
 
-    Valid while ``expects`` is the flow's version table, and no exclusive route leads to the version.
+    Valid while ``expects`` is the flow's version table, and no exclusive route leads to the version. ``remembers``:
+    what rollbacks took off stays known of it; an edit of former times, which does not say so, forgot that.
     """
 
     kind: Literal["drop"]
@@ -197,6 +198,7 @@ class Drop(Noun):
     version: int
     table: str
     expects: str
+    remembers: bool = False
 
 
 class Protect(Noun):

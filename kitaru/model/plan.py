@@ -106,7 +106,7 @@ class Held(Noun):
     """A route that a rollback holds at ``holders``, since ``at``, though the manifest wants ``wanted``.
 
     ``why``: where it wants the same, why that does not end the hold. ``ended`` is the commit with which the hold ended,
-    where the route stays because the one at hand does not contain it; ``why`` says so then.
+    where the route stays because the one at hand does not contain it; ``why`` says so then. ``way`` is what helps.
     """
 
     tag: str
@@ -117,6 +117,7 @@ class Held(Noun):
     by: str = ""
     why: str = ""
     ended: str = ""
+    way: str = ""
 
 
 class FlowPlan(Noun):

@@ -12,7 +12,19 @@ import typer
 from typer.core import TyperCommand
 
 ONCE = frozenset(
-    {"--input", "--args", "--tag", "--version", "--from", "--to", "--value", "--wait", "--idempotency-key"}
+    {
+        "--input",
+        "--args",
+        "--tag",
+        "--version",
+        "--from",
+        "--to",
+        "--value",
+        "--wait",
+        "--idempotency-key",
+        "--image",
+        "--project",
+    }
 )
 """Those options, in whichever command they take one value."""
 
