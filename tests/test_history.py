@@ -30,7 +30,7 @@ from kitaru.model.address import digest
 from kitaru.model.lockfile import Drop, Edit, Lockfile, Manage, Move, Protect, Rename, Retire, Untag
 from kitaru.model.route import HeldOff, Hold, Protection
 from kitaru.model.snapshot import Commit
-from kitaru.surfaces.views.history_text import WIDTH, history_lines
+from kitaru.surfaces.views.history_text import WIDTH, chain_note, history_lines
 from tests.applying import new_version, routed
 from tests.lock_strategies import FEW, after, fitting, holder, mint, move
 from tests.repository import MANIFEST, Done, Repository, Watched, git, kitaru
@@ -319,6 +319,76 @@ def test_a_gap_is_damage_for_the_command_too(repository: Repository) -> None:
     assert "1 generation missing from the log, the oldest is 2. Look: kitaru store verify" in done.err
     found = do(repository, "history", "-o", "json").must(1).json
     assert [one["generation"] for one in found["items"]] == [3, 1]
+    assert (found["missing"], found["unreadable"], found["problem"]) == ([2], [], None)
+
+
+@pytest.mark.parametrize("body", [b"", b"{}\n"], ids=["empty", "no generation"])
+def test_an_unreadable_generation_hides_no_other(repository: Repository, body: bytes) -> None:
+    """A line where it is, the rest shown, exit code 1; though it is the newest, hint or no hint."""
+    repository.apply()
+    for version in ("second", "third"):
+        new_version(repository, version)
+        repository.apply()
+    entries = {n: repository.store_folder / address.generation("research", n) for n in (2, 3)}
+    whole = entries[2].read_bytes()
+    entries[2].write_bytes(body)
+    done = do(repository, "history").must(1)
+    assert [line[:1] for line in done.out.splitlines() if line[:1].strip()] == ["3", "2", "1"]
+    assert "2  this generation can't be read: kitaru store verify" in done.out
+    assert "1 generation unreadable, the oldest is 2. Look: kitaru store verify" in done.err
+    found = do(repository, "history", "-o", "json").must(1).json
+    assert ([one["generation"] for one in found["items"]], found["unreadable"]) == ([3, 1], [2])
+    entries[2].write_bytes(whole)
+    entries[3].write_bytes(body)
+    for hinted in (True, False):
+        found = do(repository, "history", "-o", "json").must(1).json
+        assert ([one["generation"] for one in found["items"]], found["unreadable"]) == ([2, 1], [3])
+        assert (found["problem"] is None) == hinted
+        (repository.store_folder / address.lock_hint("research")).unlink(missing_ok=True)
+
+
+def test_missing_generations_without_a_hint_are_shown(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first is gone, and no full state tells what it held: what is left is shown, with what is missing and why."""
+    monkeypatch.setattr("kitaru.engine.releases.FULL_STATE_BYTES", 10)
+    log.grow(4)
+    log.entry(1).unlink()
+    log.path(address.lock_hint(PROJECT)).unlink()
+    happened = history(log).list()
+    assert (numbers(happened), happened.missing, happened.head, happened.whole) == ([4, 3, 2], (1,), 4, False)
+    assert "generation 1 of project research is missing" in happened.problem
+    assert numbers(history(log).list("flow_000")) == [4, 3, 2]
+    assert (chain_note(happened) or "").startswith("warning: 1 generation missing from the log, the oldest is 1; ")
+
+
+def test_a_log_that_is_gone_is_one_line(repository: Repository) -> None:
+    """Only the hint is left: what it tells of is missing, and no flow is named where none was asked for."""
+    repository.apply()
+    shutil.rmtree(repository.store_folder / "research" / "lock")
+    done = do(repository, "history").must(1)
+    assert done.out.splitlines() == ["1  this generation is missing from the log: kitaru store verify"]
+    done = do(repository, "history", "agent").must(1)
+    assert done.out.splitlines()[1:] == ["Nothing of agent in what is left of generations 1 to 1."]
+
+
+REFUSED = [("plan",), ("build", "flows/work.py:agent", "--no-manifest"), ("apply", "--yes")]
+
+
+@pytest.mark.parametrize("words", REFUSED, ids=lambda words: words[0])
+def test_no_verb_forks_a_log_that_lost_its_beginning(
+    repository: Repository, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hint and first generation gone, no full state in the second: refused with exit code 1; nothing is written."""
+    monkeypatch.setattr("kitaru.engine.releases.FULL_STATE_BYTES", 10)
+    repository.apply()
+    new_version(repository, "second")
+    repository.apply()
+    new_version(repository, "third")
+    first = repository.store_folder / address.generation("research", 1)
+    first.unlink()
+    (repository.store_folder / address.lock_hint("research")).unlink()
+    do(repository, *words).refused("generation 1 of project research is missing", "kitaru store verify", code=1)
+    assert [path.name for path in first.parent.iterdir()] == ["000000000002.json"]
+    assert "1  this generation is missing" in do(repository, "history").must(1).out
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -459,6 +529,46 @@ def test_blame_names_the_commit_and_who_moved_the_route(repository: Repository) 
     assert second.route is not None
     assert (second.route.generation, second.route.by, second.route.text) == (2, "Bob", "default: v1 → v2")
     assert second.commands[-1] == "kitaru diff agent 1 2"
+
+
+@pytest.mark.parametrize("how", ["missing", "unreadable"])
+def test_blame_does_without_the_move(repository: Repository, how: str) -> None:
+    """The generation of the move is damaged: commit, version and target are shown, and that the mover can't be told."""
+    sha = repository.commit("Say hello")
+    repository.apply()
+    exec_id = invoked(repository)
+    new_version(repository, "second")
+    repository.apply()
+    moved = repository.store_folder / address.generation("research", 1)
+    if how == "missing":
+        moved.unlink()
+    else:
+        moved.write_bytes(b"{}\n")
+    out = " ".join(do(repository, "blame", exec_id).must().out.split())
+    assert "runs agent v1" in out
+    assert sha[:12] in out
+    assert "target flows/work.py:agent" in out
+    what = {"missing": "is missing from the lock log", "unreadable": "can't be read"}[how]
+    assert f"who moved it there can't be told: generation 1 of project research {what} (kitaru store verify)" in out
+    found = do(repository, "blame", exec_id, "-o", "json").must().json["item"]
+    assert (found["version"], found["commit"]["sha"], found["route"]) == (1, sha, None)
+    assert found["route_problem"] == f"generation 1 of project research {what}"
+
+
+def test_blame_is_not_stopped_by_damage_elsewhere(repository: Repository) -> None:
+    """A generation that the route has nothing to do with can't be read: who moved the route is told all the same."""
+    repository.apply()
+    new_version(repository, "second")
+    repository.apply()
+    exec_id = invoked(repository)
+    for version in ("third", "fourth", "fifth", "sixth"):
+        new_version(repository, version)
+        repository.apply()
+    # In the middle, where the search for the moment begins.
+    (repository.store_folder / address.generation("research", 4)).write_bytes(b"")
+    found = repository.client().history.blame(exec_id)
+    assert found.route is not None
+    assert (found.route.generation, found.route_problem) == (2, "")
 
 
 def test_blame_in_words(repository: Repository) -> None:

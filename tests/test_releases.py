@@ -101,8 +101,9 @@ def test_a_lost_hint_costs_time_and_never_truth(
     assert carried == (generations if small else generations // 64)
     log.path(HINT).unlink()
     assert log.releases.head() == lock
-    # Doubling and halving, then back to the nearest full state and forth again.
-    assert log.reads() <= 2 * generations.bit_length() + 64 + 4
+    # The hint, the listing, back to the nearest full state, and the slot behind the newest.
+    assert log.reads() <= 3 + min(generations, 1 if small else 64)
+    assert log.store.count("names") == 1
 
 
 def test_entries_stay_small_when_the_state_is_large(log: Log) -> None:
@@ -285,6 +286,60 @@ def test_a_missing_entry_is_named(log: Log, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(KitaruIntegrityError) as refused:
         log.releases.head()
     assert "generation 6 of project research is missing" in refused.value.message
+
+
+@pytest.mark.parametrize("first", [1, 2, 9])
+def test_a_log_with_a_gap_is_not_forked(log: Log, first: int) -> None:
+    """No hint, generations gone: the newest is found behind the gap, and the full state that it holds is built upon."""
+    lock = log.grow(10)
+    log.path(HINT).unlink()
+    for number in range(first, 10):
+        log.entry(number).unlink()
+    assert log.releases.head(verified=True) == lock
+    assert log.write(mint("flow_000", 11)).generation == 11
+    assert not log.entry(first).exists()
+
+
+@pytest.mark.parametrize("gone", [(1,), (1, 2, 3), (2, 3, 4, 5, 6, 7, 8, 9), (9,)], ids=str)
+def test_nothing_is_built_upon_a_state_that_can_not_be_told(
+    log: Log, gone: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No hint, generations gone, and no full state behind them: who would read or write is refused; nothing lands."""
+    monkeypatch.setattr(module, "FULL_STATE_BYTES", 10)
+    log.grow(10)
+    log.path(HINT).unlink()
+    for number in gone:
+        log.entry(number).unlink()
+    with pytest.raises(KitaruIntegrityError, match=f"generation {gone[-1]} of project research is missing") as refused:
+        log.write(mint("flow_000", 11))
+    assert "kitaru store verify" in refused.value.hint
+    with pytest.raises(KitaruIntegrityError):
+        log.releases.head()
+    assert not any(log.entry(number).exists() for number in (*gone, 11))
+
+
+def test_a_stray_entry_is_no_newest_one(log: Log) -> None:
+    """Without a hint: an entry far away that says it is another one is left aside; one that can't say is not."""
+    lock = log.grow(3)
+    log.path(HINT).unlink()
+    log.entry(99).write_bytes(log.entry(3).read_bytes())
+    assert log.releases.head(verified=True) == lock
+    log.entry(99).write_bytes(b"")
+    with pytest.raises(KitaruIntegrityError, match="can't be read"):
+        log.releases.head(verified=True)
+    assert log.releases.last_number() == 99
+
+
+def test_a_gap_at_the_hint_is_no_cut_end(log: Log) -> None:
+    """Where the entry that an old hint tells of is gone and the log goes on behind it, the refusal says so."""
+    log.grow(5)
+    old = log.path(HINT).read_bytes()
+    log.grow(4)
+    log.damage(HINT, old)
+    log.entry(5).unlink()
+    with pytest.raises(KitaruIntegrityError, match=r"generation 5 .* is missing, and the lock log goes on to 9"):
+        log.write(mint("flow_000", 10))
+    assert not log.entry(5).exists()
 
 
 def test_a_lost_race_gives_the_winner(log: Log) -> None:

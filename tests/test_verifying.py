@@ -17,6 +17,7 @@ from kitaru.errors import KitaruIntegrityError, KitaruUsageError
 from kitaru.model import address
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.lockfile import Generation, Lockfile
+from kitaru.surfaces.views.history_text import verified_lines
 from tests.applying import everything
 from tests.lock_strategies import mint, move
 from tests.repository import MANIFEST, Repository, WallClock, Watched, kitaru
@@ -237,17 +238,39 @@ def test_what_is_said_of_a_hole_is_so(which: str, hinted: bool, request: pytest.
         found = seen()
         (fault,) = [one for one in verify(log).problems if one.generation]
         assert fault.generation == number
-        if found == 9:
-            assert "state is still known: generation" in fault.message or f"known from {HINT} alone" in fault.message
-            assert ("Leave" in fault.message) == (hinted and bare not in (9, None))
-        elif found is None:
-            assert "can't be told without that" in fault.message
-        else:
-            assert f"Write nothing until then: the log would be taken to end with {found}, and" in fault.message
+        assert ("state is still known: generation" in fault.message) == (bare == 9)
+        assert (f"known from {HINT} alone" in fault.message) == (bare is None and found == 9)
+        assert ("can't be told without that" in fault.message) == (found is None)
         log.entry(number).write_bytes(body)
         if not hinted:
             log.path(HINT).write_bytes(hint)
         assert verify(log).sound
+
+
+def test_a_hole_behind_an_old_hint_is_no_place_to_write(log: Log) -> None:
+    """The one way to fork a log that has a hole is an old hint before it: that is said."""
+    old = log.path(HINT).read_bytes()
+    log.grow(4)
+    log.damage(HINT, old)
+    log.entry(11).unlink()
+    assert "Write nothing until then: the log would be taken to end with 10, and forked there" in texts(verify(log))
+
+
+@pytest.mark.parametrize("body", [b"", b"{}\n", b"{"])
+def test_there_is_no_head_to_note_where_it_is_damaged(log: Log, body: bytes) -> None:
+    """The newest entry unreadable, changed or cut off: its digest is not offered; damage before it changes nothing."""
+    whole = log.entry(9).read_bytes()
+    log.entry(9).write_bytes(body)
+    found = verify(log)
+    assert (found.head, found.generations, found.first_bad) == ("", 9, 9)
+    assert not any(line.startswith("head:") for line in verified_lines(found))
+    rewrite(log, 8, by="Eve")
+    log.entry(9).write_bytes(whole)
+    assert verify(log).head == digest(whole)
+    rewrite(log, 9, by="Eve")
+    assert verify(log).head == ""
+    log.entry(9).unlink()
+    assert verify(log).head == ""
 
 
 @pytest.mark.parametrize("number", [99, 3_000_000, 999_999_999_999])

@@ -16,7 +16,7 @@ from kitaru.engine.history import SEARCHED, Logged, Past
 from kitaru.engine.object_checks import Found, verify_objects
 from kitaru.engine.releases import Releases
 from kitaru.engine.verifying import Fault, verify_chain
-from kitaru.errors import KitaruIntegrityError, KitaruUsageError
+from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError, KitaruUsageError
 from kitaru.model.address import DIGEST
 from kitaru.model.lockfile import Lockfile
 from kitaru.model.route import DEFAULT_TAG, ByTag
@@ -63,7 +63,8 @@ class Happened:
     """Generations, newest first. ``reached``: the oldest that was looked at; ``more``: older ones may fit as well.
 
     ``unchained``: those that were looked at and that the generation after them does not name as its parent;
-    ``missing``: those that are not in the log any more.
+    ``missing``: those that are not in the log any more; ``unreadable``: those that are there and are no generation.
+    ``problem``: why the newest state can't be told, "" where it can.
     """
 
     generations: tuple[Recorded, ...]
@@ -72,11 +73,29 @@ class Happened:
     more: bool
     unchained: tuple[int, ...] = ()
     missing: tuple[int, ...] = ()
+    unreadable: tuple[int, ...] = ()
+    problem: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that was looked at is there."""
+        return not (self.missing or self.unreadable or self.problem)
+
+    def gaps_to_json(self) -> dict[str, Any]:
+        """What is not there, as JSON data; every key is always there. Numbers of generations, newest first."""
+        return {
+            "missing": list(self.missing),
+            "unreadable": list(self.unreadable),
+            "problem": self.problem or None,
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What ``store verify`` found. ``head`` is the digest of the newest generation: worth noting in another place."""
+    """What ``store verify`` found. ``head`` is the digest of the newest generation: worth noting in another place.
+
+    It is "" where there is none, or where it is damaged.
+    """
 
     project: str
     store: str
@@ -125,16 +144,24 @@ class History:
         """The newest generations, at most ``limit`` of them; those that touch ``flow``, where one is named.
 
         None: all there are. With a limit, a search for one flow looks at ``engine.history.SEARCHED`` generations.
-        Raises ``KitaruSelectorError`` for a flow that the project never had.
+        Raises ``KitaruSelectorError`` for a flow that the project never had. Where the log is damaged so that the
+        newest state can't be told, what is left of it is shown, and ``problem`` says that.
         """
-        lock = self.releases.head()
-        if flow is not None and flow not in lock.flows:
+        problem, lock = "", None
+        try:
+            lock = self.releases.head()
+        except KitaruStoreFormatError:
+            raise
+        except KitaruIntegrityError as error:
+            problem = error.message
+        if lock is not None and flow is not None and flow not in lock.flows:
             resolve(lock, flow, ByTag(DEFAULT_TAG))
+        head = lock.generation if lock is not None else self.releases.last_number()
         past = Past(self._session.store, self._session.project)
         searched = None if limit is None else SEARCHED
-        page = past.page(lock.generation, flow=flow, limit=limit, searched=searched)
+        page = past.page(head, flow=flow, limit=limit, searched=searched)
         shown = tuple(_recorded(one) for one in page.found)
-        return Happened(shown, lock.generation, page.reached, page.more, page.unchained, page.missing)
+        return Happened(shown, head, page.reached, page.more, page.unchained, page.missing, page.unreadable, problem)
 
     def blame(self, exec_id: str) -> Blame:
         """Which commit an execution runs, and who led it there. ``KitaruUsageError`` where there is none of that id."""

@@ -11,7 +11,7 @@ from kitaru.core.edit_words import edit_data
 from kitaru.core.naming import present_name
 from kitaru.engine.history import Past
 from kitaru.engine.records import read_table
-from kitaru.errors import KitaruIntegrityError
+from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
 from kitaru.model import address
 from kitaru.model.execution import Execution
 from kitaru.model.lockfile import Generation, Lockfile, Move, Release, VersionTable
@@ -42,8 +42,9 @@ class Blame:
     """What an execution runs, and why that.
 
     ``flow`` is the name that it was started by, ``now`` what the flow is called today. ``route`` is None for one that
-    was started by version number or from source, or where the log does not tell any more. ``words`` is what Git says
-    of the commit, where a repository is at hand that has it. ``original``: the execution that it replays, which
+    was started by version number or from source, or where the log does not tell any more; where that is because the log
+    is damaged, ``route_problem`` says how ("" otherwise). ``words`` is what Git says of the commit, where a repository
+    is at hand that has it. ``original``: the execution that it replays, which
     may have been tidied away (``original_is_there``).
     """
 
@@ -62,6 +63,7 @@ class Blame:
     commit: Commit | None
     tag: str | None
     route: RouteMoved | None
+    route_problem: str
     draw: dict[str, Any] | None
     original: str | None
     original_is_there: bool
@@ -100,6 +102,7 @@ class Blame:
             "git": self.words,
             "tag": self.tag,
             "route": self.route.to_json() if self.route else None,
+            "route_problem": self.route_problem or None,
             "draw": self.draw,
             "original_exec_id": self.original,
             "commands": list(self.commands),
@@ -125,6 +128,7 @@ def trace(session: Session, lock: Lockfile, exec_id: str) -> Blame:
             hint="kitaru store verify --deep tells what else is wrong",
         )
     commit = release.commit if release is not None else _own_commit(execution)
+    route, route_problem = _told_route(session, lock, execution, name)
     return Blame(
         exec_id=execution.exec_id,
         flow=execution.flow_name,
@@ -140,7 +144,8 @@ def trace(session: Session, lock: Lockfile, exec_id: str) -> Blame:
         release=release,
         commit=commit,
         tag=execution.tag,
-        route=_route(session, lock, execution, name),
+        route=route,
+        route_problem=route_problem,
         draw=execution.draw,
         original=execution.original_exec_id,
         original_is_there=_is_there(session, execution.original_exec_id),
@@ -163,6 +168,16 @@ def _previous(table: VersionTable | None, version: int | None) -> int | None:
         return None
     earlier = (one.version for one in table.releases if one.version < version and not one.deleted)
     return max(earlier, default=None)
+
+
+def _told_route(session: Session, lock: Lockfile, execution: Execution, name: str) -> tuple[RouteMoved | None, str]:
+    """As ``_route``; and what is wrong with the log where it can't tell."""
+    try:
+        return _route(session, lock, execution, name), ""
+    except KitaruStoreFormatError:
+        raise
+    except KitaruIntegrityError as error:
+        return None, error.message
 
 
 def _route(session: Session, lock: Lockfile, execution: Execution, name: str) -> RouteMoved | None:

@@ -20,11 +20,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from kitaru.core.commit import next_lockfile
 from kitaru.engine.journal import read_many
 from kitaru.engine.records import parse
-from kitaru.errors import KitaruIntegrityError
+from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
 from kitaru.model import address
 from kitaru.model.address import digest
 from kitaru.model.lockfile import Edit, Generation, Lockfile, Mint, Move, Rename
@@ -36,6 +37,13 @@ SEARCHED = 5000
 FIRST_BATCH, LARGEST_BATCH = 32, 256
 NEARBY = 64
 """How far from the state at a moment a move is looked for: the clocks of two machines differ a little."""
+
+
+class Gap(Enum):
+    """Why nothing is known of a generation."""
+
+    MISSING = "is missing from the lock log"
+    UNREADABLE = "can't be read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +60,8 @@ class Page:
     """Generations, newest first. ``reached`` is the oldest that was looked at; ``more``: older ones may fit too.
 
     ``unchained``: generations, of those that were looked at, whose digest is not the one that their follower names.
-    ``missing``: those that should have been looked at, and are not in the log.
+    ``missing``: those that should have been looked at, and are not in the log; ``unreadable``: those that are there and
+    are no generation any more.
     """
 
     found: tuple[Logged, ...]
@@ -60,6 +69,7 @@ class Page:
     more: bool
     unchained: tuple[int, ...] = ()
     missing: tuple[int, ...] = ()
+    unreadable: tuple[int, ...] = ()
 
 
 class Past:
@@ -77,17 +87,17 @@ class Past:
         """At most ``limit`` generations from ``head`` backwards, those that touch ``flow`` where one is named.
 
         A flow that was renamed is followed under its earlier names. At most ``searched`` generations are looked at.
-        A generation that is missing is passed over, and said.
+        A generation that is missing or can't be read is passed over, and said.
         """
         found: list[Logged] = []
         unchained: list[int] = []
-        missing: list[int] = []
+        gaps: dict[Gap, list[int]] = {gap: [] for gap in Gap}
         named = ""
         name, number, first = flow, head, False
         floor = max(0, head - searched) if searched is not None else 0
         for number, read in self._there(head, floor, limit if flow is None else None):
-            if read is None:
-                missing.append(number)
+            if isinstance(read, Gap):
+                gaps[read].append(number)
                 named = ""
                 continue
             entry, sha = read
@@ -101,16 +111,20 @@ class Past:
             if first or len(found) == limit:
                 break
             name = next((edit.was for edit in edits if isinstance(edit, Rename) and edit.flow == name), name)
-        return Page(tuple(found), number, not first and number > 1, tuple(unchained), tuple(missing))
+        more = not first and number > 1
+        missing, unreadable = (tuple(gaps[gap]) for gap in (Gap.MISSING, Gap.UNREADABLE))
+        return Page(tuple(found), number, more, tuple(unchained), missing, unreadable)
 
     def entry(self, number: int) -> tuple[Generation, str]:
-        """Generation ``number`` and the digest of its bytes. ``KitaruIntegrityError`` where it is missing."""
+        """Generation ``number`` and the digest of its bytes. ``KitaruIntegrityError`` where there is a gap."""
         return self._read([number])[0]
 
     def at_moment(self, moment: str, head: int) -> int:
-        """The newest generation at or before ``head`` that was written at ``moment`` (a timestamp) or earlier."""
-        numbers = range(1, head + 1)
-        return bisect_right(numbers, moment, key=lambda number: self.entry(number)[0].at)
+        """The newest generation at or before ``head`` that was written at ``moment`` (a timestamp) or earlier.
+
+        One that is missing or can't be read is taken to be as old as the one before it.
+        """
+        return bisect_right(range(1, head + 1), moment, key=self._written_at)
 
     def state(self, number: int) -> Lockfile:
         """The state after generation ``number``, folded from the nearest full state at or before it."""
@@ -134,11 +148,15 @@ class Past:
         return lock
 
     def move_to(self, flow: str, tag: str, version: int, near: int, head: int) -> Generation | None:
-        """The move that brought ``tag`` to ``version``, looked for around generation ``near``, backwards first."""
+        """The move that brought ``tag`` to ``version``, looked for around generation ``near``, backwards first.
+
+        ``KitaruIntegrityError`` where a gap comes first: the move may have been there.
+        """
         backwards = range(near, max(0, near - NEARBY), -1)
         forwards = range(near + 1, min(head, near + NEARBY) + 1)
         for numbers in (backwards, forwards):
-            for entry, _ in self._read(list(numbers)):
+            for number, read in zip(numbers, self._looked_up(numbers), strict=True):
+                entry, _ = self._must(number, read)
                 for edit in entry.edits:
                     if not isinstance(edit, Move) or (edit.flow, edit.tag) != (flow, tag):
                         continue
@@ -146,16 +164,17 @@ class Past:
                         return entry
         return None
 
+    def _written_at(self, number: int) -> str:
+        found = (read for _, read in self._there(number, 0, 1) if not isinstance(read, Gap))
+        return next((entry.at for entry, _ in found), "")
+
     def _backwards(self, start: int, floor: int, first: int | None) -> Iterator[tuple[Generation, str]]:
-        """As ``_there``; ``KitaruIntegrityError`` where one is missing."""
+        """As ``_there``; ``KitaruIntegrityError`` where there is a gap."""
         for number, read in self._there(start, floor, first):
             yield self._must(number, read)
 
-    def _there(self, start: int, floor: int, first: int | None) -> Iterator[tuple[int, tuple[Generation, str] | None]]:
-        """From ``start`` down to above ``floor``; the first batch has ``first`` generations where that is known.
-
-        None for what is missing.
-        """
+    def _there(self, start: int, floor: int, first: int | None) -> Iterator[tuple[int, tuple[Generation, str] | Gap]]:
+        """From ``start`` down to above ``floor``; the first batch has ``first`` generations where that is known."""
         size = min(first or FIRST_BATCH, LARGEST_BATCH)
         number = start
         while number > floor:
@@ -168,23 +187,28 @@ class Past:
         found = zip(numbers, self._looked_up(numbers), strict=True)
         return [self._must(number, read) for number, read in found]
 
-    def _must(self, number: int, read: tuple[Generation, str] | None) -> tuple[Generation, str]:
-        if read is None:
-            raise _not_so(self._project, number, "is missing from the lock log")
+    def _must(self, number: int, read: tuple[Generation, str] | Gap) -> tuple[Generation, str]:
+        if isinstance(read, Gap):
+            raise _not_so(self._project, number, read.value)
         return read
 
-    def _looked_up(self, numbers: Sequence[int]) -> list[tuple[Generation, str] | None]:
+    def _looked_up(self, numbers: Sequence[int]) -> list[tuple[Generation, str] | Gap]:
         keys = [address.generation(self._project, number) for number in numbers if number not in self._known]
         alone = self._local or len(keys) < 2
         bodies = dict(zip(keys, map(self._store.read, keys) if alone else read_many(self._store, keys), strict=True))
         return [self._known.get(number) or self._parsed(number, bodies) for number in numbers]
 
-    def _parsed(self, number: int, bodies: dict[str, bytes | None]) -> tuple[Generation, str] | None:
+    def _parsed(self, number: int, bodies: dict[str, bytes | None]) -> tuple[Generation, str] | Gap:
         key = address.generation(self._project, number)
         body = bodies[key]
         if body is None:
-            return None
-        read = (parse(Generation, body, key), digest(body))
+            return Gap.MISSING
+        try:
+            read = (parse(Generation, body, key), digest(body))
+        except KitaruStoreFormatError:
+            raise
+        except KitaruIntegrityError:
+            return Gap.UNREADABLE
         if len(self._known) < LARGEST_BATCH:
             self._known[number] = read
         return read

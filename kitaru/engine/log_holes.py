@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from kitaru.engine.releases import newest_of
 from kitaru.model import address
 from kitaru.model.lockfile import Lockfile
 
@@ -29,6 +28,19 @@ def runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
     return found
 
 
+def sorted_names(project: str, names: Iterable[str]) -> tuple[list[int], list[str]]:
+    """The numbers of the generations among the names of a lock folder, in order; and the names that are of none."""
+    folder = address.generation(project, 0).rpartition("/")[0]
+    numbers, foreign = [], []
+    for name in names:
+        stem = name.removesuffix(".json")
+        if stem.isdecimal() and f"{folder}/{name}" == address.generation(project, int(stem)) and int(stem) > 0:
+            numbers.append(int(stem))
+        else:
+            foreign.append(name)
+    return sorted(numbers), foreign
+
+
 def hole_words(hole: Hole) -> str:
     """What is missing, and what to do about it; ``generation 5`` is said before it."""
     which = f"generations {hole.first} to {hole.last} are missing" if hole.last > hole.first else "is missing"
@@ -43,21 +55,14 @@ def state_words(project: str, head: int, known_from: int, hint: Lockfile | None,
     ``known_from``: the generation with a full state that leads to the newest one, 0 where there is none. ``hint``: the
     state that ``kitaru.lock`` tells, where it can be believed. ``present``: all generations that are there.
     """
-    name = address.lock_hint(project)
-    probed = _followed(newest_of(present.__contains__), present)
-    found = _followed(hint.generation, present) if hint is not None else probed
+    found = _followed(hint.generation, present) if hint is not None else head
     if found < head:
         return f"Write nothing until then: the log would be taken to end with {found}, and forked there"
-    said = []
     if known_from:
-        said.append(f"The newest state is still known: generation {known_from} holds one in full")
-    elif hint is not None:
-        said.append(f"The newest state is known from {name} alone: keep a copy of it")
-    else:
-        said.append("The newest state can't be told without that: no generation behind it holds one in full")
-    if hint is not None and probed < head:
-        said.append(f"Leave {name} where it is until then: without it the log would be taken to end with {probed}")
-    return ". ".join(said)
+        return f"The newest state is still known: generation {known_from} holds one in full"
+    if hint is not None:
+        return f"The newest state is known from {address.lock_hint(project)} alone: keep a copy of it"
+    return "The newest state can't be told without that: no generation behind it holds one in full"
 
 
 def _followed(number: int, present: Collection[int]) -> int:

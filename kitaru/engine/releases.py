@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Required, TypedDict, Unpack
 
 from kitaru.core.commit import Broken, fold, next_lockfile
+from kitaru.engine.log_holes import runs, sorted_names
 from kitaru.engine.records import parse
 from kitaru.errors import KitaruError, KitaruIntegrityError, KitaruStoreFormatError
 from kitaru.model import address
 from kitaru.model.address import canonical_json, digest, timestamp
 from kitaru.model.lockfile import Edit, Generation, Lockfile, Rename
+from kitaru.model.one_line import recorded_line
 from kitaru.model.route import APPLY
 from kitaru.model.snapshot import Commit
 from kitaru.ports import Clock, Created, Store
@@ -46,17 +48,20 @@ def way_on(project: str) -> str:
     return f"delete {hint} to go on with the log as it is (numbers of versions that are gone are given again)"
 
 
-def newest_of(exists: Callable[[int], bool]) -> int:
-    """The highest generation, found by doubling and halving: generations are contiguous, and never deleted."""
-    if not exists(1):
-        return 0
-    low, high = 1, 2
-    while exists(high):
-        low, high = high, high * 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if exists(middle) else (low, middle)
-    return low
+def belongs(store: Store, project: str, number: int) -> bool:
+    """Whether an entry behind a gap is of this log: by its own word it is, and none is written before the one before.
+
+    Only then were those in the gap there once. One that can't be read doesn't deny it. One read.
+    """
+    key = address.generation(project, number)
+    body = store.read(key)
+    if body is None:
+        return False
+    try:
+        entry = parse(Generation, body, key)
+    except (KitaruIntegrityError, KitaruStoreFormatError):
+        return True
+    return (entry.generation, entry.project) == (number, project)
 
 
 class Signed(TypedDict, total=False):
@@ -78,7 +83,7 @@ class Releases:
         self._writing: tuple[str, bytes, Lockfile] | None = None
 
     def head(self, *, verified: bool = False) -> Lockfile:
-        """The newest state. Two reads where the hint is fresh; a lost or stale hint costs more reads, never truth.
+        """The newest state. Two reads where the hint is fresh; a lost one costs a listing and reads, never truth.
 
         ``verified``: what will be built upon is checked against the log first, one read more. The hint is written after
         its entry, so it may be behind the log, never ahead of it: ``KitaruIntegrityError`` where it is, or says
@@ -87,7 +92,7 @@ class Releases:
         self._writing = None
         lock = self._hinted()
         if lock is None:
-            lock = self._rebuilt(self._newest())
+            lock = self._rebuilt(self.last_number())
         elif verified:
             self._must_be_logged(lock)
         try:
@@ -99,7 +104,7 @@ class Releases:
                 # The log agreed with the hint, and does not agree with itself.
                 raise
             # The hint may be what is wrong; the log alone decides.
-            return self._forward(self._rebuilt(self._newest()))
+            return self._forward(self._rebuilt(self.last_number()))
 
     def newest(self, known: Lockfile | None) -> Lockfile:
         """The state that will be built upon: ``known`` where that was read already, else the head, verified."""
@@ -110,6 +115,18 @@ class Releases:
         key = address.generation(self._project, number)
         body = self._store.read(key)
         return None if body is None else (parse(Generation, body, key), digest(body))
+
+    def last_number(self) -> int:
+        """The number of the newest generation, 0 where there is none; without the hint, and whatever is missing.
+
+        One listing, and one read for each gap at the end of which an entry says that it is of another place.
+        """
+        folder = address.generation(self._project, 0).rpartition("/")[0]
+        numbers, _ = sorted_names(self._project, self._store.names(f"{folder}/"))
+        for first, last in reversed(runs(numbers)):
+            if first == 1 or belongs(self._store, self._project, first):
+                return last
+        return 0
 
     def after(self, lost: Lost) -> Lockfile:
         """The newest state, for who lost a race: it has the winner's entry, so that one read is the rule."""
@@ -136,7 +153,7 @@ class Releases:
         in the last two cases.
         """
         at = timestamp(self._clock.now())
-        by, verb = signed["by"], signed.get("verb", APPLY)
+        by, verb = recorded_line(signed["by"]), signed.get("verb", APPLY)
         following = next_lockfile(lock, edits, at=at, by=by, via=verb)
         if isinstance(following, tuple):
             return following
@@ -152,7 +169,7 @@ class Releases:
             at=at,
             by=by,
             commit=signed.get("commit"),
-            message=signed.get("message", ""),
+            message=recorded_line(signed.get("message", "")),
             verb=verb,
             edits=tuple(edits),
             state_digest=state_digest,
@@ -227,10 +244,7 @@ class Releases:
         key = address.lock_hint(self._project)
         found = self.entry(lock.generation)
         if found is None:
-            problem = (
-                f"{key} tells of generation {lock.generation}, and the lock log of project {self._project} ends with "
-                f"{self._newest()}: its newest entries are gone"
-            )
+            problem = self._lack_words(lock.generation)
         elif (found[1], found[0].state_digest) != (lock.entry, lock.state_digest):
             problem = (
                 f"generation {lock.generation} of project {self._project} is not the one that {key} tells of: "
@@ -241,6 +255,15 @@ class Releases:
         raise KitaruIntegrityError(
             f"{problem}; nothing is built upon that",
             hint=f"kitaru store verify says what is wrong; restore it from a backup, or {way_on(self._project)}",
+        )
+
+    def _lack_words(self, number: int) -> str:
+        last = self.last_number()
+        if last > number:
+            return f"generation {number} of project {self._project} is missing, and the lock log goes on to {last}"
+        return (
+            f"{address.lock_hint(self._project)} tells of generation {number}, and the lock log of project "
+            f"{self._project} ends with {last}: its newest entries are gone"
         )
 
     def _forward(self, lock: Lockfile) -> Lockfile:
@@ -256,22 +279,17 @@ class Releases:
                 with suppress(KitaruError):
                     self._store.overwrite(address.renamed_hint(self._project, edit.flow, edit.was), b"{}\n")
 
-    def _exists(self, number: int) -> bool:
-        return self._store.read(address.generation(self._project, number)) is not None
-
-    def _newest(self) -> int:
-        """The highest generation, without the hint."""
-        return newest_of(self._exists)
-
     def _rebuilt(self, number: int) -> Lockfile:
         """The state after generation ``number``, from the nearest full state at or before it."""
         behind: list[tuple[Generation, str]] = []
+        last = number
         while number > 0:
             found = self.entry(number)
             if found is None:
                 raise KitaruIntegrityError(
-                    f"generation {number} of project {self._project} is missing from the lock log",
-                    hint="restore the store from a backup; a lock log must never lose an entry",
+                    f"generation {number} of project {self._project} is missing from the lock log, which goes on to "
+                    f"{last}: the newest state can't be told; nothing is built upon that",
+                    hint="kitaru store verify says what is missing; restore it from a backup",
                 )
             entry, sha = found
             if entry.state is not None:

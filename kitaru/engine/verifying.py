@@ -15,9 +15,9 @@ from typing import Any
 
 from kitaru.core.commit import next_lockfile
 from kitaru.engine.journal import read_events, read_many
-from kitaru.engine.log_holes import Hole, hole_words, runs, state_words
+from kitaru.engine.log_holes import Hole, hole_words, runs, sorted_names, state_words
 from kitaru.engine.records import parse
-from kitaru.engine.releases import way_on
+from kitaru.engine.releases import belongs, way_on
 from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
 from kitaru.model import address
 from kitaru.model.address import canonical_json, digest
@@ -58,7 +58,10 @@ class Hint:
 
 @dataclass(slots=True)
 class Chain:
-    """What was found of the lock log. ``lock``: the newest state, None where it can't be told from the log alone."""
+    """What was found of the lock log. ``lock``: the newest state, None where it can't be told from the log alone.
+
+    ``digest``: that of the newest entry, "" where there is none or it is damaged.
+    """
 
     head: int = 0
     digest: str = ""
@@ -102,7 +105,7 @@ def verify_chain(store: Store, project: str, reporter: Reporter, *, expect: str 
     walk = _Walk(project, chain, hint, expect)
     done = 0
     for first, last in runs(numbers):
-        if first > chain.head + 1 and not _follows(store, project, first):
+        if first > chain.head + 1 and not belongs(store, project, first):
             _report_stray(project, chain, first, last)
             continue
         if first > chain.head + 1:
@@ -115,6 +118,8 @@ def verify_chain(store: Store, project: str, reporter: Reporter, *, expect: str 
             reporter.step(Step("verify", "generations", done, len(numbers)))
         chain.head = last
     walk.end(frozenset(numbers))
+    if any(_denies_head(fault, chain.head, address.lock_hint(project)) for fault in chain.faults):
+        chain.digest = ""
     if not chain.expected:
         message = f"no generation has the digest {expect}: the log was rewritten since it was noted, or cut off"
         chain.faults.append(Fault(f"{project}/lock/", message))
@@ -127,28 +132,10 @@ def verify_chain(store: Store, project: str, reporter: Reporter, *, expect: str 
 
 def _numbers(store: Store, project: str, chain: Chain) -> list[int]:
     folder = address.generation(project, 0).rpartition("/")[0] + "/"
-    numbers = []
-    for name in store.names(folder):
-        stem = name.removesuffix(".json")
-        if stem.isdecimal() and f"{folder}{name}" == address.generation(project, int(stem)) and int(stem) > 0:
-            numbers.append(int(stem))
-        else:
-            chain.fault(f"{folder}{name}", "no generation has this name; nothing reads it")
-    return sorted(numbers)
-
-
-def _follows(store: Store, project: str, number: int) -> bool:
-    """Whether an entry behind a gap is of this log: by its own word it is, and none is written before the one before.
-
-    Only then were those in the gap there once.
-    """
-    key = address.generation(project, number)
-    body = store.read(key)
-    try:
-        entry = parse(Generation, body, key) if body is not None else None
-    except (KitaruIntegrityError, KitaruStoreFormatError):
-        return False
-    return entry is not None and (entry.generation, entry.project) == (number, project)
+    numbers, foreign = sorted_names(project, store.names(folder))
+    for name in foreign:
+        chain.fault(f"{folder}{name}", "no generation has this name; nothing reads it")
+    return numbers
 
 
 def _report_stray(project: str, chain: Chain, first: int, last: int) -> None:
@@ -156,6 +143,11 @@ def _report_stray(project: str, chain: Chain, first: int, last: int) -> None:
     what = f"generations {first} to {last} are stray entries" if last > first else "is a stray entry"
     message = f"{what}: by its own word it is no generation {first}, and the log before it ends with {chain.head}"
     chain.fault(address.generation(project, first), message, first)
+
+
+def _denies_head(fault: Fault, head: int, hint: str) -> bool:
+    """Whether the newest entry is not what it should be, or not the newest there was."""
+    return fault.generation == head > 0 or (fault.key == hint and fault.generation > head)
 
 
 def _check_nothing(store: Store, project: str, chain: Chain) -> None:
@@ -239,7 +231,7 @@ class _Walk:
         if body is None:
             self._settle_link(following_fits=False)
             self._fault(number, "is missing: it was listed, and was gone a moment later")
-            self._before = None
+            self._before, self._chain.digest = None, ""
             self._lose(number)
             return
         sha = digest(body)
@@ -249,7 +241,8 @@ class _Walk:
         except (KitaruIntegrityError, KitaruStoreFormatError) as error:
             self._settle_link(following_fits=False)
             self._fault(number, f"can't be read: {error.message}")
-            self._before, self._chain.digest = sha, sha
+            # No head to note: what can't be read is not what was written.
+            self._before, self._chain.digest = sha, ""
             self._lose(number)
             return
         self._link(entry, number)
