@@ -323,3 +323,34 @@ def test_markdown_of_a_real_plan(repository: Repository, own_world: Path, monkey
     assert done.out.startswith("<!-- kitaru plan research -->\n### Kitaru plan: `research`")
     assert summary.read_text().strip() == done.out.strip()
     do(repository, "plan", "-o", "yaml").refused("expected text, json or markdown")
+
+
+def test_the_gravest_are_next_to_the_summary() -> None:
+    """On a terminal the flow that breaks its callers is the last one shown, and the last line names it."""
+    lines = plan_lines(with_breaking(300, lambda number: number == 250))
+    assert [line.split()[1] for line in lines if line.startswith("  ~ f")][-1] == "f250"
+    assert lines[-1].endswith(" 1 flow breaks its callers: f250.")
+    many = plan_lines(with_breaking(300, lambda number: number % 2 == 0))[-1]
+    assert many.endswith(" 150 flows break their callers: f000, f002, f004 and 147 more.")
+    assert "callers" not in plan_lines(with_breaking(3, lambda _number: False))[-1]
+
+
+def test_a_plan_of_rules_says_so() -> None:
+    """Where only rules change, the summary says which ones and of how many flows, and counts no update."""
+    assert plan_lines(ruled(300))[-1] == "Plan: protect stable in 300 flows."
+    assert plan_lines(ruled(3, busy=1))[-1] == "Plan: 1 to update, 1 route to move, protect stable in 2 flows."
+
+
+def test_equal_warnings_of_many_flows_are_one_line() -> None:
+    """What a rule shuts out is one line before all other warnings, and so is any warning that many flows share."""
+    plan = ruled(300)
+    shut = Consequence(kind="protected", text="stable moves only from branch main", severe=True, routes=("stable",))
+    gone = Consequence(kind="renamed", text="callers meet another name", severe=True)
+    flows = tuple(flow.model_copy(update={"consequences": (gone, shut)}) for flow in plan.flows)
+    lines = plan_markdown(plan.model_copy(update={"flows": flows})).splitlines()
+    told = [line for line in lines if line.startswith("> ")]
+    assert told[0].startswith("> protect: stable is protected from now on")
+    assert told[1] == "> protect: stable moves only from branch main, in all 300 flows"
+    assert told[2] == "> :warning: 300 flows, `flow_0`, `flow_1`, `flow_2` and 297 more: callers meet another name"
+    only = tuple(flow.model_copy(update={"consequences": (shut,)}) for flow in plan.flows)
+    assert len(plan_lines(plan.model_copy(update={"flows": only}))) < 20

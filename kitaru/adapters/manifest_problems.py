@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from kitaru.adapters.wording import did_you_mean, found, shown
 from kitaru.model.image import ImageSettings
+from kitaru.model.image_rules import base_hint
 from kitaru.model.manifest import FlowSpec, Manifest, Overlay, SourceSpec
 from kitaru.model.noun import Noun
 from kitaru.model.route import Protection
@@ -101,6 +102,8 @@ def _expected(error: ErrorDetails, path: tuple[str | int, ...]) -> str:
 
 def _type_hint(kind: str, path: tuple[str | int, ...], value: Any, raw: Raw) -> str:
     text = raw(path)
+    if path[-1:] in (("image",), ("base_image",)) and isinstance(value, float) and (hint := base_hint(text)):
+        return hint
     if kind == "string_type" and not isinstance(value, dict | list | tuple) and value is not None and text:
         return f'put it in quotes: "{text}"'
     if kind == "bool_type" and isinstance(value, str):

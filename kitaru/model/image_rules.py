@@ -44,6 +44,11 @@ class Flaw:
         return text.removeprefix(".")
 
 
+def base_hint(text: str) -> str:
+    """The image that is meant by a version of Python alone; empty for all other text."""
+    return f"write python:{text}-slim" if re.fullmatch(r"3\.[0-9]+(\.[0-9]+)?", text) else ""
+
+
 def settings_flaws(settings: ImageSettings) -> list[Flaw]:
     """Everything that is wrong with these settings."""
     return list(image_flaws(settings.model_dump(mode="json", exclude_none=True)))
@@ -53,8 +58,7 @@ def image_flaws(image: Mapping[str, Any]) -> Iterator[Flaw]:
     """Everything that is wrong with image settings as data; a value of the wrong type is passed over."""
     base = image.get("base_image")
     if isinstance(base, str) and not is_base_image(base):
-        hint = f"write python:{base}-slim" if re.fullmatch(r"3\.[0-9]+(\.[0-9]+)?", base) else ""
-        yield Flaw(("base_image",), "expected a container image such as python:3.12-slim", base, hint)
+        yield Flaw(("base_image",), "expected a container image such as python:3.12-slim", base, base_hint(base))
     yield from _requirements(image.get("requirements"))
     yield from _dockerfile(image.get("dockerfile"))
     yield from _environment(image.get("environment"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -94,7 +95,7 @@ def invoke(
     if follow:
         view = import_module("kitaru.surfaces.views.logs_text")
         for line in handle.logs(follow=True):
-            terminal.note(view.log_line(line))
+            print(view.log_line(line), file=sys.stderr)
     _finish(client, handle, timeout)
 
 
@@ -166,7 +167,7 @@ def _finish(client: Any, handle: Any, timeout: float | None) -> None:
         terminal.item({**execution.summary(), "result": value, **problem})
     elif unread is None:
         view = import_module("kitaru.surfaces.views.executions_text")
-        terminal.lines([view.result_text(value)])
+        terminal.raw(view.result_text(value))
 
 
 def _show_failure(client: Any, handle: Any, error: KitaruError) -> None:

@@ -174,7 +174,8 @@ def logs(
                 print(json_text(line.to_json()) if terminal.json else view.log_line(line, verbose=verbose), flush=True)
     except KitaruStateError as error:  # it was followed, and its runner is gone
         gone = error
-    terminal.lines(view.grouped(block, terminal.style, verbose=verbose))
+    for text in view.grouped(block, terminal.style, verbose=verbose):
+        terminal.raw(text)
     if gone is not None:
         terminal.note(f"{gone.message}; go on with it: {gone.hint}")
         raise typer.Exit(gone.exit_code)

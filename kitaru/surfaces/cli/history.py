@@ -23,16 +23,16 @@ def history(
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many generations.")] = 20,
     everything: Annotated[bool, typer.Option("--all", help="All generations there are.")] = False,
 ) -> None:
-    """Show who moved what, when, from which commit; newest first. Exit code 1 where a generation is missing."""
+    """Show who moved what, when, from which commit; newest first. Exit code 1 where one is missing or unreadable."""
     client = at.connect()
     happened = client.history.list(flow, limit=None if everything else limit)
     view = import_module("kitaru.surfaces.views.history_text")
     width, project = terminal.room or view.WIDTH, client.session.project
     lines = [] if terminal.json else view.history_lines(happened, flow, project, terminal.style, width=width)
-    terminal.items(happened.generations, lines)
+    terminal.items(happened.generations, lines, **happened.gaps_to_json())
     if note := view.chain_note(happened):
         terminal.note(note)
-    if happened.missing:
+    if not happened.whole:
         raise typer.Exit(1)
 
 
@@ -62,4 +62,8 @@ def diff(
     progress.close()
     view = import_module("kitaru.surfaces.views.diff_text")
     seen = sys.stdout.isatty()
-    terminal.item(found, [] if terminal.json else view.diff_lines(found, terminal.style, full=full, visible=seen))
+    if terminal.json:
+        terminal.item(found)
+    else:
+        # Source as it is: a difference written to a file is one that can be applied.
+        terminal.raw("\n".join(view.diff_lines(found, terminal.style, full=full, visible=seen)))

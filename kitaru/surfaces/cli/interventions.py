@@ -14,6 +14,7 @@ import typer
 
 from kitaru.errors import KitaruError, KitaruUsageError, KitaruWaitValidationError
 from kitaru.model.json_text import KeyGivenTwice, parse_json
+from kitaru.model.one_line import shown_line
 from kitaru.model.wait import told_apart
 from kitaru.surfaces.cli.consumer import _finish
 from kitaru.surfaces.cli.executions import ExecArgument, app
@@ -137,7 +138,7 @@ def _ask(client: Any, exec_id: str, name: str | None) -> Any:
     for line in view.wait_lines([wait]):
         terminal.note(line)
     for _ in range(3):
-        print(f"{view.prompt(wait)}: ", end="", file=sys.stderr, flush=True)
+        print(f"{shown_line(view.prompt(wait))}: ", end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline()
         if not line:
             break

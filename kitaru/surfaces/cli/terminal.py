@@ -16,6 +16,7 @@ from typing import Any
 import typer
 
 from kitaru.errors import KitaruError, KitaruManifestError, Problem
+from kitaru.model.one_line import shown_line
 from kitaru.ports import Step
 from kitaru.surfaces.cli.job import remarks
 
@@ -34,6 +35,9 @@ COLOURS = {
     "dim": {"dim": True},
     "bold": {"bold": True},
 }
+
+_OURS = chr(0xF0000 + int.from_bytes(os.urandom(2), "big") % 0xFFFE)
+"""Stands for Escape in our own styling until it is printed: nobody can have recorded what each process chooses anew."""
 
 
 class Output(StrEnum):
@@ -83,11 +87,11 @@ class Terminal:
 
     def style(self, text: str, kind: str) -> str:
         """``text`` in the colour of its kind, where standard output is a terminal that shows colours."""
-        return typer.style(text, **COLOURS[kind]) if colours(sys.stdout) else text  # type: ignore[arg-type]
+        return _styled(text, kind) if colours(sys.stdout) else text
 
     def dim(self, text: str) -> str:
         """``text`` dimmed, for standard error, where that is a terminal that shows colours."""
-        return typer.style(text, dim=True) if colours(sys.stderr) else text
+        return _styled(text, "dim") if colours(sys.stderr) else text
 
     def item(self, item: Any, lines: Sequence[str] = ()) -> None:
         """One result: ``{"command", "item"}``, or its lines."""
@@ -96,31 +100,47 @@ class Terminal:
         else:
             self.lines(lines)
 
-    def items(self, items: Sequence[Any], lines: Sequence[str]) -> None:
-        """Several results: ``{"command", "items", "count"}``, or their lines."""
+    def items(self, items: Sequence[Any], lines: Sequence[str], **beside: Any) -> None:
+        """Several results: ``{"command", "items", "count"}`` and what is said ``beside`` them; or their lines."""
         if self.json:
-            self._emit({"command": self.command, "items": [plain_data(one) for one in items], "count": len(items)})
+            listed = [plain_data(one) for one in items]
+            self._emit({"command": self.command, "items": listed, "count": len(listed), **beside})
         else:
             self.lines(lines)
 
     def lines(self, lines: Sequence[str]) -> None:
-        """Lines on standard output."""
+        """Lines on standard output; no name or remark in them ends its line, styles it, or commands a CI runner."""
         for line in lines:
-            print(line)
+            print(_printed(line))
+
+    def raw(self, text: str) -> None:
+        """What a program made, or a file holds, on standard output as it is, but for our own styling."""
+        print(text.replace(_OURS, "\x1b"))
 
     def note(self, text: str) -> None:
-        """A word for people, on standard error, whatever the output is."""
-        print(text, file=sys.stderr)
+        """A word for people, on standard error, whatever the output is; of several lines, each is as in ``lines``."""
+        print("\n".join(map(_printed, text.split("\n"))), file=sys.stderr)
 
     def error(self, error: KitaruError) -> None:
         """An error: all its problems, and the next command to type."""
         if self.json:
             self._emit({"command": self.command, "error": error_data(error)})
-        for line in [*error_lines(error), *remarks(error)]:
+        for line in error_lines(error):
             self.note(line)
+        for command in remarks(error):
+            print(command, file=sys.stderr)
 
     def _emit(self, data: dict[str, Any]) -> None:
         print(json_text(data, indent=2))
+
+
+def _styled(text: str, kind: str) -> str:
+    begun = typer.style("", **COLOURS[kind], reset=False)  # type: ignore[arg-type]
+    return f"{begun.replace(chr(27), _OURS)}{text}{_OURS}[0m"
+
+
+def _printed(line: str) -> str:
+    return shown_line(line).replace(_OURS, "\x1b")
 
 
 def json_text(data: Any, indent: int | None = None) -> str:
@@ -140,7 +160,7 @@ def colours(stream: Any) -> bool:
 
 def error_lines(error: KitaruError) -> list[str]:
     """An error in words."""
-    red = typer.style("error:", fg="red", bold=True) if colours(sys.stderr) else "error:"
+    red = _styled("error:", "bad") if colours(sys.stderr) else "error:"
     problems: tuple[Problem, ...] = getattr(error, "problems", ()) if isinstance(error, KitaruManifestError) else ()
     if not problems:
         lines = [f"{red} {error.message}"]
@@ -197,7 +217,7 @@ class Progress:
         if self._quiet:
             return
         counted = f" [{step.done}/{step.total}]" if step.total > 1 else ""
-        text = f"{step.phase}: {step.message}{counted}"
+        text = shown_line(f"{step.phase}: {step.message}{counted}")
         if sys.stderr.isatty():
             sys.stderr.write(f"\r\x1b[K{text[:100]}")
             sys.stderr.flush()
@@ -240,7 +260,7 @@ class LiveLine:
             self._due = time.monotonic() + LIVE_EVERY
             self._open = True
             encoding = sys.stderr.encoding or "utf-8"
-            self._write(text().encode(encoding, "replace").decode(encoding))
+            self._write(shown_line(text()).encode(encoding, "replace").decode(encoding))
 
     def give_way(self, printed: str = "\n") -> None:
         """Somebody else is about to print this on the same terminal."""

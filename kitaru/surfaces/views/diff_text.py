@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from kitaru.model.one_line import shown_line
 from kitaru.surfaces.views.history_text import commit_words
 from kitaru.surfaces.views.words import Style, ago, bare, count
 
@@ -29,7 +30,7 @@ def diff_lines(found: Any, style: Style = bare, *, full: bool = False, visible: 
         lines.append(style(verdict, "bad" if found.inputs == "breaking" else "good"))
     for change in found.changes:
         mark = "  " if change.subject == "input_schema" else ""
-        text = f"{mark}{change.text}"
+        text = shown_line(f"{mark}{change.text}")
         lines.append(style(f"{text} (breaking)", "bad") if change.breaking else text)
     spelled: Callable[[str], str] = _spelled if visible else str
     shown = 0
@@ -58,7 +59,7 @@ def _sides(found: Any, style: Style) -> list[str]:
         if side.release is not None:
             commit = f"  {commit_words(side.release.commit)}" if side.release.commit is not None else ""
             made = f"  {ago(side.release.at)} by {side.release.by}{commit}"
-        lines.append(style(f"  v{side.version}{tag}{made}", "dim"))
+        lines.append(style(shown_line(f"  v{side.version}{tag}{made}"), "dim"))
     return lines
 
 

@@ -11,6 +11,9 @@ from kitaru.surfaces.views.words import Style, ago, bare, count
 
 WIDTH = 80
 """Columns of a line where nobody knows how many there are."""
+MISSING = ("is missing from the log", "are missing from the log")
+UNREADABLE = ("can't be read", "can't be read")
+"""What there is to say of one generation, and of several."""
 FLOWS_SHOWN = 12
 """Flows of one generation that are told one by one."""
 
@@ -22,24 +25,32 @@ def history_lines(
     if not happened.generations:
         if happened.head == 0:
             return [f"Nothing has happened in project {project} yet. Next: kitaru plan"]
-        return [*(_hole(*hole) for hole in _holes(happened.missing)), _nothing(happened, flow)]
-    lines: list[str] = []
-    holes = _holes(happened.missing)
+        lines = [style(hole, "warn") for _, hole in _holes(happened)]
+        return lines if flow is None and lines and not happened.more else [*lines, _nothing(happened, flow)]
+    lines = []
+    holes = _holes(happened)
     for one in happened.generations:
-        while holes and holes[0][1] > one.generation:
-            lines += [style(_hole(*holes.pop(0)), "warn"), ""]
+        while holes and holes[0][0] > one.generation:
+            lines += [style(holes.pop(0)[1], "warn"), ""]
         lines += [*_generation(one, style, width), ""]
-    for hole in holes:
-        lines += [style(_hole(*hole), "warn"), ""]
+    for _, hole in holes:
+        lines += [style(hole, "warn"), ""]
     if happened.more:
         lines.append(style(_older(happened, flow), "dim"))
     return lines if happened.more else lines[:-1]
 
 
-def _holes(missing: Sequence[int]) -> list[tuple[int, int]]:
-    """(newest, oldest) of each run of generations that are missing, newest first."""
+def _holes(happened: Any) -> list[tuple[int, str]]:
+    """The oldest of each run of generations that are missing or can't be read, and a line on it; newest first."""
+    runs = [(*run, MISSING) for run in _runs(happened.missing)]
+    runs += [(*run, UNREADABLE) for run in _runs(happened.unreadable)]
+    return [(oldest, _hole(newest, oldest, what)) for newest, oldest, what in sorted(runs, reverse=True)]
+
+
+def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """(newest, oldest) of each run of numbers, which come newest first."""
     found: list[tuple[int, int]] = []
-    for number in missing:
+    for number in numbers:
         if found and found[-1][1] == number + 1:
             found[-1] = (found[-1][0], number)
         else:
@@ -47,17 +58,24 @@ def _holes(missing: Sequence[int]) -> list[tuple[int, int]]:
     return found
 
 
-def _hole(newest: int, oldest: int) -> str:
-    which = f"{oldest} to {newest}  these generations are" if newest > oldest else f"{newest}  this generation is"
-    return f"{which} missing from the log: kitaru store verify"
+def _hole(newest: int, oldest: int, what: tuple[str, str]) -> str:
+    one, several = what
+    which = (
+        f"{oldest} to {newest}  these generations {several}" if newest > oldest else f"{newest}  this generation {one}"
+    )
+    return f"{which}: kitaru store verify"
 
 
 def chain_note(happened: Any) -> str | None:
     """One line where what was read does not fit together; None where it does."""
-    if happened.missing:
-        number = count(len(happened.missing), "generation")
-        first = happened.missing[-1]
-        return f"warning: {number} missing from the log, the oldest is {first}. Look: kitaru store verify"
+    parts = []
+    for numbers, what in ((happened.missing, "missing from the log"), (happened.unreadable, "unreadable")):
+        if numbers:
+            parts.append(f"{count(len(numbers), 'generation')} {what}, the oldest is {numbers[-1]}")
+    if happened.problem:
+        parts.append(happened.problem)
+    if parts:
+        return f"warning: {'; '.join(parts)}. Look: kitaru store verify"
     if not happened.unchained:
         return None
     number = happened.unchained[-1]
@@ -69,9 +87,12 @@ def chain_note(happened: Any) -> str | None:
 
 
 def _nothing(happened: Any, flow: str | None) -> str:
+    whose = f"of {flow} " if flow is not None else ""
     if happened.more:
-        return f"Nothing of {flow} in generations {happened.reached} to {happened.head}. Look at all: --all"
-    return f"Nothing of {flow} in generations 1 to {happened.head}."
+        return f"Nothing {whose}in generations {happened.reached} to {happened.head}. Look at all: --all"
+    if happened.missing or happened.unreadable:
+        return f"Nothing {whose}in what is left of generations 1 to {happened.head}."
+    return f"Nothing {whose}in generations 1 to {happened.head}."
 
 
 def _older(happened: Any, flow: str | None) -> str:
@@ -170,6 +191,8 @@ def _chosen(found: Any) -> list[str]:
         weights = ", ".join(f"v{version} {weight} %" for version, weight in found.draw["weights"].items())
         lines[0] += f", drawn from {weights} by {found.draw['by']}"
     route = found.route
+    if found.route_problem:
+        return [*lines, f"who moved it there can't be told: {found.route_problem} (kitaru store verify)"]
     if route is None:
         return [*lines, "the log does not tell any more who moved it there"]
     lines.append(f"{route.text}  by {route.by}, {ago(route.at)} ({route.verb}, generation {route.generation})")

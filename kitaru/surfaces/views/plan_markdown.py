@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kitaru.model.address import short
+from kitaru.model.one_line import shown_line
 from kitaru.model.plan import Consequence, Drift, FlowPlan, Held, Plan, RouteMove
 from kitaru.model.route import describe_holders
-from kitaru.surfaces.views.plan_notes import Shared, is_told, own_notes, shared_lines, shared_notes, told_together
+from kitaru.surfaces.views.plan_notes import (
+    Shared,
+    gravity,
+    grouped_lines,
+    is_told,
+    own_consequences,
+    own_notes,
+    shared_lines,
+    shared_notes,
+    told_together,
+)
 from kitaru.surfaces.views.plan_text import ONCE_ROUTED, held_words, never_applied, summary, ways_out
 from kitaru.surfaces.views.words import ago
 
@@ -42,17 +53,17 @@ def plan_markdown(plan: Plan, run: str = "") -> str:
         "",
     ]
     shared = shared_notes(plan)
-    flows = sorted(plan.flows, key=_gravity)
-    told = [(flow, one) for flow in flows for one in flow.consequences]
+    flows = sorted(plan.flows, key=gravity)
+    told = [(flow, one) for flow in flows for one in own_consequences(flow, shared)]
     severe = [(flow, one) for flow, one in told if one.severe]
     breaking, others = ([pair for pair in severe if _breaks(pair[1]) == yes] for yes in (True, False))
     head += _names(list(dict.fromkeys(flow.flow for flow, _ in breaking)), rest)
     head += _some([f"> :warning: **breaking** `{flow.flow}`: {_code(one.text)}" for flow, one in breaking])
-    head += _some([f"> :warning: `{flow.flow}`: {_code(one.text)}" for flow, one in others])
+    head += _some([f"> {_code(text)}" for text in shared_lines(plan, shared)])
+    head += _some([f"> :warning: {line}" for line in _together(others)])
     head += _some([f"> :anchor: `{flow.flow}`: {_code(held_words(held))}" for flow, held in _held(plan)])
     head += _some([f"> :lock: {_code(text)}" for text in told_together(plan.guards)])
-    head += _some([f"> `{flow.flow}`: {_code(one.text)}" for flow, one in told if not one.severe])
-    head += _some([f"> {_code(text)}" for text in shared_lines(plan, shared)])
+    head += _some([f"> {line}" for line in _together([pair for pair in told if not pair[1].severe])])
     head += _some([f"> :warning: {_code(text)}" for text in plan.warnings])
     if head[-1]:
         head.append("")
@@ -102,6 +113,16 @@ def _some(lines: list[str]) -> list[str]:
     return [*lines[:LINES_SHOWN], f"{lines[0][:2]}and {len(lines) - LINES_SHOWN} more"]
 
 
+def _together(told: Sequence[tuple[FlowPlan, Consequence]]) -> list[str]:
+    """Consequences with the flows that have them; an equal one of many flows is one line."""
+    lines = []
+    for names, every, text in grouped_lines((flow.flow, one.text) for flow, one in told):
+        listed = ", ".join(f"`{name}`" for name in names)
+        who = f"{every:,} flows, {listed} and {every - len(names):,} more" if every > len(names) else listed
+        lines.append(f"{who}: {_code(text)}")
+    return lines
+
+
 def _names(flows: Sequence[str], rest: str) -> list[str]:
     """All flows that break their callers, on one line, where not each of them has a line of its own."""
     if len(flows) <= LINES_SHOWN:
@@ -112,15 +133,6 @@ def _names(flows: Sequence[str], rest: str) -> list[str]:
     more = f" and {len(flows) - shown} more; {rest}" if shown < len(flows) else ""
     names = ", ".join(f"`{name}`" for name in flows[:shown])
     return [f"> :warning: **{len(flows)} flows break their callers**: {names}{more}"]
-
-
-def _gravity(flow: FlowPlan) -> int:
-    """What reviewers must see first has the lowest number; flows that are alike stay in the manifest's order."""
-    if any(_breaks(one) and one.severe for one in flow.consequences):
-        return 0
-    if flow.action == "retire" or any(one.severe for one in flow.consequences):
-        return 1
-    return 2 if flow.consequences or flow.held else 3
 
 
 def _fitted(head: str, sections: list[str], foot: str, rest: str) -> str:
@@ -187,7 +199,7 @@ def _section(flow: FlowPlan, shared: Shared) -> str:
             f" ({_code(move.reason)})"
         )
     lines += [f"- {_code(held_words(held))}" for held in flow.held]
-    lines += [f"- {_code(one.text)}" for one in flow.consequences]
+    lines += [f"- {_code(one.text)}" for one in own_consequences(flow, shared)]
     lines += [f"- not managed: {_code(text)}" for text in flow.unmanaged]
     lines += [f"- {_code(text)}" for text in own_notes(flow, shared)]
     return "\n".join([*lines, "", "</details>", ""])
@@ -205,14 +217,14 @@ _MEANT = str.maketrans(
         "<": "&lt;",
         "@": "&#64;",
         **{mark: f"\\{mark}" for mark in "\\`*[]|"},
-        **dict.fromkeys("\n\r\t", " "),
+        "\t": " ",
     }
 )
 
 
 def _code(text: str) -> str:
     """Text that means itself: it opens no tag, mention, link, code, emphasis or table cell."""
-    return text[:LONGEST_TEXT].translate(_MEANT)
+    return shown_line(text[:LONGEST_TEXT]).translate(_MEANT)
 
 
 def named(text: str, name: str) -> str:

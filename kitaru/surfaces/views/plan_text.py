@@ -1,4 +1,4 @@
-"""A plan for a person at a terminal: consequences first, short, and what to type next."""
+"""A plan for a person at a terminal: short, the gravest flows last, where the eye is, and what to type next."""
 
 from __future__ import annotations
 
@@ -9,7 +9,19 @@ from collections.abc import Sequence
 from kitaru.model.address import short
 from kitaru.model.plan import Build, Drift, FlowPlan, Held, Plan, RouteMove
 from kitaru.model.route import DEFAULT_TAG, describe_holders
-from kitaru.surfaces.views.plan_notes import Shared, is_told, own_notes, shared_lines, shared_notes, told_together
+from kitaru.surfaces.views.plan_notes import (
+    Shared,
+    breaking_words,
+    gravity,
+    is_told,
+    only_ruled,
+    own_consequences,
+    own_notes,
+    rule_parts,
+    shared_lines,
+    shared_notes,
+    told_together,
+)
 from kitaru.surfaces.views.words import Style, ago, bare, count
 
 FILES_SHOWN = 12
@@ -22,10 +34,10 @@ ALLOWED = re.compile(r" only from (branch [^\s,;]+|a clean commit)")
 
 
 def plan_lines(plan: Plan, style: Style = bare, *, all_files: bool = False) -> list[str]:
-    """The plan, line by line."""
+    """The plan, line by line: the flows with the gravest consequences next to the summary."""
     lines = [style(f"Plan for project {plan.project}", "bold"), style(_base(plan), "dim"), ""]
     shared = shared_notes(plan)
-    for flow in plan.flows:
+    for flow in sorted(plan.flows, key=gravity, reverse=True):
         if (flow.action != "keep" or flow.moves or flow.held) and not is_told(flow, shared):
             lines += [*_flow(flow, style, all_files, shared), ""]
     if shared:
@@ -35,7 +47,8 @@ def plan_lines(plan: Plan, style: Style = bare, *, all_files: bool = False) -> l
     lines += [style(f"protected: {text}", "warn") for text in told_together(plan.guards)]
     if plan.warnings or plan.guards:
         lines.append("")
-    lines.append(summary(plan))
+    broken = breaking_words(plan)
+    lines.append(f"{summary(plan)} {style(f'{broken}.', 'bad')}" if broken else summary(plan))
     return lines
 
 
@@ -60,7 +73,7 @@ def summary(plan: Plan) -> str:
         return f"No changes: {kept} as the manifest says." if plan.flows else "No changes: the manifest has no flows."
     actions = [flow.action for flow in plan.flows]
     parts = [f"{actions.count('create')} to create"] if "create" in actions else []
-    updates = sum(1 for flow in plan.flows if flow.action == "update")
+    updates = actions.count("update") - len(only_ruled(plan))
     if updates:
         parts.append(f"{updates} to update")
     if "retire" in actions:
@@ -73,6 +86,7 @@ def summary(plan: Plan) -> str:
     adopted = len(plan.moves) - len(moves)
     if adopted:
         parts.append(f"{count(adopted, 'route')} to adopt")
+    parts += rule_parts(plan)
     return f"Plan: {', '.join(parts) or 'records only'}."
 
 
@@ -88,7 +102,7 @@ def _flow(flow: FlowPlan, style: Style, all_files: bool, shared: Shared) -> list
     lines = [style(f"  {mark} {flow.flow}", kind) + f"  {_headline(flow)}"]
     if flow.build:
         lines += _build(flow.build, style, all_files)
-    lines += [style(f"      {one.text}", "bad" if one.severe else "warn") for one in flow.consequences]
+    lines += [style(f"      {one.text}", "bad" if one.severe else "warn") for one in own_consequences(flow, shared)]
     lines += [f"      {_move(move, style)}" for move in flow.moves]
     lines += [style(f"      {held_words(held)}", "warn") for held in flow.held]
     lines += [style(f"      unmanaged: {text}", "dim") for text in flow.unmanaged]
@@ -98,13 +112,14 @@ def _flow(flow: FlowPlan, style: Style, all_files: bool, shared: Shared) -> list
 
 def held_words(held: Held) -> str:
     """``route stable held at v1, rolled back by Ann 2 hours ago (it loses orders); the manifest says v2``."""
+    way = f"; {held.way}" if held.way else ""
     if held.ended:
-        return f"route {held.tag} stays at {describe_holders(held.holders)}: {held.why}"
+        return f"route {held.tag} stays at {describe_holders(held.holders)}: {held.why}{way}"
     why = f" ({held.reason})" if held.reason else ""
     says = f"says {describe_holders(held.wanted)}" if held.wanted else "does not name it"
     return (
         f"route {held.tag} held at {describe_holders(held.holders)}, rolled back by {held.by} {ago(held.at)}{why}; "
-        f"{held.why or f'the manifest {says}'}"
+        f"{held.why or f'the manifest {says}'}{way}"
     )
 
 
