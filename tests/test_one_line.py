@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import pytest
 
 from kitaru.adapters.manifest_reading import read_manifest
 from kitaru.errors import KitaruManifestError
-from kitaru.model.one_line import recorded_line, shown_line
+from kitaru.model.one_line import LONGEST, recorded_line, shown_line
 from kitaru.settings import actor
 from kitaru.surfaces.cli.terminal import Terminal
 from tests.repository import MANIFEST, Repository, kitaru
@@ -40,6 +41,8 @@ def test_what_is_recorded_is_one_line() -> None:
     assert actor({"KITARU_ACTOR": EVIL}) == "evil ::error::x [31m|<b>"
     assert actor({"KITARU_ACTOR": "\n\x1b", "GITHUB_ACTOR": "ann"}) == "ann"
     assert actor({}, "A\nB") == "A B"
+    assert recorded_line("Jos\udce9") == "Jos\N{REPLACEMENT CHARACTER}"
+    assert (len(recorded_line("x" * 9000)), recorded_line("x" * 9000)[-2:]) == (LONGEST, "x…")
 
 
 def test_our_own_styling_is_printed_and_no_other(
@@ -54,6 +57,29 @@ def test_our_own_styling_is_printed_and_no_other(
     out, err = capsys.readouterr()
     assert out == "\x1b[1mx\N{REPLACEMENT CHARACTER}[31my ::error::z\x1b[0m\n: :error::a\n"
     assert err == ": :error::b\n  : :error::c\N{REPLACEMENT CHARACTER}[31m\n"
+
+
+def test_bytes_that_are_no_text_leave_a_log_that_can_be_read(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In who did it, and why: from a terminal of another encoding, from Git's variables, and from Python."""
+    repository.apply()
+    latin = os.fsdecode(b"Jos\xe9")
+    for number, environ in enumerate(({"KITARU_ACTOR": latin}, {"GIT_COMMITTER_NAME": latin, "GIT_AUTHOR_NAME": latin})):
+        tag = ("flow", "tag", "agent", f"t{number}", "--version", "1", "--no-manifest")
+        with monkeypatch.context() as patched:
+            patched.delenv("KITARU_ACTOR", raising=False)
+            for name, value in environ.items():
+                patched.setenv(name, value)
+            kitaru(*tag, cwd=repository.folder).must()
+    client = repository.client()
+    client.deployments.build("agent", manifest="leave")
+    client.deployments.tag("agent", "default", version=2, exclusive=True, manifest="leave")
+    client.deployments.rollback("agent", message=f"lost {latin}")
+    kitaru("store", "verify", cwd=repository.folder).must()
+    shown = kitaru("history", cwd=repository.folder).must().out
+    assert shown.count("Jos\N{REPLACEMENT CHARACTER}") >= 3
+    kitaru("invoke", "agent", "--input", '{"topic": "tea"}', "--wait", cwd=repository.folder).must()
 
 
 def test_a_hostile_actor_and_message(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:

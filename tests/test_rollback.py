@@ -120,7 +120,7 @@ def test_a_held_route_keeps_its_hold_through_a_rename(repository: Repository) ->
     renamed(repository, "agent", "researcher")
     (plan,) = repository.plan().flows
     assert (plan.renamed_from, plan.moves) == ("agent", ())
-    assert plan.notes == ("v3 is built and left unrouted: a rollback holds default",)
+    assert plan.notes == ("v3 is built and left unrouted: a rollback keeps default back",)
     assert [(held.tag, held.holders[0].version, held.reason) for held in plan.held] == [("default", 1, "bad")]
     assert "route default held at v1" in kitaru("plan", cwd=repository.folder).must().out
     repository.apply()

@@ -145,6 +145,16 @@ def test_a_revert_among_other_changes_ends_the_hold(rolled_back: Repository) -> 
     assert mark.commit == undone
 
 
+def test_plan_at_the_bad_commit_names_the_way_to_stay(repository: Repository) -> None:
+    """Not only the one that releases it after all."""
+    repository.apply()
+    new_version(repository, "bad")
+    repository.apply()
+    kitaru("rollback", "agent", cwd=repository.folder).must()
+    shown = kitaru("plan", cwd=repository.folder).must().out
+    assert "to keep v1: write default: 1, or revert the bad commit, and merge; to release v2 all the same: " in shown
+
+
 def test_a_number_past_the_bad_one_ends_the_hold(rolled_back: Repository) -> None:
     """In one step with the version that it names."""
     rolled_back.manifest(routed("{default: 3}"))
@@ -169,6 +179,8 @@ def test_what_was_built_on_top_of_the_bad_commit_stays_off(rolled_back: Reposito
     rolled_back.write("flows/other.py", "MORE = 2\n")
     rolled_back.manifest(routed("{default: 4}"))
     rolled_back.commit()
+    (told,) = [one for one in rolled_back.plan().flows[0].consequences if one.kind == "rolled_back"]
+    assert "default: this commit has the release that Ann rolled back (bad), v2 from" in told.text
     rolled_back.apply()
     assert default(rolled_back).versions == (4,)
     rolled_back.write("flows/other.py", "MORE = 3\n")

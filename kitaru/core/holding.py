@@ -73,12 +73,17 @@ class Behind:
     @property
     def text(self) -> str:
         """Why the route stays, and what to do."""
+        return f"{self.doubt}: git pull, or merge that"
+
+    @property
+    def doubt(self) -> str:
+        """What speaks against whatever this commit builds."""
         mark, release = self.mark, self.release
         why = f" ({mark.reason})" if mark.reason else ""
         return (
             f"this commit has the release that {mark.by} rolled back{why}, v{release.version} from "
             f"{short(release.commit.sha) if release.commit else ''}, and not {short(mark.commit)}, with which the "
-            "rollback ended: git pull, or merge that"
+            "rollback ended"
         )
 
 
@@ -238,11 +243,12 @@ def barred_words(stop: Return | Behind) -> str:
     )
 
 
-def return_consequence(tag: str, coming: Sequence[Return]) -> Consequence:
-    """What a reviewer must know of a move that brings back what was taken off."""
+def return_consequence(tag: str, coming: Sequence[Return], unaware: Behind | None = None) -> Consequence:
+    """What a reviewer must know of a move that brings back what was taken off, or may: its commit is ``unaware``."""
+    doubt = [unaware.doubt] if unaware is not None else []
     return Consequence(
         kind="rolled_back",
-        text=f"{tag}: {'; '.join(one.text for one in coming)}",
+        text=f"{tag}: {'; '.join([*(one.text for one in coming), *doubt])}",
         severe=True,
         routes=(tag,),
         reached=tuple(sorted(one.version for one in coming)),

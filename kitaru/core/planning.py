@@ -157,7 +157,7 @@ def _route_moves(
         if turn.held is not None:
             held.append(turn.held)
             continue
-        told += [return_consequence(tag, turn.coming)] if turn.coming else []
+        told += [return_consequence(tag, turn.coming, turn.unaware)] if turn.coming or turn.unaware else []
         reason = turn.freed or move_reason(wish, managed, route, holders, exclusive)
         moves.append(route_move(tag, route, holders, exclusive, reason))
         edits.append(
@@ -371,7 +371,7 @@ def _notes(
     led_to = {holder.version for move in moves for holder in move.after or ()}
     if build is not None and version not in led_to:
         waiting = [one.tag for one in held if version in {holder.version for holder in one.wanted}]
-        why = f"a rollback holds {', '.join(waiting)}" if waiting else "no route of the manifest leads to it"
+        why = f"a rollback keeps {', '.join(waiting)} back" if waiting else "no route of the manifest leads to it"
         why = f"another branch has {', '.join(awaited)}" if awaited and not waiting else why
         notes.append(f"v{version} is built and left unrouted: {why}")
     return tuple(notes)

@@ -37,7 +37,9 @@ def way_out_of_hold(flow: str, tag: str, route: Route, wanted: Holders, *, prote
     by_hand = "" if protected else f"kitaru flow tag {flow} {tag} --version {version} --exclusive"
     if version > max((one.version for one in left), default=0):
         return f"to release v{version}: {', or '.join([f'write {tag}: {version} and merge', *_some(by_hand)])}"
-    return f"to release v{version} all the same: {by_hand}" if by_hand else ""
+    here = route.holders[0].version
+    kept = f"to keep v{here}: write {tag}: {here}, or revert the bad commit, and merge"
+    return "; ".join([kept, *_some(by_hand and f"to release v{version} all the same: {by_hand}")])
 
 
 def way_past_end(flow: str, tag: str, wanted: Holders, stop: Return | Behind, *, protected: bool) -> str:

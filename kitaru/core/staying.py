@@ -53,12 +53,14 @@ class Outcome:
     """``held`` where the route stays. Else what comes back to it, and why a hold ends.
 
     ``marks`` are what is remembered of rollbacks where the move itself changes that; None where it does not.
+    ``unaware``: the move is to a number that the manifest names, from a commit that lacks the end of a rollback.
     """
 
     held: Held | None = None
     coming: tuple[Return, ...] = ()
     freed: str = ""
     marks: Marks | None = None
+    unaware: Behind | None = None
 
 
 def turn_of(turn: Turn, marks: Marks, history: History) -> Outcome:
@@ -78,11 +80,12 @@ def turn_of(turn: Turn, marks: Marks, history: History) -> Outcome:
         return Outcome(_barred(turn, stop))
     if agrees:
         return Outcome(coming=coming, freed=freed)
+    old = behind(marks, history.origins, history.contains)
     # A number that is newer than what was rolled back is a word of its own, and the next end to be contained.
     left = [one for mark in marks for one in mark.left]
     if marks and newer(wish, route.versions if route is not None else (), left):
-        return Outcome(coming=coming, freed=freed, marks=bound_anew(marks, turn.commit, history.contains))
-    old = behind(marks, history.origins, history.contains)
+        bound = bound_anew(marks, turn.commit, history.contains)
+        return Outcome(coming=coming, freed=freed, marks=bound, unaware=old)
     return Outcome(_barred(turn, old)) if old is not None else Outcome(coming=coming, freed=freed)
 
 

@@ -11,6 +11,12 @@ _OTHERS = (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x20
 _SHOWN = dict.fromkeys(_OTHERS, "\N{REPLACEMENT CHARACTER}") | {ord(one): " " for one in _BREAKS} | {0x09: "\t"}
 _RECORDED = dict.fromkeys([*_OTHERS, *map(ord, _BREAKS)], " ")
 
+LONGEST = 500
+"""Characters of a text that is recorded as one line."""
+
+_ALONE = re.compile("[\ud800-\udfff]")
+"""Half of a surrogate pair: a byte that was no UTF-8, of which no JSON can be made that others read."""
+
 _COMMAND = re.compile(r"^(\s*):(?=:)|##(?=\[|vso\[)")
 """What GitHub, and Azure, take for a command to the runner: at the start of a line, or anywhere in it."""
 
@@ -24,9 +30,11 @@ def shown_line(text: str) -> str:
 
 
 def recorded_line(text: str) -> str:
-    """``text`` as it is recorded where one line is meant, as a name: control characters are spaces, runs of them one.
+    """``text`` as it is recorded where one line is meant, as a name: control characters are spaces, runs of them one,
+    bytes that were no text are marked, and what is longer than ``LONGEST`` is cut.
 
-    Text without any is recorded as it is.
+    Text without any of that is recorded as it is.
     """
-    clean = text.translate(_RECORDED)
-    return text if clean == text else " ".join(clean.split())
+    clean = _ALONE.sub("\N{REPLACEMENT CHARACTER}", text).translate(_RECORDED)
+    line = text if clean == text else " ".join(clean.split())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"

@@ -57,4 +57,5 @@ def _close_input() -> None:
 
 if __name__ == "__main__":
     ended_as = main()
-    wiring.leave(ended_as, stopped=ended_as not in (COMPLETED, FAILED))
+    wiring.before_end(ended_as, stopped=ended_as not in (COMPLETED, FAILED))
+    sys.exit(ended_as)

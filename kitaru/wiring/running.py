@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from kitaru.errors import KitaruCancelledError, KitaruExecutionError, KitaruStackError, KitaruUsageError
 from kitaru.settings import (
@@ -120,16 +120,15 @@ def end_process(runner: RunnerInfo, *, hard: bool) -> bool:
     return ended
 
 
-def leave(code: int, *, stopped: bool) -> NoReturn:
-    """End a worker's process. Where it was ``stopped``, it waits for no thread, and what it started ends with it; else
-    for threads, and for ``multiprocessing`` children unless its execution failed.
+def before_end(code: int, *, stopped: bool) -> None:
+    """What a worker does before it ends. Does not return where it was ``stopped``: it waits for no thread then, and
+    what it started ends with it. Else Python waits, for ``multiprocessing`` children unless the execution failed.
     """
     leaving = import_module("kitaru.engine.leaving")
     if stopped:
         leaving.leave_with_children(code)
     if code:
         leaving.end_workers()
-    sys.exit(code)
 
 
 def prune_caches(settings: Settings, unused_for: timedelta, *, delete: bool) -> Any:

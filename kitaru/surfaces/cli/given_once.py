@@ -28,6 +28,9 @@ ONCE = frozenset(
 )
 """Those options, in whichever command they take one value."""
 
+TELLING = frozenset({"--input", "--args", "--value", "--image"})
+"""Of these no message repeats a value: it may be secret."""
+
 
 class GivenOnce(TyperCommand):
     """A command that refuses two values for one of ``ONCE``."""
@@ -45,7 +48,8 @@ class GivenOnce(TyperCommand):
             values = list(dict.fromkeys(given.get(param.name or "") or ()))
             if len(values) > 1:
                 option = next(one for one in param.opts if one in ONCE)
-                ctx.fail(f"{option} is given twice, as {values[0]} and as {values[1]}: leave one of them out")
+                shown = "with different values" if option in TELLING else f"as {values[0]} and as {values[1]}"
+                ctx.fail(f"{option} is given twice, {shown}: leave one of them out")
         return super().parse_args(ctx, args)
 
 

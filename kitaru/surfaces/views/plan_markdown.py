@@ -25,7 +25,7 @@ from kitaru.surfaces.views.words import ago
 LIMIT = 65_000
 """Characters; a comment on GitHub may have 65,536."""
 
-LONGEST_TEXT = 300
+LONGEST_TEXT = 1200
 """Characters of one name or remark; the rest says nothing more to a reader."""
 
 LINES_SHOWN, ROUTES_SHOWN, FILES_SHOWN = 40, 100, 300
@@ -224,7 +224,8 @@ _MEANT = str.maketrans(
 
 def _code(text: str) -> str:
     """Text that means itself: it opens no tag, mention, link, code, emphasis or table cell."""
-    return shown_line(text[:LONGEST_TEXT]).translate(_MEANT)
+    cut = text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 1]}…"
+    return shown_line(cut).translate(_MEANT)
 
 
 def named(text: str, name: str) -> str:
