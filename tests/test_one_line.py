@@ -65,7 +65,9 @@ def test_bytes_that_are_no_text_leave_a_log_that_can_be_read(
     """In who did it, and why: from a terminal of another encoding, from Git's variables, and from Python."""
     repository.apply()
     latin = os.fsdecode(b"Jos\xe9")
-    for number, environ in enumerate(({"KITARU_ACTOR": latin}, {"GIT_COMMITTER_NAME": latin, "GIT_AUTHOR_NAME": latin})):
+    for number, environ in enumerate(
+        ({"KITARU_ACTOR": latin}, {"GIT_COMMITTER_NAME": latin, "GIT_AUTHOR_NAME": latin})
+    ):
         tag = ("flow", "tag", "agent", f"t{number}", "--version", "1", "--no-manifest")
         with monkeypatch.context() as patched:
             patched.delenv("KITARU_ACTOR", raising=False)
