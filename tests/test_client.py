@@ -212,6 +212,16 @@ def test_the_result_by_id_or_by_execution(alone: Path) -> None:
         executions.result("ex-000000000000000000")
 
 
+def test_what_has_not_completed_has_no_result(alone: Path) -> None:
+    """None would look like what a flow gave that returns nothing."""
+    handle = bad.run()
+    with pytest.raises(KitaruUserCodeError):
+        handle.wait(30)
+    for as_plain in (False, True):
+        with pytest.raises(KitaruStateError, match="has no result: it is failed"):
+            KitaruClient().executions.result(handle.exec_id, as_plain=as_plain)
+
+
 def test_a_flow_that_raises(alone: Path) -> None:
     """wait and get raise a KitaruUserCodeError that knows its execution."""
     handle = bad.run()

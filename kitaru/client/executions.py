@@ -171,13 +171,18 @@ class ExecutionsClient:
         return found
 
     def result(self, execution: Execution | str, *, as_plain: bool = False) -> Any:
-        """The result of a completed execution, or of the one of that id; None for one that has none.
+        """The result of a completed execution, or of the one of that id; ``KitaruStateError`` for any other.
 
         As its own type, ``KitaruValueError`` where that can't be imported here; ``as_plain``: as JSON-like data,
         whatever its type was.
         """
         if isinstance(execution, str):
             execution = self.get(execution)
+        if execution.status != "completed":
+            raise KitaruStateError(
+                f"{execution.exec_id} has no result: it is {execution.status}",
+                hint=f"kitaru executions get {execution.exec_id}",
+            )
         subject = f"the result of {execution.flow_name}"
         if as_plain or execution.output is None:
             return self.value(execution.output, subject, as_plain=as_plain)

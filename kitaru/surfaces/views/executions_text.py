@@ -140,7 +140,9 @@ def next_lines(execution: Execution) -> list[str]:
     """What to type next; nothing where all is said."""
     command, exec_id = "kitaru executions", execution.exec_id
     if execution.status == "failed":
-        return [f"what it printed: {command} logs {exec_id}", f"go on with it:   {command} retry {exec_id}"]
+        printed, again = f"what it printed: {command} logs {exec_id}", f"go on with it:   {command} retry {exec_id}"
+        diverged = execution.failure is not None and execution.failure.type.endswith("KitaruDivergenceError")
+        return [printed, f"{again}  (once the code is back)" if diverged else again]
     if execution.status == "lost":
         return [
             "its runner is gone; what finished is kept",
