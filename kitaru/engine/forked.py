@@ -19,30 +19,27 @@ def run_here(func: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
 
     with status 0 where it returned, else as its exception says, which it prints.
     """
-    process = os.getpid()
-    try:
-        result = func(*args, **kwargs)
-    except BaseException as error:
-        if os.getpid() != process:
-            _end(error)
-        raise
-    if os.getpid() != process:
-        _end(None)
-    return result
+    with _Here():
+        return func(*args, **kwargs)
 
 
 async def await_here(func: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T:
     """``await func(*args, **kwargs)``; otherwise as ``run_here``."""
-    process = os.getpid()
-    try:
-        result = await func(*args, **kwargs)
-    except BaseException as error:
-        if os.getpid() != process:
+    with _Here():
+        return await func(*args, **kwargs)
+
+
+class _Here:
+    """A block that only the process which came to it leaves; one that was forked in it ends there."""
+
+    __slots__ = ("_process",)
+
+    def __enter__(self) -> None:
+        self._process = os.getpid()
+
+    def __exit__(self, _kind: object, error: BaseException | None, _where: object) -> None:
+        if os.getpid() != self._process:
             _end(error)
-        raise
-    if os.getpid() != process:
-        _end(None)
-    return result
 
 
 def end_if_forked(process: int) -> None:

@@ -13,8 +13,6 @@ from kitaru import wiring
 from kitaru.errors import KitaruError, KitaruUsageError
 from kitaru.ports import RunOrder
 
-COMPLETED, FAILED = 0, 1
-
 
 def main() -> int:
     """Carry out the order. The exit code: 0 completed, 1 failed, 2 no order, 3 cancelled, 143 told to stop.
@@ -57,5 +55,5 @@ def _close_input() -> None:
 
 if __name__ == "__main__":
     ended_as = main()
-    wiring.before_end(ended_as, stopped=ended_as not in (COMPLETED, FAILED))
+    wiring.before_end(ended_as)
     sys.exit(ended_as)

@@ -120,14 +120,15 @@ def end_process(runner: RunnerInfo, *, hard: bool) -> bool:
     return ended
 
 
-def before_end(code: int, *, stopped: bool) -> None:
-    """What a worker does before it ends. Does not return where it was ``stopped``: it waits for no thread then, and
-    what it started ends with it. Else Python waits, for ``multiprocessing`` children unless the execution failed.
+def before_end(code: int) -> None:
+    """What a worker does before it ends. Does not return where it was stopped, or its execution was: it waits for no
+    thread then, and what it started ends with it. Else Python waits, for ``multiprocessing`` children unless the
+    execution failed.
     """
-    leaving = import_module("kitaru.engine.leaving")
-    if stopped:
+    work, leaving = import_module("kitaru.engine.work"), import_module("kitaru.engine.leaving")
+    if code not in (work.COMPLETED, work.FAILED):
         leaving.leave_with_children(code)
-    if code:
+    if code == work.FAILED:
         leaving.end_workers()
 
 
