@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 from benchmarks.figures import Figure, counted
 from benchmarks.inside import local_client
 from kitaru import KitaruClient
-from kitaru.engine.listing import note_end, note_open, note_parked
 from kitaru.model import address
 from kitaru.model.event import (
     Completed,
@@ -29,6 +28,7 @@ from kitaru.model.event import (
 )
 from kitaru.model.execution import fold
 from kitaru.ports import Created, Listed, Taken
+from kitaru.run.listing import note_end, note_open, note_parked
 
 GOAL = "100,000 executions stored: `executions list --limit 20` with filters"
 ROUNDS = 5

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from kitaru.core.commit import next_lockfile
-from kitaru.engine.records import read_table, write_object
-from kitaru.engine.releases import FULL_STATE_BYTES, FULL_STATE_EVERY
 from kitaru.model import address
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.lockfile import FlowState, Generation, Lockfile, Move, Release, VersionTable
 from kitaru.model.route import Holder, Route
 from kitaru.ports import Store
+from kitaru.release.releases import FULL_STATE_BYTES, FULL_STATE_EVERY
+from kitaru.store.records import read_table, write_object
 
 AT = "2026-01-01T00:00:00.000000Z"
 BY = "A long past"

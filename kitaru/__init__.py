@@ -8,18 +8,12 @@ from __future__ import annotations
 import importlib
 
 from kitaru._version import __version__
-from kitaru.authoring import binding
+from kitaru.flows import binding
 
 TYPE_CHECKING = False  # as typing's, whose import takes longer than all of this
 if TYPE_CHECKING:
     from typing import Any
 
-    from kitaru.authoring.checkpoint import Checkpoint, checkpoint
-    from kitaru.authoring.flow import Flow, flow
-    from kitaru.authoring.future import CheckpointFuture
-    from kitaru.authoring.notes import load, log, save
-    from kitaru.authoring.policy import Retry
-    from kitaru.authoring.waiting import wait
     from kitaru.client import KitaruClient, configure
     from kitaru.client.handle import FlowHandle
     from kitaru.errors import (
@@ -48,6 +42,12 @@ if TYPE_CHECKING:
         KitaruValueError,
         KitaruWaitValidationError,
     )
+    from kitaru.flows.checkpoint import Checkpoint, checkpoint
+    from kitaru.flows.flow import Flow, flow
+    from kitaru.flows.future import CheckpointFuture
+    from kitaru.flows.notes import load, log, save
+    from kitaru.flows.policy import Retry
+    from kitaru.flows.waiting import wait
     from kitaru.model.image import ImageSettings
 
 __all__ = [
@@ -93,20 +93,20 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Checkpoint": "kitaru.authoring.checkpoint",
-    "CheckpointFuture": "kitaru.authoring.future",
-    "Flow": "kitaru.authoring.flow",
+    "Checkpoint": "kitaru.flows.checkpoint",
+    "CheckpointFuture": "kitaru.flows.future",
+    "Flow": "kitaru.flows.flow",
     "FlowHandle": "kitaru.client.handle",
     "ImageSettings": "kitaru.model.image",
     "KitaruClient": "kitaru.client",
-    "Retry": "kitaru.authoring.policy",
-    "checkpoint": "kitaru.authoring.checkpoint",
+    "Retry": "kitaru.flows.policy",
+    "checkpoint": "kitaru.flows.checkpoint",
     "configure": "kitaru.client",
-    "flow": "kitaru.authoring.flow",
-    "wait": "kitaru.authoring.waiting",
-    "load": "kitaru.authoring.notes",
-    "log": "kitaru.authoring.notes",
-    "save": "kitaru.authoring.notes",
+    "flow": "kitaru.flows.flow",
+    "wait": "kitaru.flows.waiting",
+    "load": "kitaru.flows.notes",
+    "log": "kitaru.flows.notes",
+    "save": "kitaru.flows.notes",
 }
 
 

@@ -31,7 +31,7 @@ def main() -> None:
         if heard:
             # An exception in the middle of an import may be swallowed there, or be printed as a traceback.
             signal.signal(signal.SIGINT, lambda *_: _stop(AT_START))
-        from kitaru.surfaces.cli import run
+        from kitaru.cli import run
 
         if heard:
             signal.signal(signal.SIGINT, signal.default_int_handler)

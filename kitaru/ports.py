@@ -1,6 +1,6 @@
-"""Where the engine meets the outside world: small protocols, with their promises spelled out.
+"""Where the rooms meet the outside world: small protocols, with their promises spelled out.
 
-Adapters implement them, the engine calls them, and neither imports the other.
+One room implements a protocol, another calls it, and neither imports the other.
 """
 
 from __future__ import annotations

@@ -10,17 +10,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kitaru.adapters.local_store import LocalStore
-from kitaru.authoring.flow import Flow
-from kitaru.authoring.policy import further_attempts
-from kitaru.core.codecs import encode
-from kitaru.engine import values
-from kitaru.engine.executor import execute
-from kitaru.engine.journal import Stopped, load, open_execution, read_entries, read_events
+from kitaru.flows.flow import Flow
+from kitaru.flows.policy import further_attempts
 from kitaru.model import address
 from kitaru.model.event import Event, ExecutionOptions, Opened
 from kitaru.model.execution import Execution
 from kitaru.ports import Created, Listed, Mask, RunnerInfo, Store, Taken
+from kitaru.run.executor import execute
+from kitaru.run.journal import Stopped, load, open_execution, read_entries, read_events
+from kitaru.store.local_store import LocalStore
+from kitaru.values import values
+from kitaru.values.codecs import encode
 
 PROJECT = "lab"
 

@@ -14,11 +14,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
-from kitaru.adapters.stores import open_store
-from kitaru.authoring.loading import load_target
-from kitaru.engine.executor import execute
-from kitaru.engine.journal import Fenced, Stopped, read_entries
+from kitaru.flows.loading import load_target
 from kitaru.ports import Created, Store, Taken
+from kitaru.run.executor import execute
+from kitaru.run.journal import Fenced, Stopped, read_entries
+from kitaru.store.stores import open_store
 from kitaru.wiring import this_process
 from tests.execution_lab import PROJECT, WallClock
 from tests.kill_flows import EFFECTS, RUN

@@ -18,21 +18,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from kitaru.adapters.stores import open_store
-from kitaru.authoring.loading import load_target
-from kitaru.engine.logs import read_lines
+from kitaru.flows.loading import load_target
 from kitaru.model import address
 from kitaru.model.event import AttemptFailed, CheckpointCompleted, CheckpointFailed
 from kitaru.model.execution import Execution
+from kitaru.run.logs import read_lines
+from kitaru.store.stores import open_store
 from tests.execution_lab import PROJECT, Lab
 from tests.kill_child import Child, Cut, Order, Report
 from tests.kill_flows import EFFECTS, RUN, Program, program
 
 PRELOAD = [
     "tests.kill_child",
-    "kitaru.adapters.s3_store",
+    "kitaru.store.s3_store",
     "kitaru.client.running",
-    "kitaru.engine.event_loop",
+    "kitaru.run.event_loop",
 ]
 PAST = "past-"
 """Begins the labels by which a flow's body says that it has the result of a call."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kitaru.adapters.manifest_yaml import LoadedManifest, load
 from kitaru.errors import KitaruManifestError, Problem
+from kitaru.manifest.manifest_yaml import LoadedManifest, load
 
 FULL = """\
 # yaml-language-server: $schema=kitaru.schema.json

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from kitaru.adapters.yaml_writing import inline
+from kitaru.manifest.yaml_writing import inline
 
 FLOWS = ("agent", "greeter", "zeta")
 TAGS = ("default", "stable", "canary", "beta", "x.y")

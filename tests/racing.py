@@ -132,7 +132,7 @@ def check_serial(store: Store, told: Sequence[Told]) -> Lockfile:
 
     The newest state.
     """
-    from kitaru.engine.releases import Releases
+    from kitaru.release.releases import Releases
     from kitaru.wiring import SystemClock
 
     releases = Releases(store, PROJECT, SystemClock())

@@ -20,13 +20,13 @@ from typing import Any
 import pytest
 
 from kitaru import KitaruClient
-from kitaru.adapters.local_store import LocalStore
+from kitaru import cli as command_line
+from kitaru.cli.terminal import Output, terminal
 from kitaru.client.project import Applied
 from kitaru.model import address
 from kitaru.model.plan import Plan
 from kitaru.ports import Store
-from kitaru.surfaces import cli as command_line
-from kitaru.surfaces.cli.terminal import Output, terminal
+from kitaru.store.local_store import LocalStore
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 

@@ -8,7 +8,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from kitaru.engine.logs import read_lines
+from kitaru.run.logs import read_lines
 from tests.execution_lab import PROJECT, Lab
 from tests.repository import until
 
@@ -16,9 +16,9 @@ PROLOGUE = """
 import os, subprocess, sys, threading, time, multiprocessing, logging
 from pathlib import Path
 from kitaru import checkpoint, flow
-from kitaru.adapters.child_output import ChildOutput
-from kitaru.adapters.secret_values import Masking
-from kitaru.engine.executor import execute
+from kitaru.run.child_output import ChildOutput
+from kitaru.run.secret_values import Masking
+from kitaru.run.executor import execute
 from kitaru.ports import RunnerInfo
 from tests.execution_lab import Lab, PROJECT
 

@@ -20,10 +20,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kitaru.adapters.store_probe import check_store
 from kitaru.errors import KitaruStoreError, KitaruUsageError
 from kitaru.model.pieces import Pieces
 from kitaru.ports import Created, Store, Taken
+from kitaru.store.store_probe import check_store
 
 RACERS = 8
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from kitaru.client.project import Applied
-from kitaru.engine.applier import Applier
 from kitaru.errors import (
     KitaruConflictError,
     KitaruError,
 )
+from kitaru.release.applier import Applier
 from tests.applying import TWO, generation, new_version, routed, routes_of
 from tests.execution_lab import FailingStore, PowerCut
 from tests.repository import FLOWS, MANIFEST, Repository, Watched, finish, start, until

@@ -222,8 +222,8 @@ def test_prune_refuses_to_empty_a_project(repository: Repository) -> None:
 
 def test_prune_refuses_a_flow_that_still_runs(repository: Repository) -> None:
     """An execution that has not ended keeps its flow; the error names it."""
-    from kitaru.engine.journal import open_execution
     from kitaru.model.event import ExecutionOptions, Opened, Value
+    from kitaru.run.journal import open_execution
 
     repository.manifest(TWO)
     repository.commit()

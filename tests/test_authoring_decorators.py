@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kitaru import Checkpoint, Flow, Retry, checkpoint, errors, flow
-from kitaru.authoring import binding
+from kitaru.flows import binding
 
 
 @flow

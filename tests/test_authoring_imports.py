@@ -40,7 +40,7 @@ def test_import_kitaru_loads_next_to_nothing() -> None:
         "kitaru",
         "kitaru._version",
         "kitaru.authoring",
-        "kitaru.authoring.binding",
+        "kitaru.flows.binding",
     }
     assert "typing" not in extra - bare
 

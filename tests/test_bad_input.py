@@ -130,7 +130,7 @@ def test_a_target_that_can_not_be_deployed(repository: Repository, code: str, wo
     for word in words:
         assert word in done.err, f"{word!r} is not in:\n{done.err}"
     assert "importlib" not in done.err
-    assert "kitaru/surfaces" not in done.err
+    assert "kitaru/cli" not in done.err
     assert len(done.err.splitlines()) < 20
     assert not repository.store_folder.exists()
 

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from kitaru import checkpoint, errors, flow
-from kitaru.authoring.flow import Flow
-from kitaru.engine.cache_report import CacheReport, explain
+from kitaru.flows.flow import Flow
 from kitaru.model import address
 from kitaru.model.event import CheckpointCompleted, CheckpointStarted
+from kitaru.run.cache_report import CacheReport, explain
 from tests.execution_lab import PROJECT, CountingStore, Lab
 
 RAN: list[Any] = []
@@ -383,8 +383,8 @@ def test_changed_code_is_computed_and_named(lab: Lab, project: Callable[[str], F
 
 def test_the_images_requirements_are_part_of_the_key(lab: Lab) -> None:
     """The same code under other libraries is computed, and the explanation says so."""
-    from kitaru.engine.executor import execute
     from kitaru.ports import RunnerInfo
+    from kitaru.run.executor import execute
 
     ids = []
     for requirements in (("httpx>=0.27",), ("httpx>=0.27",), ("httpx>=0.28",)):

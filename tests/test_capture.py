@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from kitaru import checkpoint, flow
-from kitaru.engine.logs import read_lines
+from kitaru.run.logs import read_lines
 from tests.execution_lab import PROJECT, CountingStore, Lab
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from kitaru import checkpoint, flow
-from kitaru.adapters.secret_values import Masking, secret_values
-from kitaru.engine.logs import LogWriter, read_lines
+from kitaru.run.logs import LogWriter, read_lines
+from kitaru.run.secret_values import Masking, secret_values
 from tests.execution_lab import PROJECT, Lab
 from tests.repository import until
 from tests.run_process import Process
@@ -197,8 +197,8 @@ def test_the_longer_secret_is_hidden_first() -> None:
 
 def test_a_line_is_masked_before_it_is_cut(tmp_path: Path) -> None:
     """A secret at the place where a long line is cut leaves no half behind."""
-    from kitaru.engine.logs import LINE_LIMIT
     from kitaru.model.log_line import LogLine
+    from kitaru.run.logs import LINE_LIMIT
 
     lab = Lab(tmp_path)
     writer = LogWriter(lab.store, PROJECT, "ex-000000000000000000", lambda: None, Masking({"A_KEY": "secretsecret"}))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kitaru.engine.logs import read_lines
+from kitaru.run.logs import read_lines
 from tests.execution_lab import PROJECT
 from tests.repository import CHECKOUT, finish, start, until
 from tests.run_process import Process
@@ -387,7 +387,7 @@ def test_a_child_that_writes_without_end_holds_nobody_up(tmp_path: Path) -> None
     script.write_text(
         """
 import subprocess, time
-from kitaru.adapters.child_output import ChildOutput
+from kitaru.run.child_output import ChildOutput
 
 children, size = ChildOutput(), 0
 
@@ -419,7 +419,7 @@ def test_modules_that_are_loaded_later_and_all_is_put_back(tmp_path: Path) -> No
     script.write_text(
         r"""
 import os, sys
-from kitaru.adapters.child_output import ChildOutput
+from kitaru.run.child_output import ChildOutput
 
 if __name__ == "__main__":
     finders, system, said = list(sys.meta_path), os.system, []

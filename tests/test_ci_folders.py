@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from kitaru.adapters.ci_files import Choices
+from kitaru.ci.ci_files import Choices
+from kitaru.cli import ci as commands
 from kitaru.client import ci
-from kitaru.surfaces.cli import ci as commands
 from tests.ci_jobs import load
 from tests.ci_servers import GitHubState, github
 from tests.repository import MANIFEST, Repository, kitaru

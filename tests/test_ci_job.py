@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from kitaru.ci import job
 from kitaru.errors import KitaruManifestError, KitaruUsageError, Problem
-from kitaru.surfaces.cli import job
 from tests.repository import Repository, kitaru
 
 IN_JOB = {"GITHUB_ACTIONS": "true"}

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from kitaru._version import __version__
+from kitaru.cli import app
+from kitaru.cli.suggestions import example_inputs
 from kitaru.model import address
-from kitaru.surfaces.cli import app
-from kitaru.surfaces.cli.suggestions import example_inputs
 from tests.repository import CHECKOUT, FLOWS, MANIFEST, Done, Repository, finish, kitaru, start
 
 

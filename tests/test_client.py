@@ -12,7 +12,6 @@ import pytest
 
 import kitaru
 from kitaru import KitaruClient, client, flow
-from kitaru.authoring.flow import Flow
 from kitaru.errors import (
     KitaruInputError,
     KitaruSourceError,
@@ -22,6 +21,7 @@ from kitaru.errors import (
     KitaruUsageError,
     KitaruUserCodeError,
 )
+from kitaru.flows.flow import Flow
 from tests.repository import MANIFEST, Repository, Watched, new_git, until
 
 GATE = threading.Event()

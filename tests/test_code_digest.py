@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from kitaru.authoring.code_digest import code_parts, reached
-from kitaru.authoring.held_code import held_marks
+from kitaru.flows.code_digest import code_parts, reached
+from kitaru.flows.held_code import held_marks
 
 Digest = Callable[..., dict[str, str]]
 
@@ -229,7 +229,7 @@ def test_the_digest_is_the_same_in_every_process(tmp_path: Path) -> None:
         place.mkdir()
         (place / f"{name}.py").write_text(textwrap.dedent(BASE) + "\nKINDS = {'x', 'y', 'z'}\n")
         code = (
-            f"import {name}\nfrom kitaru.authoring.code_digest import code_parts\n"
+            f"import {name}\nfrom kitaru.flows.code_digest import code_parts\n"
             f"print(sorted(code_parts({name}.step.func).items()))"
         )
         done = subprocess.run(

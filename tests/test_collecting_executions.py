@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from kitaru import KitaruClient, checkpoint, flow, save
-from kitaru.core.retention import Terms
-from kitaru.engine import values
-from kitaru.engine.collected import Collected
-from kitaru.engine.collecting import Collector
-from kitaru.engine.listing import note_end
-from kitaru.engine.releases import Releases
 from kitaru.errors import KitaruUsageError
 from kitaru.model import address
 from kitaru.model.event import Completed, Failed, Failure, Opened, RunnerRecord, Started, Value, encode_entry
 from kitaru.model.execution import fold
+from kitaru.release.releases import Releases
+from kitaru.run.listing import note_end
+from kitaru.upkeep.collected import Collected
+from kitaru.upkeep.collecting import Collector
+from kitaru.upkeep.retention import Terms
+from kitaru.values import values
 from kitaru.wiring import Silent
 from tests.execution_lab import PROJECT, CountingStore, Lab, WallClock
 from tests.repository import Repository, until

@@ -11,22 +11,23 @@ from typing import Any
 
 import pytest
 
-from kitaru.core.codecs import Encoded, encode
-from kitaru.core.retention import Terms
-from kitaru.engine import borrowing, values
-from kitaru.engine.applier import Applier
-from kitaru.engine.collected import Collected
-from kitaru.engine.collecting import Collector
-from kitaru.engine.journal import Journal, load, open_execution
-from kitaru.engine.object_checks import verify_objects
-from kitaru.engine.releases import Releases
-from kitaru.engine.workshop import Workshop
 from kitaru.errors import KitaruConflictError
 from kitaru.model import address
 from kitaru.model.event import Completed, Opened, RunnerRecord, Started
 from kitaru.model.lockfile import Lockfile
 from kitaru.model.plan import Plan
 from kitaru.ports import Store
+from kitaru.release.applier import Applier
+from kitaru.release.releases import Releases
+from kitaru.release.workshop import Workshop
+from kitaru.run.journal import Journal, load, open_execution
+from kitaru.store import borrowing
+from kitaru.upkeep.collected import Collected
+from kitaru.upkeep.collecting import Collector
+from kitaru.upkeep.object_checks import verify_objects
+from kitaru.upkeep.retention import Terms
+from kitaru.values import values
+from kitaru.values.codecs import Encoded, encode
 from kitaru.wiring import Silent, past_sources
 from tests.applying import new_version
 from tests.execution_lab import WallClock

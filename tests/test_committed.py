@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kitaru.adapters import git_process
-from kitaru.adapters.committed import is_committed
-from kitaru.adapters.git_source import GitSource
 from kitaru.errors import KitaruSourceError
+from kitaru.source import git_process
+from kitaru.source.committed import is_committed
+from kitaru.source.git_source import GitSource
 from tests.applying import new_version, routed, routes_of
 from tests.repository import MANIFEST, Repository, git, kitaru
 

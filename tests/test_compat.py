@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kitaru.adapters.input_schema import check
-from kitaru.authoring.facts import input_schema
-from kitaru.authoring.flow import flow
 from kitaru.core.compat import compare_inputs
+from kitaru.flows.facts import input_schema
+from kitaru.flows.flow import flow
+from kitaru.manifest.input_schema import check
 
 Schema = dict[str, Any]
 

@@ -15,16 +15,16 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kitaru.adapters import past_sources
-from kitaru.adapters.bundle import pack
-from kitaru.adapters.listing import FILE, SYMLINK, tree_digest
-from kitaru.client.differing import Difference
+from kitaru.cli.views.diff_text import diff_lines
 from kitaru.core.source_diff import EMPTY, LARGEST_FILE, SHOWN_LINES, Entry, FileDiff, file_diff, pairs
 from kitaru.errors import KitaruIntegrityError, KitaruSelectorError
 from kitaru.model import address
 from kitaru.model.address import digest
 from kitaru.model.snapshot import SourceFile, SourceTree
-from kitaru.surfaces.views.diff_text import diff_lines
+from kitaru.release.differing import Difference
+from kitaru.source import past_sources
+from kitaru.source.bundle import pack
+from kitaru.source.listing import FILE, SYMLINK, tree_digest
 from tests.repository import MANIFEST, Done, Repository, git, kitaru
 
 ROUTED = MANIFEST.replace("default: head\n", "default: 1\n      canary: head\n")

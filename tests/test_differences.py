@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from kitaru.adapters.input_schema import check
 from kitaru.core.differences import snapshot_changes
+from kitaru.manifest.input_schema import check
 from kitaru.model.image import ImageSettings
 from kitaru.model.plan import Change
 from kitaru.model.snapshot import Options, Snapshot

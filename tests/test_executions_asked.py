@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from kitaru import KitaruClient
+from kitaru.cli.executions import STATUSES as TYPED
 from kitaru.errors import KitaruUsageError
 from kitaru.model.execution import STATUSES
-from kitaru.surfaces.cli.executions import STATUSES as TYPED
 from tests.repository import Done, kitaru
 
 FLOWS = """

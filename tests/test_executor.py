@@ -162,8 +162,8 @@ def test_the_summary_comes_after_the_end_and_agrees_with_the_journal(lab: Lab) -
     """The hint tells what the journal tells, without the checkpoints."""
     from dataclasses import replace
 
-    from kitaru.engine.journal import read_summary
     from kitaru.model import address
+    from kitaru.run.journal import read_summary
     from tests.execution_lab import PROJECT
 
     exec_id = lab.open(chain, n=2)

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from kitaru import checkpoint, flow
-from kitaru.engine.executor import execute
-from kitaru.engine.journal import Fenced, Stopped, read_entries
 from kitaru.model.event import CheckpointCompleted
 from kitaru.ports import RunnerInfo
+from kitaru.run.executor import execute
+from kitaru.run.journal import Fenced, Stopped, read_entries
 from tests.execution_lab import PROJECT, FailingStore, Lab, PowerCut
 
 EFFECTS = ""

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from kitaru import checkpoint, errors, flow
-from kitaru.authoring.future import CheckpointFuture
-from kitaru.engine.journal import Stopped
+from kitaru.flows.future import CheckpointFuture
 from kitaru.model.event import Started
 from kitaru.ports import Created, Store, Taken
+from kitaru.run.journal import Stopped
 from tests.execution_lab import CountingStore, Lab
 from tests.executor_steps import RAN, add, chain, flaky
 
@@ -43,7 +43,7 @@ def test_checkpoint_retries_are_further_attempts_each_recorded(lab: Lab) -> None
     assert [attempt.status for attempt in call.attempts] == ["failed", "failed", "completed"]
     failure = call.attempts[1].failure
     assert failure is not None and (failure.type, failure.message) == ("OSError", "attempt 2")
-    assert "raise OSError" in failure.traceback and "kitaru/engine" not in failure.traceback
+    assert "raise OSError" in failure.traceback and "kitaru/run/" not in failure.traceback
     RAN.clear()
     failed = lab.open(trying, good_at=9)
     with pytest.raises(errors.KitaruUserCodeError) as caught:
@@ -353,7 +353,7 @@ class UnwritableStore(CountingStore):
 
 def test_a_store_that_fails_for_good_is_a_backend_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The flow can't swallow it; what is recorded stays, and the execution goes on later."""
-    monkeypatch.setattr("kitaru.engine.journal.RETRY_DELAYS", (0.001, 0.001))
+    monkeypatch.setattr("kitaru.run.journal.RETRY_DELAYS", (0.001, 0.001))
 
     @flow
     def writing() -> int:
@@ -378,7 +378,7 @@ def test_a_store_that_fails_for_good_is_a_backend_failure(tmp_path: Path, monkey
 
 def test_a_brief_outage_of_the_store_is_waited_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A refused write is tried again with the same bytes before the run gives up."""
-    monkeypatch.setattr("kitaru.engine.journal.RETRY_DELAYS", (0.001, 0.001))
+    monkeypatch.setattr("kitaru.run.journal.RETRY_DELAYS", (0.001, 0.001))
     outages = iter([True, True])
 
     class Outage(CountingStore):

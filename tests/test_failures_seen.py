@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from kitaru import checkpoint, flow, log, save, wait
-from kitaru.authoring.flow import Flow
-from kitaru.engine.halting import Left
-from kitaru.engine.journal import Stopped
 from kitaru.errors import KitaruExecutionError
+from kitaru.flows.flow import Flow
 from kitaru.model import address
 from kitaru.model.event import AttemptFailed, Failed, Kept, decode_entry, encode_entry
+from kitaru.run.halting import Left
+from kitaru.run.journal import Stopped
 from tests.execution_lab import PROJECT, FailingStore, Lab, PowerCut
 
 RAN: Counter[str] = Counter()

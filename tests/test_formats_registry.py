@@ -78,7 +78,7 @@ READ = """
 import sys
 from pathlib import Path
 from tests.execution_lab import Lab, PROJECT
-from kitaru.engine import values
+from kitaru.values import values
 
 lab = Lab(Path(sys.argv[1]))
 exec_id = lab.store.names(f"{PROJECT}/executions/")[0].rstrip("/")
@@ -111,7 +111,7 @@ def test_without_the_package_the_error_names_the_format(tmp_path: Path) -> None:
 
 
 ENCODE = """
-from kitaru.core.codecs import encode
+from kitaru.values.codecs import encode
 try:
     encode(object(), subject="it")
 except Exception as error:
@@ -238,8 +238,8 @@ def test_ctrl_c_in_a_format_is_not_its_failure(tmp_path: Path) -> None:
     install(site, code="import os, signal\nif 'CUT' in os.environ: os.kill(os.getpid(), signal.SIGINT)\n" + SHAPES)
     code = """
     import os
-    from kitaru.core.codecs import encode
-    from kitaru.core.formats import installed_format
+    from kitaru.values.codecs import encode
+    from kitaru.values.formats import installed_format
     os.environ["CUT"] = "1"
     try:
         installed_format(object())
@@ -280,7 +280,7 @@ def test_values_that_need_no_such_format_look_for_none(tmp_path: Path) -> None:
     code = """
     import sys
     from dataclasses import dataclass
-    from kitaru.core.codecs import digest_arguments, encode
+    from kitaru.values.codecs import digest_arguments, encode
 
     @dataclass
     class Point:
@@ -334,7 +334,7 @@ READ_LARGE = """
 import resource, sys
 from pathlib import Path
 from tests.execution_lab import Lab, PROJECT
-from kitaru.engine import values
+from kitaru.values import values
 
 lab = Lab(Path(sys.argv[1]))
 exec_id = lab.store.names(f"{PROJECT}/executions/")[0].rstrip("/")
@@ -410,7 +410,7 @@ def test_a_large_value_is_held_once_however_it_is_used(tmp_path: Path, name: str
     script = tmp_path / "large.py"
     script.write_text(MANY_USES)
     idle = python(
-        "import resource; from tests import execution_lab; from kitaru.engine import isolated_child\n"
+        "import resource; from tests import execution_lab; from kitaru.run import isolated_child\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 // 1_000_000)",
         tmp_path,
     )
@@ -434,7 +434,7 @@ import acme_shapes
 
 written = []
 plain = acme_shapes.write
-from kitaru.core import formats
+from kitaru.values import formats
 acme_shapes.write = lambda value: written.append(value) or plain(value)
 
 @checkpoint

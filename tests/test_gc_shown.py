@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from kitaru.cli.views.housekeeping_text import collected_lines
 from kitaru.client import KitaruClient
-from kitaru.surfaces.views.housekeeping_text import collected_lines
 from tests.repository import Repository, kitaru
 
 TICK = timedelta(microseconds=1)

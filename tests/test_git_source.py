@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from kitaru.adapters.git_source import GitSource
-from kitaru.adapters.globs import Globs
-from kitaru.adapters.provenance import provenance, without_credentials
 from kitaru.errors import KitaruSourceError
 from kitaru.model.manifest import SourceSpec
 from kitaru.settings import actor
+from kitaru.source.git_source import GitSource
+from kitaru.source.globs import Globs
+from kitaru.source.provenance import provenance, without_credentials
 
 ALL = SourceSpec(include=("**",), exclude=(), max_size_mb=50)
 

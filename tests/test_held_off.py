@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from kitaru import KitaruClient
+from kitaru.cli.views.plan_markdown import plan_markdown
 from kitaru.client.project import read_plan
 from kitaru.core.commit import next_lockfile
 from kitaru.core.holding import REMEMBERED, barred, marks_of, remembered, returns
 from kitaru.core.tagging import rolled_back, tagged
 from kitaru.model.lockfile import Drop, FlowState, Lockfile, Move, Rename
 from kitaru.model.route import HeldOff, Holder, Pin, Route
-from kitaru.surfaces.views.plan_markdown import plan_markdown
 from tests.applying import generation, new_version, routed
 from tests.lock_strategies import AT, BY, after, holder, mint, move
 from tests.repository import Repository, git, kitaru

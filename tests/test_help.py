@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import typer
 
-from kitaru.surfaces.cli import assemble
+from kitaru.cli import assemble
 from tests.repository import Repository, kitaru
 
 PLACE = ["--store", "--project", "--manifest", "--target", "--output", "--help"]

@@ -19,18 +19,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kitaru import KitaruClient
-from kitaru.client.history import History
+from kitaru.cli.views.history_text import WIDTH, chain_note, history_lines
 from kitaru.core.edit_words import edit_data, edit_words
-from kitaru.engine import history as module
-from kitaru.engine.history import Past
-from kitaru.engine.releases import FULL_STATE_EVERY
 from kitaru.errors import KitaruIntegrityError, KitaruSelectorError, KitaruUsageError
 from kitaru.model import address
 from kitaru.model.address import digest
 from kitaru.model.lockfile import Drop, Edit, Lockfile, Manage, Move, Protect, Rename, Retire, Untag
 from kitaru.model.route import HeldOff, Hold, Protection
 from kitaru.model.snapshot import Commit
-from kitaru.surfaces.views.history_text import WIDTH, chain_note, history_lines
+from kitaru.release import history as module
+from kitaru.release.client_history import History
+from kitaru.release.history import Past
+from kitaru.release.releases import FULL_STATE_EVERY
 from tests.applying import new_version, routed
 from tests.lock_strategies import FEW, after, fitting, holder, mint, move
 from tests.repository import MANIFEST, Done, Repository, Watched, git, kitaru
@@ -189,7 +189,7 @@ def test_edits_of_others_are_counted(log: Log) -> None:
 
 def test_a_search_stops_somewhere(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a limit a search looks at so many generations and says so; without one it looks at all."""
-    monkeypatch.setattr("kitaru.client.history.SEARCHED", 50)
+    monkeypatch.setattr("kitaru.release.client_history.SEARCHED", 50)
     log.write(mint("agent", 1))
     log.write(move("agent", "default", 1))
     log.grow(100)
@@ -267,7 +267,7 @@ def test_slow_stores_are_read_by_several_threads(log: Log, monkeypatch: pytest.M
 
 def test_the_state_of_a_large_project_is_near(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where full states are rare, the state at any generation costs the entries back to the last one and no more."""
-    monkeypatch.setattr("kitaru.engine.releases.FULL_STATE_BYTES", 0)
+    monkeypatch.setattr("kitaru.release.releases.FULL_STATE_BYTES", 0)
     log.grow(3 * FULL_STATE_EVERY, flows=5)
     log.store.calls.clear()
     assert Past(log.store, PROJECT).state(2 * FULL_STATE_EVERY + 5).generation == 2 * FULL_STATE_EVERY + 5
@@ -298,7 +298,7 @@ def test_what_is_there_around_a_gap_is_shown(log: Log) -> None:
 
 def test_the_state_behind_a_gap_is_not_guessed(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has to be folded through a generation that is missing is an error that says which one it is."""
-    monkeypatch.setattr("kitaru.engine.releases.FULL_STATE_BYTES", 0)
+    monkeypatch.setattr("kitaru.release.releases.FULL_STATE_BYTES", 0)
     log.grow(6)
     log.entry(4).unlink()
     with pytest.raises(KitaruIntegrityError, match="generation 4 of project research is missing") as refused:
@@ -349,7 +349,7 @@ def test_an_unreadable_generation_hides_no_other(repository: Repository, body: b
 
 def test_missing_generations_without_a_hint_are_shown(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first is gone, and no full state tells what it held: what is left is shown, with what is missing and why."""
-    monkeypatch.setattr("kitaru.engine.releases.FULL_STATE_BYTES", 10)
+    monkeypatch.setattr("kitaru.release.releases.FULL_STATE_BYTES", 10)
     log.grow(4)
     log.entry(1).unlink()
     log.path(address.lock_hint(PROJECT)).unlink()
@@ -378,7 +378,7 @@ def test_no_verb_forks_a_log_that_lost_its_beginning(
     repository: Repository, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hint and first generation gone, no full state in the second: refused with exit code 1; nothing is written."""
-    monkeypatch.setattr("kitaru.engine.releases.FULL_STATE_BYTES", 10)
+    monkeypatch.setattr("kitaru.release.releases.FULL_STATE_BYTES", 10)
     repository.apply()
     new_version(repository, "second")
     repository.apply()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kitaru import KitaruClient
+from kitaru.cli.views.plan_markdown import drift_markdown, plan_markdown
 from kitaru.client.project import read_plan
 from kitaru.core.holding import why_still_held
 from kitaru.errors import KitaruConflictError
@@ -15,7 +16,6 @@ from kitaru.model.lockfile import Release
 from kitaru.model.plan import Plan
 from kitaru.model.route import Hold, Label, Route, RouteWish, Split, parse_wish
 from kitaru.model.snapshot import Commit
-from kitaru.surfaces.views.plan_markdown import drift_markdown, plan_markdown
 from tests.applying import everything, new_version, routed
 from tests.lock_strategies import holder
 from tests.repository import Repository, Watched, git, kitaru

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from kitaru import wiring
-from kitaru.engine.journal import load
-from kitaru.engine.logs import read_lines
 from kitaru.model.address import parse_timestamp
 from kitaru.model.execution import Execution
+from kitaru.run.journal import load
+from kitaru.run.logs import read_lines
 from kitaru.settings import Asked
 from tests.repository import CHECKOUT, Done, Repository, finish, kitaru, start, until
 

@@ -9,9 +9,9 @@ import numpy
 import pytest
 from hypothesis import given
 
-from kitaru.core.codecs import encode
-from kitaru.core.inline_values import inline_fits
 from kitaru.model.event import Completed, Value, decode_entry, encode_entry
+from kitaru.values.codecs import encode
+from kitaru.values.inline_values import inline_fits
 from tests.test_codecs import json_like, richer
 
 

@@ -332,7 +332,7 @@ def test_a_failed_flow_exits_1(deployed: Repository) -> None:
     done = invoke(deployed, "broken", "--wait").must(1)
     assert "RuntimeError: the boom went off" in done.err
     assert "hint: kitaru executions get" in done.err
-    assert "kitaru/engine" not in done.err
+    assert "kitaru/run/" not in done.err
     data = invoke(deployed, "broken", "--wait", "-o", "json").must(1).json["error"]
     assert (data["code"], data["status"], data["failure_origin"]) == ("user-code", "failed", "user_code")
     assert address.EXEC_ID.fullmatch(data["exec_id"])

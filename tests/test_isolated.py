@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from kitaru import checkpoint, errors, flow
-from kitaru.adapters.process_identity import start_time
-from kitaru.adapters.secret_values import Masking
-from kitaru.engine.logs import read_lines
 from kitaru.model.address import parse_timestamp
+from kitaru.run.logs import read_lines
+from kitaru.run.secret_values import Masking
+from kitaru.stacks.process_identity import start_time
 from tests import isolated_steps as steps
 from tests.execution_lab import PROJECT, Lab
 

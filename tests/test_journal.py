@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from kitaru import errors
-from kitaru.adapters.local_store import LocalStore
-from kitaru.engine.journal import Fenced, Journal, Stopped, load, open_execution, read_entries, read_events
 from kitaru.model import address
 from kitaru.model.event import Cancelled, CheckpointStarted, Event, Opened, Value, encode_entry
 from kitaru.ports import Created, Store, Taken
+from kitaru.run.journal import Fenced, Journal, Stopped, load, open_execution, read_entries, read_events
+from kitaru.store.local_store import LocalStore
 from tests.execution_lab import CountingStore
 
 EXEC = "ex-000000000000000000"
@@ -148,7 +148,7 @@ def test_a_taken_entry_fences_the_writer_for_ever(store: CountingStore) -> None:
 
 def test_a_write_whose_reply_was_lost_is_ours_when_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bytes landed, the answer did not: the same bytes again are no fence, and no second entry."""
-    monkeypatch.setattr("kitaru.engine.journal.RETRY_DELAYS", (0.001,))
+    monkeypatch.setattr("kitaru.run.journal.RETRY_DELAYS", (0.001,))
 
     class LostReply(CountingStore):
         lost = False
@@ -169,7 +169,7 @@ def test_a_write_whose_reply_was_lost_is_ours_when_tried_again(tmp_path: Path, m
 
 def test_a_store_that_fails_stops_every_later_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No gap and no half order: after a failed write nothing further is written."""
-    monkeypatch.setattr("kitaru.engine.journal.RETRY_DELAYS", ())
+    monkeypatch.setattr("kitaru.run.journal.RETRY_DELAYS", ())
 
     class Full(CountingStore):
         full = True

@@ -14,9 +14,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from kitaru.adapters.local_store import LocalStore
-from kitaru.engine import journal as journal_module
-from kitaru.engine.journal import Fenced, Journal, Stopped, load, open_execution, read_entries
 from kitaru.errors import KitaruStoreError
 from kitaru.model import address
 from kitaru.model.event import (
@@ -33,6 +30,9 @@ from kitaru.model.event import (
     decode_entry,
 )
 from kitaru.ports import Created, Store, Taken
+from kitaru.run import journal as journal_module
+from kitaru.run.journal import Fenced, Journal, Stopped, load, open_execution, read_entries
+from kitaru.store.local_store import LocalStore
 
 EXEC = "ex-000000000000000000"
 PROJECT = "p"

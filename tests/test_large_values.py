@@ -10,9 +10,9 @@ import numpy
 import pandas
 import pytest
 
-from kitaru.core import formats
-from kitaru.core.codecs import decode, digest_arguments, encode
 from kitaru.errors import KitaruValueError
+from kitaru.values import formats
+from kitaru.values.codecs import decode, digest_arguments, encode
 
 NUMBERS = numpy.random.default_rng(0).random(1 << 20)
 

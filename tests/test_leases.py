@@ -17,11 +17,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kitaru import KitaruClient, checkpoint, flow
-from kitaru.adapters.local_runner import launched_worker
-from kitaru.engine.executions import Executions
-from kitaru.engine.journal import Fenced, Journal
-from kitaru.engine.leases import Lease, lapsed, read_lease
-from kitaru.engine.logs import LogWriter, read_lines
 from kitaru.errors import KitaruStateError, KitaruUsageError
 from kitaru.model import address
 from kitaru.model.address import timestamp
@@ -35,7 +30,12 @@ from kitaru.model.event import (
 )
 from kitaru.model.log_line import LogLine
 from kitaru.ports import RunnerInfo
+from kitaru.run.executions import Executions
+from kitaru.run.journal import Fenced, Journal
+from kitaru.run.leases import Lease, lapsed, read_lease
+from kitaru.run.logs import LogWriter, read_lines
 from kitaru.settings import lease_seconds
+from kitaru.stacks.local_runner import launched_worker
 from tests.durable_flows import deployed, ran
 from tests.execution_lab import PROJECT, CountingStore, FailingStore, Lab, PowerCut, WallClock
 from tests.repository import Repository, kitaru, until
@@ -68,7 +68,7 @@ def holding() -> str:
 def run_in_thread(
     lab: Lab, body: Any, exec_id: str, *, store: Any = None, seconds: float = 2.0
 ) -> tuple[Any, list[Any]]:
-    from kitaru.engine.executor import execute
+    from kitaru.run.executor import execute
 
     outcome: list[Any] = []
 
@@ -194,7 +194,7 @@ def test_a_runner_that_finds_itself_replaced_stops(lab: Lab) -> None:
     exec_id = lab.open(holding)
     thread, outcome = run_in_thread(lab, holding, exec_id)
     until(lambda: len(lab.entries(exec_id)) == 2)
-    from kitaru.engine.cancelling import record_cancelled
+    from kitaru.run.cancelling import record_cancelled
 
     record_cancelled(lab.store, lab.clock, PROJECT, exec_id, "Ann")
     before = lab.entries(exec_id)
@@ -485,6 +485,6 @@ def test_a_worker_that_lives_may_take_its_time(lab: Lab) -> None:
 
 
 def _events(client: KitaruClient, exec_id: str) -> list[Any]:
-    from kitaru.engine.journal import read_entries, read_events
+    from kitaru.run.journal import read_entries, read_events
 
     return read_events(read_entries(client.session.store, client.session.project, exec_id), exec_id)

@@ -16,9 +16,6 @@ import pytest
 
 import kitaru
 from kitaru import checkpoint, flow
-from kitaru.engine import listing, presence
-from kitaru.engine.executions import Executions
-from kitaru.engine.journal import encode_summary, load
 from kitaru.errors import KitaruUserCodeError
 from kitaru.model import address
 from kitaru.model.event import (
@@ -38,6 +35,9 @@ from kitaru.model.event import (
 )
 from kitaru.model.execution import fold
 from kitaru.ports import Created, RunnerInfo, Taken
+from kitaru.run import listing, presence
+from kitaru.run.executions import Executions
+from kitaru.run.journal import encode_summary, load
 from tests.execution_lab import PROJECT, Lab
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

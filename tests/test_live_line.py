@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from kitaru.cli.views.progress_text import progress_line
 from kitaru.model.event import ExecutionOptions, Value
 from kitaru.model.execution import CheckpointCall, Execution
-from kitaru.surfaces.views.progress_text import progress_line
 from tests.repository import Repository, kitaru
 
 FLOW = """

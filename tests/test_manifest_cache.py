@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kitaru.adapters import manifest_yaml
-from kitaru.adapters.manifest_yaml import load
 from kitaru.errors import KitaruManifestError
+from kitaru.manifest import manifest_yaml
+from kitaru.manifest.manifest_yaml import load
 from tests.manifest_files import FULL, HEAD, put
 
 
@@ -38,7 +38,7 @@ def test_a_remembered_load_reads_no_yaml(folder: Path) -> None:
     """A second load in a new process imports neither ruamel nor packaging."""
     put(folder, FULL)
     script = (
-        "import sys\nfrom pathlib import Path\nfrom kitaru.adapters.manifest_yaml import load\n"
+        "import sys\nfrom pathlib import Path\nfrom kitaru.manifest.manifest_yaml import load\n"
         "print(len(load(Path('kitaru.yaml'), cache=Path('cache')).manifest.flows))\n"
         "print(sorted({name.partition('.')[0] for name in sys.modules} & {'ruamel', 'packaging', 'jinja2'}))\n"
     )

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import HealthCheck, assume, event, example, given, settings
 from hypothesis import strategies as st
 
-from kitaru.adapters import yaml_events, yaml_pieces
-from kitaru.adapters.manifest_edits import (
+from kitaru.errors import KitaruBackendError, KitaruConflictError, KitaruManifestError
+from kitaru.manifest import yaml_events, yaml_pieces
+from kitaru.manifest.manifest_edits import (
     check_readable,
     edit_preview,
     remove_route,
@@ -24,9 +25,8 @@ from kitaru.adapters.manifest_edits import (
     set_route,
     write,
 )
-from kitaru.adapters.manifest_reading import read_manifest
-from kitaru.adapters.yaml_tree import parse, to_data
-from kitaru.errors import KitaruBackendError, KitaruConflictError, KitaruManifestError
+from kitaru.manifest.manifest_reading import read_manifest
+from kitaru.manifest.yaml_tree import parse, to_data
 from kitaru.model.image import ImageSettings
 from kitaru.model.manifest import FlowSpec
 from kitaru.model.route import Head, Label, Pin, RouteWish, Split, parse_wish

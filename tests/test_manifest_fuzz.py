@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from kitaru.adapters.manifest_yaml import load
-from kitaru.adapters.yaml_events import BREAKS
-from kitaru.adapters.yaml_scalar import quote, resolve_plain
 from kitaru.errors import KitaruManifestError
+from kitaru.manifest.manifest_yaml import load
+from kitaru.manifest.yaml_events import BREAKS
+from kitaru.manifest.yaml_scalar import quote, resolve_plain
 from kitaru.model.manifest import Manifest
 from tests.manifest_files import FLOW, FULL, LAYERED, loaded, put
 from tests.manifest_strategies import JSON, MANIFESTS, PRINTABLE, TEXT

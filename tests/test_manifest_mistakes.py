@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from kitaru.adapters import manifest_yaml
-from kitaru.adapters.manifest_yaml import load
 from kitaru.errors import KitaruManifestError
+from kitaru.manifest import manifest_yaml
+from kitaru.manifest.manifest_yaml import load
 from tests.manifest_files import FLOW, FULL, HEAD, at, only, problems, put
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from kitaru import KitaruClient
-from kitaru.adapters import git_process, neighbours
-from kitaru.adapters.manifest_reading import read_leniently
-from kitaru.adapters.neighbours import Wanted, find_neighbours
 from kitaru.core.claims import taken_over
 from kitaru.errors import KitaruManifestError, KitaruUsageError
+from kitaru.manifest.manifest_reading import read_leniently
 from kitaru.model.neighbour import Neighbour, Neighbours
+from kitaru.source import git_process, neighbours
+from kitaru.source.neighbours import Wanted, find_neighbours
 from tests.repository import FLOWS, Done, Repository, git, kitaru
 
 ALPHA, BETA = "alpha/kitaru.yaml", "beta/kitaru.yaml"

@@ -171,8 +171,8 @@ def test_a_resumed_execution_keeps_what_was_logged(lab: Lab) -> None:
     execution = lab.load(exec_id)
     assert execution.checkpoints[0].metadata["model"] == "large"
     assert execution.metadata == {"tries": {"first": True, "second": True}}
-    from kitaru.engine.journal import read_summary
     from kitaru.model import address
+    from kitaru.run.journal import read_summary
 
     def summary_of() -> Any:
         return read_summary(lab.store.read(address.summary(PROJECT, exec_id)) or b"{}")

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from kitaru.adapters.object_store import MemoryStore
-from kitaru.adapters.store_probe import check_store
 from kitaru.errors import KitaruStoreError, KitaruUsageError
 from kitaru.ports import Created, Store, Taken
+from kitaru.store.object_store import MemoryStore
+from kitaru.store.store_probe import check_store
 from tests.store_contract import StoreContract
 
 

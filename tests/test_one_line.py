@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from kitaru.adapters.manifest_reading import read_manifest
+from kitaru.cli.terminal import Terminal
 from kitaru.errors import KitaruManifestError
+from kitaru.manifest.manifest_reading import read_manifest
 from kitaru.model.one_line import LONGEST, recorded_line, shown_line
 from kitaru.settings import actor
-from kitaru.surfaces.cli.terminal import Terminal
 from tests.repository import MANIFEST, Repository, kitaru
 
 EVIL = "evil\n::error::x\x1b[31m|<b>"

@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from kitaru.adapters.input_schema import check
+from kitaru.cli.views.plan_markdown import plan_markdown
+from kitaru.cli.views.plan_text import plan_lines
 from kitaru.core.consequences import Snapshots, Stored, consequences, passages
 from kitaru.core.review import tampered, unreviewed
 from kitaru.errors import KitaruIntegrityError
+from kitaru.manifest.input_schema import check
 from kitaru.model import address
 from kitaru.model.plan import Consequence, FlowPlan, Plan, RouteMove
 from kitaru.model.route import Holder
 from kitaru.model.snapshot import Snapshot
 from kitaru.model.stack import LocalStack, NamedStack
 from kitaru.ports import Store
-from kitaru.surfaces.views.plan_markdown import plan_markdown
-from kitaru.surfaces.views.plan_text import plan_lines
 from tests.applying import new_version, routed, routes_of
 from tests.repository import Repository, Watched, kitaru
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from kitaru.ci import job
+from kitaru.cli.views.plan_markdown import plan_markdown
+from kitaru.cli.views.plan_text import plan_lines
 from kitaru.core.protection import protect_words
 from kitaru.model.image import ImageSettings
 from kitaru.model.lockfile import Protect
@@ -15,9 +18,6 @@ from kitaru.model.plan import Build, Change, Consequence, FlowPlan, Plan, RouteM
 from kitaru.model.route import Holder, Protection
 from kitaru.model.snapshot import Commit, Snapshot
 from kitaru.model.stack import LocalStack, NamedStack
-from kitaru.surfaces.cli import job
-from kitaru.surfaces.views.plan_markdown import plan_markdown
-from kitaru.surfaces.views.plan_text import plan_lines
 from tests.repository import MANIFEST, Done, Repository, kitaru
 
 COMMENT_LIMIT = 65_536

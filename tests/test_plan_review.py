@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from kitaru.cli.views.plan_markdown import drift_markdown, plan_markdown
+from kitaru.cli.views.plan_text import drift_lines, plan_lines, ways_out
 from kitaru.model.lockfile import Edit, Lockfile, Move, Untag
 from kitaru.model.plan import Plan
 from kitaru.model.route import Hold, Pin
-from kitaru.surfaces.views.plan_markdown import drift_markdown, plan_markdown
-from kitaru.surfaces.views.plan_text import drift_lines, plan_lines, ways_out
 from tests.applying import new_version, routed
 from tests.repository import FLOWS, MANIFEST, Repository, git, kitaru
 

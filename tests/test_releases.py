@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from kitaru.adapters.local_store import LocalStore
-from kitaru.engine import releases as module
-from kitaru.engine.releases import Lost, Releases
 from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
 from kitaru.model import address
 from kitaru.model.lockfile import Edit, Lockfile
 from kitaru.model.snapshot import Commit
+from kitaru.release import releases as module
+from kitaru.release.releases import Lost, Releases
+from kitaru.store.local_store import LocalStore
 from tests.lock_strategies import mint, move
 from tests.repository import WallClock, Watched
 

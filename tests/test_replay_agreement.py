@@ -13,17 +13,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kitaru import KitaruClient, checkpoint, flow
-from kitaru.authoring.flow import Flow
 from kitaru.client.reading import plain_value
-from kitaru.core.codecs import encode
 from kitaru.core.replay_plan import Changes, plan_replay
-from kitaru.engine import values
-from kitaru.engine.replaying import given_value, offers, open_replay
 from kitaru.errors import KitaruStateError, KitaruUsageError, KitaruWaitValidationError
+from kitaru.flows.flow import Flow
 from kitaru.model import address
 from kitaru.model.event import Opened
 from kitaru.model.execution import Execution
 from kitaru.model.replay import ReplayPlan
+from kitaru.run.replaying import given_value, offers, open_replay
+from kitaru.values import values
+from kitaru.values.codecs import encode
 from tests.execution_lab import PROJECT, Lab
 from tests.repository import Repository
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from kitaru import KitaruClient, checkpoint, flow, wait
-from kitaru.authoring.flow import Flow
+from kitaru.cli.views.waits_text import replay_rows
 from kitaru.errors import KitaruStateError, KitaruUserCodeError
+from kitaru.flows.flow import Flow
 from kitaru.model.replay import PlannedCall, PlannedWait, ReplayPlan
-from kitaru.surfaces.views.waits_text import replay_rows
 
 RAN: list[str] = []
 AWAY: list[bool] = []

@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kitaru import KitaruClient, checkpoint, flow, wait
+from kitaru.cli.views.executions_text import execution_lines
+from kitaru.cli.views.timeline_text import timeline
 from kitaru.core.offers import Offers
 from kitaru.core.replay import CallIdentity
 from kitaru.core.replay_plan import Changes, plan_replay
-from kitaru.engine.journal import read_entries, read_events
 from kitaru.errors import KitaruInputError, KitaruStateError, KitaruUsageError
 from kitaru.model.event import CheckpointCompleted, CheckpointOffered, Event, Opened, Value
 from kitaru.model.execution import CheckpointCall
-from kitaru.surfaces.views.executions_text import execution_lines
-from kitaru.surfaces.views.timeline_text import timeline
+from kitaru.run.journal import read_entries, read_events
 from tests.durable_flows import deployed, ran
 from tests.repository import Repository, kitaru, until
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, RootModel, model_validator
 
 from kitaru import KitaruClient, wiring
-from kitaru.authoring.conversion import Mismatch, convert
-from kitaru.authoring.returned import returned_schema
 from kitaru.errors import KitaruInputError
+from kitaru.flows.conversion import Mismatch, convert
+from kitaru.flows.returned import returned_schema
 from kitaru.model.event import CheckpointFailed, Failure
 from tests.repository import Repository, kitaru
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from kitaru.adapters import s3_store
-from kitaru.adapters.s3_store import S3Store
-from kitaru.adapters.store_probe import check_store
 from kitaru.errors import KitaruStoreError, KitaruUsageError
 from kitaru.model.pieces import Pieces
 from kitaru.ports import Created, Store, Taken
+from kitaru.store import s3_store
+from kitaru.store.s3_store import S3Store
+from kitaru.store.store_probe import check_store
 from tests.fault_proxy import FaultProxy
 from tests.s3_servers import S3Server
 from tests.store_contract import StoreContract
@@ -483,7 +483,7 @@ def test_credentials_in_the_address() -> None:
 
 FORKING = """
 import os, sys
-from kitaru.adapters.s3_store import S3Store
+from kitaru.store.s3_store import S3Store
 from kitaru.ports import Created
 store = S3Store(sys.argv[1])
 assert store.create("parent", b"x") == Created()
@@ -497,7 +497,7 @@ assert store.read("child") == b"y"
 
 IN_A_LOOP = """
 import asyncio, sys
-from kitaru.adapters.s3_store import S3Store
+from kitaru.store.s3_store import S3Store
 from kitaru.ports import Created
 async def main():
     store = S3Store(sys.argv[1])

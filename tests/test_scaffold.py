@@ -10,11 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kitaru.adapters import data_files, yaml_tree
-from kitaru.adapters.flow_finding import Parameter, find_flows
-from kitaru.adapters.manifest_yaml import load
-from kitaru.adapters.scaffold import SCHEMA_FILE, ScaffoldResult, project_name, scaffold
+from kitaru.ci import data_files
 from kitaru.errors import KitaruBackendError, KitaruUsageError
+from kitaru.manifest import yaml_tree
+from kitaru.manifest.flow_finding import Parameter, find_flows
+from kitaru.manifest.manifest_yaml import load
+from kitaru.manifest.scaffold import SCHEMA_FILE, ScaffoldResult, project_name, scaffold
 from kitaru.model.address import FLOW_NAME, PROJECT_NAME
 from kitaru.model.route import Pin
 
@@ -81,8 +82,8 @@ def test_the_inputs_that_a_flow_needs_are_offered_as_comments(tmp_path: Path) ->
         ("from kitaru import flow as durable\n@durable\ndef a(): ...\n", ["a"]),
         ("import kitaru\n@kitaru.flow\ndef a(): ...\n@kitaru.flow()\ndef b(): ...\n", ["a", "b"]),
         ("import kitaru as k\n@k.flow(cache=False)\ndef a(): ...\n", ["a"]),
-        ("import kitaru.authoring\n@kitaru.authoring.flow\ndef a(): ...\n", ["a"]),
-        ("from kitaru.authoring import flow\n@flow\ndef a(): ...\n", ["a"]),
+        ("import kitaru.flows\n@kitaru.flows.flow\ndef a(): ...\n", ["a"]),
+        ("from kitaru.flows import flow\n@flow\ndef a(): ...\n", ["a"]),
         ("from kitaru import *\n@flow\ndef a(): ...\n", ["a"]),
         ("try:\n  from kitaru import flow\nexcept ImportError:\n  raise\nif True:\n  @flow\n  def a(): ...\n", ["a"]),
         ("from kitaru import flow\n@other\n@flow\ndef a(): ...\n@flow\ndef a(): ...\n", ["a"]),

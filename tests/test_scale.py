@@ -11,13 +11,13 @@ import pytest
 
 from benchmarks.long_history import lengthen
 from kitaru import KitaruClient
-from kitaru.adapters.git_source import GitSource
-from kitaru.adapters.local_store import LocalStore
-from kitaru.engine.releases import Releases
-from kitaru.engine.verifying import verify_chain
 from kitaru.model import address
 from kitaru.model.manifest import SourceSpec
 from kitaru.model.route import selector
+from kitaru.release.releases import Releases
+from kitaru.source.git_source import GitSource
+from kitaru.store.local_store import LocalStore
+from kitaru.upkeep.verifying import verify_chain
 from kitaru.wiring import Silent
 from tests.execution_lab import CountingStore
 from tests.repository import Repository, WallClock

@@ -11,9 +11,10 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 
-from kitaru.adapters import data_files, yaml_tree
+from kitaru.ci import data_files
+from kitaru.cli import schemas
+from kitaru.manifest import yaml_tree
 from kitaru.model.manifest import Manifest
-from kitaru.surfaces import schemas
 from tests.manifest_files import FLOW, FULL, HEAD, LAYERED
 from tests.manifest_strategies import MANIFESTS
 
@@ -31,7 +32,7 @@ def validator(name: str) -> jsonschema.Draft202012Validator:
 
 
 def test_the_published_files_are_in_step_with_the_models() -> None:
-    """schemas/ holds exactly what the models say; if not: python -m kitaru.surfaces.schemas --write schemas."""
+    """schemas/ holds exactly what the models say; if not: python -m kitaru.cli.schemas --write schemas."""
     published = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "schemas").iterdir()}
     assert published == {f"{name}.schema.json": schemas.render(name) for name in schemas.PUBLISHED}
     assert data_files.schema_names() == tuple(sorted(schemas.PUBLISHED))
@@ -134,14 +135,14 @@ def test_data_files_are_read_by_plain_names_only() -> None:
 def test_an_installed_package_carries_its_own_data(tmp_path: Path) -> None:
     """Inside a wheel the files lie in kitaru/_data, and those are the ones that are read."""
     package = tmp_path / "kitaru"
-    (package / "adapters").mkdir(parents=True)
-    shutil.copy(data_files.__file__, package / "adapters" / "data_files.py")
+    (package / "ci").mkdir(parents=True)
+    shutil.copy(data_files.__file__, package / "ci" / "data_files.py")
     shutil.copytree(ROOT / "templates", package / "_data" / "templates")
     shutil.copytree(ROOT / "schemas", package / "_data" / "schemas")
-    for folder in (package, package / "adapters"):
+    for folder in (package, package / "ci"):
         (folder / "__init__.py").touch()
     script = (
-        "from kitaru.adapters import data_files as files\n"
+        "from kitaru.ci import data_files as files\n"
         "print(files.__file__, files.template('gitignore'), files.schema_names())\n"
     )
     run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from kitaru import KitaruClient, checkpoint, flow
-from kitaru.engine.journal import open_execution, read_entries, read_events
 from kitaru.errors import KitaruInputError, KitaruSourceError, KitaruUsageError
 from kitaru.model.event import Opened, SourcePlace
+from kitaru.run.journal import open_execution, read_entries, read_events
 from tests.repository import Done, Repository, finish, kitaru, start
 
 SOURCE = """

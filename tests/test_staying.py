@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from kitaru.adapters.git_source import GitSource
+from kitaru.cli.views.plan_markdown import plan_markdown
 from kitaru.core.holding import Origins, behind, newer, returns, why_freed
 from kitaru.core.route_changes import way_past_end
 from kitaru.model.lockfile import Release
 from kitaru.model.route import HeldOff, Hold, Holder, Route, parse_wish
 from kitaru.model.snapshot import Commit
-from kitaru.surfaces.views.plan_markdown import plan_markdown
+from kitaru.source.git_source import GitSource
 from tests.applying import new_version, routed
 from tests.lock_strategies import holder
 from tests.repository import Repository, git, kitaru

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from kitaru import KitaruClient, checkpoint, flow
-from kitaru.adapters.local_runner import launched_worker
-from kitaru.engine.journal import Fenced, Journal, read_entries
 from kitaru.errors import KitaruStoreError
 from kitaru.model.event import CheckpointCompleted, Completed, MetadataLogged, Started, decode_entry
 from kitaru.ports import Created, Store, Taken
+from kitaru.run.journal import Fenced, Journal, read_entries
+from kitaru.stacks.local_runner import launched_worker
 from tests.execution_lab import PROJECT, CountingStore, Lab
 from tests.repository import Repository, until
 from tests.s3_servers import S3Server
@@ -305,7 +305,7 @@ def test_code_that_writes_nothing_is_stopped_as_soon_as_that_is_known(lab: Lab) 
 
 def test_nothing_begins_that_could_not_be_recorded(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store is gone for good: what waits for its turn in a map that collects failures does not begin."""
-    monkeypatch.setattr("kitaru.engine.journal.RETRY_DELAYS", ())
+    monkeypatch.setattr("kitaru.run.journal.RETRY_DELAYS", ())
     store = Overtaken(lab.store, 4, fails=True)
     exec_id = lab.open(collecting)
     with pytest.raises(Exception, match="its journal can't be written"):

@@ -14,16 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kitaru.adapters.data_files import template
+from kitaru.ci.data_files import template
+from kitaru.cli.views.timeline_html import execution_page
+from kitaru.cli.views.timeline_scale import Scale, draw
+from kitaru.cli.views.timeline_text import duration, timeline
 from kitaru.model.address import timestamp
 from kitaru.model.event import ExecutionOptions, Failure, Value
 from kitaru.model.execution import Attempt, CheckpointCall, Execution
 from kitaru.model.log_line import LogLine
 from kitaru.model.notes import Artifact
 from kitaru.model.wait import Wait
-from kitaru.surfaces.views.timeline_html import execution_page
-from kitaru.surfaces.views.timeline_scale import Scale, draw
-from kitaru.surfaces.views.timeline_text import duration, timeline
 
 T0 = datetime(2026, 11, 22, 12, tzinfo=UTC)
 NOTHING = Value("json", 4, "0" * 64, "inline", None)

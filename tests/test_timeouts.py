@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from kitaru import Retry, checkpoint, errors, flow
-from kitaru.engine.interrupts import Interrupts, RunStopped
+from kitaru.run.interrupts import Interrupts, RunStopped
 from tests.execution_lab import Lab
 
 UNDER_WAY: list[str] = []

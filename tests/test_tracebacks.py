@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from kitaru import checkpoint, errors, flow
-from kitaru.authoring.flow import Flow
-from kitaru.engine import values
-from kitaru.engine.tracebacks import roots_of, user_traceback
+from kitaru.flows.flow import Flow
 from kitaru.model.execution import Execution
+from kitaru.run.tracebacks import roots_of, user_traceback
+from kitaru.values import values
 from tests import isolated_steps as steps
 from tests.execution_lab import Lab
 from tests.repository import Repository, kitaru
@@ -124,7 +124,7 @@ def test_what_an_error_is_chained_to_is_kept(lab: Lab) -> None:
         "| ValueError: third",
     ):
         assert words in text
-    assert "/kitaru/engine/" not in text
+    assert "/kitaru/run/" not in text
 
 
 def test_a_timeout_shows_where_the_code_was(lab: Lab) -> None:

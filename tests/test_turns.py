@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from kitaru.adapters.local_store import LocalStore
-from kitaru.engine import releases as releases_module
-from kitaru.engine.releases import Lost, Releases
-from kitaru.engine.turns import LONGEST_PAUSE, Turns
 from kitaru.errors import KitaruStoreFormatError
 from kitaru.model import address
 from kitaru.model.address import canonical_json
 from kitaru.model.lockfile import Generation, Lockfile
+from kitaru.release import releases as releases_module
+from kitaru.release.releases import Lost, Releases
+from kitaru.store.local_store import LocalStore
+from kitaru.store.turns import LONGEST_PAUSE, Turns
 from tests.lock_strategies import mint
 from tests.repository import Repository, WallClock, Watched
 

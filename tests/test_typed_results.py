@@ -92,7 +92,7 @@ MANIFEST = "kitaru: 1\nproject: shop\nstore: file://.kitaru/store\nsource: {incl
     f"  {name}: {{target: 'flows.ret:{name}', routes: {{default: head}}}}\n" for name in NAMES
 )
 
-MAIN = "from kitaru.surfaces.cli import run; sys.exit(run(sys.argv[1:]))"
+MAIN = "from kitaru.cli import run; sys.exit(run(sys.argv[1:]))"
 
 
 def launch(code: str, *arguments: str, cwd: Path) -> subprocess.Popen[str]:

@@ -17,16 +17,16 @@ from pathlib import Path
 import pytest
 
 from kitaru._version import __version__
-from kitaru.adapters.own_wheel import PACKAGE, collect_wheel
-from kitaru.adapters.venv import MARKER, ensure_environment
 from kitaru.errors import KitaruStackError
+from kitaru.stacks.own_wheel import PACKAGE, collect_wheel
+from kitaru.stacks.venv import MARKER, ensure_environment
 
 CHECKOUT = PACKAGE.parent
 
 BUILD = """
 import sys
 from pathlib import Path
-from kitaru.adapters.venv import ensure_environment
+from kitaru.stacks.venv import ensure_environment
 from kitaru.errors import KitaruStackError
 class Tell:
     def step(self, step):

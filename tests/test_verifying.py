@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from kitaru import KitaruClient
-from kitaru.client.history import Verified
-from kitaru.engine import verifying
-from kitaru.engine.releases import Releases
+from kitaru.cli.views.history_text import verified_lines
 from kitaru.errors import KitaruIntegrityError, KitaruUsageError
 from kitaru.model import address
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.lockfile import Generation, Lockfile
-from kitaru.surfaces.views.history_text import verified_lines
+from kitaru.release.client_history import Verified
+from kitaru.release.releases import Releases
+from kitaru.upkeep import verifying
 from tests.applying import everything
 from tests.lock_strategies import mint, move
 from tests.repository import MANIFEST, Repository, WallClock, Watched, kitaru
@@ -36,7 +36,7 @@ def log(tmp_path: Path) -> Log:
 @pytest.fixture
 def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Log:
     """The same, as a large project writes it: no entry holds a full state."""
-    monkeypatch.setattr("kitaru.engine.releases.FULL_STATE_BYTES", 0)
+    monkeypatch.setattr("kitaru.release.releases.FULL_STATE_BYTES", 0)
     made = Log(tmp_path / "large")
     made.grow(9, flows=3)
     return made

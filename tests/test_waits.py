@@ -15,10 +15,6 @@ import pytest
 from pydantic import BaseModel
 
 from kitaru import KitaruClient, checkpoint, flow, wait
-from kitaru.authoring.flow import Flow
-from kitaru.engine import waits as engine_waits
-from kitaru.engine.halting import CancelRequested, Left
-from kitaru.engine.journal import Fenced
 from kitaru.errors import (
     KitaruCancelledError,
     KitaruConflictError,
@@ -29,8 +25,12 @@ from kitaru.errors import (
     KitaruUserCodeError,
     KitaruWaitValidationError,
 )
+from kitaru.flows.flow import Flow
 from kitaru.model import address
 from kitaru.model.event import Started, Suspended, WaitAborted, WaitAnswered, WaitOpened
+from kitaru.run import waits as engine_waits
+from kitaru.run.halting import CancelRequested, Left
+from kitaru.run.journal import Fenced
 from tests.durable_flows import deployed, ran
 from tests.execution_lab import PROJECT, Lab
 from tests.repository import Repository, kitaru, until
@@ -250,8 +250,8 @@ def test_two_who_go_on_after_the_same_answer(lab: Lab) -> None:
     entries = lab.entries(exec_id)
     assert lab.go_on(one, exec_id) == ["before", True, "after"]
     count = len(RAN)
-    from kitaru.engine.executor import execute
     from kitaru.ports import RunnerInfo
+    from kitaru.run.executor import execute
 
     with pytest.raises(Fenced):
         execute(
@@ -523,8 +523,8 @@ def test_signals_are_no_exceptions() -> None:
 
 def test_polling_slows_down(lab: Lab) -> None:
     """The pause between two looks grows from 0.05 to 2 seconds."""
-    from kitaru.authoring.waiting import Question
-    from kitaru.engine.run_state import RunState
+    from kitaru.flows.waiting import Question
+    from kitaru.run.run_state import RunState
 
     exec_id = lab.open(one)
     run = RunState(one, lab.store, lab.clock, PROJECT, exec_id, lab.entries(exec_id))

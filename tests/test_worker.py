@@ -17,12 +17,6 @@ from typing import Any
 
 import pytest
 
-from kitaru.adapters import bundle
-from kitaru.adapters.local_runner import LocalRunner, encode_order
-from kitaru.adapters.local_store import LocalStore
-from kitaru.adapters.unpacked import ensure_source, holds_tree
-from kitaru.core.codecs import encode
-from kitaru.engine.journal import load, open_execution, read_entries
 from kitaru.errors import KitaruUsageError
 from kitaru.model import address
 from kitaru.model.event import ExecutionOptions, Opened
@@ -31,7 +25,13 @@ from kitaru.model.image import ImageSettings
 from kitaru.model.snapshot import Snapshot, SourceFile, SourceTree
 from kitaru.model.stack import LocalStack, NamedStack
 from kitaru.ports import RunOrder, Taken
-from kitaru.surfaces.worker import decode_order
+from kitaru.run.journal import load, open_execution, read_entries
+from kitaru.run.worker import decode_order
+from kitaru.source import bundle
+from kitaru.source.unpacked import ensure_source, holds_tree
+from kitaru.stacks.local_runner import LocalRunner, encode_order
+from kitaru.store.local_store import LocalStore
+from kitaru.values.codecs import encode
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PROJECT = "research"
@@ -160,7 +160,7 @@ class World:
     def work(self, order: RunOrder, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run the worker in the working tree, to its end."""
         return subprocess.run(
-            [sys.executable, "-P", "-m", "kitaru.surfaces.worker"],
+            [sys.executable, "-P", "-m", "kitaru.run.worker"],
             input=encode_order(order).decode(),
             capture_output=True,
             text=True,
@@ -323,7 +323,7 @@ def test_an_order_that_is_none_is_explained(world: World) -> None:
         with pytest.raises(KitaruUsageError, match="expects an order"):
             decode_order(body)
     done = subprocess.run(
-        [sys.executable, "-m", "kitaru.surfaces.worker"], input=b"", capture_output=True, cwd=CHECKOUT, timeout=60
+        [sys.executable, "-m", "kitaru.run.worker"], input=b"", capture_output=True, cwd=CHECKOUT, timeout=60
     )
     assert (done.returncode, b"expects an order" in done.stderr, b"Traceback" in done.stderr) == (2, True, False)
 
@@ -357,7 +357,7 @@ def test_an_ended_worker_leaves_a_journal_to_resume(world: World, number: signal
     folder.mkdir()
     order = world.open({"steps.py": code}, "steps.py:steps", {"folder": str(folder)})
     worker = subprocess.Popen(
-        [sys.executable, "-P", "-m", "kitaru.surfaces.worker"],
+        [sys.executable, "-P", "-m", "kitaru.run.worker"],
         stdin=subprocess.PIPE,
         cwd=world.tree,
         env=world.environ(PYTHONPATH=str(world.kitaru_alone())),
@@ -383,9 +383,9 @@ COUNTED = """
 import sys
 from pathlib import Path
 from kitaru import wiring
-from kitaru.adapters import stores
-from kitaru.adapters.local_store import LocalStore
-from kitaru.surfaces.worker import decode_order
+from kitaru.store import stores
+from kitaru.store.local_store import LocalStore
+from kitaru.run.worker import decode_order
 
 class Counting(LocalStore):
     made = []

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kitaru.adapters import yaml_events
-from kitaru.adapters.manifest_edits import remove_route, set_route
-from kitaru.adapters.yaml_events import BREAKS
-from kitaru.adapters.yaml_tree import parse, to_data
+from kitaru.manifest import yaml_events
+from kitaru.manifest.manifest_edits import remove_route, set_route
+from kitaru.manifest.yaml_events import BREAKS
+from kitaru.manifest.yaml_tree import parse, to_data
 from kitaru.model.route import Pin
 from tests.manifest_files import FLOW
 from tests.manifest_texts import Written, manifests

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import Event
 
-from kitaru.adapters.yaml_scanning import scanned
+from kitaru.manifest.yaml_scanning import scanned
 from tests.manifest_files import FULL, LAYERED
 from tests.manifest_texts import Written, manifests
 

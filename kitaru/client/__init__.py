@@ -1,4 +1,8 @@
-"""The façade: every verb once. The command line and the SDK are faces of it."""
+"""Owns every verb, once; the command line and the SDK are faces of it.
+
+May import: release, run, upkeep, wiring, model.
+Must never know: printing, argv.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +20,11 @@ if TYPE_CHECKING:
     from kitaru.client.artifacts import Artifacts
     from kitaru.client.deployments import Deployments
     from kitaru.client.executions import ExecutionsClient
-    from kitaru.client.history import History
-    from kitaru.client.housekeeping import Housekeeping
-    from kitaru.client.importing import Imported
     from kitaru.client.project import Applied, Checked, Project
     from kitaru.model.plan import Plan
+    from kitaru.release.client_history import History
+    from kitaru.release.importing import Imported
+    from kitaru.upkeep.housekeeping import Housekeeping
 
 __all__ = ["KitaruClient", "configure"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from kitaru.client.reading import plain_value, read_value
 from kitaru.client.session import Session
-from kitaru.engine.artifacts import find, read_artifacts, select
 from kitaru.model.notes import Artifact
+from kitaru.run.artifacts import find, read_artifacts, select
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,20 +24,20 @@ from kitaru.client.versions import (
     yes_or_no,
 )
 from kitaru.core.resolving import Resolved
-from kitaru.engine.invoker import Invoked, Invoker
-from kitaru.engine.records import read_snapshot, read_table
-from kitaru.engine.releases import Releases
 from kitaru.errors import KitaruInputError, KitaruSelectorError
 from kitaru.model.lockfile import FlowState, Lockfile, Release
 from kitaru.model.route import DEFAULT_TAG, ByTag
 from kitaru.model.snapshot import Snapshot
+from kitaru.release.releases import Releases
+from kitaru.run.invoker import Invoked, Invoker
+from kitaru.store.records import read_snapshot, read_table
 
 if TYPE_CHECKING:
-    from kitaru.authoring.flow import Flow
-    from kitaru.client.keeping import Mode
-    from kitaru.client.releasing import Released
-    from kitaru.client.routing import Rerouted, Routing
+    from kitaru.flows.flow import Flow
     from kitaru.model.image import ImageSettings
+    from kitaru.release.keeping import Mode
+    from kitaru.release.releasing import Released
+    from kitaru.release.routing import Rerouted, Routing
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +250,7 @@ class Deployments:
             tag_name(asked["tag"])
         yes_or_no("exclusive", asked.get("exclusive", False))
         # Late: who invokes a version needs none of what makes one.
-        releasing = import_module("kitaru.client.releasing")
+        releasing = import_module("kitaru.release.releasing")
         given = None if inputs is None else _jsonable(target if isinstance(target, str) else target.name, inputs)
         asking = releasing.Asking(inputs=given, **asked)
         made = releasing.Releasing(self._session, self.releases)
@@ -322,7 +322,7 @@ class Deployments:
 
     @cached_property
     def _routing(self) -> Routing:
-        made: Routing = import_module("kitaru.client.routing").Routing(self._session, self.releases)
+        made: Routing = import_module("kitaru.release.routing").Routing(self._session, self.releases)
         return made
 
     def _state(self, flow: str) -> tuple[Lockfile, FlowState]:

@@ -13,11 +13,9 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from kitaru import wiring
-from kitaru.client import answers
 from kitaru.client.handle import FlowHandle, waiting_error
 from kitaru.client.reading import plain_value, read_value
 from kitaru.client.session import Session
-from kitaru.engine.logs import read_newest
 from kitaru.errors import KitaruError, KitaruStateError, KitaruUsageError
 from kitaru.model import address
 from kitaru.model.event import Value
@@ -26,15 +24,17 @@ from kitaru.model.log_line import LogLine
 from kitaru.model.replay import ReplayPlan
 from kitaru.model.wait import Wait
 from kitaru.ports import RunOrder
+from kitaru.run import answers
+from kitaru.run.logs import read_newest
 from kitaru.settings import DEFAULT_PROJECT
 
 if TYPE_CHECKING:
-    from kitaru.authoring.flow import Flow
-    from kitaru.authoring.policy import Retry
-    from kitaru.client.replays import Replays
     from kitaru.client.running import Running
-    from kitaru.engine.cache_report import CacheReport
-    from kitaru.engine.invoker import Launched
+    from kitaru.flows.flow import Flow
+    from kitaru.flows.policy import Retry
+    from kitaru.run.cache_report import CacheReport
+    from kitaru.run.invoker import Launched
+    from kitaru.run.replays import Replays
 
 
 def _must_have_called(execution: Execution, checkpoint: str) -> None:
@@ -166,7 +166,7 @@ class ExecutionsClient:
 
     def explain_cache(self, exec_id: str) -> Sequence[CacheReport]:
         """What the cache did for each call of an execution, and why."""
-        explain = import_module("kitaru.engine.cache_report").explain
+        explain = import_module("kitaru.run.cache_report").explain
         found: Sequence[CacheReport] = explain(self._session.store, self._session.project, self.get(exec_id))
         return found
 
@@ -277,7 +277,7 @@ class ExecutionsClient:
 
         ``KitaruStateError`` for one that has ended.
         """
-        found: Execution = import_module("kitaru.client.cancels").cancel(self._session, exec_id)
+        found: Execution = import_module("kitaru.run.cancels").cancel(self._session, exec_id)
         return found
 
     def replay(
@@ -370,7 +370,7 @@ class ExecutionsClient:
         )
         runner = wiring.runner_for_order(session.settings, order, session.reporter)
         # Late: the invoker brings pydantic, as the runner's snapshot just did; a script that runs flows needs neither.
-        launched: Launched = import_module("kitaru.engine.invoker").Launched(runner, runner.launch(order))
+        launched: Launched = import_module("kitaru.run.invoker").Launched(runner, runner.launch(order))
         return launched
 
     def load(self, target: str) -> Flow[..., Any]:
@@ -383,7 +383,7 @@ class ExecutionsClient:
     @cached_property
     def _replays(self) -> Replays:
         # Late, as what it needs of `_running`.
-        made: Replays = import_module("kitaru.client.replays").Replays(self._session, self._running)
+        made: Replays = import_module("kitaru.run.replays").Replays(self._session, self._running)
         return made
 
     @cached_property

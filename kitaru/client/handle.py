@@ -11,11 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from kitaru.client.reading import plain_value, read_value
 from kitaru.client.session import Session
-from kitaru.engine import journal
-from kitaru.engine.capture import apart, cleared_by
-from kitaru.engine.halting import Left
-from kitaru.engine.journal import Fenced
-from kitaru.engine.logs import read_on
 from kitaru.errors import (
     KitaruCancelledError,
     KitaruDivergenceError,
@@ -30,9 +25,14 @@ from kitaru.model import address
 from kitaru.model.execution import Execution, fold
 from kitaru.model.log_line import LogLine
 from kitaru.model.wait import told_apart
+from kitaru.run import journal
+from kitaru.run.capture import apart, cleared_by
+from kitaru.run.halting import Left
+from kitaru.run.journal import Fenced
+from kitaru.run.logs import read_on
 
 if TYPE_CHECKING:
-    from kitaru.engine.invoker import Launched
+    from kitaru.run.invoker import Launched
 
 FIRST_PAUSE = 0.01
 LONGEST_PAUSE = 0.5
@@ -156,7 +156,7 @@ class FlowHandle:
 
     def cancel(self) -> None:
         """Cancel the execution; returns when that is recorded. ``KitaruStateError`` where it has ended before."""
-        import_module("kitaru.client.cancels").cancel(self._session, self.exec_id)
+        import_module("kitaru.run.cancels").cancel(self._session, self.exec_id)
 
     def tell_of_waits(self, told: Callable[[Execution], None]) -> None:
         """While ``wait()`` blocks, call ``told`` each time that the execution asks something new."""

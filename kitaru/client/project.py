@@ -17,16 +17,16 @@ from kitaru.client.session import Session
 from kitaru.core.claims import declared_twice
 from kitaru.core.protection import unplaced
 from kitaru.core.review import tampered
-from kitaru.engine.planner import Planner
-from kitaru.engine.releases import Releases
-from kitaru.engine.workshop import Workshop
 from kitaru.errors import KitaruConflictError, KitaruIntegrityError, KitaruManifestError, KitaruUsageError
 from kitaru.model.address import short
 from kitaru.model.lockfile import Lockfile, Retire, Untag
 from kitaru.model.plan import Plan
+from kitaru.release.planner import Planner
+from kitaru.release.releases import Releases
+from kitaru.release.workshop import Workshop
 
 if TYPE_CHECKING:
-    from kitaru.engine.applier import Applier
+    from kitaru.release.applier import Applier
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +234,7 @@ class Project:
     def _applier(self) -> Applier:
         session = self._session
         # Late: a plan needs no applier, and threads' machinery comes with it.
-        made: Applier = import_module("kitaru.engine.applier").Applier(
+        made: Applier = import_module("kitaru.release.applier").Applier(
             session.store, session.project, self.releases, session.clock, session.reporter
         )
         return made
@@ -320,7 +320,7 @@ def _must_be_whole(flows: Sequence[str], prune: bool) -> None:
 
 def _usage() -> Any:
     """Late: a plan looks at executions only where something changes for them."""
-    return import_module("kitaru.client.usage")
+    return import_module("kitaru.release.usage")
 
 
 def read_plan(text: bytes, name: str) -> Plan:

@@ -7,24 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from kitaru import wiring
-from kitaru.authoring.flow import Flow
-from kitaru.authoring.loading import load_target
-from kitaru.authoring.policy import Retry, further_attempts
 from kitaru.client.handle import FlowHandle
 from kitaru.client.session import Session
-from kitaru.core.codecs import encode
-from kitaru.engine.cancelling import ForcedEnd
-from kitaru.engine.executor import execute
-from kitaru.engine.journal import open_execution
-from kitaru.engine.values import put
-from kitaru.engine.work import leave_process
 from kitaru.errors import KitaruSourceError, KitaruStateError
+from kitaru.flows.flow import Flow
+from kitaru.flows.loading import load_target
+from kitaru.flows.policy import Retry, further_attempts
 from kitaru.model import address
 from kitaru.model.address import timestamp
 from kitaru.model.event import ExecutionOptions, Opened, SourcePlace
 from kitaru.model.execution import Execution
 from kitaru.ports import ChildOutput, Taken
+from kitaru.run.cancelling import ForcedEnd
+from kitaru.run.executor import execute
+from kitaru.run.journal import open_execution
+from kitaru.run.work import leave_process
 from kitaru.settings import lease_seconds
+from kitaru.values.codecs import encode
+from kitaru.values.values import put
 
 LOCAL = "local"
 

@@ -17,9 +17,9 @@ from kitaru.ports import ManifestFile, Reporter, RunnerInfo, Store
 from kitaru.settings import Asked, Settings, actor, ci_branch, find_manifest, lease_seconds
 
 if TYPE_CHECKING:
-    from kitaru.engine.executions import Executions
     from kitaru.model.execution import Execution
     from kitaru.model.snapshot import Commit
+    from kitaru.run.executions import Executions
 
 
 class Session:
@@ -84,7 +84,7 @@ class Session:
     def executions_in(self, store: Store, project: str) -> Executions:
         """The executions of any project in any store."""
         # Late: a plan looks at them only where it would remove a flow.
-        made: Executions = import_module("kitaru.engine.executions").Executions(
+        made: Executions = import_module("kitaru.run.executions").Executions(
             store, project, self.clock, self._alive, lease_seconds(self.settings.environ), self._launched
         )
         return made

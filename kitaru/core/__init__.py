@@ -1,1 +1,5 @@
-"""The functional core: values in, values out."""
+"""Owns the decisions: values in, values out.
+
+May import: model, errors.
+Must never know: files, clocks, randomness, ports, terminals.
+"""

@@ -1,1 +1,5 @@
-"""The nouns: frozen values, no I/O, no clock, no randomness."""
+"""Owns the nouns: frozen values that touch disk or travel between rooms.
+
+May import: errors.
+Must never know: files, clocks, randomness, ports.
+"""

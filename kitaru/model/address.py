@@ -175,7 +175,7 @@ def logs(project: str, execution: str) -> str:
 
 
 def open_hints(project: str) -> str:
-    """Where the names of executions that have not ended are; see ``engine.listing``."""
+    """Where the names of executions that have not ended are; see ``run.listing``."""
     return f"{project}/index/open/"
 
 
@@ -215,7 +215,7 @@ def cache_index(project: str) -> str:
 
 
 def cache_hints(project: str, recipe: str) -> str:
-    """Where the results of a checkpoint are known, by the digest of their inputs; see ``engine.cache``."""
+    """Where the results of a checkpoint are known, by the digest of their inputs; see ``run.cache``."""
     return f"{project}/index/cache/{recipe[:2]}/{recipe}/"
 
 

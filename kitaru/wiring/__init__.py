@@ -1,6 +1,7 @@
-"""Settings and stacks → adapters: the only importer of adapters, and the only reader of the environment.
+"""Owns settings and stacks made into implementations; the one place of late imports.
 
-Imports of adapters are late on purpose, here and nowhere else: each command pays for what it uses.
+May import: every room below client.
+Must never know: printing, argv.
 """
 
 from kitaru.wiring.repository import Repository as Repository

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 def scaffold(folder: Path, project: str | None) -> Any:
     """Write a manifest for the flows found in ``folder``; what it did, as data."""
-    git = import_module("kitaru.adapters.git_process")
+    git = import_module("kitaru.source.git_process")
     try:
         listed = git.run(folder, "ls-files", "-co", "--exclude-standard", "-z", "--", "*.py")
         files = [folder / name.decode("utf-8", "surrogateescape") for name in listed.split(b"\0") if name]
     except KitaruSourceError:
         # No repository yet: hidden folders and virtual environments are nobody's flows.
         files = [path for path in sorted(folder.rglob("*.py")) if not _foreign(path.relative_to(folder))]
-    return import_module("kitaru.adapters.scaffold").scaffold(folder, files=files, project=project)
+    return import_module("kitaru.manifest.scaffold").scaffold(folder, files=files, project=project)
 
 
 def _foreign(path: Path) -> bool:
@@ -40,16 +40,16 @@ def _foreign(path: Path) -> bool:
 
 def ci_files() -> Any:
     """What writes the files of a pipeline."""
-    return import_module("kitaru.adapters.ci_files")
+    return import_module("kitaru.ci.ci_files")
 
 
 def forge(environ: Mapping[str, str]) -> Forge:
     """Where the job of that environment runs. Raises ``KitaruUsageError`` outside a job."""
     if environ.get("GITHUB_REPOSITORY"):
-        github: Forge = import_module("kitaru.adapters.github_api").GitHub(environ)
+        github: Forge = import_module("kitaru.ci.github_api").GitHub(environ)
         return github
     if environ.get("CI_API_V4_URL"):
-        gitlab: Forge = import_module("kitaru.adapters.gitlab_api").GitLab(environ)
+        gitlab: Forge = import_module("kitaru.ci.gitlab_api").GitLab(environ)
         return gitlab
     raise KitaruUsageError(
         "this is no job of GitHub or GitLab: neither GITHUB_REPOSITORY nor CI_API_V4_URL is set",
@@ -72,7 +72,7 @@ class Repository:
 
     @cached_property
     def _git(self) -> Any:
-        git = import_module("kitaru.adapters.git_source")
+        git = import_module("kitaru.source.git_source")
         return git.GitSource(self.loaded.root, self.settings.cache, manifest=self.loaded.path.name)
 
     @cached_property
@@ -87,19 +87,19 @@ class Repository:
         Raises ``KitaruSourceError`` outside a repository. For who wants to know no more of it: ``source.commit`` tells
         this as well.
         """
-        git = import_module("kitaru.adapters.git_process")
+        git = import_module("kitaru.source.git_process")
         found: bytes = git.run(self.loaded.root, "rev-parse", "--show-prefix")
         return found.decode("utf-8", "surrogateescape").rstrip("\n")
 
     def known(self, source: str, target: str) -> FlowFacts | None:
         """What was learned of that target before."""
-        discovery = import_module("kitaru.adapters.discovery")
+        discovery = import_module("kitaru.source.discovery")
         facts: FlowFacts | None = discovery.facts_cache_get(self._cache, source, target)
         return facts
 
     def describe(self, trees: Mapping[str, ImportJob]) -> Mapping[str, FlowFacts | Problem]:
         """Import the targets from the unpacked sources, and remember what that taught."""
-        discovery = import_module("kitaru.adapters.discovery")
+        discovery = import_module("kitaru.source.discovery")
         roots = {unpacked(self.settings, source, tree.archive): tree.targets for source, tree in trees.items()}
         found: Mapping[str, FlowFacts | Problem] = discovery.describe_trees(roots, worktree=self.loaded.root)
         for source, tree in trees.items():
@@ -111,13 +111,13 @@ class Repository:
 
     def pack(self, selection: Selection) -> bytes:
         """The deterministic archive of a selection."""
-        bundle = import_module("kitaru.adapters.bundle")
+        bundle = import_module("kitaru.source.bundle")
         archive: bytes = bundle.pack(self._git.read(selection))
         return archive
 
     def left_out(self, selection: Selection, spec: SourceSpec, targets: Sequence[str]) -> Sequence[Problem]:
         """Warnings about modules that are imported and not in the selection."""
-        checking = import_module("kitaru.adapters.import_check")
+        checking = import_module("kitaru.source.import_check")
         found: Sequence[Problem] = checking.left_out_imports(
             self._git.read(selection),
             selection.tree,
@@ -129,7 +129,7 @@ class Repository:
 
     def declared_by(self, manifest: str, prefix: str) -> frozenset[str]:
         """The flows that another manifest of the repository declares."""
-        reading = import_module("kitaru.adapters.manifest_yaml")
+        reading = import_module("kitaru.manifest.manifest_yaml")
         names: frozenset[str] = reading.flow_names(Path(self.loaded.root, "../" * prefix.count("/"), manifest))
         return names
 
@@ -138,7 +138,7 @@ class Repository:
 
         Where store or project were given outright, they were not given for this manifest alone.
         """
-        finding = import_module("kitaru.adapters.neighbours")
+        finding = import_module("kitaru.source.neighbours")
         settings, manifest = self.settings, self.loaded.manifest
         elsewhere = manifest.store is not None and settings.store != manifest.store
         wanted = finding.Wanted(
@@ -155,7 +155,7 @@ class Repository:
 
     def actor(self) -> str:
         """Who acts, as CI or Git says."""
-        found = import_module("kitaru.adapters.provenance").provenance(self.loaded.root)
+        found = import_module("kitaru.source.provenance").provenance(self.loaded.root)
         return actor(self.settings.environ, found.name or found.email or "")
 
 
@@ -166,28 +166,28 @@ def _files(targets: Sequence[str]) -> list[str]:
 
 def unpacked(settings: Settings, source: str, archive: Callable[[], bytes]) -> Path:
     """The folder of an unpacked, verified source tree."""
-    unpacking = import_module("kitaru.adapters.unpacked")
+    unpacking = import_module("kitaru.source.unpacked")
     folder: Path = unpacking.ensure_source(settings.cache / "sources", source, archive)
     return folder
 
 
 def past_sources() -> Any:
     """What reads the source archives of earlier versions, and asks Git about their commits."""
-    return import_module("kitaru.adapters.past_sources")
+    return import_module("kitaru.source.past_sources")
 
 
 def manifest_edits() -> Any:
     """What edits a manifest's bytes, and writes them."""
-    return import_module("kitaru.adapters.manifest_edits")
+    return import_module("kitaru.manifest.manifest_edits")
 
 
 def can_be_of(root: Path, sha: str, branch: str) -> bool:
     """Whether Git has nothing against the commit being of that branch."""
-    found: bool = import_module("kitaru.adapters.branches").can_be_of(root, sha, branch)
+    found: bool = import_module("kitaru.source.branches").can_be_of(root, sha, branch)
     return found
 
 
 def working_tree(folder: Path) -> Path:
     """The root of the Git repository around ``folder``. Raises ``KitaruSourceError`` where there is none."""
-    git = import_module("kitaru.adapters.git_process")
+    git = import_module("kitaru.source.git_process")
     return Path(git.run(folder, "rev-parse", "--show-toplevel").decode("utf-8", "surrogateescape").rstrip("\n"))

@@ -33,7 +33,7 @@ def runner_of(settings: Settings, stack: NamedStack, reporter: Reporter) -> Runn
             f"stack {stack.name} is of type {spec.type}, which this release can't run executions on",
             hint="--stack local runs it on this machine",
         )
-    local = import_module("kitaru.adapters.local_runner")
+    local = import_module("kitaru.stacks.local_runner")
     runner: Runner = local.LocalRunner(
         environment=spec.environment,
         cache=settings.cache,
@@ -91,32 +91,32 @@ def runner_for_order(settings: Settings, order: RunOrder, reporter: Reporter) ->
 
 def this_process() -> RunnerInfo:
     """This process, as a runner."""
-    found: RunnerInfo = import_module("kitaru.adapters.process_identity").describe_process(os.getpid())
+    found: RunnerInfo = import_module("kitaru.stacks.process_identity").describe_process(os.getpid())
     return found
 
 
 def process_alive(runner: RunnerInfo) -> bool | None:
     """Whether a runner's process still lives; None where that can't be known from here."""
-    found: bool | None = import_module("kitaru.adapters.process_identity").process_alive(runner)
+    found: bool | None = import_module("kitaru.stacks.process_identity").process_alive(runner)
     return found
 
 
 def process_at_work(runner: RunnerInfo) -> bool | None:
     """As ``process_alive``; None for a process that was stopped, too."""
-    found: bool | None = import_module("kitaru.adapters.process_identity").process_at_work(runner)
+    found: bool | None = import_module("kitaru.stacks.process_identity").process_at_work(runner)
     return found
 
 
 def launched_worker(settings: Settings, exec_id: str) -> RunnerInfo | None:
     """The worker that was last started from here for an execution; None where none is known of."""
-    launched_worker = import_module("kitaru.adapters.local_runner").launched_worker
+    launched_worker = import_module("kitaru.stacks.local_runner").launched_worker
     found: RunnerInfo | None = launched_worker(settings.cache / "workers", exec_id)
     return found
 
 
 def end_process(runner: RunnerInfo, *, hard: bool) -> bool:
     """Tell the process of a runner on this machine to end, or end it; False where there is no such process."""
-    ended: bool = import_module("kitaru.adapters.process_signals").end_process(runner, hard=hard)
+    ended: bool = import_module("kitaru.stacks.process_signals").end_process(runner, hard=hard)
     return ended
 
 
@@ -125,7 +125,7 @@ def before_end(code: int) -> None:
     thread then, and what it started ends with it. Else Python waits, for ``multiprocessing`` children unless the
     execution failed.
     """
-    work, leaving = import_module("kitaru.engine.work"), import_module("kitaru.engine.leaving")
+    work, leaving = import_module("kitaru.run.work"), import_module("kitaru.stacks.leaving")
     if code not in (work.COMPLETED, work.FAILED):
         leaving.leave_with_children(code)
     if code == work.FAILED:
@@ -134,19 +134,19 @@ def before_end(code: int) -> None:
 
 def prune_caches(settings: Settings, unused_for: timedelta, *, delete: bool) -> Any:
     """Find what nobody has used for so long in this machine's caches, and ``delete`` it."""
-    return import_module("kitaru.adapters.local_prune").prune(settings.cache, unused_for, delete=delete)
+    return import_module("kitaru.source.local_prune").prune(settings.cache, unused_for, delete=delete)
 
 
 def child_output() -> Any:
     """A context manager: its ``ChildOutput``; None where this program's streams do not lead to its descriptors."""
-    return import_module("kitaru.adapters.child_output").while_it_lasts()
+    return import_module("kitaru.run.child_output").while_it_lasts()
 
 
 def run_order(order: RunOrder) -> int:
     """Carry out a runner's order in this process: the worker's whole work. The exit code."""
-    work = import_module("kitaru.engine.work")
-    executor = import_module("kitaru.engine.executor")
-    stores = import_module("kitaru.adapters.stores")
+    work = import_module("kitaru.run.work")
+    executor = import_module("kitaru.run.executor")
+    stores = import_module("kitaru.store.stores")
     environ = environment()
     store = stores.open_store(order.store_url, base=Path.cwd())
     clock = SystemClock()
@@ -154,13 +154,13 @@ def run_order(order: RunOrder) -> int:
     sources = cache / "sources"
     if Path(sys.prefix).parent == cache / "environments":
         # For as long as the worker lives; a flow may run longer than an unused environment is kept.
-        import_module("kitaru.adapters.local_use").hold(Path(sys.prefix))
-    children = import_module("kitaru.adapters.child_output").ChildOutput()
+        import_module("kitaru.source.local_use").hold(Path(sys.prefix))
+    children = import_module("kitaru.run.child_output").ChildOutput()
     mask = secret_mask(environ)
 
     def unpack(source: str, fetch: Callable[[], bytes]) -> Path:
         # Not bundle: it brings pydantic and zstandard, which a worker needs only where the source is not here yet.
-        folder: Path = import_module("kitaru.adapters.unpacked").ensure_source(sources, source, fetch)
+        folder: Path = import_module("kitaru.source.unpacked").ensure_source(sources, source, fetch)
         return folder
 
     def execute(flow: Any) -> int:
@@ -187,7 +187,7 @@ def run_order(order: RunOrder) -> int:
             return int(work.CANCELLED if isinstance(error, KitaruCancelledError) else work.FAILED)
         return int(work.COMPLETED)
 
-    loading = import_module("kitaru.authoring.loading")
+    loading = import_module("kitaru.flows.loading")
     code: int = work.run_order(
         order, store=store, clock=clock, unpack=unpack, load=loading.load_target, execute=execute, mask=mask
     )

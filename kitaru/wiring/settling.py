@@ -57,7 +57,7 @@ def load_manifest(asked: Asked, cwd: Path, environ: Mapping[str, str]) -> Manife
     path = asked.manifest or find_manifest(cwd)
     if path is None:
         raise KitaruUsageError(f"there is no {MANIFEST} in {cwd} or above it", hint="kitaru init")
-    reading = import_module("kitaru.adapters.manifest_yaml")
+    reading = import_module("kitaru.manifest.manifest_yaml")
     loaded: ManifestFile = reading.load(path, target=asked.target, cache=user_folder("cache", environ) / "manifests")
     return loaded
 
@@ -105,7 +105,7 @@ def settle(asked: Asked, *, cwd: Path | None = None, environ: Mapping[str, str] 
 def _store_and_project(asked: Asked, path: Path, cwd: Path, environ: Mapping[str, str]) -> tuple[str | None, str]:
     """What the manifest says of these, without its model where it was read before: that is half of a script's start."""
     cache = user_folder("cache", environ) / "manifests"
-    known = import_module("kitaru.adapters.manifest_cache").remembered(path, asked.target, cache)
+    known = import_module("kitaru.manifest.manifest_cache").remembered(path, asked.target, cache)
     if known is not None:
         return known.get("store"), known["project"]
     manifest = load_manifest(asked, cwd, environ).manifest
@@ -114,7 +114,7 @@ def _store_and_project(asked: Asked, path: Path, cwd: Path, environ: Mapping[str
 
 def open_store(settings: Settings) -> Store:
     """The store of these settings; opening it makes no request."""
-    stores = import_module("kitaru.adapters.stores")
+    stores = import_module("kitaru.store.stores")
     store: Store = stores.open_store(absolute_store(settings), base=settings.base)
     return store
 
@@ -151,27 +151,27 @@ def store_id(store: Store) -> str:
 def probe_store(store: Store) -> None:
     """Refuse a store of an unknown make that breaks its promises; on disk and in memory our own code keeps them."""
     if not store.url.startswith(("file:", "memory:")):
-        import_module("kitaru.adapters.store_probe").check_store(store)
+        import_module("kitaru.store.store_probe").check_store(store)
 
 
 def secret_mask(environ: Mapping[str, str]) -> Mask:
     """What takes the secrets of that environment out of a text, those that come into it later, too."""
-    mask: Mask = import_module("kitaru.adapters.secret_values").Masking(environ)
+    mask: Mask = import_module("kitaru.run.secret_values").Masking(environ)
     return mask
 
 
 def template(name: str) -> str:
     """The text of one of the templates that travel with Kitaru."""
-    return str(import_module("kitaru.adapters.data_files").template(name))
+    return str(import_module("kitaru.ci.data_files").template(name))
 
 
 def check_inputs(schema: Mapping[str, Any], inputs: Mapping[str, Any]) -> Sequence[str]:
     """What of the inputs doesn't fit the schema, one sentence each."""
-    found: Sequence[str] = import_module("kitaru.adapters.input_schema").check(schema, inputs)
+    found: Sequence[str] = import_module("kitaru.manifest.input_schema").check(schema, inputs)
     return found
 
 
 def check_answer(schema: Mapping[str, Any] | None, value: Any) -> Sequence[str]:
     """What of an answer doesn't fit the schema of its wait, one sentence each."""
-    found: Sequence[str] = import_module("kitaru.adapters.input_schema").check_value(schema or {}, value)
+    found: Sequence[str] = import_module("kitaru.manifest.input_schema").check_value(schema or {}, value)
     return found

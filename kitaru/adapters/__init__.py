@@ -1,1 +1,0 @@
-"""Adapters: one outside thing each; none imports the engine or the core."""

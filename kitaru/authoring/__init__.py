@@ -1,1 +1,0 @@
-"""What users import to write flows. Nothing is imported here, so that each part costs only what it is."""

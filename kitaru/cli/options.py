@@ -1,0 +1,152 @@
+"""Options that several commands share, and the place and the client that they lead to."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kitaru.cli.terminal import Output, progress, terminal
+from kitaru.errors import KitaruInputError
+from kitaru.model.json_text import KeyGivenTwice, parse_json
+
+if TYPE_CHECKING:
+    from kitaru.client import KitaruClient
+
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="text, or JSON on standard output.")]
+StoreOption = Annotated[
+    str | None,
+    typer.Option("--store", metavar="URL", help="Where everything is kept: file://path, s3://bucket/prefix."),
+]
+ProjectOption = Annotated[str | None, typer.Option("--project", metavar="NAME", help="The project in that store.")]
+ManifestOption = Annotated[
+    Path | None,
+    typer.Option("--manifest", "-f", metavar="FILE", help="The manifest. Default: the nearest kitaru.yaml."),
+]
+TargetOption = Annotated[
+    str | None, typer.Option("--target", metavar="NAME", help="The manifest's overlay of that name.")
+]
+TagOption = Annotated[str | None, typer.Option("--tag", metavar="TAG", help="The route to follow. Default: default.")]
+VersionOption = Annotated[int | None, typer.Option("--version", metavar="N", min=1, help="The exact version.")]
+InputOption = Annotated[
+    str | None, typer.Option("--input", metavar="JSON", help="Inputs: a JSON object, or @file (@- for standard input).")
+]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for the result; exit 1 where it failed.")]
+TimeoutOption = Annotated[
+    float | None, typer.Option("--timeout", metavar="SECONDS", min=0, help="Seconds to wait; the execution goes on.")
+]
+DirtyOption = Annotated[
+    bool, typer.Option("--allow-dirty", help="Build from files that are not committed, and record that.")
+]
+ManifestOnly = Annotated[bool, typer.Option("--manifest-only", help="Change the manifest alone, for a pull request.")]
+NoManifest = Annotated[bool, typer.Option("--no-manifest", help="Change the store alone.")]
+MessageOption = Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="Why, for the history.")]
+FlowArgument = Annotated[str, typer.Argument(metavar="FLOW", help="The flow's name.")]
+TagArgument = Annotated[str, typer.Argument(metavar="TAG", help="The tag.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a command works, by its options. ``form`` is what ``-o`` said."""
+
+    store: str | None = None
+    project: str | None = None
+    manifest: Path | None = None
+    target: str | None = None
+    form: str = Output.text
+
+    def connect(self) -> KitaruClient:
+        """A client that works there."""
+        # Late: help, completion and usage errors need no client, and its import is most of a short command's time.
+        client = import_module("kitaru.client")
+        made: KitaruClient = client.KitaruClient(
+            store=self.store,
+            project=self.project,
+            manifest=self.manifest,
+            target=self.target,
+            reporter=progress,
+            hosts_runs=True,
+        )
+        return made
+
+    @property
+    def options(self) -> list[str]:
+        """The options that lead another command to the same place."""
+        given = {"--store": self.store, "--project": self.project, "-f": self.manifest, "--target": self.target}
+        return [str(word) for name, value in given.items() if value is not None for word in (name, value)]
+
+
+PLACE = (
+    ("store", StoreOption),
+    ("project", ProjectOption),
+    ("manifest", ManifestOption),
+    ("overlay", TargetOption),
+)
+"""The options that make a ``Place``; not ``target``, which some commands have for an argument of their own."""
+
+
+def placed(command: str, form: Any = OutputOption) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command that works in a place: it gets a ``Place`` first, and its users the options of one, and ``-o``.
+
+    ``command`` names it in its JSON; ``form`` is the type of its ``-o``.
+    """
+    return lambda function: _Placed(command, form, function)
+
+
+class _Placed:
+    """A function as a command with more options than it spells.
+
+    Not a function with a signature of its own: to read all those takes longer than most commands, and only the one
+    that is typed is asked for its own.
+    """
+
+    def __init__(self, command: str, form: Any, function: Callable[..., None]) -> None:
+        self.command, self.form, self.function = command, form, function
+        self.__name__, self.__doc__ = function.__name__, function.__doc__
+        self.__annotations__: dict[str, Any] = {}  # the signature has them
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        _, *own = inspect.signature(self.function, eval_str=True).parameters.values()
+        kind = inspect.Parameter.KEYWORD_ONLY
+        added = [inspect.Parameter(name, kind, default=None, annotation=option) for name, option in PLACE]
+        shown = inspect.Parameter("output", kind, default=Output.text, annotation=self.form)
+        return inspect.Signature([*own, *added, shown])
+
+    def __call__(self, *, output: str = Output.text, **given: Any) -> None:
+        terminal.begin(self.command, Output.json if output == Output.json else Output.text)
+        store, project, manifest, target = (given.pop(name, None) for name, _ in PLACE)
+        self.function(Place(store, project, manifest, target, output), **given)
+
+
+EXAMPLE = '{"topic": "durable execution"}'
+
+
+def parse_inputs(text: str | None, option: str = "--input") -> dict[str, Any]:
+    """``--input``: a JSON object, or one in a file. ``option``: how it was called where it was typed."""
+    if text is None:
+        return {}
+    source = option
+    if text.startswith("@"):
+        source = text[1:]
+        try:
+            text = typer.get_text_stream("stdin").read() if source == "-" else Path(source).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise KitaruInputError(f"{source} can't be read: {error}", hint=f"{option} @file.json") from error
+    try:
+        found = parse_json(text)
+    except KeyGivenTwice as error:
+        raise KitaruInputError(f"{source}: {error}", hint="keep one of the two") from error
+    except ValueError as error:
+        raise KitaruInputError(f"{source} is not JSON: {error}", hint=f"""{option} '{EXAMPLE}'""") from error
+    if not isinstance(found, dict):
+        raise KitaruInputError(
+            f"{source} holds {type(found).__name__}, expected an object of inputs by name",
+            hint=f"""{option} '{EXAMPLE}'""",
+        )
+    return found

@@ -1,0 +1,148 @@
+"""Commands about the store itself."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from importlib import import_module
+from typing import Annotated
+
+import typer
+
+from kitaru.cli.options import (
+    Place,
+    placed,
+)
+from kitaru.cli.terminal import progress, terminal
+from kitaru.errors import KitaruUsageError
+
+store_app = typer.Typer(help="The store: whether it is sound, and what in it is garbage.", no_args_is_help=True)
+
+
+@store_app.command("verify")
+@placed("store.verify")
+def verify(
+    at: Place,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also every object that the newest state leads to, and every journal.")
+    ] = False,
+    expect: Annotated[
+        str | None,
+        typer.Option("--expect", metavar="DIGEST", help="A digest of the head, noted earlier: it must be there."),
+    ] = None,
+) -> None:
+    """Check that nobody changed the history. Every generation names the digest of the one before it.
+
+    Exit code 0: sound, 1: not. Who rewrites the log from one entry to its end leaves a chain that fits, as who cuts off
+    its newest entries and edits kitaru.lock does: note the digest of the head elsewhere, and ask for it with --expect.
+
+    Where kitaru.lock is ahead of the log, or denies it, plan and every verb that writes refuse. After a restore from a
+    backup that lacks the newest generations: look at what this command says, then delete PROJECT/kitaru.lock.
+    """
+    if expect is not None and not expect.strip():
+        raise KitaruUsageError(
+            "--expect is empty: expected the digest that was noted",
+            hint="kitaru store verify prints the digest of the newest generation",
+        )
+    client = at.connect()
+    found = client.history.verify(deep=deep, expect=expect or "")
+    progress.close()
+    view = import_module("kitaru.cli.views.history_text")
+    terminal.item(found, view.verified_lines(found, terminal.style))
+    if not found.sound:
+        raise typer.Exit(1)
+
+
+# --- gc ---------------------------------------------------------------------------------------------------------------
+
+AGE = "A number and m (minutes), h (hours), d (days) or w (weeks): 90d."
+UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+@store_app.command("gc")
+@placed("store.gc")
+def gc(
+    at: Place,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove it; without this, only say what would go.")] = False,
+    keep_versions: Annotated[
+        int | None,
+        typer.Option("--keep-versions", metavar="N", min=1, help="Delete versions but the newest N of each flow."),
+    ] = None,
+    older_than: Annotated[
+        str | None, typer.Option("--older-than", metavar="AGE", help=f"Delete versions that are older. {AGE}")
+    ] = None,
+    executions_older_than: Annotated[
+        str | None,
+        typer.Option("--executions-older-than", metavar="AGE", help=f"Remove executions that ended longer ago. {AGE}"),
+    ] = None,
+    grace: Annotated[
+        str, typer.Option("--grace", metavar="AGE", help=f"Nothing goes that was written or needed within it. {AGE}")
+    ] = "24h",
+    local: Annotated[
+        bool, typer.Option("--local", help="This machine's caches instead: environments and sources.")
+    ] = False,
+    unused_for: Annotated[
+        str, typer.Option("--unused-for", metavar="AGE", help=f"With --local: what nobody used for so long. {AGE}")
+    ] = "30d",
+) -> None:
+    """Find what nothing leads to any more, and remove it with --delete.
+
+    Versions and executions go only where an option says so.
+
+    A version never goes that a route, a label, a hold or an unfinished execution needs; with both --keep-versions and
+    --older-than, those go that are outside of both. What deleted versions leave goes one grace period later.
+
+    An execution goes only when it has completed, failed or was cancelled; one that waits, runs or is lost stays,
+    however old it is. With it go its journal, logs, results, artifacts and idempotency key.
+
+    Others may work on the store meanwhile; with --grace 0d nobody may.
+    """
+    client = at.connect()
+    view = import_module("kitaru.cli.views.housekeeping_text")
+    terms: dict[str, str | int | None] = {
+        "--keep-versions": keep_versions,
+        "--older-than": older_than,
+        "--executions-older-than": executions_older_than,
+        "--grace": grace if grace != "24h" else None,
+    }
+    if local:
+        if wrong := [name for name, value in terms.items() if value is not None]:
+            raise KitaruUsageError(f"--local takes no {', '.join(wrong)}", hint="leave out the one or the other")
+        pruned = client.housekeeping.prune_caches(delete=delete, unused_for=_age("--unused-for", unused_for))
+        command = _again({"--local": True, "--unused-for": unused_for if unused_for != "30d" else None}, [])
+        terminal.item(pruned, view.pruned_lines(pruned, command, terminal.style))
+        return
+    found = client.housekeeping.collect(
+        delete=delete,
+        keep_versions=keep_versions,
+        older_than=_some_age("--older-than", older_than),
+        executions_older_than=_some_age("--executions-older-than", executions_older_than),
+        grace=_age("--grace", grace),
+    )
+    progress.close()
+    terminal.item(found, view.collected_lines(found, _again(terms, at.options), terminal.style))
+
+
+def _again(chosen: Mapping[str, object], place: Sequence[str]) -> str:
+    """The command that removes what this one showed."""
+    words = ["kitaru", "store", "gc", "--delete"]
+    for name, value in chosen.items():
+        if value is not None:
+            words += [name] if value is True else [name, str(value)]
+    return shlex.join([*words, *place])
+
+
+def _some_age(option: str, text: str | None) -> timedelta | None:
+    found = _age(option, text) if text is not None else None
+    if found == timedelta(0):
+        raise KitaruUsageError(f"{option} {text}: expected an age, nought is none", hint=f"{option} 90d")
+    return found
+
+
+def _age(option: str, text: str) -> timedelta:
+    found = re.fullmatch(r"(\d{1,6})([mhdw])", text.strip())
+    if found is None:
+        raise KitaruUsageError(f"{option} {text}: expected a number and m, h, d or w", hint=f"{option} 90d")
+    return timedelta(**{UNITS[found[2]]: int(found[1])})

@@ -1,1 +1,0 @@
-"""The imperative shell: effects through ports, decisions by the core."""

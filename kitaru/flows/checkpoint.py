@@ -1,0 +1,211 @@
+"""``@checkpoint``: one durable call inside a flow."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Coroutine, Iterable
+from inspect import iscoroutinefunction
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
+
+from kitaru.errors import KitaruUsageError
+from kitaru.flows.context import require_scope
+from kitaru.flows.future import CheckpointFuture, CheckpointFutures
+from kitaru.flows.options import (
+    CheckpointOptions,
+    check_cache,
+    check_function,
+    check_retries,
+    check_runtime,
+    check_serializer,
+    check_timeout,
+)
+from kitaru.flows.policy import Retry, policy_of, settled
+from kitaru.flows.signature import Parameters
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+OnError = Literal["fail", "collect"]
+
+
+class Checkpoint(Generic[P, R]):
+    """A function whose result, once it has one, is recorded and never computed again in that execution."""
+
+    def __init__(self, func: Callable[P, R], options: CheckpointOptions) -> None:
+        functools.update_wrapper(self, func)
+        self.func = func
+        self.name = func.__name__
+        self.options = options
+        self.is_async = iscoroutinefunction(func)
+        self.parameters = Parameters(func)
+        self._policy: Retry | None = None
+
+    def __repr__(self) -> str:
+        return f"<checkpoint {self.name}>"
+
+    def policy(self) -> Retry:
+        """Which failures are followed by another attempt. ``KitaruUsageError`` for an exception that is not there."""
+        if self._policy is None:
+            self._policy = settled(policy_of(self.options.retries), self.func.__globals__, f"checkpoint {self.name!r}")
+        return self._policy
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run it here, in the flow body, and return its value; recorded results are returned without running it.
+
+        Raises what the function raises, once its retries are used up. ``KitaruContextError`` outside a flow, and
+        inside another checkpoint.
+        """
+        result: R = require_scope(self.name).call(self, args, kwargs)
+        return result
+
+    @overload
+    def submit(
+        self: Checkpoint[..., Coroutine[Any, Any, T]], *args: Any, after: Any = None, **kwargs: Any
+    ) -> CheckpointFuture[T]: ...
+
+    @overload
+    def submit(self, *args: Any, after: Any = None, **kwargs: Any) -> CheckpointFuture[R]: ...
+
+    def submit(self, *args: Any, after: Any = None, **kwargs: Any) -> CheckpointFuture[Any]:
+        """Start it beside the flow body. Futures among the arguments, and in ``after``, are waited for first."""
+        return require_scope(self.name).submit(self, args, kwargs, after)
+
+    @overload
+    def map(
+        self: Checkpoint[..., Coroutine[Any, Any, T]],
+        *iterables: Iterable[Any],
+        max_concurrency: int | None = None,
+        on_error: OnError = "fail",
+        after: Any = None,
+        **constants: Any,
+    ) -> CheckpointFutures[T]: ...
+
+    @overload
+    def map(
+        self,
+        *iterables: Iterable[Any],
+        max_concurrency: int | None = None,
+        on_error: OnError = "fail",
+        after: Any = None,
+        **constants: Any,
+    ) -> CheckpointFutures[R]: ...
+
+    def map(
+        self,
+        *iterables: Iterable[Any],
+        max_concurrency: int | None = None,
+        on_error: OnError = "fail",
+        after: Any = None,
+        **constants: Any,
+    ) -> CheckpointFutures[Any]:
+        """One call for each element (zipped, equal lengths), with ``constants`` the same in all of them.
+
+        ``on_error``: with ``fail`` the first call that fails keeps those that have not begun from beginning; with
+        ``collect`` all of them run, and ``outcomes()`` or ``results(return_exceptions=True)`` tells which failed.
+        """
+        if not iterables:
+            raise KitaruUsageError(f"{self.name}.map() needs something to map over", hint=f"{self.name}.map([1, 2, 3])")
+        try:
+            calls = list(zip(*map(list, iterables), strict=True))
+        except ValueError:
+            raise KitaruUsageError(
+                f"{self.name}.map() was given iterables of different lengths",
+                hint="For all combinations use .product().",
+            ) from None
+        return self._fan_out(calls, constants, after, max_concurrency, on_error)
+
+    @overload
+    def product(
+        self: Checkpoint[..., Coroutine[Any, Any, T]],
+        *iterables: Iterable[Any],
+        max_concurrency: int | None = None,
+        on_error: OnError = "fail",
+        after: Any = None,
+        **constants: Any,
+    ) -> CheckpointFutures[T]: ...
+
+    @overload
+    def product(
+        self,
+        *iterables: Iterable[Any],
+        max_concurrency: int | None = None,
+        on_error: OnError = "fail",
+        after: Any = None,
+        **constants: Any,
+    ) -> CheckpointFutures[R]: ...
+
+    def product(
+        self,
+        *iterables: Iterable[Any],
+        max_concurrency: int | None = None,
+        on_error: OnError = "fail",
+        after: Any = None,
+        **constants: Any,
+    ) -> CheckpointFutures[Any]:
+        """One call for each combination of elements, the last iterable varying fastest. ``on_error`` as in ``map``."""
+        return self._fan_out(itertools.product(*iterables), constants, after, max_concurrency, on_error)
+
+    def _fan_out(
+        self,
+        calls: Iterable[tuple[Any, ...]],
+        constants: dict[str, Any],
+        after: Any,
+        limit: int | None,
+        on_error: OnError,
+    ) -> CheckpointFutures[Any]:
+        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+            raise KitaruUsageError(f"max_concurrency of {self.name} must be a whole number from 1, not {limit!r}")
+        if on_error not in ("fail", "collect"):
+            raise KitaruUsageError(f'on_error of {self.name} must be "fail" or "collect", not {on_error!r}')
+        return require_scope(self.name).fan_out(self, calls, constants, after, limit, on_error == "collect")
+
+
+@overload
+def checkpoint(func: Callable[P, R], /) -> Checkpoint[P, R]: ...
+
+
+@overload
+def checkpoint(
+    *,
+    retries: int | Retry = 0,
+    cache: bool | None = None,
+    type: str | None = None,
+    runtime: str | None = None,
+    timeout: float | None = None,
+    serializer: str | None = None,
+) -> Callable[[Callable[P, R]], Checkpoint[P, R]]: ...
+
+
+def checkpoint(
+    func: Callable[..., Any] | None = None,
+    /,
+    *,
+    retries: int | Retry = 0,
+    cache: bool | None = None,
+    type: str | None = None,
+    runtime: str | None = None,
+    timeout: float | None = None,
+    serializer: str | None = None,
+) -> Any:
+    """Make a function a checkpoint: ``@checkpoint``, or ``@checkpoint(retries=2)`` for up to two further attempts.
+
+    ``retries`` is a number, or ``Retry(attempts=3, backoff=1)``. ``timeout``: seconds after which an attempt is stopped
+    and counts as failed. ``runtime="isolated"`` runs each attempt in a process of its own. ``cache=False``: the result
+    of an earlier execution is never taken instead.
+    ``serializer="pickle"`` stores results by pickle, for types that have no other form; only for stores that you trust.
+    """
+
+    def decorate(func: Callable[..., Any]) -> Checkpoint[..., Any]:
+        owner = f"checkpoint {getattr(func, '__name__', '?')!r}"
+        options = CheckpointOptions(
+            retries=check_retries(retries, owner),
+            cache=check_cache(cache, owner),
+            type=type,
+            runtime=check_runtime(runtime, owner),
+            serializer=check_serializer(serializer, owner),
+            timeout=check_timeout(timeout, owner),
+        )
+        return Checkpoint(check_function(func, "@checkpoint"), options)
+
+    return decorate if func is None else decorate(func)

@@ -1,0 +1,240 @@
+"""``@flow``: the durable boundary. Its body is ordinary Python that calls checkpoints."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Coroutine, Mapping
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+
+from kitaru.errors import KitaruInputError, KitaruUsageError
+from kitaru.flows.binding import connect
+from kitaru.flows.handle import Handle
+from kitaru.flows.options import FlowOptions, check_cache, check_function, check_retries, check_timeout
+from kitaru.flows.policy import Retry, settled
+from kitaru.flows.signature import Parameters
+
+if TYPE_CHECKING:
+    from kitaru.flows.deployment import Deployment
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Flow(Generic[P, R]):
+    """A flow. Start it with ``.run(...)``, or a deployed version of it with ``.invoke(...)``."""
+
+    def __init__(self, func: Callable[P, R], options: FlowOptions) -> None:
+        functools.update_wrapper(self, func)
+        self.func = func
+        self.name = func.__name__
+        self.options = options
+        self.is_async = iscoroutinefunction(func)
+        self.parameters = Parameters(func)
+
+    def __repr__(self) -> str:
+        return f"<flow {self.name}>"
+
+    def settle(self, retries: int | Retry) -> int | Retry:
+        """``retries`` with the names of its exceptions found. ``KitaruUsageError`` for one that is not there."""
+        if not isinstance(retries, Retry):
+            return retries
+        return settled(retries, self.func.__globals__, f"flow {self.name!r}")
+
+    def __call__(self, *_args: P.args, **_kwargs: P.kwargs) -> R:
+        """Not how a flow is started: ``KitaruUsageError``."""
+        raise KitaruUsageError(
+            f"flow {self.name!r} can't be called directly",
+            hint=f"Start it from source with {self.name}.run(...), or a deployed version with {self.name}.invoke(...).",
+        )
+
+    @overload
+    def run(
+        self: Flow[..., Coroutine[Any, Any, T]],
+        *args: Any,
+        inputs: Mapping[str, Any] | None = None,
+        stack: str | None = None,
+        retries: int | Retry | None = None,
+        cache: bool | None = None,
+        image: Any = None,
+        **kwargs: Any,
+    ) -> Handle[T]: ...
+
+    @overload
+    def run(
+        self,
+        *args: Any,
+        inputs: Mapping[str, Any] | None = None,
+        stack: str | None = None,
+        retries: int | Retry | None = None,
+        cache: bool | None = None,
+        image: Any = None,
+        **kwargs: Any,
+    ) -> Handle[R]: ...
+
+    def run(
+        self,
+        *args: Any,
+        inputs: Mapping[str, Any] | None = None,
+        stack: str | None = None,
+        retries: int | Retry | None = None,
+        cache: bool | None = None,
+        image: Any = None,
+        **kwargs: Any,
+    ) -> Handle[Any]:
+        """Start an execution from this source and return at once.
+
+        Inputs are the flow's arguments; ``inputs`` holds those whose names are options here. ``KitaruInputError``
+        where they don't fit. Options given here win over the decorator's.
+        """
+        owner = f"flow {self.name!r}"
+        self.settle(check_retries(self.options.retries if retries is None else retries, owner))
+        return connect().executions.run(  # type: ignore[no-any-return]
+            self,
+            self.bind(args, self._merged(inputs, kwargs)),
+            stack=stack,
+            retries=retries,
+            cache=check_cache(cache, owner),
+            image=image,
+        )
+
+    def invoke(
+        self,
+        *,
+        inputs: Mapping[str, Any] | None = None,
+        version: int | None = None,
+        tag: str | None = None,
+        **kwargs: Any,
+    ) -> Handle[Any]:
+        """Start an execution of a deployed version:
+
+        the one that ``default`` points at, unless ``version`` or ``tag`` says.
+        """
+        return connect().deployments.invoke(  # type: ignore[no-any-return]
+            flow=self.name, inputs=self._merged(inputs, kwargs), version=version, tag=tag
+        )
+
+    def deploy(
+        self,
+        *args: Any,
+        inputs: Mapping[str, Any] | None = None,
+        tag: str | None = None,
+        exclusive: bool = False,
+        image: Any = None,
+        stack: str | None = None,
+        **kwargs: Any,
+    ) -> Deployment:
+        """Save this flow as a new version that others can invoke, and lead one tag to it.
+
+        ``tag`` is ``default`` unless it is given; the first deploy of a flow gets ``default`` in any case. Inputs are
+        representative: consumers override them, and some may be left out. Kitaru builds the working tree as it is, and
+        keeps the manifest in reach true: that of the current folder, or the one around this flow's file where the file
+        is not below that manifest's folder.
+        """
+        given = self._partial(args, self._merged(inputs, kwargs))
+        return connect().deployments.deploy(  # type: ignore[no-any-return]
+            self, given or None, tag=tag, exclusive=exclusive, image=image, stack=stack
+        )
+
+    def deployment(self, *, version: int | None = None, tag: str | None = None) -> Deployment:
+        """A deployed version: the one that ``default`` leads to, unless ``version`` or ``tag`` says."""
+        return connect().deployments.get(self.name, version=version, tag=tag)  # type: ignore[no-any-return]
+
+    def replay(
+        self,
+        exec_id: str,
+        *,
+        from_: str | int,
+        args: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        version: int | None = None,
+        tag: str | None = None,
+    ) -> Handle[Any]:
+        """Start a new execution that takes over what ``exec_id`` finished before ``from_``, and runs the rest anew.
+
+        From this source, or as a deployed version where ``version`` or ``tag`` says which. ``from_``: the name of a
+        checkpoint or wait, the id of a call, or its position from 1. ``args`` replace inputs; ``overrides`` give
+        results and answers: ``{"checkpoint.research": ..., "wait.approve": ...}``.
+        """
+        here = self if version is None and tag is None else None
+        return connect().executions.replay(  # type: ignore[no-any-return]
+            exec_id, from_=from_, args=args, overrides=overrides, version=version, tag=tag, flow=here
+        )
+
+    def bind(self, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The flow's inputs by name, defaults filled in, converted to what the annotations say.
+
+        ``KitaruInputError`` with every problem at once where they don't fit.
+        """
+        return self.parameters.bind_inputs(args, kwargs or {}, f"flow {self.name!r}")
+
+    def _partial(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Some of the inputs by name, no defaults filled in. ``KitaruInputError`` for one that the flow has not."""
+        try:
+            return dict(self.parameters.signature.bind_partial(*args, **kwargs).arguments)
+        except TypeError as error:
+            raise KitaruInputError(f"the inputs don't fit flow {self.name!r}: {error}") from error
+
+    def _merged(self, inputs: Mapping[str, Any] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if inputs is None:
+            return kwargs
+        if not isinstance(inputs, Mapping) or not all(isinstance(name, str) for name in inputs):
+            raise KitaruInputError(
+                f"inputs of flow {self.name!r} must be a mapping of names to values, not {inputs!r:.80}"
+            )
+        if twice := sorted(inputs.keys() & kwargs.keys()):
+            raise KitaruInputError(f"flow {self.name!r} was given {', '.join(twice)} both by name and in inputs=")
+        return {**inputs, **kwargs}
+
+
+@overload
+def flow(func: Callable[P, R], /) -> Flow[P, R]: ...
+
+
+@overload
+def flow(
+    *,
+    retries: int | Retry = 0,
+    cache: bool | None = None,
+    stack: str | None = None,
+    image: Any = None,
+    timeout: float | None = None,
+) -> Callable[[Callable[P, R]], Flow[P, R]]: ...
+
+
+def flow(
+    func: Callable[..., Any] | None = None,
+    /,
+    *,
+    retries: int | Retry = 0,
+    cache: bool | None = None,
+    stack: str | None = None,
+    image: Any = None,
+    timeout: float | None = None,
+) -> Any:
+    """Make a function a flow: ``@flow``, or ``@flow(retries=2)`` to run its body again up to twice when it fails.
+
+    ``timeout``: seconds after which an attempt at the body is stopped and counts as failed.
+    """
+
+    def decorate(func: Callable[..., Any]) -> Flow[..., Any]:
+        owner = f"flow {getattr(func, '__name__', '?')!r}"
+        checked = check_function(func, "@flow")
+        # An identifier that address.FLOW_NAME takes; importing that module here would double what this one costs.
+        if not checked.__name__.isascii() or len(checked.__name__) > 100:
+            raise KitaruUsageError(
+                f"{owner} can't be a flow's name: letters a-z, digits and underscores, at most 100", hint="Rename it."
+            )
+        return Flow(
+            checked,
+            FlowOptions(
+                retries=check_retries(retries, owner),
+                cache=check_cache(cache, owner),
+                stack=stack,
+                image=image,
+                timeout=check_timeout(timeout, owner),
+            ),
+        )
+
+    return decorate if func is None else decorate(func)

@@ -1,0 +1,273 @@
+"""The value of a checkpoint that runs beside the flow body."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar, overload
+
+from kitaru.errors import KitaruTimeoutError, KitaruUsageError
+from kitaru.flows.context import must_run_in
+
+T = TypeVar("T")
+
+
+class CheckpointFuture(Generic[T]):
+    """What ``checkpoint.submit()`` returns.
+
+    Pass it to another checkpoint as it is, ask for ``result()``, or ``await`` it.
+    """
+
+    def __init__(self, name: str, call: str) -> None:
+        self.name = name
+        self.call_id = call
+        self._guard = threading.Lock()
+        self._process = os.getpid()
+        self._settled = False
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._waiting: threading.Event | None = None
+        self._callbacks: list[Callable[[CheckpointFuture[T]], None]] = []
+        self._observed = False
+        self._refuse_wait: Callable[[], bool] | None = None
+        self.group: FanOut | None = None
+        """The calls that it was made with."""
+
+    def __repr__(self) -> str:
+        state = ("failed" if self._error else "done") if self._settled else "pending"
+        return f"<CheckpointFuture {self.name} #{self.call_id} {state}>"
+
+    def done(self) -> bool:
+        """Whether it has a value or failed."""
+        return self._settled
+
+    def result(self, timeout: float | None = None) -> T:
+        """The value, waiting for it up to ``timeout`` seconds; raises what the checkpoint raised.
+
+        ``KitaruTimeoutError`` where it takes longer; the checkpoint goes on.
+        """
+        self._wait(timeout)
+        self._observed = True
+        if self._error is not None:
+            raise self._error
+        value: T = self._value
+        return value
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What the checkpoint raised, or None; waits like ``result``."""
+        self._wait(timeout)
+        self._observed = True
+        return self._error
+
+    def __await__(self) -> Generator[Any, None, T]:
+        yield from self.outcome().__await__()
+        return self.result()
+
+    # --- for the run that owns it -------------------------------------------------------------------------------------
+
+    def settle(self, value: Any = None, error: BaseException | None = None) -> None:
+        """Give it its value or its error, once."""
+        with self._guard:
+            self._value, self._error = value, error
+            self._settled = True
+            callbacks, self._callbacks = self._callbacks, []
+            waiting = self._waiting
+        if waiting is not None:
+            waiting.set()
+        for callback in callbacks:
+            callback(self)
+
+    def on_done(self, callback: Callable[[CheckpointFuture[T]], None]) -> None:
+        """Call ``callback`` when it is settled, at once if it is; from whichever thread settles it."""
+        with self._guard:
+            if not self._settled:
+                self._callbacks.append(callback)
+                return
+        callback(self)
+
+    def refuse_wait_when(self, blocked: Callable[[], bool]) -> None:
+        """Where ``blocked()`` holds, waiting would stop the very loop that makes the value."""
+        self._refuse_wait = blocked
+
+    def settled(self) -> None:
+        """Wait for the outcome without asking for it."""
+        self._wait(None)
+
+    async def outcome(self) -> None:
+        """As ``settled``, while the event loop goes on."""
+        if self._settled:
+            return
+        import asyncio  # slow to load; who awaits has loaded it
+
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+
+        def wake() -> None:
+            if not waiter.done():
+                waiter.set_result(None)
+
+        def settled(_: CheckpointFuture[T]) -> None:
+            with suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(wake)
+
+        self.on_done(settled)
+        await waiter
+
+    def observe(self) -> None:
+        """Its failure is somebody's to look at, and does not fail the flow by itself."""
+        self._observed = True
+
+    @property
+    def outcome_error(self) -> BaseException | None:
+        """The error of a settled call."""
+        return self._error
+
+    @property
+    def lost_error(self) -> BaseException | None:
+        """The error of a call that failed and that nobody asked about."""
+        return None if self._observed else self._error
+
+    def _wait(self, timeout: float | None) -> None:
+        if self._settled:
+            return
+        must_run_in(self._process, f"result() of checkpoint {self.name!r}")  # a fork has no thread to settle it
+        if self._refuse_wait is not None and self._refuse_wait():
+            raise KitaruUsageError(
+                f"result() of async checkpoint {self.name!r} would block the event loop that runs it",
+                hint="Write: value = await future",
+            )
+        with self._guard:
+            if self._settled:
+                return
+            self._waiting = waiting = self._waiting or threading.Event()
+        if not waiting.wait(timeout):
+            raise KitaruTimeoutError(
+                f"checkpoint {self.name!r} (call {self.call_id}) has no result after {timeout} seconds",
+                hint="It goes on; ask again, or without a timeout.",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[T]):
+    """How one call went: its ``value``, or the ``error`` that it failed with."""
+
+    value: T | None = None
+    error: BaseException | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it has a value."""
+        return self.error is None
+
+
+class FanOut:
+    """Calls that were made together. ``failed``: why those that have not begun must not begin any more."""
+
+    __slots__ = ("collects", "failed")
+
+    def __init__(self, *, collects: bool) -> None:
+        self.collects = collects
+        self.failed: BaseException | None = None
+
+    def check(self) -> None:
+        """Raise the first failure, unless all of them are collected."""
+        if self.failed is not None:
+            raise self.failed
+
+    def note(self, future: CheckpointFuture[Any]) -> None:
+        """One call is settled."""
+        if self.collects:
+            future.observe()
+        else:
+            self.failed = self.failed or future.outcome_error
+
+
+class CheckpointFutures(Sequence[CheckpointFuture[T]]):
+    """What ``map`` and ``product`` return: the futures, in the order of the arguments."""
+
+    def __init__(self, futures: Sequence[CheckpointFuture[T]]) -> None:
+        self._futures = tuple(futures)
+
+    @overload
+    def results(self, timeout: float | None = None) -> list[T]: ...
+
+    @overload
+    def results(self, timeout: float | None = None, *, return_exceptions: Literal[True]) -> list[T | BaseException]: ...
+
+    def results(self, timeout: float | None = None, *, return_exceptions: bool = False) -> Any:
+        """All values, in order. Waits for every one, each up to ``timeout`` seconds, then raises the first error.
+
+        ``return_exceptions``: gives the error in place of the value of each call that failed, and raises none.
+        """
+        errors = [future.exception(timeout) for future in self._futures]
+        if not return_exceptions:
+            return [future.result() for future in self._futures]
+        return [error or future.result() for error, future in zip(errors, self._futures, strict=True)]
+
+    def outcomes(self, timeout: float | None = None) -> list[Outcome[T]]:
+        """How each call went, in order. Waits for every one, each up to ``timeout`` seconds."""
+        errors = [future.exception(timeout) for future in self._futures]
+        return [
+            Outcome(error=error) if error is not None else Outcome(future.result())
+            for error, future in zip(errors, self._futures, strict=True)
+        ]
+
+    @property
+    def done_count(self) -> int:
+        """How many have a value or failed, by now."""
+        return sum(future.done() for future in self._futures)
+
+    def done(self) -> bool:
+        """Whether every one has a value or failed."""
+        return all(future.done() for future in self._futures)
+
+    def __await__(self) -> Generator[Any, None, list[T]]:
+        for future in self._futures:
+            yield from future.outcome().__await__()
+        return [future.result() for future in self._futures]
+
+    def __len__(self) -> int:
+        return len(self._futures)
+
+    @overload
+    def __getitem__(self, index: int) -> CheckpointFuture[T]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[CheckpointFuture[T]]: ...
+
+    def __getitem__(self, index: int | slice) -> CheckpointFuture[T] | Sequence[CheckpointFuture[T]]:
+        return self._futures[index]
+
+    def __repr__(self) -> str:
+        return f"<CheckpointFutures of {len(self)}>"
+
+
+def futures_in(value: Any) -> list[CheckpointFuture[Any]]:
+    """Every future in ``value``, also nested in lists, tuples and dicts."""
+    kind = type(value)
+    if kind is CheckpointFuture:
+        return [value]
+    if kind is CheckpointFutures:
+        return list(value)
+    if kind is dict:
+        return [future for item in value.values() for future in futures_in(item)]
+    if kind is list or kind is tuple:
+        return [future for item in value for future in futures_in(item)]
+    return []
+
+
+def resolved(value: Any) -> Any:
+    """``value`` with each future in it replaced by its result; the same object where there is none."""
+    kind = type(value)
+    if kind is CheckpointFuture:
+        return value.result()
+    if kind is CheckpointFutures:
+        return [future.result() for future in value]
+    if kind in (dict, list, tuple) and futures_in(value):
+        if kind is dict:
+            return {key: resolved(item) for key, item in value.items()}
+        return kind(resolved(item) for item in value)
+    return value

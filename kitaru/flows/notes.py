@@ -1,0 +1,80 @@
+"""``log``, ``save`` and ``load``: what an author notes beside the results of a flow and its checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+
+from kitaru.errors import KitaruContextError
+from kitaru.flows.context import find_scope
+from kitaru.flows.options import check_serializer
+
+
+class NoteTaker(Protocol):
+    """What a scope does with notes."""
+
+    def log(self, metadata: dict[str, Any]) -> None:
+        """Merge into the metadata of this call, or of the execution."""
+        ...
+
+    def save(self, name: str, value: Any, kind: str, tags: Sequence[str], serializer: str | None = None) -> str:
+        """Keep a named value; its artifact's id."""
+        ...
+
+    def load(self, exec_id: str, name: str) -> Any:
+        """The newest artifact of that name."""
+        ...
+
+
+def log(**metadata: Any) -> None:
+    """Note ``metadata``: in a checkpoint about that call, in a flow's body about the execution.
+
+    Objects merge with what was logged before, at every depth; everything else replaces it. Values are JSON-like;
+    models and dataclasses become objects. It is recorded with the next entry of the journal, at the latest with the
+    end of the checkpoint: a crash before that loses it. Raises ``KitaruContextError`` outside a flow,
+    ``KitaruValueError`` for a value that has no JSON form.
+    """
+    _here("log").log(metadata)
+
+
+def save(
+    name: str,
+    value: Any,
+    *,
+    type: str = "output",
+    tags: Sequence[str] | None = None,
+    serializer: str | None = None,
+) -> str:
+    """Keep ``value`` under ``name`` with this execution; durable when it returns. Gives the artifact's id.
+
+    Saving the same name again in the same checkpoint call (or flow body) replaces it. ``type`` is any word of yours:
+    ``client.artifacts.list(exec_id, kind=...)`` finds it. ``serializer="pickle"`` keeps a value that has no other form;
+    only for stores that you trust. Raises ``KitaruContextError`` outside a flow,
+    ``KitaruValueError`` for a value that can't be stored.
+    """
+    return _here("save").save(name, value, type, tuple(tags or ()), check_serializer(serializer, f"save({name!r})"))
+
+
+def load(exec_id: str, name: str) -> Any:
+    """The value saved under ``name`` by an execution of this project, this one or another.
+
+    Where several of its calls saved that name, it is the value that was saved last; of calls that run beside each other
+    that may be any: give each a name of its own, or pass the value.
+
+    Call it in a checkpoint where what it gives must not change when the flow is taken up again: a flow body that runs
+    again also loads again. Raises ``KitaruUsageError`` for what is no execution's id, and where there is no such
+    artifact.
+    """
+    return _here("load").load(exec_id, name)
+
+
+def _here(verb: str) -> NoteTaker:
+    current = find_scope(f"{verb}()")
+    if current is None:
+        other = "" if verb == "log" else " Outside, read artifacts with KitaruClient().artifacts."
+        raise KitaruContextError(
+            f"{verb}() was called outside a flow",
+            hint=f"Call it in the body of a flow or of a checkpoint, while that runs.{other} "
+            "A thread of your own needs the flow's context: contextvars.copy_context().run(...).",
+        )
+    return cast("NoteTaker", current)

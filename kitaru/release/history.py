@@ -1,0 +1,226 @@
+"""The lock log, looked back on: the newest generations first, and the state as it was at a moment.
+
+Requests, beyond those that find the newest state (two where the hint is fresh):
+
+==========================================  ============================================================================
+asked for                                   reads
+==========================================  ============================================================================
+the newest L generations                    L
+the newest L generations of one flow        as far back as the L-th of them or the flow's first version, in batches that
+                                            grow from 32 to 256 generations; at most ``SEARCHED`` unless all are wanted
+the state at a moment                       log2 of the number of generations to find it, then back to the nearest entry
+                                            that holds a full state: at most 64, and one in a small project
+==========================================  ============================================================================
+
+A batch is read by several threads where the store is not on this machine.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from kitaru.core.commit import next_lockfile
+from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
+from kitaru.model import address
+from kitaru.model.address import digest
+from kitaru.model.lockfile import Edit, Generation, Lockfile, Mint, Move, Rename
+from kitaru.ports import Store
+from kitaru.run.journal import read_many
+from kitaru.store.records import parse
+
+SEARCHED = 5000
+"""How many generations a search for one flow looks at, where nobody asked for all."""
+
+FIRST_BATCH, LARGEST_BATCH = 32, 256
+NEARBY = 64
+"""How far from the state at a moment a move is looked for: the clocks of two machines differ a little."""
+
+
+class Gap(Enum):
+    """Why nothing is known of a generation."""
+
+    MISSING = "is missing from the lock log"
+    UNREADABLE = "can't be read"
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A generation, the digest of its bytes, and those of its edits that were asked about."""
+
+    entry: Generation
+    digest: str
+    edits: tuple[Edit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Generations, newest first. ``reached`` is the oldest that was looked at; ``more``: older ones may fit too.
+
+    ``unchained``: generations, of those that were looked at, whose digest is not the one that their follower names.
+    ``missing``: those that should have been looked at, and are not in the log; ``unreadable``: those that are there and
+    are no generation any more.
+    """
+
+    found: tuple[Logged, ...]
+    reached: int
+    more: bool
+    unchained: tuple[int, ...] = ()
+    missing: tuple[int, ...] = ()
+    unreadable: tuple[int, ...] = ()
+
+
+class Past:
+    """Looking back on the lock log of one project."""
+
+    def __init__(self, store: Store, project: str) -> None:
+        self._store = store
+        self._project = project
+        self._local = store.url.startswith(("file:", "memory:"))
+        self._known: dict[int, tuple[Generation, str]] = {}
+
+    def page(
+        self, head: int, *, flow: str | None = None, limit: int | None = None, searched: int | None = None
+    ) -> Page:
+        """At most ``limit`` generations from ``head`` backwards, those that touch ``flow`` where one is named.
+
+        A flow that was renamed is followed under its earlier names. At most ``searched`` generations are looked at.
+        A generation that is missing or can't be read is passed over, and said.
+        """
+        found: list[Logged] = []
+        unchained: list[int] = []
+        gaps: dict[Gap, list[int]] = {gap: [] for gap in Gap}
+        named = ""
+        name, number, first = flow, head, False
+        floor = max(0, head - searched) if searched is not None else 0
+        for number, read in self._there(head, floor, limit if flow is None else None):
+            if isinstance(read, Gap):
+                gaps[read].append(number)
+                named = ""
+                continue
+            entry, sha = read
+            if named and sha != named:
+                unchained.append(number)
+            named = entry.parent
+            edits = entry.edits if name is None else _of_flow(entry.edits, name)
+            if edits or name is None:
+                found.append(Logged(entry, sha, edits))
+            first = name is not None and any(isinstance(edit, Mint) and edit.expects == 0 for edit in edits)
+            if first or len(found) == limit:
+                break
+            name = next((edit.was for edit in edits if isinstance(edit, Rename) and edit.flow == name), name)
+        more = not first and number > 1
+        missing, unreadable = (tuple(gaps[gap]) for gap in (Gap.MISSING, Gap.UNREADABLE))
+        return Page(tuple(found), number, more, tuple(unchained), missing, unreadable)
+
+    def entry(self, number: int) -> tuple[Generation, str]:
+        """Generation ``number`` and the digest of its bytes. ``KitaruIntegrityError`` where there is a gap."""
+        return self._read([number])[0]
+
+    def at_moment(self, moment: str, head: int) -> int:
+        """The newest generation at or before ``head`` that was written at ``moment`` (a timestamp) or earlier.
+
+        One that is missing or can't be read is taken to be as old as the one before it.
+        """
+        return bisect_right(range(1, head + 1), moment, key=self._written_at)
+
+    def state(self, number: int) -> Lockfile:
+        """The state after generation ``number``, folded from the nearest full state at or before it."""
+        behind: list[tuple[Generation, str]] = []
+        lock = Lockfile(project=self._project)
+        for entry, sha in self._backwards(number, 0, 1):
+            if entry.state is not None:
+                lock = Lockfile(project=self._project, generation=entry.generation, entry=sha, flows=dict(entry.state))
+                if lock.state_digest != entry.state_digest:
+                    raise _not_so(self._project, entry.generation, "does not hold the state it claims")
+                break
+            behind.append((entry, sha))
+        for entry, sha in reversed(behind):
+            following = next_lockfile(lock, entry.edits, at=entry.at, by=entry.by, via=entry.verb)
+            if isinstance(following, tuple) or entry.parent != lock.entry:
+                raise _not_so(self._project, entry.generation, "does not follow the one before it")
+            lock = following.model_copy(update={"entry": sha})
+        # Once for all of them: writing out a large state takes longer than everything else here.
+        if behind and lock.state_digest != behind[0][0].state_digest:
+            raise _not_so(self._project, number, "does not lead to the state it claims")
+        return lock
+
+    def move_to(self, flow: str, tag: str, version: int, near: int, head: int) -> Generation | None:
+        """The move that brought ``tag`` to ``version``, looked for around generation ``near``, backwards first.
+
+        ``KitaruIntegrityError`` where a gap comes first: the move may have been there.
+        """
+        backwards = range(near, max(0, near - NEARBY), -1)
+        forwards = range(near + 1, min(head, near + NEARBY) + 1)
+        for numbers in (backwards, forwards):
+            for number, read in zip(numbers, self._looked_up(numbers), strict=True):
+                entry, _ = self._must(number, read)
+                for edit in entry.edits:
+                    if not isinstance(edit, Move) or (edit.flow, edit.tag) != (flow, tag):
+                        continue
+                    if any(holder.version == version for holder in edit.holders):
+                        return entry
+        return None
+
+    def _written_at(self, number: int) -> str:
+        found = (read for _, read in self._there(number, 0, 1) if not isinstance(read, Gap))
+        return next((entry.at for entry, _ in found), "")
+
+    def _backwards(self, start: int, floor: int, first: int | None) -> Iterator[tuple[Generation, str]]:
+        """As ``_there``; ``KitaruIntegrityError`` where there is a gap."""
+        for number, read in self._there(start, floor, first):
+            yield self._must(number, read)
+
+    def _there(self, start: int, floor: int, first: int | None) -> Iterator[tuple[int, tuple[Generation, str] | Gap]]:
+        """From ``start`` down to above ``floor``; the first batch has ``first`` generations where that is known."""
+        size = min(first or FIRST_BATCH, LARGEST_BATCH)
+        number = start
+        while number > floor:
+            batch = list(range(number, max(floor, number - size), -1))
+            yield from zip(batch, self._looked_up(batch), strict=True)
+            number -= len(batch)
+            size = min(max(size * 2, FIRST_BATCH), LARGEST_BATCH)
+
+    def _read(self, numbers: Sequence[int]) -> list[tuple[Generation, str]]:
+        found = zip(numbers, self._looked_up(numbers), strict=True)
+        return [self._must(number, read) for number, read in found]
+
+    def _must(self, number: int, read: tuple[Generation, str] | Gap) -> tuple[Generation, str]:
+        if isinstance(read, Gap):
+            raise _not_so(self._project, number, read.value)
+        return read
+
+    def _looked_up(self, numbers: Sequence[int]) -> list[tuple[Generation, str] | Gap]:
+        keys = [address.generation(self._project, number) for number in numbers if number not in self._known]
+        alone = self._local or len(keys) < 2
+        bodies = dict(zip(keys, map(self._store.read, keys) if alone else read_many(self._store, keys), strict=True))
+        return [self._known.get(number) or self._parsed(number, bodies) for number in numbers]
+
+    def _parsed(self, number: int, bodies: dict[str, bytes | None]) -> tuple[Generation, str] | Gap:
+        key = address.generation(self._project, number)
+        body = bodies[key]
+        if body is None:
+            return Gap.MISSING
+        try:
+            read = (parse(Generation, body, key), digest(body))
+        except KitaruStoreFormatError:
+            raise
+        except KitaruIntegrityError:
+            return Gap.UNREADABLE
+        if len(self._known) < LARGEST_BATCH:
+            self._known[number] = read
+        return read
+
+
+def _not_so(project: str, number: int, why: str) -> KitaruIntegrityError:
+    return KitaruIntegrityError(
+        f"generation {number} of project {project} {why}", hint="kitaru store verify tells what else is wrong"
+    )
+
+
+def _of_flow(edits: Sequence[Edit], name: str) -> tuple[Edit, ...]:
+    """The edits of a flow that was called ``name`` before them; those under the name that they give it are its too."""
+    names = {name, *(edit.flow for edit in edits if isinstance(edit, Rename) and edit.was == name)}
+    return tuple(edit for edit in edits if edit.flow in names)

@@ -1,0 +1,309 @@
+"""The lock log of a project: its newest state, its history, and the only writer of generations."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Required, TypedDict, Unpack
+
+from kitaru.core.commit import Broken, fold, next_lockfile
+from kitaru.errors import KitaruError, KitaruIntegrityError, KitaruStoreFormatError
+from kitaru.model import address
+from kitaru.model.address import canonical_json, digest, timestamp
+from kitaru.model.lockfile import Edit, Generation, Lockfile, Rename
+from kitaru.model.one_line import recorded_line
+from kitaru.model.route import APPLY
+from kitaru.model.snapshot import Commit
+from kitaru.ports import Clock, Created, Store
+from kitaru.store.log_holes import runs, sorted_names
+from kitaru.store.records import parse
+
+FULL_STATE_BYTES = 16 * 1024
+FULL_STATE_EVERY = 64
+"""A state larger than ``FULL_STATE_BYTES`` is written in full in every 64th entry only."""
+
+
+READS_ON = 3
+"""How many generations a writer that lost a race follows one by one, before it asks the hint where the log is now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Another writer took the generation: this one, on the state ``before`` it.
+
+    ``entry`` is the digest of the winner's bytes, ``seconds`` how long the attempt took that was lost to it.
+    """
+
+    winner: Generation
+    entry: str
+    before: Lockfile
+    seconds: float
+
+
+def way_on(project: str) -> str:
+    """What somebody does who has looked at a log that the hint denies, and wants to go on with it."""
+    hint = address.lock_hint(project)
+    return f"delete {hint} to go on with the log as it is (numbers of versions that are gone are given again)"
+
+
+def belongs(store: Store, project: str, number: int) -> bool:
+    """Whether an entry behind a gap is of this log: by its own word it is, and none is written before the one before.
+
+    Only then were those in the gap there once. One that can't be read doesn't deny it. One read.
+    """
+    key = address.generation(project, number)
+    body = store.read(key)
+    if body is None:
+        return False
+    try:
+        entry = parse(Generation, body, key)
+    except (KitaruIntegrityError, KitaruStoreFormatError):
+        return True
+    return (entry.generation, entry.project) == (number, project)
+
+
+class Signed(TypedDict, total=False):
+    """Who writes a generation, with which verb (``apply`` where none is given), from which commit, and why."""
+
+    by: Required[str]
+    verb: str
+    commit: Commit | None
+    message: str
+
+
+class Releases:
+    """The lock log of one project in one store."""
+
+    def __init__(self, store: Store, project: str, clock: Clock) -> None:
+        self._store = store
+        self._project = project
+        self._clock = clock
+        self._writing: tuple[str, bytes, Lockfile] | None = None
+
+    def head(self, *, verified: bool = False) -> Lockfile:
+        """The newest state. Two reads where the hint is fresh; a lost one costs a listing and reads, never truth.
+
+        ``verified``: what will be built upon is checked against the log first, one read more. The hint is written after
+        its entry, so it may be behind the log, never ahead of it: ``KitaruIntegrityError`` where it is, or says
+        otherwise than the entry, for whoever writes then would bury what was cut off or changed.
+        """
+        self._writing = None
+        lock = self._hinted()
+        if lock is None:
+            lock = self._rebuilt(self.last_number())
+        elif verified:
+            self._must_be_logged(lock)
+        try:
+            return self._forward(lock)
+        except KitaruStoreFormatError:
+            raise
+        except KitaruIntegrityError:
+            if verified:
+                # The log agreed with the hint, and does not agree with itself.
+                raise
+            # The hint may be what is wrong; the log alone decides.
+            return self._forward(self._rebuilt(self.last_number()))
+
+    def newest(self, known: Lockfile | None) -> Lockfile:
+        """The state that will be built upon: ``known`` where that was read already, else the head, verified."""
+        return known if known is not None else self.head(verified=True)
+
+    def entry(self, number: int) -> tuple[Generation, str] | None:
+        """Generation ``number`` and the digest of its bytes; None where the log ends before it."""
+        key = address.generation(self._project, number)
+        body = self._store.read(key)
+        return None if body is None else (parse(Generation, body, key), digest(body))
+
+    def last_number(self) -> int:
+        """The number of the newest generation, 0 where there is none; without the hint, and whatever is missing.
+
+        One listing, and one read for each gap at the end of which an entry says that it is of another place.
+        """
+        folder = address.generation(self._project, 0).rpartition("/")[0]
+        numbers, _ = sorted_names(self._project, self._store.names(f"{folder}/"))
+        for first, last in reversed(runs(numbers)):
+            if first == 1 or belongs(self._store, self._project, first):
+                return last
+        return 0
+
+    def after(self, lost: Lost) -> Lockfile:
+        """The newest state, for who lost a race: it has the winner's entry, so that one read is the rule."""
+        try:
+            lock = fold(lost.before, lost.winner, lost.entry)
+            for _ in range(READS_ON):
+                found = self.entry(lock.generation + 1)
+                if found is None:
+                    return lock
+                lock = fold(lock, *found)
+        except KitaruStoreFormatError:
+            raise
+        except KitaruIntegrityError:
+            # What it was built upon may be what is wrong; the log alone decides.
+            pass
+        return self.head(verified=True)
+
+    def append(
+        self, lock: Lockfile, edits: Sequence[Edit], **signed: Unpack[Signed]
+    ) -> Lockfile | Lost | tuple[Broken, ...]:
+        """Write the generation after ``lock`` with all of ``edits``: the only commit point there is.
+
+        Returns the new state, or ``Lost`` when another generation is there already, or what broke; nothing is written
+        in the last two cases.
+        """
+        at = timestamp(self._clock.now())
+        by, verb = recorded_line(signed["by"]), signed.get("verb", APPLY)
+        following = next_lockfile(lock, edits, at=at, by=by, via=verb)
+        if isinstance(following, tuple):
+            return following
+        # Written out once: of a thousand flows that takes longer than everything else here.
+        state = canonical_json({name: flow.data() for name, flow in following.flows.items()})
+        state_digest = digest(state)
+        whole = len(state) <= FULL_STATE_BYTES or following.generation % FULL_STATE_EVERY == 0
+        entry = Generation(
+            project=self._project,
+            generation=following.generation,
+            parent=lock.entry,
+            write=self._clock.token(26),
+            at=at,
+            by=by,
+            commit=signed.get("commit"),
+            message=recorded_line(signed.get("message", "")),
+            verb=verb,
+            edits=tuple(edits),
+            state_digest=state_digest,
+            state=following.flows if whole else None,
+        )
+        body = entry.canonical()
+        key = address.generation(self._project, entry.generation)
+        self._writing = (key, body, following.model_copy(update={"entry": digest(body)}))
+        begun = time.monotonic()
+        outcome = self._store.create(key, body)
+        if not isinstance(outcome, Created):
+            self._writing = None
+            winner = parse(Generation, outcome.existing, key)
+            return Lost(winner, digest(outcome.existing), lock, time.monotonic() - begun)
+        following = following.model_copy(update={"entry": digest(body)})
+        self._note_names(edits)
+        self._leave_hint(following, state_digest)
+        return following
+
+    def write(
+        self, lock: Lockfile, edits: Sequence[Edit], **signed: Unpack[Signed]
+    ) -> Lockfile | Lost | tuple[Broken, ...]:
+        """As ``append``, for who can't be stopped half-way: an interruption goes through unless the entry landed."""
+        try:
+            return self.append(lock, edits, **signed)
+        except KeyboardInterrupt:
+            landed = self.landed()
+            if landed is None:
+                raise
+            return landed
+
+    def landed(self) -> Lockfile | None:
+        """After an interruption: the state that the append under way led to, where its generation is in the log.
+
+        None where no append had begun since the state was last looked at. Raises ``KeyboardInterrupt``, in words, where
+        the generation is not there: a request that was under way may still land.
+        """
+        if self._writing is None:
+            return None
+        key, body, following = self._writing
+        with suppress(KitaruError, KeyboardInterrupt):
+            if self._store.read(key) == body:
+                return following
+        raise KeyboardInterrupt(
+            f"interrupted while generation {following.generation} was being written; it was not there a moment later. "
+            "To be sure: kitaru plan"
+        )
+
+    def _leave_hint(self, lock: Lockfile, state_digest: str) -> None:
+        try:
+            hint = lock.model_copy(update={"checksum": state_digest})
+            self._store.overwrite(address.lock_hint(self._project), hint.canonical())
+        except KitaruError:
+            # The generation is committed; a reader finds it without the hint.
+            return
+
+    def _hinted(self) -> Lockfile | None:
+        """The state that ``kitaru.lock`` tells; None where it is lost, damaged, edited or of a newer format."""
+        body = self._store.read(address.lock_hint(self._project))
+        if body is None:
+            return None
+        try:
+            lock = parse(Lockfile, body, address.lock_hint(self._project))
+        except (KitaruStoreFormatError, KitaruIntegrityError):
+            return None
+        # Generation 0 is the state before any: nobody leaves a hint of it.
+        sound = lock.project == self._project and lock.generation > 0 and lock.checksum == lock.state_digest
+        return lock.model_copy(update={"checksum": ""}) if sound else None
+
+    def _must_be_logged(self, lock: Lockfile) -> None:
+        """Raise ``KitaruIntegrityError`` unless the log's own entry of the hint's generation leads to its state."""
+        key = address.lock_hint(self._project)
+        found = self.entry(lock.generation)
+        if found is None:
+            problem = self._lack_words(lock.generation)
+        elif (found[1], found[0].state_digest) != (lock.entry, lock.state_digest):
+            problem = (
+                f"generation {lock.generation} of project {self._project} is not the one that {key} tells of: "
+                "one of them was changed"
+            )
+        else:
+            return
+        raise KitaruIntegrityError(
+            f"{problem}; nothing is built upon that",
+            hint=f"kitaru store verify says what is wrong; restore it from a backup, or {way_on(self._project)}",
+        )
+
+    def _lack_words(self, number: int) -> str:
+        last = self.last_number()
+        if last > number:
+            return f"generation {number} of project {self._project} is missing, and the lock log goes on to {last}"
+        return (
+            f"{address.lock_hint(self._project)} tells of generation {number}, and the lock log of project "
+            f"{self._project} ends with {last}: its newest entries are gone"
+        )
+
+    def _forward(self, lock: Lockfile) -> Lockfile:
+        while (found := self.entry(lock.generation + 1)) is not None:
+            lock = fold(lock, *found)
+            self._note_names(found[0].edits)  # whoever wrote it may not have come to that
+        return lock
+
+    def _note_names(self, edits: Sequence[Edit]) -> None:
+        """Let lists of executions find those of a flow under its former names."""
+        for edit in edits:
+            if isinstance(edit, Rename):
+                with suppress(KitaruError):
+                    self._store.overwrite(address.renamed_hint(self._project, edit.flow, edit.was), b"{}\n")
+
+    def _rebuilt(self, number: int) -> Lockfile:
+        """The state after generation ``number``, from the nearest full state at or before it."""
+        behind: list[tuple[Generation, str]] = []
+        last = number
+        while number > 0:
+            found = self.entry(number)
+            if found is None:
+                raise KitaruIntegrityError(
+                    f"generation {number} of project {self._project} is missing from the lock log, which goes on to "
+                    f"{last}: the newest state can't be told; nothing is built upon that",
+                    hint="kitaru store verify says what is missing; restore it from a backup",
+                )
+            entry, sha = found
+            if entry.state is not None:
+                lock = Lockfile(project=self._project, generation=number, entry=sha, flows=entry.state)
+                if lock.state_digest != entry.state_digest:
+                    raise KitaruIntegrityError(
+                        f"generation {number} of project {self._project} does not hold the state that it claims",
+                        hint="the lock log was changed by hand; restore the store from a backup",
+                    )
+                break
+            behind.append(found)
+            number -= 1
+        else:
+            lock = Lockfile(project=self._project)
+        for entry, sha in reversed(behind):
+            lock = fold(lock, entry, sha)
+        return lock

@@ -1,0 +1,300 @@
+"""Executions as their journals tell of them: one, many, and which of them lost their runner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from kitaru.errors import KitaruIntegrityError, KitaruUsageError
+from kitaru.model import address
+from kitaru.model.address import parse_timestamp, timestamp
+from kitaru.model.event import ExecutionOptions, Failure, RunnerRecord, Value
+from kitaru.model.execution import Execution, fold
+from kitaru.ports import Clock, RunnerInfo, Store
+from kitaru.run import journal
+from kitaru.run.leases import LEASE_SECONDS, PATIENCE, Lease, lapsed, read_lease, silent_for
+from kitaru.run.listing import (
+    OPEN,
+    STARTS_WITHIN,
+    Candidate,
+    Listing,
+    completed_calls,
+    note_end,
+    note_lost,
+    note_open,
+    note_parked,
+    read_lost,
+)
+
+Alive = Callable[[RunnerInfo], bool | None]
+"""Whether that process still runs; None where it can't be known from here."""
+
+Launched = Callable[[Execution], RunnerInfo | None]
+"""The process that was started for an execution, where it was started from this machine."""
+
+MARKED_AFTER = timedelta(minutes=10)
+"""A lost execution is marked as such so long after its lease lapsed: more than clocks differ by, or than a process that
+is seen to live is given (``PATIENCE``, with the usual lease).
+
+At once where its process was on this machine and is dead.
+"""
+
+
+def nothing_launched(_execution: Execution) -> RunnerInfo | None:
+    """For a reader that knows of no processes."""
+    return None
+
+
+class Executions:
+    """The executions of one project."""
+
+    def __init__(
+        self,
+        store: Store,
+        project: str,
+        clock: Clock,
+        alive: Alive,
+        lease_seconds: float = LEASE_SECONDS,
+        launched: Launched = nothing_launched,
+    ) -> None:
+        self._store = store
+        self._project = project
+        self._clock = clock
+        self._alive = alive
+        self._lease_seconds = lease_seconds
+        self._launched = launched
+        self._listing = Listing(store, project, clock)
+
+    def get(self, exec_id: str) -> Execution:
+        """The execution, ``lost`` where its runner is known to be gone. ``KitaruUsageError`` where there is none."""
+        return self.get_recorded(exec_id)[0]
+
+    def get_recorded(self, exec_id: str) -> tuple[Execution, tuple[bytes, ...]]:
+        """As ``get``, with the entries of the journal that say so."""
+        whole = self.full_id(exec_id)
+        entries = journal.read_entries(self._store, self._project, whole)
+        return self._as_it_stands(whole, entries, None)
+
+    def full_id(self, text: str) -> str:
+        """``text`` itself when it is an id; else the one id that ends or begins with it."""
+        if address.EXEC_ID.fullmatch(text):
+            return text
+        bare = text.removeprefix("ex-")
+        found = [one for one in self.ids() if one.endswith(bare) or one.startswith(f"ex-{bare}")] if bare else []
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise KitaruUsageError(
+                f"{text!r} could be {len(found)} executions: {', '.join(found[:4])}", hint="give more of the id"
+            )
+        raise KitaruUsageError(
+            f"there is no execution {text!r} in project {self._project}", hint="kitaru executions list"
+        )
+
+    def ids(self) -> Sequence[str]:
+        """All ids, newest first."""
+        names = self._store.names(address.executions(self._project))
+        return [name.removesuffix("/") for name in reversed(names)]
+
+    def newest(
+        self, *, flow: str | None = None, status: str | None = None, limit: int | None = None
+    ) -> Iterator[Execution]:
+        """Executions, newest first, that fit; those of ``flow`` under any name that it had. What that costs is in
+        ``run.listing``.
+        """
+        found = 0
+        if limit == 0:
+            return
+        for candidate in self._listing.candidates(flow=flow, status=status):
+            execution = self._look_safely(candidate)
+            if execution is None or (flow and execution.flow_name not in self._listing.names_of(flow)):
+                continue
+            if execution.status == "lost" and not candidate.under_way and not candidate.lost:
+                # Its runner never came as far as to say so; when it is older, nothing else would lead to it.
+                note_open(self._store, self._project, execution.exec_id, execution.flow_name)
+            if status and execution.status != status:
+                continue
+            yield execution
+            found += 1
+            if found == limit:
+                return
+
+    def open_ones(self, flow: str) -> Sequence[Execution]:
+        """The flow's executions that have not ended, newest first; those that have are not looked at."""
+        found = []
+        for candidate in self._listing.candidates(flow=flow, status=OPEN):
+            execution = self._look_safely(candidate)
+            if execution is None or execution.ended:
+                continue
+            if execution.flow_name in self._listing.names_of(flow):
+                found.append(execution)
+        return found
+
+    def _look_safely(self, candidate: Candidate) -> Execution | None:
+        """As ``_look``, but an execution whose records are damaged is shown as such, and hides none of the others."""
+        try:
+            return self._look(candidate)
+        except KitaruIntegrityError as error:
+            return damaged(self._project, candidate.exec_id, error.message)
+
+    def _look(self, candidate: Candidate) -> Execution | None:
+        """From its summary or its runner's lease, else from its journal; None for an id that leads nowhere.
+
+        Hints that are missing or wrong, of one that has ended or was left, are put right.
+        """
+        exec_id = candidate.exec_id
+        lease = None
+        if candidate.lost:
+            marked = read_lost(self._store, self._project, exec_id, candidate.lost)
+            if marked is not None:
+                return marked
+            candidate = Candidate(exec_id, under_way=True, asking=candidate.asking)
+        if candidate.under_way:
+            lease = self.lease(exec_id)
+            shown = lease.shown(self._clock.now()) if lease is not None else None
+            if shown is not None and candidate.asking == (shown.status == "waiting") and self._may_live(shown):
+                return shown
+            lost = self._lost_by_lease(lease) if lease is not None and not candidate.asking else None
+            if lost is not None:
+                return lost
+        else:
+            body = self._store.read(address.summary(self._project, exec_id))
+            summary = journal.read_summary(body) if body is not None else None
+            if summary is not None:
+                return summary
+        entries = journal.read_entries(self._store, self._project, exec_id)
+        if not entries:
+            return None
+        execution, entries = self._as_it_stands(exec_id, entries, lease)
+        count = len(entries)
+        if execution.ended:
+            note_end(self._store, execution, count, completed_calls(execution))
+        elif execution.suspended_at is not None and candidate.under_way:
+            note_parked(self._store, execution, count, completed_calls(execution))
+        elif execution.status == "lost":
+            self._mark_lost(execution, count, lease)
+        return execution
+
+    def _lost_by_lease(self, lease: Lease) -> Execution | None:
+        """From a lease that lapsed, where nothing was recorded since and that is certain; else the journal knows."""
+        shown = lease.last_shown()
+        if shown is None or shown.status != "running" or self._is_patient(shown, lease, self._clock.now()):
+            return None
+        lost = replace(shown, status="lost")
+        return lost if self._mark_lost(lost, lease.entries, lease) else None
+
+    def _mark_lost(self, execution: Execution, entries: int, lease: Lease | None) -> bool:
+        """Spare other readers the look, where it is certain; whether it is."""
+        if execution.runner is not None and not self._may_live(execution):
+            return note_lost(self._store, execution, entries, lambda: True)
+        since = parse_timestamp(execution.runner_since or execution.created_at)
+
+        def lapsed_long_ago(seen: Lease | None) -> bool:
+            return max(since, seen.until if seen is not None else since) + MARKED_AFTER < self._clock.now()
+
+        if not lapsed_long_ago(lease):
+            return False
+        return note_lost(self._store, execution, entries, lambda: lapsed_long_ago(self.lease(execution.exec_id)))
+
+    def _as_it_stands(
+        self, exec_id: str, entries: tuple[bytes, ...], lease: Lease | None
+    ) -> tuple[Execution, tuple[bytes, ...]]:
+        """The execution of this journal, ``lost`` where nobody has it; and the entries that there are by now."""
+        while True:
+            execution = (
+                fold(journal.read_events(entries, exec_id))
+                if entries
+                else journal.load(self._store, self._project, exec_id)
+            )
+            if execution.status not in ("pending", "running") or self.held(execution, lease):
+                return execution, entries
+            # Its runner may have written, and ended, between the look at the journal and the look at the process.
+            newer = journal.read_entries(self._store, self._project, exec_id, entries)
+            if len(newer) == len(entries):
+                return replace(execution, status="lost"), entries
+            entries = newer
+
+    def held(self, execution: Execution, lease: Lease | None = None) -> bool:
+        """Whether a runner has it, or may yet begin with it: nobody else should go on with it then.
+
+        ``lease``: its newest lease, where that was read already.
+        """
+        if execution.ended or execution.suspended_at is not None:
+            return False
+        if execution.runner is None:
+            return self.may_begin_within(execution) > 0
+        if not self._may_live(execution):
+            return False
+        since = execution.runner_since or execution.created_at
+        now = self._clock.now()
+        if not lapsed(None, "", since, now, self._lease_seconds):
+            return True
+        newest = lease or self.lease(execution.exec_id)
+        if not lapsed(newest, execution.runner.runner_id, since, now, self._lease_seconds):
+            return True
+        return self._is_patient(execution, newest, now)
+
+    def _is_patient(self, execution: Execution, lease: Lease | None, now: datetime) -> bool:
+        """Whether its runner, though its lease has lapsed, is a process of this machine that is seen to be at work."""
+        runner = execution.runner
+        if runner is None or not self._alive(_info(runner)) or (lease is not None and lease.overdue(now)):
+            return False
+        silent = silent_for(lease, runner.runner_id, execution.runner_since or execution.created_at, now)
+        return silent < PATIENCE * self._lease_seconds
+
+    def silent_for(self, execution: Execution) -> float | None:
+        """Seconds since the last sign of life of one that runs, where its lease has lapsed; None where all is well."""
+        runner = execution.runner
+        if execution.status != "running" or runner is None:
+            return None
+        lease, now = self.lease(execution.exec_id), self._clock.now()
+        since = execution.runner_since or execution.created_at
+        if not lapsed(lease, runner.runner_id, since, now, self._lease_seconds):
+            return None
+        return silent_for(lease, runner.runner_id, since, now)
+
+    def may_begin_within(self, execution: Execution) -> float:
+        """The seconds in which a runner of which the journal knows nothing may yet begin; 0 where none will.
+
+        Where its process was started on this machine and has ended, that is known at once; a worker that lives may take
+        its time.
+        """
+        process = self._launched(execution)
+        alive = self._alive(process) if process is not None else None
+        if alive is False:
+            return 0.0
+        if alive and execution.origin == "invoke":
+            return float("inf")
+        waited = self._clock.now() - parse_timestamp(execution.created_at)
+        return max(0.0, (STARTS_WITHIN - waited).total_seconds())
+
+    def _may_live(self, execution: Execution) -> bool:
+        return execution.runner is not None and self._alive(_info(execution.runner)) is not False
+
+    def lease(self, exec_id: str) -> Lease | None:
+        """The newest sign of life of the execution's runner: one read."""
+        body = self._store.read(address.lease(self._project, exec_id))
+        return read_lease(body) if body is not None else None
+
+
+def damaged(project: str, exec_id: str, why: str) -> Execution:
+    """What a list shows of an execution whose journal can't be read."""
+    return Execution(
+        exec_id=exec_id,
+        project=project,
+        flow_name="(damaged)",
+        status="lost",
+        created_at=timestamp(address.exec_moment(exec_id)),
+        stack_name="-",
+        target="-",
+        origin="run",
+        options=ExecutionOptions(),
+        inputs=Value("json", 0, "", "inline"),
+        failure=Failure(type="KitaruIntegrityError", message=why, origin="backend"),
+        ended_at=timestamp(address.exec_moment(exec_id)),
+    )
+
+
+def _info(runner: RunnerRecord) -> RunnerInfo:
+    return RunnerInfo(runner_id=runner.runner_id, host=runner.host, pid=runner.pid, started=runner.started)

@@ -1,0 +1,244 @@
+"""Checkpoints in a process of their own: started for one attempt, spoken to over a private socket, killed when late.
+
+The child imports the checkpoint from where it was imported here, gets its arguments, and sends back its result or its
+exception. What it prints goes to the runtime logs of the call, and to where this process prints. Its notes (``log``,
+``save``, ``load``) are carried out here, by the one process that writes the journal. It ends with this process: the
+socket closes then.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from kitaru.errors import KitaruRuntimeError, KitaruUsageError, KitaruUserCodeError
+from kitaru.flows.checkpoint import Checkpoint
+from kitaru.run.interrupts import Expired, FlowExpired
+from kitaru.run.parcels import LEARN, MAIN_ALIAS, Failed, Note, Order, Place, Returned, pack, receive, send, unpack
+from kitaru.run.tracebacks import ChildTraceback
+
+if TYPE_CHECKING:
+    from kitaru.run.call_run import CallRun
+
+CHILD = "kitaru.run.surfaces_isolated"
+GRACE_SECONDS = 5.0
+"""How long a child has to end that was told to because its run is stopped, or that has given its result."""
+
+LATE_GRACE_SECONDS = 1.0
+"""The same where its time, or the flow's, is over: what it was to be done in that has had its chance."""
+
+OUTPUT_SECONDS = 1.0
+"""How long its output is waited for once it has ended: a process that it left behind may hold the pipe open."""
+
+
+class IsolatedAttempt:
+    """One attempt of a call, in a child process."""
+
+    def __init__(self, call: CallRun) -> None:
+        self._call = call
+        self._guard = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._reason: BaseException | None = None
+        self._killed = False
+
+    def run(self) -> Any:
+        """The result. Raises what the checkpoint raised, the timeout's error, or why the run was stopped.
+
+        When it returns or raises, the child has ended.
+        """
+        call = self._call
+        order = self._order()
+        interrupts, timeout = call.run.interrupts, call.checkpoint.options.timeout
+        forget = [interrupts.when_stopped(lambda: self.stop(interrupts.reason))]
+        try:
+            ours = self._start(order.path)
+            if timeout is not None:
+                forget.append(interrupts.after(timeout, lambda: self.stop(Expired())))
+            with ours:
+                return self._converse(ours, order)
+        finally:
+            self._end()
+            for undo in forget:
+                undo()
+
+    def stop(self, reason: BaseException | None = None) -> None:
+        """Tell the child to end, and end it where it does not; ``run`` raises ``reason`` then. Does not block."""
+        with self._guard:
+            why = self._reason = self._reason or reason or KitaruRuntimeError("stopped")
+        self._signal(signal.SIGTERM)
+        grace = LATE_GRACE_SECONDS if isinstance(why, (Expired, FlowExpired)) else GRACE_SECONDS
+        self._call.run.interrupts.after(grace, self._kill)
+
+    # --- the process --------------------------------------------------------------------------------------------------
+
+    def _start(self, path: list[str]) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        package = str(Path(__file__).resolve().parents[2])
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join([package, *path])}
+        with theirs, self._guard:
+            if self._reason is not None:
+                ours.close()
+                raise self._reason
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", CHILD, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=(theirs.fileno(),),
+                env=environ,
+                start_new_session=True,
+            )
+        return ours
+
+    def _converse(self, ours: socket.socket, order: Order) -> Any:
+        process = self._process
+        assert process is not None and process.stdout is not None and process.stderr is not None
+        readers = [
+            threading.Thread(target=self._forward, args=(pipe, name), name=f"kitaru-{name}", daemon=True)
+            for pipe, name in ((process.stdout, "stdout"), (process.stderr, "stderr"))
+        ]
+        for reader in readers:
+            reader.start()
+        answer = None
+        with suppress(OSError):  # the child is gone: what it was told does not matter
+            send(ours, order)
+            while isinstance(answer := receive(ours), Note):
+                send(ours, self._carry_out(answer))
+        self._wait()
+        for reader in readers:
+            reader.join(OUTPUT_SECONDS)
+        if isinstance(self._reason, Expired):
+            raise self._call.late_process(killed=self._killed)
+        if self._reason is not None:
+            raise self._reason
+        if isinstance(answer, Returned):
+            return unpack(answer.result, self._call.checkpoint.func.__module__)
+        if isinstance(answer, Failed):
+            raise _raised(answer)
+        raise self._died(process.returncode)
+
+    def _wait(self) -> None:
+        """The child says nothing more: it has so long to end."""
+        assert self._process is not None
+        try:
+            self._process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._kill()
+            self._process.wait()
+        if self._reason is not None:
+            with suppress(ProcessLookupError, PermissionError):  # it started others, which took no notice
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _end(self) -> None:
+        process = self._process
+        if process is not None and process.poll() is None:
+            self._kill()
+            process.wait()
+
+    def _kill(self) -> None:
+        self._killed = self._signal(signal.SIGKILL) or self._killed
+
+    def _signal(self, number: int) -> bool:
+        """Whether there was a process to get it."""
+        with self._guard:
+            process = self._process
+            if process is not None and process.returncode is None:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, number)
+                    return True
+        return False
+
+    def _forward(self, pipe: IO[bytes], name: str) -> None:
+        """What the child prints, to its call's output and to this process's own."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        output = self._call.output
+        stream = getattr(sys, name)
+        with pipe:
+            while True:
+                body = os.read(pipe.fileno(), 65536)
+                text = decoder.decode(body, final=not body)
+                if text:
+                    with suppress(ValueError, OSError):  # somebody closed it
+                        getattr(stream, "real", stream).write(text)
+                    if output is not None:
+                        output.write(name, text)
+                if not body:
+                    return
+
+    def _died(self, code: int) -> KitaruRuntimeError:
+        if code >= 0:
+            return KitaruRuntimeError(
+                f"the process of checkpoint {self._call.name!r} ended with exit code {code}, without a result",
+                hint="A checkpoint returns its result; it must not end its process.",
+            )
+        with suppress(ValueError):
+            name = signal.Signals(-code).name
+            hint = "The system kills a process that takes too much memory." if name == "SIGKILL" else ""
+            return KitaruRuntimeError(f"the process of checkpoint {self._call.name!r} was ended by {name}", hint=hint)
+        return KitaruRuntimeError(f"the process of checkpoint {self._call.name!r} was ended by signal {-code}")
+
+    # --- what is said -------------------------------------------------------------------------------------------------
+
+    def _order(self) -> Order:
+        call = self._call
+        subject = f"of checkpoint {call.name!r}"
+        return Order(
+            place=place_of(call.checkpoint),
+            path=[*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))],
+            sys_path=list(sys.path),
+            argv=list(sys.argv),
+            args=[pack(value, f"argument {number} {subject}") for number, value in enumerate(call.args, start=1)],
+            kwargs={name: pack(value, f"argument {name} {subject}") for name, value in call.kwargs.items()},
+            serializer=call.checkpoint.options.serializer,
+        )
+
+    def _carry_out(self, note: Note) -> Returned | Failed:
+        scope: Any = self._call.scope
+        if note.verb == LEARN:
+            # Before the child goes on: what it prints next may hold the value.
+            if self._call.run.mask is not None:
+                self._call.run.mask.learn(unpack(note.args[0], ""))
+            return Returned(pack(None, LEARN))
+        try:
+            given = [unpack(value, self._call.checkpoint.func.__module__) for value in note.args]
+            return Returned(pack(getattr(scope, note.verb)(*given), f"the answer of {note.verb}()"))
+        except Exception as error:
+            return Failed.of(error)
+
+
+def place_of(checkpoint: Checkpoint[..., Any]) -> Place:
+    """Where another process finds the checkpoint. ``KitaruUsageError`` where it can't."""
+    func = checkpoint.func
+    module = sys.modules.get(func.__module__)
+    file = getattr(module, "__file__", None)
+    main = func.__module__ == "__main__"
+    name = next((key for key, value in vars(module).items() if value is checkpoint or value is func), None)
+    if name is None or (main and not file):
+        raise KitaruUsageError(
+            f'checkpoint {checkpoint.name!r} with runtime="isolated" can\'t be imported by a process of its own',
+            hint="Define it at the top of a module that is a file, not inside a function or a console.",
+        )
+    spec = getattr(module, "__spec__", None) if main else None
+    if main:
+        sys.modules.setdefault(MAIN_ALIAS, sys.modules["__main__"])  # what the child calls it
+    return Place(func.__module__, str(file) if file else None, name, spec.name if spec is not None else None)
+
+
+def _raised(failed: Failed) -> BaseException:
+    error: BaseException | None = None
+    if failed.pickled is not None:
+        with suppress(Exception):  # its class may not be here, or not be what it was
+            error = pickle.loads(failed.pickled)
+    if error is None:
+        error = KitaruUserCodeError(f"{failed.type}: {failed.message}", failure_origin="user_code")
+    error.__cause__ = ChildTraceback(failed.traceback)
+    return error

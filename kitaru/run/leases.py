@@ -1,0 +1,213 @@
+"""A runner's sign of life in the store, for readers on other machines.
+
+The lease is a hint, which also says how the execution stands, for lists that look at many. Whoever believes that it
+lapsed takes over by writing the next entry of the journal, and the runner that was only slow, or asleep, finds its own
+next entry taken and stops.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from kitaru.errors import KitaruStoreError
+from kitaru.model import address
+from kitaru.model.address import canonical_json, parse_timestamp, timestamp
+from kitaru.model.event import CheckpointLost, Failure, Started
+from kitaru.model.execution import Execution, fold
+from kitaru.run.halting import OVERDUE_SECONDS
+from kitaru.run.journal import Fenced
+
+if TYPE_CHECKING:
+    # Readers need no runner.
+    from kitaru.run.run_state import RunState
+
+LEASE_SECONDS = 45.0
+"""For how long a lease holds, unless the settings say otherwise."""
+
+PATIENCE = 10
+"""A process that is seen to live may be silent for so many times as long: a call in C holds the interpreter, say. It
+is shown as running, with a word about it; whoever takes over all the same does no harm.
+"""
+
+FIRST_PART = 1 / 9
+RENEWAL_PART = 2 / 9
+"""When the lease is first written, and how often then, as parts of the time that it holds: 5 s and 10 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """``until``: when it lapses. ``doing``: the calls under way when it was written, each with ``since``.
+
+    ``execution``: how it stood then, without checkpoints, waits and artifacts; None where the lease does not say.
+    """
+
+    runner_id: str
+    until: datetime
+    entries: int
+    doing: tuple[dict[str, Any], ...]
+    at: datetime | None = None
+    execution: dict[str, Any] | None = None
+
+    def overdue(self, now: datetime) -> bool:
+        """Whether a call that was under way should have been stopped long ago: its process does not react any more."""
+        if self.at is None:
+            return False
+        spent = (now - self.at).total_seconds() - OVERDUE_SECONDS
+        return any(isinstance(one.get("left"), (int, float)) and one["left"] < spent for one in self.doing)
+
+    def shown(self, now: datetime) -> Execution | None:
+        """The execution as a list shows it while its runner is at work; None where the lease doesn't vouch for it."""
+        return None if self.until < now else self.last_shown()
+
+    def last_shown(self) -> Execution | None:
+        """The execution as it stood after ``entries`` journal entries; None where the lease doesn't say."""
+        if self.execution is None:
+            return None
+        try:
+            found = Execution.from_json(self.execution)
+        except (ValueError, TypeError, KeyError):
+            return None
+        if found.status not in ("running", "waiting") or found.runner is None:
+            return None
+        return found if found.runner.runner_id == self.runner_id else None
+
+
+def read_lease(body: bytes) -> Lease | None:
+    """The lease in an object of the store; None for what can't be read as one: it is only a hint."""
+    try:
+        content = json.loads(body)
+        return Lease(
+            str(content["runner_id"]),
+            parse_timestamp(content["until"]),
+            int(content["entries"]),
+            tuple(dict(one) for one in content["doing"]),
+            parse_timestamp(content["at"]) if "at" in content else None,
+            dict(content["execution"]) if "execution" in content else None,
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def silent_for(lease: Lease | None, runner_id: str, since: str, now: datetime) -> float:
+    """Seconds since the last sign of life of a runner that began at ``since``."""
+    seen = parse_timestamp(since)
+    if lease is not None and lease.runner_id == runner_id and lease.at is not None:
+        seen = max(seen, lease.at)
+    return max(0.0, (now - seen).total_seconds())
+
+
+def lapsed(lease: Lease | None, runner_id: str, since: str, now: datetime, seconds: float) -> bool:
+    """Whether a runner that began at ``since`` shows no sign of life: by its lease, or by the lack of one."""
+    if lease is not None and lease.runner_id == runner_id:
+        return lease.until < now
+    return parse_timestamp(since) + timedelta(seconds=seconds) < now
+
+
+def lost_attempts(run: RunState) -> list[CheckpointLost]:
+    """What a runner that takes over records of the attempts that its predecessor had under way.
+
+    One read, where there are any: of the predecessor's lease, for its last sign of life.
+    """
+    if not run.history.under_way:
+        return []
+    last = next(event.runner for event in reversed(run.history.headlines[:-1]) if isinstance(event, Started))
+    lease = None
+    with suppress(KitaruStoreError):
+        body = run.store.read(address.lease(run.project, run.exec_id))
+        lease = read_lease(body) if body is not None else None
+    seen = run.history.seen
+    if lease is not None and lease.at is not None and lease.runner_id == last.runner_id:
+        seen = max(seen, timestamp(lease.at))
+    at = run.now()
+    error = Failure(
+        type="RunnerLost",
+        message=f"its runner, process {last.pid} on {last.host.split()[0]}, ended without a word; last seen at {seen}",
+        origin="runtime",
+    )
+    return [
+        CheckpointLost(at=at, started=one.at, seen=seen, call=one.call, name=one.name, attempt=one.attempt, error=error)
+        for one in run.history.under_way
+    ]
+
+
+class LeaseKeeping:
+    """Renews the lease of one run, and stops the run where another runner has taken over. Used by one thread,
+    but for ``holds``.
+    """
+
+    def __init__(self, run: RunState, runner_id: str, seconds: float) -> None:
+        self._run = run
+        self._runner_id = runner_id
+        self._seconds = seconds
+        self._due: float | None = None
+        self._until: datetime | None = None
+        """When the newest lease, or the time without one, lapses."""
+        self._asks: bool | None = None
+        """What the newest lease says; None before the first."""
+
+    def tick(self, now: float) -> None:
+        """Do what is due at ``now`` (monotonic seconds). Called some times a second."""
+        run = self._run
+        if run.halted is None and isinstance(run.journal.stopped, Fenced):
+            # What runs in the flow may write nothing for hours, and is for nothing.
+            run.halt(run.journal.stopped)
+        if self._due is None:
+            self._due = now + self._seconds * FIRST_PART
+            self._until = run.clock.now() + timedelta(seconds=self._seconds)
+        if self._asks is not None and run.waits.asks != self._asks:
+            self._due = now
+        if now < self._due or run.halted is not None or run.journal.stopped is not None:
+            return
+        self._due = now + self._seconds * RENEWAL_PART
+        try:
+            if run.journal.overtaken():
+                run.halt(Fenced(f"{run.exec_id} was taken over by another runner"))
+            elif not run.under_way.overdue:
+                self._renew(run.waits.asks)
+        except KitaruStoreError:
+            # The next renewal may succeed; until then the old one holds.
+            self._due = now + self._seconds * FIRST_PART
+
+    def holds(self) -> bool:
+        """Whether this runner still has the execution, as far as it can know: what it prints is kept then.
+
+        One read where its last lease has lapsed, as after a sleep, for others may have taken over; no other request.
+        """
+        run = self._run
+        if isinstance(run.journal.stopped, Fenced):
+            return False
+        if self._until is None or run.clock.now() < self._until or not run.journal.overtaken():
+            return True
+        run.halt(Fenced(f"{run.exec_id} was taken over by another runner"))
+        return False
+
+    def _renew(self, asks: bool) -> None:
+        run = self._run
+        moment = run.clock.now()
+        until = moment + timedelta(seconds=self._seconds)
+        run.store.overwrite(address.lease(run.project, run.exec_id), self._body(asks, moment, until))
+        self._asks = asks
+        slept = self._until is not None and self._until < moment
+        self._until = until
+        if slept:
+            # The machine was asleep, or the store away: meanwhile a reader may have marked it as lost.
+            run.presence.alive()
+
+    def _body(self, asks: bool, moment: datetime, until: datetime) -> bytes:
+        run = self._run
+        entries = run.journal.written  # first: what is shown is not behind what is counted
+        execution = replace(fold(list(run.history.headlines)), status="waiting" if asks else "running")
+        return canonical_json(
+            {
+                "runner_id": self._runner_id,
+                "at": timestamp(moment),
+                "until": timestamp(until),
+                "entries": entries,
+                "doing": run.under_way.to_json(),
+                "execution": execution.summary(),
+            }
+        )

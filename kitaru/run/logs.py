@@ -1,0 +1,164 @@
+"""Runtime logs in the store: numbered chunks of JSON lines, beside the journal and never part of it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from kitaru.errors import KitaruLogRetrievalError, KitaruStoreError
+from kitaru.model import address
+from kitaru.model.log_line import LogLine
+from kitaru.ports import Created, Mask, Store
+from kitaru.run.journal import read_many
+
+CHUNK_LIMIT = 256 * 1024
+"""Bytes (about) after which a chunk is written at once, without waiting for the next second."""
+
+LINE_LIMIT = 64 * 1024
+"""Characters of one line; the rest is cut off, with a word about it."""
+
+AT_ONCE = 16
+"""Chunks that are read together, and are in memory together."""
+
+
+class LogWriter:
+    """Collects lines, and writes them as chunks. A store that fails loses lines, never an execution."""
+
+    def __init__(
+        self,
+        store: Store,
+        project: str,
+        exec_id: str,
+        wake: Callable[[], None],
+        mask: Mask | None = None,
+        may_write: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """``wake`` is called when there is enough for a chunk:
+
+        somebody should ``flush`` soon, from a thread that may block. ``mask`` takes secrets out of a line: those known
+        when the line is written, so that one that became known after it was printed is hidden there, too.
+        ``may_write``: whether this runner still has the execution; if not, its lines are dropped.
+        """
+        self._may_write = may_write
+        self._mask = mask
+        self._store = store
+        self._project = project
+        self._exec_id = exec_id
+        self._guard = threading.Lock()
+        self._writing = threading.Lock()
+        self._lines: list[LogLine] = []
+        self._size = 0
+        self._next = 1
+        self._wake = wake
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to write."""
+        return not self._lines
+
+    def add(self, line: LogLine) -> None:
+        """Take a line; it is in the store after the next ``flush``."""
+        if self._mask is not None:
+            self._mask("")  # it sees which secrets there are now: a variable may be gone when the line is written
+        with self._guard:
+            self._lines.append(line)
+            self._size += len(line.text) + 100
+            full = self._size >= CHUNK_LIMIT
+        if full:
+            self._wake()
+
+    def flush(self, first: Callable[[], None] | None = None) -> None:
+        """Write what there is as the next chunk; ``first`` is called once it is settled which lines that are."""
+        with self._writing:
+            with self._guard:
+                lines, self._lines, self._size = self._lines, [], 0
+            if not lines:
+                return
+            try:
+                if not self._may_write():
+                    return
+                if first is not None:
+                    first()
+                self._write(encode_chunk([self._fit_to_keep(line) for line in lines]))
+            except KitaruStoreError:
+                with self._guard:
+                    if self._size < 16 * CHUNK_LIMIT:
+                        self._lines = lines + self._lines
+                        self._size += sum(len(line.text) + 100 for line in lines)
+
+    def _fit_to_keep(self, line: LogLine) -> LogLine:
+        """Masked before it is cut: half a secret would be left else."""
+        text = line.text if self._mask is None else self._mask(line.text)
+        if len(text) > LINE_LIMIT:
+            text = f"{text[:LINE_LIMIT]}… ({len(text) - LINE_LIMIT} more characters)"
+        return line if text is line.text else replace(line, text=text)
+
+    def _write(self, body: bytes) -> None:
+        while not isinstance(self._store.create(self._key(self._next), body), Created):
+            # An earlier runner of this execution wrote chunks: go on after its last.
+            names = self._store.names(address.logs(self._project, self._exec_id))
+            self._next = max(self._next + 1, _number(names[-1]) + 1 if names else 1)
+        self._next += 1
+
+    def _key(self, number: int) -> str:
+        return address.log_chunk(self._project, self._exec_id, number)
+
+
+def encode_chunk(lines: list[LogLine]) -> bytes:
+    """JSON lines, UTF-8."""
+    return "".join(f"{json.dumps(line.to_json(), separators=(',', ':'))}\n" for line in lines).encode()
+
+
+def read_newest(store: Store, project: str, exec_id: str, limit: int, fits: Callable[[LogLine], bool]) -> list[LogLine]:
+    """The last ``limit`` lines that fit, in order. Reads from the end, no further than it must."""
+    names = store.names(address.logs(project, exec_id))
+    found: list[LogLine] = []
+    size = 1  # few lines are in the last chunk, mostly
+    while names and len(found) < limit:
+        names, block = names[:-size], names[-size:]
+        size = min(size * 2, AT_ONCE)
+        found = [line for _, lines in _chunks(store, project, exec_id, block) for line in lines if fits(line)] + found
+    return found[-limit:]
+
+
+def read_on(store: Store, project: str, exec_id: str, after_chunk: int = 0) -> Iterator[tuple[int, list[LogLine]]]:
+    """The chunks after that one, each with its number, a few in memory at once; raises as ``read_lines``."""
+    names = _names(store, project, exec_id, after_chunk)
+    for place in range(0, len(names), AT_ONCE):
+        yield from _chunks(store, project, exec_id, names[place : place + AT_ONCE])
+
+
+def read_lines(store: Store, project: str, exec_id: str, after_chunk: int = 0) -> tuple[tuple[LogLine, ...], int]:
+    """The lines in the chunks after ``after_chunk``, and the number of the last chunk: pass it to the next call to
+    follow.
+
+    ``KitaruLogRetrievalError`` where a chunk can't be read.
+    """
+    lines: list[LogLine] = []
+    for number, chunk in _chunks(store, project, exec_id, _names(store, project, exec_id, after_chunk)):
+        after_chunk = number
+        lines += chunk
+    return tuple(lines), after_chunk
+
+
+def _names(store: Store, project: str, exec_id: str, after_chunk: int) -> Sequence[str]:
+    last = address.log_chunk(project, exec_id, after_chunk).rpartition("/")[2] if after_chunk else ""
+    return store.names(address.logs(project, exec_id), after=last)
+
+
+def _chunks(store: Store, project: str, exec_id: str, names: Sequence[str]) -> Iterator[tuple[int, list[LogLine]]]:
+    keys = [address.logs(project, exec_id) + name for name in names]
+    bodies = read_many(store, keys) if len(keys) > 1 else [store.read(key) for key in keys]
+    for name, body in zip(names, bodies, strict=True):
+        try:
+            yield _number(name), [LogLine.from_json(json.loads(line)) for line in (body or b"").splitlines()]
+        except ValueError as error:
+            raise KitaruLogRetrievalError(
+                f"log chunk {name} of {exec_id} can't be read: {error}", hint="The store is damaged there."
+            ) from error
+
+
+def _number(name: str) -> int:
+    return int(name.partition(".")[0])

@@ -1,0 +1,187 @@
+"""Opening an execution that replays another: what it may take over is recorded before its first runner begins.
+
+Nobody has taken it then. What the body asks for is recorded as taken; the rest leaves no trace in the execution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, TypeGuard
+
+from kitaru.core.replay import RecordedCall
+from kitaru.errors import KitaruStateError
+from kitaru.model import address
+from kitaru.model.event import (
+    AnswerOffered,
+    ArtifactSaved,
+    CheckpointCompleted,
+    CheckpointFailed,
+    CheckpointOffered,
+    Event,
+    FailureOffered,
+    Kept,
+    MetadataLogged,
+    Opened,
+    Value,
+    WaitAnswered,
+    WaitOpened,
+    encode_entry,
+    read_event,
+)
+from kitaru.model.replay import REUSED, ReplayPlan
+from kitaru.model.standing import place_of
+from kitaru.model.wait import digest_question
+from kitaru.ports import Clock, Store, Taken
+from kitaru.run.journal import open_execution
+from kitaru.values import values
+from kitaru.values.codecs import encode
+
+OFFERS = 2
+"""The number of the entry that holds what may be taken over."""
+
+SOMEBODY = "somebody"
+"""Who gave what no name stands beside."""
+
+
+def offers(
+    events: Iterable[Event],
+    plan: ReplayPlan,
+    results: Mapping[str, Value],
+    answers: Mapping[str, Value],
+    *,
+    by: str,
+    at: str,
+    movable: bool,
+) -> list[Event]:
+    """What a replay begins with: each outcome and answer that it may take over, with the call's notes and artifacts.
+
+    ``results`` (by checkpoint) and ``answers`` (by wait) are given by whoever replays. ``movable``: other code runs,
+    which may make the calls at other places. Made at ``at``.
+    """
+    reused = {call.call_id for call in plan.calls if call.action in REUSED}
+    taken = {wait.wait_id for wait in plan.waits if wait.action in REUSED}
+    outcomes: dict[str, CheckpointCompleted | CheckpointFailed] = {}
+    moved: set[str] = set()
+    asked: dict[str, str] = {}
+    notes: dict[str, list[dict[str, Any]]] = {}
+    order = {call.call_id: place for place, call in enumerate(plan.calls)}
+    found: list[Event] = []
+    for event in events:
+        if _is_outcome(event):
+            if event.call in reused:
+                outcomes[event.call] = event
+        elif isinstance(event, Kept) and event.of != event.place:
+            moved.add(event.of)
+        elif isinstance(event, (MetadataLogged, ArtifactSaved)) and event.call in reused:
+            notes.setdefault(event.call or "", []).append(event.to_json())
+        elif isinstance(event, WaitOpened):
+            asked[event.wait] = digest_question(event.question, event.schema, event.metadata)
+        elif isinstance(event, WaitAnswered) and event.wait in taken:
+            found.append(
+                AnswerOffered(
+                    at=at,
+                    wait=event.wait,
+                    name=event.name,
+                    value=event.value,
+                    by=event.by,
+                    asked=asked.get(event.wait),
+                )
+            )
+    for call, event in sorted(outcomes.items(), key=lambda item: order[item[0]]):
+        # Under another id than that of its place, it is found by name and inputs.
+        elsewhere = movable or call in moved or place_of(call) != call
+        found.append(_offer(event, at, elsewhere, notes.get(call, [])))
+    first = {call.name: call.call_id for call in reversed(plan.calls)}
+    found += [
+        CheckpointOffered(at=at, call=first.get(name, ""), name=name, input_digest="", output=value, by=by or SOMEBODY)
+        for name, value in results.items()
+    ]
+    waits = {wait.name: wait.wait_id for wait in reversed(plan.waits)}
+    found += [
+        AnswerOffered(at=at, wait=waits.get(name, ""), name=name, value=value, by=by, given=True)
+        for name, value in answers.items()
+    ]
+    return found
+
+
+def _is_outcome(event: Event) -> TypeGuard[CheckpointCompleted | CheckpointFailed]:
+    return isinstance(event, CheckpointCompleted) or (isinstance(event, CheckpointFailed) and not event.retry)
+
+
+def _offer(
+    event: CheckpointCompleted | CheckpointFailed, at: str, movable: bool, notes: list[dict[str, Any]]
+) -> CheckpointOffered | FailureOffered:
+    shared: dict[str, Any] = {
+        "at": at,
+        "call": event.call,
+        "name": event.name,
+        "input_digest": event.input_digest,
+        "args": event.args,
+        "movable": movable,
+        "notes": notes,
+    }
+    if isinstance(event, CheckpointFailed):
+        return FailureOffered(error=event.error, returns=event.returns, **shared)
+    return CheckpointOffered(output=event.output, **shared)
+
+
+def taken_events(
+    offer: CheckpointOffered | FailureOffered, call: str, taken: RecordedCall, at: str
+) -> tuple[list[Event], CheckpointCompleted | CheckpointFailed]:
+    """What is recorded when the call takes the offer: its notes, and its outcome."""
+    read = [event for event in map(read_event, offer.notes) if isinstance(event, (MetadataLogged, ArtifactSaved))]
+    notes: list[Event] = [replace(note, at=at, call=call) for note in read]
+    if isinstance(offer, FailureOffered):
+        return notes, CheckpointFailed(
+            at=at,
+            started=at,
+            call=call,
+            name=offer.name,
+            attempt=1,
+            input_digest=offer.input_digest,
+            args=offer.args,
+            error=offer.error,
+            retry=False,
+            original_call_id=offer.call,
+            returns=offer.returns,
+        )
+    assert taken.output is not None
+    return notes, CheckpointCompleted(
+        at=at,
+        started=at,
+        call=call,
+        name=offer.name,
+        attempt=1,
+        input_digest=taken.input_digest,
+        args=offer.args,
+        output=taken.output,
+        original_call_id=offer.call or None,
+        given_by=None if offer.input_digest else offer.by or SOMEBODY,
+    )
+
+
+def given_value(store: Store, project: str, value: Any, subject: str) -> Value:
+    """A JSON value that somebody gave, stored."""
+    encoded = encode(value, subject=subject, typed=False)
+    values.put(store, project, encoded)
+    return encoded.value
+
+
+def open_replay(store: Store, clock: Clock, opened: Opened, offered: list[Event]) -> tuple[bytes, ...]:
+    """Create the execution with what it may take over; its entries.
+
+    The second entry is written first: from the first one on the execution exists, and it must not exist without it.
+    """
+    write = clock.token(26)
+    entries: tuple[bytes, ...] = ()
+    if offered:
+        body = encode_entry(OFFERS, f"{write}.{OFFERS}", offered)
+        outcome = store.create(address.journal_entry(opened.project, opened.exec_id, OFFERS), body)
+        if isinstance(outcome, Taken):
+            raise KitaruStateError(f"{opened.exec_id} exists already", hint="try again")
+        entries = (body,)
+    entry = open_execution(store, opened, write)
+    if isinstance(entry, Taken):
+        raise KitaruStateError(f"{opened.exec_id} exists already", hint="try again")
+    return (entry, *entries)

@@ -1,0 +1,252 @@
+"""Waits of a running flow: the question is recorded, the answer polled for, and the runner leaves where it is long in
+coming.
+
+The answer is an object of its own, created once by whoever answers first. Only the runner writes the journal.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Coroutine, Generator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kitaru.errors import KitaruDivergenceError, KitaruIntegrityError, KitaruUsageError, KitaruWaitValidationError
+from kitaru.flows.waiting import Question
+from kitaru.model import address
+from kitaru.model.event import AnswerRefused, Kept, Suspended, WaitAborted, WaitAnswered, WaitOpened
+from kitaru.model.wait import digest_question
+from kitaru.run.halting import CancelRequested, Left
+from kitaru.run.masking import mask_tree
+from kitaru.run.run_state import RunState
+from kitaru.values import values
+from kitaru.values.codecs import encode
+
+FIRST_PAUSE = 0.05
+LONGEST_PAUSE = 2.0
+"""Seconds between two looks for an answer, growing with each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What somebody left for a wait: a JSON value, or the wish to end it all."""
+
+    value: Any
+    abort: bool
+    by: str
+    at: str
+
+
+def read_answer(body: bytes, where: str) -> Answer:
+    """The answer in an object of the store. ``KitaruIntegrityError`` for anything else."""
+    try:
+        content = json.loads(body)
+        return Answer(content.get("value"), bool(content.get("abort")), str(content["by"]), str(content["at"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise KitaruIntegrityError(f"{where} is no answer to a wait: {error}", hint="kitaru store verify") from error
+
+
+class Poll:
+    """One wait of this run, from its question to its answer."""
+
+    def __init__(self, run: RunState, wait: str, question: Question) -> None:
+        self._run = run
+        self._place = self._wait = wait
+        self._question = question
+        self._name = question.name or wait
+        self._pause = FIRST_PAUSE
+        self._refused: list[AnswerRefused] = []
+        self.found: list[Any] = []
+        """The answer, once it is there."""
+
+    def open(self) -> None:
+        """Take the recorded answer, or record the question. ``KitaruDivergenceError`` where another one is recorded."""
+        run = self._run
+        run.check()
+        question = self._question
+        text, metadata = mask_tree(question.text, run.mask), mask_tree(question.metadata, run.mask)
+        known = run.waits.find(self._place, self._name, text, question.schema)
+        opened, answered, self._wait = known.opened, known.answered, known.wait
+        if known.kept:
+            run.journal.buffer(Kept(at=run.now(), of=known.wait, place=self._place))
+        if opened is not None and opened.name != self._name:
+            run.diverged = KitaruDivergenceError(
+                f"flow {run.flow.name!r} no longer asks what execution {run.exec_id} recorded: "
+                f"wait {self._wait} was {opened.name!r} then, and is {self._name!r} now",
+                exec_id=run.exec_id,
+                failure_origin="divergence",
+                hint="Bring back the code and inputs that began it, or start a new execution.",
+            )
+            raise run.diverged
+        if answered is not None:
+            subject = f"the answer to {self._name!r}"
+            recorded = values.get(run.store, run.project, answered.value, subject=subject, home=run.home)
+            self.found = [question.answer(recorded)]
+            return
+        asking = WaitOpened(
+            at=run.now(),
+            wait=self._wait,
+            name=self._name,
+            question=text,
+            schema=question.schema,
+            timeout=question.timeout,
+            metadata=metadata,
+        )
+        if opened is None and self._take_over(asking):
+            return
+        if opened is None:
+            run.presence.ask(self._wait)
+            run.journal.commit(asking, *self._refused)
+            run.waits.open(asking)
+        enough = float("inf") if question.timeout is None else time.monotonic() + question.timeout
+        run.waits.polled[self._wait] = enough
+
+    def _take_over(self, asking: WaitOpened) -> bool:
+        """Whether the execution that this one replays has an answer to ``asking``; it is the answer here."""
+        run, question = self._run, self._question
+        asked = digest_question(asking.question, asking.schema, asking.metadata)
+        for offered in run.offers.answers(self._place, self._name, asked):
+            subject = f"the answer to {self._name!r}"
+            try:
+                value = values.get(run.store, run.project, offered.value, subject=subject, home=run.home)
+                if offered.given:
+                    self._check_schema(value)
+                found = question.answer(value)
+            except KitaruWaitValidationError as error:
+                # Other code asks for something else: then it is asked. What was given for it is spoken of.
+                if offered.given:
+                    self._refused.append(self._refusal(error, offered.by, offered.at))
+                continue
+            if not run.offers.take_answer(offered):
+                continue
+            opened = replace(asking, timeout=None)
+            answered = WaitAnswered(at=run.now(), wait=self._wait, name=self._name, value=offered.value, by=offered.by)
+            run.journal.buffer(opened)
+            run.journal.buffer(answered)
+            run.waits.open(opened)
+            run.waits.answer(answered)
+            self.found = [found]
+            return True
+        return False
+
+    def _check_schema(self, value: Any) -> None:
+        """``KitaruWaitValidationError`` where a value that was given for other code doesn't fit what this wait asks."""
+        check, schema = self._run.check_answer, self._question.schema
+        wrong = check(schema, value) if check is not None and self._question.annotation is None else ()
+        if wrong:
+            raise KitaruWaitValidationError(f"the answer to {self._name} doesn't fit: {'; '.join(wrong)}")
+
+    def look(self) -> None:
+        """Look for the answer once. Raises ``CancelRequested`` for an abort, ``Left`` where the runner is to leave."""
+        run = self._run
+        run.check()
+        # Decided before the look: an answer that comes in between is then still seen.
+        long_enough = self._all_idle()
+        if not self._take() and long_enough:
+            self._leave()
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next look."""
+        enough = self._run.waits.polled.get(self._wait, 0.0) - time.monotonic()
+        pause, self._pause = self._pause, min(self._pause * 1.3, LONGEST_PAUSE)
+        return min(pause, max(enough, FIRST_PAUSE))
+
+    def _take(self) -> bool:
+        run = self._run
+        key = address.wait_answer(run.project, run.exec_id, self._wait)
+        body = run.store.read(key)
+        if body is None:
+            return False
+        answer = read_answer(body, key)
+        if answer.abort:
+            run.journal.commit(WaitAborted(at=run.now(), wait=self._wait, by=answer.by))
+            run.halt(CancelRequested(answer.by))
+            run.check()
+        try:
+            value = self._question.answer(answer.value)
+        except KitaruWaitValidationError as error:
+            # The schema let it pass and the type does not: whoever answered is asked again.
+            # Recorded first: who runs on after a crash between the two finds the answer, and says it again.
+            run.journal.commit(self._refusal(error, answer.by, answer.at))
+            print(f"{error.message}; it was put aside, and {self._name!r} waits on", file=sys.stderr)
+            run.store.remove(key)
+            return False
+        encoded = encode(answer.value, subject=f"the answer to {self._name!r}", typed=False)
+        found = values.put(run.store, run.project, encoded)
+        event = WaitAnswered(at=run.now(), wait=self._wait, name=self._name, value=encoded.value, by=answer.by)
+        run.journal.commit(event)
+        if found:
+            values.settle(run.store, run.project, encoded)
+        run.waits.answer(event)
+        run.presence.answered(self._wait)
+        self.found = [value]
+        return True
+
+    def _refusal(self, error: KitaruWaitValidationError, by: str, answered: str) -> AnswerRefused:
+        reason = mask_tree(error.message.partition(" doesn't fit: ")[2] or error.message, self._run.mask)
+        at = self._run.now()
+        return AnswerRefused(at=at, wait=self._wait, name=self._name, reason=reason, answered=answered, by=by)
+
+    def _all_idle(self) -> bool:
+        """Whether every wait was polled for long enough, and nothing else goes on."""
+        run = self._run
+        now = time.monotonic()
+        waits = list(run.waits.polled.values())
+        return all(enough <= now for enough in waits) and not run.under_way and all(map(_settled, list(run.futures)))
+
+    def _leave(self) -> None:
+        """Record that the runner leaves, unless an answer came meanwhile: whoever gives one later resumes."""
+        run = self._run
+        with run.waits.leaving:
+            run.check()
+            if not self._all_idle():
+                return
+            run.journal.commit(Suspended(at=run.now()))
+            keys = [address.wait_answer(run.project, run.exec_id, wait) for wait in list(run.waits.polled)]
+            if any(run.store.read(key) is not None for key in keys):
+                # Who answered may have resumed it already: the next entry shows who goes on.
+                return
+            run.halt(Left())
+        run.check()
+
+
+def _settled(future: Any) -> bool:
+    return bool(future.done())
+
+
+class PendingAnswer:
+    """What ``wait()`` gives in an async flow: ``await`` it for the answer."""
+
+    def __init__(self, answer: Coroutine[Any, Any, Any]) -> None:
+        self._answer = answer
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._answer.__await__()
+
+    def __bool__(self) -> bool:
+        self._answer.close()
+        raise KitaruUsageError("wait() in an async flow must be awaited", hint="Write: answer = await wait(...)")
+
+
+def ask(run: RunState, wait: str, question: Question) -> Any:
+    """The answer to a wait, which this thread waits for; a ``PendingAnswer`` where an event loop runs."""
+    run.check()
+    poll = Poll(run, wait, question)
+    if "asyncio" in sys.modules:
+        from kitaru.run import event_loop
+
+        if event_loop.running_loop() is not None:
+            return PendingAnswer(event_loop.answered(run, poll))
+    return run.interrupts.shielded(lambda: _poll(run, poll))
+
+
+def _poll(run: RunState, poll: Poll) -> Any:
+    poll.open()
+    while not poll.found:
+        poll.look()
+        if not poll.found:
+            run.interrupts.pause(poll.pause)
+    return poll.found[0]

@@ -1,0 +1,259 @@
+"""A source tree as one archive: a reproducible ``tar.zst``, and back into a folder that is what its digest says.
+
+The tar is PAX: USTAR can't hold a long or non-ASCII path, and GNU's own extensions are no standard. Each header says
+path, mode and size and nothing else (time 0, user 0, no names), so that equal trees are equal bytes. Still the name of
+an archive is the digest of the tree's listing and not of these bytes, so another release may compress differently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import secrets
+import shutil
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import zstandard
+
+from kitaru.errors import KitaruBackendError, KitaruIntegrityError
+from kitaru.model.snapshot import SourceFile, SourceTree
+from kitaru.source.listing import EXECUTABLE, FILE, SYMLINK, bad_link, bad_path, normal_mode, tree_digest
+
+__all__ = ["ensure_unpacked", "pack", "read_tree", "tree_digest", "unpack"]
+
+MOST_BYTES = 4_000_000_000
+"""What an archive may hold when decompressed, headers included, unless the caller says otherwise."""
+
+_LEVEL = 3
+_CHUNK = 1 << 20
+_BLOCK = 512
+_PRIVATE_COPIES = 8
+
+
+# --- pack -------------------------------------------------------------------------------------------------------------
+
+
+def pack(files: Iterable[tuple[SourceFile, bytes]]) -> bytes:
+    """The files as one archive: equal files give equal bytes, in whatever order they come."""
+    raw = io.BytesIO()
+    for file, body in sorted(files, key=lambda pair: pair[0].path):
+        raw.write(_header(file, body))
+        if file.mode != SYMLINK:
+            raw.write(body)
+            raw.write(bytes(-len(body) % _BLOCK))
+    raw.write(bytes(2 * _BLOCK))
+    # One thread: with several, where the input is cut depends on their number.
+    return zstandard.ZstdCompressor(level=_LEVEL, threads=0).compress(raw.getbuffer())
+
+
+def _header(file: SourceFile, body: bytes) -> bytes:
+    info = tarfile.TarInfo(file.path)
+    info.mode = file.mode & 0o777
+    if file.mode == SYMLINK:
+        info.type, info.linkname = tarfile.SYMTYPE, body.decode()
+    else:
+        info.size = len(body)
+    return info.tobuf(tarfile.PAX_FORMAT)
+
+
+# --- unpack -----------------------------------------------------------------------------------------------------------
+
+
+def unpack(archive: bytes, digest: str, into: Path, *, most_bytes: int = MOST_BYTES) -> None:
+    """Unpack into ``into``, which appears whole or not at all; one that appears meanwhile and is the tree is as good.
+
+    Raises ``KitaruIntegrityError`` for an archive that is damaged, that holds anything but plain files and symlinks
+    inside the tree, that grows beyond ``most_bytes``, or that is not the tree which ``digest`` names;
+    ``KitaruBackendError`` where the folder can't be written, or holds something else.
+    """
+    if not _unpack(archive, digest, into, most_bytes):
+        raise KitaruBackendError(f"{into} holds something other than the source {digest[:12]}", hint="remove it")
+
+
+def _unpack(archive: bytes, digest: str, into: Path, most_bytes: int) -> bool:
+    """As ``unpack``; False where ``into`` is there already with other content."""
+    temporary = into.parent / f".new-{secrets.token_hex(8)}"
+    try:
+        temporary.mkdir(parents=True)
+        found = tree_digest(_extract(archive, temporary, most_bytes))
+        if found != digest:
+            raise KitaruIntegrityError(
+                f"the source archive is not the tree {digest[:12]} that the snapshot names: it is {found[:12]}",
+                hint="restore the archive from a backup, or release the flow anew from a commit that differs",
+            )
+        try:
+            temporary.rename(into)
+        except OSError:
+            # Another process was faster, or a folder was there before: what matters is what it holds.
+            if not into.exists():
+                raise
+            return _is_tree(into, digest)
+        return True
+    except OSError as error:
+        raise KitaruBackendError(
+            f"the source can't be unpacked in {into.parent}: {error.strerror or error}",
+            hint="see that the folder can be written and the disk is not full",
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _extract(archive: bytes, folder: Path, most_bytes: int) -> SourceTree:
+    files: dict[str, SourceFile] = {}
+    folders: set[str] = set()
+    links: dict[str, str] = {}
+    try:
+        with (
+            zstandard.ZstdDecompressor().stream_reader(archive) as plain,
+            tarfile.open(fileobj=Bounded(plain, most_bytes), mode="r|", encoding="utf-8") as tar,
+        ):
+            for member in tar:
+                above = _check_member(member, files, folders)
+                if above not in folders:
+                    _make_folders(folder, above, files, folders)
+                if member.issym():
+                    body = os.fsencode(member.linkname)
+                    links[member.name] = member.linkname
+                    mode, sha, size = SYMLINK, hashlib.sha256(body).hexdigest(), len(body)
+                else:
+                    mode = EXECUTABLE if member.mode & 0o100 else FILE
+                    sha, size = _write(tar, member, f"{folder}/{member.name}", mode)
+                files[member.name] = SourceFile.model_construct(path=member.name, mode=mode, size=size, sha256=sha)
+    except KitaruIntegrityError:
+        raise
+    except (tarfile.TarError, zstandard.ZstdError, EOFError, ValueError, OverflowError, RecursionError) as error:
+        raise KitaruIntegrityError(f"the source archive can't be unpacked: {error}") from error
+    # Symlinks come last: while files are written there is none to write through.
+    for path, target in links.items():
+        why = bad_link(path, links)
+        if why is not None:
+            raise KitaruIntegrityError(f"the source archive holds a symlink at {path!r}: {why}")
+        (folder / path).symlink_to(target)
+    return SourceTree.model_construct(files=tuple(files[path] for path in sorted(files)))
+
+
+def _check_member(member: tarfile.TarInfo, files: dict[str, SourceFile], folders: set[str]) -> str:
+    """The folder that ``member`` is in. Raises for what no source tree holds, or not beside what came before."""
+    why = None
+    if member.type not in (tarfile.REGTYPE, tarfile.SYMTYPE) or member.sparse is not None:
+        why = "it is no plain file"
+    elif member.name in files:
+        why = "it is there twice"
+    elif member.name in folders:
+        why = "it is a file and a folder"
+    else:
+        why = bad_path(member.name)
+    if why is None and member.issym():
+        why = bad_path(member.linkname.replace("/", "_"))
+    if why is not None:
+        raise KitaruIntegrityError(f"the source archive holds {member.name!r}: {why}")
+    return member.name.rpartition("/")[0]
+
+
+def _make_folders(folder: Path, above: str, files: dict[str, SourceFile], folders: set[str]) -> None:
+    """Make the folder ``above`` of the tree, and those that it is in, and add them to ``folders``; "" is the root."""
+    missing = []
+    while above and above not in folders:
+        missing.append(above)
+        above = above.rpartition("/")[0]
+    for path in reversed(missing):
+        if path in files:
+            raise KitaruIntegrityError(f"the source archive holds {path!r}: it is a file and a folder")
+        (folder / path).mkdir()
+    folders.update(missing, [""])
+
+
+def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str, mode: int) -> tuple[str, int]:
+    content = tar.extractfile(member)
+    if content is None:
+        raise KitaruIntegrityError(f"the source archive holds {member.name!r} without its content")
+    sha = hashlib.sha256()
+    size = 0
+    # Created here and nowhere else: a name that the file system takes for one that it has is an error.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        while chunk := content.read(_CHUNK):
+            sha.update(chunk)
+            size += len(chunk)
+            while chunk:
+                chunk = chunk[os.write(descriptor, chunk) :]
+        os.fchmod(descriptor, mode & 0o777)
+    finally:
+        os.close(descriptor)
+    if size != member.size:
+        raise KitaruIntegrityError(f"the source archive ends inside {member.name!r}")
+    return sha.hexdigest(), size
+
+
+class Bounded(io.RawIOBase):
+    """A reader that refuses to give more than so many bytes: a small archive may hold an endless one."""
+
+    def __init__(self, source: zstandard.ZstdDecompressionReader, most: int) -> None:
+        super().__init__()
+        self._source = source
+        self._left = most
+
+    def read(self, size: int = -1) -> bytes:
+        body = self._source.read(min(size, self._left + 1))
+        self._left -= len(body)
+        if self._left < 0:
+            raise KitaruIntegrityError("the source archive holds more than it may when decompressed")
+        return body
+
+
+# --- the folder of unpacked trees -------------------------------------------------------------------------------------
+
+
+def ensure_unpacked(cache: Path, digest: str, fetch: Callable[[], bytes]) -> Path:
+    """A folder that holds the tree which ``digest`` names, verified now; ``fetch`` gives the archive where none does.
+
+    A folder that was changed since it was unpacked is left as it is (a run may be working in it) and a further copy is
+    made beside it. Raises ``KitaruIntegrityError`` as ``unpack`` does.
+    """
+    for number in range(_PRIVATE_COPIES):
+        folder = cache / (digest if number == 0 else f"{digest}.{number}")
+        if not folder.exists():
+            if _unpack(fetch(), digest, folder, MOST_BYTES):
+                return folder
+        elif _is_tree(folder, digest):
+            return folder
+    folder = cache / f"{digest}.{secrets.token_hex(8)}"
+    unpack(fetch(), digest, folder)
+    return folder
+
+
+def read_tree(folder: Path) -> SourceTree:
+    """The source tree that ``folder`` holds, hashed now, compiled Python aside.
+
+    Raises ``OSError`` where it can't be read, ``ValueError`` for what no source tree holds (a device, a bad name).
+    """
+    return SourceTree.model_construct(files=tuple(sorted(_walk(folder, ""), key=lambda file: file.path)))
+
+
+def _walk(folder: Path, prefix: str) -> Iterator[SourceFile]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = prefix + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                if entry.name != "__pycache__":
+                    yield from _walk(Path(entry.path), f"{path}/")
+                continue
+            if entry.name.endswith(".pyc"):
+                continue
+            mode = normal_mode(entry.stat(follow_symlinks=False).st_mode)
+            if not mode or bad_path(path):
+                raise ValueError(f"{path!r} is nothing that a source tree holds")
+            body = os.fsencode(Path(entry.path).readlink()) if mode == SYMLINK else Path(entry.path).read_bytes()
+            yield SourceFile.model_construct(
+                path=path, mode=mode, size=len(body), sha256=hashlib.sha256(body).hexdigest()
+            )
+
+
+def _is_tree(folder: Path, digest: str) -> bool:
+    try:
+        return tree_digest(read_tree(folder)) == digest
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,150 @@
+"""The other manifests of a repository, as a commit or the working tree has them: what they claim of certain flows.
+
+A repository may hold hundreds. All are read by one ``git`` process, and only those are parsed whose bytes can claim one
+of the flows in question for the same project: parsing is what takes the time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from kitaru.manifest.manifest_reading import read_leniently
+from kitaru.model.neighbour import Neighbour, Neighbours
+from kitaru.model.record import record
+from kitaru.source import git_process
+
+MAX_BYTES = 5 * 1024 * 1024
+
+_NAME = "kitaru.yaml"
+_PLAIN_FILES = (b"100644", b"100755")
+
+
+@record()
+class Wanted:
+    """What is asked: who else claims ``flows``. ``own`` is the path of the manifest that asks, and ``also`` names files
+    that count as manifests whatever they are called; all paths are below the repository's root.
+
+    ``project`` and ``store`` are what the asking manifest says; those of ``also`` are known to have the same store. The
+    caller may have been told these by other means, which go for every manifest: then ``project`` is None, or
+    ``any_store`` is true.
+    """
+
+    own: str
+    flows: Collection[str]
+    also: Collection[str] = ()
+    target: str | None = None
+    project: str | None = None
+    store: str | None = None
+    any_store: bool = False
+
+
+def find_neighbours(root: Path, wanted: Wanted, commit: str | None) -> Neighbours:
+    """Who else claims the flows: in ``commit``, or in the working tree around ``root`` where that is None.
+
+    A manifest of another project or store, or without the target that is asked for, is none of them. One that can't be
+    read is told of. Raises ``KitaruSourceError`` outside a repository.
+    """
+    if not wanted.flows:
+        return Neighbours()
+    found, unread = [], []
+    claim = _claims(wanted.flows)
+    for path, body in _bodies(root, wanted, commit):
+        if not _can_matter(body, claim, wanted.project):
+            continue
+        data, problem = read_leniently(body, wanted.target) if len(body) <= MAX_BYTES else (None, "it is too large")
+        if problem:
+            unread.append(f"{path} can't be read ({problem}), so which flows it declares is not known")
+        elif data is not None and _same_place(data, path, root, wanted):
+            flows, moved = _mapping(data.get("flows")), _mapping(data.get("moved"))
+            renames = {str(was): str(name) for was, name in moved.items()}
+            found.append(Neighbour(path, frozenset(map(str, flows)), renames))
+    return Neighbours(tuple(found), tuple(unread))
+
+
+def _bodies(root: Path, wanted: Wanted, commit: str | None) -> Iterator[tuple[str, bytes]]:
+    """Every other manifest's path and bytes, by path."""
+    if commit is None:
+        top = git_process.run(root, "rev-parse", "--show-toplevel").decode("utf-8", "surrogateescape").rstrip("\n")
+        yield from _in_working_tree(Path(top), wanted)
+        return
+    listed = git_process.run(root, "ls-tree", "-r", "-z", "--full-tree", commit)
+    blobs = {}
+    for entry in listed.split(b"\0"):
+        # Most of a large repository is told by its end that it is no manifest.
+        if not entry.endswith(_NAME.encode()) and not wanted.also:
+            continue
+        about, _, name = entry.partition(b"\t")
+        path = name.decode("utf-8", "surrogateescape")
+        if _is_other(path, wanted) and about.split(b" ")[0] in _PLAIN_FILES:
+            blobs[path] = about.split(b" ")[2]
+    yield from zip(blobs, _contents(root, list(blobs.values())), strict=True)
+
+
+def _in_working_tree(top: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
+    patterns = [f":(top)*{_NAME}", *(f":(top,literal){path}" for path in sorted(wanted.also))]
+    listed = git_process.run(top, "ls-files", "-z", "-c", "-o", "--exclude-standard", "--", *patterns)
+    paths = {name.decode("utf-8", "surrogateescape") for name in listed.split(b"\0") if name}
+    for path in sorted(paths):
+        place = top / path
+        if _is_other(path, wanted) and place.is_file() and not place.is_symlink():
+            try:
+                yield path, place.read_bytes()
+            except OSError:
+                continue  # gone since it was listed, or closed to us: it can't be applied from here either
+
+
+def _is_other(path: str, wanted: Wanted) -> bool:
+    return path != wanted.own and (path.endswith(_NAME) or path in wanted.also)
+
+
+def _contents(root: Path, blobs: list[bytes]) -> Iterator[bytes]:
+    """The blobs in order; one that Git has no content for, as in a partial clone without its server, is empty."""
+    if not blobs:
+        return
+    answer = git_process.run(root, "cat-file", "--batch", body=b"".join(blob + b"\n" for blob in blobs))
+    at = 0
+    for _ in blobs:
+        end = answer.index(b"\n", at)
+        header = answer[at:end].split()
+        size = int(header[2]) if len(header) == 3 else -1
+        yield answer[end + 1 : end + 1 + size] if size >= 0 else b""
+        at = end + 1 + (size + 1 if size >= 0 else 0)
+
+
+def _claims(flows: Collection[str]) -> re.Pattern[bytes]:
+    """What a manifest's bytes hold that claims one of the flows: its name as a key, however YAML may spell that."""
+    names = "|".join(re.escape(name) for name in sorted(flows))
+    return re.compile(rf"(?<![\w-])(?:{names})[\"']?[ \t]*:|^[ \t]*\?[ \t]|\*[\w-]+[ \t]+:|\\".encode(), re.MULTILINE)
+
+
+def _can_matter(body: bytes, claim: re.Pattern[bytes], project: str | None) -> bool:
+    named = project is None or project.encode() in body or b"\\" in body
+    return named and claim.search(body) is not None
+
+
+def _same_place(data: Mapping[str, Any], path: str, root: Path, wanted: Wanted) -> bool:
+    if wanted.project is not None and data.get("project") != wanted.project:
+        return False
+    if wanted.any_store or path in wanted.also:
+        return True
+    top = Path(root, "../" * wanted.own.count("/"))
+    return _place(data.get("store"), top, path) == _place(wanted.store, top, wanted.own)
+
+
+def _place(store: Any, top: Path, path: str) -> str | None:
+    """The store's address, as the manifest at ``path`` below ``top`` means it. None: it names none."""
+    if not isinstance(store, str) or not store:
+        return None
+    protocol, separator, rest = store.partition("://")
+    if separator and protocol != "file":
+        return store.rstrip("/")
+    place = Path(rest if separator else store).expanduser()
+    return os.path.normpath(top / Path(path).parent / place)
+
+
+def _mapping(value: Any) -> Mapping[Any, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,161 @@
+"""Which files of a commit a source tree takes, what it refuses, and how a selection is kept in the cache."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from kitaru.errors import KitaruSourceError, Problem
+from kitaru.model.address import canonical_json
+from kitaru.model.manifest import SourceSpec
+from kitaru.model.snapshot import SourceFile, SourceTree
+from kitaru.source.globs import Globs
+from kitaru.source.listing import bad_link, bad_path
+
+STATE_FOLDER = ".kitaru"
+
+_GITLINK = 0o160000
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The files that a flow takes from a tree; ``blobs`` are Git's ids of their contents, in the order of the files."""
+
+    tree: SourceTree
+    blobs: tuple[str, ...]
+    digest: str
+    warnings: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file of a Git tree. ``size`` in bytes."""
+
+    path: str
+    mode: int
+    size: int
+    blob: str
+
+
+def printable(path: str) -> str:
+    """``path`` for people, whatever bytes its name holds."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def choose(listed: bytes, spec: SourceSpec, own: Collection[str]) -> tuple[list[Entry], list[Problem]]:
+    """The files that ``spec`` takes from what ``git ls-tree -r -l -z`` printed, in path order, and warnings.
+
+    ``own`` are paths that no source tree holds. Raises ``KitaruSourceError`` for an empty choice, a submodule or a
+    name that is not UTF-8.
+    """
+    include, exclude = Globs.of(spec.include or ("**",)), Globs.of(spec.exclude or ())
+    paths: list[str] = []
+    entries: list[Entry] = []
+    for record in listed.split(b"\0")[:-1]:
+        facts, _, name = record.partition(b"\t")
+        mode, _, blob, size = facts.decode().split()
+        path = name.decode("utf-8", "surrogateescape")
+        if path in own or path.startswith(f"{STATE_FOLDER}/"):
+            continue
+        paths.append(path)
+        if not include.match(path) or exclude.match(path):
+            continue
+        entry = Entry(path, int(mode, 8), int(size) if size != "-" else 0, blob)
+        _check_entry(entry)
+        entries.append(entry)
+    # Git sorts by bytes, and a folder as if its name ended with a slash; a listing is sorted by its paths.
+    entries.sort(key=lambda entry: entry.path)
+    if not entries:
+        raise _nothing(include, exclude, paths)
+    warnings = [
+        Problem(f"source.include {pattern!r} takes no committed file")
+        for pattern, regex in zip(include.patterns, include.single, strict=True)
+        if not any(regex.fullmatch(path) for path in paths)
+    ]
+    return entries, warnings
+
+
+def _nothing(include: Globs, exclude: Globs, paths: list[str]) -> KitaruSourceError:
+    if not paths:
+        message = "the commit holds no file beside the manifest"
+    else:
+        taken = [path for path in paths if include.match(path)]
+        patterns = ", ".join(repr(pattern) for pattern in (exclude if taken else include).patterns)
+        verb = (
+            f"source.exclude leaves out all {len(taken)} files" if taken else "source.include takes none of the files"
+        )
+        message = f"the source is empty: {verb} ({patterns})"
+    return KitaruSourceError(
+        message, hint="git ls-files shows what is committed here; change source.include or source.exclude"
+    )
+
+
+def _check_entry(entry: Entry) -> None:
+    if entry.mode == _GITLINK:
+        raise KitaruSourceError(
+            f"{printable(entry.path)} is a submodule (a repository inside this one); a snapshot can't hold its files",
+            hint=f"leave it out with source.exclude: [{json.dumps(entry.path)}], or commit its files here",
+        )
+    why = bad_path(entry.path)
+    if why is not None:
+        raise KitaruSourceError(f"{printable(entry.path)}: {why}", hint="git mv it to another name, or exclude it")
+
+
+def check_links(links: dict[str, str]) -> None:
+    """Raise ``KitaruSourceError`` for a symlink that leads out of the tree; ``links`` maps path to target."""
+    for path, target in links.items():
+        why = bad_path(target.replace("/", "_") or "_") or bad_link(path, links)
+        if why is not None:
+            raise KitaruSourceError(
+                f"{path} is a symlink to {printable(target)!r}: {why}; a snapshot keeps only links to files inside it",
+                hint="make it relative and inside the manifest's folder, or leave it out with source.exclude",
+            )
+
+
+def check_budget(entries: list[Entry], budget_mb: int) -> None:
+    """Raise ``KitaruSourceError`` where the files hold more than ``budget_mb`` million bytes."""
+    total = sum(entry.size for entry in entries)
+    if total <= budget_mb * 1_000_000:
+        return
+    largest = sorted(entries, key=lambda entry: (-entry.size, entry.path))[:5]
+    lines = "".join(f"\n  {entry.size / 1e6:10.1f} MB  {entry.path}" for entry in largest)
+    raise KitaruSourceError(
+        f"the source holds {total / 1e6:.1f} MB in {len(entries)} files, over its budget of {budget_mb} MB; "
+        f"the largest:{lines}",
+        hint="leave them out with source.exclude, or raise source.max_size_mb",
+    )
+
+
+def lfs_warning(path: str) -> Problem:
+    """What to tell about a file that Git LFS keeps elsewhere."""
+    return Problem(
+        "is a Git LFS pointer: the snapshot holds the pointer, not the content",
+        file=path,
+        hint="leave it out with source.exclude, and load the data when the flow runs",
+    )
+
+
+def selection_bytes(selection: Selection) -> bytes:
+    """The selection as the cache keeps it."""
+    files = [
+        [file.path, file.mode, file.size, file.sha256, blob]
+        for file, blob in zip(selection.tree.files, selection.blobs, strict=True)
+    ]
+    warnings = [[warning.message, warning.file, warning.hint] for warning in selection.warnings]
+    return canonical_json({"digest": selection.digest, "files": files, "warnings": warnings})
+
+
+def parse_selection(body: bytes | None) -> Selection | None:
+    """The inverse of ``selection_bytes``; None for None."""
+    if body is None:
+        return None
+    data = json.loads(body)
+    # The entry was checked against its own sum, so the files need no second validation.
+    files = tuple(
+        SourceFile.model_construct(path=path, mode=mode, size=size, sha256=sha)
+        for path, mode, size, sha, _ in data["files"]
+    )
+    warnings = tuple(Problem(message, file=file, hint=hint) for message, file, hint in data["warnings"])
+    blobs = tuple(row[4] for row in data["files"])
+    return Selection(SourceTree.model_construct(files=files), blobs, data["digest"], warnings)

@@ -1,0 +1,5 @@
+"""Owns the places where an execution runs, each behind ``Runner``.
+
+May import: model, errors.
+Must never know: journals, leases and routes: a stack decides nothing about an execution.
+"""

@@ -1,1 +1,0 @@
-"""The faces: what people and processes talk to."""

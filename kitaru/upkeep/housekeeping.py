@@ -1,0 +1,74 @@
+"""``client.housekeeping``: remove what nothing leads to any more, in the store and in this machine's caches."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from kitaru import wiring
+from kitaru.client.session import Session
+from kitaru.errors import KitaruUsageError
+from kitaru.release.releases import Releases
+from kitaru.upkeep.retention import GRACE, Terms
+
+if TYPE_CHECKING:
+    from kitaru.upkeep.collected import Collected
+
+UNUSED_FOR = timedelta(days=30)
+
+
+class Housekeeping:
+    """Verbs that free space."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def collect(
+        self,
+        *,
+        delete: bool = False,
+        keep_versions: int | None = None,
+        older_than: timedelta | None = None,
+        executions_older_than: timedelta | None = None,
+        grace: timedelta = GRACE,
+    ) -> Collected:
+        """Find the objects of the project that nothing needs, and ``delete``: remove them.
+
+        ``keep_versions`` and ``older_than`` delete versions that are outside of both (of the one, where one is given)
+        and that no route, label, hold or unfinished execution needs; ``executions_older_than`` removes executions that
+        ended longer ago. Nothing goes that was written or needed within ``grace``, so what deleted versions leave goes
+        a grace period later. Safe beside whoever works on the store, unless ``grace`` is nought.
+        """
+        if keep_versions is not None and keep_versions < 1:
+            raise KitaruUsageError(f"keep_versions is {keep_versions}, expected 1 or more")
+        for name, span in (("older_than", older_than), ("executions_older_than", executions_older_than)):
+            if span is not None and span <= timedelta(0):
+                raise KitaruUsageError(f"{name} is {span}, expected a stretch of time")
+        if grace < timedelta(0):
+            raise KitaruUsageError(f"grace is {grace}, expected a stretch of time")
+        session = self._session
+        terms = Terms(grace, keep_versions, older_than, executions_older_than)
+        releases = Releases(session.store, session.project, session.clock)
+        # Late: it brings all that reads the log and the journals.
+        collecting = import_module("kitaru.upkeep.collecting")
+        collector = collecting.Collector(
+            session.store, session.project, releases, session.clock, session.reporter, terms
+        )
+        found: Collected = collector.collect(delete=delete, by=self._actor())
+        return found
+
+    def _actor(self) -> str:
+        """Who acts: as Git says in a repository with a manifest, as for every verb that writes a generation."""
+        session = self._session
+        try:
+            return wiring.Repository(session.manifest, session.settings).actor()
+        except KitaruUsageError:
+            return session.actor
+
+    def prune_caches(self, *, delete: bool = False, unused_for: timedelta = UNUSED_FOR) -> Any:
+        """Find virtual environments and unpacked sources of this machine that nobody used lately; ``delete`` them.
+
+        What a process uses at the moment is left alone.
+        """
+        return wiring.prune_caches(self._session.settings, unused_for, delete=delete)

@@ -1,0 +1,55 @@
+"""Values inside their journal entry: are they still what the digest beside them says?"""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import b64decode
+from typing import Any
+
+from kitaru.model.recorded import JSON_FORMATS, Value
+from kitaru.values import blocks
+
+
+def inline_fits(value: Value, *, as_written: bool = False) -> bool:
+    """Whether an inline value has the digest and the size beside it; True for one that is an object of its own.
+
+    The bytes are made again as they were when the value was stored: at most a few dozen kilobytes. A value that came by
+    way of the cache, an answer or a replay may have lost the order of its keys there. Of one whose keys are sorted the
+    size alone is compared then, unless it is known to stand here ``as_written``.
+    """
+    if value.stored != "inline":
+        return True
+    try:
+        body = _body(value)
+        if value.size != len(body):
+            return False
+        if value.sha256 == hashlib.sha256(body).hexdigest():
+            return True
+        return not as_written and value.format in JSON_FORMATS and _may_be_sorted(value.inline)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return False
+
+
+def _may_be_sorted(tree: Any) -> bool:
+    """Whether every object in it has its keys in order, and some has several."""
+    several, waiting = False, [tree]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            names = list(one)
+            if names != sorted(names):
+                return False
+            several = several or len(names) > 1
+            waiting.extend(one.values())
+        elif isinstance(one, list):
+            waiting.extend(one)
+    return several
+
+
+def _body(value: Value) -> bytes:
+    if value.format in JSON_FORMATS:
+        # No limit that it could pass: inside an entry nothing stands apart.
+        return bytes(blocks.write(value.inline, 0)[0])
+    if value.format == "text":
+        return bytes(value.inline.encode())
+    return b64decode(value.inline, validate=True)

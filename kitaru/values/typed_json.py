@@ -1,0 +1,400 @@
+"""Python values as readable JSON that comes back as the same type.
+
+What JSON has is written as itself. Anything else is an object with the key ``$type``: ``{"$type": "tuple", "value":
+[1, 2]}``, ``{"$type": "model", "class": "shop:Order", "value": {...}}``. Classes are found again by name, so they
+must live at the top of a module.
+"""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import importlib
+import json
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from typing import Any
+
+from kitaru.values.blocks import as_bytes, as_order
+from kitaru.values.formats import builtin_format, format_named, way_out
+from kitaru.values.pandas_scalars import PANDAS_SCALARS, read_scalar, write_scalar
+
+TAG = "$type"
+SCALARS = frozenset({str, int, bool, type(None)})
+PLAIN = frozenset({str, int, bool, type(None), float})
+
+
+class Loose:
+    """How a tree for digests differs from one that is stored.
+
+    ``summarise`` gives a short stand-in for a value, or None where it has no need of one; ``summarise_unstorable`` the
+    same for a value that has no JSON form. Classes of the module
+    ``home`` are named without it: the same file has another module name as a script, and again when a runner loads
+    it.
+    """
+
+    __slots__ = ("home", "summarise", "summarise_unstorable")
+
+    def __init__(self, home: str, summarise: Callable[[Any], Any], summarise_unstorable: Callable[[Any], Any]) -> None:
+        self.home = home
+        self.summarise = summarise
+        self.summarise_unstorable = summarise_unstorable
+
+
+class Unstorable(TypeError):
+    """There is no JSON form for a value of ``kind``; ``advice`` says what to do about it."""
+
+    def __init__(self, kind: type, advice: str) -> None:
+        super().__init__(f"{type_name(kind)}: {advice}")
+        self.kind = kind
+        self.advice = advice
+
+
+class TypeGone(LookupError):
+    """The class of a stored value can't be found by its name: here, or any more."""
+
+
+def is_plain(value: Any) -> bool:
+    """Whether ``value`` is made of exact JSON types only, so that JSON gives back an equal value of the same types."""
+    kind = type(value)
+    if kind in PLAIN:
+        return kind is not float or math.isfinite(value)
+    if kind is list:
+        members = value
+    elif kind is dict:
+        if TAG in value or (value and set(map(type, value)) != {str}):
+            return False
+        members = value.values()
+    else:
+        return False
+    kinds = set(map(type, members))
+    if kinds <= SCALARS:
+        return True
+    if kinds <= PLAIN:
+        return all(math.isfinite(item) for item in members if type(item) is float)
+    return all(map(is_plain, members))
+
+
+def to_tree(value: Any, *, loose: Loose | None = None) -> Any:
+    """``value`` as JSON types, tagged where needed; blocks of bytes in it are left as they are (see ``core.blocks``).
+
+    ``loose`` is for digests: no order among dict keys, and what can't be stored becomes its type's name. Raises
+    ``Unstorable``, and ``RecursionError`` for a value that contains itself.
+    """
+    kind = type(value)
+    if kind in SCALARS:
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else {TAG: "float", "value": str(value)}
+    if kind is list:
+        return [to_tree(item, loose=loose) for item in value]
+    if kind is dict:
+        if TAG not in value and all(type(key) is str for key in value):
+            return {key: to_tree(item, loose=loose) for key, item in value.items()}
+        items = [[to_tree(key, loose=loose), to_tree(item, loose=loose)] for key, item in value.items()]
+        return {TAG: "dict", "value": sorted(items, key=_as_text) if loose else items}
+    if loose is None:
+        return _tagged(value, kind, None)
+    try:
+        return loose.summarise(value) or _tagged(value, kind, loose)
+    except Unstorable:
+        return loose.summarise_unstorable(value) or {TAG: "opaque", "class": _named(kind, loose)}
+
+
+def from_tree(tree: Any, home: str = "") -> Any:
+    """The inverse of ``to_tree``. ``home`` is the module to look in for classes recorded in ``__main__``.
+
+    Raises ``ValueError``, ``TypeError``, ``LookupError`` or ``ImportError`` where a recorded type is gone or no
+    longer fits.
+    """
+    kind = type(tree)
+    if kind is list:
+        return [from_tree(item, home) for item in tree]
+    if kind is not dict:
+        return tree
+    tag = tree.get(TAG)
+    if tag is None:
+        return {key: from_tree(item, home) for key, item in tree.items()}
+    reader = _READERS.get(tag)
+    if reader is None:
+        raise ValueError(f"a value tagged {tag!r} is not known to this release")
+    return reader(tree, home)
+
+
+def type_name(kind: type) -> str:
+    """``module:Qualified.Name``; the bare name for built-in types."""
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}:{kind.__qualname__}"
+
+
+def find_class(name: str, home: str) -> type:
+    """The class that ``type_name`` named. ``TypeGone`` where it is not there.
+
+    ``home``: the module of the code that made the value. It is asked first where the recorded module is not loaded: the
+    same file has another module name as a script, and again when a runner loads it.
+    """
+    module, _, qualname = name.partition(":")
+    at_home = home and (module == "__main__" or module not in sys.modules)
+    problem: Exception = LookupError(name)
+    for place in filter(None, [home, module] if at_home else [module, home]):
+        try:
+            found: Any = importlib.import_module(place)
+            for part in qualname.split("."):
+                found = getattr(found, part)
+        except (ImportError, AttributeError) as error:
+            problem = error
+            continue
+        if isinstance(found, type) and (place == module or found.__module__ == place):
+            return found
+    raise TypeGone(f"its type {name} can't be found ({problem})")
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def _tagged(value: Any, kind: type, loose: Loose | None) -> dict[str, Any]:
+    simple = _SIMPLE.get(f"{kind.__module__}.{kind.__qualname__}")
+    if simple is not None:
+        name, write = simple
+        return {TAG: name, "value": write(value)}
+    if kind is tuple:
+        return {TAG: "tuple", "value": [to_tree(item, loose=loose) for item in value]}
+    if kind is set or kind is frozenset:
+        members = [to_tree(item, loose=loose) for item in value]
+        return {TAG: kind.__name__, "value": sorted(members, key=_as_text)}
+    if kind is datetime.datetime:
+        return _write_datetime(value)
+    if kind.__module__ == "pathlib" or kind.__module__.startswith("pathlib."):
+        return {TAG: "pure_path" if kind.__name__.startswith("Pure") else "path", "value": str(value)}
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.generic) and not isinstance(value, numpy.void):
+        return {TAG: "numpy", "dtype": value.dtype.str, "value": value.tobytes()}
+    if numpy is not None and kind is numpy.ndarray and not value.dtype.hasobject:
+        descr = numpy.lib.format.dtype_to_descr(value.dtype)
+        return {TAG: "ndarray", "dtype": descr, "shape": list(value.shape), "value": value.tobytes()}
+    if kind.__module__ == "collections":
+        return _tagged_collection(value, kind, loose)
+    try:
+        if kind.__name__ in PANDAS_SCALARS and kind.__module__.partition(".")[0] == "pandas":
+            return {TAG: PANDAS_SCALARS[kind.__name__], **write_scalar(value)}
+        form = builtin_format(value)  # a frame as a member: it has no bytes of its own
+        if form is not None:
+            return {TAG: "stored", "format": form.name, "value": form.write(value)}
+    except Exception as error:
+        raise Unstorable(kind, str(error)) from error
+    return _tagged_class(value, kind, loose)
+
+
+def _tagged_collection(value: Any, kind: type, loose: Loose | None) -> dict[str, Any]:
+    if kind is collections.deque:
+        return {TAG: "deque", "maxlen": value.maxlen, "value": [to_tree(item, loose=loose) for item in value]}
+    if kind not in (collections.OrderedDict, collections.Counter, collections.defaultdict):
+        return _tagged_class(value, kind, loose)
+    items = [[to_tree(key, loose=loose), to_tree(item, loose=loose)] for key, item in value.items()]
+    if kind is collections.OrderedDict:
+        return {TAG: "ordered_dict", "value": items}
+    items = sorted(items, key=_as_text) if loose else items
+    if kind is collections.Counter:
+        return {TAG: "counter", "value": items}
+    made = value.default_factory
+    if made is not None and not (isinstance(made, type) and (made.__module__ == "builtins" or _is_importable(made))):
+        advice = f"its default_factory {getattr(made, '__name__', made)!r} can't be found by name; return dict(value)"
+        raise Unstorable(kind, advice)
+    return {TAG: "defaultdict", "factory": made and _named(made, loose), "value": items}
+
+
+def _tagged_class(value: Any, kind: type, loose: Loose | None) -> dict[str, Any]:
+    if isinstance(value, Enum):
+        _require_importable(kind, loose)
+        return {TAG: "enum", "class": _named(kind, loose), "value": to_tree(value.value, loose=loose)}
+    if hasattr(kind, "__pydantic_validator__") and hasattr(kind, "model_validate_json"):
+        _require_importable(kind, loose)
+        return {TAG: "model", "class": _named(kind, loose), "value": _dump_model(value, kind, loose)}
+    if is_dataclass(kind):
+        _require_importable(kind, loose)
+        content = {item.name: to_tree(getattr(value, item.name), loose=loose) for item in fields(kind)}
+        return {TAG: "dataclass", "class": _named(kind, loose), "value": content}
+    if issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        _require_importable(kind, loose)
+        return {
+            TAG: "namedtuple",
+            "class": _named(kind, loose),
+            "value": [to_tree(item, loose=loose) for item in value],
+        }
+    for plain in (dict, list, tuple, set, str, int, float):
+        if issubclass(kind, plain):
+            raise Unstorable(kind, f"a subclass of {plain.__name__} would come back as another type")
+    raise Unstorable(kind, way_out(kind) or "it has no JSON form")
+
+
+def _named(kind: type, loose: Loose | None) -> str:
+    return kind.__qualname__ if loose is not None and kind.__module__ == loose.home else type_name(kind)
+
+
+def _as_text(tree: Any) -> str:
+    return json.dumps(tree, sort_keys=True, default=as_order)
+
+
+def _dump_model(value: Any, kind: Any, loose: Loose | None) -> Any:
+    try:
+        content = value.model_dump(mode="json", by_alias=True)
+        if loose is not None or kind.model_validate_json(json.dumps(content)) == value:
+            return content
+    except Exception as error:
+        raise Unstorable(kind, f"the model can't be written as JSON and read back ({error})") from error
+    raise Unstorable(
+        kind, "written as JSON and read back, the model is not equal to itself (secret or excluded fields?)"
+    )
+
+
+def _require_importable(kind: type, loose: Loose | None) -> None:
+    if loose is None and not _is_importable(kind):
+        raise Unstorable(kind, "its class can't be found by name; define it at the top of a module")
+
+
+def _is_importable(kind: type) -> bool:
+    found: Any = sys.modules.get(kind.__module__)
+    for part in kind.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is kind
+
+
+def _write_datetime(value: datetime.datetime) -> dict[str, Any]:
+    written: dict[str, Any] = {TAG: "datetime", "value": value.isoformat()}
+    zone = getattr(value.tzinfo, "key", None)
+    if isinstance(zone, str):
+        written["zone"] = zone
+    if value.fold:
+        written["fold"] = value.fold
+    return written
+
+
+_SIMPLE: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "builtins.bytes": ("bytes", lambda value: value),
+    "builtins.bytearray": ("bytearray", bytes),
+    "builtins.complex": ("complex", str),
+    "builtins.range": ("range", lambda value: [value.start, value.stop, value.step]),
+    "datetime.date": ("date", lambda value: value.isoformat()),
+    "datetime.time": ("time", lambda value: value.isoformat()),
+    "datetime.timedelta": ("timedelta", lambda value: [value.days, value.seconds, value.microseconds]),
+    "uuid.UUID": ("uuid", str),
+    "decimal.Decimal": ("decimal", str),
+    "fractions.Fraction": ("fraction", str),
+}
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def _find(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
+
+
+def _class_of(tree: dict[str, Any], home: str) -> Any:
+    return find_class(str(tree["class"]), home)
+
+
+def _read_datetime(tree: dict[str, Any], _home: str) -> datetime.datetime:
+    value = datetime.datetime.fromisoformat(tree["value"])
+    if "zone" in tree:
+        value = value.replace(tzinfo=_find("zoneinfo", "ZoneInfo")(tree["zone"]))
+    return value.replace(fold=1) if tree.get("fold") else value
+
+
+def _read_dataclass(tree: dict[str, Any], home: str) -> Any:
+    cls: Any = _class_of(tree, home)
+    if not is_dataclass(cls):
+        raise ValueError(f"{tree['class']} is no dataclass any more")
+    given = {name: from_tree(item, home) for name, item in tree["value"].items()}
+    known = {item.name: item for item in fields(cls)}
+    if surplus := sorted(given.keys() - known.keys()):
+        raise ValueError(f"{tree['class']} has no field {', '.join(surplus)} any more")
+    make: Any = cls
+    value = make(**{name: item for name, item in given.items() if known[name].init})
+    for name, item in given.items():
+        if not known[name].init:
+            object.__setattr__(value, name, item)
+    return value
+
+
+def _read_model(tree: dict[str, Any], home: str) -> Any:
+    return _class_of(tree, home).model_validate_json(json.dumps(tree["value"]))
+
+
+def _read_enum(tree: dict[str, Any], home: str) -> Any:
+    return _class_of(tree, home)(from_tree(tree["value"], home))
+
+
+def _read_namedtuple(tree: dict[str, Any], home: str) -> Any:
+    return _class_of(tree, home)(*[from_tree(item, home) for item in tree["value"]])
+
+
+def _read_array(tree: dict[str, Any], _home: str) -> Any:
+    numpy = importlib.import_module("numpy")
+    dtype = numpy.lib.format.descr_to_dtype(_as_descr(tree["dtype"]))
+    flat = numpy.frombuffer(as_bytes(tree["value"]), dtype=dtype)
+    return flat.reshape(tree["shape"]).copy()
+
+
+def _as_descr(descr: Any) -> Any:
+    if isinstance(descr, list):  # a structured type: JSON made lists of its tuples
+        return [tuple(_as_descr(part) if i == 1 else part for i, part in enumerate(item)) for item in descr]
+    return descr
+
+
+def _read_scalar(tree: dict[str, Any], _home: str) -> Any:
+    return importlib.import_module("numpy").frombuffer(as_bytes(tree["value"]), dtype=tree["dtype"])[0]
+
+
+def _read_defaultdict(tree: dict[str, Any], home: str) -> Any:
+    name = tree["factory"]
+    made: Any = None
+    if name is not None:
+        made = find_class(name if ":" in name else f"builtins:{name}", home)
+    return collections.defaultdict(made, _pairs(tree, home))
+
+
+def _pairs(tree: dict[str, Any], home: str) -> list[Any]:
+    return [(from_tree(key, home), from_tree(item, home)) for key, item in tree["value"]]
+
+
+def _members(tree: dict[str, Any], home: str) -> list[Any]:
+    return [from_tree(item, home) for item in tree["value"]]
+
+
+_READERS: dict[str, Callable[[dict[str, Any], str], Any]] = {
+    "float": lambda tree, _: float(tree["value"]),
+    "dict": lambda tree, home: {from_tree(key, home): from_tree(item, home) for key, item in tree["value"]},
+    "tuple": lambda tree, home: tuple(_members(tree, home)),
+    "set": lambda tree, home: set(_members(tree, home)),
+    "frozenset": lambda tree, home: frozenset(_members(tree, home)),
+    "bytes": lambda tree, _: as_bytes(tree["value"]),
+    "bytearray": lambda tree, _: bytearray(as_bytes(tree["value"])),
+    "complex": lambda tree, _: complex(tree["value"]),
+    "range": lambda tree, _: range(*tree["value"]),
+    "date": lambda tree, _: datetime.date.fromisoformat(tree["value"]),
+    "time": lambda tree, _: datetime.time.fromisoformat(tree["value"]),
+    "timedelta": lambda tree, _: datetime.timedelta(*tree["value"]),
+    "datetime": _read_datetime,
+    "uuid": lambda tree, _: _find("uuid", "UUID")(tree["value"]),
+    "decimal": lambda tree, _: _find("decimal", "Decimal")(tree["value"]),
+    "fraction": lambda tree, _: _find("fractions", "Fraction")(tree["value"]),
+    "path": lambda tree, _: _find("pathlib", "Path")(tree["value"]),
+    "pure_path": lambda tree, _: _find("pathlib", "PurePath")(tree["value"]),
+    "enum": _read_enum,
+    "model": _read_model,
+    "dataclass": _read_dataclass,
+    "namedtuple": _read_namedtuple,
+    "ordered_dict": lambda tree, home: collections.OrderedDict(_pairs(tree, home)),
+    "counter": lambda tree, home: collections.Counter(dict(_pairs(tree, home))),
+    "defaultdict": _read_defaultdict,
+    "deque": lambda tree, home: collections.deque(_members(tree, home), tree["maxlen"]),
+    "timestamp": lambda tree, _: read_scalar("Timestamp", tree),
+    "time_delta": lambda tree, _: read_scalar("Timedelta", tree),
+    "nat": lambda _tree, _: _find("pandas", "NaT"),
+    "stored": lambda tree, _: format_named(tree["format"]).read(as_bytes(tree["value"])),
+    "ndarray": _read_array,
+    "numpy": _read_scalar,
+}
