@@ -28,7 +28,7 @@ from kitaru.model.event import (
 )
 from kitaru.model.execution import fold
 from kitaru.ports import Created, Listed, Taken
-from kitaru.run.listing import note_end, note_open, note_parked
+from kitaru.run.index import note_end, note_open, note_parked
 
 GOAL = "100,000 executions stored: `executions list --limit 20` with filters"
 ROUNDS = 5

@@ -9,7 +9,7 @@ from kitaru.model.lockfile import FlowState, Generation, Lockfile, Move, Release
 from kitaru.model.route import Holder, Route
 from kitaru.ports import Store
 from kitaru.release.releases import FULL_STATE_BYTES, FULL_STATE_EVERY
-from kitaru.store.records import read_table, write_object
+from kitaru.store.objects import read_table, write_object
 
 AT = "2026-01-01T00:00:00.000000Z"
 BY = "A long past"

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.figures import Figure, counted
 from kitaru.ports import Store
-from kitaru.store.local_store import LocalStore
+from kitaru.store.local import LocalStore
 from tests.racing import Raced, check_serial, race
 from tests.s3_servers import S3Server, serving_seaweedfs
 
@@ -69,7 +69,7 @@ def _local_folder(folder: Path) -> Iterator[tuple[Store, dict[str, str]]]:
 @contextmanager
 def _bucket(folder: Path) -> Iterator[tuple[Store, dict[str, str]]]:
     # s3fs takes half a second to import, which other benchmarks need not pay.
-    from kitaru.store.s3_store import S3Store
+    from kitaru.store.s3 import S3Store
 
     with serving_seaweedfs(folder / "server") as server:
         yield _store(S3Store, server), server.environment()

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from kitaru.flows.flow import Flow, flow
     from kitaru.flows.future import CheckpointFuture
     from kitaru.flows.notes import load, log, save
-    from kitaru.flows.policy import Retry
+    from kitaru.flows.retry import Retry
     from kitaru.flows.waiting import wait
     from kitaru.model.image import ImageSettings
 
@@ -99,7 +99,7 @@ _HOMES = {
     "FlowHandle": "kitaru.client.handle",
     "ImageSettings": "kitaru.model.image",
     "KitaruClient": "kitaru.client",
-    "Retry": "kitaru.flows.policy",
+    "Retry": "kitaru.flows.retry",
     "checkpoint": "kitaru.flows.checkpoint",
     "configure": "kitaru.client",
     "flow": "kitaru.flows.flow",

@@ -10,14 +10,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from kitaru.model.jsonable import record
 from kitaru.model.pieces import Body
-from kitaru.model.record import record
 
 if TYPE_CHECKING:
     # Only names in annotations: a flow that runs in a script needs no pydantic model of the manifest.
     from kitaru.errors import Problem
-    from kitaru.model.manifest import Manifest, SourceSpec
-    from kitaru.model.neighbour import Neighbours
+    from kitaru.model.manifest import Manifest, Neighbours, SourceSpec
     from kitaru.model.snapshot import Commit, FlowFacts, SourceTree
 
 

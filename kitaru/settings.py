@@ -9,8 +9,7 @@ from typing import Any
 
 from kitaru.errors import KitaruUsageError
 from kitaru.model.address import PROJECT_NAME
-from kitaru.model.one_line import recorded_line
-from kitaru.model.record import record
+from kitaru.model.jsonable import record, recorded_line
 
 MANIFEST = "kitaru.yaml"
 DEFAULT_PROJECT = "default"

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from kitaru.flows.flow import Flow
-from kitaru.flows.policy import further_attempts
+from kitaru.flows.retry import further_attempts
 from kitaru.model import address
 from kitaru.model.event import Event, ExecutionOptions, Opened
 from kitaru.model.execution import Execution
 from kitaru.ports import Created, Listed, Mask, RunnerInfo, Store, Taken
 from kitaru.run.executor import execute
 from kitaru.run.journal import Stopped, load, open_execution, read_entries, read_events
-from kitaru.store.local_store import LocalStore
-from kitaru.values import values
-from kitaru.values.codecs import encode
+from kitaru.store.local import LocalStore
+from kitaru.values import stored
+from kitaru.values.codec import encode
 
 PROJECT = "lab"
 
@@ -56,7 +56,7 @@ class Lab:
         """Open an execution as an invoker does; its id. It takes nothing from the cache unless asked to."""
         moment = self.clock.now()
         encoded = encode(flow.bind(kwargs=inputs), subject="inputs")
-        values.put(self.store, PROJECT, encoded)
+        stored.put(self.store, PROJECT, encoded)
         opened = Opened(
             at=address.timestamp(moment),
             project=PROJECT,

@@ -23,14 +23,14 @@ from kitaru.model import address
 from kitaru.model.event import AttemptFailed, CheckpointCompleted, CheckpointFailed
 from kitaru.model.execution import Execution
 from kitaru.run.logs import read_lines
-from kitaru.store.stores import open_store
+from kitaru.store.open import open_store
 from tests.execution_lab import PROJECT, Lab
 from tests.kill_child import Child, Cut, Order, Report
 from tests.kill_flows import EFFECTS, RUN, Program, program
 
 PRELOAD = [
     "tests.kill_child",
-    "kitaru.store.s3_store",
+    "kitaru.store.s3",
     "kitaru.client.running",
     "kitaru.run.event_loop",
 ]

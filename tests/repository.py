@@ -26,7 +26,7 @@ from kitaru.client.project import Applied
 from kitaru.model import address
 from kitaru.model.plan import Plan
 from kitaru.ports import Store
-from kitaru.store.local_store import LocalStore
+from kitaru.store.local import LocalStore
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from kitaru.errors import KitaruStoreError, KitaruUsageError
 from kitaru.model.pieces import Pieces
 from kitaru.ports import Created, Store, Taken
-from kitaru.store.store_probe import check_store
+from kitaru.store.open import check_store
 
 RACERS = 8
 

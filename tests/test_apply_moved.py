@@ -12,7 +12,7 @@ from kitaru import KitaruClient
 from kitaru.client.project import read_plan
 from kitaru.errors import KitaruConflictError, KitaruManifestError, KitaruSelectorError
 from kitaru.model import address
-from kitaru.upkeep.expiring import Expirer
+from kitaru.upkeep.needs import Expirer
 from tests.applying import TWO, new_version, problems, routes_of
 from tests.repository import MANIFEST, Repository, WallClock, Watched, kitaru
 

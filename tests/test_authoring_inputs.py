@@ -17,7 +17,7 @@ import pydantic
 import pytest
 
 from kitaru import errors, flow
-from kitaru.flows.conversion import Mismatch, convert, fits
+from kitaru.flows.signature import Mismatch, convert, fits
 
 
 class Depth(enum.Enum):

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from kitaru.model.event import Value
 from kitaru.model.pieces import CHUNK_BYTES, Pieces
 from kitaru.values import blocks
-from kitaru.values.codecs import decode, decode_plain, digest_arguments, encode
+from kitaru.values.codec import decode, decode_plain, digest_arguments, encode
 
 LARGE = 200_000
 MEGABYTE = 1 << 20

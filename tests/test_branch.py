@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kitaru.model.branch import is_branch
+from kitaru.model.manifest import is_branch
 
 PIECES = [
     "a",

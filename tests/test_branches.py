@@ -9,7 +9,7 @@ import pytest
 
 from kitaru.errors import KitaruStateError
 from kitaru.settings import ci_branch
-from kitaru.source.branches import can_be_of
+from kitaru.source.git import can_be_of
 from tests.applying import new_version, routed, routes_of
 from tests.repository import Repository, git, kitaru
 

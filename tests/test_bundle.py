@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from kitaru.errors import KitaruBackendError, KitaruError, KitaruIntegrityError
 from kitaru.model.snapshot import SourceFile, SourceTree
 from kitaru.source.bundle import ensure_unpacked, pack, read_tree, tree_digest, unpack
-from kitaru.source.listing import EXECUTABLE, FILE, SYMLINK, bad_link
+from kitaru.source.selection import EXECUTABLE, FILE, SYMLINK, bad_link
 
 Files = list[tuple[SourceFile, bytes]]
 

@@ -17,7 +17,7 @@ from kitaru import checkpoint, errors, flow
 from kitaru.flows.flow import Flow
 from kitaru.model import address
 from kitaru.model.event import CheckpointCompleted, CheckpointStarted
-from kitaru.run.cache_report import CacheReport, explain
+from kitaru.run.cache import CacheReport, explain
 from tests.execution_lab import PROJECT, CountingStore, Lab
 
 RAN: list[Any] = []

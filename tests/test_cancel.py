@@ -19,8 +19,8 @@ from kitaru.errors import KitaruCancelledError, KitaruStateError
 from kitaru.model import address
 from kitaru.model.event import Cancelled, CheckpointCompleted
 from kitaru.ports import RunnerInfo
-from kitaru.run import cancelling, cancels
-from kitaru.run.cancelling import record_cancelled, request_cancel
+from kitaru.run import cancel, cancels
+from kitaru.run.cancel import record_cancelled, request_cancel
 from kitaru.run.journal import Fenced
 from tests.durable_flows import deployed, ran
 from tests.execution_lab import PROJECT, Lab
@@ -154,7 +154,7 @@ def test_a_running_flow_ends_wherever_it_is(lab: Lab, body: Any) -> None:
 
 def test_what_does_not_react_is_ended_over_its_head(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the grace the end is recorded while the code still runs, and nothing it does later is."""
-    monkeypatch.setattr(cancelling, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(cancel, "GRACE_SECONDS", 0.5)
     from kitaru.run.executor import execute
 
     release = threading.Event()

@@ -13,7 +13,7 @@ import pytest
 
 from kitaru import checkpoint, flow
 from kitaru.run.logs import LogWriter, read_lines
-from kitaru.run.secret_values import Masking, secret_values
+from kitaru.run.masking import Masking, secret_values
 from tests.execution_lab import PROJECT, Lab
 from tests.repository import until
 from tests.run_process import Process
@@ -197,7 +197,7 @@ def test_the_longer_secret_is_hidden_first() -> None:
 
 def test_a_line_is_masked_before_it_is_cut(tmp_path: Path) -> None:
     """A secret at the place where a long line is cut leaves no half behind."""
-    from kitaru.model.log_line import LogLine
+    from kitaru.model.execution import LogLine
     from kitaru.run.logs import LINE_LIMIT
 
     lab = Lab(tmp_path)

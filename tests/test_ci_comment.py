@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kitaru.ci.web_api import TRIES
+from kitaru.ci.http import TRIES
 from kitaru.client import ci
 from kitaru.errors import KitaruBackendError, KitaruUsageError
 from tests.ci_servers import BOT, PERSON, TOKEN, GitHubState, GitLabState, github, gitlab

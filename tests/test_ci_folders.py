@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kitaru.ci.ci_files import Choices
+from kitaru.ci.files import Choices
 from kitaru.cli import ci as commands
 from kitaru.client import ci
 from tests.ci_jobs import load

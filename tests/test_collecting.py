@@ -15,9 +15,9 @@ from kitaru.model.lockfile import FlowState, Release, VersionTable
 from kitaru.model.route import Hold, Holder, Route
 from kitaru.ports import Store
 from kitaru.release.releases import Releases
-from kitaru.upkeep.collected import Collected
-from kitaru.upkeep.object_checks import verify_objects
-from kitaru.upkeep.retention import Terms, outlived
+from kitaru.upkeep.checks import verify_objects
+from kitaru.upkeep.collect import Collected
+from kitaru.upkeep.needs import Terms, outlived
 from kitaru.wiring import Silent, past_sources
 from tests.applying import new_version
 from tests.execution_lab import WallClock
@@ -264,7 +264,7 @@ def test_deleted_versions_do_not_count_among_the_newest() -> None:
 
 def test_many_versions_are_deleted_by_several_generations(grown: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """No generation deletes more than so many."""
-    monkeypatch.setattr("kitaru.upkeep.collecting.MOST_DROPS", 2)
+    monkeypatch.setattr("kitaru.upkeep.collect.MOST_DROPS", 2)
     generation = grown.client().project.releases.head().generation
     found = grown.collect(keep_versions=1)
     assert [one.version for one in found.versions] == [1, 2, 3]

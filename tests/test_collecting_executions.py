@@ -15,11 +15,10 @@ from kitaru.model import address
 from kitaru.model.event import Completed, Failed, Failure, Opened, RunnerRecord, Started, Value, encode_entry
 from kitaru.model.execution import fold
 from kitaru.release.releases import Releases
-from kitaru.run.listing import note_end
-from kitaru.upkeep.collected import Collected
-from kitaru.upkeep.collecting import Collector
-from kitaru.upkeep.retention import Terms
-from kitaru.values import values
+from kitaru.run.index import note_end
+from kitaru.upkeep.collect import Collected, Collector
+from kitaru.upkeep.needs import Terms
+from kitaru.values import stored
 from kitaru.wiring import Silent
 from tests.execution_lab import PROJECT, CountingStore, Lab, WallClock
 from tests.repository import Repository, until
@@ -44,7 +43,7 @@ def work(number: int = 1) -> str:
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
-    values._written.clear()
+    stored._written.clear()
     RUNS.clear()
     made = Lab(tmp_path)
     made.store = AgedStore()

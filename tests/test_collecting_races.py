@@ -21,13 +21,12 @@ from kitaru.release.applier import Applier
 from kitaru.release.releases import Releases
 from kitaru.release.workshop import Workshop
 from kitaru.run.journal import Journal, load, open_execution
-from kitaru.store import borrowing
-from kitaru.upkeep.collected import Collected
-from kitaru.upkeep.collecting import Collector
-from kitaru.upkeep.object_checks import verify_objects
-from kitaru.upkeep.retention import Terms
-from kitaru.values import values
-from kitaru.values.codecs import Encoded, encode
+from kitaru.store import objects
+from kitaru.upkeep.checks import verify_objects
+from kitaru.upkeep.collect import Collected, Collector
+from kitaru.upkeep.needs import Terms
+from kitaru.values import stored
+from kitaru.values.codec import Encoded, encode
 from kitaru.wiring import Silent, past_sources
 from tests.applying import new_version
 from tests.execution_lab import WallClock
@@ -151,12 +150,12 @@ def test_an_apply_and_a_collector_in_any_order(world: World) -> None:
 
 def test_without_the_appliers_last_look_some_order_loses_objects(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the test above can fail: the collector removes before the commit, and nobody puts it back."""
-    monkeypatch.setattr(borrowing.Borrowed, "settle", lambda _: None)
-    monkeypatch.setattr(borrowing.Borrowed, "store_object", _without_touch)
+    monkeypatch.setattr(objects.Borrowed, "settle", lambda _: None)
+    monkeypatch.setattr(objects.Borrowed, "store_object", _without_touch)
     assert interleaved(world, 0, whole=False)[1]
 
 
-def _without_touch(self: borrowing.Borrowed, body: bytes, *, kept: bool = False) -> str:
+def _without_touch(self: objects.Borrowed, body: bytes, *, kept: bool = False) -> str:
     key = address.blob(self.project, address.digest(body))
     self.store.create(key, body)
     return address.digest(body)
@@ -172,11 +171,11 @@ def test_without_the_collectors_second_look_some_order_loses_objects(
         return looks(self, keys) if isinstance(keys, dict) else set()
 
     monkeypatch.setattr(Collector, "_needed", first_only)
-    monkeypatch.setattr(borrowing.Borrowed, "store_object", _untouched_but_settled)
+    monkeypatch.setattr(objects.Borrowed, "store_object", _untouched_but_settled)
     assert interleaved(world, 0, whole=False)[1]
 
 
-def _untouched_but_settled(self: borrowing.Borrowed, body: bytes, *, kept: bool = False) -> str:
+def _untouched_but_settled(self: objects.Borrowed, body: bytes, *, kept: bool = False) -> str:
     sha = _without_touch(self, body)
     self._objects[address.blob(self.project, sha)] = body
     return sha
@@ -236,7 +235,7 @@ def run_world() -> tuple[AgedStore, str, Encoded]:
     """An execution under way, which is about to have a result; the same bytes lie there, a month old."""
     store = AgedStore()
     encoded = encode(BODY, subject="result")
-    values.put(store, PROJECT, encoded)
+    stored.put(store, PROJECT, encoded)
     store.pass_time(MONTH)
     clock = WallClock()
     at = address.timestamp(clock.now())
@@ -260,12 +259,12 @@ def run_world() -> tuple[AgedStore, str, Encoded]:
 
 def finish(store: Store, exec_id: str, encoded: Encoded) -> None:
     """What a runner does at the end, as another process would: it has written nothing before."""
-    values._written.clear()
-    found = values.put(store, PROJECT, encoded)
+    stored._written.clear()
+    found = stored.put(store, PROJECT, encoded)
     journal = Journal(store, PROJECT, exec_id, written=2, write_id="x")
     journal.commit(Completed(at=address.timestamp(WallClock().now()), output=encoded.value))
     if found:
-        values.settle(store, PROJECT, encoded)
+        stored.settle(store, PROJECT, encoded)
 
 
 def run_interleaved() -> tuple[int, int]:
@@ -292,7 +291,7 @@ def test_a_run_and_a_collector_in_any_order() -> None:
 
 def test_without_the_runners_last_look_some_order_loses_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the test above can fail."""
-    monkeypatch.setattr(values, "settle", lambda *_: None)
+    monkeypatch.setattr(stored, "settle", lambda *_: None)
     assert run_interleaved()[1]
 
 
@@ -303,8 +302,8 @@ def test_an_execution_opened_meanwhile_keeps_its_inputs() -> None:
     moment = start.now
 
     def invoke(store: Store) -> None:
-        values._written.clear()
-        found = values.put(store, PROJECT, encoded)
+        stored._written.clear()
+        found = stored.put(store, PROJECT, encoded)
         opened = Opened(
             at=address.timestamp(moment),
             project=PROJECT,
@@ -317,7 +316,7 @@ def test_an_execution_opened_meanwhile_keeps_its_inputs() -> None:
         )
         open_execution(store, opened, clock.token(8))
         if found:
-            values.settle(store, PROJECT, encoded)
+            stored.settle(store, PROJECT, encoded)
 
     for order in orders(calls_of(start, invoke), calls_of(start, collect), 40):
         store = start.copy()

@@ -9,8 +9,7 @@ import pytest
 
 from kitaru.errors import KitaruSourceError
 from kitaru.source import git_process
-from kitaru.source.committed import is_committed
-from kitaru.source.git_source import GitSource
+from kitaru.source.git import GitSource, is_committed
 from tests.applying import new_version, routed, routes_of
 from tests.repository import MANIFEST, Repository, git, kitaru
 

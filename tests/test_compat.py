@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kitaru.core.compat import compare_inputs
-from kitaru.flows.facts import input_schema
+from kitaru.core.compatibility import compare_inputs
+from kitaru.flows.describe import input_schema
 from kitaru.flows.flow import flow
 from kitaru.manifest.input_schema import check
 

@@ -13,9 +13,9 @@ import pytest
 from pydantic import BaseModel, Field
 
 from kitaru.errors import KitaruSourceError
-from kitaru.flows import facts as module
+from kitaru.flows import describe as module
 from kitaru.flows.checkpoint import checkpoint
-from kitaru.flows.facts import facts_of, input_schema
+from kitaru.flows.describe import facts_of, input_schema
 from kitaru.flows.flow import flow
 from kitaru.model.address import canonical_json
 from kitaru.model.image import ImageSettings
@@ -191,7 +191,7 @@ def test_parameters_that_have_no_name_are_refused(kind: str) -> None:
 def test_a_schema_is_the_same_in_every_process() -> None:
     """Another process, with another hash seed, says the same bytes."""
     code = (
-        "import sys; from kitaru.flows.facts import input_schema; from kitaru.flows.flow import flow\n"
+        "import sys; from kitaru.flows.describe import input_schema; from kitaru.flows.flow import flow\n"
         "from kitaru.model.address import canonical_json; from typing import *\n"
         "@flow\n"
         "def f(a: Literal['x', 'y', 'z'], b: object = object(), c: Callable[[], int] = print): ...\n"

@@ -15,16 +15,16 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kitaru.cli.views.diff_text import diff_lines
-from kitaru.core.source_diff import EMPTY, LARGEST_FILE, SHOWN_LINES, Entry, FileDiff, file_diff, pairs
+from kitaru.cli.views.history import diff_lines
+from kitaru.core.diffing import EMPTY, LARGEST_FILE, SHOWN_LINES, Entry, FileDiff, file_diff, pairs
 from kitaru.errors import KitaruIntegrityError, KitaruSelectorError
 from kitaru.model import address
 from kitaru.model.address import digest
 from kitaru.model.snapshot import SourceFile, SourceTree
 from kitaru.release.differing import Difference
-from kitaru.source import past_sources
+from kitaru.source import bundle
 from kitaru.source.bundle import pack
-from kitaru.source.listing import FILE, SYMLINK, tree_digest
+from kitaru.source.selection import FILE, SYMLINK, tree_digest
 from tests.repository import MANIFEST, Done, Repository, git, kitaru
 
 ROUTED = MANIFEST.replace("default: head\n", "default: 1\n      canary: head\n")
@@ -325,7 +325,7 @@ def test_an_archive_is_read_in_memory(tmp_path: Path) -> None:
     """The tree is that of the archive, links included, and only what is wanted is kept."""
     files = [source_file("a.py", b"x"), source_file("b.py", b"y" * 3000), source_file("l", b"a.py", SYMLINK)]
     tree = SourceTree(files=tuple(file for file, _ in files))
-    found, kept = past_sources.read_archive(pack(files), tree_digest(tree), lambda _, size: size < 2000)
+    found, kept = bundle.read_archive(pack(files), tree_digest(tree), lambda _, size: size < 2000)
     assert found == tree
     assert kept == {"a.py": b"x", "l": b"a.py"}
 
@@ -335,20 +335,20 @@ def test_an_archive_that_is_something_else_is_refused() -> None:
     files = [source_file("a.py", b"x" * 10_000)]
     sha = tree_digest(SourceTree(files=tuple(file for file, _ in files)))
     with pytest.raises(KitaruIntegrityError, match="another tree"):
-        past_sources.read_archive(pack([source_file("b.py", b"x")]), sha)
+        bundle.read_archive(pack([source_file("b.py", b"x")]), sha)
     with pytest.raises(KitaruIntegrityError):
-        past_sources.read_archive(pack(files)[:-8], sha)
+        bundle.read_archive(pack(files)[:-8], sha)
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w") as tar:
         info = tarfile.TarInfo("null")
         info.type = tarfile.CHRTYPE
         tar.addfile(info)
     with pytest.raises(KitaruIntegrityError, match="no plain file"):
-        past_sources.read_archive(zstandard.compress(raw.getvalue()), sha)
+        bundle.read_archive(zstandard.compress(raw.getvalue()), sha)
 
 
 def test_an_archive_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small archive that unpacks to more than any source may hold is given up."""
-    monkeypatch.setattr(past_sources, "MOST_BYTES", 50_000)
+    monkeypatch.setattr(bundle, "MOST_BYTES", 50_000)
     with pytest.raises(KitaruIntegrityError, match="more than it may"):
-        past_sources.read_archive(pack([source_file("a.py", bytes(200_000))]), "0" * 64)
+        bundle.read_archive(pack([source_file("a.py", bytes(200_000))]), "0" * 64)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kitaru.core.differences import snapshot_changes
+from kitaru.core.diffing import snapshot_changes
 from kitaru.manifest.input_schema import check
 from kitaru.model.image import ImageSettings
 from kitaru.model.plan import Change

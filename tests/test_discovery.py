@@ -14,7 +14,7 @@ from kitaru.model.image import ImageSettings
 from kitaru.model.snapshot import FlowFacts, SourceFile, SourceTree
 from kitaru.source.discovery import describe, describe_trees, facts_cache_get, facts_cache_put
 from kitaru.source.import_check import imports, left_out_imports
-from kitaru.source.listing import FILE
+from kitaru.source.selection import FILE
 
 FLOW = "from kitaru import flow\n@flow\ndef {name}(topic: str): return topic\n"
 

@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 
-from kitaru.cli.views.deployments_text import flow_rows
+from kitaru.cli.views.deployments import flow_rows
 from tests.applying import new_version, routed
 from tests.repository import FLOWS, Done, Repository, kitaru
 

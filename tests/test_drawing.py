@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kitaru.core.drawing import draw
+from kitaru.core.resolving import draw
 from kitaru.model.route import Holder
 from tests.lock_strategies import FEW
 

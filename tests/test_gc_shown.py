@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kitaru.cli.views.housekeeping_text import collected_lines
+from kitaru.cli.views.history import collected_lines
 from kitaru.client import KitaruClient
 from tests.repository import Repository, kitaru
 

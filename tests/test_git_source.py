@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from kitaru.errors import KitaruSourceError
 from kitaru.model.manifest import SourceSpec
 from kitaru.settings import actor
-from kitaru.source.git_source import GitSource
+from kitaru.source.git import GitSource
 from kitaru.source.globs import Globs
 from kitaru.source.provenance import provenance, without_credentials
 

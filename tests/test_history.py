@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kitaru import KitaruClient
-from kitaru.cli.views.history_text import WIDTH, chain_note, history_lines
+from kitaru.cli.views.history import WIDTH, chain_note, history_lines
 from kitaru.core.edit_words import edit_data, edit_words
 from kitaru.errors import KitaruIntegrityError, KitaruSelectorError, KitaruUsageError
 from kitaru.model import address

@@ -11,8 +11,7 @@ import pytest
 from kitaru import flow
 from kitaru.client.images import asked_image
 from kitaru.errors import KitaruError, KitaruManifestError, KitaruUsageError
-from kitaru.model.image import ImageSettings
-from kitaru.model.image_rules import image_flaws, settings_flaws
+from kitaru.model.image import ImageSettings, image_flaws, settings_flaws
 from kitaru.model.snapshot import Snapshot
 from tests.repository import FLOWS, MANIFEST, Done, Repository, kitaru
 

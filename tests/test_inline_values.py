@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 
 from kitaru.model.event import Completed, Value, decode_entry, encode_entry
-from kitaru.values.codecs import encode
-from kitaru.values.inline_values import inline_fits
+from kitaru.values.codec import encode
+from kitaru.values.stored import inline_fits
 from tests.test_codecs import json_like, richer
 
 

@@ -17,8 +17,8 @@ import pytest
 from kitaru import checkpoint, errors, flow
 from kitaru.model.address import parse_timestamp
 from kitaru.run.logs import read_lines
-from kitaru.run.secret_values import Masking
-from kitaru.stacks.process_identity import start_time
+from kitaru.run.masking import Masking
+from kitaru.stacks.process import start_time
 from tests import isolated_steps as steps
 from tests.execution_lab import PROJECT, Lab
 

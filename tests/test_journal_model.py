@@ -32,7 +32,7 @@ from kitaru.model.event import (
 from kitaru.ports import Created, Store, Taken
 from kitaru.run import journal as journal_module
 from kitaru.run.journal import Fenced, Journal, Stopped, load, open_execution, read_entries
-from kitaru.store.local_store import LocalStore
+from kitaru.store.local import LocalStore
 
 EXEC = "ex-000000000000000000"
 PROJECT = "p"

@@ -12,7 +12,7 @@ import pytest
 
 from kitaru.errors import KitaruValueError
 from kitaru.values import formats
-from kitaru.values.codecs import decode, digest_arguments, encode
+from kitaru.values.codec import decode, digest_arguments, encode
 
 NUMBERS = numpy.random.default_rng(0).random(1 << 20)
 

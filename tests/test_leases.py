@@ -28,14 +28,14 @@ from kitaru.model.event import (
     Started,
     decode_entry,
 )
-from kitaru.model.log_line import LogLine
+from kitaru.model.execution import LogLine
 from kitaru.ports import RunnerInfo
 from kitaru.run.executions import Executions
 from kitaru.run.journal import Fenced, Journal
-from kitaru.run.leases import Lease, lapsed, read_lease
+from kitaru.run.lease import Lease, lapsed, read_lease
 from kitaru.run.logs import LogWriter, read_lines
 from kitaru.settings import lease_seconds
-from kitaru.stacks.local_runner import launched_worker
+from kitaru.stacks.local import launched_worker
 from tests.durable_flows import deployed, ran
 from tests.execution_lab import PROJECT, CountingStore, FailingStore, Lab, PowerCut, WallClock
 from tests.repository import Repository, kitaru, until
@@ -194,7 +194,7 @@ def test_a_runner_that_finds_itself_replaced_stops(lab: Lab) -> None:
     exec_id = lab.open(holding)
     thread, outcome = run_in_thread(lab, holding, exec_id)
     until(lambda: len(lab.entries(exec_id)) == 2)
-    from kitaru.run.cancelling import record_cancelled
+    from kitaru.run.cancel import record_cancelled
 
     record_cancelled(lab.store, lab.clock, PROJECT, exec_id, "Ann")
     before = lab.entries(exec_id)

@@ -35,7 +35,8 @@ from kitaru.model.event import (
 )
 from kitaru.model.execution import fold
 from kitaru.ports import Created, RunnerInfo, Taken
-from kitaru.run import listing, presence
+from kitaru.run import index
+from kitaru.run import lease as lease_module
 from kitaru.run.executions import Executions
 from kitaru.run.journal import encode_summary, load
 from tests.execution_lab import PROJECT, Lab
@@ -148,18 +149,18 @@ class World:
         if not hints:
             return execution.exec_id
         if status == "waiting":
-            listing.note_parked(self.store, execution, len(events), 0)
+            index.note_parked(self.store, execution, len(events), 0)
         elif execution.ended:
-            listing.note_end(self.store, execution, len(events), 0)
+            index.note_end(self.store, execution, len(events), 0)
         else:
-            listing.note_open(self.store, PROJECT, execution.exec_id, name)
+            index.note_open(self.store, PROJECT, execution.exec_id, name)
         return execution.exec_id
 
     def hint_only(self, age: timedelta, name: str, status: str) -> None:
         """One of very many that ended long ago: summary and hints, no journal, written without ado."""
         execution = fold(self.events(age, name, status))
-        for key in (*listing._ended_keys(execution),):
-            self.store.put(key, listing.HINT)
+        for key in (*index._ended_keys(execution),):
+            self.store.put(key, index.HINT)
         self.store.put(address.summary(PROJECT, execution.exec_id), encode_summary(execution, 3, 0))
 
     def list(self, **asked: Any) -> list[str]:
@@ -406,7 +407,7 @@ def test_a_run_that_ends_is_never_shown_as_running(world: World) -> None:
     exec_id = running(world, "f", timedelta(minutes=5), 4)
     assert world.list(status="running") == [exec_id]
     opened = next(event for event in world.events(timedelta(0), "f", "pending") if isinstance(event, Opened))
-    shown = presence.Presence(world.store, PROJECT, replace(opened, exec_id=exec_id))
+    shown = lease_module.Presence(world.store, PROJECT, replace(opened, exec_id=exec_id))
     shown.written = True
     shown.ending()
     assert world.list(status="running") == [exec_id]
@@ -420,7 +421,7 @@ def test_an_execution_that_asks_is_found_whatever_its_lease_says(world: World) -
     """The mark is there before the question and stays until the answer: a lease that is behind is not believed."""
     exec_id = running(world, "f", timedelta(minutes=5), 4)
     opened = next(event for event in world.events(timedelta(0), "f", "pending") if isinstance(event, Opened))
-    shown = presence.Presence(world.store, PROJECT, replace(opened, exec_id=exec_id))
+    shown = lease_module.Presence(world.store, PROJECT, replace(opened, exec_id=exec_id))
     shown.ask("w1")
     asked = WaitOpened(at=address.timestamp(NOW), wait="w1", name="w1")
     world.store.put(address.journal_entry(PROJECT, exec_id, 5), encode_entry(5, "w5", [asked]))
@@ -464,7 +465,7 @@ def test_a_renamed_flow_is_listed_whole_and_others_cost_the_same(world: World) -
     statuses = (None, "running", "waiting", "completed", "failed", "lost")
     before = {status: (world.list(flow="k", status=status), world.store.requests) for status in statuses}
     for present, was in (("h", "g"), ("g", "f")):
-        world.store.put(address.renamed_hint(PROJECT, present, was), listing.HINT)
+        world.store.put(address.renamed_hint(PROJECT, present, was), index.HINT)
     for name, all_names in names.items():
         for status in statuses:
             expected = [i for i, f, s in everything if f in all_names and status in (None, s)]
@@ -487,7 +488,7 @@ def test_what_is_in_no_index_yet_is_found(world: World) -> None:
 def test_a_reader_repairs_what_a_crash_left(world: World) -> None:
     """An execution that ended and whose runner died before it could say so is indexed by who finds it open."""
     ended = world.add(timedelta(hours=5), "f", "completed", hints=False)
-    listing.note_open(world.store, PROJECT, ended, "f")
+    index.note_open(world.store, PROJECT, ended, "f")
     assert world.list(status="running") == []
     assert world.list(status="completed") == [ended]
     assert world.store.requests <= 14
@@ -510,7 +511,7 @@ def test_parked_means_what_the_journal_says(world: World) -> None:
         [*events, Started(at=execution.created_at, runner=RunnerRecord("r", "h", 9), attempt=1)], 1
     ):
         world.store.put(address.journal_entry(PROJECT, execution.exec_id, number), encode_entry(number, "w", [event]))
-    listing.note_parked(world.store, execution, len(events), 0)
+    index.note_parked(world.store, execution, len(events), 0)
     assert address.summary(PROJECT, execution.exec_id) not in world.store.bodies
 
 
@@ -564,7 +565,7 @@ def until_written(lab: Lab, exec_id: str, status: str) -> None:
 
 def test_a_run_leaves_its_hints_and_takes_them_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A failed run is indexed as failed; taken up again it is open, and then completed, and failed nowhere."""
-    monkeypatch.setattr(presence, "OPEN_AFTER", 0.05)
+    monkeypatch.setattr(lease_module, "OPEN_AFTER", 0.05)
     lab = Lab(tmp_path)
     exec_id = lab.open(breaking, seconds=0.5)
     BROKEN[0] = True

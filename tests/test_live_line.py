@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kitaru.cli.views.progress_text import progress_line
+from kitaru.cli.views.executions import progress_line
 from kitaru.model.event import ExecutionOptions, Value
 from kitaru.model.execution import CheckpointCall, Execution
 from tests.repository import Repository, kitaru

@@ -19,8 +19,8 @@ from kitaru.errors import KitaruStackError
 from kitaru.model.address import canonical_json
 from kitaru.ports import RunnerInfo, RunOrder, Step
 from kitaru.run.worker import decode_order
-from kitaru.stacks.local_runner import LocalRunner, encode_order, secret_variable
-from kitaru.stacks.process_identity import describe_process, this_host
+from kitaru.stacks.local import LocalRunner, encode_order, secret_variable
+from kitaru.stacks.process import describe_process, this_host
 
 EXEC_ID = "ex-0123456789abcdefgh"
 
@@ -121,7 +121,7 @@ def test_an_image_without_requirements_is_fine_and_cheap(tmp_path: Path) -> None
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from kitaru.stacks.local_runner import LocalRunner\n"
+        "from kitaru.stacks.local import LocalRunner\n"
         "runner = LocalRunner(environment='current', cache=Path(), log_dir=Path(), environ={})\n"
         f"runner.check({make_snapshot()!r})\n"
         "print(sorted({'packaging', 'importlib.metadata', 'pydantic', 'zipfile'} & sys.modules.keys()))\n"
@@ -208,7 +208,7 @@ def test_a_worker_outlives_its_starter_and_its_terminal(
         "import os, sys, json\n"
         "from dataclasses import asdict\n"
         "from pathlib import Path\n"
-        "from kitaru.stacks.local_runner import LocalRunner\n"
+        "from kitaru.stacks.local import LocalRunner\n"
         "from kitaru.run.worker import decode_order\n"
         "folder = Path(sys.argv[1])\n"
         "runner = LocalRunner(environment='current', cache=folder / 'c', log_dir=folder / 'logs',\n"
@@ -330,7 +330,7 @@ def test_parent_and_worker_agree_on_who_the_worker_is(tmp_path: Path) -> None:
     """A process describes itself as its parent does: both can write it down."""
     code = (
         "import os, json, dataclasses as d\n"
-        "from kitaru.stacks.process_identity import describe_process\n"
+        "from kitaru.stacks.process import describe_process\n"
         "print(json.dumps(d.asdict(describe_process(os.getpid()))), flush=True)\n"
         "input()\n"
     )

@@ -17,7 +17,7 @@ import pytest
 
 from kitaru.errors import KitaruStoreError
 from kitaru.ports import Created, Store, Taken
-from kitaru.store.local_store import LocalStore
+from kitaru.store.local import LocalStore
 from kitaru.store.store_keys import TEMPORARY
 from tests.store_contract import StoreContract
 
@@ -73,7 +73,7 @@ class TestLocalStoreWithoutAnonymousFiles(StoreContract):
 RACER = """
 import sys, time
 from pathlib import Path
-from kitaru.store.local_store import LocalStore
+from kitaru.store.local import LocalStore
 from kitaru.ports import Created
 root, me, keys, start = sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
 store = LocalStore(Path(root), "file://store")
@@ -119,7 +119,7 @@ def test_race_between_processes(store: LocalStore, tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from kitaru.store.local_store import LocalStore
+from kitaru.store.local import LocalStore
 store = LocalStore(Path(sys.argv[1]), "file://store")
 store._anonymous = store._anonymous and sys.argv[3] == "anonymous"
 body = b"".join(b"%07d\\n" % number for number in range(25_000))
@@ -343,7 +343,7 @@ def test_short_writes_are_completed(store: LocalStore, monkeypatch: pytest.Monke
 AS_NOBODY = """
 import os, sys
 from pathlib import Path
-from kitaru.store.local_store import LocalStore
+from kitaru.store.local import LocalStore
 from kitaru.errors import KitaruStoreError
 os.setuid(65534)
 store = LocalStore(Path(sys.argv[1]), "file://store")
@@ -457,7 +457,7 @@ def test_forked_child_uses_the_store(store: LocalStore) -> None:
 def test_import_is_light() -> None:
     """A local store needs the standard library only: no fsspec, no asyncio, no pydantic."""
     code = (
-        "import sys; import kitaru.store.local_store; "
+        "import sys; import kitaru.store.local; "
         "print(sorted({'fsspec', 's3fs', 'asyncio', 'pydantic', 'concurrent.futures'} & set(sys.modules)))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

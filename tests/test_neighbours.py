@@ -13,7 +13,7 @@ from kitaru import KitaruClient
 from kitaru.core.claims import taken_over
 from kitaru.errors import KitaruManifestError, KitaruUsageError
 from kitaru.manifest.manifest_reading import read_leniently
-from kitaru.model.neighbour import Neighbour, Neighbours
+from kitaru.model.manifest import Neighbour, Neighbours
 from kitaru.source import git_process, neighbours
 from kitaru.source.neighbours import Wanted, find_neighbours
 from tests.repository import FLOWS, Done, Repository, git, kitaru

@@ -16,7 +16,7 @@ import kitaru
 from kitaru import checkpoint, flow
 from kitaru.errors import KitaruContextError, KitaruUserCodeError, KitaruValueError
 from kitaru.model.event import MetadataLogged
-from kitaru.model.notes import Notes, artifact_id, merge, split_artifact_id
+from kitaru.model.execution import Notes, artifact_id, merge, split_artifact_id
 from tests.execution_lab import PROJECT, CountingStore, Lab
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.lists(st.integers(), max_size=3)

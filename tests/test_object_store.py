@@ -9,8 +9,8 @@ import pytest
 
 from kitaru.errors import KitaruStoreError, KitaruUsageError
 from kitaru.ports import Created, Store, Taken
-from kitaru.store.object_store import MemoryStore
-from kitaru.store.store_probe import check_store
+from kitaru.store.memory import MemoryStore
+from kitaru.store.open import check_store
 from tests.store_contract import StoreContract
 
 

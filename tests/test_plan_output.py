@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from kitaru.ci import job
+from kitaru.cli.views.plan import plan_lines
 from kitaru.cli.views.plan_markdown import plan_markdown
-from kitaru.cli.views.plan_text import plan_lines
 from kitaru.core.protection import protect_words
 from kitaru.model.image import ImageSettings
 from kitaru.model.lockfile import Protect

@@ -13,8 +13,7 @@ from kitaru.core.planning import Desired, Draft, Known, needs, plan_absent, plan
 from kitaru.core.review import tampered
 from kitaru.errors import Problem
 from kitaru.model.lockfile import Lockfile, Mint, Move, Release, VersionTable
-from kitaru.model.manifest import FlowSpec, Manifest
-from kitaru.model.neighbour import Neighbours
+from kitaru.model.manifest import FlowSpec, Manifest, Neighbours
 from kitaru.model.plan import Plan
 from kitaru.model.route import Protection, RouteWish, parse_wish
 from kitaru.model.snapshot import Commit, Snapshot

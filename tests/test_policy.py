@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from kitaru import Retry, checkpoint, errors, flow
 from kitaru.flows.loading import load_target
-from kitaru.flows.policy import next_delay, policy_of, with_further
+from kitaru.flows.retry import next_delay, policy_of, with_further
 from kitaru.model.event import AttemptFailed
 from tests.execution_lab import Lab
 

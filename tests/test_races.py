@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kitaru.store.local_store import LocalStore
+from kitaru.store.local import LocalStore
 from tests.racing import FLOWS, SHARED, Raced, check_serial, race
 from tests.s3_servers import S3Server
 
@@ -45,7 +45,7 @@ def test_on_a_local_folder(raced_here: tuple[LocalStore, Raced]) -> None:
 
 def test_on_a_bucket(own_world: Path, seaweedfs: S3Server) -> None:
     """The same on an S3 server."""
-    from kitaru.store.s3_store import S3Store
+    from kitaru.store.s3 import S3Store
 
     url = seaweedfs.new_prefix()
     raced = race(own_world, url, seaweedfs.environment(), processes=PROCESSES, rounds=ROUNDS)

@@ -15,7 +15,7 @@ from kitaru.model.lockfile import Edit, Lockfile
 from kitaru.model.snapshot import Commit
 from kitaru.release import releases as module
 from kitaru.release.releases import Lost, Releases
-from kitaru.store.local_store import LocalStore
+from kitaru.store.local import LocalStore
 from tests.lock_strategies import mint, move
 from tests.repository import WallClock, Watched
 

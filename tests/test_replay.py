@@ -7,16 +7,7 @@ import string
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kitaru.core.replay import (
-    Branch,
-    CallIdentity,
-    Compute,
-    Decision,
-    Diverged,
-    RecordedCalls,
-    Reraise,
-    Reuse,
-)
+from kitaru.core.replay import Branch, CallIdentity, Compute, Decision, Diverged, RecordedCalls, Reraise, Reuse
 from kitaru.model.event import (
     AttemptFailed,
     CheckpointCompleted,

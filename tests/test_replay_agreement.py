@@ -22,8 +22,8 @@ from kitaru.model.event import Opened
 from kitaru.model.execution import Execution
 from kitaru.model.replay import ReplayPlan
 from kitaru.run.replaying import given_value, offers, open_replay
-from kitaru.values import values
-from kitaru.values.codecs import encode
+from kitaru.values import stored
+from kitaru.values.codec import encode
 from tests.execution_lab import PROJECT, Lab
 from tests.repository import Repository
 
@@ -443,7 +443,7 @@ def replay(lab: Lab, first: str, plan: ReplayPlan, inputs: dict[str, Any], given
     opened = lab.events(first)[0]
     assert isinstance(opened, Opened)
     encoded = encode(flow_.bind(kwargs=inputs), subject="inputs")
-    values.put(lab.store, PROJECT, encoded)
+    stored.put(lab.store, PROJECT, encoded)
     moment = lab.clock.now()
     exec_id = address.exec_id(moment, lab.clock.token(8))
     results = {name: given_value(lab.store, PROJECT, value, name) for name, value in given.items()}

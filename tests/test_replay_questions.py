@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kitaru import KitaruClient, checkpoint, flow, wait
-from kitaru.cli.views.waits_text import replay_rows
+from kitaru.cli.views.executions import replay_rows
 from kitaru.errors import KitaruStateError, KitaruUserCodeError
 from kitaru.flows.flow import Flow
 from kitaru.model.replay import PlannedCall, PlannedWait, ReplayPlan

@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kitaru import KitaruClient, checkpoint, flow, wait
-from kitaru.cli.views.executions_text import execution_lines
-from kitaru.cli.views.timeline_text import timeline
-from kitaru.core.offers import Offers
-from kitaru.core.replay import CallIdentity
+from kitaru.cli.views.executions import execution_lines
+from kitaru.cli.views.timeline import timeline
+from kitaru.core.replay import CallIdentity, Offers
 from kitaru.core.replay_plan import Changes, plan_replay
 from kitaru.errors import KitaruInputError, KitaruStateError, KitaruUsageError
 from kitaru.model.event import CheckpointCompleted, CheckpointOffered, Event, Opened, Value

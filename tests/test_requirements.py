@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kitaru._version import __version__
-from kitaru.stacks.requirements import Find, check_requirements
+from kitaru.stacks.venv import Find, check_requirements
 
 
 @pytest.fixture

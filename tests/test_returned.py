@@ -16,8 +16,7 @@ from pydantic import BaseModel, Field, RootModel, model_validator
 
 from kitaru import KitaruClient, wiring
 from kitaru.errors import KitaruInputError
-from kitaru.flows.conversion import Mismatch, convert
-from kitaru.flows.returned import returned_schema
+from kitaru.flows.signature import Mismatch, convert, returned_schema
 from kitaru.model.event import CheckpointFailed, Failure
 from tests.repository import Repository, kitaru
 

@@ -16,9 +16,9 @@ import pytest
 from kitaru.errors import KitaruStoreError, KitaruUsageError
 from kitaru.model.pieces import Pieces
 from kitaru.ports import Created, Store, Taken
-from kitaru.store import s3_store
-from kitaru.store.s3_store import S3Store
-from kitaru.store.store_probe import check_store
+from kitaru.store import s3
+from kitaru.store.open import check_store
+from kitaru.store.s3 import S3Store
 from tests.fault_proxy import FaultProxy
 from tests.s3_servers import S3Server
 from tests.store_contract import StoreContract
@@ -107,7 +107,7 @@ def test_small_pages(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
         store.overwrite(f"p/lock/{name}leaf" if name.endswith("/") else f"p/lock/{name}", b"x")
     store.overwrite("p/lock.json", b"x")
     store.overwrite("p/lock-2/x", b"x")
-    monkeypatch.setattr(s3_store, "PAGE_NAMES", 4)
+    monkeypatch.setattr(s3, "PAGE_NAMES", 4)
     assert store.names("p/lock/") == names
     for after in ("", "000/", "004.json", "006", "006/", "0065", "024/", "zzz"):
         assert store.names("p/lock/", after=after) == [name for name in names if name > after], after
@@ -236,7 +236,7 @@ def test_half_an_answer_is_none(store: S3Store, proxy: FaultProxy) -> None:
 @pytest.mark.parametrize("fault", ["409-before", "412-before", "500-before"])
 def test_failure_that_goes_on(store: S3Store, proxy: FaultProxy, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that only ever refuses is given up on, with its own words, and nothing is stored."""
-    monkeypatch.setattr(s3_store, "LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(s3, "LONGEST_PAUSE", 0.01)
     proxy.fail_always("PUT", fault)
     with pytest.raises(KitaruStoreError, match=f"answered {fault[:3]}.*made by the test") as caught:
         store.create("slot", b"ours")
@@ -444,7 +444,7 @@ def test_server_that_never_answers(
     )
     proxy.fail("PUT", "silent")
     assert impatient.create("slot", b"ours") == Created()
-    monkeypatch.setattr(s3_store, "PATIENCE_SECONDS", 1.5)
+    monkeypatch.setattr(s3, "PATIENCE_SECONDS", 1.5)
     proxy.choose = lambda _method, _path: "silent"
     begun = time.monotonic()
     with pytest.raises(KitaruStoreError, match="no usable answer"):
@@ -483,7 +483,7 @@ def test_credentials_in_the_address() -> None:
 
 FORKING = """
 import os, sys
-from kitaru.store.s3_store import S3Store
+from kitaru.store.s3 import S3Store
 from kitaru.ports import Created
 store = S3Store(sys.argv[1])
 assert store.create("parent", b"x") == Created()
@@ -497,7 +497,7 @@ assert store.read("child") == b"y"
 
 IN_A_LOOP = """
 import asyncio, sys
-from kitaru.store.s3_store import S3Store
+from kitaru.store.s3 import S3Store
 from kitaru.ports import Created
 async def main():
     store = S3Store(sys.argv[1])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kitaru.ci import data_files
+from kitaru import data_files
 from kitaru.errors import KitaruBackendError, KitaruUsageError
 from kitaru.manifest import yaml_tree
 from kitaru.manifest.flow_finding import Parameter, find_flows

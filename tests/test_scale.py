@@ -15,9 +15,9 @@ from kitaru.model import address
 from kitaru.model.manifest import SourceSpec
 from kitaru.model.route import selector
 from kitaru.release.releases import Releases
-from kitaru.source.git_source import GitSource
-from kitaru.store.local_store import LocalStore
-from kitaru.upkeep.verifying import verify_chain
+from kitaru.source.git import GitSource
+from kitaru.store.local import LocalStore
+from kitaru.upkeep.verify import verify_chain
 from kitaru.wiring import Silent
 from tests.execution_lab import CountingStore
 from tests.repository import Repository, WallClock

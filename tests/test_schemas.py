@@ -11,14 +11,14 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 
-from kitaru.ci import data_files
-from kitaru.cli import schemas
+from kitaru import data_files
+from kitaru.cli import schema as schema_module
 from kitaru.manifest import yaml_tree
 from kitaru.model.manifest import Manifest
 from tests.manifest_files import FLOW, FULL, HEAD, LAYERED
 from tests.manifest_strategies import MANIFESTS
 
-ROOT = Path(schemas.__file__).resolve().parents[2]
+ROOT = Path(schema_module.__file__).resolve().parents[2]
 
 
 def data(text: str) -> Any:
@@ -28,21 +28,21 @@ def data(text: str) -> Any:
 
 
 def validator(name: str) -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(schemas.json_schema(name))
+    return jsonschema.Draft202012Validator(schema_module.json_schema(name))
 
 
 def test_the_published_files_are_in_step_with_the_models() -> None:
-    """schemas/ holds exactly what the models say; if not: python -m kitaru.cli.schemas --write schemas."""
+    """schemas/ holds exactly what the models say; if not: python -m kitaru.cli.schema --write schemas."""
     published = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "schemas").iterdir()}
-    assert published == {f"{name}.schema.json": schemas.render(name) for name in schemas.PUBLISHED}
-    assert data_files.schema_names() == tuple(sorted(schemas.PUBLISHED))
-    assert data_files.schema("kitaru") == schemas.render("kitaru")
+    assert published == {f"{name}.schema.json": schema_module.render(name) for name in schema_module.PUBLISHED}
+    assert data_files.schema_names() == tuple(sorted(schema_module.PUBLISHED))
+    assert data_files.schema("kitaru") == schema_module.render("kitaru")
 
 
-@pytest.mark.parametrize("name", list(schemas.PUBLISHED))
+@pytest.mark.parametrize("name", list(schema_module.PUBLISHED))
 def test_every_schema_is_one_of_draft_2020_12(name: str) -> None:
     """With an id, a title and a description, and every reference in it leads somewhere."""
-    schema = json.loads(schemas.render(name))
+    schema = json.loads(schema_module.render(name))
     jsonschema.Draft202012Validator.check_schema(schema)
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert schema["$id"].endswith(f":{name}")
@@ -114,12 +114,14 @@ def test_the_manifest_schema_refuses_what_kitaru_refuses(text: str, place: list[
 
 def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By name on standard output, or all of them into a folder."""
-    assert schemas.main(["kitaru"]) == 0
-    assert capsys.readouterr().out == schemas.render("kitaru")
-    assert schemas.main(["--write", str(tmp_path / "new")]) == 0
-    assert {path.name for path in (tmp_path / "new").iterdir()} == {f"{name}.schema.json" for name in schemas.PUBLISHED}
+    assert schema_module.main(["kitaru"]) == 0
+    assert capsys.readouterr().out == schema_module.render("kitaru")
+    assert schema_module.main(["--write", str(tmp_path / "new")]) == 0
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {
+        f"{name}.schema.json" for name in schema_module.PUBLISHED
+    }
     with pytest.raises(SystemExit):
-        schemas.main(["nothing"])
+        schema_module.main(["nothing"])
 
 
 def test_data_files_are_read_by_plain_names_only() -> None:
@@ -135,14 +137,13 @@ def test_data_files_are_read_by_plain_names_only() -> None:
 def test_an_installed_package_carries_its_own_data(tmp_path: Path) -> None:
     """Inside a wheel the files lie in kitaru/_data, and those are the ones that are read."""
     package = tmp_path / "kitaru"
-    (package / "ci").mkdir(parents=True)
-    shutil.copy(data_files.__file__, package / "ci" / "data_files.py")
+    package.mkdir()
+    shutil.copy(data_files.__file__, package / "data_files.py")
     shutil.copytree(ROOT / "templates", package / "_data" / "templates")
     shutil.copytree(ROOT / "schemas", package / "_data" / "schemas")
-    for folder in (package, package / "ci"):
-        (folder / "__init__.py").touch()
+    (package / "__init__.py").touch()
     script = (
-        "from kitaru.ci import data_files as files\n"
+        "from kitaru import data_files as files\n"
         "print(files.__file__, files.template('gitignore'), files.schema_names())\n"
     )
     run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from kitaru import checkpoint, flow, log
 from kitaru.errors import KitaruUserCodeError
-from kitaru.model.log_line import LogLine
+from kitaru.model.execution import LogLine
 from kitaru.ports import RunnerInfo
 from kitaru.run.executor import execute
 from kitaru.run.logs import LogWriter, read_lines
-from kitaru.run.secret_values import Masking, secret_values
+from kitaru.run.masking import Masking, secret_values
 from tests.execution_lab import PROJECT, Lab
 
 LATE = "latevalue777"

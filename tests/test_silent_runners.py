@@ -19,13 +19,13 @@ from kitaru.errors import KitaruStateError, KitaruUsageError
 from kitaru.model import address
 from kitaru.model.address import canonical_json, timestamp
 from kitaru.model.event import RunnerRecord, Started
-from kitaru.model.log_line import LogLine
+from kitaru.model.execution import LogLine
 from kitaru.run.executions import Executions
 from kitaru.run.journal import Fenced
-from kitaru.run.leases import PATIENCE, Lease, LeaseKeeping
+from kitaru.run.lease import PATIENCE, Lease, LeaseKeeping
 from kitaru.run.logs import LogWriter, read_lines
 from kitaru.run.run_state import RunState
-from kitaru.stacks.process_identity import describe_process, process_alive, process_at_work
+from kitaru.stacks.process import describe_process, process_alive, process_at_work
 from tests.execution_lab import PROJECT, Lab, WallClock
 from tests.repository import kitaru, until
 
@@ -270,7 +270,7 @@ def test_a_wrong_lease_is_refused_before_anything_is_opened(
 
 def test_a_short_bucket_name_is_named_as_the_mistake() -> None:
     """s3://b/kit has the form of an address: what is wrong is its bucket."""
-    from kitaru.store.stores import open_store
+    from kitaru.store.open import open_store
 
     with pytest.raises(KitaruUsageError, match="3 to 63 characters, and 'b' has 1"):
         open_store("s3://b/kit", base=Path())

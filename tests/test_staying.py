@@ -10,7 +10,7 @@ from kitaru.core.route_changes import way_past_end
 from kitaru.model.lockfile import Release
 from kitaru.model.route import HeldOff, Hold, Holder, Route, parse_wish
 from kitaru.model.snapshot import Commit
-from kitaru.source.git_source import GitSource
+from kitaru.source.git import GitSource
 from tests.applying import new_version, routed
 from tests.lock_strategies import holder
 from tests.repository import Repository, git, kitaru

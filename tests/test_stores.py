@@ -11,7 +11,7 @@ import pytest
 
 from kitaru.errors import KitaruStoreError, KitaruUsageError
 from kitaru.ports import Created
-from kitaru.store.stores import open_store
+from kitaru.store.open import open_store
 from tests.s3_servers import S3Server
 
 ROOT = Path(__file__).parent.parent
@@ -128,7 +128,7 @@ WITHOUT_S3FS = """
 import sys
 from pathlib import Path
 sys.modules["s3fs"] = None
-from kitaru.store.stores import open_store
+from kitaru.store.open import open_store
 from kitaru.errors import KitaruStoreError
 try:
     open_store("s3://bucket/prefix", base=Path("."))
@@ -147,7 +147,7 @@ def test_s3_without_its_extra() -> None:
 def test_only_what_is_needed_is_imported() -> None:
     """A local store imports neither fsspec nor s3fs; an s3 one is opened without a request."""
     code = (
-        "import sys; from pathlib import Path; from kitaru.store.stores import open_store; "
+        "import sys; from pathlib import Path; from kitaru.store.open import open_store; "
         "open_store('file://x', base=Path('.')); print({'fsspec', 's3fs', 'asyncio'} & set(sys.modules) or 'light')"
     )
     ran = subprocess.run(

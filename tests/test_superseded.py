@@ -17,13 +17,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kitaru import KitaruClient, checkpoint, flow, wait
-from kitaru.ci.data_files import template
-from kitaru.cli.views.executions_text import execution_lines
-from kitaru.cli.views.progress_text import progress_line
-from kitaru.cli.views.timeline_html import execution_page
+from kitaru.cli.views.executions import execution_lines, progress_line
+from kitaru.cli.views.page import execution_page
+from kitaru.data_files import template
 from kitaru.errors import KitaruExecutionError, KitaruInputError, KitaruStateError, KitaruUsageError
 from kitaru.flows.flow import Flow
-from kitaru.flows.policy import Retry
+from kitaru.flows.retry import Retry
 from kitaru.model.event import AttemptFailed, Event, Failed, Value
 from kitaru.model.execution import Execution, fold
 from tests.execution_lab import Lab

@@ -14,16 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kitaru.ci.data_files import template
-from kitaru.cli.views.timeline_html import execution_page
-from kitaru.cli.views.timeline_scale import Scale, draw
-from kitaru.cli.views.timeline_text import duration, timeline
+from kitaru.cli.views.page import execution_page
+from kitaru.cli.views.timeline import Scale, draw, duration, timeline
+from kitaru.data_files import template
 from kitaru.model.address import timestamp
 from kitaru.model.event import ExecutionOptions, Failure, Value
-from kitaru.model.execution import Attempt, CheckpointCall, Execution
-from kitaru.model.log_line import LogLine
-from kitaru.model.notes import Artifact
-from kitaru.model.wait import Wait
+from kitaru.model.execution import Artifact, Attempt, CheckpointCall, Execution, LogLine, Wait
 
 T0 = datetime(2026, 11, 22, 12, tzinfo=UTC)
 NOTHING = Value("json", 4, "0" * 64, "inline", None)

@@ -14,8 +14,8 @@ import pytest
 from kitaru import checkpoint, errors, flow
 from kitaru.flows.flow import Flow
 from kitaru.model.execution import Execution
-from kitaru.run.tracebacks import roots_of, user_traceback
-from kitaru.values import values
+from kitaru.run.failures import roots_of, user_traceback
+from kitaru.values import stored
 from tests import isolated_steps as steps
 from tests.execution_lab import Lab
 from tests.repository import Repository, kitaru
@@ -225,7 +225,7 @@ def test_a_defect_of_kitaru_shows_its_frames(lab: Lab, monkeypatch: pytest.Monke
         raise ZeroDivisionError("a defect")
 
     exec_id = lab.open(calling)
-    monkeypatch.setattr(values, "put", broken)
+    monkeypatch.setattr(stored, "put", broken)
     with pytest.raises(errors.KitaruError):
         lab.go_on(calling, exec_id)
     names = frames(flow_text(lab.load(exec_id)))

@@ -18,7 +18,7 @@ from kitaru.model.address import canonical_json
 from kitaru.model.lockfile import Generation, Lockfile
 from kitaru.release import releases as releases_module
 from kitaru.release.releases import Lost, Releases
-from kitaru.store.local_store import LocalStore
+from kitaru.store.local import LocalStore
 from kitaru.store.turns import LONGEST_PAUSE, Turns
 from tests.lock_strategies import mint
 from tests.repository import Repository, WallClock, Watched

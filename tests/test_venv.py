@@ -18,8 +18,7 @@ import pytest
 
 from kitaru._version import __version__
 from kitaru.errors import KitaruStackError
-from kitaru.stacks.own_wheel import PACKAGE, collect_wheel
-from kitaru.stacks.venv import MARKER, ensure_environment
+from kitaru.stacks.venv import MARKER, PACKAGE, collect_wheel, ensure_environment
 
 CHECKOUT = PACKAGE.parent
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from kitaru import KitaruClient
-from kitaru.cli.views.history_text import verified_lines
+from kitaru.cli.views.history import verified_lines
 from kitaru.errors import KitaruIntegrityError, KitaruUsageError
 from kitaru.model import address
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.lockfile import Generation, Lockfile
 from kitaru.release.client_history import Verified
 from kitaru.release.releases import Releases
-from kitaru.upkeep import verifying
+from kitaru.upkeep import verify as verify_module
 from tests.applying import everything
 from tests.lock_strategies import mint, move
 from tests.repository import MANIFEST, Repository, WallClock, Watched, kitaru
@@ -92,12 +92,14 @@ def test_each_generation_is_read_once(log: Log) -> None:
 
 def test_memory_is_bounded_by_batches(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches that are smaller than the log give the same answer, also where reads are parallel."""
-    monkeypatch.setattr(verifying, "BATCH", 4)
+    monkeypatch.setattr(verify_module, "BATCH", 4)
     assert verify(log).sound
     far = Log(log.folder)
     far.store = Watched(log.store.inner)
     monkeypatch.setattr(Watched, "url", "s3://far/away")
-    assert verifying.verify_chain(far.store, PROJECT, KitaruClient(store="memory://x").session.reporter).faults == []
+    assert (
+        verify_module.verify_chain(far.store, PROJECT, KitaruClient(store="memory://x").session.reporter).faults == []
+    )
 
 
 # --- tampering --------------------------------------------------------------------------------------------------------
@@ -789,7 +791,7 @@ def test_a_bucket_is_verified_in_batches(moto_s3: S3Server, monkeypatch: pytest.
     """On S3 the same: generations are read several at once, in order, and a changed one is named."""
     for name, value in moto_s3.environment().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(verifying, "BATCH", 16)
+    monkeypatch.setattr(verify_module, "BATCH", 16)
     client = KitaruClient(store=moto_s3.new_prefix(), project=PROJECT)
     releases = Releases(client.session.store, PROJECT, WallClock())
     lock = releases.head()

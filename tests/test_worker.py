@@ -29,9 +29,9 @@ from kitaru.run.journal import load, open_execution, read_entries
 from kitaru.run.worker import decode_order
 from kitaru.source import bundle
 from kitaru.source.unpacked import ensure_source, holds_tree
-from kitaru.stacks.local_runner import LocalRunner, encode_order
-from kitaru.store.local_store import LocalStore
-from kitaru.values.codecs import encode
+from kitaru.stacks.local import LocalRunner, encode_order
+from kitaru.store.local import LocalStore
+from kitaru.values.codec import encode
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PROJECT = "research"
@@ -384,7 +384,7 @@ import sys
 from pathlib import Path
 from kitaru import wiring
 from kitaru.store import stores
-from kitaru.store.local_store import LocalStore
+from kitaru.store.local import LocalStore
 from kitaru.run.worker import decode_order
 
 class Counting(LocalStore):

@@ -16,10 +16,11 @@ from typing import Annotated, Any
 import typer
 
 from kitaru._version import __version__
-from kitaru.cli import ci, consumer, deploy, executions, history, importing, interventions, producer, routes
+from kitaru.cli import ci, consumer, executions, producer, routes, store
+from kitaru.cli import executions as executions_module
+from kitaru.cli import producer as producer_module
 from kitaru.cli import store as store_commands
-from kitaru.cli.given_once import refuse_doubles
-from kitaru.cli.options import OutputOption
+from kitaru.cli.options import OutputOption, refuse_doubles
 from kitaru.cli.terminal import NOT_APPLIED, Output, progress, terminal
 from kitaru.errors import KitaruError, KitaruUsageError
 
@@ -56,21 +57,21 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "validate": producer.validate,
     "plan": producer.plan,
     "apply": producer.apply,
-    "deploy": deploy.deploy,
-    "build": deploy.build,
-    "import": importing.import_,
+    "deploy": producer_module.deploy,
+    "build": producer_module.build,
+    "import": producer_module.import_,
     "promote": routes.promote,
     "rollback": routes.rollback,
     "run": consumer.run,
     "invoke": consumer.invoke,
-    "history": history.history,
-    "blame": history.blame,
-    "diff": history.diff,
+    "history": store.history,
+    "blame": store.blame,
+    "diff": store.diff,
     "schema": producer.schema,
     "version": version_command,
 }
 GROUPS = {"flow": consumer.flow_app, "executions": executions.app, "store": store_commands.store_app, "ci": ci.app}
-ADDED = (interventions, routes)
+ADDED = (executions_module, routes)
 """Modules whose commands join a group that another module has."""
 
 

@@ -93,7 +93,7 @@ def invoke(
         return
     terminal.note(f"{started.exec_id} {_chosen(started, status)}")
     if follow:
-        view = import_module("kitaru.cli.views.logs_text")
+        view = import_module("kitaru.cli.views.executions")
         for line in handle.logs(follow=True):
             print(view.log_line(line), file=sys.stderr)
     _finish(client, handle, timeout)
@@ -124,7 +124,7 @@ def _chosen(started: Any, status: str) -> str:
 
 def _finish(client: Any, handle: Any, timeout: float | None) -> None:
     """Wait, then show the result; an execution that failed is shown as such, with exit code 1."""
-    waits = import_module("kitaru.cli.views.waits_text")
+    waits = import_module("kitaru.cli.views.executions")
     live = LiveLine(quiet=terminal.json)
     value, unread = None, None
 
@@ -134,7 +134,7 @@ def _finish(client: Any, handle: Any, timeout: float | None) -> None:
 
     handle.tell_of_waits(tell)
     if live.on:
-        view = import_module("kitaru.cli.views.progress_text")
+        view = import_module("kitaru.cli.views.executions")
         handle.tell_of_progress(
             lambda execution: live.show(lambda: view.progress_line(execution, width=live.room)), live.give_way
         )
@@ -166,7 +166,7 @@ def _finish(client: Any, handle: Any, timeout: float | None) -> None:
         problem = {"result_error": unread.message} if unread is not None else {}
         terminal.item({**execution.summary(), "result": value, **problem})
     elif unread is None:
-        view = import_module("kitaru.cli.views.executions_text")
+        view = import_module("kitaru.cli.views.executions")
         terminal.raw(view.result_text(value))
 
 
@@ -174,7 +174,7 @@ def _show_failure(client: Any, handle: Any, error: KitaruError) -> None:
     if terminal.json:
         terminal.error(error)
         return
-    view = import_module("kitaru.cli.views.executions_text")
+    view = import_module("kitaru.cli.views.executions")
     execution = client.executions.get(handle.exec_id)
     if execution.status == "cancelled":
         terminal.note(f"{execution.flow_name} was {view.cancelled_line(execution)}")
@@ -201,7 +201,7 @@ def flow_list(
     """List the project's flows and where their routes lead."""
     client = at.connect()
     flows = client.deployments.flows()
-    view = import_module("kitaru.cli.views.deployments_text")
+    view = import_module("kitaru.cli.views.deployments")
     project, store = client.session.project, client.session.store.url
     terminal.items(flows, view.flow_rows(flows, project, store, terminal.style, terminal.room))
 
@@ -215,7 +215,7 @@ def deployments_list(
     """List the versions of a flow; * marks exclusive tags."""
     client = at.connect()
     found = client.deployments.list(flow)
-    view = import_module("kitaru.cli.views.deployments_text")
+    view = import_module("kitaru.cli.views.deployments")
     terminal.items(found, view.deployment_rows(found, terminal.style))
 
 
@@ -229,7 +229,7 @@ def deployments_show(
 ) -> None:
     """Show one version: its source, image, inputs and tags. Default: the one that default leads to."""
     client = at.connect()
-    view = import_module("kitaru.cli.views.deployments_text")
+    view = import_module("kitaru.cli.views.deployments")
     try:
         found = client.deployments.get(flow, tag=tag, version=version)
     except KitaruSelectorError:

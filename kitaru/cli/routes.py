@@ -8,16 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from kitaru.cli.consumer import deployments_app, flow_app
-from kitaru.cli.deploy import manifest_mode
-from kitaru.cli.options import (
-    FlowArgument,
-    ManifestOnly,
-    MessageOption,
-    NoManifest,
-    Place,
-    TagArgument,
-    placed,
-)
+from kitaru.cli.options import FlowArgument, ManifestOnly, MessageOption, NoManifest, Place, TagArgument, placed
+from kitaru.cli.producer import manifest_mode
 from kitaru.cli.suggestions import command_line
 from kitaru.cli.terminal import progress, terminal
 from kitaru.errors import KitaruUsageError
@@ -142,7 +134,7 @@ def _show(done: Any, mode: str) -> None:
 def _view(done: Any) -> Any:
     """The view of what was done; what is worth a word beside it is said."""
     progress.close()
-    view = import_module("kitaru.cli.views.deploy_text")
+    view = import_module("kitaru.cli.views.deployments")
     for line in view.manifest_notes(done.manifest):
         terminal.note(line)
     return view

@@ -1,9 +1,10 @@
-"""Commands about the store itself."""
+"""Commands that look back: history, blame, diff."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from importlib import import_module
@@ -11,12 +12,63 @@ from typing import Annotated
 
 import typer
 
-from kitaru.cli.options import (
-    Place,
-    placed,
-)
+from kitaru.cli.options import FlowArgument, Place, placed
 from kitaru.cli.terminal import progress, terminal
 from kitaru.errors import KitaruUsageError
+
+
+@placed("history")
+def history(
+    at: Place,
+    flow: Annotated[str | None, typer.Argument(metavar="FLOW", help="Only what happened to this flow.")] = None,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many generations.")] = 20,
+    everything: Annotated[bool, typer.Option("--all", help="All generations there are.")] = False,
+) -> None:
+    """Show who moved what, when, from which commit; newest first. Exit code 1 where one is missing or unreadable."""
+    client = at.connect()
+    happened = client.history.list(flow, limit=None if everything else limit)
+    view = import_module("kitaru.cli.views.history")
+    width, project = terminal.room or view.WIDTH, client.session.project
+    lines = [] if terminal.json else view.history_lines(happened, flow, project, terminal.style, width=width)
+    terminal.items(happened.generations, lines, **happened.gaps_to_json())
+    if note := view.chain_note(happened):
+        terminal.note(note)
+    if not happened.whole:
+        raise typer.Exit(1)
+
+
+@placed("blame")
+def blame(
+    at: Place,
+    exec_id: Annotated[str, typer.Argument(metavar="EXEC_ID", help="The execution's id, or the end of it.")],
+) -> None:
+    """Show which commit an execution runs, and who led it there."""
+    client = at.connect()
+    found = client.history.blame(exec_id)
+    view = import_module("kitaru.cli.views.history")
+    terminal.item(found, view.blame_lines(found, terminal.style, width=terminal.room or view.WIDTH))
+
+
+@placed("diff")
+def diff(
+    at: Place,
+    flow: FlowArgument,
+    before: Annotated[str, typer.Argument(metavar="A", help="A version (1, v1) or a tag.")],
+    after: Annotated[str, typer.Argument(metavar="B", help="A version (2, v2) or a tag.")],
+    full: Annotated[bool, typer.Option("--full", help="Large files and long differences too.")] = False,
+) -> None:
+    """Show how two versions of a flow differ. From A to B: inputs, image, options, source."""
+    client = at.connect()
+    found = client.history.diff(flow, before, after, full=full)
+    progress.close()
+    view = import_module("kitaru.cli.views.history")
+    seen = sys.stdout.isatty()
+    if terminal.json:
+        terminal.item(found)
+    else:
+        # Source as it is: a difference written to a file is one that can be applied.
+        terminal.raw("\n".join(view.diff_lines(found, terminal.style, full=full, visible=seen)))
+
 
 store_app = typer.Typer(help="The store: whether it is sound, and what in it is garbage.", no_args_is_help=True)
 
@@ -49,7 +101,7 @@ def verify(
     client = at.connect()
     found = client.history.verify(deep=deep, expect=expect or "")
     progress.close()
-    view = import_module("kitaru.cli.views.history_text")
+    view = import_module("kitaru.cli.views.history")
     terminal.item(found, view.verified_lines(found, terminal.style))
     if not found.sound:
         raise typer.Exit(1)
@@ -100,7 +152,7 @@ def gc(
     Others may work on the store meanwhile; with --grace 0d nobody may.
     """
     client = at.connect()
-    view = import_module("kitaru.cli.views.housekeeping_text")
+    view = import_module("kitaru.cli.views.history")
     terms: dict[str, str | int | None] = {
         "--keep-versions": keep_versions,
         "--older-than": older_than,

@@ -17,7 +17,7 @@ import typer
 
 from kitaru.ci.job import remarks
 from kitaru.errors import KitaruError, KitaruManifestError, Problem
-from kitaru.model.one_line import shown_line
+from kitaru.model.jsonable import shown_line
 from kitaru.ports import Step
 
 INTERRUPTED = "interrupted; nothing that was not yet committed has changed"

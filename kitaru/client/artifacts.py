@@ -8,7 +8,7 @@ from typing import Any
 
 from kitaru.client.reading import plain_value, read_value
 from kitaru.client.session import Session
-from kitaru.model.notes import Artifact
+from kitaru.model.execution import Artifact
 from kitaru.run.artifacts import find, read_artifacts, select
 
 

@@ -30,12 +30,12 @@ from kitaru.model.route import DEFAULT_TAG, ByTag
 from kitaru.model.snapshot import Snapshot
 from kitaru.release.releases import Releases
 from kitaru.run.invoker import Invoked, Invoker
-from kitaru.store.records import read_snapshot, read_table
+from kitaru.store.objects import read_snapshot, read_table
 
 if TYPE_CHECKING:
     from kitaru.flows.flow import Flow
     from kitaru.model.image import ImageSettings
-    from kitaru.release.keeping import Mode
+    from kitaru.release.manifest_sync import Mode
     from kitaru.release.releasing import Released
     from kitaru.release.routing import Rerouted, Routing
 

@@ -19,10 +19,8 @@ from kitaru.client.session import Session
 from kitaru.errors import KitaruError, KitaruStateError, KitaruUsageError
 from kitaru.model import address
 from kitaru.model.event import Value
-from kitaru.model.execution import STATUSES, Execution
-from kitaru.model.log_line import LogLine
+from kitaru.model.execution import STATUSES, Execution, LogLine, Wait
 from kitaru.model.replay import ReplayPlan
-from kitaru.model.wait import Wait
 from kitaru.ports import RunOrder
 from kitaru.run import answers
 from kitaru.run.logs import read_newest
@@ -31,8 +29,8 @@ from kitaru.settings import DEFAULT_PROJECT
 if TYPE_CHECKING:
     from kitaru.client.running import Running
     from kitaru.flows.flow import Flow
-    from kitaru.flows.policy import Retry
-    from kitaru.run.cache_report import CacheReport
+    from kitaru.flows.retry import Retry
+    from kitaru.run.cache import CacheReport
     from kitaru.run.invoker import Launched
     from kitaru.run.replays import Replays
 
@@ -166,7 +164,7 @@ class ExecutionsClient:
 
     def explain_cache(self, exec_id: str) -> Sequence[CacheReport]:
         """What the cache did for each call of an execution, and why."""
-        explain = import_module("kitaru.run.cache_report").explain
+        explain = import_module("kitaru.run.cache").explain
         found: Sequence[CacheReport] = explain(self._session.store, self._session.project, self.get(exec_id))
         return found
 

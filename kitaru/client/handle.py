@@ -22,9 +22,7 @@ from kitaru.errors import (
     KitaruUserCodeError,
 )
 from kitaru.model import address
-from kitaru.model.execution import Execution, fold
-from kitaru.model.log_line import LogLine
-from kitaru.model.wait import told_apart
+from kitaru.model.execution import Execution, LogLine, fold, told_apart
 from kitaru.run import journal
 from kitaru.run.capture import apart, cleared_by
 from kitaru.run.halting import Left

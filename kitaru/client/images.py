@@ -9,8 +9,7 @@ from pydantic import ValidationError
 
 from kitaru.core.deploying import read_image
 from kitaru.errors import KitaruUsageError
-from kitaru.model.image import ImageSettings, parse_image
-from kitaru.model.image_rules import settings_flaws
+from kitaru.model.image import ImageSettings, parse_image, settings_flaws
 
 HINT = f"python:3.12-slim, or an object of {', '.join(ImageSettings.model_fields)}"
 

@@ -320,7 +320,7 @@ def _must_be_whole(flows: Sequence[str], prune: bool) -> None:
 
 def _usage() -> Any:
     """Late: a plan looks at executions only where something changes for them."""
-    return import_module("kitaru.release.usage")
+    return import_module("kitaru.release.planner")
 
 
 def read_plan(text: bytes, name: str) -> Plan:

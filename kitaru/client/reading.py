@@ -7,9 +7,9 @@ from typing import Any
 from kitaru.client.session import Session
 from kitaru.errors import KitaruValueError
 from kitaru.model.event import Value
-from kitaru.model.recorded import JSON_FORMATS
+from kitaru.model.jsonable import JSON_FORMATS
+from kitaru.values.stored import get, get_plain
 from kitaru.values.typed_json import TypeGone
-from kitaru.values.values import get, get_plain
 
 IMPORTABLE = (
     "to have it as its own type, make the module of that importable here (the flow's project installed, or its "

@@ -12,19 +12,19 @@ from kitaru.client.session import Session
 from kitaru.errors import KitaruSourceError, KitaruStateError
 from kitaru.flows.flow import Flow
 from kitaru.flows.loading import load_target
-from kitaru.flows.policy import Retry, further_attempts
+from kitaru.flows.retry import Retry, further_attempts
 from kitaru.model import address
 from kitaru.model.address import timestamp
 from kitaru.model.event import ExecutionOptions, Opened, SourcePlace
 from kitaru.model.execution import Execution
 from kitaru.ports import ChildOutput, Taken
-from kitaru.run.cancelling import ForcedEnd
+from kitaru.run.cancel import ForcedEnd
 from kitaru.run.executor import execute
 from kitaru.run.journal import open_execution
-from kitaru.run.work import leave_process
+from kitaru.run.order import leave_process
 from kitaru.settings import lease_seconds
-from kitaru.values.codecs import encode
-from kitaru.values.values import put
+from kitaru.values.codec import encode
+from kitaru.values.stored import put
 
 LOCAL = "local"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kitaru import wiring
 from kitaru.errors import KitaruIntegrityError
 from kitaru.model import address
-from kitaru.model.recorded import RunnerRecord
+from kitaru.model.jsonable import RunnerRecord
 from kitaru.ports import ManifestFile, Reporter, RunnerInfo, Store
 from kitaru.settings import Asked, Settings, actor, ci_branch, find_manifest, lease_seconds
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kitaru.model.address import canonical_json, digest
-from kitaru.values.codecs import Summaries, argument_digests
+from kitaru.values.codec import Summaries, argument_digests
 
 FORMAT = 1
 """Part of every key: results of a release that keyed them otherwise are not found."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 from kitaru.errors import Problem
-from kitaru.model.neighbour import Neighbours
+from kitaru.model.manifest import Neighbours
 
 Place = Callable[..., Problem]
 """(message, *path of keys, hint=) → the problem with the manifest's file, line and column."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kitaru.core.compat import compare_inputs
+from kitaru.core.compatibility import compare_inputs
 from kitaru.model.address import canonical_json
 from kitaru.model.plan import Consequence, FlowPlan
 from kitaru.model.route import Holder

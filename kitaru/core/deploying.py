@@ -12,7 +12,7 @@ from kitaru.core.protection import Rules, check_protected, protect_words, tighte
 from kitaru.core.tagging import agrees, check_shared, check_tag, wish_of
 from kitaru.errors import KitaruStateError, KitaruUsageError
 from kitaru.model.image import ImageSettings, is_base_image
-from kitaru.model.json_text import parse_json
+from kitaru.model.jsonable import parse_json
 from kitaru.model.lockfile import Edit, FlowState, Lockfile, Mint, Move
 from kitaru.model.manifest import FlowSpec, Manifest
 from kitaru.model.plan import Build, FlowPlan, RouteMove

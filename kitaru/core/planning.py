@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kitaru.core.claims import taken_over
-from kitaru.core.differences import snapshot_changes
+from kitaru.core.diffing import snapshot_changes
 from kitaru.core.holding import marks_of, remembered, return_consequence
 from kitaru.core.protection import Rules, handed_over, protect_words, protected, shut_out
 from kitaru.core.route_changes import held_at, move_reason, route_move, settled
@@ -14,8 +14,7 @@ from kitaru.core.staying import History, Turn, turn_of
 from kitaru.core.wishing import asked, head_of, numbers
 from kitaru.errors import Problem
 from kitaru.model.lockfile import Edit, FlowState, Lockfile, Manage, Mint, Move, Retire, Untag, VersionTable
-from kitaru.model.manifest import FlowSpec, Manifest
-from kitaru.model.neighbour import Neighbours
+from kitaru.model.manifest import FlowSpec, Manifest, Neighbours
 from kitaru.model.plan import Build, Change, Consequence, FlowPlan, Held, RouteMove
 from kitaru.model.route import DEFAULT_TAG, Head, Holder, Label, RouteWish, Split, describe_holders
 from kitaru.model.snapshot import Commit, Snapshot

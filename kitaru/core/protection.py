@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from kitaru.core.spelling import did_you_mean
+from kitaru.core.resolving import did_you_mean
 from kitaru.errors import KitaruStateError
-from kitaru.model.branch import is_branch
 from kitaru.model.lockfile import Edit, FlowState, Lockfile, Move, Protect, Rename, Retire, Untag
-from kitaru.model.manifest import Manifest
+from kitaru.model.manifest import Manifest, is_branch
 from kitaru.model.plan import Consequence
 from kitaru.model.route import DEFAULT_TAG, Protection, Route, describe_holders
 from kitaru.model.snapshot import Commit

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from kitaru.core.commit import renamed
 from kitaru.core.naming import present_name, way_to
 from kitaru.core.planning import Draft, Place
-from kitaru.core.spelling import did_you_mean
+from kitaru.core.resolving import did_you_mean
 from kitaru.model.address import short
 from kitaru.model.lockfile import FlowState, Lockfile, Rename
 from kitaru.model.manifest import Manifest

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 from kitaru.errors import KitaruUsageError
 from kitaru.model.event import Event, Failed
-from kitaru.model.execution import CheckpointCall, Execution
+from kitaru.model.execution import CheckpointCall, Execution, Wait
 from kitaru.model.replay import Action, PlannedCall, PlannedWait, ReplayPlan
 from kitaru.model.standing import Standing
-from kitaru.model.wait import Wait
 
 CHECKPOINT = "checkpoint."
 WAIT = "wait."

@@ -1,15 +1,41 @@
-"""Flow and selector → version and snapshot. Pure; every way to miss says what there is."""
+"""Which name somebody probably meant. Pure."""
 
 from __future__ import annotations
 
 import difflib
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from kitaru.core.drawing import draw
 from kitaru.core.naming import first_name
 from kitaru.errors import KitaruSelectorError
 from kitaru.model.lockfile import FlowState, Lockfile, VersionTable
-from kitaru.model.route import DEFAULT_TAG, ByTag, ByVersion, Route, Selector, describe_holders
+from kitaru.model.route import DEFAULT_TAG, ByTag, ByVersion, Holder, Route, Selector, describe_holders
+
+
+def did_you_mean(word: str, options: Iterable[str]) -> str:
+    """``; did you mean 'stable'?``, or nothing where no option is like it."""
+    import difflib  # Here, as every plan imports this module and almost none has a mistake to tell of.
+
+    close = difflib.get_close_matches(word, list(options), 1, 0.6 if len(word) > 3 else 0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def draw(flow: str, tag: str, holders: Sequence[Holder], key: str) -> Holder:
+    """The holder that ``key`` draws: over many keys, each is drawn in proportion to its weight.
+
+    Weighted rendezvous hashing: where weights change, or a version joins or leaves, only the keys that must move do;
+    a version whose share grows keeps every key that it had.
+    """
+    return max(holders, key=lambda holder: (_score(flow, tag, holder, key), holder.version))
+
+
+def _score(flow: str, tag: str, holder: Holder, key: str) -> float:
+    digest = hashlib.sha256(f"{flow}\n{tag}\n{holder.version}\n{key}".encode("utf-8", "surrogatepass")).digest()
+    # A number strictly between 0 and 1, of 53 bits: all that a float holds exactly.
+    chance = (int.from_bytes(digest[:8], "big") >> 11) + 0.5
+    return -holder.weight / math.log(chance / 2**53)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from kitaru.core.holding import marks_of, remembered, remembered_at_once
 from kitaru.core.resolving import live_flow, route_of
 from kitaru.errors import KitaruSelectorError, KitaruStateError, KitaruUsageError
 from kitaru.model.address import is_tag
+from kitaru.model.jsonable import recorded_line
 from kitaru.model.lockfile import Drop, Edit, FlowState, Lockfile, Move, Untag, VersionTable
-from kitaru.model.one_line import recorded_line
 from kitaru.model.route import DEFAULT_TAG, Head, Hold, Holder, Label, Pin, Route, RouteWish, Split, describe_holders
 
 Edits = tuple[Edit, ...]

@@ -9,7 +9,6 @@ from inspect import iscoroutinefunction
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
 from kitaru.errors import KitaruUsageError
-from kitaru.flows.context import require_scope
 from kitaru.flows.future import CheckpointFuture, CheckpointFutures
 from kitaru.flows.options import (
     CheckpointOptions,
@@ -20,7 +19,8 @@ from kitaru.flows.options import (
     check_serializer,
     check_timeout,
 )
-from kitaru.flows.policy import Retry, policy_of, settled
+from kitaru.flows.retry import Retry, policy_of, settled
+from kitaru.flows.scope import require_scope
 from kitaru.flows.signature import Parameters
 
 P = ParamSpec("P")

@@ -1,21 +1,110 @@
-"""``@flow``: the durable boundary. Its body is ordinary Python that calls checkpoints."""
+"""What a caller holds of a running execution."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Coroutine, Mapping
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from kitaru.errors import KitaruInputError, KitaruUsageError
 from kitaru.flows.binding import connect
-from kitaru.flows.handle import Handle
 from kitaru.flows.options import FlowOptions, check_cache, check_function, check_retries, check_timeout
-from kitaru.flows.policy import Retry, settled
+from kitaru.flows.retry import Retry, settled
 from kitaru.flows.signature import Parameters
 
+Result_co = TypeVar("Result_co", covariant=True)
+
+
+class Handle(Protocol[Result_co]):
+    """A running execution, as ``.run()`` and ``.invoke()`` return it. The client's ``FlowHandle`` is one."""
+
+    @property
+    def exec_id(self) -> str:
+        """The execution's id."""
+        ...
+
+    @property
+    def status(self) -> str:
+        """``pending``, ``running``, ``waiting``, ``completed``, ``failed`` or ``cancelled``, looked up at each
+        access.
+        """
+        ...
+
+    def wait(self, timeout: float | None = None) -> Result_co:
+        """Block until it ends; the flow's result. ``KitaruExecutionError`` where it failed."""
+        ...
+
+    def cancel(self) -> None:
+        """Cancel it; returns when that is recorded. ``KitaruStateError`` where it has ended before."""
+        ...
+
+    def get(self) -> Result_co:
+        """The result of a finished execution. ``KitaruStateError`` while it runs."""
+        ...
+
+
+class Deployment(Protocol):
+    """A released version, as ``.deploy()`` and ``.deployment()`` return it. The client's ``Deployment`` is one."""
+
+    @property
+    def flow(self) -> str:
+        """The flow's name."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Its number: 1, 2, 3, and so on; never used for another one."""
+        ...
+
+    @property
+    def tags(self) -> Mapping[str, bool]:
+        """The tags that led here when it was looked up, and whether each is exclusive."""
+        ...
+
+    @property
+    def snapshot(self) -> str:
+        """The digest of what it runs."""
+        ...
+
+    @property
+    def created_at(self) -> str:
+        """When it was made."""
+        ...
+
+    @property
+    def by(self) -> str:
+        """Who made it."""
+        ...
+
+    @property
+    def commit_sha(self) -> str | None:
+        """The commit that it was made from."""
+        ...
+
+    @property
+    def commit_dirty(self) -> bool:
+        """Whether the working tree had changes that were not committed."""
+        ...
+
+    @property
+    def target(self) -> str:
+        """Where the flow is in its source."""
+        ...
+
+    @property
+    def stack(self) -> str:
+        """The name of the stack that runs it."""
+        ...
+
+    @property
+    def input_schema(self) -> Mapping[str, Any] | None:
+        """A JSON Schema of its inputs."""
+        ...
+
+
 if TYPE_CHECKING:
-    from kitaru.flows.deployment import Deployment
+    pass
 
 P = ParamSpec("P")
 R = TypeVar("R")

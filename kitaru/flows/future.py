@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, overload
 
 from kitaru.errors import KitaruTimeoutError, KitaruUsageError
-from kitaru.flows.context import must_run_in
+from kitaru.flows.scope import must_run_in
 
 T = TypeVar("T")
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 from kitaru.errors import KitaruContextError
-from kitaru.flows.context import find_scope
 from kitaru.flows.options import check_serializer
+from kitaru.flows.scope import find_scope
 
 
 class NoteTaker(Protocol):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kitaru.errors import KitaruUsageError
-from kitaru.flows.policy import Retry
+from kitaru.flows.retry import Retry
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin, overload
 
 from kitaru.errors import KitaruContextError, KitaruUsageError, KitaruWaitValidationError
-from kitaru.flows.context import find_scope
-from kitaru.flows.conversion import Mismatch, convert
+from kitaru.flows.scope import find_scope
+from kitaru.flows.signature import Mismatch, convert
 from kitaru.model.address import canonical_json
 
 T = TypeVar("T")

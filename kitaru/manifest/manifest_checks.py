@@ -12,8 +12,8 @@ from typing import Any
 
 from kitaru.manifest.manifest_problems import Finding
 from kitaru.manifest.wording import did_you_mean, found, shown
-from kitaru.model.branch import is_branch
-from kitaru.model.image_rules import image_flaws
+from kitaru.model.image import image_flaws
+from kitaru.model.manifest import is_branch
 from kitaru.model.stack import DEFAULT_STACK
 
 STORE_PROTOCOLS = ("file", "memory", "s3", "gs", "gcs", "az", "abfs", "abfss")

@@ -10,10 +10,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from kitaru.manifest.wording import did_you_mean, found, shown
-from kitaru.model.image import ImageSettings
-from kitaru.model.image_rules import base_hint
+from kitaru.model.image import ImageSettings, base_hint
+from kitaru.model.jsonable import Noun
 from kitaru.model.manifest import FlowSpec, Manifest, Overlay, SourceSpec
-from kitaru.model.noun import Noun
 from kitaru.model.route import Protection
 from kitaru.model.stack import DockerStack, KubernetesStack, LocalStack
 

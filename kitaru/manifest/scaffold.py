@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from kitaru.ci import data_files
+from kitaru import data_files
 from kitaru.errors import KitaruBackendError, KitaruManifestError, KitaruUsageError, Problem
 from kitaru.manifest import manifest_yaml
 from kitaru.manifest.flow_finding import FoundFlow, find_flows, name_apart

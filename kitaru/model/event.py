@@ -13,16 +13,15 @@ from dataclasses import field
 from typing import Any, Literal
 
 from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
-from kitaru.model.record import record
-from kitaru.model.recorded import Event as Event
-from kitaru.model.recorded import ExecutionOptions as ExecutionOptions
-from kitaru.model.recorded import Failure as Failure
-from kitaru.model.recorded import Origin as Origin
-from kitaru.model.recorded import Record as Record
-from kitaru.model.recorded import RunnerRecord as RunnerRecord
-from kitaru.model.recorded import SourcePlace as SourcePlace
-from kitaru.model.recorded import Value as Value
-from kitaru.model.recorded import text, whole
+from kitaru.model.jsonable import Event as Event
+from kitaru.model.jsonable import ExecutionOptions as ExecutionOptions
+from kitaru.model.jsonable import Failure as Failure
+from kitaru.model.jsonable import Origin as Origin
+from kitaru.model.jsonable import Record as Record
+from kitaru.model.jsonable import RunnerRecord as RunnerRecord
+from kitaru.model.jsonable import SourcePlace as SourcePlace
+from kitaru.model.jsonable import Value as Value
+from kitaru.model.jsonable import record, text, whole
 from kitaru.model.wait_event import AnswerOffered as AnswerOffered
 from kitaru.model.wait_event import AnswerRefused as AnswerRefused
 from kitaru.model.wait_event import WaitAborted as WaitAborted

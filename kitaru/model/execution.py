@@ -1,15 +1,13 @@
-"""An execution as people see it: the pure fold of its events. Its status is stored nowhere."""
+"""One captured line of what a flow printed or logged."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field, replace
 from typing import Any, Literal, get_args
 
 from kitaru.errors import KitaruIntegrityError
-from kitaru.model.checkpoint_call import Attempt as Attempt
-from kitaru.model.checkpoint_call import CheckpointCall as CheckpointCall
-from kitaru.model.checkpoint_call import CheckpointStatus as CheckpointStatus
+from kitaru.model.address import canonical_json, digest
 from kitaru.model.event import (
     AnswerOffered,
     AnswerRefused,
@@ -25,23 +23,231 @@ from kitaru.model.event import (
     Event,
     ExecutionOptions,
     Failed,
-    Failure,
     MetadataLogged,
     Opened,
-    Record,
     RunnerRecord,
     SourcePlace,
     Started,
     Suspended,
-    Value,
     WaitAborted,
     WaitAnswered,
     WaitOpened,
 )
-from kitaru.model.notes import Notes
-from kitaru.model.record import record
+from kitaru.model.jsonable import Failure, Record, Value, record
 from kitaru.model.standing import Standing
-from kitaru.model.wait import RefusedAnswer, Wait
+
+
+@record()
+class LogLine(Record):
+    """``stream`` is ``stdout``, ``stderr`` or ``log``; ``level`` a logging level's name, for ``log`` only.
+
+    ``checkpoint``, ``call`` and ``attempt`` say whose line it is; absent for the flow body.
+    """
+
+    at: str
+    stream: str
+    text: str
+    level: str | None = None
+    checkpoint: str | None = None
+    call: str | None = None
+    attempt: int | None = None
+
+
+WaitStatus = Literal["open", "answered", "aborted", "cancelled"]
+"""``cancelled``: the execution was cancelled, or the attempt at the body failed that asked, before anybody answered."""
+
+
+@record(kw_only=True)
+class RefusedAnswer(Record):
+    """An answer that was put aside, as it didn't fit: who gave it and when, and why it did not do."""
+
+    by: str
+    answered_at: str
+    refused_at: str
+    reason: str
+
+
+@record(kw_only=True)
+class Wait(Record):
+    """One wait of an execution. ``wait_id`` is its place in the flow body: ``w1``, or ``2/w1`` in a branch.
+
+    ``schema`` is a JSON Schema of the answer, None where any JSON will do. ``timeout``: for how many seconds the
+    runner polls before it leaves; the wait itself never expires. ``refused``: answers that were put aside, the newest
+    last. ``superseded``: an earlier attempt at the body asked it, and the last one took a way without it.
+    """
+
+    wait_id: str
+    name: str
+    status: WaitStatus
+    opened_at: str
+    question: str | None = None
+    schema: dict[str, Any] | None = None
+    timeout: float | None = None
+    metadata: dict[str, Any] | None = None
+    answered_at: str | None = None
+    by: str | None = None
+    value: Value | None = None
+    refused: tuple[RefusedAnswer, ...] = ()
+    superseded: bool | None = None
+
+
+def digest_question(question: str | None, schema: Mapping[str, Any] | None, metadata: Mapping[str, Any] | None) -> str:
+    """What tells one question from another, whatever their names: 64 hexadecimal digits. All of it as recorded."""
+    return digest(canonical_json({"question": question, "schema": schema, "metadata": metadata}))
+
+
+def told_apart(wait: Wait, among: Sequence[Wait]) -> str:
+    """What names this one alone of ``among``: its name, or its id where another one has that name."""
+    others = {name for one in among if one.wait_id != wait.wait_id for name in (one.name, one.wait_id)}
+    return wait.wait_id if wait.name in others else wait.name
+
+
+FLOW = "flow"
+"""Stands in an artifact's id where another has its call: it was saved in the flow body."""
+
+
+@record(kw_only=True)
+class Artifact(Record):
+    """A named value of an execution. ``call`` is the checkpoint call that saved it, None for the flow body.
+
+    ``kind`` is what the author called it: ``output`` unless they said otherwise.
+    """
+
+    artifact_id: str
+    exec_id: str
+    name: str
+    kind: str
+    created_at: str
+    value: Value
+    call: str | None = None
+    checkpoint: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
+def artifact_id(exec_id: str, call: str | None, name: str) -> str:
+    """``ex-…:3:report``; ``ex-…:flow:report`` where the flow body saved it. A name may hold colons, the rest can't."""
+    return f"{exec_id}:{call or FLOW}:{name}"
+
+
+def split_artifact_id(text: str) -> tuple[str, str | None, str] | None:
+    """Execution, call and name; None for what is no artifact's id."""
+    parts = text.split(":", 2)
+    if len(parts) != 3 or not all(parts):
+        return None
+    exec_id, call, name = parts
+    return exec_id, None if call == FLOW else call, name
+
+
+def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """``old`` with ``new`` over it: objects merge, key by key and at every depth; everything else is replaced.
+
+    Shares no object with either that a later merge would change.
+    """
+    merged = dict(old)
+    for key, value in new.items():
+        before = merged.get(key)
+        if isinstance(value, Mapping):
+            merged[key] = merge(before if isinstance(before, Mapping) else {}, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+class Notes:
+    """The fold of an execution's notes, by the call that they belong to; None stands for the flow body.
+
+    They come before, between or after their call's own events, and stay whatever becomes of it.
+    """
+
+    def __init__(self) -> None:
+        self._metadata: dict[str | None, dict[str, Any]] = {}
+        self._artifacts: dict[tuple[str | None, str], ArtifactSaved] = {}
+
+    def log(self, event: MetadataLogged) -> None:
+        """Merge what was logged."""
+        self._metadata[event.call] = merge(self._metadata.get(event.call, {}), event.values)
+
+    def save(self, event: ArtifactSaved) -> None:
+        """Keep the artifact; the newest of a name in one call is the one that counts."""
+        self._artifacts.pop((event.call, event.name), None)
+        self._artifacts[event.call, event.name] = event
+
+    def metadata(self, call: str | None) -> dict[str, Any]:
+        """The metadata of a call, or of the execution."""
+        return self._metadata.get(call, {})
+
+    def artifact_ids(self, exec_id: str) -> dict[str | None, tuple[str, ...]]:
+        """The ids of the artifacts of each call that saved some, in the order in which they were saved."""
+        found: dict[str | None, tuple[str, ...]] = {}
+        for call, name in self._artifacts:
+            found[call] = (*found.get(call, ()), artifact_id(exec_id, call, name))
+        return found
+
+    def artifacts(self, exec_id: str, names: Mapping[str, str]) -> list[Artifact]:
+        """All artifacts, oldest first; ``names``: the checkpoint of each call."""
+        return [
+            Artifact(
+                artifact_id=artifact_id(exec_id, event.call, event.name),
+                exec_id=exec_id,
+                name=event.name,
+                kind=event.type,
+                created_at=event.at,
+                value=event.value,
+                call=event.call,
+                checkpoint=names.get(event.call or ""),
+                tags=event.tags,
+            )
+            for event in self._artifacts.values()
+        ]
+
+
+CheckpointStatus = Literal["running", "completed", "failed", "cancelled"]
+"""``cancelled``: stopped by the flow, or under way when the execution was cancelled or failed for another reason."""
+
+
+@record()
+class Attempt(Record):
+    """One try, of a checkpoint call or of the flow body.
+
+    ``ended_at`` is None while it runs, or where its process died and nobody went on yet; afterwards such an attempt has
+    failed with ``RunnerLost``, at its runner's last sign of life.
+    """
+
+    number: int
+    status: CheckpointStatus
+    started_at: str
+    ended_at: str | None = None
+    failure: Failure | None = None
+
+
+@record(kw_only=True)
+class CheckpointCall(Record):
+    """One durable call. ``call_id`` is its place in the flow body: ``3``, or ``1.2/3`` in a concurrent branch; ``3@2``
+    where the second attempt at the body made another call there than the first.
+
+    ``given_by``: who gave its result by hand, in a replay; ``original_call_id`` is then the call it stands in for.
+    ``superseded``: an earlier attempt at the body made it, and the last one took a way without it.
+    """
+
+    call_id: str
+    name: str
+    status: CheckpointStatus
+    started_at: str
+    ended_at: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    original_call_id: str | None = None
+    cached_from: str | None = None
+    cache_key: str | None = None
+    given_by: str | None = None
+    parent_call_ids: tuple[str, ...] = ()
+    failure: Failure | None = None
+    attempts: tuple[Attempt, ...] = ()
+    artifacts: tuple[str, ...] = ()
+    input_digest: str | None = None
+    args: Any = None
+    output: Value | None = None
+    superseded: bool | None = None
+
 
 ExecutionStatus = Literal["pending", "running", "waiting", "completed", "failed", "cancelled", "lost"]
 """The fold never says ``lost``: whoever can look says it of a running execution whose runner is gone."""

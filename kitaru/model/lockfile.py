@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 from kitaru.model.address import canonical_json, digest
-from kitaru.model.noun import Noun
+from kitaru.model.jsonable import Noun
 from kitaru.model.route import APPLY, HeldOff, Hold, Holder, Protection, Route
 from kitaru.model.snapshot import Commit
 

@@ -1,16 +1,45 @@
-"""The manifest: what ``kitaru.yaml`` says, written by people."""
+"""What can be the name of a Git branch, by the rules of ``git check-ref-format --branch``."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from kitaru.model.address import FLOW_NAME, PROJECT_NAME, TAG_NAME, is_tag
 from kitaru.model.image import ImageSettings
-from kitaru.model.noun import Noun
+from kitaru.model.jsonable import Noun, record
 from kitaru.model.route import Protection, WishField
 from kitaru.model.stack import DEFAULT_STACK, LocalStack, NamedStack, StackSpec
+
+_NOWHERE = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock/")
+
+
+def is_branch(name: str) -> bool:
+    """Whether a branch can have that name. A pattern such as ``release/*`` is none."""
+    if name in ("", "HEAD"):
+        return False
+    return not (name[0] in "-/." or name.endswith(("/", ".", ".lock")) or _NOWHERE.search(name))
+
+
+@record()
+class Neighbour:
+    """One of them: its path below the repository's root, the flows that it declares, and its ``moved:``."""
+
+    path: str
+    flows: frozenset[str]
+    moved: Mapping[str, str]
+
+
+@record()
+class Neighbours:
+    """Those that were found, by path, and one sentence for each that could not be read."""
+
+    found: tuple[Neighbour, ...] = ()
+    unread: tuple[str, ...] = ()
+
 
 DEFAULT_BUDGET_MB = 50
 

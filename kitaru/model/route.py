@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
 
-from kitaru.model.noun import Noun
-from kitaru.model.record import record
+from kitaru.model.jsonable import Noun, record
 
 DEFAULT_TAG = "default"
 """The reserved route: always exclusive, never removed, only moved."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from kitaru.model.record import record
-from kitaru.model.recorded import Event, Value
+from kitaru.model.jsonable import Event, Value, record
 
 
 @record(kw_only=True)

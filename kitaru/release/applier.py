@@ -17,11 +17,10 @@ from kitaru.model.plan import Build, Plan
 from kitaru.model.route import Holder
 from kitaru.model.snapshot import Commit
 from kitaru.ports import Clock, Reporter, Step, Store
-from kitaru.release.origins import told_from
+from kitaru.release.planner import told_from
 from kitaru.release.releases import Releases
 from kitaru.release.workshop import Workshop
-from kitaru.store.borrowing import Borrowed
-from kitaru.store.records import read_table, write_object
+from kitaru.store.objects import Borrowed, read_table, write_object
 from kitaru.store.turns import Turns
 
 UPLOADS_AT_ONCE = 8

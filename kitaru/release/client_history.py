@@ -19,8 +19,8 @@ from kitaru.release.differing import Difference, compare
 from kitaru.release.history import SEARCHED, Logged, Past
 from kitaru.release.releases import Releases
 from kitaru.release.tracing import Blame, commit_data, trace
-from kitaru.upkeep.object_checks import Found, verify_objects
-from kitaru.upkeep.verifying import Fault, verify_chain
+from kitaru.upkeep.checks import Found, verify_objects
+from kitaru.upkeep.verify import Fault, verify_chain
 
 SHORTEST_DIGEST = 12
 

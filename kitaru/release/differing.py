@@ -10,9 +10,8 @@ from typing import Any, Literal
 
 from kitaru import wiring
 from kitaru.client.session import Session
-from kitaru.core.differences import snapshot_changes
+from kitaru.core.diffing import LARGEST_FILE, FileDiff, Listing, file_diff, pairs, snapshot_changes
 from kitaru.core.resolving import Resolved, in_table, resolve
-from kitaru.core.source_diff import LARGEST_FILE, FileDiff, Listing, file_diff, pairs
 from kitaru.errors import KitaruIntegrityError
 from kitaru.model import address
 from kitaru.model.lockfile import Lockfile, Release
@@ -20,7 +19,7 @@ from kitaru.model.plan import Change
 from kitaru.model.route import ByTag, ByVersion, Selector
 from kitaru.model.snapshot import Snapshot
 from kitaru.release.tracing import commit_data
-from kitaru.store.records import read_object, read_snapshot, read_table
+from kitaru.store.objects import read_object, read_snapshot, read_table
 
 VERSION = re.compile(r"v?([1-9][0-9]{0,8})")
 

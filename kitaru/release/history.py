@@ -29,7 +29,7 @@ from kitaru.model.address import digest
 from kitaru.model.lockfile import Edit, Generation, Lockfile, Mint, Move, Rename
 from kitaru.ports import Store
 from kitaru.run.journal import read_many
-from kitaru.store.records import parse
+from kitaru.store.objects import parse
 
 SEARCHED = 5000
 """How many generations a search for one flow looks at, where nobody asked for all."""

@@ -17,11 +17,10 @@ from kitaru.model.manifest import FlowSpec
 from kitaru.model.route import wish_data
 from kitaru.model.snapshot import Snapshot
 from kitaru.ports import ManifestFile
-from kitaru.release.declared import Declared
-from kitaru.release.keeping import Keeper
+from kitaru.release.manifest_sync import Keeper
 from kitaru.release.releases import Releases
-from kitaru.release.workshop import Workshop
-from kitaru.store.records import read_snapshot, read_table
+from kitaru.release.workshop import Declared, Workshop
+from kitaru.store.objects import read_snapshot, read_table
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,14 @@
-"""Gather the facts that a plan needs, from as few reads as it takes, and let the core decide."""
+"""Who wrote a generation, and from which commit: told where a rule that it applied refuses something."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
+from kitaru.client.reading import plain_value
+from kitaru.client.session import Session
 from kitaru.core.claims import declared_twice
 from kitaru.core.consequences import STORED_INPUTS, InUse, Stored, asks_for_use, consequences, passages, turns
 from kitaru.core.drift import find_drift
@@ -14,16 +17,51 @@ from kitaru.core.planning import Desired, Draft, Known, Place, left_out, needs, 
 from kitaru.core.protection import guards, unplaced
 from kitaru.core.renaming import plan_renames
 from kitaru.core.staying import History
-from kitaru.errors import KitaruIntegrityError, KitaruManifestError, KitaruStoreFormatError, Problem
+from kitaru.errors import KitaruError, KitaruIntegrityError, KitaruManifestError, KitaruStoreFormatError, Problem
+from kitaru.model.address import short
 from kitaru.model.lockfile import FlowState, Lockfile, Release, VersionTable
-from kitaru.model.neighbour import Neighbours
+from kitaru.model.manifest import Neighbours
 from kitaru.model.plan import FlowPlan, Plan
 from kitaru.model.snapshot import Snapshot
 from kitaru.ports import InputCheck, Store
-from kitaru.release.origins import told_from
 from kitaru.release.releases import Releases
 from kitaru.release.workshop import Workshop
-from kitaru.store.records import read_object, read_snapshot, read_table
+from kitaru.store.objects import read_object, read_snapshot, read_table
+
+
+def told_from(releases: Releases) -> Callable[[int], str]:
+    """(generation) → ``by Ann from 1a2b3c4d5e6f on main``; empty where the log does not have it. One read for each."""
+
+    @cache
+    def told(generation: int) -> str:
+        found = releases.entry(generation)
+        if found is None:
+            return ""
+        entry, _ = found
+        place = f" from {short(entry.commit.sha)}" if entry.commit else ""
+        branch = f" on {entry.commit.branch}" if entry.commit and entry.commit.branch else ""
+        return f"by {entry.by}{place}{branch}"
+
+    return told
+
+
+def used_by(session: Session, flow: str) -> list[InUse]:
+    """The flow's executions that have not ended."""
+    return [InUse(one.exec_id, one.version, one.status) for one in session.executions.open_ones(flow)]
+
+
+def stored_inputs(session: Session, flow: str, limit: int) -> list[Stored]:
+    """The inputs of the flow's newest executions; one whose inputs can't be read says nothing."""
+    found = []
+    for execution in session.executions.newest(flow=flow, limit=limit):
+        try:
+            inputs = plain_value(session, execution.inputs, f"the inputs of {execution.exec_id}")
+        except KitaruError:
+            continue
+        if isinstance(inputs, dict):
+            found.append(Stored(execution.exec_id, inputs))
+    return found
+
 
 UsedBy = Callable[[str], Sequence[InUse]]
 """(flow) → its executions that have not ended."""

@@ -12,13 +12,13 @@ from kitaru.core.commit import Broken, fold, next_lockfile
 from kitaru.errors import KitaruError, KitaruIntegrityError, KitaruStoreFormatError
 from kitaru.model import address
 from kitaru.model.address import canonical_json, digest, timestamp
+from kitaru.model.jsonable import recorded_line
 from kitaru.model.lockfile import Edit, Generation, Lockfile, Rename
-from kitaru.model.one_line import recorded_line
 from kitaru.model.route import APPLY
 from kitaru.model.snapshot import Commit
 from kitaru.ports import Clock, Created, Store
 from kitaru.store.log_holes import runs, sorted_names
-from kitaru.store.records import parse
+from kitaru.store.objects import parse
 
 FULL_STATE_BYTES = 16 * 1024
 FULL_STATE_EVERY = 64

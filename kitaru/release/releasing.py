@@ -33,11 +33,11 @@ from kitaru.model.manifest import FlowSpec, Manifest
 from kitaru.model.route import describe_holders
 from kitaru.model.snapshot import Snapshot
 from kitaru.release.applier import Applier
-from kitaru.release.declared import Declared, declared, made_up
-from kitaru.release.deploying import Deployer
-from kitaru.release.keeping import Keeper, Kept, Mode
+from kitaru.release.manifest_sync import Keeper, Kept, Mode
+from kitaru.release.mover import Deployer
 from kitaru.release.releases import Releases
-from kitaru.release.workshop import MANIFEST, Workshop
+from kitaru.release.workshop import Declared, Workshop, declared, made_up
+from kitaru.settings import MANIFEST
 
 if TYPE_CHECKING:
     from kitaru.flows.flow import Flow

@@ -30,9 +30,9 @@ from kitaru.errors import KitaruManifestError, KitaruUsageError, Problem
 from kitaru.model.lockfile import Lockfile, Move
 from kitaru.model.manifest import Manifest
 from kitaru.model.route import DEFAULT_TAG, Route, RouteWish, describe_holders
-from kitaru.release.keeping import Keeper, Kept, Mode
+from kitaru.release.manifest_sync import Keeper, Kept, Mode
+from kitaru.release.mover import Changed, Earlier, Tagger
 from kitaru.release.releases import Releases
-from kitaru.release.tagging import Changed, Earlier, Tagger
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from kitaru.model.execution import Execution
 from kitaru.model.lockfile import Generation, Lockfile, Move, Release, VersionTable
 from kitaru.model.snapshot import Commit
 from kitaru.release.history import Past
-from kitaru.store.records import read_table
+from kitaru.store.objects import read_table
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 from kitaru.errors import KitaruUsageError, KitaruValueError
 from kitaru.model.address import EXEC_ID
 from kitaru.model.event import ArtifactSaved, CheckpointCompleted, CheckpointFailed, CheckpointStarted, MetadataLogged
-from kitaru.model.notes import Artifact, Notes, artifact_id, merge, split_artifact_id
+from kitaru.model.execution import Artifact, Notes, artifact_id, merge, split_artifact_id
 from kitaru.ports import Store
 from kitaru.run import journal
 from kitaru.run.masking import mask_tree
-from kitaru.values import values
+from kitaru.values import stored
 from kitaru.values.blocks import as_text
-from kitaru.values.codecs import encode
-from kitaru.values.plain import plain
-from kitaru.values.typed_json import Unstorable, to_tree, type_name
+from kitaru.values.codec import encode
+from kitaru.values.typed_json import Unstorable, plain, to_tree, type_name
 
 if TYPE_CHECKING:
     from kitaru.run.run_state import RunState
@@ -62,11 +61,11 @@ class NotesHere:
         run, call = self.run, self.call_id
         _check_names(name, kind, tags)
         encoded = encode(value, subject=f"artifact {name!r}", serializer=serializer, way_out=SAVE_PICKLED)
-        found = values.put(run.store, run.project, encoded)
+        found = stored.put(run.store, run.project, encoded)
         event = ArtifactSaved(at=run.now(), call=call, name=name, type=kind, value=encoded.detached(), tags=list(tags))
         run.journal.commit(event)
         if found:
-            values.settle(run.store, run.project, encoded)
+            stored.settle(run.store, run.project, encoded)
         return artifact_id(run.exec_id, call, name)
 
     def load(self, exec_id: str, name: str) -> Any:
@@ -80,7 +79,7 @@ class NotesHere:
         found = [one for one in read_artifacts(run.store, run.project, exec_id) if one.name == name]
         if not found:
             raise missing(run.store, run.project, exec_id, name)
-        return values.get(run.store, run.project, found[-1].value, subject=f"artifact {name!r}", home=run.home)
+        return stored.get(run.store, run.project, found[-1].value, subject=f"artifact {name!r}", home=run.home)
 
 
 def plain_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:

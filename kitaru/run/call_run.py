@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from kitaru.core.replay import CallIdentity, Compute, Diverged, Reraise, Reuse
 from kitaru.errors import KitaruContextError, KitaruDivergenceError, KitaruError, KitaruTimeoutError, KitaruValueError
 from kitaru.flows.checkpoint import Checkpoint
-from kitaru.flows.context import scope
-from kitaru.flows.conversion import Mismatch, convert
-from kitaru.flows.policy import next_delay
+from kitaru.flows.retry import next_delay
+from kitaru.flows.scope import scope
+from kitaru.flows.signature import Mismatch, convert
 from kitaru.flows.waiting import Question
 from kitaru.model.event import (
     CheckpointCompleted,
@@ -31,8 +31,8 @@ from kitaru.run.interrupts import killed_late, time_is_up
 from kitaru.run.masking import mask_tree
 from kitaru.run.run_state import RunState
 from kitaru.run.stopping import note_stopped
-from kitaru.values import values
-from kitaru.values.codecs import Encoded, Summaries, digest_arguments, encode
+from kitaru.values import stored
+from kitaru.values.codec import Encoded, Summaries, digest_arguments, encode
 
 if TYPE_CHECKING:
     from kitaru.run.isolated import IsolatedAttempt
@@ -151,7 +151,7 @@ class CallRun:
         output: Value = self._decision.output
         subject = f"the result of checkpoint {self.name!r} (call {self.key})"
         home = self.checkpoint.func.__module__
-        value = values.get(self.run.store, self.run.project, output, subject=subject, home=home)
+        value = stored.get(self.run.store, self.run.project, output, subject=subject, home=home)
         offer = self.run.recorded[self.key].offer
         if isinstance(offer, CheckpointOffered) and not offer.input_digest:
             return self._given(value, subject)
@@ -205,7 +205,7 @@ class CallRun:
         """Whether the earlier result is there, whole, and what the return annotation says."""
         home = self.checkpoint.func.__module__
         try:
-            value = values.get(self.run.store, self.run.project, hint.output, subject="a cached result", home=home)
+            value = stored.get(self.run.store, self.run.project, hint.output, subject="a cached result", home=home)
         except KitaruError:
             return False
         if hint.output.type and not self.checkpoint.parameters.result_fits(value):
@@ -352,10 +352,10 @@ class CallRun:
     def _commit(self, event: CheckpointCompleted | CheckpointFailed) -> None:
         run = self.run
         if isinstance(event, CheckpointCompleted):
-            found = self._encoded is not None and values.put(run.store, run.project, self._encoded)
+            found = self._encoded is not None and stored.put(run.store, run.project, self._encoded)
             run.journal.commit(event, replaces=self._started)
             if found and self._encoded is not None:
-                values.settle(run.store, run.project, self._encoded)
+                stored.settle(run.store, run.project, self._encoded)
             next(run.completions)
             # The value is the flow's to change from now on.
             output = self._encoded.detached() if self._encoded is not None else event.output
@@ -379,7 +379,7 @@ class CallRun:
                 serializer=self.checkpoint.options.serializer,
                 typed=parameters.result_fits(result),
             )
-            values.put(run.store, run.project, encoded)
+            stored.put(run.store, run.project, encoded)
             run.took(self.key, encoded.detached())
             return result
         except Mismatch as mismatch:

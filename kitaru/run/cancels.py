@@ -10,7 +10,7 @@ from kitaru.errors import KitaruStateError
 from kitaru.model import address
 from kitaru.model.execution import Execution, fold
 from kitaru.ports import RunnerInfo
-from kitaru.run.cancelling import GRACE_SECONDS, LOOK_SECONDS, record_cancelled, request_cancel
+from kitaru.run.cancel import GRACE_SECONDS, LOOK_SECONDS, record_cancelled, request_cancel
 from kitaru.run.journal import read_entries, read_events
 
 REACTION_SECONDS = LOOK_SECONDS + GRACE_SECONDS + 3.0

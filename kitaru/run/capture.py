@@ -20,7 +20,7 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, ClassVar, TextIO, cast
 
-from kitaru.model.log_line import LogLine
+from kitaru.model.execution import LogLine
 from kitaru.ports import ChildOutput
 from kitaru.run.child_lines import ChildLines, split
 from kitaru.run.logs import LogWriter

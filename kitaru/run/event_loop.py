@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from kitaru.errors import KitaruStateError
 from kitaru.flows.checkpoint import Checkpoint
-from kitaru.flows.context import Scope, scope
 from kitaru.flows.future import CheckpointFuture, FanOut, futures_in, resolved
+from kitaru.flows.scope import Scope, scope
 from kitaru.run.call_run import CallRun
 from kitaru.run.failures import as_failure
 from kitaru.run.forked import await_here

@@ -13,8 +13,7 @@ from kitaru.model.event import ExecutionOptions, Failure, RunnerRecord, Value
 from kitaru.model.execution import Execution, fold
 from kitaru.ports import Clock, RunnerInfo, Store
 from kitaru.run import journal
-from kitaru.run.leases import LEASE_SECONDS, PATIENCE, Lease, lapsed, read_lease, silent_for
-from kitaru.run.listing import (
+from kitaru.run.index import (
     OPEN,
     STARTS_WITHIN,
     Candidate,
@@ -26,6 +25,7 @@ from kitaru.run.listing import (
     note_parked,
     read_lost,
 )
+from kitaru.run.lease import LEASE_SECONDS, PATIENCE, Lease, lapsed, read_lease, silent_for
 
 Alive = Callable[[RunnerInfo], bool | None]
 """Whether that process still runs; None where it can't be known from here."""

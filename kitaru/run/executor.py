@@ -15,29 +15,29 @@ from kitaru.errors import (
     KitaruInputError,
     KitaruTimeoutError,
 )
-from kitaru.flows.context import scope
 from kitaru.flows.flow import Flow
 from kitaru.flows.future import resolved
-from kitaru.flows.policy import next_delay
+from kitaru.flows.retry import next_delay
+from kitaru.flows.scope import scope
 from kitaru.model.event import AttemptFailed, Cancelled, Completed, Event, Failed, RunnerRecord, Started
 from kitaru.model.execution import fold
 from kitaru.ports import AnswerCheck, ChildOutput, Clock, Mask, RunnerInfo, Store
 from kitaru.run.blame import failed_calls
 from kitaru.run.calls import FlowScope
-from kitaru.run.cancelling import CancelWatch, ForcedEnd, cancelled_error
+from kitaru.run.cancel import CancelWatch, ForcedEnd, cancelled_error
 from kitaru.run.capture import Capture
 from kitaru.run.failures import as_failure, error_of
 from kitaru.run.forked import run_here
 from kitaru.run.halting import CancelRequested, Left
+from kitaru.run.index import note_end, note_state
 from kitaru.run.interrupts import FlowExpired, RunStopped, WakingMain, time_is_up
 from kitaru.run.journal import Fenced, Stopped
 from kitaru.run.keeper import Keeper
-from kitaru.run.leases import LEASE_SECONDS, LeaseKeeping, lost_attempts
-from kitaru.run.listing import note_end, note_state
+from kitaru.run.lease import LEASE_SECONDS, LeaseKeeping, lost_attempts
 from kitaru.run.logs import LogWriter
 from kitaru.run.run_state import RunState
-from kitaru.values import values
-from kitaru.values.codecs import Encoded, encode
+from kitaru.values import stored
+from kitaru.values.codec import Encoded, encode
 
 RETURN_WHERE = (
     'keep it with save(name, value, serializer="pickle") and return the name: a flow\'s own result is never pickled.'
@@ -77,7 +77,7 @@ def execute(
     """
     run = RunState(flow, store, clock, project, exec_id, entries, requirements, mask, check_answer)
     if isinstance(ended := run.history.ended, Completed):
-        return values.get(store, project, ended.output, subject=f"the result of flow {flow.name!r}", home=run.home)
+        return stored.get(store, project, ended.output, subject=f"the result of flow {flow.name!r}", home=run.home)
     if isinstance(ended, Cancelled):
         raise cancelled_error(flow.name, exec_id, ended.by)
     keeper = Keeper(run.journal)
@@ -130,7 +130,7 @@ class _Runner:
             self._started(attempt)
             try:
                 result, encoded = self._attempt()
-                found = values.put(run.store, run.project, encoded)
+                found = stored.put(run.store, run.project, encoded)
             except Exception as error:
                 problem = run.diverged or error
                 if run.halted is not None:
@@ -150,7 +150,7 @@ class _Runner:
                 continue
             self._end(Completed(at=run.now(), output=encoded.value))
             if found:
-                values.settle(run.store, run.project, encoded)
+                stored.settle(run.store, run.project, encoded)
             return result
 
     def _delay(self, error: Exception, failed: int, elapsed: float) -> float | None:
@@ -182,7 +182,7 @@ class _Runner:
             if self._logs is not None:
                 alone = threading.current_thread() is threading.main_thread()
                 run.capture = stack.enter_context(Capture(self._logs, run.now, default=alone, children=self._children))
-            recorded = values.get(
+            recorded = stored.get(
                 run.store, run.project, run.opened.inputs, subject=f"the inputs of flow {flow.name!r}", home=run.home
             )
             args, kwargs = flow.parameters.arguments(flow.bind(kwargs=recorded))

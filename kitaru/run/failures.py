@@ -1,8 +1,11 @@
-"""Exceptions as they are recorded, and the typed errors that an execution's caller gets."""
+"""Tracebacks as users read them: their own frames alone, and paths that are the same on every machine."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kitaru.errors import (
     KitaruBackendError,
@@ -17,8 +20,119 @@ from kitaru.model.event import Failure, Origin
 from kitaru.ports import Mask
 from kitaru.run.interrupts import Interrupted, RunStopped
 from kitaru.run.journal import Fenced, Stopped
-from kitaru.run.tracebacks import user_traceback
 from kitaru.values.typed_json import find_class, type_name
+
+if TYPE_CHECKING:
+    from traceback import FrameSummary, TracebackException
+
+
+PACKAGE = str(Path(__file__).parents[1]) + os.sep
+AUTHORING = f"{PACKAGE}flows{os.sep}"
+"""What users call. What it raises is about their call, whatever the type."""
+
+LIBRARY = str(Path(os.__file__).parent) + os.sep
+INSTALLED = tuple(LIBRARY + name + os.sep for name in ("site-packages", "dist-packages"))
+MACHINERY = ("<frozen importlib", "<frozen runpy", f"{LIBRARY}importlib{os.sep}")
+"""How the names of files begin whose frames only say that something was imported."""
+
+
+class ChildTraceback(Exception):
+    """Where an exception was raised in a process of its own, as text: the cause of the one that is raised here."""
+
+    def __str__(self) -> str:
+        return f"in the process of its own\n\n{self.args[0].rstrip()}"
+
+
+def user_traceback(error: BaseException, roots: Sequence[str] = ()) -> str:
+    """``error`` as Python prints it, with causes, contexts, groups and notes, and without the frames of Kitaru.
+
+    An error that is none of Kitaru's, and was raised in Kitaru, keeps the frames that lead to it: they show a defect.
+    Paths below ``roots`` are relative to them.
+    """
+    import traceback  # slow to load, and needed only when something failed
+
+    found = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
+    _clean(found, error, set())
+    if isinstance(error.__cause__, ChildTraceback) and not found.stack:
+        text = str(error.__cause__.args[0]).rstrip() + "\n"
+    else:
+        text = "".join(found.format())
+    for root in roots:
+        text = text.replace(f'File "{root.rstrip(os.sep)}{os.sep}', 'File "')
+    return text
+
+
+def roots_of(file: str, target: str) -> tuple[str, ...]:
+    """The folders that ``target`` (``flows/research.py:research`` or ``package.module:research``) is relative to,
+    where ``file`` is the file that it names: as it is written, and without symbolic links. Empty where it is neither.
+    """
+    place = target.partition(":")[0]
+    dotted = place.replace(".", "/")
+    for ending in (place, f"{dotted}.py", f"{dotted}/__init__.py"):
+        ending = os.sep + ending.replace("/", os.sep)
+        if file.endswith(ending) and len(file) > len(ending):
+            root = file.removesuffix(ending)
+            return tuple(dict.fromkeys((root, os.path.realpath(root))))
+    return ()
+
+
+def _clean(found: TracebackException, error: BaseException | None, seen: set[int]) -> None:
+    """Leave out frames of ``found``, and of all that it is chained to."""
+    if id(found) in seen:
+        return
+    seen.add(id(found))
+    child = error is not None and isinstance(error.__cause__, ChildTraceback)
+    found.stack[:] = _user_frames(found.stack, told=child or _is_ours(error))
+    if not found.stack:
+        found.stack = None  # type: ignore[assignment]  # then its heading is left out, too
+    if found.__cause__ is not None:
+        _clean(found.__cause__, error.__cause__ if error is not None else None, seen)
+    if found.__context__ is not None:
+        _clean(found.__context__, error.__context__ if error is not None else None, seen)
+    members = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    for number, part in enumerate(found.exceptions or ()):
+        _clean(part, members[number] if number < len(members) else None, seen)
+
+
+def _is_ours(error: BaseException | None) -> bool:
+    return type(error).__module__.startswith("kitaru.")
+
+
+def _user_frames(frames: Sequence[FrameSummary], *, told: bool) -> list[FrameSummary]:
+    """``told``: the error's message says all, so that the frames of Kitaru which raised it add nothing."""
+    kinds = [_kind(frame.filename) for frame in frames]
+    users = [number for number, kind in enumerate(kinds) if kind == "user"]
+    if not users:
+        return [] if told else list(frames)
+    kept = list(range(users[0], len(frames)))
+    # What Kitaru asked the standard library to call, as asyncio for a coroutine, is Kitaru's way as well.
+    kept = [number for number in kept if kinds[number] != "kitaru" and not _between(kinds, number)]
+    if not told and kinds[-1] == "kitaru" and not frames[-1].filename.startswith(AUTHORING):
+        kept += range(len(kinds) - _trailing(kinds), len(kinds))
+    return [frames[number] for number in kept]
+
+
+def _between(kinds: Sequence[str], number: int) -> bool:
+    """Whether that frame is one of the library's with Kitaru on either side."""
+    if kinds[number] != "library":
+        return False
+    before = after = number
+    while kinds[before] == "library":
+        before -= 1
+    while after < len(kinds) and kinds[after] == "library":
+        after += 1
+    return kinds[before] == "kitaru" and after < len(kinds) and kinds[after] == "kitaru"
+
+
+def _trailing(kinds: Sequence[str]) -> int:
+    return next(count for count, kind in enumerate(reversed(kinds)) if kind != "kitaru")
+
+
+def _kind(file: str) -> str:
+    if file.startswith((PACKAGE, *MACHINERY)):
+        return "kitaru"
+    return "library" if file.startswith(LIBRARY) and not file.startswith(INSTALLED) else "user"
+
 
 TRACEBACK_LIMIT = 16 * 1024
 """Characters of a recorded traceback; the end of it is kept."""

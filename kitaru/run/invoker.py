@@ -26,11 +26,11 @@ from kitaru.model.snapshot import Snapshot
 from kitaru.model.stack import NamedStack
 from kitaru.ports import Clock, InputCheck, Runner, RunnerInfo, RunOrder, Store, Taken
 from kitaru.release.releases import Releases
+from kitaru.run.index import note_state
 from kitaru.run.journal import Journal, open_execution
-from kitaru.run.listing import note_state
-from kitaru.store.records import parse, read_object, read_table
-from kitaru.values.codecs import encode
-from kitaru.values.values import put, settle
+from kitaru.store.objects import parse, read_object, read_table
+from kitaru.values.codec import encode
+from kitaru.values.stored import put, settle
 
 
 @dataclass(frozen=True, slots=True)

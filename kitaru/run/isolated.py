@@ -22,14 +22,14 @@ from typing import IO, TYPE_CHECKING, Any
 
 from kitaru.errors import KitaruRuntimeError, KitaruUsageError, KitaruUserCodeError
 from kitaru.flows.checkpoint import Checkpoint
+from kitaru.run.failures import ChildTraceback
 from kitaru.run.interrupts import Expired, FlowExpired
-from kitaru.run.parcels import LEARN, MAIN_ALIAS, Failed, Note, Order, Place, Returned, pack, receive, send, unpack
-from kitaru.run.tracebacks import ChildTraceback
+from kitaru.run.wire import LEARN, MAIN_ALIAS, Failed, Note, Order, Place, Returned, pack, receive, send, unpack
 
 if TYPE_CHECKING:
     from kitaru.run.call_run import CallRun
 
-CHILD = "kitaru.run.surfaces_isolated"
+CHILD = "kitaru.run.isolated_child"
 GRACE_SECONDS = 5.0
 """How long a child has to end that was told to because its run is stopped, or that has given its result."""
 

@@ -19,9 +19,9 @@ from typing import Any, NoReturn
 
 from kitaru.errors import KitaruContextError, KitaruRuntimeError
 from kitaru.flows.checkpoint import Checkpoint
-from kitaru.flows.context import scope
+from kitaru.flows.scope import scope
 from kitaru.run.forked import await_here, run_here
-from kitaru.run.parcels import LEARN, MAIN_ALIAS, Failed, Note, Order, Place, Returned, pack, receive, send, unpack
+from kitaru.run.wire import LEARN, MAIN_ALIAS, Failed, Note, Order, Place, Returned, pack, receive, send, unpack
 
 DIE_WITH_PARENT = 1
 """Linux: ``PR_SET_PDEATHSIG``."""
@@ -216,3 +216,7 @@ def _die_with_parent() -> None:
         import ctypes  # only here
 
         ctypes.CDLL(None, use_errno=True).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))

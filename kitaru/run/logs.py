@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from kitaru.errors import KitaruLogRetrievalError, KitaruStoreError
 from kitaru.model import address
-from kitaru.model.log_line import LogLine
+from kitaru.model.execution import LogLine
 from kitaru.ports import Created, Mask, Store
 from kitaru.run.journal import read_many
 

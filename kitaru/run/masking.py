@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+import threading
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kitaru.ports import Mask
@@ -18,3 +22,111 @@ def mask_tree(tree: Any, mask: Mask | None) -> Any:
     if type(tree) is dict:
         return {mask(key): mask_tree(item, mask) for key, item in tree.items()}
     return tree
+
+
+SECRET = "KITARU_SECRET_"
+"""How variables begin that hold a secret: a JSON object of the variables that it stands for."""
+
+NAMED = "KITARU_SECRET_VARIABLES"
+"""Names, with commas between, of the variables that a runner took from secrets."""
+
+TELLING = re.compile(r"((_|^)(KEY|TOKEN|SECRET)|PASSWORD|PASSWD|PASSPHRASE)$", re.IGNORECASE)
+"""Names of variables that hold something secret by all experience."""
+
+USERINFO = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#\s]*)@")
+"""What an address holds before its host: ``user:password``."""
+
+SHORTEST = 8
+"""Characters: what is shorter would hide too much that is no secret."""
+
+HIDDEN = "***"
+
+
+def secret_values(environ: Mapping[str, str]) -> set[str]:
+    """The secret values, the lines of those that have several, and the passwords in addresses."""
+    named = set(environ.get(NAMED, "").split(","))
+    found = set()
+    for name, value in environ.items():
+        if name in named or TELLING.search(name):
+            found.add(value)
+        elif name.startswith(SECRET) and name != NAMED:
+            found.update(_members(value))
+        found.update(_passwords(value))
+    lines = {line.strip() for value in found for line in value.splitlines()}
+    return {text for text in found | lines if len(text) >= SHORTEST}
+
+
+class Masking:
+    """``Mask``: puts ``***`` in place of each secret, also as ``repr`` and JSON write it."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        """It looks at ``environ`` again with every text. What was a secret once stays one."""
+        self._environ = environ
+        # What os.environ wraps: a plain dict is compared some fifty times faster, and each line asks.
+        self._plain: Mapping[Any, Any] = getattr(environ, "_data", environ)
+        self._guard = threading.Lock()
+        self._seen: dict[Any, Any] | None = None
+        self._values: set[str] = set()
+        self._pattern: re.Pattern[str] | None = None
+
+    def __call__(self, text: str, /) -> str:
+        if self._plain != self._seen:
+            self._look()
+        return self._pattern.sub(HIDDEN, text) if self._pattern is not None else text
+
+    def _look(self) -> None:
+        with self._guard:
+            seen = dict(self._plain)
+            self._add(secret_values(dict(self._environ)))
+            self._seen = seen
+
+    def learn(self, environ: Mapping[str, str]) -> None:
+        """Take the secrets among the variables of another process for secrets from now on."""
+        with self._guard:
+            self._add(secret_values(environ))
+
+    def _add(self, found: set[str]) -> None:
+        if found <= self._values:
+            return
+        self._values |= found
+        forms = {form for value in self._values for form in _forms(value)}
+        # The longest first: one may be the beginning of another.
+        ordered = sorted(forms, key=lambda one: (-len(one), one))
+        self._pattern = re.compile("|".join(re.escape(form) for form in ordered))
+
+
+def _forms(value: str) -> set[str]:
+    """The value, and what becomes of it inside a ``repr`` (with and without its quotes escaped) or JSON."""
+    bare = "".join(part if part in ("'", '"') else repr(part)[1:-1] for part in re.split("(['\"])", value))
+    quoted = bare.replace("'", "\\'")
+    return {value, bare, quoted, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
+
+
+def _passwords(value: str) -> Iterator[str]:
+    """The passwords of the addresses in ``value``, as they stand there and decoded; one that is the user's name hides
+    nothing.
+    """
+    if "://" not in value:
+        return
+    for found in USERINFO.finditer(value):
+        user, _, password = found[1].partition(":")
+        if password and password != user:
+            yield password
+            yield _unquoted(password)
+
+
+def _unquoted(text: str) -> str:
+    """``%40`` → ``@``, and so on."""
+    return re.sub(
+        r"(?:%[0-9A-Fa-f]{2})+", lambda run: bytes.fromhex(run[0].replace("%", "")).decode("utf-8", "replace"), text
+    )
+
+
+def _members(text: str) -> Iterator[str]:
+    yield text
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return
+    if isinstance(content, dict):
+        yield from (value for value in content.values() if isinstance(value, str))

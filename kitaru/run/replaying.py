@@ -29,13 +29,13 @@ from kitaru.model.event import (
     encode_entry,
     read_event,
 )
+from kitaru.model.execution import digest_question
 from kitaru.model.replay import REUSED, ReplayPlan
 from kitaru.model.standing import place_of
-from kitaru.model.wait import digest_question
 from kitaru.ports import Clock, Store, Taken
 from kitaru.run.journal import open_execution
-from kitaru.values import values
-from kitaru.values.codecs import encode
+from kitaru.values import stored
+from kitaru.values.codec import encode
 
 OFFERS = 2
 """The number of the entry that holds what may be taken over."""
@@ -164,7 +164,7 @@ def taken_events(
 def given_value(store: Store, project: str, value: Any, subject: str) -> Value:
     """A JSON value that somebody gave, stored."""
     encoded = encode(value, subject=subject, typed=False)
-    values.put(store, project, encoded)
+    stored.put(store, project, encoded)
     return encoded.value
 
 

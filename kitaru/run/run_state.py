@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kitaru.core.offers import Offers
 from kitaru.core.replay import (
     CallIdentity,
     Compute,
     Decision,
+    Offers,
     RecordedCall,
     RecordedCalls,
     Reraise,
@@ -24,7 +24,7 @@ from kitaru.core.replay import (
 from kitaru.errors import KitaruDivergenceError, KitaruIntegrityError
 from kitaru.flows.flow import Flow
 from kitaru.flows.future import CheckpointFuture
-from kitaru.flows.policy import Retry, settled, with_further
+from kitaru.flows.retry import Retry, settled, with_further
 from kitaru.model.address import CROCKFORD, timestamp
 from kitaru.model.event import (
     AttemptFailed,
@@ -45,14 +45,13 @@ from kitaru.model.event import (
 )
 from kitaru.ports import AnswerCheck, Clock, Mask, Store
 from kitaru.run.cache import Cache
-from kitaru.run.failures import failure_of
+from kitaru.run.failures import failure_of, roots_of
 from kitaru.run.halting import UnderWay
 from kitaru.run.interrupts import Interrupts
 from kitaru.run.journal import Fenced, Journal, Stopped, read_events
+from kitaru.run.lease import Presence
 from kitaru.run.pool import ThreadPool
-from kitaru.run.presence import Presence
 from kitaru.run.replaying import taken_events
-from kitaru.run.tracebacks import roots_of
 from kitaru.run.wait_book import WaitBook
 
 if TYPE_CHECKING:

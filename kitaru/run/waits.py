@@ -17,12 +17,12 @@ from kitaru.errors import KitaruDivergenceError, KitaruIntegrityError, KitaruUsa
 from kitaru.flows.waiting import Question
 from kitaru.model import address
 from kitaru.model.event import AnswerRefused, Kept, Suspended, WaitAborted, WaitAnswered, WaitOpened
-from kitaru.model.wait import digest_question
+from kitaru.model.execution import digest_question
 from kitaru.run.halting import CancelRequested, Left
 from kitaru.run.masking import mask_tree
 from kitaru.run.run_state import RunState
-from kitaru.values import values
-from kitaru.values.codecs import encode
+from kitaru.values import stored
+from kitaru.values.codec import encode
 
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 2.0
@@ -82,7 +82,7 @@ class Poll:
             raise run.diverged
         if answered is not None:
             subject = f"the answer to {self._name!r}"
-            recorded = values.get(run.store, run.project, answered.value, subject=subject, home=run.home)
+            recorded = stored.get(run.store, run.project, answered.value, subject=subject, home=run.home)
             self.found = [question.answer(recorded)]
             return
         asking = WaitOpened(
@@ -110,7 +110,7 @@ class Poll:
         for offered in run.offers.answers(self._place, self._name, asked):
             subject = f"the answer to {self._name!r}"
             try:
-                value = values.get(run.store, run.project, offered.value, subject=subject, home=run.home)
+                value = stored.get(run.store, run.project, offered.value, subject=subject, home=run.home)
                 if offered.given:
                     self._check_schema(value)
                 found = question.answer(value)
@@ -175,11 +175,11 @@ class Poll:
             run.store.remove(key)
             return False
         encoded = encode(answer.value, subject=f"the answer to {self._name!r}", typed=False)
-        found = values.put(run.store, run.project, encoded)
+        found = stored.put(run.store, run.project, encoded)
         event = WaitAnswered(at=run.now(), wait=self._wait, name=self._name, value=encoded.value, by=answer.by)
         run.journal.commit(event)
         if found:
-            values.settle(run.store, run.project, encoded)
+            stored.settle(run.store, run.project, encoded)
         run.waits.answer(event)
         run.presence.answered(self._wait)
         self.found = [value]

@@ -27,7 +27,7 @@ from kitaru._version import __version__
 from kitaru.errors import KitaruSourceError, Problem
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.snapshot import FlowFacts
-from kitaru.source.local_cache import read_entry, write_entry
+from kitaru.source.unpacked import read_entry, write_entry
 
 DISCOVERY_VARIABLE = "KITARU_DISCOVERY"
 """Set to 1 while flows are imported only to be looked at, so that code may know."""
@@ -36,7 +36,7 @@ _Trees = list[tuple[Path, list[tuple[str, str]]]]
 """Source trees, and the name and target of each flow to look at there."""
 
 _CACHE_FORMAT = 1
-_MODULE = "kitaru.source.describe"
+_MODULE = "kitaru.source.discovery_child"
 _CHUNK = 1 << 16
 _TAIL_LINES = 5
 _TAIL_BYTES = 2_000

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from kitaru.manifest.manifest_reading import read_leniently
-from kitaru.model.neighbour import Neighbour, Neighbours
-from kitaru.model.record import record
+from kitaru.model.jsonable import record
+from kitaru.model.manifest import Neighbour, Neighbours
 from kitaru.source import git_process
 
 MAX_BYTES = 5 * 1024 * 1024

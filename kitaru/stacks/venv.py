@@ -1,12 +1,12 @@
-"""Virtual environments for flows: built once for each set of requirements, and kept in the cache.
+"""The running Kitaru, packed as a wheel, so that another environment gets exactly this one.
 
-An environment is complete when its marker file exists, which is written last; everything before that is a ruin to be
-cleared. One builder at a time holds a kernel lock that its ``venv`` and ``pip`` inherit: it goes when the last of them
-is gone, however they end, so nobody builds where an orphaned pip still writes.
+Reading the code that runs serves an installed Kitaru, an editable one and a bare checkout alike, and needs no index,
+no build backend and no address that has to exist still.
 """
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import hashlib
 import json
@@ -15,16 +15,261 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import tomllib
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from kitaru import _version
 from kitaru._version import __version__
 from kitaru.errors import KitaruStackError
 from kitaru.ports import Reporter, Step
-from kitaru.source.local_use import using
-from kitaru.stacks.own_wheel import OwnWheel, collect_wheel
-from kitaru.stacks.requirements import clean_lines
+from kitaru.source.unpacked import using
+
+PACKAGE = Path(__file__).resolve().parents[1]
+WHEEL = "Wheel-Version: 1.0\nGenerator: kitaru\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+DATA = ("schemas", "templates")
+"""Folders beside the package in a checkout that an installed Kitaru carries inside it, below ``_data``."""
+
+EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnWheel:
+    """What goes into the wheel: path within it, and bytes, in path order."""
+
+    files: tuple[tuple[str, bytes], ...]
+
+    @property
+    def digest(self) -> str:
+        """Of all paths and contents: changes with every edit of a checkout."""
+        total = hashlib.sha256()
+        for path, body in self.files:
+            total.update(f"{path}\0{hashlib.sha256(body).hexdigest()}\n".encode())
+        return total.hexdigest()
+
+    def write(self, folder: Path) -> Path:
+        """Write ``kitaru-<version>-py3-none-any.whl`` into ``folder``; equal files give equal bytes."""
+        path = folder / f"kitaru-{__version__}-py3-none-any.whl"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, body in self.files:
+                archive.writestr(zipfile.ZipInfo(name, EPOCH), body, zipfile.ZIP_DEFLATED)
+        return path
+
+
+def collect_wheel(package: Path = PACKAGE) -> OwnWheel:
+    """Gather the wheel of the running Kitaru.
+
+    Raises ``KitaruStackError`` where neither an installed distribution nor a checkout says what Kitaru depends on.
+    """
+    files = dict(_package_files(package))
+    info = f"kitaru-{__version__}.dist-info"
+    metadata, entry_points = _described(package)
+    files[f"{info}/METADATA"] = metadata.encode()
+    files[f"{info}/entry_points.txt"] = entry_points.encode()
+    files[f"{info}/WHEEL"] = WHEEL.encode()
+    record = "".join(f"{path},sha256={_urlsafe(body)},{len(body)}\n" for path, body in sorted(files.items()))
+    files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
+    return OwnWheel(tuple(sorted(files.items())))
+
+
+def _package_files(package: Path) -> Iterator[tuple[str, bytes]]:
+    yield from _tree(package, "kitaru")
+    if not (package / "_data").is_dir():
+        for name in DATA:
+            yield from _tree(package.parent / name, f"kitaru/_data/{name}")
+
+
+def _tree(folder: Path, prefix: str) -> Iterator[tuple[str, bytes]]:
+    for path in folder.rglob("*"):
+        relative = path.relative_to(folder)
+        if path.is_file() and "__pycache__" not in relative.parts:
+            yield f"{prefix}/{relative.as_posix()}", path.read_bytes()
+
+
+def _described(package: Path) -> tuple[str, str]:
+    """METADATA and entry_points.txt: those of the installation, or for a bare checkout what its pyproject.toml says."""
+    installed = _installed(package)
+    text = installed.read_text("METADATA") if installed else None
+    if installed and text:
+        # The metadata of an editable installation may be older than its code.
+        metadata = re.sub(r"(?m)^Version: .*$", f"Version: {__version__}", text, count=1)
+        return metadata, installed.read_text("entry_points.txt") or ""
+    try:
+        project = tomllib.loads((package.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    except (OSError, tomllib.TOMLDecodeError, KeyError) as error:
+        raise KitaruStackError(
+            f"can't tell what the Kitaru in {package} depends on: it has no metadata and no pyproject.toml",
+            hint="install Kitaru with pip, or take 'environment: venv' off the stack",
+        ) from error
+    scripts = "".join(f"{name} = {target}\n" for name, target in project.get("scripts", {}).items())
+    return _metadata(project), f"[console_scripts]\n{scripts}"
+
+
+def _metadata(project: dict[str, Any]) -> str:
+    lines = ["Metadata-Version: 2.1", "Name: kitaru", f"Version: {__version__}"]
+    if "requires-python" in project:
+        lines.append(f"Requires-Python: {project['requires-python']}")
+    lines += [f"Requires-Dist: {needed}" for needed in project.get("dependencies", ())]
+    for extra, needs in project.get("optional-dependencies", {}).items():
+        lines.append(f"Provides-Extra: {extra}")
+        lines += [f"Requires-Dist: {_with_extra(needed, extra)}" for needed in needs]
+    return "\n".join(lines) + "\n"
+
+
+def _installed(package: Path) -> Distribution | None:
+    """The distribution that the running package belongs to; None for one of the same name installed elsewhere."""
+    try:
+        found = distribution("kitaru")
+    except PackageNotFoundError:
+        return None
+    if Path(str(found.locate_file("kitaru"))).resolve() == package:
+        return found
+    origin = json.loads(found.read_text("direct_url.json") or "{}")
+    checkout = Path(unquote(urlsplit(origin.get("url", "")).path))
+    editable = bool(origin.get("dir_info", {}).get("editable"))
+    return found if editable and package.is_relative_to(checkout.resolve()) else None
+
+
+def _with_extra(needed: str, extra: str) -> str:
+    requirement, _, marker = (part.strip() for part in needed.partition(";"))
+    condition = f'extra == "{extra}"'
+    return f"{requirement} ; ({marker}) and {condition}" if marker else f"{requirement} ; {condition}"
+
+
+def _urlsafe(body: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(body).digest()).rstrip(b"=").decode()
+
+
+COMMENT = re.compile(r"(^|\s+)#.*$")
+FOR_PIP_ALONE = re.compile(r"-|\.{0,2}/|\.{1,2}$|~/|[A-Za-z][A-Za-z0-9+.-]*://|.*\.(whl|zip|tar\.gz|txt)$")
+"""What pip reads and PEP 508 does not: options, paths, bare addresses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unmet:
+    """One requirement, as written, and why it is not met: ``0.25.1 is installed``, ``not installed``."""
+
+    requirement: str
+    reason: str
+    wanted_by: str = ""
+    """The requirement whose extra brings it in; empty for one that the image names itself."""
+
+    def __str__(self) -> str:
+        origin = f" (from {self.wanted_by})" if self.wanted_by else ""
+        return f"{self.requirement}{origin}: {self.reason}"
+
+
+@dataclass(slots=True)
+class Findings:
+    """``unmet`` in the order of the requirements; ``notes`` say what could not be looked at."""
+
+    unmet: list[Unmet] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+Find = Callable[[str], Distribution]
+"""A distribution by name; raises ``PackageNotFoundError``."""
+
+
+def clean_lines(requirements: Sequence[str]) -> list[str]:
+    """The lines without comments and blank ones, as pip reads a requirements file."""
+    stripped = (COMMENT.sub("", line).strip() for line in requirements)
+    return [line for line in stripped if line]
+
+
+def check_requirements(requirements: Sequence[str], *, find: Find = distribution) -> Findings:
+    """Compare ``requirements`` (as pip spells them) with what is installed: names, versions, markers and extras.
+
+    All of them are looked at. An extra's own requirements are checked as well, to any depth; the ordinary
+    dependencies of a package are not: whoever installed it saw to those. Raises nothing.
+    """
+    findings = Findings()
+    seen: set[str] = set()
+    for line in clean_lines(requirements):
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement as error:
+            if FOR_PIP_ALONE.match(line):
+                findings.notes.append(f"{line}: only pip can read this, so it is not checked")
+            else:
+                findings.unmet.append(Unmet(line, f"not a requirement: {str(error).splitlines()[0]}"))
+            continue
+        if requirement.marker is None or requirement.marker.evaluate():
+            _check(requirement, "", find, findings, seen)
+    return findings
+
+
+def _check(requirement: Requirement, wanted_by: str, find: Find, findings: Findings, seen: set[str]) -> None:
+    shown = _without_marker(requirement)
+    if shown in seen:
+        return
+    seen.add(shown)
+    try:
+        installed: Distribution | None = find(requirement.name)
+        version = installed.version if installed else ""
+    except PackageNotFoundError:
+        installed, version = None, ""
+        if canonicalize_name(requirement.name) == "kitaru":
+            # Run from a checkout: there is no distribution, and yet it is here.
+            version = _version.__version__
+    if not version:
+        findings.unmet.append(Unmet(shown, "not installed", wanted_by))
+        return
+    if requirement.url:
+        findings.notes.append(f"{shown}: {version} is installed; whether it came from that address is not checked")
+    elif not _admits(requirement, version):
+        findings.unmet.append(Unmet(shown, f"{version} is installed", wanted_by))
+    if requirement.extras and installed is None:
+        findings.notes.append(f"{shown}: {requirement.name} runs from a checkout, so its extras are not checked")
+    elif requirement.extras and installed is not None:
+        for extra in sorted(requirement.extras):
+            _check_extra(installed, requirement, extra, find, findings, seen)
+
+
+def _check_extra(
+    installed: Distribution, requirement: Requirement, extra: str, find: Find, findings: Findings, seen: set[str]
+) -> None:
+    name = f"{requirement.name}[{extra}]"
+    offered = {canonicalize_name(offer) for offer in installed.metadata.get_all("Provides-Extra") or ()}
+    if canonicalize_name(extra) not in offered:
+        findings.notes.append(f"{name}: {requirement.name} {installed.version} has no extra {extra!r}")
+        return
+    for needed in _extra_requirements(installed, extra):
+        _check(needed, name, find, findings, seen)
+
+
+def _extra_requirements(installed: Distribution, extra: str) -> Iterator[Requirement]:
+    """What ``extra`` adds: requirements whose marker holds with it and does not hold without."""
+    for text in installed.requires or ():
+        needed = Requirement(text)
+        if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+            continue
+        spellings = {extra, canonicalize_name(extra)}
+        if any(needed.marker.evaluate({"extra": spelling}) for spelling in spellings):
+            yield needed
+
+
+def _admits(requirement: Requirement, version: str) -> bool:
+    # A pre-release that is installed was somebody's choice, so it counts, as it does for pip.
+    try:
+        return requirement.specifier.contains(Version(version), prereleases=True)
+    except InvalidVersion:
+        return not requirement.specifier
+
+
+def _without_marker(requirement: Requirement) -> str:
+    return str(requirement).split(";")[0].strip() if requirement.marker else str(requirement)
+
 
 MARKER = "kitaru-environment.json"
 FORMAT = 1

@@ -10,10 +10,10 @@ from kitaru import wiring
 from kitaru.client.session import Session
 from kitaru.errors import KitaruUsageError
 from kitaru.release.releases import Releases
-from kitaru.upkeep.retention import GRACE, Terms
+from kitaru.upkeep.needs import GRACE, Terms
 
 if TYPE_CHECKING:
-    from kitaru.upkeep.collected import Collected
+    from kitaru.upkeep.collect import Collected
 
 UNUSED_FOR = timedelta(days=30)
 
@@ -51,7 +51,7 @@ class Housekeeping:
         terms = Terms(grace, keep_versions, older_than, executions_older_than)
         releases = Releases(session.store, session.project, session.clock)
         # Late: it brings all that reads the log and the journals.
-        collecting = import_module("kitaru.upkeep.collecting")
+        collecting = import_module("kitaru.upkeep.collect")
         collector = collecting.Collector(
             session.store, session.project, releases, session.clock, session.reporter, terms
         )

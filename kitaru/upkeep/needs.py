@@ -1,26 +1,160 @@
-"""Which objects are needed: by the states of the lock log, and by the journals of executions."""
+"""Which versions nobody needs any more, by the terms that a person gave. Pure."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
+from kitaru.core.naming import first_name
 from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
 from kitaru.model import address
+from kitaru.model.address import timestamp
 from kitaru.model.event import Event, Opened
 from kitaru.model.execution import fold
-from kitaru.model.lockfile import Drop, FlowState, Generation, Lockfile, Mint, Rename
+from kitaru.model.lockfile import Drop, FlowState, Generation, Lockfile, Mint, Release, Rename, VersionTable
 from kitaru.model.snapshot import Snapshot
-from kitaru.ports import Store
+from kitaru.ports import Clock, Store
 from kitaru.release.history import Past
-from kitaru.run.journal import read_events, read_many
-from kitaru.store.records import parse, read_object, read_table
-from kitaru.upkeep.retention import held
+from kitaru.run.index import hint_keys
+from kitaru.run.journal import read_entries, read_events, read_many
+from kitaru.store.objects import parse, read_object, read_table
+
+GRACE = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a collector may take.
+
+    ``grace``: nothing younger, and nothing that was still needed so long ago. Versions go where they are outside both
+    of ``keep_versions`` (so many of the newest of each flow) and ``older_than``, as far as those are given; executions
+    where they ended longer ago than ``executions_older_than``. None: no version, no execution.
+    """
+
+    grace: timedelta = GRACE
+    keep_versions: int | None = None
+    older_than: timedelta | None = None
+    executions_older_than: timedelta | None = None
+
+    @property
+    def drops_versions(self) -> bool:
+        """Whether any version may go."""
+        return self.keep_versions is not None or self.older_than is not None
+
+
+def held(state: FlowState) -> frozenset[int]:
+    """The versions that routes and labels lead to, that a hold remembers, or that a removed route may come back to."""
+    routes = (*state.routes.values(), *state.untagged.values())
+    holders = [holder for route in routes for holder in route.holders]
+    holders += [holder for route in routes if route.hold is not None for holder in route.hold.left]
+    return frozenset(holder.version for holder in holders)
+
+
+def outlived(
+    state: FlowState, table: VersionTable, terms: Terms, now: datetime, pinned: Container[str]
+) -> tuple[Release, ...]:
+    """The versions of a flow that may go. ``pinned``: snapshots of executions that have not ended."""
+    rows = [release for release in table.releases if not release.deleted]
+    kept = held(state)
+    if not state.retired:
+        kept |= {state.latest}
+    if terms.keep_versions is not None:
+        kept |= {release.version for release in rows[len(rows) - min(terms.keep_versions, len(rows)) :]}
+    before = timestamp(now - terms.older_than) if terms.older_than is not None else None
+    return tuple(
+        release
+        for release in rows
+        if release.version not in kept and release.snapshot not in pinned and (before is None or release.at < before)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Expirer:
+    """Removes executions of one project. ``horizon``: nothing that was written since is touched.
+
+    ``flows`` are the project's, since an idempotency key is kept under the first name of a flow that was renamed.
+    """
+
+    store: Store
+    project: str
+    clock: Clock
+    horizon: datetime
+    flows: Mapping[str, FlowState]
+
+    def expire(self, exec_ids: Sequence[str], referred: Collection[str]) -> int:
+        """Remove these executions; how many were still as they had been. ``referred``: the objects that they name."""
+        if not exec_ids:
+            return 0
+        if referred:
+            body = address.canonical_json({"format": 1, "objects": sorted(referred)})
+            self.store.create(address.collection(self.project, self.clock.token(26)), body)
+        self._forget_cached(frozenset(exec_ids))
+        return sum(in_parallel(self._expire, exec_ids))
+
+    def _expire(self, exec_id: str) -> bool:
+        folder = address.execution(self.project, exec_id)
+        found = {one.key: one.modified for one in self.store.listed(folder)}
+        if any(modified >= self.horizon for modified in found.values()):
+            return False  # Somebody took it up again.
+        for key in self._hints(exec_id):
+            self.store.remove(key)
+        first = address.journal_entry(self.project, exec_id, 1)
+        for key in sorted(found, key=lambda key: key != first):
+            self.store.remove(key)
+        return True
+
+    def _hints(self, exec_id: str) -> Iterator[str]:
+        """Keys outside its folder that lead to an execution."""
+        with suppress(KitaruIntegrityError, KitaruStoreFormatError):
+            events = read_events(read_entries(self.store, self.project, exec_id), exec_id)
+            if not events or not isinstance(opened := events[0], Opened):
+                return
+            yield from hint_keys(fold(events))
+            if opened.idempotency_key is not None:
+                for name in {opened.flow, first_name(self.flows, opened.flow)}:
+                    key = address.idempotency(self.project, name, opened.idempotency_key)
+                    if self._names(key) == exec_id:
+                        yield key
+
+    def _forget_cached(self, exec_ids: Collection[str]) -> None:
+        """Remove what the cache knows of their results, and their notes about it."""
+        old = [one.key for one in self.store.listed(address.cache_index(self.project)) if one.modified < self.horizon]
+        notes = f"{address.cache_index(self.project)}seen/"
+
+        def forget(key: str) -> None:
+            name = key.rpartition("/")[2].removesuffix(".json")
+            if (name if key.startswith(notes) else self._names(key)) in exec_ids:
+                self.store.remove(key)
+
+        for _ in in_parallel(forget, old):
+            pass
+
+    def _names(self, key: str) -> str:
+        """The execution that a hint names; nothing where it can't be read."""
+        with suppress(ValueError, TypeError, KeyError):
+            return str(json.loads(self.store.read(key) or b"")["exec_id"])
+        return ""
+
+
+def remembered(store: Store, project: str, horizon: datetime) -> tuple[set[str], list[str]]:
+    """What executions referred to that were removed within the grace period; and the keys of older words of that."""
+    objects: set[str] = set()
+    outdated = []
+    for one in store.listed(address.collections(project)):
+        if one.key == address.collecting(project):
+            continue
+        if one.modified < horizon:
+            outdated.append(one.key)
+        elif (body := store.read(one.key)) is not None:
+            objects.update(json.loads(body)["objects"])
+    return objects, outdated
+
 
 AT_ONCE = 16
 BATCH = 256

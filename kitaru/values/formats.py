@@ -31,8 +31,8 @@ from functools import cache
 from typing import Any
 
 from kitaru.errors import KitaruFeatureNotAvailableError
+from kitaru.model.jsonable import JSON_FORMATS
 from kitaru.model.pieces import CHUNK_BYTES, Body, Pieces
-from kitaru.model.recorded import JSON_FORMATS
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,4 @@
-"""Python values as readable JSON that comes back as the same type.
-
-What JSON has is written as itself. Anything else is an object with the key ``$type``: ``{"$type": "tuple", "value":
-[1, 2]}``, ``{"$type": "model", "class": "shop:Order", "value": {...}}``. Classes are found again by name, so they
-must live at the top of a module.
-"""
+"""Stored values as plain data, for readers who do not have the flow's own types. Pure."""
 
 from __future__ import annotations
 
@@ -20,9 +15,58 @@ from typing import Any
 
 from kitaru.values.blocks import as_bytes, as_order
 from kitaru.values.formats import builtin_format, format_named, way_out
-from kitaru.values.pandas_scalars import PANDAS_SCALARS, read_scalar, write_scalar
 
 TAG = "$type"
+PAIRS = frozenset({"dict", "ordered_dict", "counter", "defaultdict"})
+"""What is written as a list of keys with their values."""
+
+
+def plain(tree: Any) -> Any:
+    """A typed JSON tree without its types: a model becomes its fields, a tuple a list, a datetime its text."""
+    if isinstance(tree, list):
+        return [plain(item) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    kind = tree.get(TAG)
+    if kind is None or "value" not in tree:
+        return {key: plain(item) for key, item in tree.items() if key != TAG}
+    value = tree["value"]
+    if kind in PAIRS and isinstance(value, list):
+        return {str(plain(key)): plain(item) for key, item in value}
+    return plain(value)
+
+
+PANDAS_SCALARS = {"Timestamp": "timestamp", "Timedelta": "time_delta", "NaTType": "nat"}
+"""Name of the class → its tag in typed JSON."""
+
+
+def write_scalar(value: Any) -> dict[str, Any]:
+    """``{"value": "2026-03-01T12:00:00+01:00", "unit": "ns", "zone": "Europe/Paris"}``; a span has no zone.
+
+    ``ValueError`` for a point of time in a zone that has no name.
+    """
+    kind = type(value).__name__
+    if kind == "NaTType":
+        return {"value": None}
+    if kind == "Timedelta":
+        return {"value": str(value), "unit": value.unit}
+    written = {"value": value.isoformat(), "unit": value.unit}
+    zone = getattr(value.tz, "key", None) or getattr(value.tz, "zone", None)
+    if isinstance(zone, str):
+        written["zone"] = zone
+    if (back := read_scalar(kind, written)) != value or str(back.tz) != str(value.tz):
+        raise ValueError(f"the time zone {value.tz!s} has no name; use tz_convert('UTC')")
+    return written
+
+
+def read_scalar(kind: str, tree: dict[str, Any]) -> Any:
+    """The inverse for a ``Timestamp`` or a ``Timedelta``."""
+    value = getattr(importlib.import_module("pandas"), kind)(tree["value"])
+    if "zone" in tree:
+        value = value.tz_convert(tree["zone"])
+    return value.as_unit(tree["unit"])
+
+
 SCALARS = frozenset({str, int, bool, type(None)})
 PLAIN = frozenset({str, int, bool, type(None), float})
 

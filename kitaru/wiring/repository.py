@@ -16,8 +16,7 @@ from kitaru.settings import (
 )
 
 if TYPE_CHECKING:
-    from kitaru.model.manifest import SourceSpec
-    from kitaru.model.neighbour import Neighbours
+    from kitaru.model.manifest import Neighbours, SourceSpec
     from kitaru.model.snapshot import FlowFacts
     from kitaru.ports import Forge, ImportJob, ManifestFile, Selection, Source
 
@@ -40,16 +39,16 @@ def _foreign(path: Path) -> bool:
 
 def ci_files() -> Any:
     """What writes the files of a pipeline."""
-    return import_module("kitaru.ci.ci_files")
+    return import_module("kitaru.ci.files")
 
 
 def forge(environ: Mapping[str, str]) -> Forge:
     """Where the job of that environment runs. Raises ``KitaruUsageError`` outside a job."""
     if environ.get("GITHUB_REPOSITORY"):
-        github: Forge = import_module("kitaru.ci.github_api").GitHub(environ)
+        github: Forge = import_module("kitaru.ci.github").GitHub(environ)
         return github
     if environ.get("CI_API_V4_URL"):
-        gitlab: Forge = import_module("kitaru.ci.gitlab_api").GitLab(environ)
+        gitlab: Forge = import_module("kitaru.ci.gitlab").GitLab(environ)
         return gitlab
     raise KitaruUsageError(
         "this is no job of GitHub or GitLab: neither GITHUB_REPOSITORY nor CI_API_V4_URL is set",
@@ -72,7 +71,7 @@ class Repository:
 
     @cached_property
     def _git(self) -> Any:
-        git = import_module("kitaru.source.git_source")
+        git = import_module("kitaru.source.git")
         return git.GitSource(self.loaded.root, self.settings.cache, manifest=self.loaded.path.name)
 
     @cached_property
@@ -173,7 +172,7 @@ def unpacked(settings: Settings, source: str, archive: Callable[[], bytes]) -> P
 
 def past_sources() -> Any:
     """What reads the source archives of earlier versions, and asks Git about their commits."""
-    return import_module("kitaru.source.past_sources")
+    return import_module("kitaru.source.bundle")
 
 
 def manifest_edits() -> Any:
@@ -183,7 +182,7 @@ def manifest_edits() -> Any:
 
 def can_be_of(root: Path, sha: str, branch: str) -> bool:
     """Whether Git has nothing against the commit being of that branch."""
-    found: bool = import_module("kitaru.source.branches").can_be_of(root, sha, branch)
+    found: bool = import_module("kitaru.source.git").can_be_of(root, sha, branch)
     return found
 
 

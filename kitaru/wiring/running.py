@@ -33,7 +33,7 @@ def runner_of(settings: Settings, stack: NamedStack, reporter: Reporter) -> Runn
             f"stack {stack.name} is of type {spec.type}, which this release can't run executions on",
             hint="--stack local runs it on this machine",
         )
-    local = import_module("kitaru.stacks.local_runner")
+    local = import_module("kitaru.stacks.local")
     runner: Runner = local.LocalRunner(
         environment=spec.environment,
         cache=settings.cache,
@@ -78,7 +78,7 @@ def check_image(image: Any) -> None:
         settings = parse(image)
     except (ValueError, TypeError) as error:
         raise KitaruUsageError(f"image= is neither a base image nor ImageSettings: {error}") from error
-    for flaw in import_module("kitaru.model.image_rules").settings_flaws(settings):
+    for flaw in import_module("kitaru.model.image").settings_flaws(settings):
         raise KitaruUsageError(f"image=: {flaw.member}: {flaw.expected}, found {flaw.value[:80]!r}", hint=flaw.hint)
 
 
@@ -91,32 +91,32 @@ def runner_for_order(settings: Settings, order: RunOrder, reporter: Reporter) ->
 
 def this_process() -> RunnerInfo:
     """This process, as a runner."""
-    found: RunnerInfo = import_module("kitaru.stacks.process_identity").describe_process(os.getpid())
+    found: RunnerInfo = import_module("kitaru.stacks.process").describe_process(os.getpid())
     return found
 
 
 def process_alive(runner: RunnerInfo) -> bool | None:
     """Whether a runner's process still lives; None where that can't be known from here."""
-    found: bool | None = import_module("kitaru.stacks.process_identity").process_alive(runner)
+    found: bool | None = import_module("kitaru.stacks.process").process_alive(runner)
     return found
 
 
 def process_at_work(runner: RunnerInfo) -> bool | None:
     """As ``process_alive``; None for a process that was stopped, too."""
-    found: bool | None = import_module("kitaru.stacks.process_identity").process_at_work(runner)
+    found: bool | None = import_module("kitaru.stacks.process").process_at_work(runner)
     return found
 
 
 def launched_worker(settings: Settings, exec_id: str) -> RunnerInfo | None:
     """The worker that was last started from here for an execution; None where none is known of."""
-    launched_worker = import_module("kitaru.stacks.local_runner").launched_worker
+    launched_worker = import_module("kitaru.stacks.local").launched_worker
     found: RunnerInfo | None = launched_worker(settings.cache / "workers", exec_id)
     return found
 
 
 def end_process(runner: RunnerInfo, *, hard: bool) -> bool:
     """Tell the process of a runner on this machine to end, or end it; False where there is no such process."""
-    ended: bool = import_module("kitaru.stacks.process_signals").end_process(runner, hard=hard)
+    ended: bool = import_module("kitaru.stacks.process").end_process(runner, hard=hard)
     return ended
 
 
@@ -125,7 +125,7 @@ def before_end(code: int) -> None:
     thread then, and what it started ends with it. Else Python waits, for ``multiprocessing`` children unless the
     execution failed.
     """
-    work, leaving = import_module("kitaru.run.work"), import_module("kitaru.stacks.leaving")
+    work, leaving = import_module("kitaru.run.order"), import_module("kitaru.stacks.process")
     if code not in (work.COMPLETED, work.FAILED):
         leaving.leave_with_children(code)
     if code == work.FAILED:
@@ -134,7 +134,7 @@ def before_end(code: int) -> None:
 
 def prune_caches(settings: Settings, unused_for: timedelta, *, delete: bool) -> Any:
     """Find what nobody has used for so long in this machine's caches, and ``delete`` it."""
-    return import_module("kitaru.source.local_prune").prune(settings.cache, unused_for, delete=delete)
+    return import_module("kitaru.source.unpacked").prune(settings.cache, unused_for, delete=delete)
 
 
 def child_output() -> Any:
@@ -144,9 +144,9 @@ def child_output() -> Any:
 
 def run_order(order: RunOrder) -> int:
     """Carry out a runner's order in this process: the worker's whole work. The exit code."""
-    work = import_module("kitaru.run.work")
+    work = import_module("kitaru.run.order")
     executor = import_module("kitaru.run.executor")
-    stores = import_module("kitaru.store.stores")
+    stores = import_module("kitaru.store.open")
     environ = environment()
     store = stores.open_store(order.store_url, base=Path.cwd())
     clock = SystemClock()
@@ -154,7 +154,7 @@ def run_order(order: RunOrder) -> int:
     sources = cache / "sources"
     if Path(sys.prefix).parent == cache / "environments":
         # For as long as the worker lives; a flow may run longer than an unused environment is kept.
-        import_module("kitaru.source.local_use").hold(Path(sys.prefix))
+        import_module("kitaru.source.unpacked").hold(Path(sys.prefix))
     children = import_module("kitaru.run.child_output").ChildOutput()
     mask = secret_mask(environ)
 

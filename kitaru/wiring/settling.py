@@ -114,7 +114,7 @@ def _store_and_project(asked: Asked, path: Path, cwd: Path, environ: Mapping[str
 
 def open_store(settings: Settings) -> Store:
     """The store of these settings; opening it makes no request."""
-    stores = import_module("kitaru.store.stores")
+    stores = import_module("kitaru.store.open")
     store: Store = stores.open_store(absolute_store(settings), base=settings.base)
     return store
 
@@ -151,18 +151,18 @@ def store_id(store: Store) -> str:
 def probe_store(store: Store) -> None:
     """Refuse a store of an unknown make that breaks its promises; on disk and in memory our own code keeps them."""
     if not store.url.startswith(("file:", "memory:")):
-        import_module("kitaru.store.store_probe").check_store(store)
+        import_module("kitaru.store.open").check_store(store)
 
 
 def secret_mask(environ: Mapping[str, str]) -> Mask:
     """What takes the secrets of that environment out of a text, those that come into it later, too."""
-    mask: Mask = import_module("kitaru.run.secret_values").Masking(environ)
+    mask: Mask = import_module("kitaru.run.masking").Masking(environ)
     return mask
 
 
 def template(name: str) -> str:
     """The text of one of the templates that travel with Kitaru."""
-    return str(import_module("kitaru.ci.data_files").template(name))
+    return str(import_module("kitaru.data_files").template(name))
 
 
 def check_inputs(schema: Mapping[str, Any], inputs: Mapping[str, Any]) -> Sequence[str]:

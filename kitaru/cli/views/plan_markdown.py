@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kitaru.cli.views.plan_notes import (
+from kitaru.cli.views.plan import (
+    ONCE_ROUTED,
     Shared,
     gravity,
     grouped_lines,
+    held_words,
     is_told,
+    never_applied,
     own_consequences,
     own_notes,
     shared_lines,
     shared_notes,
+    summary,
     told_together,
+    ways_out,
 )
-from kitaru.cli.views.plan_text import ONCE_ROUTED, held_words, never_applied, summary, ways_out
 from kitaru.cli.views.words import ago
 from kitaru.model.address import short
-from kitaru.model.one_line import shown_line
+from kitaru.model.jsonable import shown_line
 from kitaru.model.plan import Consequence, Drift, FlowPlan, Held, Plan, RouteMove
 from kitaru.model.route import describe_holders
 

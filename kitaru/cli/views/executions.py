@@ -1,0 +1,465 @@
+"""What the cache did for the calls of an execution, for a person at a terminal."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from kitaru.cli.views.timeline import duration, timeline
+from kitaru.cli.views.words import Style, ago, bare, columns, count, seconds_between, shortened, took
+from kitaru.model.event import Failure, Value
+from kitaru.model.execution import Execution, LogLine, Wait, told_apart
+from kitaru.model.replay import ReplayPlan
+
+KINDS = {"hit": "good", "miss": "warn", "unknown": "dim", "off": "dim", "opaque": "warn"}
+
+
+def cache_lines(reports: Sequence[Any], style: Style = bare) -> list[str]:
+    """A line for each call, and how many were taken."""
+    if not reports:
+        return ["No checkpoint has been called yet."]
+    rows = [[one.call_id, one.name, style(one.word, KINDS.get(one.word, "bold")), one.why] for one in reports]
+    hits = sum(one.word == "hit" for one in reports)
+    return [*columns(rows, ["CALL", "CHECKPOINT", "CACHE", "WHY"], style), "", f"{hits} of {len(reports)} taken"]
+
+
+NAMED = 2
+"""Checkpoints that are named, those that were called last; the others are summed up."""
+
+
+def progress_line(execution: Execution, now: datetime | None = None, *, width: int = 80) -> str:
+    """``  fetch 400 of 400, outline 12 of 15 · 3 running · 4 s``: of the calls that began until now, how many are done.
+
+    At most ``width`` characters.
+    """
+    calls = [call for call in execution.checkpoints if not call.superseded]
+    names = list(dict.fromkeys(call.name for call in reversed(calls)))[:NAMED][::-1]
+    begun = Counter(call.name for call in calls)
+    done = Counter(call.name for call in calls if call.status == "completed")
+    parts = [", ".join(f"{name} {done[name]:,} of {begun[name]:,}" for name in names)]
+    if len(begun) > len(names):
+        parts.append(f"{sum(done.values()):,} done in all")
+    statuses = Counter(call.status for call in calls)
+    parts += [f"{statuses[status]:,} {status}" for status in ("running", "failed") if statuses[status]]
+    parts += [f"waits for {wait.name}" for wait in execution.open_waits[:1]]
+    took = seconds_between(execution.started_at or execution.created_at, now or datetime.now(UTC))
+    parts.append(duration(took) if took >= 60 else f"{took:.0f} s")
+    text = f"  {' · '.join(part for part in parts if part)}"
+    return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def log_line(line: LogLine, *, verbose: bool = False) -> str:
+    """One line, as it was printed; ``verbose`` says when (UTC), on which stream, in which call and attempt."""
+    text = f"{line.level} {line.text}" if line.level else line.text
+    if not verbose:
+        return text
+    return f"{line.at[:23]}Z  {line.stream:<6}  {_place(line)}  {text}"
+
+
+def _place(line: LogLine) -> str:
+    if not line.checkpoint:
+        return "flow"
+    return f"{line.checkpoint}, call {line.call}, attempt {line.attempt or 1}:"
+
+
+def silence(execution: Execution, checkpoint: str | None) -> str:
+    """What to say where nothing was printed: who printed nothing, and where else to look."""
+    if checkpoint is None:
+        return f"{execution.exec_id} printed nothing" + ("" if execution.ended else " so far")
+    calls = [call for call in execution.checkpoints if checkpoint in (call.name, call.call_id)]
+    origins = [call.cached_from.partition("/")[0] for call in calls if call.cached_from]
+    if calls and len(origins) == len(calls):
+        where = f"kitaru executions logs {origins[0]} --checkpoint {calls[0].name}"
+        return f"{checkpoint} was not run here: its result was there already. What it printed then: {where}"
+    return f"{checkpoint} printed nothing" + ("" if execution.ended else " so far")
+
+
+def grouped(lines: Sequence[LogLine], style: Style = bare, *, verbose: bool = False) -> list[str]:
+    """One block a checkpoint call, in the order in which they first printed something."""
+    blocks: dict[str, list[str]] = {}
+    for line in lines:
+        head = f"{line.checkpoint} ({line.call})" if line.checkpoint else "flow"
+        blocks.setdefault(head, []).append(f"  {log_line(line, verbose=verbose)}")
+    return [text for head, block in blocks.items() for text in (style(head, "bold"), *block)]
+
+
+ACTIONS = {"reuse_if_same": "reuse if same", "rerun": "run", "ask": "ask again"}
+"""What a replay does, where a word of its own says it better."""
+
+WIDTH = 80
+"""Characters of a line, where nothing says how many there is room for."""
+
+LEAST_REASON = 24
+"""Characters that a reason has beside its row; where there is less room it stands below."""
+
+YES = ("y", "yes", "true")
+NO = ("n", "no", "false")
+
+
+def wait_lines(waits: Sequence[Wait], style: Style = bare) -> list[str]:
+    """What is asked: name, id where several have that name, question, schema, notes."""
+    lines = []
+    for wait in waits:
+        asked = f": {wait.question}" if wait.question else ""
+        name = told_apart(wait, waits)
+        shown = style(wait.name, "bold") + (f" ({name})" if name != wait.name else "")
+        lines.append(f"  {shown}{asked}  {style('asked ' + ago(wait.opened_at), 'dim')}")
+        if wait.schema:
+            lines.append(f"    expects {json.dumps(wait.schema, ensure_ascii=False)}")
+        if wait.refused:
+            lines.append(f"    {refused_line(wait)}")
+        for name, value in (wait.metadata or {}).items():
+            lines.append(f"    {name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+    return lines
+
+
+def refused_line(wait: Wait) -> str:
+    """That the last answer was put aside, whose it was, and why."""
+    last = wait.refused[-1]
+    again = f", as were {len(wait.refused) - 1} before" if len(wait.refused) > 1 else ""
+    return f"an answer by {last.by or 'somebody'} was put aside{again}: {last.reason}"
+
+
+def waiting_lines(execution: Execution, style: Style = bare) -> list[str]:
+    """What an execution asks, and how to answer."""
+    waits = execution.open_waits
+    if not waits:
+        return []
+    several = len(waits) > 1
+    chosen = f" --wait {told_apart(waits[0], waits)}" if several else ""
+    return [
+        f"{execution.exec_id} waits for {f'{len(waits)} answers' if several else 'an answer'}:",
+        *wait_lines(waits, style),
+        f"  answer it: kitaru executions input {execution.exec_id}{chosen} --interactive",
+    ]
+
+
+def prompt(wait: Wait) -> str:
+    """What stands before the cursor."""
+    kind = (wait.schema or {}).get("type")
+    options = (wait.schema or {}).get("enum")
+    if kind == "boolean":
+        return f"{wait.name} [y/n]"
+    if options:
+        return f"{wait.name} [{'/'.join(map(str, options))}]"
+    return wait.name if kind == "string" else f"{wait.name} (JSON)"
+
+
+def read_typed(text: str, wait: Wait) -> Any:
+    """What a person means by ``text``: y and n where a yes or no is asked, bare text where a text is, else JSON."""
+    schema = wait.schema or {}
+    if schema.get("type") == "boolean" and text.lower() in (*YES, *NO):
+        return text.lower() in YES
+    if schema.get("type") == "string" or text in schema.get("enum", ()):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def replay_rows(plan: ReplayPlan, style: Style = bare, *, width: int = WIDTH) -> list[str]:
+    """What a replay does with each recorded call, and with each question; reasons are broken to fit ``width``."""
+    rows = [
+        [f"  {call.call_id or '-'}", call.name, ACTIONS.get(call.action, call.action), call.reason]
+        for call in plan.calls
+    ]
+    lines = _reasoned(rows, ["  CALL", "CHECKPOINT", "REPLAY", "WHY"], style, width)
+    asked = [
+        [f"  {wait.wait_id}", wait.name, ACTIONS.get(wait.action, wait.action), wait.reason] for wait in plan.waits
+    ]
+    return [*lines, *_reasoned(asked, ["  WAIT", "NAME", "REPLAY", "WHY"], style, width)] if asked else lines
+
+
+def _reasoned(rows: Sequence[Sequence[str]], head: Sequence[str], style: Style, width: int) -> list[str]:
+    """A table whose last column, the reasons, goes on in further lines; below its row where it is too narrow."""
+    taken = sum(max(len(row[at]) for row in [head, *rows]) + 2 for at in range(len(head) - 1))
+    if width - taken < LEAST_REASON:
+        lines = columns([row[:-1] for row in rows], head[:-1], style)
+        broken = [[f"      {part}" for part in textwrap.wrap(row[-1], max(width - 6, LEAST_REASON))] for row in rows]
+        return [lines[0], *(line for row, parts in zip(lines[1:], broken, strict=True) for line in (row, *parts))]
+    whole: list[list[str]] = []
+    for *cells, reason in rows:
+        first, *more = textwrap.wrap(reason, width - taken) or [""]
+        whole += [[*cells, first], *([*("" for _ in cells), part] for part in more)]
+    return columns(whole, head, style)
+
+
+EXECUTIONS_TEXT_KINDS = {"completed": "good", "failed": "bad", "lost": "bad", "cancelled": "warn", "waiting": "warn"}
+
+SHOWN_ATTEMPTS = 10
+TRACE_LINES = 8
+LONGEST_LINE = 160
+LONGEST_MESSAGE = 500
+"""Characters of a failure's message; what is cut off is in ``-o json`` and in the page."""
+
+NARROWEST_FLOW = 12
+
+Read = Callable[[Value | None], Any]
+"""A stored value → plain data."""
+
+
+def execution_rows(
+    executions: Sequence[Execution],
+    style: Style = bare,
+    *,
+    width: int | None = None,
+    answered: Collection[str] = (),
+) -> list[str]:
+    """A table of executions. ``width``: the names of flows are cut so that it fits; None cuts nothing. ``answered``:
+    ids of those that wait for nothing but to be resumed.
+    """
+    names = [one.flow_name for one in executions]
+    rows = [
+        [
+            one.exec_id,
+            _version(one, usual="default"),
+            f"{one.status} (answered)" if one.exec_id in answered else one.status,
+            ago(one.created_at),
+            took(one.started_at or one.created_at, one.ended_at),
+        ]
+        for one in executions
+    ]
+    head = ["EXECUTION", "VERSION", "STATUS", "STARTED", "TOOK"]
+    if width is not None:
+        others = sum(max(len(row[at]) for row in [head, *rows]) + 2 for at in range(len(head)))
+        names = [shortened(name, max(width - others, NARROWEST_FLOW)) for name in names]
+    table = [[row[0], name, *row[1:]] for row, name in zip(rows, names, strict=True)]
+    return columns(table, [head[0], "FLOW", *head[1:]], style)
+
+
+def none_found(*, flow: str | None, status: str | None) -> list[str]:
+    """What a list says that has nothing in it: nobody has run anything yet, or nothing fits the filter."""
+    asked = [f"--{name} {value}" for name, value in (("flow", flow), ("status", status)) if value is not None]
+    if not asked:
+        return ["No executions yet. Start one: kitaru invoke FLOW"]
+    return [f"No execution matches {' '.join(asked)}. All of them: kitaru executions list"]
+
+
+def execution_lines(
+    execution: Execution,
+    read: Read,
+    style: Style = bare,
+    *,
+    width: int = 100,
+    plain: bool = False,
+    alone: bool = False,
+    silent: float | None = None,
+) -> list[str]:
+    """One execution with its checkpoints, its result or its failure, and what to type next.
+
+    ``alone``: its runner is gone, though it may still wait for an answer. ``silent``: the seconds for which its runner,
+    which is late, gave no sign of life.
+    """
+    status = style(execution.status, EXECUTIONS_TEXT_KINDS.get(execution.status, "bold"))
+    lines = [
+        f"{style(execution.exec_id, 'bold')}  {status}",
+        f"  flow      {execution.flow_name} {_version(execution)}",
+        *_drawn(execution),
+        f"  target    {execution.target}",
+        f"  stack     {execution.stack_name}",
+        f"  started   {ago(execution.created_at)} by {execution.actor or 'unknown'}{_length(execution)}",
+    ]
+    if execution.original_exec_id:
+        lines.append(f"  replays   {execution.original_exec_id}")
+    if execution.unused_overrides:
+        lines.append(f"  unused    {unused_line(execution)}")
+    room = max(width - 12, 40)
+    lines.append(f"  inputs    {_stored(execution.inputs, read, room)}")
+    if execution.metadata:
+        lines.append(f"  metadata  {brief(execution.metadata, room)}")
+    lines += under_way_lines(execution, silent, style)
+    lines += attempt_lines(execution, style, room)
+    picture = timeline(execution, style, width=width, plain=plain, alone=alone)
+    if picture:
+        lines += ["", *picture]
+    if execution.status == "completed":
+        lines += ["", f"  result    {_stored(execution.output, read, 400)}"]
+    if execution.failure is not None and execution.status == "failed":
+        lines += ["", *failure_lines(execution, style)]
+    if execution.status == "cancelled":
+        lines += ["", style(f"  {cancelled_line(execution)}", "warn")]
+    if execution.status == "waiting" and execution.open_waits:
+        lines += ["", *(f"  {line}" for line in waiting_lines(execution, style))]
+        if alone:
+            lines.append("    its runner is gone; with the answer it goes on from what finished")
+    following = next_lines(execution)
+    return [*lines, "", *(style(f"  {line}", "dim") for line in following)] if following else lines
+
+
+def under_way_lines(execution: Execution, silent: float | None, style: Style = bare) -> list[str]:
+    """What a running execution is at, and for how long nothing was recorded: a living process may yet hang."""
+    if execution.status != "running":
+        return []
+    lines = []
+    now = datetime.now(UTC)
+    running = [call for call in execution.checkpoints if call.status == "running"]
+    if running:
+        shown = [f"in {call.name} for {duration(seconds_between(call.started_at, now))}" for call in running[:3]]
+        more = len(running) - len(shown)
+        lines.append(f"  now       {', '.join(shown)}{f' and {more} more' if more else ''}")
+    else:
+        times = [one for call in execution.checkpoints for one in (call.started_at, call.ended_at) if one]
+        last = max([execution.runner_since or execution.created_at, *times])
+        lines.append(f"  now       in the flow's body; nothing was recorded for {duration(seconds_between(last, now))}")
+    if silent is not None:
+        note = "its process lives; a call in C may hold Python's lock"
+        lines.append(style(f"            no sign of life for {duration(silent)} ({note})", "warn"))
+    return lines
+
+
+def next_lines(execution: Execution) -> list[str]:
+    """What to type next; nothing where all is said."""
+    command, exec_id = "kitaru executions", execution.exec_id
+    if execution.status == "failed":
+        printed, again = f"what it printed: {command} logs {exec_id}", f"go on with it:   {command} retry {exec_id}"
+        diverged = execution.failure is not None and execution.failure.type.endswith("KitaruDivergenceError")
+        return [printed, f"{again}  (once the code is back)" if diverged else again]
+    if execution.status == "lost":
+        return [
+            "its runner is gone; what finished is kept",
+            f"what it printed: {command} logs {exec_id}",
+            f"go on with it:   {command} resume {exec_id}",
+        ]
+    if execution.status == "waiting" and not execution.open_waits:
+        return [f"answered; go on with it: {command} resume {exec_id}"]
+    if execution.status in ("pending", "running"):
+        return [f"follow it: {command} logs {exec_id} --follow", f"end it:    {command} cancel {exec_id}"]
+    stopped = [call for call in execution.checkpoints if call.status == "cancelled" and not call.superseded]
+    if execution.status == "cancelled" and stopped:
+        first = min(stopped, key=lambda call: call.started_at)
+        return [f"run the rest anew: {command} replay {exec_id} --from {first.name}"]
+    return []
+
+
+def unused_line(execution: Execution) -> str:
+    """That what was given to a replay had no effect."""
+    names = ", ".join(execution.unused_overrides)
+    return f"{names}: given, and nothing in this execution asked for it"
+
+
+def cancelled_line(execution: Execution) -> str:
+    """That it was cancelled, by whom and when."""
+    by = f" by {execution.cancelled_by}" if execution.cancelled_by else ""
+    return f"cancelled{by} {ago(execution.ended_at or '')}; a cancelled execution does not go on"
+
+
+def attempt_lines(execution: Execution, style: Style = bare, width: int = 100) -> list[str]:
+    """The attempts at the flow's body, where there was more than one."""
+    attempts = execution.attempts
+    if len(attempts) < 2:
+        return []
+    shown = attempts[-SHOWN_ATTEMPTS:]
+    left = len(attempts) - len(shown)
+    said = [f"  attempts  {len(attempts)}" + (f", the last {len(shown)}:" if left else "")]
+    times = [took(one.started_at, one.ended_at) for one in shown]
+    longest = max(map(len, times))
+    digits = len(str(shown[-1].number))
+    for one, time in zip(shown, times, strict=True):
+        status = one.status if one.status != "running" or (one is attempts[-1] and not execution.ended) else "cut off"
+        why = f"  {first_line(one.failure)}" if one.failure else ""
+        coloured = style(f"{status:<9}", EXECUTIONS_TEXT_KINDS.get(status, "bold"))
+        text = f"{one.number:>{digits}}  {coloured}  {time:>{longest}}"
+        said.append(f"    {text}{shortened(why, max(width - 20 - longest, 20))}".rstrip())
+    return said
+
+
+def _length(execution: Execution) -> str:
+    began = execution.started_at or execution.created_at
+    if execution.ended_at:
+        return f", took {took(began, execution.ended_at)}"
+    if execution.status in ("running", "waiting"):
+        return f", {duration(seconds_between(began, datetime.now(UTC)))} so far"
+    return ""
+
+
+def _version(execution: Execution, *, usual: str = "") -> str:
+    """``source``, ``v3``, ``v3 (canary)``; the route called ``usual`` goes without saying."""
+    if execution.version is None:
+        return "source"
+    return f"v{execution.version}" + (f" ({execution.tag})" if execution.tag and execution.tag != usual else "")
+
+
+def _drawn(execution: Execution) -> list[str]:
+    """Which version a divided route gave, and by what."""
+    if execution.draw is None:
+        return []
+    weights = ", ".join(f"v{version} {weight} %" for version, weight in execution.draw["weights"].items())
+    route = f"{execution.tag}: v{execution.version} (drawn from {weights} by {execution.draw['by']})"
+    return [f"  route     {route}"]
+
+
+def result_text(value: Any) -> str:
+    """A result as it is best read: text as text, all else as JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return f"bytes, {size_text(len(value))}"
+    try:
+        return json.dumps(value, ensure_ascii=False, indent=2, default=repr)
+    except (TypeError, ValueError):
+        return repr(value)
+
+
+def first_line(failure: Failure) -> str:
+    """``ConnectionError: no answer``: the failure's type without its module, and the first line of its message."""
+    kind = failure.type.rpartition(":")[2]
+    message = failure.message.strip().partition("\n")[0]
+    return f"{kind}: {message}" if message else kind
+
+
+def failure_lines(execution: Execution, style: Style = bare) -> list[str]:
+    """Why an execution failed: the cause, and the end of its traceback."""
+    failure = execution.failure
+    if failure is None:
+        return []
+    kind = failure.type.rpartition(":")[2]
+    message = f"{kind}: {failure.message}" if failure.message else kind
+    said = (
+        message
+        if len(message) <= LONGEST_MESSAGE
+        else (f"{message[:LONGEST_MESSAGE]}... {count(len(message) - LONGEST_MESSAGE, 'more character')}")
+    )
+    first, *rest = said.splitlines()
+    lines = [style(f"  {first}", "bad"), *(style(f"  {line}", "bad") for line in rest)]
+    trace = failure.traceback.rstrip()
+    for ending in (f"{failure.type.replace(':', '.')}: {failure.message}", message):
+        # It stands above already; what may follow it here are notes and hints.
+        before, found, notes = f"\n{trace}\n".rpartition(f"\n{ending.rstrip()}\n")
+        trace = f"{before}\n{notes}".strip("\n") if found else trace
+    shown = [line for line in trace.splitlines() if line.strip(" ^~")][-TRACE_LINES:]
+    return lines + [style(f"    {shortened(line, LONGEST_LINE)}", "dim") for line in shown]
+
+
+def _stored(value: Value | None, read: Read, most: int) -> str:
+    """A stored value on one line; bytes are not read for that."""
+    if value is not None and value.format == "bytes":
+        return f"bytes, {size_text(value.size)}"
+    return brief(read(value), most)
+
+
+def size_text(size: int) -> str:
+    """``300 MB``; of three digits at most, but for bytes."""
+    for unit, one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= one:
+            return f"{size / one:.3g} {unit}" if size < 999.5 * one else f"{size / one:,.0f} {unit}"
+    return f"{size} B"
+
+
+def _bare(value: Any) -> str:
+    return f"bytes, {size_text(len(value))}" if isinstance(value, bytes) else repr(value)
+
+
+def brief(value: Any, most: int = 120) -> str:
+    """A value on one line as JSON, cut where it is long."""
+    if isinstance(value, bytes):
+        return _bare(value)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=_bare)
+    except (TypeError, ValueError):
+        text = repr(value)
+    return shortened(text, most)

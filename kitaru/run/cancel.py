@@ -1,0 +1,132 @@
+"""Cancelling: the request that a runner looks for, what it does about it, and who records the end where nobody runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from kitaru.errors import KitaruCancelledError, KitaruStateError, KitaruStoreError
+from kitaru.model import address
+from kitaru.model.address import canonical_json, timestamp
+from kitaru.model.event import Cancelled, WaitAborted
+from kitaru.model.execution import Execution, fold
+from kitaru.ports import Clock, Store, Taken
+from kitaru.run.halting import CancelRequested
+from kitaru.run.index import completed_calls, note_end
+from kitaru.run.journal import Fenced, Journal, Stopped, read_entries, read_events
+from kitaru.run.run_state import RunState
+
+LOOK_SECONDS = 1.0
+"""Between two looks of a runner for a request."""
+
+GRACE_SECONDS = 5.0
+"""How long what is under way has to end by itself once it was asked to."""
+
+TRIES = 8
+
+ForcedEnd = Callable[[KitaruCancelledError], None]
+"""Ends a run that does not end by itself, after its end was recorded: the process, or the handle on it."""
+
+
+class CancelWatch:
+    """Looks for a request to cancel a run, and carries it out. Used by one thread."""
+
+    def __init__(self, run: RunState, forced_end: ForcedEnd | None) -> None:
+        self._run = run
+        self._forced_end = forced_end
+        self._due: float | None = None
+        self._deadline: float | None = None
+
+    def tick(self, now: float) -> None:
+        """Do what is due at ``now`` (monotonic seconds). Called some times a second."""
+        run = self._run
+        if run.halted is None:
+            self._look(now)
+        if not isinstance(run.halted, CancelRequested) or run.cancel_recorded:
+            return
+        if self._deadline is None:
+            self._deadline = now + GRACE_SECONDS
+        elif now >= self._deadline and self._forced_end is not None:
+            self._force(run.halted, self._forced_end)
+
+    def _look(self, now: float) -> None:
+        if self._due is None:
+            self._due = now + LOOK_SECONDS
+        if now < self._due:
+            return
+        self._due = now + LOOK_SECONDS
+        run = self._run
+        try:
+            body = run.store.read(address.cancel_request(run.project, run.exec_id))
+        except KitaruStoreError:
+            return
+        if body is not None:
+            run.halt(CancelRequested(requested_by(body)))
+
+    def _force(self, request: CancelRequested, forced_end: ForcedEnd) -> None:
+        run = self._run
+        run.cancel_recorded = True
+        run.journal.stop(Stopped())
+        try:
+            record_cancelled(run.store, run.clock, run.project, run.exec_id, request.by)
+        except (KitaruStoreError, KitaruStateError):
+            run.cancel_recorded = False
+            return
+        forced_end(cancelled_error(run.flow.name, run.exec_id, request.by))
+
+
+def cancelled_error(flow: str, exec_id: str, by: str) -> KitaruCancelledError:
+    """What the caller of a cancelled execution gets."""
+    return KitaruCancelledError(
+        f"execution {exec_id} of flow {flow!r} was cancelled" + (f" by {by}" if by else ""),
+        exec_id=exec_id,
+        status="cancelled",
+        hint=f"kitaru executions get {exec_id}",
+    )
+
+
+def requested_by(body: bytes) -> str:
+    """Who made a request; empty where that can't be read."""
+    try:
+        return str(json.loads(body)["by"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def request_cancel(store: Store, clock: Clock, project: str, exec_id: str, by: str) -> str:
+    """Ask the runner to cancel; who asked first."""
+    content = {"by": by, "at": timestamp(clock.now()), "write": clock.token(26)}
+    outcome = store.create(address.cancel_request(project, exec_id), canonical_json(content))
+    return requested_by(outcome.existing) if isinstance(outcome, Taken) else by
+
+
+def record_cancelled(
+    store: Store, clock: Clock, project: str, exec_id: str, by: str, *, wait: str | None = None
+) -> Execution:
+    """Write the end of an execution in its runner's place; the runner, should there be one, is fenced by that.
+
+    ``wait``: the wait whose answer was refused. Gives the execution as it ended, which may be otherwise where that
+    came first.
+    """
+    entries: tuple[bytes, ...] = ()
+    for _ in range(TRIES):
+        entries = read_entries(store, project, exec_id, entries)
+        execution = fold(read_events(entries, exec_id))
+        if execution.ended:
+            note_end(store, execution, len(entries), completed_calls(execution))
+            return execution
+        journal = Journal(store, project, exec_id, written=len(entries), write_id=clock.token(26))
+        try:
+            at = timestamp(clock.now())
+            aborted = [WaitAborted(at=at, wait=wait, by=by)] if wait is not None else []
+            journal.commit(*aborted, Cancelled(at=at, by=by))
+        except Fenced:
+            # The runner wrote one more entry between our look and our write.
+            continue
+    entries = read_entries(store, project, exec_id, entries)
+    execution = fold(read_events(entries, exec_id))
+    if not execution.ended:
+        raise KitaruStateError(
+            f"{exec_id} writes faster than it can be ended from outside", hint=f"kitaru executions cancel {exec_id}"
+        )
+    return execution

@@ -1,0 +1,316 @@
+"""A run says in the store that it is open, that it asks and that it ends: hints for lists; see ``run.listing``."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from kitaru.errors import KitaruStoreError
+from kitaru.model import address
+from kitaru.model.address import canonical_json, parse_timestamp, timestamp
+from kitaru.model.event import CheckpointLost, Event, Failed, Failure, Opened, Started, Suspended
+from kitaru.model.execution import Execution, fold
+from kitaru.ports import Store
+from kitaru.run.halting import OVERDUE_SECONDS
+from kitaru.run.index import ASKING, ENDING, HINT, LOST, STARTS_WITHIN, note_open, withdraw
+from kitaru.run.journal import Fenced
+
+if TYPE_CHECKING:
+    from kitaru.run.run_state import RunState
+
+
+OPEN_AFTER = 1.0
+"""Seconds that a run takes before it is worth a hint that it is open."""
+
+
+class Presence:
+    """Says that an execution is open once its run has taken a while, that it asks, and that it is about to end."""
+
+    def __init__(self, store: Store, project: str, opened: Opened) -> None:
+        self._store = store
+        self._project = project
+        self._opened = opened
+        self._guard = threading.Lock()
+        self._over = False
+        self._resumed = False
+        self._may_be_marked = False
+        self._asked: set[str] = set()
+        self.written = False
+        """Whether this, or an earlier runner, may have said so."""
+        self._timer = threading.Timer(OPEN_AFTER, self._write)
+        self._timer.daemon = True
+
+    def begin(self, recorded: Iterable[Event], now: datetime, left: Collection[str] = ()) -> None:
+        """Say so later, unless the run is over by then.
+
+        At once where ``recorded`` says that the execution had failed or was left: hints of that are not so any more.
+        ``left``: waits that nobody asks any more.
+        """
+        events = list(recorded)
+        self._resumed = self.written = any(isinstance(event, Started) for event in events)
+        # Of one that nobody had begun for so long, too, a reader may have said that it is lost.
+        self._may_be_marked = self._resumed or parse_timestamp(self._opened.at) + STARTS_WITHIN < now
+        self.written = self._may_be_marked
+        if self._resumed:
+            execution = fold(events)
+            for wait in execution.open_waits:
+                if wait.wait_id not in left:
+                    self.ask(wait.wait_id)
+            if any(isinstance(event, (Failed, Suspended)) for event in events):
+                withdraw(self._store, execution)
+                return
+        self._timer.start()
+
+    @property
+    def may_be_marked(self) -> bool:
+        """Whether a reader may have said that it is lost before this run began."""
+        return self._may_be_marked
+
+    def alive(self) -> None:
+        """Whoever said that it is lost was mistaken. After its runner has recorded that it goes on, or renewed its
+        lease: a reader that marks it looks at these afterwards.
+        """
+        self._unmark(LOST)
+
+    def ask(self, wait: str) -> None:
+        """Before the question is recorded."""
+        with self._guard:
+            if not self._asked and not self._over:
+                self.written = True
+                self._mark(ASKING)
+            self._asked.add(wait)
+
+    def answered(self, wait: str) -> None:
+        """The answer is recorded."""
+        with self._guard:
+            self._asked.discard(wait)
+            if not self._asked and not self._over:
+                self._unmark(ASKING)
+
+    def ending(self) -> None:
+        """Before the end is recorded; nothing but that and what follows from it is said from here on."""
+        self._timer.cancel()
+        with self._guard:
+            if self.written and not self._over:
+                self._mark(ENDING)
+            self._over = True
+
+    def end(self) -> None:
+        """The run is over: nothing is written after this returns."""
+        self._timer.cancel()
+        with self._guard:
+            self._over = True
+
+    def _write(self) -> None:
+        with self._guard:
+            if self._over:
+                return
+            self.written = True
+            note_open(self._store, self._project, self._opened.exec_id, self._opened.flow)
+            if self._resumed:
+                # Its last runner may have been killed at the very end.
+                self._unmark(ENDING)
+
+    def _mark(self, mark: str) -> None:
+        with suppress(KitaruStoreError):
+            self._store.overwrite(self._key(mark), HINT)
+
+    def _unmark(self, mark: str) -> None:
+        with suppress(KitaruStoreError):
+            self._store.remove(self._key(mark))
+
+    def _key(self, mark: str) -> str:
+        return address.open_hint(self._project, self._opened.exec_id, f"{self._opened.flow}~{mark}")
+
+
+LEASE_SECONDS = 45.0
+"""For how long a lease holds, unless the settings say otherwise."""
+
+PATIENCE = 10
+"""A process that is seen to live may be silent for so many times as long: a call in C holds the interpreter, say. It
+is shown as running, with a word about it; whoever takes over all the same does no harm.
+"""
+
+FIRST_PART = 1 / 9
+RENEWAL_PART = 2 / 9
+"""When the lease is first written, and how often then, as parts of the time that it holds: 5 s and 10 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """``until``: when it lapses. ``doing``: the calls under way when it was written, each with ``since``.
+
+    ``execution``: how it stood then, without checkpoints, waits and artifacts; None where the lease does not say.
+    """
+
+    runner_id: str
+    until: datetime
+    entries: int
+    doing: tuple[dict[str, Any], ...]
+    at: datetime | None = None
+    execution: dict[str, Any] | None = None
+
+    def overdue(self, now: datetime) -> bool:
+        """Whether a call that was under way should have been stopped long ago: its process does not react any more."""
+        if self.at is None:
+            return False
+        spent = (now - self.at).total_seconds() - OVERDUE_SECONDS
+        return any(isinstance(one.get("left"), (int, float)) and one["left"] < spent for one in self.doing)
+
+    def shown(self, now: datetime) -> Execution | None:
+        """The execution as a list shows it while its runner is at work; None where the lease doesn't vouch for it."""
+        return None if self.until < now else self.last_shown()
+
+    def last_shown(self) -> Execution | None:
+        """The execution as it stood after ``entries`` journal entries; None where the lease doesn't say."""
+        if self.execution is None:
+            return None
+        try:
+            found = Execution.from_json(self.execution)
+        except (ValueError, TypeError, KeyError):
+            return None
+        if found.status not in ("running", "waiting") or found.runner is None:
+            return None
+        return found if found.runner.runner_id == self.runner_id else None
+
+
+def read_lease(body: bytes) -> Lease | None:
+    """The lease in an object of the store; None for what can't be read as one: it is only a hint."""
+    try:
+        content = json.loads(body)
+        return Lease(
+            str(content["runner_id"]),
+            parse_timestamp(content["until"]),
+            int(content["entries"]),
+            tuple(dict(one) for one in content["doing"]),
+            parse_timestamp(content["at"]) if "at" in content else None,
+            dict(content["execution"]) if "execution" in content else None,
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def silent_for(lease: Lease | None, runner_id: str, since: str, now: datetime) -> float:
+    """Seconds since the last sign of life of a runner that began at ``since``."""
+    seen = parse_timestamp(since)
+    if lease is not None and lease.runner_id == runner_id and lease.at is not None:
+        seen = max(seen, lease.at)
+    return max(0.0, (now - seen).total_seconds())
+
+
+def lapsed(lease: Lease | None, runner_id: str, since: str, now: datetime, seconds: float) -> bool:
+    """Whether a runner that began at ``since`` shows no sign of life: by its lease, or by the lack of one."""
+    if lease is not None and lease.runner_id == runner_id:
+        return lease.until < now
+    return parse_timestamp(since) + timedelta(seconds=seconds) < now
+
+
+def lost_attempts(run: RunState) -> list[CheckpointLost]:
+    """What a runner that takes over records of the attempts that its predecessor had under way.
+
+    One read, where there are any: of the predecessor's lease, for its last sign of life.
+    """
+    if not run.history.under_way:
+        return []
+    last = next(event.runner for event in reversed(run.history.headlines[:-1]) if isinstance(event, Started))
+    lease = None
+    with suppress(KitaruStoreError):
+        body = run.store.read(address.lease(run.project, run.exec_id))
+        lease = read_lease(body) if body is not None else None
+    seen = run.history.seen
+    if lease is not None and lease.at is not None and lease.runner_id == last.runner_id:
+        seen = max(seen, timestamp(lease.at))
+    at = run.now()
+    error = Failure(
+        type="RunnerLost",
+        message=f"its runner, process {last.pid} on {last.host.split()[0]}, ended without a word; last seen at {seen}",
+        origin="runtime",
+    )
+    return [
+        CheckpointLost(at=at, started=one.at, seen=seen, call=one.call, name=one.name, attempt=one.attempt, error=error)
+        for one in run.history.under_way
+    ]
+
+
+class LeaseKeeping:
+    """Renews the lease of one run, and stops the run where another runner has taken over. Used by one thread,
+    but for ``holds``.
+    """
+
+    def __init__(self, run: RunState, runner_id: str, seconds: float) -> None:
+        self._run = run
+        self._runner_id = runner_id
+        self._seconds = seconds
+        self._due: float | None = None
+        self._until: datetime | None = None
+        """When the newest lease, or the time without one, lapses."""
+        self._asks: bool | None = None
+        """What the newest lease says; None before the first."""
+
+    def tick(self, now: float) -> None:
+        """Do what is due at ``now`` (monotonic seconds). Called some times a second."""
+        run = self._run
+        if run.halted is None and isinstance(run.journal.stopped, Fenced):
+            # What runs in the flow may write nothing for hours, and is for nothing.
+            run.halt(run.journal.stopped)
+        if self._due is None:
+            self._due = now + self._seconds * FIRST_PART
+            self._until = run.clock.now() + timedelta(seconds=self._seconds)
+        if self._asks is not None and run.waits.asks != self._asks:
+            self._due = now
+        if now < self._due or run.halted is not None or run.journal.stopped is not None:
+            return
+        self._due = now + self._seconds * RENEWAL_PART
+        try:
+            if run.journal.overtaken():
+                run.halt(Fenced(f"{run.exec_id} was taken over by another runner"))
+            elif not run.under_way.overdue:
+                self._renew(run.waits.asks)
+        except KitaruStoreError:
+            # The next renewal may succeed; until then the old one holds.
+            self._due = now + self._seconds * FIRST_PART
+
+    def holds(self) -> bool:
+        """Whether this runner still has the execution, as far as it can know: what it prints is kept then.
+
+        One read where its last lease has lapsed, as after a sleep, for others may have taken over; no other request.
+        """
+        run = self._run
+        if isinstance(run.journal.stopped, Fenced):
+            return False
+        if self._until is None or run.clock.now() < self._until or not run.journal.overtaken():
+            return True
+        run.halt(Fenced(f"{run.exec_id} was taken over by another runner"))
+        return False
+
+    def _renew(self, asks: bool) -> None:
+        run = self._run
+        moment = run.clock.now()
+        until = moment + timedelta(seconds=self._seconds)
+        run.store.overwrite(address.lease(run.project, run.exec_id), self._body(asks, moment, until))
+        self._asks = asks
+        slept = self._until is not None and self._until < moment
+        self._until = until
+        if slept:
+            # The machine was asleep, or the store away: meanwhile a reader may have marked it as lost.
+            run.presence.alive()
+
+    def _body(self, asks: bool, moment: datetime, until: datetime) -> bytes:
+        run = self._run
+        entries = run.journal.written  # first: what is shown is not behind what is counted
+        execution = replace(fold(list(run.history.headlines)), status="waiting" if asks else "running")
+        return canonical_json(
+            {
+                "runner_id": self._runner_id,
+                "at": timestamp(moment),
+                "until": timestamp(until),
+                "entries": entries,
+                "doing": run.under_way.to_json(),
+                "execution": execution.summary(),
+            }
+        )

@@ -1,0 +1,447 @@
+"""Whether a commit that was checked out without a branch is of the one that a pipeline's variables name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO
+
+from kitaru.errors import KitaruSourceError
+from kitaru.model.address import canonical_json, digest
+from kitaru.model.manifest import DEFAULT_BUDGET_MB, SourceSpec, is_branch
+from kitaru.model.snapshot import Commit, SourceFile, SourceTree
+from kitaru.source import git_process
+from kitaru.source.globs import Globs
+from kitaru.source.selection import (
+    STATE_FOLDER,
+    SYMLINK,
+    Selection,
+    check_budget,
+    check_links,
+    choose,
+    lfs_warning,
+    parse_selection,
+    printable,
+    selection_bytes,
+    tree_digest,
+)
+from kitaru.source.unpacked import read_entry, write_entry
+
+
+def can_be_of(root: Path, sha: str, branch: str) -> bool:
+    """Whether Git, at ``root``, has nothing against commit ``sha`` being of ``branch``, here or of any remote.
+
+    So it has where it knows the branch, and no such branch contains the commit. Where history is cut off before a
+    branch comes to the commit nothing can be told: a shallow clone of a branch that has moved on meanwhile is what
+    pipelines work in. A commit that comes after such a branch is not of it.
+    """
+    refs = _refs(root, branch) if is_branch(branch) else []
+    if not refs or any(_contains(root, ref, sha) for ref in refs):
+        return True
+    cut = _cut_off(root)
+    return bool(cut) and any(_reaches(root, ref, cut) and not _contains(root, sha, ref) for ref in refs)
+
+
+def _refs(root: Path, branch: str) -> list[str]:
+    patterns = (f"refs/heads/{branch}", f"refs/remotes/*/{branch}")
+    listed = git_process.run(root, "for-each-ref", "--format=%(refname)", *patterns)
+    return [name for name in listed.decode("utf-8", "replace").split() if name.endswith(f"/{branch}")]
+
+
+def _contains(root: Path, commit: str, ancestor: str) -> bool:
+    return git_process.succeeds(root, "merge-base", "--is-ancestor", ancestor, commit)
+
+
+def _cut_off(root: Path) -> frozenset[str]:
+    """The commits of a shallow clone whose parents are not here; none in a whole one."""
+    if git_process.run(root, "rev-parse", "--is-shallow-repository").strip() != b"true":
+        return frozenset()
+    place = git_process.run(root, "rev-parse", "--git-path", "shallow").decode("utf-8", "surrogateescape").rstrip("\n")
+    try:
+        return frozenset((root / place).read_text("ascii").split())
+    except (OSError, ValueError):
+        return frozenset()
+
+
+def _reaches(root: Path, ref: str, commits: frozenset[str]) -> bool:
+    """Whether the history of ``ref`` ends at one of the commits."""
+    ends = git_process.run(root, "rev-list", "--max-parents=0", ref).decode("ascii", "replace")
+    return not commits.isdisjoint(ends.split())
+
+
+def is_committed(root: Path, name: str, blob: str) -> bool:
+    """Whether the file ``name`` of the folder ``root`` has the content of Git's ``blob`` ("": the commit has none).
+
+    No ``git`` runs for equal bytes; one does for others, which may be equal by Git's own filters (line endings). A
+    symlink counts by what it leads to, as well.
+    """
+    path = root / name
+    if path.is_symlink():
+        return _is_object(os.fsencode(path.readlink()), blob) and _leads_to_committed(root, path)
+    try:
+        body = path.read_bytes()
+    except FileNotFoundError:
+        return not blob
+    except OSError:
+        return False
+    return bool(blob) and (_is_object(body, blob) or _filtered(root, name) == blob)
+
+
+def _leads_to_committed(root: Path, path: Path) -> bool:
+    real = path.resolve()
+    # Git takes ../ in such a path, and refuses one that leads out of the repository.
+    place = Path(os.path.relpath(real, root.resolve())).as_posix()
+    try:
+        blob = git_process.run(root, "rev-parse", "--verify", "-q", f"HEAD:./{place}").decode().strip()
+    except KitaruSourceError:
+        return False
+    return is_committed(real.parent, real.name, blob)
+
+
+def _is_object(body: bytes, blob: str) -> bool:
+    kind = hashlib.sha256 if len(blob) == 64 else hashlib.sha1
+    return kind(b"blob %d\0" % len(body) + body, usedforsecurity=False).hexdigest() == blob
+
+
+def _filtered(folder: Path, name: str) -> str:
+    """Git's id of the file as a commit would hold it; empty where it can't tell."""
+    try:
+        return git_process.run(folder, "hash-object", "--", name).decode().strip()
+    except KitaruSourceError:
+        return ""
+
+
+MANIFEST = "kitaru.yaml"
+
+_CACHE_FORMAT = 1
+_JUST_NOW = 30.0
+"""Seconds."""
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_LFS_MOST_BYTES = 1024
+_SHOWN = 10
+_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_REVERTS = "This reverts commit "
+_REVERT = re.compile(rf"^{_REVERTS}({_ID.pattern})\b", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class CommitFacts:
+    """Where the source stands. ``tree`` is Git's id of the folder's tree; ``changed`` are paths relative to it.
+
+    ``prefix`` is the folder's own path below the repository's root: ``services/a/``, or nothing.
+    """
+
+    commit: Commit
+    tree: str
+    changed: tuple[str, ...]
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What ``git`` says about the folder. ``tree`` is empty where the commit has nothing there.
+
+    ``hidden`` is the manifest's name where it is changed, and ``git status`` says nothing of it: ``blob`` is what the
+    commit has of it, or empty.
+    """
+
+    sha: str
+    branch: str | None
+    prefix: str
+    index: Path
+    tree: str
+    changed: tuple[str, ...]
+    blob: str = ""
+    hidden: str = ""
+
+
+class GitSource:
+    """The source below ``root``, the manifest's folder, which may be any folder of a repository.
+
+    ``cache`` is a folder for what was worked out before (None: nothing is kept); ``manifest`` is the name of the
+    manifest's file, which no source tree holds: moving a route must not make a new version.
+    """
+
+    def __init__(self, root: Path, cache: Path | None = None, *, manifest: str = MANIFEST) -> None:
+        self.root = root.absolute()
+        self.cache = cache
+        self._manifest = manifest
+        self._own = frozenset({MANIFEST, manifest})
+
+    def commit(self, *, allow_dirty: bool, ignoring: Sequence[Path] = ()) -> CommitFacts:
+        """The commit, and the tree to build from. Changes of the files of ``ignoring`` count as none.
+
+        Raises ``KitaruSourceError`` where there is no commit to build from, and where files below the folder are
+        changed or untracked (not ignored) unless ``allow_dirty``: then the tree is the working tree as it is. The
+        manifest counts by its bytes, ignored or not, and whatever the index was told not to look at.
+        """
+        place = self._with_manifest(self._place())
+        if ignoring and place.changed:
+            ignored = {self._relative(path) for path in ignoring}
+            place = replace(place, changed=tuple(path for path in place.changed if path not in ignored))
+        if place.changed and not allow_dirty:
+            raise _dirty(self.root, place)
+        tree = self._working_tree(place) if place.changed else place.tree
+        if not tree:
+            raise KitaruSourceError(
+                f"the commit holds no file of {self.root}",
+                hint=f"git add {self.root} && git commit, then repeat the command",
+            )
+        commit = Commit(sha=place.sha, branch=place.branch, dirty=bool(place.changed))
+        return CommitFacts(commit, tree, place.changed, place.prefix)
+
+    def contains(self, commit: str, ancestor: str) -> bool:
+        """Whether ``commit`` came after ``ancestor``, or is it. False where this repository does not know that one."""
+        known = _ID.fullmatch(commit) and _ID.fullmatch(ancestor)
+        return bool(known) and git_process.succeeds(self.root, "merge-base", "--is-ancestor", ancestor, commit)
+
+    def reverted(self, commit: str, bad: str) -> bool:
+        """Whether a commit between says that it reverts ``bad``, and none says so of that one. False as ``contains``.
+
+        The words are those that ``git revert`` writes; what reverts by hand, without them, is not seen.
+        """
+        if not self.contains(commit, bad):
+            return False
+        wanted = ("--topo-order", "--fixed-strings", f"--grep={_REVERTS}", "--no-show-signature", "--encoding=UTF-8")
+        listed = git_process.run(self.root, "log", "-z", "--format=%H%n%B", *wanted, f"{bad}..{commit}", "--")
+        undone: set[str] = set()
+        # Children come first: a revert that was reverted itself is known as such before it counts.
+        for entry in listed.decode("utf-8", "replace").split("\0"):
+            sha, _, message = entry.partition("\n")
+            if sha not in undone:
+                undone.update(_REVERT.findall(message))
+        return bad in undone
+
+    def digest_of(self, tree: str, spec: SourceSpec) -> str:
+        """The digest of ``select(tree, spec)``, from one small file where that was asked before. Raises as it does."""
+        if self.cache is not None:
+            known = read_entry(self._entry(tree, spec, "digest"))
+            if known is not None:
+                return known.decode()
+        return self.select(tree, spec).digest
+
+    def select(self, tree: str, spec: SourceSpec) -> Selection:
+        """The files that ``spec`` takes from Git's ``tree``, each with the SHA-256 of its content.
+
+        Raises ``KitaruSourceError`` for an empty selection, one over its budget, a submodule, a symlink that leads out
+        of the tree, or a name that is not UTF-8.
+        """
+        if self.cache is not None:
+            known = parse_selection(read_entry(self._entry(tree, spec, "json")))
+            if known is not None:
+                return known
+        listed = git_process.run(self.root, "ls-tree", "-r", "-l", "-z", "--full-tree", tree)
+        entries, warnings = choose(listed, spec, self._own)
+        check_budget(entries, spec.max_size_mb or DEFAULT_BUDGET_MB)
+        files: list[SourceFile] = []
+        links: dict[str, str] = {}
+        for entry, body in zip(entries, self._contents([entry.blob for entry in entries]), strict=True):
+            files.append(
+                SourceFile(path=entry.path, mode=entry.mode, size=len(body), sha256=hashlib.sha256(body).hexdigest())
+            )
+            if entry.mode == SYMLINK:
+                links[entry.path] = body.decode("utf-8", "surrogateescape")
+            elif len(body) < _LFS_MOST_BYTES and body.startswith(_LFS_POINTER):
+                warnings.append(lfs_warning(entry.path))
+        check_links(links)
+        chosen = SourceTree(files=tuple(files))
+        blobs = tuple(entry.blob for entry in entries)
+        selection = Selection(chosen, blobs, tree_digest(chosen), tuple(warnings))
+        if self.cache is not None:
+            write_entry(self._entry(tree, spec, "json"), selection_bytes(selection))
+            write_entry(self._entry(tree, spec, "digest"), selection.digest.encode())
+        return selection
+
+    def read(self, selection: Selection) -> Iterator[tuple[SourceFile, bytes]]:
+        """Every file of ``selection`` with its content, in path order."""
+        yield from zip(selection.tree.files, self._contents(selection.blobs), strict=True)
+
+    def why_left_out(self, path: str, spec: SourceSpec) -> str:
+        """Why a file that lies below the folder is in no selection of ``spec``, for people."""
+        excluded = Globs.of(spec.exclude or ()).first(path)
+        if excluded is not None:
+            return f"excluded by source.exclude {excluded!r}"
+        if not Globs.of(spec.include or ("**",)).match(path):
+            return "not in source.include"
+        if git_process.succeeds(self.root, "check-ignore", "-q", "--", path):
+            return "ignored by Git"
+        return "not committed"
+
+    # --- the commit ---------------------------------------------------------------------------------------------------
+
+    def _relative(self, path: Path) -> str:
+        """``path`` as Git names it below the folder. A link is named itself, not what it leads to."""
+        return Path(os.path.relpath(path.parent.resolve() / path.name, self.root.resolve())).as_posix()
+
+    def _with_manifest(self, place: _Place) -> _Place:
+        if self._manifest in place.changed or is_committed(self.root, self._manifest, place.blob):
+            return place
+        return replace(place, changed=tuple(sorted((*place.changed, self._manifest))), hidden=self._manifest)
+
+    def _place(self) -> _Place:
+        asked = ("--is-inside-work-tree", "--show-prefix", "--git-path", "index", "HEAD", "HEAD:./")
+        manifest = f"HEAD:./{self._manifest}"
+        for _ in range(3):
+            # Both at once: together they cost as much as the slower one.
+            where = git_process.start(self.root, "rev-parse", *asked, manifest)
+            status = git_process.start(
+                self.root,
+                "status",
+                *(
+                    "--porcelain=v2",
+                    "--branch",
+                    "-z",
+                    "--untracked-files=all",
+                    "--no-renames",
+                    "--ignore-submodules=dirty",
+                ),
+                *("--", ".", f":(exclude){STATE_FOLDER}"),
+            )
+            answer, _ = where.communicate()
+            report, complaint = status.communicate()
+            lines = answer.decode("utf-8", "surrogateescape").split("\n")
+            # Git repeats what it can't find, and stops there.
+            tree, blob = (line if _ID.fullmatch(line) else "" for line in (*lines[4:6], "", "")[:2])
+            if not tree:
+                self._refuse_placeless()
+            if status.returncode != 0:
+                git_process.explain(complaint.decode("utf-8", "replace"), self.root)
+            if lines[0] != "true":
+                git_process.refuse_bare(self.root)
+            sha, branch, changed = _parse_status(report, lines[1].encode("utf-8", "surrogateescape"))
+            if sha == lines[3]:
+                return _Place(sha, branch, lines[1], self.root / lines[2], tree, changed, blob)
+        raise KitaruSourceError("the repository gets new commits while it is being read", hint="repeat the command")
+
+    def _refuse_placeless(self) -> None:
+        """Say why the folder has no tree in HEAD; return where it is only that nothing of it is committed yet."""
+        if git_process.run(self.root, "rev-parse", "--is-inside-work-tree").strip() != b"true":
+            git_process.refuse_bare(self.root)
+        if not git_process.succeeds(self.root, "rev-parse", "--verify", "-q", "HEAD^{commit}"):
+            raise KitaruSourceError(
+                f"the repository of {self.root} has no commit yet; a snapshot is made from a Git commit",
+                hint="git add -A && git commit -m 'First commit'",
+            )
+        if git_process.succeeds(self.root, "check-ignore", "-q", "."):
+            raise KitaruSourceError(
+                f"Git ignores the folder {self.root}, so no commit can hold it",
+                hint="git check-ignore -v . names the line of .gitignore to take out",
+            )
+
+    def _working_tree(self, place: _Place) -> str:
+        """Git's id of the working tree below the folder, staged in an index of its own."""
+        with tempfile.TemporaryDirectory(prefix="kitaru-index-") as folder:
+            index = Path(folder) / "index"
+            if place.index.exists():
+                shutil.copyfile(place.index, index)
+            env = {"GIT_INDEX_FILE": str(index)}
+            # An untracked repository inside this one is listed with a slash at its end; staged, it is a submodule.
+            paths = b"".join(path.rstrip("/").encode("utf-8", "surrogateescape") + b"\0" for path in place.changed)
+            arguments = ("update-index", "--add", "--remove", "--replace", "-z", "--stdin")
+            git_process.run(self.root, *arguments, body=paths, env=env)
+            if not git_process.run(self.root, "ls-files", "-z", "--", ".", env=env):
+                return ""
+            prefix = [f"--prefix={place.prefix}"] if place.prefix else []
+            return git_process.run(self.root, "write-tree", *prefix, env=env).decode().strip()
+
+    # --- the selection ------------------------------------------------------------------------------------------------
+
+    def _contents(self, blobs: Sequence[str]) -> Iterator[bytes]:
+        """The blobs in order, from one ``git`` process."""
+        with tempfile.TemporaryFile() as asked:
+            # A file and not a pipe: git answers while we would still be asking, and both sides would wait.
+            asked.write("".join(f"{blob}\n" for blob in blobs).encode())
+            asked.seek(0)
+            process = git_process.start(self.root, "cat-file", "--batch", "--buffer", stdin=asked)
+            assert process.stdout is not None
+            try:
+                for blob in blobs:
+                    yield _one_blob(process.stdout, blob, self.root)
+            finally:
+                _stop(process)
+
+    def _entry(self, tree: str, spec: SourceSpec, suffix: str) -> Path:
+        assert self.cache is not None
+        key = digest(canonical_json([_CACHE_FORMAT, tree, spec.data(), sorted(self._own)]))
+        return self.cache / "source" / key[:2] / f"{key}.{suffix}"
+
+
+def _one_blob(answer: IO[bytes], blob: str, root: Path) -> bytes:
+    header = answer.readline().split()
+    if len(header) != 3:
+        raise KitaruSourceError(
+            f"Git has no content for object {blob} of {root}",
+            hint="git fsck tells what is damaged; in a partial clone, git fetch --refetch brings it back",
+        )
+    size = int(header[2])
+    body = answer.read(size)
+    if len(body) != size or answer.read(1) != b"\n":
+        raise KitaruSourceError(f"git stopped while reading object {blob} of {root}", hint="repeat the command")
+    return body
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    for stream in (process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
+    process.kill()
+    process.wait()
+
+
+def _parse_status(report: bytes, prefix: bytes) -> tuple[str, str | None, tuple[str, ...]]:
+    sha, branch = "", None
+    changed: set[str] = set()
+    for record in report.split(b"\0"):
+        kind = record[:2]
+        if kind == b"# ":
+            _, name, value = record.split(b" ", 2)
+            if name == b"branch.oid":
+                sha = value.decode()
+            elif name == b"branch.head" and value != b"(detached)":
+                branch = value.decode("utf-8", "replace")
+        elif kind in (b"1 ", b"u ", b"? "):
+            path = record.split(b" ", {b"1 ": 8, b"u ": 10, b"? ": 1}[kind])[-1]
+            changed.add(path.removeprefix(prefix).decode("utf-8", "surrogateescape"))
+    return sha, branch, tuple(sorted(changed))
+
+
+def _dirty(root: Path, place: _Place) -> KitaruSourceError:
+    changed = place.changed
+    hidden = place.hidden if place.hidden in changed else ""
+    shown = "".join(f"\n  {printable(path)}" for path in changed[:_SHOWN])
+    more = f"\n  and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+    noun = "file is" if len(changed) == 1 else "files are"
+    message = f"{len(changed)} {noun} changed or not committed below {root}:{shown}{more}"
+    steps = "git add and git commit them"
+    if hidden and place.blob:
+        message += f"\n{hidden} is not as the commit has it, though Git was told not to look at it"
+        steps = f"git update-index --no-assume-unchanged --no-skip-worktree {shlex.quote(hidden)}, then {steps}"
+    elif hidden:
+        message += f"\n{hidden} is in no commit, since Git ignores it"
+        steps = f"git add --force {shlex.quote(hidden)} and git commit"
+    hint = f"{steps}, or repeat with --allow-dirty to take the working tree as it is"
+    made = [path for path in changed if _was_just_made(root / path)]
+    if len(made) == 1:
+        name = printable(made[0])
+        message += f"\n{name} is empty, and was made just now, as a shell makes the file that a command writes to"
+        hint = f"write {name} outside the repository or name it in .gitignore (--out FILE is no change); else {hint}"
+    return KitaruSourceError(message, hint=hint)
+
+
+def _was_just_made(path: Path) -> bool:
+    """As a shell makes the file of ``> FILE``, before the command begins."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == 0 and abs(time.time() - found.st_mtime) < _JUST_NOW

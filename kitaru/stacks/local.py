@@ -1,0 +1,318 @@
+"""The local stack: each execution is a detached process of this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+from kitaru.errors import KitaruStackError
+from kitaru.ports import Reporter, RunnerInfo, RunOrder, Step
+from kitaru.run.masking import NAMED
+from kitaru.stacks.process import describe_process, process_alive
+
+Environment = Literal["current", "venv"]
+
+WORKER = "kitaru.run.worker"
+PACKAGE = Path(__file__).resolve().parents[1]
+
+INSTALLED = ("site-packages", "dist-packages")
+"""Names of folders that a Python looks into by itself."""
+
+NOT_APPLIED = (
+    "base_image",
+    "dockerfile",
+    "build_context_root",
+    "apt_packages",
+    "image_tag",
+    "target_repository",
+    "user",
+    "platform",
+)
+"""Image settings that only a container has a use for."""
+
+HEADER = b"--- kitaru worker "
+"""Opens the part of a log file that belongs to one launch: a resumed execution has several."""
+
+PROCESS = b"--- kitaru process "
+"""Begins the line that says, as JSON, which process was launched; somewhere in that part."""
+
+_PROCESS_LINE = re.compile(rb"^" + PROCESS + rb"(\{.*\})\n", re.MULTILINE)
+
+OUTPUT = {"PYTHONIOENCODING": "utf-8:backslashreplace"}
+"""Of every worker, whatever the caller's locale: no flow fails because of a letter that it prints."""
+
+TAIL = 4000
+"""In bytes: how much of a dead worker's log is worth showing."""
+
+DAY = 24 * 3600
+KEPT_DAYS = 14
+"""How long the log of a worker is kept. What a flow prints is in the store; this is for what never got there."""
+
+
+class LocalRunner:
+    """The ``Runner`` of stacks of type ``local``.
+
+    ``environment``: ``current`` runs flows with ``python`` itself, ``venv`` in a virtual environment made from it, kept
+    below ``cache``. ``environ`` is what the worker inherits. A worker that writes to its own output writes to
+    ``<log_dir>/<exec_id>.log``.
+    """
+
+    def __init__(
+        self,
+        *,
+        environment: Environment,
+        cache: Path,
+        log_dir: Path,
+        python: str = sys.executable,
+        environ: Mapping[str, str],
+        report: Reporter | None = None,
+    ) -> None:
+        self._environment = environment
+        self._cache = cache
+        self._log_dir = log_dir
+        self._python = python
+        self._environ = environ
+        self._report = report
+
+    def check(self, snapshot: bytes) -> None:
+        """Compare the image's requirements with what is installed here; for ``venv``, build the environment.
+
+        Raises ``KitaruStackError`` with every requirement that is not met, or with why the environment can't be built.
+        """
+        image = _image_of(snapshot)
+        for name in self._missing_secrets(image):
+            source = secret_variable(name)
+            self._tell(f"secret {name}: {source} is not set, so the worker has only the variables of this shell")
+        self._secrets(image)
+        ignored = [name for name in NOT_APPLIED if image.get(name)]
+        if ignored:
+            self._tell(f"a local stack runs in this machine's own environment: {', '.join(ignored)} not applied")
+        requirements = image.get("requirements") or []
+        if self._environment == "venv":
+            self._venv_python(requirements)
+        elif requirements:
+            self._check_installed(requirements)
+
+    def launch(self, order: RunOrder) -> RunnerInfo:
+        """Start the worker in a session of its own: it outlives this process and its terminal.
+
+        Raises ``KitaruStackError`` where the process can't be started at all. What goes wrong later the worker writes
+        into the journal, or, before it gets that far, to its log: see ``startup_failure``.
+        """
+        image = _image_of(order.snapshot)
+        try:
+            python, environ = self._interpreter(image)
+            process = self._start(order, python, environ)
+        except OSError as error:
+            raise KitaruStackError(
+                f"can't start the worker of {order.exec_id}: {error}",
+                hint=f"see that {self._log_dir} and {self._cache} can be written and the disk is not full",
+            ) from error
+        info = describe_process(process.pid)
+        with suppress(OSError):  # a hint, for whoever finds that nothing came of it
+            self._note(order.exec_id, info)
+        # Somebody has to take the exit code, or the dead worker stays as a zombie for as long as this process lives.
+        threading.Thread(target=process.wait, name=f"kitaru-reap-{process.pid}", daemon=True).start()
+        with suppress(OSError):
+            self._prune_logs()
+        return info
+
+    def alive(self, runner: RunnerInfo) -> bool | None:
+        """Whether that very process still runs; None where it is or was on another machine."""
+        return process_alive(runner)
+
+    def startup_failure(self, exec_id: str) -> str:
+        """The end of what the newest worker of the execution wrote to its own output; empty where it wrote nothing.
+
+        For a worker that left nothing in the journal: a broken interpreter, a Kitaru that can't be imported.
+        """
+        try:
+            body = self._log(exec_id).read_bytes()
+        except OSError:
+            return ""
+        newest = _PROCESS_LINE.sub(b"", body.rpartition(HEADER)[2].partition(b"\n")[2])
+        return newest[-TAIL:].decode("utf-8", "replace").strip()
+
+    def _log(self, exec_id: str) -> Path:
+        return _log(self._log_dir, exec_id)
+
+    def _tell(self, message: str) -> None:
+        if self._report is not None:
+            self._report.step(Step("environment", message))
+
+    def _start(self, order: RunOrder, python: str, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        self._log_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._log(order.exec_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        # The order travels in a file without a name: private, gone with the worker, and no pipe to wait at.
+        with open(descriptor, "ab", buffering=0) as log, tempfile.TemporaryFile() as stdin:
+            stdin.write(encode_order(order))
+            stdin.seek(0)
+            log.write(HEADER + f"{order.exec_id} {python}\n".encode())
+            try:
+                return subprocess.Popen(
+                    [python, "-P", "-m", WORKER],
+                    stdin=stdin,
+                    stdout=log,
+                    stderr=log,
+                    env=environ,
+                    start_new_session=True,
+                    close_fds=True,
+                )
+            except OSError as error:
+                raise KitaruStackError(
+                    f"can't start the worker with {python}: {error.strerror or error}",
+                    hint="check that this Python exists and may be executed",
+                ) from error
+
+    def _note(self, exec_id: str, process: RunnerInfo) -> None:
+        known = {
+            "runner_id": process.runner_id,
+            "host": process.host,
+            "pid": process.pid,
+            "started": process.started,
+        }
+        with open(self._log(exec_id), "ab", buffering=0) as log:
+            log.write(PROCESS + json.dumps(known).encode() + b"\n")
+
+    def _prune_logs(self) -> None:
+        """Once a day, remove the logs of workers that last wrote long ago."""
+        marker, now = self._log_dir / ".pruned", time.time()
+        if marker.exists() and now - marker.stat().st_mtime < DAY:
+            return
+        marker.touch()
+        for path in self._log_dir.glob("*.log"):
+            with suppress(FileNotFoundError):
+                if now - path.stat().st_mtime > KEPT_DAYS * DAY:
+                    path.unlink()
+
+    def _interpreter(self, image: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+        """The worker's Python, and all of its environment variables."""
+        secrets = self._secrets(image)
+        own = {**(image.get("environment") or {}), **secrets}
+        if secrets:
+            own[NAMED] = ",".join(sorted(secrets))  # the worker keeps their values out of its logs
+        if self._environment == "current":
+            environ = {**self._environ, **OUTPUT, **own}
+            if PACKAGE.parent.name not in INSTALLED or self._python != sys.executable:
+                # Only `kitaru` is made visible, never what lies beside it in a checkout.
+                visible = (str(self._own_package()), environ.get("PYTHONPATH"))
+                environ["PYTHONPATH"] = os.pathsep.join(filter(None, visible))
+            return self._python, environ
+        from kitaru.stacks.venv import clean_environ  # As in check: this stack's choice pays for it.
+
+        python = self._venv_python(image.get("requirements") or [])
+        environ = clean_environ(self._environ)
+        environ["VIRTUAL_ENV"] = str(python.parent.parent)
+        environ["PATH"] = os.pathsep.join((str(python.parent), environ.get("PATH", os.defpath)))
+        return str(python), {**environ, **OUTPUT, **own}
+
+    def _own_package(self) -> Path:
+        """A folder in which there is nothing but a link to the running Kitaru."""
+        folder = self._cache / "package" / re.sub(r"[^A-Za-z0-9]+", "-", str(PACKAGE)).strip("-")
+        link = folder / "kitaru"
+        if not link.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            spare = folder / f".kitaru-{os.getpid()}-{threading.get_ident()}"
+            spare.symlink_to(PACKAGE, target_is_directory=True)
+            spare.replace(link)
+        return folder
+
+    def _venv_python(self, requirements: list[str]) -> Path:
+        # packaging, zipfile and others: 40 ms that a stack of type `current` does not owe.
+        from kitaru.stacks.venv import ensure_environment
+
+        return ensure_environment(self._cache, requirements, self._python, self._report, self._environ)
+
+    def _check_installed(self, requirements: list[str]) -> None:
+        # packaging and importlib.metadata cost 40 ms; most flows have no requirements of their own.
+        from kitaru.stacks.venv import check_requirements
+
+        findings = check_requirements(requirements)
+        for note in findings.notes:
+            self._tell(note)
+        if findings.unmet:
+            unmet = "\n".join(f"  {each}" for each in findings.unmet)
+            wanted = " ".join(shlex.quote(each.requirement) for each in findings.unmet)
+            raise KitaruStackError(
+                f"the flow's requirements are not met by {self._python}:\n{unmet}",
+                hint=f"{self._python} -m pip install {wanted}   (or, for an environment of its own, "
+                "set 'environment: venv' on the stack)",
+            )
+
+    def _missing_secrets(self, image: Mapping[str, Any]) -> list[str]:
+        named = image.get("secret_environment_from") or ()
+        return [name for name in named if secret_variable(name) not in self._environ]
+
+    def _secrets(self, image: Mapping[str, Any]) -> dict[str, str]:
+        """The variables of the image's secrets: each a JSON object in ``KITARU_SECRET_<NAME>``, or not there at all."""
+        variables: dict[str, str] = {}
+        for name in image.get("secret_environment_from") or ():
+            source = secret_variable(name)
+            text = self._environ.get(source)
+            if text is None:
+                continue
+            try:
+                values = json.loads(text)
+            except ValueError:
+                values = None
+            if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
+                raise KitaruStackError(
+                    f"secret {name}: {source} should hold a JSON object of strings",
+                    hint=f'export {source}=\'{{"API_KEY": "..."}}\'',
+                )
+            variables.update(values)
+        return variables
+
+
+def launched_worker(log_dir: Path, exec_id: str) -> RunnerInfo | None:
+    """The worker that was last launched with these logs for the execution; None where none is known of."""
+    try:
+        newest = _log(log_dir, exec_id).read_bytes().rpartition(HEADER)[2]
+    except OSError:
+        return None
+    found = _PROCESS_LINE.search(newest)
+    if found is None:
+        return None
+    try:
+        return RunnerInfo(**json.loads(found[1]))
+    except (ValueError, TypeError):
+        return None
+
+
+def _log(folder: Path, exec_id: str) -> Path:
+    return folder / f"{exec_id}.log"
+
+
+def secret_variable(name: str) -> str:
+    """The environment variable that stands for the secret: ``openai-creds`` is ``KITARU_SECRET_OPENAI_CREDS``."""
+    return "KITARU_SECRET_" + re.sub(r"[^A-Z0-9]", "_", name.upper())
+
+
+def encode_order(order: RunOrder) -> bytes:
+    """The order as the JSON that ``kitaru.run.worker`` reads from its standard input."""
+    content = {
+        "project": order.project,
+        "exec_id": order.exec_id,
+        "store_url": order.store_url,
+        "snapshot": order.snapshot.decode("utf-8", "surrogateescape"),
+        "journal_head": [entry.decode("utf-8", "surrogateescape") for entry in order.journal_head],
+        "takes_over": order.takes_over,
+    }
+    return json.dumps(content).encode()
+
+
+def _image_of(snapshot: bytes) -> dict[str, Any]:
+    """The image's settings, as they stand in the snapshot: known to be valid, so no model is needed to read them."""
+    image = json.loads(snapshot).get("image") or {}
+    return image if isinstance(image, dict) else {}

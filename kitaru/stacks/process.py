@@ -1,0 +1,185 @@
+"""Ending a process of this machine: the one that was meant, and never another that got its number."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+from kitaru.ports import RunnerInfo
+
+
+def end_process(runner: RunnerInfo, *, hard: bool) -> bool:
+    """Send SIGTERM, or SIGKILL where ``hard``, to exactly that process; False where it is gone, or not of this machine.
+
+    A stopped process takes SIGTERM only once it is continued, so it is continued, too.
+    """
+    if process_alive(runner) is not True or not runner.started:
+        return False
+    try:
+        if hard and os.getsid(runner.pid) == runner.pid:
+            os.killpg(runner.pid, signal.SIGKILL)  # a worker: what it started ends with it
+            return True
+        os.kill(runner.pid, signal.SIGKILL if hard else signal.SIGTERM)
+        os.kill(runner.pid, signal.SIGCONT)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+UNKNOWN = "-"
+GONE = "X"
+STOPPED_STATES = frozenset("Tt")
+DEAD_STATES = frozenset("ZXx")
+"""Kernel states of a process that has ended: zombie, or being taken apart."""
+
+
+def describe_process(pid: int) -> RunnerInfo:
+    """The identity of a running process of this machine; the same whether it asks itself or its parent does."""
+    host, started = this_host(), _kernel_record(pid)[1]
+    token = hashlib.sha256(f"{host}\n{pid}\n{started}".encode()).hexdigest()[:16]
+    return RunnerInfo(runner_id=f"local-{token}", host=host, pid=pid, started=started)
+
+
+def process_alive(runner: RunnerInfo) -> bool | None:
+    """Whether that very process still runs: a reused pid, a zombie and a reboot all count as ended.
+
+    None for a process of another machine or of another container: it can't be seen from here.
+    """
+    here = this_host()
+    if runner.host != here:
+        return False if _rebooted(runner.host, here) else None
+    started = start_time(runner.pid)
+    if started is None:
+        return False
+    return not runner.started or started == runner.started
+
+
+def process_at_work(runner: RunnerInfo) -> bool | None:
+    """As ``process_alive``; None also for a process that was stopped (SIGSTOP, Ctrl-Z): it may never go on."""
+    alive = process_alive(runner)
+    return None if alive and _kernel_record(runner.pid)[0] in STOPPED_STATES else alive
+
+
+def this_host() -> str:
+    """``name machine boot namespace``: hostname, machine id, boot id, pid namespace; ``-`` where the system has none.
+
+    Two containers of one machine share the boot id and differ in the namespace: a pid means another process there.
+    """
+    name = os.uname().nodename.replace(" ", "_") or UNKNOWN
+    return f"{name} {_read('/etc/machine-id')} {_boot_id()} {_pid_namespace()}"
+
+
+def start_time(pid: int) -> str | None:
+    """When the process began, in the kernel's own words; None where no such process runs (a zombie does not run)."""
+    state, started = _kernel_record(pid)
+    return None if state in DEAD_STATES else started
+
+
+def _kernel_record(pid: int) -> tuple[str, str]:
+    """State (one letter) and start of a process; of one that is gone, ``X`` and nothing."""
+    if sys.platform != "linux":
+        state, _, started = _ask("ps", "-o", "state=,lstart=", "-p", str(pid)).partition(" ")
+        return state[:1] or GONE, started.strip()
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+    except OSError:
+        return GONE, ""
+    # The second field is the command's name in parentheses, which may itself hold blanks and parentheses.
+    fields = stat.rpartition(")")[2].split()
+    return fields[0], fields[19]
+
+
+def _rebooted(then: str, now: str) -> bool:
+    """Whether ``then`` names this machine before its last start. Needs a machine id: names alone repeat."""
+    before, after = then.split(" "), now.split(" ")
+    return len(before) == len(after) and before[1] != UNKNOWN and before[:2] == after[:2] and before[2] != after[2]
+
+
+def _boot_id() -> str:
+    if sys.platform == "linux":
+        return _read("/proc/sys/kernel/random/boot_id")
+    return _ask("sysctl", "-n", "kern.bootsessionuuid") or UNKNOWN
+
+
+def _pid_namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return UNKNOWN
+
+
+def _ask(*command: str) -> str:
+    import subprocess  # Only where there is no /proc; the worker's start on Linux does without it.
+
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, env={**os.environ, "LC_ALL": "C"})
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout.strip()
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text("ascii").strip() or UNKNOWN
+    except (OSError, UnicodeDecodeError):
+        return UNKNOWN
+
+
+GRACE_SECONDS = 1.0
+"""So long what was started has to end by itself."""
+
+
+def leave_with_children(code: int) -> NoReturn:
+    """End this process at once, and all that it started, asked first, then killed: its execution goes no further here.
+
+    What began a session of its own goes on. Where this process leads none, and so may share its group with others,
+    or the system does not list its processes, only ``multiprocessing`` children end with it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    end_workers()
+    if os.getsid(0) == os.getpid():
+        latest = time.monotonic() + GRACE_SECONDS
+        others = _signalled(signal.SIGTERM)
+        while others and time.monotonic() < latest:
+            time.sleep(0.01)
+            others = _others()
+        if others:
+            _signalled(signal.SIGKILL)
+    os._exit(code)
+
+
+def end_workers() -> None:
+    """End ``multiprocessing`` children, for which Python would wait at its own end, for ever if need be."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    if multiprocessing is not None:
+        for child in multiprocessing.active_children():
+            child.kill()
+
+
+def _signalled(number: int) -> list[int]:
+    others = _others()
+    for process in others:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(process, number)
+    return others
+
+
+def _others() -> list[int]:
+    """The other processes of this one's group that have not ended."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _parent, group = (folder / "stat").read_bytes().rpartition(b")")[2].split()[:3]
+        except (OSError, ValueError):
+            continue
+        if int(group) == os.getpgrp() and state != b"Z" and folder.name != str(os.getpid()):
+            found.append(int(folder.name))
+    return found

@@ -1,0 +1,369 @@
+"""``Store`` on a local disk: one file a key, and a hard link as the atomic create.
+
+No third-party import: a command on a local store must start at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from kitaru.errors import KitaruStoreError
+from kitaru.model.pieces import Body, Pieces, chunks_of
+from kitaru.ports import Created, Listed, Taken
+from kitaru.store.store_keys import TEMPORARY, check_body, check_key, check_prefix
+
+# Bare system calls throughout: they take folders by descriptor, and a checkpoint is counted in microseconds.
+# ruff: noqa: PTH100, PTH102, PTH106, PTH108, PTH112, PTH120
+
+
+ATTEMPTS = 20
+"""How often a write begins again because its folder, or the key's holder, was removed meanwhile."""
+
+COMPARED_BYTES = 1 << 20
+"""How much of a file is in memory at once where it is only compared."""
+
+SETTLED_FOLDERS = 4096
+"""How many folders are remembered as durable."""
+
+STALE_SECONDS = 24 * 3600.0
+"""An unfinished file of this age belongs to a process that died."""
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_WRITE = os.O_WRONLY | os.O_CLOEXEC
+_ANONYMOUS = getattr(os, "O_TMPFILE", 0)
+_NO_ANONYMOUS_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.EXDEV, errno.EPERM}
+
+_HINTS = {
+    errno.ENOSPC: "free some space there, and try again",
+    errno.EDQUOT: "your quota there is used up; free some space, and try again",
+    errno.EFBIG: "raise the limit on file sizes (`ulimit -f`)",
+    errno.EACCES: "check who owns that folder and who may write to it, or choose another with --store",
+    errno.EPERM: "check that the file system allows hard links and that you may write there, or choose another --store",
+    errno.EROFS: "the file system is mounted read-only; choose another folder with --store",
+    errno.ENOTDIR: "a file stands where the store needs a folder; move it away, or choose another folder with --store",
+    errno.EISDIR: "a folder stands where the store needs a file; move it away, or choose another folder with --store",
+    errno.ENAMETOOLONG: "choose a folder with a shorter path with --store",
+    errno.EMFILE: "raise the limit on open files (`ulimit -n`)",
+    errno.ENFILE: "the system has too many open files; close some programs and try again",
+    errno.ELOOP: "the path leads through symbolic links in a circle; choose another folder with --store",
+    errno.ENOENT: "another program removes this folder while it is in use; choose another folder with --store",
+}
+
+
+class LocalStore:
+    """A folder. Each key is a file below it, written whole beside its place and then linked into it.
+
+    ``names`` may name a folder that holds nothing where a writer was killed before its first file was complete.
+    """
+
+    durable_across_processes = True
+
+    def __init__(self, root: Path, url: str) -> None:
+        """``root`` need not exist; the first write makes it. ``url`` is what messages call the store."""
+        self.url = url
+        self._root = os.path.abspath(root)
+        self._settled: set[str] = set()
+        self._anonymous = bool(_ANONYMOUS) and os.path.isdir("/proc/self/fd")
+
+    def read(self, key: str) -> bytes | None:
+        check_key(key)
+        with self._told("read", key):
+            return _read(f"{self._root}/{key}")
+
+    def create(self, key: str, body: Body) -> Created | Taken:
+        check_key(key)
+        check_body(key, body)
+        with self._told("write", key):
+            for _ in range(ATTEMPTS):
+                with suppress(FileNotFoundError), self._folder(key) as (folder, name):
+                    outcome = self._create_in(folder, name, body)
+                    if outcome is not None:
+                        return outcome
+        raise self._error("write", key, FileNotFoundError(errno.ENOENT, "the folder vanishes again and again"))
+
+    def overwrite(self, key: str, body: Body, *, durable: bool = True) -> None:
+        check_key(key)
+        check_body(key, body)
+        with self._told("write", key):
+            for _ in range(ATTEMPTS):
+                with suppress(FileNotFoundError), self._folder(key) as (folder, name):
+                    with _temporary(folder, body, durable=durable) as temporary:
+                        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+                    if durable:
+                        _sync_folder(folder)
+                    return
+        raise self._error("write", key, FileNotFoundError(errno.ENOENT, "the folder vanishes again and again"))
+
+    def names(self, prefix: str, *, after: str = "") -> list[str]:
+        check_prefix(prefix)
+        with self._told("list", prefix):
+            try:
+                entries = os.scandir(f"{self._root}/{prefix}")
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+            found = []
+            with entries:
+                for entry in entries:
+                    if entry.name.startswith(TEMPORARY):
+                        _remove_if_stale(entry)
+                        continue
+                    name = f"{entry.name}/" if entry.is_dir() else entry.name
+                    if name > after:
+                        found.append(name)
+            return sorted(found)
+
+    def listed(self, prefix: str) -> Iterator[Listed]:
+        check_prefix(prefix)
+        with self._told("list", prefix):
+            yield from self._walk(prefix)
+
+    def remove(self, key: str) -> None:
+        check_key(key)
+        path = f"{self._root}/{key}"
+        with self._told("remove", key):
+            try:
+                os.unlink(path)
+            except (FileNotFoundError, NotADirectoryError):
+                return
+            except (IsADirectoryError, PermissionError):
+                # Only a file is a key. Some systems say EPERM for a folder.
+                if os.path.isdir(path):
+                    return
+                raise
+            self._remove_empty_folders(os.path.dirname(path))
+
+    def _walk(self, prefix: str) -> Iterator[Listed]:
+        folders = [prefix]
+        while folders:
+            above = folders.pop()
+            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(f"{self._root}/{above}") as entries:
+                for entry in entries:
+                    if entry.name.startswith(TEMPORARY):
+                        _remove_if_stale(entry)
+                    elif entry.is_dir():
+                        folders.append(f"{above}{entry.name}/")
+                    else:
+                        with suppress(FileNotFoundError):
+                            found = entry.stat()
+                            modified = datetime.fromtimestamp(found.st_mtime, UTC)
+                            yield Listed(f"{above}{entry.name}", found.st_size, modified)
+
+    def _create_in(self, folder: int, name: str, body: Body) -> Created | Taken | None:
+        """None where the key was taken, and then removed before its bytes could be read."""
+        # A look first: an object that is there already is not written a second time.
+        existing = _compare(name, folder, body)
+        if existing is None:
+            if self._link(folder, name, body):
+                _sync_folder(folder)
+                return Created()
+            existing = _compare(name, folder, body)
+            if existing is None:
+                if stat.S_ISDIR(os.stat(name, dir_fd=folder).st_mode):
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+                return None
+        # The one who wrote it may not have come to this line yet, and the caller goes on from what is there.
+        _sync_folder(folder)
+        return Created(found=True) if existing is body else Taken(bytes(existing))
+
+    def _link(self, folder: int, name: str, body: Body) -> bool:
+        """Write the body beside its place, durably, and link it there; False where the name is taken."""
+        if self._anonymous:
+            try:
+                return _link_anonymous(folder, name, body)
+            except OSError as error:
+                if error.errno not in _NO_ANONYMOUS_FILES:
+                    raise
+                self._anonymous = False
+        with _temporary(folder, body) as temporary:
+            try:
+                os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+            except FileExistsError:
+                return False
+            return True
+
+    @contextmanager
+    def _folder(self, key: str) -> Iterator[tuple[int, str]]:
+        """The open folder of ``key``, made if need be and durable, and the key's name in it."""
+        above, _, name = key.rpartition("/")
+        path = f"{self._root}/{above}" if above else self._root
+        try:
+            if path not in self._settled:
+                self._settle(path)
+            descriptor = os.open(path, _FOLDER)
+            try:
+                yield descriptor, name
+            finally:
+                os.close(descriptor)
+        except FileNotFoundError:
+            # Somebody removed a folder that was there; which of them is not worth finding out.
+            self._settled.clear()
+            raise
+
+    def _settle(self, path: str) -> None:
+        """Make ``path`` and the folders above it exist, and their entries durable.
+
+        A folder that is there already may be another process's, not yet synced: its entry is synced here as well,
+        once, for our file is only as durable as the path that leads to it.
+        """
+        unsettled = []
+        while path not in self._settled and (len(path) >= len(self._root) or not os.path.isdir(path)):
+            unsettled.append(path)
+            path = os.path.dirname(path)
+        for folder in reversed(unsettled):
+            try:
+                os.mkdir(folder)
+            except FileExistsError:
+                if not os.path.isdir(folder) and os.path.lexists(folder):
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from None
+        if len(self._settled) > SETTLED_FOLDERS:
+            self._settled.clear()
+        for folder in reversed(unsettled):
+            parent = os.path.dirname(folder)
+            try:
+                descriptor = os.open(parent, _FOLDER)
+            except PermissionError:
+                # A folder above the store may be closed to us; then it was not us who made what is in it.
+                continue
+            try:
+                _sync_folder(descriptor)
+            finally:
+                os.close(descriptor)
+            self._settled.add(folder)
+
+    def _remove_empty_folders(self, path: str) -> None:
+        while len(path) > len(self._root):
+            self._settled.discard(path)
+            try:
+                os.rmdir(path)
+            except OSError:
+                return
+            path = os.path.dirname(path)
+
+    @contextmanager
+    def _told(self, verb: str, key: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._error(verb, key, error) from error
+
+    def _error(self, verb: str, key: str, error: OSError) -> KitaruStoreError:
+        reason = error.strerror or str(error)
+        message = f"can't {verb} {key or 'the root'!r} in the store {self.url} ({self._root}): {reason}"
+        return KitaruStoreError(message, hint=_HINTS.get(error.errno or 0, "check the disk and the folder's path"))
+
+
+def _link_anonymous(folder: int, name: str, body: Body) -> bool:
+    """A file without a name until it is complete: a killed writer leaves nothing to clean up."""
+    descriptor = os.open(".", _WRITE | _ANONYMOUS, 0o666, dir_fd=folder)
+    try:
+        _write(descriptor, body)
+        os.fsync(descriptor)
+        try:
+            os.link(f"/proc/self/fd/{descriptor}", name, dst_dir_fd=folder)
+        except FileExistsError:
+            return False
+        return True
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _temporary(folder: int, body: Body, *, durable: bool = True) -> Iterator[str]:
+    """The name of a complete file in ``folder``, gone afterwards unless it was moved."""
+    name = f"{TEMPORARY}{os.getpid()}.{os.urandom(8).hex()}"
+    descriptor = os.open(name, _WRITE | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
+    try:
+        try:
+            _write(descriptor, body)
+            if durable:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        yield name
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
+
+
+def _write(descriptor: int, body: Body) -> None:
+    for chunk in chunks_of(body):
+        written = os.write(descriptor, chunk)
+        if written < len(chunk):
+            rest = memoryview(chunk)[written:]
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+
+
+def _sync_folder(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems can't sync a folder, and need no such thing.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+
+
+def _compare(name: str, folder: int, body: Body) -> Body | None:
+    """``body`` itself where the file holds the same, else what it holds; None where there is no such file.
+
+    A large file is looked at piece by piece: it takes no second copy of a large body to find that it is there.
+    """
+    if len(body) > COMPARED_BYTES and _is_same(name, folder, memoryview(body) if isinstance(body, bytes) else body):
+        return body
+    existing = _read(name, folder)
+    return body if existing == body else existing
+
+
+def _is_same(name: str, folder: int, body: memoryview | Pieces) -> bool:
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        if os.fstat(descriptor).st_size != len(body):
+            return False
+        done = 0
+        while part := os.read(descriptor, COMPARED_BYTES):
+            if body[done : done + len(part)] != part:
+                return False
+            done += len(part)
+        return done == len(body)
+    except IsADirectoryError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: str, folder: int | None = None) -> bytes | None:
+    """The bytes of a file, or None where there is no such file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        size = os.fstat(descriptor).st_size
+        body = os.read(descriptor, size + 1)
+        if len(body) == size:
+            return body
+        # A read gives at most 2 GiB at once.
+        parts = [body]
+        while part := os.read(descriptor, 1 << 30):
+            parts.append(part)
+        return b"".join(parts)
+    except IsADirectoryError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _remove_if_stale(entry: os.DirEntry[str]) -> None:
+    with suppress(OSError):
+        if time.time() - entry.stat(follow_symlinks=False).st_mtime > STALE_SECONDS:
+            os.unlink(entry.path)

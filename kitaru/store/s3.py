@@ -1,0 +1,488 @@
+"""What an S3 request can come back with instead of an answer, and what to tell a person about it.
+
+The exceptions of botocore, aiohttp and s3fs are told apart by their HTTP answer and by the names of their classes, so
+that nothing heavy is imported here, and a server's dialect matters as little as can be.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import Any, TypeVar
+
+import s3fs
+from fsspec.asyn import sync
+
+from kitaru.errors import KitaruError, KitaruStoreError, KitaruUsageError
+from kitaru.model.pieces import CHUNK_BYTES, Body
+from kitaru.ports import Created, Listed, Taken
+from kitaru.store.store_keys import check_body, check_key, check_prefix
+
+
+class Verdict(Enum):
+    """What a failed request means for the one who sent it."""
+
+    ABSENT = "absent"
+    """There is no such key."""
+    EXISTS = "exists"
+    """The condition of a create was not met: perhaps by our own bytes, whose acknowledgement was lost."""
+    CONFLICT = "conflict"
+    """Another conditional write to the key was under way: try again."""
+    REFUSED = "refused"
+    """Nothing was done, and trying again changes nothing."""
+    UNREACHABLE = "unreachable"
+    """No connection. Trying again costs up to the connect timeout, so not often."""
+    UNKNOWN = "unknown"
+    """Whether it was done can't be told from the answer, or from its absence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One failed request: HTTP ``status`` (0: no answer came), S3's error code or the exception's class, its words."""
+
+    verdict: Verdict
+    status: int
+    code: str
+    detail: str
+
+
+_CODES = {
+    "NoSuchKey": Verdict.ABSENT,
+    "PreconditionFailed": Verdict.EXISTS,
+    "ConditionalRequestConflict": Verdict.CONFLICT,
+    "OperationAborted": Verdict.CONFLICT,
+    "RequestTimeout": Verdict.UNKNOWN,
+    "IncompleteBody": Verdict.UNKNOWN,
+    "XAmzContentSHA256Mismatch": Verdict.UNKNOWN,
+    "BadDigest": Verdict.UNKNOWN,
+    "SlowDown": Verdict.UNKNOWN,
+    "NoSuchUpload": Verdict.UNKNOWN,
+    "NotImplemented": Verdict.REFUSED,
+}
+_STATUSES = {
+    408: Verdict.UNKNOWN,
+    409: Verdict.CONFLICT,
+    412: Verdict.EXISTS,
+    429: Verdict.UNKNOWN,
+    501: Verdict.REFUSED,
+}
+_UNREACHABLE = {"EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError"}
+_UNKNOWN = {
+    "ConnectionError",
+    "HTTPClientError",
+    "IncompleteReadError",
+    "ResponseParserError",
+    "FSTimeoutError",
+    "TimeoutError",
+    "ClientError",
+    "ClientPayloadError",
+    "OSError",
+}
+_HOPELESS = {"SSLError", "FileNotFoundError", "PermissionError"}
+"""A certificate that is not trusted, or not there."""
+
+_NO_CREDENTIALS = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile of ~/.aws with AWS_PROFILE (an SSO profile "
+    "also needs `aws sso login`)"
+)
+_NO_ACCESS = (
+    "these credentials need s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket on the bucket; check which "
+    "ones are in use: AWS_ACCESS_KEY_ID, AWS_PROFILE"
+)
+_WRONG_KEY = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile that AWS_PROFILE names"
+_WRONG_REGION = "set AWS_REGION to the region of the bucket"
+_WRONG_BUCKET = "create the bucket, or check its name in the store's address"
+
+_EXPLANATIONS: dict[str, tuple[str, str]] = {
+    "NoSuchBucket": ("there is no such bucket", _WRONG_BUCKET),
+    "InvalidBucketName": ("that is not a valid bucket name", _WRONG_BUCKET),
+    "ParamValidationError": ("that is not a valid request", "check the bucket's name in the store's address"),
+    "AccessDenied": ("access denied", _NO_ACCESS),
+    "403": ("access denied", _NO_ACCESS),
+    "InvalidAccessKeyId": ("the server does not know this access key", _WRONG_KEY),
+    "SignatureDoesNotMatch": ("the secret key does not belong to the access key", _WRONG_KEY),
+    "ExpiredToken": ("the credentials have expired", "renew them, with `aws sso login` for one, and try again"),
+    "RequestTimeTooSkewed": ("this machine's clock is wrong", "set the clock, then try again"),
+    "NoCredentialsError": ("there are no credentials", _NO_CREDENTIALS),
+    "PartialCredentialsError": ("the credentials are incomplete", _NO_CREDENTIALS),
+    "CredentialRetrievalError": ("the credentials could not be had", _NO_CREDENTIALS),
+    "TokenRetrievalError": ("the credentials could not be had", _NO_CREDENTIALS),
+    "UnauthorizedSSOTokenError": ("the SSO session has expired", "run `aws sso login`, then try again"),
+    "SSOTokenLoadError": ("there is no SSO session", "run `aws sso login`, then try again"),
+    "ProfileNotFound": ("that AWS profile does not exist", "check AWS_PROFILE against ~/.aws/config"),
+    "PermanentRedirect": ("the bucket is in another region", _WRONG_REGION),
+    "AuthorizationHeaderMalformed": ("the bucket is in another region", _WRONG_REGION),
+    "IllegalLocationConstraintException": ("the bucket is in another region", _WRONG_REGION),
+    "RecursionError": (
+        "the server redirects in a circle",
+        "check AWS_ENDPOINT_URL, and AWS_REGION against the region of the bucket",
+    ),
+    "301": ("the bucket is in another region", _WRONG_REGION),
+    "SSLError": ("no secure connection", "check the certificate; AWS_CA_BUNDLE names a file of authorities to trust"),
+    "NotImplemented": (
+        "the server has no conditional writes, which Kitaru needs",
+        "use AWS S3 or a server with `If-None-Match: *` on PutObject, or a file:// store",
+    ),
+}
+
+
+def classify(error: BaseException) -> Failure:
+    """What ``error``, raised by a request through s3fs, means."""
+    cause = error.__cause__
+    response: Any = getattr(error, "response", None) or getattr(cause, "response", None)
+    if isinstance(response, dict):
+        status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        code = str(response.get("Error", {}).get("Code", "")) or str(status)
+        detail = str(response.get("Error", {}).get("Message", "")) or str(error)
+        otherwise = Verdict.UNKNOWN if status >= 500 else Verdict.REFUSED
+        return Failure(_CODES.get(code) or _STATUSES.get(status, otherwise), status, code, detail)
+    names = _class_names(error)
+    verdict = Verdict.REFUSED
+    if names & _UNREACHABLE:
+        verdict = Verdict.UNREACHABLE
+    elif names & _UNKNOWN and not (names | _class_names(_wrapped(error))) & _HOPELESS:
+        verdict = Verdict.UNKNOWN
+    return Failure(verdict, 0, type(error).__name__, str(error) or type(error).__name__)
+
+
+def _wrapped(error: BaseException) -> object:
+    """The exception that one of botocore's carries, if any."""
+    carried = getattr(error, "kwargs", None)
+    return carried.get("error") if isinstance(carried, dict) else None
+
+
+def _class_names(value: object) -> set[str]:
+    return {kind.__name__ for kind in type(value).__mro__}
+
+
+def explain(failure: Failure, *, verb: str, key: str, url: str, bucket: str, endpoint: str) -> KitaruStoreError:
+    """The error for a person: what was tried, where, why it failed, and what to do."""
+    detail = " ".join(failure.detail.split())[:300]
+    if failure.verdict is Verdict.UNREACHABLE:
+        reason = f"no connection to {endpoint or 'the server'}"
+        hint = "check the network, and AWS_ENDPOINT_URL where the store is not Amazon's"
+    elif failure.code in _EXPLANATIONS:
+        reason, hint = _EXPLANATIONS[failure.code]
+    elif failure.verdict is Verdict.REFUSED and failure.status == 0:
+        reason, hint = "the request could not be made", "check the store's address and options"
+    elif failure.status:
+        reason = f"{endpoint or 'the server'} answered {failure.status} {failure.code}"
+        hint = "try again later; look at the server's own log if it goes on"
+    else:
+        reason = f"no usable answer from {endpoint or 'the server'}"
+        hint = "check the network and try again; what was already stored is safe"
+    where = f"bucket {bucket!r}" + (f" at {endpoint}" if endpoint else "")
+    message = f"can't {verb} {key or 'the root'!r} in the store {url} ({where}): {reason} ({failure.code}: {detail})"
+    return KitaruStoreError(message, hint=hint)
+
+
+T = TypeVar("T")
+
+CONNECT_SECONDS = 5
+READ_SECONDS = 30
+"""Some servers hold a contended conditional write for six seconds."""
+
+PATIENCE_SECONDS = 15.0
+"""No attempt begins later than this after the first."""
+
+UNREACHABLE_PATIENCE_SECONDS = 4.0
+"""The same where no connection comes about: below the connect timeout, so that two of those are the most."""
+
+PAUSES = (0.1, 0.4, 1.2)
+"""Seconds before the second, third and fourth attempt at a request that changes nothing or may be repeated."""
+
+CREATE_ATTEMPTS = 10
+LONGEST_PAUSE = 2.0
+
+PART_BYTES = 16 * 2**20
+"""A body of two parts or more is uploaded in parts; the condition then holds for the completion."""
+
+PARTS_AT_ONCE = 4
+
+PAGE_NAMES = 1000
+"""How many names a listing asks for at once: as many as S3 gives."""
+
+LONGEST_BUCKET = 255
+"""Characters. New buckets have up to 63; some of the oldest, and some of other servers, have more."""
+
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
+
+
+class S3Store:
+    """A bucket, or a prefix of one."""
+
+    durable_across_processes = True
+
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
+        """``url`` is ``s3://bucket`` or ``s3://bucket/prefix``; ``options`` are s3fs's own.
+
+        Nothing is sent yet. Credentials, profile, region and endpoint come from ``options``, else from where botocore
+        looks: ``AWS_*`` variables, ``~/.aws``, the machine's role.
+        """
+        self._bucket, self._root = _parse(url)
+        self.url = url
+        self._options = _settings(options or {})
+        self._filesystems: dict[int, Any] = {}
+
+    def read(self, key: str) -> bytes | None:
+        check_key(key)
+        return self._insist("read", key, partial(self._get, key=key))
+
+    def create(self, key: str, body: Body) -> Created | Taken:
+        check_key(key)
+        check_body(key, body)
+        if len(body) >= 2 * PART_BYTES:
+            # A look first: it costs little beside such a body, which is then not sent a second time.
+            existing = self._insist("write", key, partial(self._compare, key=key, body=body))
+            if existing is not None:
+                return Created(found=True) if existing is body else Taken(bytes(existing))
+        begun = time.monotonic()
+        failure = None
+        for attempt in range(CREATE_ATTEMPTS):
+            outcome = self._attempt(partial(self._put, key=key, body=body, exclusive=True))
+            if not isinstance(outcome, Failure):
+                return Created()
+            failure = outcome
+            if failure.verdict is Verdict.REFUSED:
+                break
+            if failure.verdict is not Verdict.EXISTS:
+                _pause(0.05 * 2**attempt)
+            existing = self._insist("write", key, partial(self._compare, key=key, body=body))
+            if existing is not None:
+                return Created(found=True) if existing is body else Taken(bytes(existing))
+            if time.monotonic() - begun > PATIENCE_SECONDS:
+                break
+        assert failure is not None
+        raise self._error("write", key, failure)
+
+    def overwrite(self, key: str, body: Body, *, durable: bool = True) -> None:  # noqa: ARG002
+        check_key(key)
+        check_body(key, body)
+        self._insist("write", key, partial(self._put, key=key, body=body, exclusive=False))
+
+    def names(self, prefix: str, *, after: str = "") -> list[str]:
+        """As the port says; SeaweedFS keeps folders that became empty, and they are named as well."""
+        check_prefix(prefix)
+        found: set[str] = set()
+        start, token = self._path(prefix), ""
+        while True:
+            page = self._insist("list", prefix, partial(self._list, start=start, after=after, token=token))
+            keys = [item["Key"] for item in page.get("Contents", [])]
+            keys += [item["Prefix"] for item in page.get("CommonPrefixes", [])]
+            # Servers differ in whether StartAfter leaves out the folder that it names.
+            found.update(key[len(start) :] for key in keys if key[len(start) :] > after)
+            if after and not token and "seaweedfs" in _server(page):
+                found.update(folder for folder in _hidden_folders(after) if self._any_below(prefix, folder))
+            token = page.get("NextContinuationToken", "")
+            if not page.get("IsTruncated") or not token:
+                return sorted(found)
+
+    def listed(self, prefix: str) -> Iterator[Listed]:
+        check_prefix(prefix)
+        start, cut, token = self._path(prefix), len(self._path("")), ""
+        while True:
+            request = partial(self._list, start=start, after="", token=token, delimiter="")
+            page = self._insist("list", prefix, request)
+            for item in page.get("Contents", []):
+                if not item["Key"].endswith("/"):
+                    yield Listed(item["Key"][cut:], item["Size"], item["LastModified"])
+            token = page.get("NextContinuationToken", "")
+            if not page.get("IsTruncated") or not token:
+                return
+
+    def remove(self, key: str) -> None:
+        check_key(key)
+        self._insist("remove", key, partial(self._delete, key=key))
+
+    # --- one request each, on the loop's thread ---
+
+    async def _opened(self, fs: Any, key: str) -> Any:
+        """The answer whose body is to be read; None where there is no such key."""
+        try:
+            return await fs._call_s3("get_object", Bucket=self._bucket, Key=self._path(key))
+        except OSError as error:
+            if classify(error).verdict is Verdict.ABSENT:
+                return None
+            raise
+
+    async def _get(self, fs: Any, key: str) -> bytes | None:
+        answer = await self._opened(fs, key)
+        if answer is None:
+            return None
+        # Its own buffer becomes the result: to read all at once would hold it twice.
+        content = io.BytesIO()
+        async with answer["Body"] as body:
+            while chunk := await body.read(CHUNK_BYTES):
+                content.write(chunk)
+        if content.tell() != answer["ContentLength"]:
+            raise ConnectionError(f"{content.tell()} of {answer['ContentLength']} bytes came")
+        return content.getvalue()
+
+    async def _compare(self, fs: Any, key: str, body: Body) -> Body | None:
+        """``body`` itself where the key holds the same, else what it holds; a large one is compared as it comes."""
+        if len(body) < 2 * PART_BYTES:
+            found = await self._get(fs, key)
+            return body if found == body else found
+        answer = await self._opened(fs, key)
+        if answer is None:
+            return None
+        done = 0
+        async with answer["Body"] as there:
+            while answer["ContentLength"] == len(body) and (chunk := await there.read(CHUNK_BYTES)):
+                if body[done : done + len(chunk)] != chunk:
+                    break
+                done += len(chunk)
+        return body if done == len(body) else await self._get(fs, key)
+
+    async def _put(self, fs: Any, key: str, body: Body, *, exclusive: bool) -> None:
+        if exclusive:
+            _check_conditions(fs._s3)
+        if len(body) >= 2 * PART_BYTES:
+            path, mode = f"{self._bucket}/{self._path(key)}", "create" if exclusive else "overwrite"
+            await fs._pipe_file(path, body, chunksize=PART_BYTES, max_concurrency=PARTS_AT_ONCE, mode=mode)
+            return
+        condition = {"IfNoneMatch": "*"} if exclusive else {}
+        await fs._call_s3("put_object", Bucket=self._bucket, Key=self._path(key), Body=bytes(body), **condition)
+
+    async def _list(
+        self, fs: Any, start: str, after: str, token: str, limit: int = 0, delimiter: str = "/"
+    ) -> dict[str, Any]:
+        where = {"ContinuationToken": token} if token else {"StartAfter": start + after} if after else {}
+        where |= {"Delimiter": delimiter} if delimiter else {}
+        page: dict[str, Any] = await fs._call_s3(
+            "list_objects_v2", Bucket=self._bucket, Prefix=start, MaxKeys=limit or PAGE_NAMES, **where
+        )
+        return page
+
+    async def _delete(self, fs: Any, key: str) -> None:
+        await fs._call_s3("delete_object", Bucket=self._bucket, Key=self._path(key))
+
+    # --- around them ---
+
+    def _any_below(self, prefix: str, folder: str) -> bool:
+        start = self._path(prefix + folder)
+        page = self._insist("list", prefix, partial(self._list, start=start, after="", token="", limit=1))
+        return bool(page.get("Contents") or page.get("CommonPrefixes"))
+
+    def _insist(self, verb: str, key: str, request: Callable[[Any], Awaitable[T]]) -> T:
+        """The answer to a request that may be sent again, after a few attempts at most."""
+        begun = time.monotonic()
+        pauses = iter(PAUSES)
+        while True:
+            outcome = self._attempt(request)
+            if not isinstance(outcome, Failure):
+                return outcome
+            unreachable = outcome.verdict is Verdict.UNREACHABLE
+            patience = UNREACHABLE_PATIENCE_SECONDS if unreachable else PATIENCE_SECONDS
+            hopeless = outcome.verdict in (Verdict.REFUSED, Verdict.ABSENT)
+            pause = next(pauses, None)
+            if pause is None or hopeless or time.monotonic() - begun > patience:
+                raise self._error(verb, key, outcome)
+            _pause(pause)
+
+    def _attempt(self, request: Callable[[Any], Awaitable[T]]) -> T | Failure:
+        try:
+            fs = self._filesystem()
+            answer: T = sync(fs.loop, _connected, fs, request)
+            return answer
+        except KitaruError:
+            raise
+        except Exception as error:
+            return classify(error)
+
+    def _filesystem(self) -> Any:
+        """This process's connection: a forked child can't use its parent's."""
+        process = os.getpid()
+        fs = self._filesystems.get(process)
+        if fs is None:
+            made = s3fs.S3FileSystem(**self._options)
+            made.retries = 1
+            fs = self._filesystems.setdefault(process, made)
+        return fs
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key}" if self._root else key
+
+    def _error(self, verb: str, key: str, failure: Failure) -> KitaruStoreError:
+        fs = self._filesystems.get(os.getpid())
+        client = getattr(fs, "_s3", None)
+        endpoint = client.meta.endpoint_url if client is not None else ""
+        return explain(failure, verb=verb, key=key, url=self.url, bucket=self._bucket, endpoint=endpoint)
+
+
+async def _connected(fs: Any, request: Callable[[Any], Awaitable[T]]) -> T:
+    await fs.set_session()
+    return await request(fs)
+
+
+def _check_conditions(client: Any) -> None:
+    """An old botocore drops conditions without a word, and writers would overwrite each other."""
+    if "IfNoneMatch" not in client.meta.service_model.operation_model("PutObject").input_shape.members:
+        raise KitaruStoreError(
+            "the installed botocore can't send conditional writes, which Kitaru needs",
+            hint="pip install --upgrade 'kitaru[s3]'",
+        )
+
+
+def _server(page: dict[str, Any]) -> str:
+    return str(page.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("server", "")).lower()
+
+
+def _hidden_folders(after: str) -> list[str]:
+    """The folders greater than ``after`` that SeaweedFS takes for smaller.
+
+    It compares a folder without its ``/``: for it ``a`` comes before ``a-b``, whereas ``a/`` comes after.
+    """
+    cuts = [place for place, character in enumerate(after) if place and character < "/"]
+    return [after[:cut] + "/" for cut in (*cuts, len(after)) if not after[:cut].endswith("/")]
+
+
+def _parse(url: str) -> tuple[str, str]:
+    """Bucket and prefix of an ``s3://`` address."""
+    authority, _, prefix = url.removeprefix("s3://").partition("/")
+    if "@" in authority:
+        raise KitaruUsageError(
+            "the store's address holds credentials",
+            hint="write s3://bucket/prefix, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE",
+        )
+    prefix = prefix.rstrip("/")
+    if url.startswith("s3://") and authority and not 3 <= len(authority) <= LONGEST_BUCKET:
+        raise KitaruUsageError(
+            f"{url!r} is not the address of an S3 store: a bucket's name has 3 to 63 characters, and {authority!r:.80} "
+            f"has {len(authority)}",
+            hint="write the bucket's whole name: s3://bucket/prefix",
+        )
+    if not url.startswith("s3://") or not _BUCKET.fullmatch(authority) or "?" in prefix or "#" in prefix:
+        raise KitaruUsageError(
+            f"{url!r} is not the address of an S3 store", hint="write s3://bucket or s3://bucket/prefix"
+        )
+    if prefix:
+        check_key(prefix)
+    return authority, prefix
+
+
+def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The caller's options over ours, but for the caches: those would answer with what was."""
+    config = {
+        "connect_timeout": CONNECT_SECONDS,
+        "read_timeout": READ_SECONDS,
+        "max_pool_connections": 32,
+        "retries": {"total_max_attempts": 1, "mode": "standard"},
+        # Kitaru verifies digests itself; older servers stumble over trailing checksums.
+        "request_checksum_calculation": "when_required",
+        "response_checksum_validation": "when_required",
+        **options.get("config_kwargs", {}),
+    }
+    return {**options, "config_kwargs": config, "skip_instance_cache": True, "use_listings_cache": False}
+
+
+def _pause(seconds: float) -> None:
+    """Wait about that long: racers that wait equally long collide again."""
+    time.sleep(min(seconds, LONGEST_PAUSE) * random.uniform(0.5, 1.5))

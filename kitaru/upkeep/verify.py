@@ -1,0 +1,376 @@
+"""Is the store what it says it is? Every generation, chained by digest; with ``deep`` every object and journal too.
+
+What a sound chain shows: no entry was changed, swapped, taken out or put in between by somebody who left the entries
+after it as they were, for each names the digest of the one before it. What it can't show: that somebody rewrote the log
+from one entry to its end, digests and hint included; nor, where the hint was edited too, that the newest entries were
+cut off. A digest of the head that was noted elsewhere (a pull request, a CI log) shows both: ``expect`` says whether it
+is still in the chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kitaru.core.commit import next_lockfile
+from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
+from kitaru.model import address
+from kitaru.model.address import canonical_json, digest
+from kitaru.model.event import Opened
+from kitaru.model.lockfile import FlowState, Generation, Lockfile
+from kitaru.ports import Reporter, Step, Store
+from kitaru.release.releases import belongs, way_on
+from kitaru.run.journal import read_events, read_many
+from kitaru.store.log_holes import Hole, hole_words, runs, sorted_names, state_words
+from kitaru.store.objects import parse
+
+BATCH = 256
+"""Generations in memory at once."""
+
+MOST_PROBLEMS = 1000
+
+EXECUTIONS_ASKED = 256
+"""Executions that are asked, where there is no log at all, whether one of them runs a released version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong, and where: its key in the store, the generation concerned (0: none)."""
+
+    key: str
+    message: str
+    generation: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data; ``generation`` is null for what belongs to none."""
+        return {"key": self.key, "generation": self.generation or None, "message": self.message}
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """What ``kitaru.lock`` said before the log was listed; None in ``lock`` where it can't be believed."""
+
+    there: bool
+    lock: Lockfile | None
+    why: str = ""
+
+
+@dataclass(slots=True)
+class Chain:
+    """What was found of the lock log. ``lock``: the newest state, None where it can't be told from the log alone.
+
+    ``digest``: that of the newest entry, "" where there is none or it is damaged.
+    """
+
+    head: int = 0
+    digest: str = ""
+    lock: Lockfile | None = None
+    expected: bool = True
+    faults: list[Fault] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def fault(self, key: str, message: str, generation: int = 0) -> None:
+        """One more thing that is wrong, unless there are too many to list."""
+        if len(self.faults) < MOST_PROBLEMS:
+            self.faults.append(Fault(key, message, generation))
+
+
+def read_hint(store: Store, project: str) -> Hint:
+    """The friendly copy of the newest state: whether it is there and whether it is whole."""
+    key = address.lock_hint(project)
+    body = store.read(key)
+    if body is None:
+        return Hint(False, None)
+    try:
+        lock = parse(Lockfile, body, key)
+    except (KitaruIntegrityError, KitaruStoreFormatError) as error:
+        return Hint(True, None, error.message)
+    if lock.project != project:
+        return Hint(True, None, f"it is of project {lock.project}")
+    if lock.checksum != lock.state_digest:
+        return Hint(True, None, "its checksum does not fit its content")
+    return Hint(True, lock)
+
+
+def verify_chain(store: Store, project: str, reporter: Reporter, *, expect: str = "") -> Chain:
+    """Read every generation in order, once, and say all that is wrong; memory does not grow with their number.
+
+    ``expect``: a digest, or the first twelve digits of one at least, that some generation must have.
+    """
+    # The hint first: what is appended meanwhile can't make it look as if it were ahead.
+    hint = read_hint(store, project)
+    chain = Chain(expected=not expect)
+    numbers = _numbers(store, project, chain)
+    walk = _Walk(project, chain, hint, expect)
+    done = 0
+    for first, last in runs(numbers):
+        if first > chain.head + 1 and not belongs(store, project, first):
+            _report_stray(project, chain, first, last)
+            continue
+        if first > chain.head + 1:
+            walk.skip(Hole(chain.head + 1, first - 1))
+        for start in range(first, last + 1, BATCH):
+            batch = range(start, min(start + BATCH, last + 1))
+            for number, body in _bodies(store, project, batch):
+                walk.take(number, body)
+            done += len(batch)
+            reporter.step(Step("verify", "generations", done, len(numbers)))
+        chain.head = last
+    walk.end(frozenset(numbers))
+    if any(_denies_head(fault, chain.head, address.lock_hint(project)) for fault in chain.faults):
+        chain.digest = ""
+    if not chain.expected:
+        message = f"no generation has the digest {expect}: the log was rewritten since it was noted, or cut off"
+        chain.faults.append(Fault(f"{project}/lock/", message))
+    if not chain.head and not chain.faults:
+        _check_nothing(store, project, chain)
+    if len(chain.faults) >= MOST_PROBLEMS:
+        chain.notes.append(f"only the first {MOST_PROBLEMS} problems of the log are listed")
+    return chain
+
+
+def _numbers(store: Store, project: str, chain: Chain) -> list[int]:
+    folder = address.generation(project, 0).rpartition("/")[0] + "/"
+    numbers, foreign = sorted_names(project, store.names(folder))
+    for name in foreign:
+        chain.fault(f"{folder}{name}", "no generation has this name; nothing reads it")
+    return numbers
+
+
+def _report_stray(project: str, chain: Chain, first: int, last: int) -> None:
+    """One line for a run of entries that do not belong there, however far away they are."""
+    what = f"generations {first} to {last} are stray entries" if last > first else "is a stray entry"
+    message = f"{what}: by its own word it is no generation {first}, and the log before it ends with {chain.head}"
+    chain.fault(address.generation(project, first), message, first)
+
+
+def _denies_head(fault: Fault, head: int, hint: str) -> bool:
+    """Whether the newest entry is not what it should be, or not the newest there was."""
+    return fault.generation == head > 0 or (fault.key == hint and fault.generation > head)
+
+
+def _check_nothing(store: Store, project: str, chain: Chain) -> None:
+    """A project without any generation: nobody ever applied it, or its log was taken away.
+
+    Executions that were run from source, and their values, need no log. Released source and executions of a version do.
+    """
+    log = f"{project}/lock/"
+    sources = address.source_archives(project)
+    if store.names(sources):
+        chain.fault(
+            log,
+            f"there is released source in {sources}, and no generation: the log was removed, or the first apply was "
+            "stopped before it ended",
+        )
+    ids = [name.rstrip("/") for name in store.names(address.executions(project))]
+    led = next((one for one in ids[:EXECUTIONS_ASKED] if _was_led(store, project, one)), None)
+    if led is not None:
+        chain.fault(log, f"{led} runs a released version, and there is no generation: the log was removed")
+    if not chain.faults:
+        chain.notes.append(f"nothing there: no generation of project {project} in {store.url}")
+
+
+def _was_led(store: Store, project: str, exec_id: str) -> bool:
+    """Whether an execution runs a version, which only a log can have led it to."""
+    body = store.read(address.journal_entry(project, exec_id, 1))
+    try:
+        events = read_events((body,), exec_id) if body is not None else ()
+    except (KitaruIntegrityError, KitaruStoreFormatError):
+        return False
+    return any(isinstance(event, Opened) and event.version is not None for event in events)
+
+
+def _bodies(store: Store, project: str, numbers: Sequence[int]) -> Iterator[tuple[int, bytes | None]]:
+    keys = [address.generation(project, number) for number in numbers]
+    local = store.url.startswith(("file:", "memory:"))
+    return zip(numbers, map(store.read, keys) if local else read_many(store, keys), strict=True)
+
+
+class _StateDigest:
+    """``Lockfile.state_digest`` of one state after the other: only the flows that changed are written out again."""
+
+    def __init__(self) -> None:
+        self._written: dict[str, tuple[FlowState, bytes]] = {}
+
+    def of(self, flows: Mapping[str, FlowState]) -> str:
+        """The digest of a state."""
+        return digest(b"{" + b",".join(self._one(name, flows[name]) for name in sorted(flows)) + b"}\n")
+
+    def _one(self, name: str, state: FlowState) -> bytes:
+        known = self._written.get(name)
+        if known is not None and known[0] is state:
+            return known[1]
+        # A whole object of one key, without its braces and its newline.
+        written = canonical_json({name: state.data()})[1:-2]
+        self._written[name] = (state, written)
+        return written
+
+
+class _Walk:
+    """The chain, one generation after the other."""
+
+    def __init__(self, project: str, chain: Chain, hint: Hint, expect: str) -> None:
+        self._project = project
+        self._chain = chain
+        self._hint = hint
+        self._expect = expect
+        self._lock: Lockfile | None = Lockfile(project=project)
+        self._before: str | None = ""
+        """The digest of the entry before, None where that one is missing."""
+        self._loose: tuple[int, str] | None = None
+        """A generation whose parent is not the entry before it, and the parent it names: one of the two was changed."""
+        self._lost_state = 0
+        self._holes: list[Hole] = []
+        self._known_from = 0
+        """The generation whose full state made the state known again after it was lost."""
+        self._digests = _StateDigest()
+
+    def take(self, number: int, body: bytes | None) -> None:
+        """The next generation, or None where it is missing."""
+        if body is None:
+            self._settle_link(following_fits=False)
+            self._fault(number, "is missing: it was listed, and was gone a moment later")
+            self._before, self._chain.digest = None, ""
+            self._lose(number)
+            return
+        sha = digest(body)
+        self._expected(sha)
+        try:
+            entry = parse(Generation, body, self._key(number))
+        except (KitaruIntegrityError, KitaruStoreFormatError) as error:
+            self._settle_link(following_fits=False)
+            self._fault(number, f"can't be read: {error.message}")
+            # No head to note: what can't be read is not what was written.
+            self._before, self._chain.digest = sha, ""
+            self._lose(number)
+            return
+        self._link(entry, number)
+        if entry.generation != number or entry.project != self._project:
+            self._fault(number, f"is generation {entry.generation} of project {entry.project} by its own word")
+        self._fold(entry, number, sha)
+        self._before, self._chain.digest = sha, sha
+        self._check_hint(number, sha)
+
+    def skip(self, hole: Hole) -> None:
+        """The next generations are not there, and those after them are."""
+        self._settle_link(following_fits=False)
+        self._holes.append(hole)
+        self._before = None
+        self._lose(hole.last)
+
+    def end(self, present: Collection[int]) -> None:
+        """There are no more. ``present``: the numbers of all entries that were listed."""
+        hint, head = self._hint, self._chain.head
+        witnessed = hint.lock is not None and (hint.lock.generation, hint.lock.entry) == (head, self._before)
+        self._settle_link(following_fits=witnessed)
+        self._report_lost(head)
+        self._chain.lock = self._lock
+        self._report_holes(present)
+        key = address.lock_hint(self._project)
+        if hint.lock is None and hint.there:
+            message = f"was damaged or edited: {hint.why}. Readers leave it aside; the next generation writes it anew"
+            self._chain.faults.append(Fault(key, message))
+        elif hint.lock is not None and hint.lock.generation > head:
+            message = (
+                f"tells of generation {hint.lock.generation}, and the log ends with {head}: the newest generations "
+                "are gone, or the hint was edited. Nothing is built upon that: restore them from a backup, or "
+                f"{way_on(self._project)}"
+            )
+            self._chain.faults.append(Fault(key, message, head + 1))
+        elif head and not hint.there:
+            self._chain.notes.append("kitaru.lock is not there; readers do without it, the next generation writes it")
+
+    def _report_holes(self, present: Collection[int]) -> None:
+        for hole in self._holes:
+            message = hole_words(hole)
+            if hole is self._holes[-1]:
+                known_from = self._known_from if self._lock is not None else 0
+                known = state_words(self._project, self._chain.head, known_from, self._hint.lock, present)
+                message = f"{message}. {known}"
+            self._fault(hole.first, message)
+
+    def _link(self, entry: Generation, number: int) -> None:
+        fits = self._before is None or entry.parent == self._before
+        self._settle_link(following_fits=fits)
+        if not fits:
+            self._loose = (number, entry.parent)
+
+    def _settle_link(self, *, following_fits: bool) -> None:
+        """Who was changed, where an entry does not name the one before it as its parent: its own bytes tell.
+
+        Where they are those that its follower (or the hint) knows, it is as it was written, so the one before is not.
+        """
+        if self._loose is None:
+            return
+        (number, parent), self._loose = self._loose, None
+        if following_fits and number > 1:
+            named = address.short(parent) or "nothing"
+            self._fault(
+                number - 1, f"was changed after it was written: generation {number} follows one of digest {named}"
+            )
+        else:
+            before = f"generation {number - 1}" if number > 1 else "nothing"
+            self._fault(
+                number, f"does not follow {before}: its parent is not the digest of that; one of them was changed"
+            )
+
+    def _fold(self, entry: Generation, number: int, sha: str) -> None:
+        whole = None
+        if entry.state is not None:
+            whole = Lockfile(project=self._project, generation=number, entry=sha, flows=dict(entry.state))
+            if whole.state_digest != entry.state_digest:
+                self._fault(number, "the state that it holds is not the one whose digest it names")
+                whole = None
+        if self._lock is None:
+            if whole is not None:
+                self._report_lost(number - 1)
+                self._known_from = number
+            self._lock = whole
+            return
+        following = next_lockfile(self._lock, entry.edits, at=entry.at, by=entry.by, via=entry.verb)
+        if isinstance(following, tuple):
+            first = following[0]
+            subject = f"{first.flow} {first.tag}" if first.tag else first.flow
+            self._fault(number, f"its edits do not fit the state before it: {subject}: {first.message}")
+        elif self._digests.of(following.flows) != entry.state_digest:
+            self._fault(number, "its edits do not lead to the state whose digest it names")
+        else:
+            self._lock = following.model_copy(update={"entry": sha})
+            return
+        self._lock = whole
+        if whole is None:
+            self._lost_state = number
+
+    def _check_hint(self, number: int, sha: str) -> None:
+        hint = self._hint.lock
+        if hint is None or hint.generation != number:
+            return
+        state = self._lock.state_digest if self._lock is not None else hint.state_digest
+        if (hint.entry, hint.state_digest) != (sha, state):
+            message = (
+                f"does not tell of generation {number} what the log does: one of them was changed. Nothing is built "
+                f"upon that: restore the one or the other, or {way_on(self._project)}"
+            )
+            self._chain.faults.append(Fault(address.lock_hint(self._project), message, number))
+
+    def _lose(self, number: int) -> None:
+        if self._lock is not None:
+            self._lock, self._lost_state = None, number
+
+    def _report_lost(self, last: int) -> None:
+        if self._lost_state and self._lock is None and last > self._lost_state:
+            self._chain.notes.append(
+                f"the states of generations {self._lost_state} to {last} could not be checked: no full state among them"
+            )
+        self._lost_state = 0
+
+    def _expected(self, sha: str) -> None:
+        if self._expect and sha.startswith(self._expect):
+            self._chain.expected = True
+
+    def _key(self, number: int) -> str:
+        return address.generation(self._project, number)
+
+    def _fault(self, number: int, message: str) -> None:
+        self._chain.fault(self._key(number), message, number)

@@ -1,0 +1,125 @@
+"""Values inside their journal entry: are they still what the digest beside them says?"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from base64 import b64decode
+from contextlib import suppress
+from typing import Any
+
+from kitaru.errors import KitaruError, KitaruIntegrityError
+from kitaru.model import address
+from kitaru.model.jsonable import JSON_FORMATS, Value
+from kitaru.ports import Store
+from kitaru.store.objects import was_there
+from kitaru.values import blocks
+from kitaru.values.codec import Encoded, decode, decode_plain
+
+
+def inline_fits(value: Value, *, as_written: bool = False) -> bool:
+    """Whether an inline value has the digest and the size beside it; True for one that is an object of its own.
+
+    The bytes are made again as they were when the value was stored: at most a few dozen kilobytes. A value that came by
+    way of the cache, an answer or a replay may have lost the order of its keys there. Of one whose keys are sorted the
+    size alone is compared then, unless it is known to stand here ``as_written``.
+    """
+    if value.stored != "inline":
+        return True
+    try:
+        body = _body(value)
+        if value.size != len(body):
+            return False
+        if value.sha256 == hashlib.sha256(body).hexdigest():
+            return True
+        return not as_written and value.format in JSON_FORMATS and _may_be_sorted(value.inline)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return False
+
+
+def _may_be_sorted(tree: Any) -> bool:
+    """Whether every object in it has its keys in order, and some has several."""
+    several, waiting = False, [tree]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            names = list(one)
+            if names != sorted(names):
+                return False
+            several = several or len(names) > 1
+            waiting.extend(one.values())
+        elif isinstance(one, list):
+            waiting.extend(one)
+    return several
+
+
+def _body(value: Value) -> bytes:
+    if value.format in JSON_FORMATS:
+        # No limit that it could pass: inside an entry nothing stands apart.
+        return bytes(blocks.write(value.inline, 0)[0])
+    if value.format == "text":
+        return bytes(value.inline.encode())
+    return b64decode(value.inline, validate=True)
+
+
+YOUNG_SECONDS = 1800.0
+"""For how long an object that this process wrote counts as young. Collectors leave alone what is a day old."""
+
+MOST_REMEMBERED = 4096
+_written: dict[tuple[str, str], float] = {}
+"""(store, key) → when this process wrote it, by its monotonic clock."""
+
+
+def put(store: Store, project: str, encoded: Encoded) -> bool:
+    """Make the bytes durable where they are an object of their own. Must come before the event that names them.
+
+    True where somebody else had written them: they are young again now, and ``settle`` must follow the event.
+    """
+    if not encoded.apart:
+        return False
+    key = address.blob(project, encoded.value.sha256)
+    found = was_there(store, key, encoded.body)
+    # A flow often returns what its last checkpoint did, and a gigabyte is not written twice for that.
+    others = found and time.monotonic() - _written.get((store.url, key), -YOUNG_SECONDS) >= YOUNG_SECONDS
+    if others:
+        store.overwrite(key, encoded.body)
+    if not found or others:
+        if len(_written) >= MOST_REMEMBERED:
+            _written.clear()
+        _written[store.url, key] = time.monotonic()
+    return others
+
+
+def settle(store: Store, project: str, encoded: Encoded) -> None:
+    """After the event: put the bytes back, should a collector have removed them before it could see the event."""
+    with suppress(KitaruError):
+        store.create(address.blob(project, encoded.value.sha256), encoded.body)
+
+
+def get(store: Store, project: str, value: Value, *, subject: str, home: str = "", checked: bool = False) -> Any:
+    """The Python value. ``subject`` names it in errors; ``home``: the module of the code that made it.
+
+    The bytes of an object are always verified; ``checked``: a value inside its journal entry too.
+    """
+    if checked:
+        _must_fit(value, subject)
+    return decode(value, _values_body(store, project, value), subject=subject, home=home)
+
+
+def get_plain(store: Store, project: str, value: Value, *, subject: str, checked: bool = False) -> Any:
+    """The same of a value in one of ``JSON_FORMATS``, as plain data: nobody needs its types."""
+    if checked:
+        _must_fit(value, subject)
+    return decode_plain(value, _values_body(store, project, value), subject=subject)
+
+
+def _must_fit(value: Value, subject: str) -> None:
+    if not inline_fits(value):
+        raise KitaruIntegrityError(
+            f"{subject} is not what the digest beside it says: its journal entry was changed",
+            hint="kitaru store verify --deep names the entry; restore it from a backup",
+        )
+
+
+def _values_body(store: Store, project: str, value: Value) -> bytes | None:
+    return store.read(address.blob(project, value.sha256)) if value.stored == "object" else None
