@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,9 +44,9 @@ def init(
     Safe to run again: what differs is shown, and stays unless --force is given.
     """
     terminal.begin("ci.init", output)
-    done = import_module("kitaru.client.ci").init(
-        provider, branch=branch, python=python, manifest=manifest, target=target, force=force
-    )
+    from kitaru.client import ci as pipelines
+
+    done = pipelines.init(provider, branch=branch, python=python, manifest=manifest, target=target, force=force)
     terminal.item(done, [] if terminal.json else _written(done))
 
 
@@ -62,7 +61,9 @@ def comment(
 ) -> None:
     """Keep one comment with a plan up to date. On the pull request that this job is for."""
     terminal.begin("ci.comment", output)
-    placed = import_module("kitaru.client.ci").comment(_markdown(text, name), number)
+    from kitaru.client import ci as pipelines
+
+    placed = pipelines.comment(_markdown(text, name), number)
     terminal.item(placed, [f"comment {placed.action}: {placed.url}".rstrip(": ")])
 
 
@@ -78,7 +79,8 @@ def issue(
 ) -> None:
     """Keep one open issue up to date, or close it."""
     terminal.begin("ci.issue", output)
-    client = import_module("kitaru.client.ci")
+    from kitaru.client import ci as client
+
     if close:
         url = client.close_issue(_markdown(text, name))
         terminal.item({"closed": url}, [f"issue closed: {url}" if url else "no issue is open"])
@@ -108,7 +110,9 @@ def reviewed(
 ) -> None:
     """Fetch the plans that reviewers were shown. Of all that was merged since the last apply."""
     terminal.begin("ci.reviewed", output)
-    found = import_module("kitaru.client.ci").fetch_reviewed(into, artifact=artifact, run=run)
+    from kitaru.client import ci as pipelines
+
+    found = pipelines.fetch_reviewed(into, artifact=artifact, run=run)
     lines = [f"{one.label}: {one.path}" for one in found]
     terminal.items(found, lines or ["no reviewed plan was found: only an apply that does nothing will go through"])
 
@@ -118,7 +122,9 @@ def _markdown(path: Path, name: str | None) -> str:
     if name is not None and not re.fullmatch(r"[A-Za-z0-9._-]+", name):
         raise KitaruUsageError(f"--as {name}: expected letters, digits, dots and dashes", hint="--as kitaru-research")
     body = _body(path)
-    return str(import_module("kitaru.cli.views.plan_markdown").named(body, name)) if name else body
+    from kitaru.cli.views.plan_markdown import named
+
+    return named(body, name) if name else body
 
 
 def _body(path: Path) -> str:
@@ -129,8 +135,10 @@ def _body(path: Path) -> str:
             return body.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise KitaruUsageError(f"{path} can't be read: {error}", hint="kitaru plan --out FILE makes one") from error
-    plan = import_module("kitaru.client.project").read_plan(body, str(path))
-    return str(import_module("kitaru.cli.views.plan_markdown").plan_markdown(plan, job.run_url()))
+    from kitaru.cli.views.plan_markdown import plan_markdown
+    from kitaru.client.project import read_plan
+
+    return plan_markdown(read_plan(body, str(path)), job.run_url())
 
 
 def _written(done: Any) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +20,7 @@ from kitaru.cli.options import (
 )
 from kitaru.cli.terminal import LiveLine, progress, terminal
 from kitaru.errors import KitaruError, KitaruFeatureNotAvailableError, KitaruSelectorError, KitaruValueError
+from kitaru.model.route import DEFAULT_TAG
 
 StackOption = Annotated[
     str | None, typer.Option("--stack", metavar="NAME", help="The stack to run on, instead of the flow's own.")
@@ -93,7 +93,8 @@ def invoke(
         return
     terminal.note(f"{started.exec_id} {_chosen(started, status)}")
     if follow:
-        view = import_module("kitaru.cli.views.executions")
+        from kitaru.cli.views import executions as view
+
         for line in handle.logs(follow=True):
             print(view.log_line(line), file=sys.stderr)
     _finish(client, handle, timeout)
@@ -124,7 +125,8 @@ def _chosen(started: Any, status: str) -> str:
 
 def _finish(client: Any, handle: Any, timeout: float | None) -> None:
     """Wait, then show the result; an execution that failed is shown as such, with exit code 1."""
-    waits = import_module("kitaru.cli.views.executions")
+    from kitaru.cli.views import executions as waits
+
     live = LiveLine(quiet=terminal.json)
     value, unread = None, None
 
@@ -134,7 +136,8 @@ def _finish(client: Any, handle: Any, timeout: float | None) -> None:
 
     handle.tell_of_waits(tell)
     if live.on:
-        view = import_module("kitaru.cli.views.executions")
+        from kitaru.cli.views import executions as view
+
         handle.tell_of_progress(
             lambda execution: live.show(lambda: view.progress_line(execution, width=live.room)), live.give_way
         )
@@ -166,7 +169,8 @@ def _finish(client: Any, handle: Any, timeout: float | None) -> None:
         problem = {"result_error": unread.message} if unread is not None else {}
         terminal.item({**execution.summary(), "result": value, **problem})
     elif unread is None:
-        view = import_module("kitaru.cli.views.executions")
+        from kitaru.cli.views import executions as view
+
         terminal.raw(view.result_text(value))
 
 
@@ -174,7 +178,8 @@ def _show_failure(client: Any, handle: Any, error: KitaruError) -> None:
     if terminal.json:
         terminal.error(error)
         return
-    view = import_module("kitaru.cli.views.executions")
+    from kitaru.cli.views import executions as view
+
     execution = client.executions.get(handle.exec_id)
     if execution.status == "cancelled":
         terminal.note(f"{execution.flow_name} was {view.cancelled_line(execution)}")
@@ -201,7 +206,8 @@ def flow_list(
     """List the project's flows and where their routes lead."""
     client = at.connect()
     flows = client.deployments.flows()
-    view = import_module("kitaru.cli.views.deployments")
+    from kitaru.cli.views import deployments as view
+
     project, store = client.session.project, client.session.store.url
     terminal.items(flows, view.flow_rows(flows, project, store, terminal.style, terminal.room))
 
@@ -215,7 +221,8 @@ def deployments_list(
     """List the versions of a flow; * marks exclusive tags."""
     client = at.connect()
     found = client.deployments.list(flow)
-    view = import_module("kitaru.cli.views.deployments")
+    from kitaru.cli.views import deployments as view
+
     terminal.items(found, view.deployment_rows(found, terminal.style))
 
 
@@ -228,12 +235,14 @@ def deployments_show(
     version: VersionOption = None,
 ) -> None:
     """Show one version: its source, image, inputs and tags. Default: the one that default leads to."""
+    from kitaru.cli.views import deployments as view
+    from kitaru.cli.views.plan import deployment_data
+
     client = at.connect()
-    view = import_module("kitaru.cli.views.deployments")
     try:
         found = client.deployments.get(flow, tag=tag, version=version)
     except KitaruSelectorError:
-        shown = tag or import_module("kitaru.model.route").DEFAULT_TAG
+        shown = tag or DEFAULT_TAG
         sharing = [one.version for one in client.deployments.list(flow) if shown in one.tags]
         if version is not None or len(sharing) < 2:
             raise
@@ -241,4 +250,4 @@ def deployments_show(
         lines = view.shared_lines(flow, shown, several, at.options, terminal.style)
         terminal.item(view.shared_data(flow, shown, several) if terminal.json else {}, lines)
         return
-    terminal.item(view.deployment_data(found) if terminal.json else {}, view.deployment_lines(found, terminal.style))
+    terminal.item(deployment_data(found) if terminal.json else {}, view.deployment_lines(found, terminal.style))

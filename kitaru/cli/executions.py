@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,7 +55,8 @@ def list_(
     client = at.connect()
     found = client.executions.list(flow=flow, status=wanted or None, limit=limit)
     answered: set[str] = set()
-    view = import_module("kitaru.cli.views.executions")
+    from kitaru.cli.views import executions as view
+
     if found:
         answered = client.executions.answered(found)
         lines = view.execution_rows(found, terminal.style, width=terminal.room, answered=answered)
@@ -89,7 +89,8 @@ def get(
     execution = _with_answers(client, client.executions.get(exec_id))
     if explain_cache:
         reports = client.executions.explain_cache(execution.exec_id)
-        cache_view = import_module("kitaru.cli.views.executions")
+        from kitaru.cli.views import executions as cache_view
+
         calls = [one.to_json() for one in reports]
         terminal.item({"exec_id": execution.exec_id, "calls": calls}, cache_view.cache_lines(reports, terminal.style))
         return
@@ -104,7 +105,8 @@ def get(
         _write_page(client, execution, read, html)
         terminal.item(execution if terminal.json else {}, [str(html)])
         return
-    view = import_module("kitaru.cli.views.executions")
+    from kitaru.cli.views import executions as view
+
     size, plain = terminal.width, terminal.plain
     drawn = []
     if not terminal.json:
@@ -129,7 +131,8 @@ def _with_answers(client: Any, execution: Any) -> Any:
 
 
 def _write_page(client: Any, execution: Any, read: Any, file: Path) -> None:
-    view = import_module("kitaru.cli.views.page")
+    from kitaru.cli.views import page as view
+
     page = view.execution_page(
         execution,
         alone=client.executions.left_alone(execution),
@@ -167,8 +170,9 @@ def logs(
 
     With -o json one JSON object a line.
     """
+    from kitaru.cli.views import executions as view
+
     client = at.connect()
-    view = import_module("kitaru.cli.views.executions")
     if follow and limit is not None:
         raise KitaruUsageError("--follow has no end, so --limit can't count from it", hint="leave one of them out")
     lines = client.executions.logs(exec_id, follow=follow, checkpoint=checkpoint, limit=limit)
@@ -345,14 +349,16 @@ def _settled(client: Any, exec_id: str, asked: Any, within: float = SETTLES_WITH
 
 
 def _asked(waits: Any) -> str:
-    view = import_module("kitaru.cli.views.executions")
+    from kitaru.cli.views import executions as view
+
     return "".join(f"\n{line}" for line in view.wait_lines(waits))
 
 
 def _ask(client: Any, exec_id: str, name: str | None) -> Any:
     """The answer that somebody types: asked again, three times, while it doesn't fit."""
     wait = client.executions.pending_wait(exec_id, wait=name)
-    view = import_module("kitaru.cli.views.executions")
+    from kitaru.cli.views import executions as view
+
     for line in view.wait_lines([wait]):
         terminal.note(line)
     for _ in range(3):
@@ -456,7 +462,8 @@ def replay(
     }
     if dry_run:
         plan = client.executions.plan_replay(exec_id, **asked)
-        view = import_module("kitaru.cli.views.executions")
+        from kitaru.cli.views import executions as view
+
         terminal.item(plan, view.replay_rows(plan, terminal.style, width=terminal.room or view.WIDTH))
         return
     handle = client.executions.replay(exec_id, **asked)
@@ -479,7 +486,9 @@ def _tell_unused(client: Any, exec_id: str, *, given: bool) -> None:
     with suppress(KitaruError):
         execution = client.executions.get(exec_id)
         if execution.unused_overrides:
-            terminal.note(import_module("kitaru.cli.views.executions").unused_line(execution))
+            from kitaru.cli.views.executions import unused_line
+
+            terminal.note(unused_line(execution))
 
 
 def _overrides(texts: Iterable[str]) -> dict[str, Any]:

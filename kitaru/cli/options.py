@@ -9,7 +9,6 @@ import inspect
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -125,8 +124,9 @@ class Place:
     def connect(self) -> KitaruClient:
         """A client that works there."""
         # Late: help, completion and usage errors need no client, and its import is most of a short command's time.
-        client = import_module("kitaru.client")
-        made: KitaruClient = client.KitaruClient(
+        from kitaru.client import KitaruClient
+
+        return KitaruClient(
             store=self.store,
             project=self.project,
             manifest=self.manifest,
@@ -134,7 +134,6 @@ class Place:
             reporter=progress,
             hosts_runs=True,
         )
-        return made
 
     @property
     def options(self) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -152,8 +151,9 @@ def parse_image(text: str | None) -> ImageSettings | None:
     if text is None:
         return None
     # Late: few commands are given an image, and its model takes time to make.
-    found: ImageSettings | None = import_module("kitaru.client.images").asked_image(_image_given(text), "--image")
-    return found
+    from kitaru.client.images import asked_image
+
+    return asked_image(_image_given(text), "--image")
 
 
 def _image_given(text: str) -> str | dict[str, Any]:
@@ -184,7 +184,8 @@ def _image_given(text: str) -> str | dict[str, Any]:
 
 def _show(done: Any, place: list[str]) -> None:
     progress.close()
-    view = import_module("kitaru.cli.views.deployments")
+    from kitaru.cli.views import deployments as view
+
     for line in [*view.release_notes(done), *view.manifest_notes(done.manifest)]:
         terminal.note(line)
     lines = [] if terminal.json else [*view.release_lines(done, terminal.style), *_next(done, place)]
@@ -231,7 +232,9 @@ def init(
 ) -> None:
     """Write a kitaru.yaml for the flows found here. Safe to run again."""
     terminal.begin("init", output)
-    result = import_module("kitaru.manifest.initial").initialise(folder, project)
+    from kitaru.manifest.initial import initialise
+
+    result = initialise(folder, project)
     terminal.item(result.data, result.lines)
 
 
@@ -284,9 +287,12 @@ def plan(
     if out is not None:
         _save(out, made.redacted.canonical())
     if at.form == "markdown":
-        print(import_module("kitaru.cli.views.plan_markdown").plan_markdown(made, job.run_url()))
+        from kitaru.cli.views.plan_markdown import plan_markdown
+
+        print(plan_markdown(made, job.run_url()))
     else:
-        view = import_module("kitaru.cli.views.plan")
+        from kitaru.cli.views import plan as view
+
         lines = view.plan_lines(made, terminal.style, all_files=files)
         if files:
             lines += ["", *client.project.file_lines(made, allow_dirty=allow_dirty, ignoring=ignoring)]
@@ -303,9 +309,12 @@ def _show_drift(made: Any, at: Place) -> None:
     """What was changed in the store by hand; exit code 2 where anything was."""
     job.add_drift(made)
     if at.form == "markdown":
-        print(import_module("kitaru.cli.views.plan_markdown").drift_markdown(made, at.options))
+        from kitaru.cli.views.plan_markdown import drift_markdown
+
+        print(drift_markdown(made, at.options))
     else:
-        view = import_module("kitaru.cli.views.plan")
+        from kitaru.cli.views import plan as view
+
         terminal.items(
             [{**one.data(), "ways_out": view.ways_out(made, one, at.options)} for one in made.drift],
             view.drift_lines(made, terminal.style, at.options),
@@ -319,7 +328,9 @@ def _show_drift(made: Any, at: Place) -> None:
 
 def _plan_data(made: Any) -> Any:
     """The plan for standard output; made only where it is wanted."""
-    return import_module("kitaru.cli.views.plan").plan_data(made) if terminal.json else None
+    from kitaru.cli.views.plan import plan_data
+
+    return plan_data(made) if terminal.json else None
 
 
 def _save(path: Path, body: bytes) -> None:
@@ -346,12 +357,15 @@ def apply(
     saved = _saved_plan(flows or [])
     ignoring = [*(reviewed or ()), *([Path(saved[1])] if saved is not None else ())]
     if saved is not None:
-        flows, read = [], import_module("kitaru.client.project").read_plan(*saved)
+        from kitaru.client.project import read_plan
+
+        flows, read = [], read_plan(*saved)
         made = client.project.reopened(read, prune=prune, allow_dirty=allow_dirty, ignoring=ignoring)
     else:
         made = client.plan(flows or (), prune=prune, allow_dirty=allow_dirty, ignoring=ignoring)
     progress.close()
-    view = import_module("kitaru.cli.views.plan")
+    from kitaru.cli.views import plan as view
+
     if not terminal.json:
         terminal.lines(view.plan_lines(made, terminal.style))
     if reviewed is not None:
@@ -444,7 +458,8 @@ def schema(
 ) -> None:
     """Print a JSON Schema, of kitaru.yaml or of what Kitaru writes. With -o json it is the item of an answer."""
     terminal.begin("schema", output)
-    schemas = import_module("kitaru.cli.schema")
+    from kitaru.cli import schema as schemas
+
     known = {"manifest": "kitaru", **{one: one for one in schemas.PUBLISHED}}
     if name not in known:
         raise KitaruUsageError(

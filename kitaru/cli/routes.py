@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Annotated, Any
 
 import typer
@@ -134,7 +133,8 @@ def _show(done: Any, mode: str) -> None:
 def _view(done: Any) -> Any:
     """The view of what was done; what is worth a word beside it is said."""
     progress.close()
-    view = import_module("kitaru.cli.views.deployments")
+    from kitaru.cli.views import deployments as view
+
     for line in view.manifest_notes(done.manifest):
         terminal.note(line)
     return view

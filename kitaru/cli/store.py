@@ -7,7 +7,6 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from importlib import import_module
 from typing import Annotated
 
 import typer
@@ -27,7 +26,8 @@ def history(
     """Show who moved what, when, from which commit; newest first. Exit code 1 where one is missing or unreadable."""
     client = at.connect()
     happened = client.history.list(flow, limit=None if everything else limit)
-    view = import_module("kitaru.cli.views.history")
+    from kitaru.cli.views import history as view
+
     width, project = terminal.room or view.WIDTH, client.session.project
     lines = [] if terminal.json else view.history_lines(happened, flow, project, terminal.style, width=width)
     terminal.items(happened.generations, lines, **happened.gaps_to_json())
@@ -45,7 +45,8 @@ def blame(
     """Show which commit an execution runs, and who led it there."""
     client = at.connect()
     found = client.history.blame(exec_id)
-    view = import_module("kitaru.cli.views.history")
+    from kitaru.cli.views import history as view
+
     terminal.item(found, view.blame_lines(found, terminal.style, width=terminal.room or view.WIDTH))
 
 
@@ -61,7 +62,8 @@ def diff(
     client = at.connect()
     found = client.history.diff(flow, before, after, full=full)
     progress.close()
-    view = import_module("kitaru.cli.views.history")
+    from kitaru.cli.views import history as view
+
     seen = sys.stdout.isatty()
     if terminal.json:
         terminal.item(found)
@@ -101,7 +103,8 @@ def verify(
     client = at.connect()
     found = client.history.verify(deep=deep, expect=expect or "")
     progress.close()
-    view = import_module("kitaru.cli.views.history")
+    from kitaru.cli.views import history as view
+
     terminal.item(found, view.verified_lines(found, terminal.style))
     if not found.sound:
         raise typer.Exit(1)
@@ -151,8 +154,9 @@ def gc(
 
     Others may work on the store meanwhile; with --grace 0d nobody may.
     """
+    from kitaru.cli.views import history as view
+
     client = at.connect()
-    view = import_module("kitaru.cli.views.history")
     terms: dict[str, str | int | None] = {
         "--keep-versions": keep_versions,
         "--older-than": older_than,

@@ -6,9 +6,9 @@ Must never know: printing, argv.
 
 from __future__ import annotations
 
-from importlib import import_module
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kitaru.client.session import Session
 from kitaru.ports import Reporter
@@ -69,48 +69,54 @@ class KitaruClient:
             stack=_configured.get("stack"),
         )
         self.session = Session(asked, reporter, hosts_runs=hosts_runs)
-        self._parts: dict[str, Any] = {}
 
-    @property
+    @cached_property
     def executions(self) -> ExecutionsClient:
         """Verbs about executions."""
-        found: ExecutionsClient = self._part("executions", "ExecutionsClient")
-        return found
+        from kitaru.client.executions import ExecutionsClient
 
-    @property
+        return ExecutionsClient(self.session)
+
+    @cached_property
     def artifacts(self) -> Artifacts:
         """Verbs about the named values that executions saved."""
-        found: Artifacts = self._part("artifacts", "Artifacts")
-        return found
+        from kitaru.client.artifacts import Artifacts
 
-    @property
+        return Artifacts(self.session)
+
+    @cached_property
     def deployments(self) -> Deployments:
         """Verbs about released versions."""
-        found: Deployments = self._part("deployments", "Deployments")
-        return found
+        from kitaru.client.deployments import Deployments
 
-    @property
+        return Deployments(self.session)
+
+    @cached_property
     def history(self) -> History:
-        """Verbs that look back: what happened, what ran, what differs, whether the record is sound."""
-        found: History = self._part("history", "History")
-        return found
+        """Verbs that look back: what happened, what differs, whether the record is sound."""
+        from kitaru.release.client_history import History
 
-    @property
+        return History(self.session)
+
+    @cached_property
     def housekeeping(self) -> Housekeeping:
         """Verbs that free space, in the store and on this machine."""
-        found: Housekeeping = self._part("housekeeping", "Housekeeping")
-        return found
+        from kitaru.upkeep.housekeeping import Housekeeping
 
-    @property
+        return Housekeeping(self.session)
+
+    @cached_property
     def project(self) -> Project:
         """The producer's verbs, in full."""
-        found: Project = self._part("project", "Project")
-        return found
+        from kitaru.client.project import Project
+
+        return Project(self.session)
 
     def import_flows(self, flows: Sequence[str] = (), *, dry_run: bool = False) -> Imported:
         """Write into the manifest what the store has and the manifest does not name, of these flows or of all."""
-        done: Imported = self._part("importing", "Importing").run(flows, dry_run=dry_run)
-        return done
+        from kitaru.release.importing import Importing
+
+        return Importing(self.session).run(flows, dry_run=dry_run)
 
     def validate(self) -> Checked:
         """Every check of the manifest that needs no store."""
@@ -148,9 +154,3 @@ class KitaruClient:
             message=message,
             ignoring=ignoring,
         )
-
-    def _part(self, module: str, name: str) -> Any:
-        # Late: a script that only runs flows needs no pydantic, a plan no executor.
-        if module not in self._parts:
-            self._parts[module] = getattr(import_module(f"kitaru.client.{module}"), name)(self.session)
-        return self._parts[module]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -250,7 +249,8 @@ class Deployments:
             tag_name(asked["tag"])
         yes_or_no("exclusive", asked.get("exclusive", False))
         # Late: who invokes a version needs none of what makes one.
-        releasing = import_module("kitaru.release.releasing")
+        from kitaru.release import releasing
+
         given = None if inputs is None else _jsonable(target if isinstance(target, str) else target.name, inputs)
         asking = releasing.Asking(inputs=given, **asked)
         made = releasing.Releasing(self._session, self.releases)
@@ -322,8 +322,9 @@ class Deployments:
 
     @cached_property
     def _routing(self) -> Routing:
-        made: Routing = import_module("kitaru.release.routing").Routing(self._session, self.releases)
-        return made
+        from kitaru.release.routing import Routing
+
+        return Routing(self._session, self.releases)
 
     def _state(self, flow: str) -> tuple[Lockfile, FlowState]:
         lock = self.releases.head()

@@ -7,7 +7,6 @@ import math
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from importlib import import_module
 from itertools import groupby, islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -164,9 +163,9 @@ class ExecutionsClient:
 
     def explain_cache(self, exec_id: str) -> Sequence[CacheReport]:
         """What the cache did for each call of an execution, and why."""
-        explain = import_module("kitaru.run.cache").explain
-        found: Sequence[CacheReport] = explain(self._session.store, self._session.project, self.get(exec_id))
-        return found
+        from kitaru.run.cache import explain
+
+        return explain(self._session.store, self._session.project, self.get(exec_id))
 
     def result(self, execution: Execution | str, *, as_plain: bool = False) -> Any:
         """The result of a completed execution, or of the one of that id; ``KitaruStateError`` for any other.
@@ -275,8 +274,9 @@ class ExecutionsClient:
 
         ``KitaruStateError`` for one that has ended.
         """
-        found: Execution = import_module("kitaru.run.cancels").cancel(self._session, exec_id)
-        return found
+        from kitaru.run.cancels import cancel
+
+        return cancel(self._session, exec_id)
 
     def replay(
         self,
@@ -368,8 +368,9 @@ class ExecutionsClient:
         )
         runner = wiring.runner_for_order(session.settings, order, session.reporter)
         # Late: the invoker brings pydantic, as the runner's snapshot just did; a script that runs flows needs neither.
-        launched: Launched = import_module("kitaru.run.invoker").Launched(runner, runner.launch(order))
-        return launched
+        from kitaru.run.invoker import Launched
+
+        return Launched(runner, runner.launch(order))
 
     def load(self, target: str) -> Flow[..., Any]:
         """The flow that ``path/to/file.py:flow`` or ``package.module:flow`` names, imported into this process.
@@ -381,11 +382,13 @@ class ExecutionsClient:
     @cached_property
     def _replays(self) -> Replays:
         # Late, as what it needs of `_running`.
-        made: Replays = import_module("kitaru.run.replays").Replays(self._session, self._running)
-        return made
+        from kitaru.run.replays import Replays
+
+        return Replays(self._session, self._running)
 
     @cached_property
     def _running(self) -> Running:
         # Late: it brings the executor, and most commands about executions run none.
-        made: Running = import_module("kitaru.client.running").Running(self._session)
-        return made
+        from kitaru.client.running import Running
+
+        return Running(self._session)

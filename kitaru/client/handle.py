@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from kitaru.client.reading import plain_value, read_value
@@ -154,7 +153,9 @@ class FlowHandle:
 
     def cancel(self) -> None:
         """Cancel the execution; returns when that is recorded. ``KitaruStateError`` where it has ended before."""
-        import_module("kitaru.run.cancels").cancel(self._session, self.exec_id)
+        from kitaru.run.cancels import cancel
+
+        cancel(self._session, self.exec_id)
 
     def tell_of_waits(self, told: Callable[[Execution], None]) -> None:
         """While ``wait()`` blocks, call ``told`` each time that the execution asks something new."""

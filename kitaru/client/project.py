@@ -6,9 +6,8 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -21,7 +20,7 @@ from kitaru.errors import KitaruConflictError, KitaruIntegrityError, KitaruManif
 from kitaru.model.address import short
 from kitaru.model.lockfile import Lockfile, Retire, Untag
 from kitaru.model.plan import Plan
-from kitaru.release.planner import Planner
+from kitaru.release.planner import Planner, stored_inputs, used_by
 from kitaru.release.releases import Releases
 from kitaru.release.workshop import Workshop
 
@@ -226,18 +225,17 @@ class Project:
             project=session.project,
             releases=self.releases,
             check_inputs=session.check_inputs,
-            used_by=lambda flow: _usage().used_by(session, flow),
-            stored_inputs=lambda flow, limit: _usage().stored_inputs(session, flow, limit),
+            used_by=lambda flow: used_by(session, flow),
+            stored_inputs=lambda flow, limit: stored_inputs(session, flow, limit),
             store_id=wiring.store_id(session.store),
         )
 
     def _applier(self) -> Applier:
         session = self._session
         # Late: a plan needs no applier, and threads' machinery comes with it.
-        made: Applier = import_module("kitaru.release.applier").Applier(
-            session.store, session.project, self.releases, session.clock, session.reporter
-        )
-        return made
+        from kitaru.release.applier import Applier
+
+        return Applier(session.store, session.project, self.releases, session.clock, session.reporter)
 
     def _made_again(self, plan: Plan, workshop: Workshop, planner: Planner, head: Lockfile) -> Plan:
         """The same plan, made now: what is in a file proves nothing. Raises as ``reopened`` does."""
@@ -316,11 +314,6 @@ def _must_be_whole(flows: Sequence[str], prune: bool) -> None:
             f"a saved plan is carried out whole, as it was made, without {' '.join(given)}",
             hint=f"{shlex.join(['kitaru', 'plan', *given])} --out FILE makes one; then kitaru apply FILE",
         )
-
-
-def _usage() -> Any:
-    """Late: a plan looks at executions only where something changes for them."""
-    return import_module("kitaru.release.planner")
 
 
 def read_plan(text: bytes, name: str) -> Plan:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,10 +83,9 @@ class Session:
     def executions_in(self, store: Store, project: str) -> Executions:
         """The executions of any project in any store."""
         # Late: a plan looks at them only where it would remove a flow.
-        made: Executions = import_module("kitaru.run.executions").Executions(
-            store, project, self.clock, self._alive, lease_seconds(self.settings.environ), self._launched
-        )
-        return made
+        from kitaru.run.executions import Executions
+
+        return Executions(store, project, self.clock, self._alive, lease_seconds(self.settings.environ), self._launched)
 
     def _launched(self, execution: Execution) -> RunnerInfo | None:
         """The process that is to run an execution whose journal knows no runner yet, where that is known here."""
