@@ -15,7 +15,7 @@ import pytest
 
 from kitaru._version import __version__
 from kitaru.cli import app
-from kitaru.cli.suggestions import example_inputs
+from kitaru.cli.options import example_inputs
 from kitaru.model import address
 from tests.repository import CHECKOUT, FLOWS, MANIFEST, Done, Repository, finish, kitaru, start
 

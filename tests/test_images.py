@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kitaru import flow
-from kitaru.client.images import asked_image
+from kitaru.client.arguments import asked_image
 from kitaru.errors import KitaruError, KitaruManifestError, KitaruUsageError
 from kitaru.model.image import ImageSettings, image_flaws, settings_flaws
 from kitaru.model.snapshot import Snapshot

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kitaru import KitaruClient, checkpoint, flow
-from kitaru.client.reading import plain_value
+from kitaru.client.values import plain_value
 from kitaru.core.replay_plan import Changes, plan_replay
 from kitaru.errors import KitaruStateError, KitaruUsageError, KitaruWaitValidationError
 from kitaru.flows.flow import Flow

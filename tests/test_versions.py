@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kitaru import KitaruClient
-from kitaru.client.versions import version_back, version_number
+from kitaru.client.arguments import version_back, version_number
 from kitaru.errors import KitaruUsageError
 from tests.repository import Repository
 

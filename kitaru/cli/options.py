@@ -6,7 +6,8 @@ Of options that say where and how (a store, a limit, ``-o``) the last one counts
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,3 +212,29 @@ def parse_inputs(text: str | None, option: str = "--input") -> dict[str, Any]:
             hint=f"""{option} '{EXAMPLE}'""",
         )
     return found
+
+
+EXAMPLES: Mapping[str, Any] = {"string": "...", "integer": 1, "number": 1.0, "boolean": True}
+PLAIN = {"type", "title", "description"}
+"""Keys of a parameter's schema beside which any value of its type will do."""
+
+
+def command_line(command: str, *words: str | Path) -> str:
+    """``command`` and its words, quoted for a shell where they need it."""
+    return " ".join([command, *(shlex.quote(str(word)) for word in words)])
+
+
+def example_inputs(schema: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A value for each required parameter that ``given`` has none for; None where one is no plain text or number."""
+    made = {}
+    for name in schema.get("required", ()):
+        if name in given:
+            continue
+        one = schema.get("properties", {}).get(name, {})
+        if one.get("enum"):
+            made[name] = one["enum"][0]
+        elif one.get("type") in EXAMPLES and one.keys() <= PLAIN:
+            made[name] = EXAMPLES[one["type"]]
+        else:
+            return None
+    return made

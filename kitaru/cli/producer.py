@@ -21,10 +21,11 @@ from kitaru.cli.options import (
     Place,
     ProjectOption,
     TargetOption,
+    command_line,
+    example_inputs,
     parse_inputs,
     placed,
 )
-from kitaru.cli.suggestions import command_line, example_inputs
 from kitaru.cli.terminal import Output, progress, terminal
 from kitaru.cli.views.words import count
 from kitaru.errors import KitaruError, KitaruStateError, KitaruUsageError
@@ -151,7 +152,7 @@ def parse_image(text: str | None) -> ImageSettings | None:
     if text is None:
         return None
     # Late: few commands are given an image, and its model takes time to make.
-    from kitaru.client.images import asked_image
+    from kitaru.client.arguments import asked_image
 
     return asked_image(_image_given(text), "--image")
 

@@ -7,9 +7,17 @@ from typing import Annotated, Any
 import typer
 
 from kitaru.cli.consumer import deployments_app, flow_app
-from kitaru.cli.options import FlowArgument, ManifestOnly, MessageOption, NoManifest, Place, TagArgument, placed
+from kitaru.cli.options import (
+    FlowArgument,
+    ManifestOnly,
+    MessageOption,
+    NoManifest,
+    Place,
+    TagArgument,
+    command_line,
+    placed,
+)
 from kitaru.cli.producer import manifest_mode
-from kitaru.cli.suggestions import command_line
 from kitaru.cli.terminal import progress, terminal
 from kitaru.errors import KitaruUsageError
 from kitaru.model.route import DEFAULT_TAG

@@ -7,13 +7,16 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kitaru.cli.options import FlowArgument, Place, placed
 from kitaru.cli.terminal import progress, terminal
 from kitaru.errors import KitaruUsageError
+
+if TYPE_CHECKING:
+    from kitaru.client import KitaruClient
 
 
 @placed("history")
@@ -166,9 +169,7 @@ def gc(
     if local:
         if wrong := [name for name, value in terms.items() if value is not None]:
             raise KitaruUsageError(f"--local takes no {', '.join(wrong)}", hint="leave out the one or the other")
-        pruned = client.housekeeping.prune_caches(delete=delete, unused_for=_age("--unused-for", unused_for))
-        command = _again({"--local": True, "--unused-for": unused_for if unused_for != "30d" else None}, [])
-        terminal.item(pruned, view.pruned_lines(pruned, command, terminal.style))
+        _prune(client, unused_for, delete=delete)
         return
     found = client.housekeeping.collect(
         delete=delete,
@@ -179,6 +180,14 @@ def gc(
     )
     progress.close()
     terminal.item(found, view.collected_lines(found, _again(terms, at.options), terminal.style))
+
+
+def _prune(client: KitaruClient, unused_for: str, *, delete: bool) -> None:
+    from kitaru.cli.views import history as view
+
+    pruned = client.housekeeping.prune_caches(delete=delete, unused_for=_age("--unused-for", unused_for))
+    command = _again({"--local": True, "--unused-for": unused_for if unused_for != "30d" else None}, [])
+    terminal.item(pruned, view.pruned_lines(pruned, command, terminal.style))
 
 
 def _again(chosen: Mapping[str, object], place: Sequence[str]) -> str:

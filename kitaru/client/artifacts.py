@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from kitaru.client.reading import plain_value, read_value
 from kitaru.client.session import Session
+from kitaru.client.values import plain_value, read_value
 from kitaru.model.execution import Artifact
 from kitaru.run.artifacts import find, read_artifacts, select
 

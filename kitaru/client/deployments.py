@@ -11,17 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from kitaru import wiring
+from kitaru.client.arguments import PREVIOUS, chosen, tag_name, version_back, version_number, version_or_none, yes_or_no
 from kitaru.client.handle import FlowHandle
 from kitaru.client.session import Session
-from kitaru.client.versions import (
-    PREVIOUS,
-    chosen,
-    tag_name,
-    version_back,
-    version_number,
-    version_or_none,
-    yes_or_no,
-)
 from kitaru.core.resolving import Resolved
 from kitaru.errors import KitaruInputError, KitaruSelectorError
 from kitaru.model.lockfile import FlowState, Lockfile, Release

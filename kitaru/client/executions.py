@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from kitaru import wiring
 from kitaru.client.handle import FlowHandle, waiting_error
-from kitaru.client.reading import plain_value, read_value
 from kitaru.client.session import Session
+from kitaru.client.values import plain_value, read_value
 from kitaru.errors import KitaruError, KitaruStateError, KitaruUsageError
 from kitaru.model import address
 from kitaru.model.event import Value

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
-from kitaru.client.reading import plain_value, read_value
 from kitaru.client.session import Session
+from kitaru.client.values import plain_value, read_value
 from kitaru.errors import (
     KitaruCancelledError,
     KitaruDivergenceError,

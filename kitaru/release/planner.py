@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
-from kitaru.client.reading import plain_value
 from kitaru.client.session import Session
+from kitaru.client.values import plain_value
 from kitaru.core.claims import declared_twice
 from kitaru.core.consequences import STORED_INPUTS, InUse, Stored, asks_for_use, consequences, passages, turns
 from kitaru.core.drift import find_drift

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from kitaru import wiring
-from kitaru.client.images import asked_image
+from kitaru.client.arguments import asked_image
 from kitaru.client.session import Session
 from kitaru.core.commit import next_lockfile
 from kitaru.core.deploying import (

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from kitaru import wiring
+from kitaru.client.arguments import PREVIOUS
 from kitaru.client.session import Session
-from kitaru.client.versions import PREVIOUS
 from kitaru.core.commit import next_lockfile
 from kitaru.core.deploying import ManifestEdit
 from kitaru.core.holding import marks_of, returns

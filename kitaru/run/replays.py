@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from kitaru import wiring
 from kitaru.client.handle import FlowHandle
-from kitaru.client.reading import plain_value, read_value
 from kitaru.client.session import Session
+from kitaru.client.values import plain_value, read_value
 from kitaru.core.replay_plan import CHECKPOINT, WAIT, Changes, failing_calls, must_be_known, on_its_way, plan_replay
 from kitaru.errors import KitaruError, KitaruInputError, KitaruUsageError, KitaruWaitValidationError, Problem
 from kitaru.model import address
