@@ -6,7 +6,7 @@ from kitaru.core.commit import next_lockfile
 from kitaru.model import address
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.lockfile import FlowState, Generation, Lockfile, Move, Release, VersionTable
-from kitaru.model.route import Holder, Route
+from kitaru.model.route import Assignment, Route
 from kitaru.ports import Store
 from kitaru.release.releases import FULL_STATE_BYTES, FULL_STATE_EVERY
 from kitaru.store.objects import read_table, write_object
@@ -89,7 +89,7 @@ def _older(store: Store, project: str, name: str, state: FlowState, versions: in
         tag: route.model_copy(update={"holders": tuple(holder.model_copy(update=held) for holder in route.holders)})
         for tag, route in state.routes.items()
     }
-    stable = Route(holders=(Holder(**held),), at=AT, by=BY, generation=1)
+    stable = Route(holders=(Assignment(**held),), at=AT, by=BY, generation=1)
     return state.model_copy(
         update={
             "latest": versions,
@@ -103,7 +103,7 @@ def _next_move(name: str, state: FlowState) -> Move:
     before = state.routes["stable"].holders
     version = before[0].version % state.latest + 1
     snapshot = state.snapshot if version == state.latest else digest(f"{name} {version}".encode())
-    after = (Holder(version=version, snapshot=snapshot),)
+    after = (Assignment(version=version, snapshot=snapshot),)
     return Move(kind="move", flow=name, tag="stable", holders=after, managed=False, expects=before)
 
 

@@ -10,8 +10,20 @@ from hypothesis import strategies as st
 from kitaru.core.commit import next_lockfile
 from kitaru.core.naming import names_of
 from kitaru.model.address import digest
-from kitaru.model.lockfile import Drop, Edit, Generation, Lockfile, Manage, Mint, Move, Protect, Rename, Retire, Untag
-from kitaru.model.route import HeldOff, Holder, Protection
+from kitaru.model.lockfile import (
+    AddVersion,
+    Drop,
+    Edit,
+    Generation,
+    Lockfile,
+    Manage,
+    Move,
+    Protect,
+    Rename,
+    Retire,
+    Untag,
+)
+from kitaru.model.route import Assignment, HeldOff, Protection
 
 FLOWS = ("agent", "greeter", "other")
 TAGS = ("default", "stable", "canary", "benchmark")
@@ -42,12 +54,12 @@ def snapshot(flow: str, version: int) -> str:
     return digest(f"{flow} {version}".encode())
 
 
-def holder(flow: str, version: int, weight: int = 100) -> Holder:
-    return Holder(version=version, snapshot=snapshot(flow, version), weight=weight)
+def holder(flow: str, version: int, weight: int = 100) -> Assignment:
+    return Assignment(version=version, snapshot=snapshot(flow, version), weight=weight)
 
 
-def mint(flow: str, version: int, expects: int | None = None) -> Mint:
-    return Mint(
+def mint(flow: str, version: int, expects: int | None = None) -> AddVersion:
+    return AddVersion(
         kind="mint",
         flow=flow,
         version=version,

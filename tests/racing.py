@@ -18,7 +18,7 @@ from typing import Any
 
 from kitaru.core.commit import next_lockfile
 from kitaru.errors import KitaruConflictError
-from kitaru.model.lockfile import Lockfile, Mint, Move
+from kitaru.model.lockfile import AddVersion, Lockfile, Move
 from kitaru.ports import Store
 from tests.repository import CHECKOUT, Repository
 
@@ -149,7 +149,7 @@ def check_serial(store: Store, told: Sequence[Told]) -> Lockfile:
         assert isinstance(following, Lockfile), following
         assert following.state_digest == entry.state_digest, number
         for edit in entry.edits:
-            if isinstance(edit, Mint):
+            if isinstance(edit, AddVersion):
                 minted.setdefault(edit.flow, []).append(edit.version)
             if isinstance(edit, Move):
                 assert following.flows[edit.flow].routes[edit.tag].holders == edit.holders
@@ -168,7 +168,7 @@ def check_serial(store: Store, told: Sequence[Told]) -> Lockfile:
 
 def _check_deed(deed: Told, edits: Sequence[Any]) -> None:
     if deed.verb == "apply":
-        assert [edit.version for edit in edits if isinstance(edit, Mint)] == [deed.version]
+        assert [edit.version for edit in edits if isinstance(edit, AddVersion)] == [deed.version]
     else:
         moves = [edit for edit in edits if isinstance(edit, Move)]
         assert [(move.flow, move.tag) for move in moves] == [(deed.flow, deed.tag)]
@@ -214,7 +214,7 @@ class Worker:
                 continue
             entry = client.project.releases.entry(done.generation)
             assert entry is not None
-            self._version = next(edit.version for edit in entry[0].edits if isinstance(edit, Mint))
+            self._version = next(edit.version for edit in entry[0].edits if isinstance(edit, AddVersion))
             spent = time.monotonic() - begun
             return Told(self._who, "apply", self._flow, "", self._version, done.generation, attempts, spent, requests)
 

@@ -12,7 +12,7 @@ from kitaru import KitaruClient
 from kitaru.errors import KitaruIntegrityError, KitaruStateError, KitaruUsageError
 from kitaru.model import address
 from kitaru.model.lockfile import FlowState, Release, VersionTable
-from kitaru.model.route import Hold, Holder, Route
+from kitaru.model.route import Assignment, Hold, Route
 from kitaru.ports import Store
 from kitaru.release.releases import Releases
 from kitaru.upkeep.checks import verify_objects
@@ -218,8 +218,8 @@ def _state(**given: Any) -> tuple[FlowState, VersionTable]:
 
 
 def _route(*versions: int, left: tuple[int, ...] = (), exclusive: bool = True) -> Route:
-    holders = tuple(Holder(version=number, snapshot=f"s{number}") for number in versions)
-    hold = Hold(left=tuple(Holder(version=number, snapshot=f"s{number}") for number in left)) if left else None
+    holders = tuple(Assignment(version=number, snapshot=f"s{number}") for number in versions)
+    hold = Hold(left=tuple(Assignment(version=number, snapshot=f"s{number}") for number in left)) if left else None
     return Route(holders=holders, exclusive=exclusive, hold=hold)
 
 

@@ -10,25 +10,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kitaru.core.resolving import draw
-from kitaru.model.route import Holder
+from kitaru.model.route import Assignment
 from tests.lock_strategies import FEW
 
 KEYS = 10_000
 
 
-def holders(**weights: int) -> tuple[Holder, ...]:
+def holders(**weights: int) -> tuple[Assignment, ...]:
     """``v1=90, v2=10``."""
-    return tuple(Holder(version=int(name[1:]), snapshot=name, weight=weight) for name, weight in weights.items())
+    return tuple(Assignment(version=int(name[1:]), snapshot=name, weight=weight) for name, weight in weights.items())
 
 
-def drawn(route: tuple[Holder, ...]) -> list[int]:
+def drawn(route: tuple[Assignment, ...]) -> list[int]:
     return [draw("agent", "beta", route, f"order {number}").version for number in range(KEYS)]
 
 
 @pytest.mark.parametrize(
     "route", [holders(v1=90, v2=10), holders(v1=50, v2=50), holders(v1=1, v2=99), holders(v1=20, v2=30, v7=50)]
 )
-def test_each_version_gets_its_share(route: tuple[Holder, ...]) -> None:
+def test_each_version_gets_its_share(route: tuple[Assignment, ...]) -> None:
     """Over ten thousand keys, each share is within four standard deviations of its weight."""
     counts = Counter(drawn(route))
     for holder in route:

@@ -13,7 +13,7 @@ from kitaru.core.commit import next_lockfile
 from kitaru.core.holding import REMEMBERED, barred, marks_of, remembered, returns
 from kitaru.core.tagging import rolled_back, tagged
 from kitaru.model.lockfile import Drop, FlowState, Lockfile, Move, Rename
-from kitaru.model.route import HeldOff, Holder, Pin, Route
+from kitaru.model.route import Assignment, HeldOff, Pin, Route
 from tests.applying import generation, new_version, routed
 from tests.lock_strategies import AT, BY, after, holder, mint, move
 from tests.repository import Repository, git, kitaru
@@ -23,7 +23,7 @@ C1, C2 = "1" * 40, "2" * 40
 # --- what is remembered -----------------------------------------------------------------------------------------------
 
 
-def numbered(*versions: int) -> tuple[Holder, ...]:
+def numbered(*versions: int) -> tuple[Assignment, ...]:
     return tuple(holder("agent", version) for version in versions)
 
 
@@ -133,7 +133,7 @@ def test_a_version_returns_by_its_number_or_by_its_content() -> None:
     route = Route(holders=numbered(1))
     (one,) = returns(route, (old, new), numbered(2))
     assert one.text == "v2 was rolled back by Ann on 2026-11-22: loses orders"
-    copy = Holder(version=7, snapshot=holder("agent", 2).snapshot)
+    copy = Assignment(version=7, snapshot=holder("agent", 2).snapshot)
     (same,) = returns(route, (new.model_copy(update={"reason": ""}),), (copy,))
     assert same.text == "v7 has the content of v2, which was rolled back by Ann on 2026-11-22"
     assert returns(Route(holders=numbered(2)), (new,), (copy,)) == ()

@@ -14,7 +14,7 @@ from kitaru.core.holding import why_still_held
 from kitaru.errors import KitaruConflictError
 from kitaru.model.lockfile import Release
 from kitaru.model.plan import Plan
-from kitaru.model.route import Hold, Label, Route, RouteWish, Split, parse_wish
+from kitaru.model.route import Hold, Label, Route, RouteTarget, Split, parse_target
 from kitaru.model.snapshot import Commit
 from tests.applying import everything, new_version, routed
 from tests.lock_strategies import holder
@@ -35,15 +35,15 @@ def test_head_ends_a_hold_only_from_a_commit_that_contains_the_bad_one(wish: obj
         asked.append(versions)
         return [BAD]
 
-    said = why_still_held("default", route, parse_wish(wish), lacks)
+    said = why_still_held("default", route, parse_target(wish), lacks)
     assert said.startswith("this commit does not contain 91c196000000, whose v5 was rolled back")
     assert "write default: 4" in said
     assert asked == [{5}]
-    assert why_still_held("default", route, parse_wish(wish), lambda _versions: ()) == ""
+    assert why_still_held("default", route, parse_target(wish), lambda _versions: ()) == ""
 
 
-@pytest.mark.parametrize("wish", [parse_wish(4), Label((3, 4)), Split(((3, 10), (4, 90)))])
-def test_a_number_is_a_word_of_its_own(wish: RouteWish) -> None:
+@pytest.mark.parametrize("wish", [parse_target(4), Label((3, 4)), Split(((3, 10), (4, 90)))])
+def test_a_number_is_a_word_of_its_own(wish: RouteTarget) -> None:
     """It ends the hold from wherever, and nothing is asked; nor is anything where no hold is."""
 
     def never(_versions: Collection[int]) -> Sequence[Release]:
@@ -52,7 +52,7 @@ def test_a_number_is_a_word_of_its_own(wish: RouteWish) -> None:
     held = Route(holders=(holder("agent", 4),), hold=Hold(left=(holder("agent", 5),)))
     assert why_still_held("default", held, wish, never) == ""
     free = held.model_copy(update={"hold": None})
-    assert why_still_held("default", free, parse_wish("head"), never) == ""
+    assert why_still_held("default", free, parse_target("head"), never) == ""
 
 
 # --- over a real repository and store ---------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from kitaru.manifest.manifest_reading import read_manifest
 from kitaru.manifest.yaml_tree import parse, to_data
 from kitaru.model.image import ImageSettings
 from kitaru.model.manifest import FlowSpec
-from kitaru.model.route import Head, Label, Pin, RouteWish, Split, parse_wish
+from kitaru.model.route import Head, Label, Pin, RouteTarget, Split, parse_target
 from tests.manifest_files import FULL, HEAD, LAYERED
 from tests.manifest_texts import FLOWS, TAGS, WISHES, Written, manifests
 
@@ -65,7 +65,7 @@ def test_a_route_is_set_and_nothing_else(written: Written, flow: str, tag: str, 
     """Whatever the style of the manifest, it means what was wanted; all other lines and all comments stay."""
     before = said(written.body)
     try:
-        body = set_route(written.body, flow, tag, parse_wish(wish))
+        body = set_route(written.body, flow, tag, parse_target(wish))
     except KitaruManifestError as error:
         assert flow not in written.flows or b"*" in written.body, error
         event("refused")
@@ -91,7 +91,7 @@ def test_a_route_is_set_and_nothing_else(written: Written, flow: str, tag: str, 
 def test_adding_a_route_and_removing_it_gives_the_same_bytes(written: Written, flow: str, wish: Any) -> None:
     """A tag that was not there leaves no trace when it goes again."""
     try:
-        body = set_route(written.body, flow, "fresh", parse_wish(wish))
+        body = set_route(written.body, flow, "fresh", parse_target(wish))
         again = remove_route(body, flow, "fresh")
     except KitaruManifestError as error:
         assert flow not in written.flows or b"*" in written.body, error
@@ -117,7 +117,7 @@ def test_an_edit_for_one_target_changes_that_target_alone(
     before = _reads(written.body)
     assume(target in before and flow in written.flows)
     image = ImageSettings(base_image="python:3.13", requirements=("httpx",))
-    fresh = parse_wish(wish)
+    fresh = parse_target(wish)
     try:
         moved = set_route(written.body, flow, tag, fresh, target=target)
         built = set_flow(written.body, flow, {"image": image.data(), "routes": {tag: fresh}}, target=target)
@@ -187,7 +187,7 @@ def test_setting_a_route_back_gives_the_same_bytes(written: Written, flow: str, 
     if old is None or b"*" in written.body or isinstance(old, dict | list):
         return
     moved = set_route(written.body, flow, tag, Pin(number))
-    assert set_route(moved, flow, tag, parse_wish(old)) == written.body
+    assert set_route(moved, flow, tag, parse_target(old)) == written.body
 
 
 @RANDOM
@@ -309,7 +309,7 @@ def changed_lines(text: str, *given: Any, edit: Any = set_route, **more: Any) ->
         (Split(((1, 90), (None, 10))), "{head: 10, 1: 90}"),
     ],
 )
-def test_wishes_are_spelled_as_in_the_guide(wish: RouteWish, spelled: str) -> None:
+def test_wishes_are_spelled_as_in_the_guide(wish: RouteTarget, spelled: str) -> None:
     """A number, head, a list, and weights with the newest version first."""
     gone, new = changed_lines(FULL, "research_agent", "stable", wish)
     assert (gone, new) == (["      stable: 1"], [f"      stable: {spelled}"])

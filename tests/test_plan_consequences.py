@@ -15,7 +15,7 @@ from kitaru.errors import KitaruIntegrityError
 from kitaru.manifest.input_schema import check
 from kitaru.model import address
 from kitaru.model.plan import Consequence, FlowPlan, Plan, RouteMove
-from kitaru.model.route import Holder
+from kitaru.model.route import Assignment
 from kitaru.model.snapshot import Snapshot
 from kitaru.model.stack import LocalStack, NamedStack
 from kitaru.ports import Store
@@ -45,12 +45,14 @@ def version(*required: str, given: dict[str, Any] | None = None, **optional: Any
     )
 
 
-def holders(**weights: int) -> tuple[Holder, ...]:
+def holders(**weights: int) -> tuple[Assignment, ...]:
     """``holders(v1=50, v2=50)``."""
-    return tuple(Holder(version=int(name[1:]), snapshot=name, weight=weight) for name, weight in weights.items())
+    return tuple(Assignment(version=int(name[1:]), snapshot=name, weight=weight) for name, weight in weights.items())
 
 
-def moved(tag: str, before: tuple[Holder, ...] | None, after: tuple[Holder, ...] | None, **more: Any) -> RouteMove:
+def moved(
+    tag: str, before: tuple[Assignment, ...] | None, after: tuple[Assignment, ...] | None, **more: Any
+) -> RouteMove:
     return RouteMove(tag=tag, before=before, after=after, **more)
 
 

@@ -15,7 +15,7 @@ from kitaru.core.protection import protect_words
 from kitaru.model.image import ImageSettings
 from kitaru.model.lockfile import Protect
 from kitaru.model.plan import Build, Change, Consequence, FlowPlan, Plan, RouteMove
-from kitaru.model.route import Holder, Protection
+from kitaru.model.route import Assignment, Protection
 from kitaru.model.snapshot import Commit, Snapshot
 from kitaru.model.stack import LocalStack, NamedStack
 from tests.repository import MANIFEST, Done, Repository, kitaru
@@ -33,7 +33,7 @@ def ruled(flows: int, *, busy: int = 0) -> Plan:
     names = [f"flow_{number}" for number in range(flows)]
     edits = [Protect(kind="protect", flow=name, rules={"stable": rule}) for name in names]
     left = [("v2 is built and left unrouted: no route of the manifest leads to it",)] * busy + [()] * (flows - busy)
-    moves = (RouteMove(tag="default", after=(Holder(version=2, snapshot="2" * 64),)),)
+    moves = (RouteMove(tag="default", after=(Assignment(version=2, snapshot="2" * 64),)),)
     return Plan(
         project="research",
         store="file:///store",
@@ -119,8 +119,8 @@ def large_plan(flows: int, files: int) -> Plan:
         )
         move = RouteMove(
             tag="default",
-            before=(Holder(version=1, snapshot="1" * 64),),
-            after=(Holder(version=2, snapshot="2" * 64),),
+            before=(Assignment(version=1, snapshot="1" * 64),),
+            after=(Assignment(version=2, snapshot="2" * 64),),
             reason="the manifest says so",
             moved_at="2026-11-21T23:13:18.000000Z",
             moved_by=bad,

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kitaru.core.commit import next_lockfile
-from kitaru.core.planning import Desired, Draft, Known, needs, plan_absent, plan_flow
+from kitaru.core.planning import Desired, Draft, StoredFlow, needs, plan_absent, plan_flow
 from kitaru.core.review import tampered
 from kitaru.errors import Problem
-from kitaru.model.lockfile import Lockfile, Mint, Move, Release, VersionTable
+from kitaru.model.lockfile import AddVersion, Lockfile, Move, Release, VersionTable
 from kitaru.model.manifest import FlowSpec, Manifest, Neighbours
 from kitaru.model.plan import Plan
-from kitaru.model.route import Protection, RouteWish, parse_wish
+from kitaru.model.route import Protection, RouteTarget, parse_target
 from kitaru.model.snapshot import Commit, Snapshot
 from kitaru.model.stack import LocalStack, NamedStack
 from tests.lock_strategies import AT, BY, FEW, FLOWS, RULES, TAGS, holder, locks
@@ -33,7 +33,7 @@ def built(flow: str, content: str) -> Snapshot:
 
 
 def desired(flow: str = "agent", content: str = "a", **routes: Any) -> Desired:
-    wishes: dict[str, RouteWish] = {tag: parse_wish(wish) for tag, wish in routes.items()}
+    wishes: dict[str, RouteTarget] = {tag: parse_target(wish) for tag, wish in routes.items()}
     spec = FlowSpec.model_construct(**{**FlowSpec(target="flows/work.py:agent").__dict__, "routes": wishes})
     return Desired(name=flow, spec=spec, snapshot=built(flow, content))
 
@@ -47,7 +47,7 @@ def drafted(
 ) -> Draft:
     draft = Draft(protect=protect or {})
     for flow in flows:
-        known = Known(table=(tables or {}).get(flow.name))
+        known = StoredFlow(table=(tables or {}).get(flow.name))
         plan_flow(draft, flow, lock, known, place, prune=prune)
     return draft
 
@@ -221,7 +221,7 @@ def two_of_the_same() -> tuple[Lockfile, str]:
     """``default: head`` applied at v1; then somebody built the same content once more, as v2."""
     lock = carried_out(EMPTY, drafted(EMPTY, desired(default="head", mark=["head"])))
     content = lock.flows["agent"].snapshot
-    mint = Mint(kind="mint", flow="agent", version=2, snapshot=content, table="t", managed=False, expects=1)
+    mint = AddVersion(kind="mint", flow="agent", version=2, snapshot=content, table="t", managed=False, expects=1)
     following = next_lockfile(lock, [mint], at=AT, by=BY)
     assert isinstance(following, Lockfile)
     return following, content

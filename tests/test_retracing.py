@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kitaru.core.retracing import ROLLBACK, Retracing
 from kitaru.model.lockfile import Edit, Move
-from kitaru.model.route import Holder
+from kitaru.model.route import Assignment
 from tests.lock_strategies import holder, mint, move
 
 Step = tuple[str, int]
@@ -115,7 +115,7 @@ def test_a_shared_label_is_no_place_to_go_back_to() -> None:
 
 def test_a_divided_route_is_a_place_like_any_other() -> None:
     """A rollback restores the percents, unless one of the versions is gone."""
-    divided: tuple[Holder, ...] = (holder("agent", 1, 90), holder("agent", 2, 10))
+    divided: tuple[Assignment, ...] = (holder("agent", 1, 90), holder("agent", 2, 10))
     made = Move(kind="move", flow="agent", tag="stable", holders=(holder("agent", 3),), expects=divided)
     for there, expected in ((THERE, divided), ({1, 3}, ())):
         way = Retracing({"agent"}, "stable", (holder("agent", 3),), there)

@@ -9,20 +9,20 @@ from pydantic import TypeAdapter
 
 from kitaru.model.route import (
     EXPECTED,
+    Assignment,
     ByTag,
     ByVersion,
     Head,
-    Holder,
     Label,
     Pin,
     Route,
-    RouteWish,
+    RouteTarget,
+    RouteTargetField,
     Split,
-    WishField,
     describe_holders,
-    parse_wish,
+    parse_target,
     selector,
-    wish_data,
+    target_data,
 )
 
 versions = st.integers(min_value=1, max_value=10**9)
@@ -36,7 +36,7 @@ def splits(draw: st.DrawFn) -> Split:
     return Split(tuple(zip(numbers, weights, strict=True)))
 
 
-wishes: st.SearchStrategy[RouteWish] = st.one_of(
+wishes: st.SearchStrategy[RouteTarget] = st.one_of(
     versions.map(Pin),
     st.just(Head()),
     st.lists(st.none() | versions, min_size=1, max_size=6, unique=True).map(lambda items: Label(tuple(items))),
@@ -60,16 +60,16 @@ wishes: st.SearchStrategy[RouteWish] = st.one_of(
         (Pin(3), Pin(3)),
     ],
 )
-def test_each_spelling_of_a_route_means_one_wish(value: Any, wish: RouteWish) -> None:
+def test_each_spelling_of_a_route_means_one_wish(value: Any, wish: RouteTarget) -> None:
     """A number pins, head follows, a list labels, weights split."""
-    assert parse_wish(value) == wish
+    assert parse_target(value) == wish
 
 
 @pytest.mark.parametrize("value", [None, "", "latest", "1", "Head", [], {}, 1.0, True, False, object()])
 def test_anything_else_is_refused_with_what_was_expected(value: Any) -> None:
     """A value that is no spelling of a route is answered with every spelling that there is."""
     with pytest.raises(ValueError) as refused:
-        parse_wish(value)
+        parse_target(value)
     assert str(refused.value) == EXPECTED
 
 
@@ -96,14 +96,14 @@ def test_anything_else_is_refused_with_what_was_expected(value: Any) -> None:
 def test_a_spelling_with_a_wrong_part_names_that_part(value: Any, reason: str) -> None:
     """Versions count from 1, once each, and weights are whole percentages of the whole."""
     with pytest.raises(ValueError, match=reason):
-        parse_wish(value)
+        parse_target(value)
 
 
 @given(wishes)
-def test_a_wish_survives_its_own_spelling(wish: RouteWish) -> None:
+def test_a_wish_survives_its_own_spelling(wish: RouteTarget) -> None:
     """What a wish is written as reads back as the same wish, in Python and through JSON."""
-    field: TypeAdapter[RouteWish] = TypeAdapter(WishField)
-    assert parse_wish(wish_data(wish)) == wish
+    field: TypeAdapter[RouteTarget] = TypeAdapter(RouteTargetField)
+    assert parse_target(target_data(wish)) == wish
     assert field.validate_json(field.dump_json(wish)) == wish
 
 
@@ -118,7 +118,7 @@ def test_a_selector_is_a_tag_or_a_version_and_nothing_means_default() -> None:
 
 def test_holders_read_as_people_say_them() -> None:
     """One, several, weighted, or none."""
-    one, two = Holder(version=1, snapshot="a"), Holder(version=2, snapshot="b")
+    one, two = Assignment(version=1, snapshot="a"), Assignment(version=2, snapshot="b")
     assert describe_holders((two,)) == "v2"
     assert describe_holders((one, two)) == "v1, v2"
     weighted = (two.model_copy(update={"weight": 10}), one.model_copy(update={"weight": 90}))

@@ -8,7 +8,7 @@ from kitaru.cli.views.plan_markdown import plan_markdown
 from kitaru.core.holding import Origins, behind, newer, returns, why_freed
 from kitaru.core.route_changes import way_past_end
 from kitaru.model.lockfile import Release
-from kitaru.model.route import HeldOff, Hold, Holder, Route, parse_wish
+from kitaru.model.route import Assignment, HeldOff, Hold, Route, parse_target
 from kitaru.model.snapshot import Commit
 from kitaru.source.git import GitSource
 from tests.applying import new_version, routed
@@ -17,7 +17,7 @@ from tests.repository import Repository, git, kitaru
 
 BAD, END = "b" * 40, "e" * 40
 HELD = Route(holders=(holder("agent", 1),), hold=Hold(left=(holder("agent", 2),)))
-FIFTH: tuple[Holder, ...] = (holder("agent", 5),)
+FIFTH: tuple[Assignment, ...] = (holder("agent", 5),)
 
 
 def rows(*commits: Commit | None) -> Origins:
@@ -75,16 +75,16 @@ def test_who_has_the_bad_commit_and_not_the_end_is_behind(commit: Commit | None,
 @pytest.mark.parametrize(("wish", "own"), [(3, True), (2, False), ("head", False), ({1: 50, 3: 50}, True), ([3], True)])
 def test_only_numbers_past_the_bad_one_are_a_word_of_their_own(wish: object, own: bool) -> None:
     """Beside the versions that are there already."""
-    assert newer(parse_wish(wish), (1,), (holder("agent", 2),)) == own
+    assert newer(parse_target(wish), (1,), (holder("agent", 2),)) == own
 
 
 def test_a_revert_frees_nothing_that_a_rollback_took_off() -> None:
     """Not the bad content, whatever Git says; nor with half of the reverts, or after an earlier rollback."""
-    wish, origins = parse_wish("head"), rows(Commit(sha=BAD), Commit(sha=END))
+    wish, origins = parse_target("head"), rows(Commit(sha=BAD), Commit(sha=END))
     assert why_freed(HELD, (), wish, FIFTH, origins, {BAD}.__contains__).startswith("bbbbbbbbbbbb was reverted")
     assert why_freed(HELD, (), wish, FIFTH, origins, lambda _sha: False) == ""
     assert why_freed(HELD, (), wish, FIFTH, rows(Commit(sha=BAD, dirty=True)), lambda _sha: True) == ""
-    back = (Holder(version=5, snapshot=holder("agent", 2).snapshot),)
+    back = (Assignment(version=5, snapshot=holder("agent", 2).snapshot),)
     assert returns(HELD, (), back)
     assert why_freed(HELD, (), wish, back, origins, lambda _sha: True) == ""
     first = HeldOff(left=(holder("agent", 3),), goes_on=True)

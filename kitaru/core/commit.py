@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from kitaru.core.naming import first_name, present_name
 from kitaru.errors import KitaruIntegrityError
 from kitaru.model.lockfile import (
+    AddVersion,
     Drop,
     Edit,
     FlowState,
     Generation,
     Lockfile,
     Manage,
-    Mint,
     Move,
     Protect,
     Rename,
     Retire,
     Untag,
 )
-from kitaru.model.route import APPLY, HeldOff, Holder, Route, describe_holders
+from kitaru.model.route import APPLY, Assignment, HeldOff, Route, describe_holders
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def fold(lock: Lockfile, entry: Generation, entry_digest: str) -> Lockfile:
 def _broken(lock: Lockfile, edit: Edit) -> Broken | None:
     flow = lock.flows.get(edit.flow)
     match edit:
-        case Mint(expects=expects) | Retire(expects=expects):
+        case AddVersion(expects=expects) | Retire(expects=expects):
             latest = flow.latest if flow else 0
             if latest != expects:
                 wanted = f"v{expects}" if expects else "no version yet"
@@ -136,7 +136,7 @@ def _broken(lock: Lockfile, edit: Edit) -> Broken | None:
     return None
 
 
-def _broken_route(name: str, flow: FlowState | None, tag: str, expects: tuple[Holder, ...] | None) -> Broken | None:
+def _broken_route(name: str, flow: FlowState | None, tag: str, expects: tuple[Assignment, ...] | None) -> Broken | None:
     route = flow.routes.get(tag) if flow and not flow.retired else None
     found = route.holders if route else None
     if found == expects:
@@ -159,10 +159,10 @@ def _broken_drop(flow: FlowState | None, edit: Drop) -> Broken | None:
 
 
 def _changed(
-    flow: FlowState | None, edit: Mint | Move | Untag | Manage | Retire | Drop | Protect, stamp: Stamp
+    flow: FlowState | None, edit: AddVersion | Move | Untag | Manage | Retire | Drop | Protect, stamp: Stamp
 ) -> FlowState:
     match edit:
-        case Mint():
+        case AddVersion():
             return _minted(flow, edit)
         case Move():
             state = _present(flow, edit)
@@ -189,7 +189,7 @@ def _changed(
             return _present(flow, edit).model_copy(update=bound)
 
 
-def _minted(flow: FlowState | None, edit: Mint) -> FlowState:
+def _minted(flow: FlowState | None, edit: AddVersion) -> FlowState:
     fresh = FlowState(
         latest=edit.version, snapshot=edit.snapshot, table=edit.table, managed=edit.managed, owner=edit.owner
     )

@@ -10,7 +10,7 @@ from typing import Any
 from kitaru.core.compatibility import compare_inputs
 from kitaru.model.address import canonical_json
 from kitaru.model.plan import Consequence, FlowPlan
-from kitaru.model.route import Holder
+from kitaru.model.route import Assignment
 from kitaru.model.snapshot import Snapshot
 
 InputCheck = Callable[[Mapping[str, Any], Mapping[str, Any]], Sequence[str]]
@@ -51,8 +51,8 @@ class Passage:
     """Callers of the route ``tag`` meet ``left`` until now, and ``reached`` once the plan is carried out."""
 
     tag: str
-    left: Holder
-    reached: Holder
+    left: Assignment
+    reached: Assignment
 
 
 @dataclass(slots=True)
@@ -88,12 +88,12 @@ def passages(flow: FlowPlan) -> tuple[Passage, ...]:
     return tuple(found)
 
 
-def _can_be_called(holders: Sequence[Holder] | None, exclusive: bool) -> bool:
+def _can_be_called(holders: Sequence[Assignment] | None, exclusive: bool) -> bool:
     """A shared label is resolved only while a single version holds it."""
     return bool(holders) and (exclusive or len(holders or ()) == 1)
 
 
-def _shares(holders: Sequence[Holder] | None) -> dict[int, int]:
+def _shares(holders: Sequence[Assignment] | None) -> dict[int, int]:
     return {holder.version: holder.weight for holder in holders or ()}
 
 

@@ -13,10 +13,10 @@ from kitaru.core.tagging import agrees, check_shared, check_tag, wish_of
 from kitaru.errors import KitaruStateError, KitaruUsageError
 from kitaru.model.image import ImageSettings, is_base_image
 from kitaru.model.jsonable import parse_json
-from kitaru.model.lockfile import Edit, FlowState, Lockfile, Mint, Move
+from kitaru.model.lockfile import AddVersion, Edit, FlowState, Lockfile, Move
 from kitaru.model.manifest import FlowSpec, Manifest
 from kitaru.model.plan import Build, FlowPlan, RouteMove
-from kitaru.model.route import DEFAULT_TAG, Head, Holder, Label, Pin, Route, RouteWish, Split, wish_data
+from kitaru.model.route import DEFAULT_TAG, Assignment, Head, Label, Pin, Route, RouteTarget, Split, target_data
 from kitaru.model.snapshot import Snapshot
 
 
@@ -45,7 +45,7 @@ class ManifestEdit:
 
     flow: str
     keys: Mapping[str, Any] = field(default_factory=dict)
-    routes: Mapping[str, RouteWish | None] = field(default_factory=dict)
+    routes: Mapping[str, RouteTarget | None] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -195,9 +195,9 @@ def plan_release(order: Order, snapshot: Snapshot, lock: Lockfile) -> tuple[Flow
     state = lock.flows.get(order.flow)
     live = lock.flow(order.flow)
     latest = state.latest if state else 0
-    holder = Holder(version=latest + 1, snapshot=snapshot.digest)
+    holder = Assignment(version=latest + 1, snapshot=snapshot.digest)
     edits: list[Edit] = [
-        Mint(
+        AddVersion(
             kind="mint",
             flow=order.flow,
             version=holder.version,
@@ -229,12 +229,12 @@ def plan_release(order: Order, snapshot: Snapshot, lock: Lockfile) -> tuple[Flow
 
 
 def _led(
-    order: Order, tag: str, exclusive: bool, holder: Holder, state: FlowState | None, live: FlowState | None
+    order: Order, tag: str, exclusive: bool, holder: Assignment, state: FlowState | None, live: FlowState | None
 ) -> tuple[RouteMove, Move]:
     check_tag(tag)
     check_protected({}, order.flow, tag, state)
     route = live.routes.get(tag) if live else None
-    holders: tuple[Holder, ...] = (holder,)
+    holders: tuple[Assignment, ...] = (holder,)
     if not exclusive:
         check_shared(order.flow, tag, route, holder.version)
         holders = (*sorted(route.holders if route else (), key=lambda one: one.version), holder)
@@ -275,7 +275,7 @@ def agreeing(spec: FlowSpec | None, lock: Lockfile, flow: str, tags: frozenset[s
     state = lock.flow(flow)
     routes = state.routes if state else {}
     wishes = spec.routes if spec else {}
-    changed: dict[str, RouteWish | None] = {
+    changed: dict[str, RouteTarget | None] = {
         tag: wish_of(routes.get(tag)) for tag in sorted(tags) if not agrees(wishes.get(tag), routes.get(tag), built)
     }
     notes = []
@@ -302,7 +302,7 @@ def proposed(spec: FlowSpec | None, lock: Lockfile, order: Order) -> ManifestEdi
     routes = state.routes if state else {}
     wishes = spec.routes if spec else {}
     tags = tags_of(order, lock)
-    changed: dict[str, RouteWish | None] = {}
+    changed: dict[str, RouteTarget | None] = {}
     for tag, exclusive in tags.items():
         check_tag(tag)
         changed[tag] = Head()
@@ -315,24 +315,24 @@ def proposed(spec: FlowSpec | None, lock: Lockfile, order: Order) -> ManifestEdi
     return ManifestEdit(order.flow, routes={tag: wish for tag, wish in changed.items() if wish != wishes.get(tag)})
 
 
-def _check_shared_there(flow: str, tag: str, wish: RouteWish | None, route: Route | None, version: int) -> None:
+def _check_shared_there(flow: str, tag: str, wish: RouteTarget | None, route: Route | None, version: int) -> None:
     """As ``check_shared``, by the manifest's own word where it has one."""
     if wish is None or tag == DEFAULT_TAG:
         check_shared(flow, tag, route, version)
     elif not isinstance(wish, Label):
         raise KitaruUsageError(
-            f"the manifest makes {tag} of {flow} an exclusive route: {wish_data(wish)}; pass --exclusive to move it",
+            f"the manifest makes {tag} of {flow} an exclusive route: {target_data(wish)}; pass --exclusive to move it",
             hint=f"or make it a shared label: kitaru flow untag {flow} {tag} --manifest-only",
         )
 
 
-def _with_head(wish: RouteWish | None, held: tuple[int, ...]) -> Label:
+def _with_head(wish: RouteTarget | None, held: tuple[int, ...]) -> Label:
     """A shared label as it is, and head besides."""
     versions: tuple[int | None, ...] = wish.versions if isinstance(wish, Label) else held
     return Label(versions if None in versions else (*versions, None))
 
 
-def _names(wish: RouteWish, version: int | None) -> bool:
+def _names(wish: RouteTarget, version: int | None) -> bool:
     """Whether the wish leads to head, or to that version by its number."""
     match wish:
         case Head():

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kitaru.core.protection import protect_words
-from kitaru.model.lockfile import Drop, Edit, Manage, Mint, Move, Protect, Rename, Retire, Untag
-from kitaru.model.route import Holder, Protection, describe_holders
+from kitaru.model.lockfile import AddVersion, Drop, Edit, Manage, Move, Protect, Rename, Retire, Untag
+from kitaru.model.route import Assignment, Protection, describe_holders
 
 
 def edit_words(edit: Edit) -> str:
     """What the edit did to its flow, without the flow's name: ``v3 built``, ``stable: v1 → v2``, ``canary removed``."""
     match edit:
-        case Mint(version=version):
+        case AddVersion(version=version):
             return f"v{version} built"
         case Move():
             return _move_words(edit)
@@ -59,7 +59,7 @@ def edit_data(edit: Edit) -> dict[str, Any]:
     """
     data: dict[str, Any] = {"kind": edit.kind, "flow": edit.flow, "text": edit_words(edit)}
     match edit:
-        case Mint(version=version) | Drop(version=version):
+        case AddVersion(version=version) | Drop(version=version):
             data["version"] = version
         case Move():
             data |= {"tag": edit.tag, "before": holders_data(edit.expects), "after": holders_data(edit.holders)}
@@ -81,7 +81,7 @@ def edit_data(edit: Edit) -> dict[str, Any]:
     return data
 
 
-def holders_data(holders: Sequence[Holder] | None) -> list[dict[str, int]] | None:
+def holders_data(holders: Sequence[Assignment] | None) -> list[dict[str, int]] | None:
     """``[{"version": 2, "weight": 100}]``; None where there is no route."""
     return None if holders is None else [{"version": one.version, "weight": one.weight} for one in holders]
 

@@ -22,7 +22,7 @@ from kitaru.core.wishing import asked
 from kitaru.model.address import short
 from kitaru.model.lockfile import FlowState, Release
 from kitaru.model.plan import Consequence
-from kitaru.model.route import HeldOff, Hold, Holder, Route, RouteWish
+from kitaru.model.route import Assignment, HeldOff, Hold, Route, RouteTarget
 
 REMEMBERED = 3
 """Rollbacks of one route that are remembered after their holds."""
@@ -92,7 +92,7 @@ def lacks_none(_versions: Collection[int]) -> Sequence[Release]:
     return ()
 
 
-def why_still_held(tag: str, route: Route, wish: RouteWish, lacks: Lacks) -> str:
+def why_still_held(tag: str, route: Route, wish: RouteTarget, lacks: Lacks) -> str:
     """Why the hold stays though the manifest agrees with the route; empty where it ends, or none is there.
 
     A number in the manifest is a word of its own, from whichever commit. ``lacks`` is asked for no other wish.
@@ -112,7 +112,7 @@ def why_still_held(tag: str, route: Route, wish: RouteWish, lacks: Lacks) -> str
     )
 
 
-def newer(wish: RouteWish, there: Sequence[int], left: Sequence[Holder]) -> bool:
+def newer(wish: RouteTarget, there: Sequence[int], left: Sequence[Assignment]) -> bool:
     """Whether the manifest names only versions that came after all of ``left``, beside those that are ``there``.
 
     Whoever wrote that knew of more than the bad release.
@@ -123,7 +123,7 @@ def newer(wish: RouteWish, there: Sequence[int], left: Sequence[Holder]) -> bool
 
 
 def why_freed(
-    route: Route, marks: Marks, wish: RouteWish, after: Sequence[Holder], origins: Origins, reverted: Contains
+    route: Route, marks: Marks, wish: RouteTarget, after: Sequence[Assignment], origins: Origins, reverted: Contains
 ) -> str:
     """Why a hold ends though the route is to lead elsewhere than it was rolled back to; empty where it stays.
 
@@ -155,7 +155,7 @@ def marks_of(state: FlowState | None, tag: str) -> Marks:
 
 
 def remembered(
-    route: Route | None, marks: Marks, after: Sequence[Holder], *, commit: str = "", hold: Hold | None = None
+    route: Route | None, marks: Marks, after: Sequence[Assignment], *, commit: str = "", hold: Hold | None = None
 ) -> Marks | None:
     """What is remembered of rollbacks once a route leads to ``after``; None where that is what was.
 
@@ -172,7 +172,7 @@ def remembered(
     return _with(found, _without(mark, after))
 
 
-def remembered_at_once(route: Route, marks: Marks, after: Sequence[Holder], reason: str) -> Marks:
+def remembered_at_once(route: Route, marks: Marks, after: Sequence[Assignment], reason: str) -> Marks:
     """The same of a rollback that leaves no hold, since the manifest agrees with it already: nothing is to end.
 
     Who made it, and when, says the generation.
@@ -181,7 +181,7 @@ def remembered_at_once(route: Route, marks: Marks, after: Sequence[Holder], reas
     return _with(before, _without(HeldOff(left=route.holders, reason=reason), after))
 
 
-def returns(route: Route | None, marks: Marks, after: Sequence[Holder]) -> tuple[Return, ...]:
+def returns(route: Route | None, marks: Marks, after: Sequence[Assignment]) -> tuple[Return, ...]:
     """The versions of ``after`` that a rollback took off the route, newest rollback first, each told once.
 
     By number or by content; what the route leads to already does not come back. A hold that lives counts as well.
@@ -263,7 +263,7 @@ def _ended(mark: HeldOff, commit: str) -> HeldOff:
     return mark.model_copy(update={"commit": commit or mark.commit, "goes_on": False})
 
 
-def _without(mark: HeldOff, after: Sequence[Holder]) -> HeldOff:
+def _without(mark: HeldOff, after: Sequence[Assignment]) -> HeldOff:
     led_to = {one.version for one in after} | {one.snapshot for one in after}
     left = tuple(one for one in mark.left if one.version not in led_to and one.snapshot not in led_to)
     return mark.model_copy(update={"left": left})

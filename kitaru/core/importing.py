@@ -12,7 +12,7 @@ from kitaru.core.wishing import asked, head_of
 from kitaru.errors import KitaruUsageError
 from kitaru.model.lockfile import FlowState, Lockfile, VersionTable
 from kitaru.model.manifest import FlowSpec, Manifest
-from kitaru.model.route import APPLY, DEFAULT_TAG, Route, RouteWish, describe_holders
+from kitaru.model.route import APPLY, DEFAULT_TAG, Route, RouteTarget, describe_holders
 from kitaru.model.snapshot import Options, Snapshot
 
 
@@ -25,7 +25,7 @@ class Missing:
 
     flow: str
     declared: bool
-    routes: Mapping[str, RouteWish]
+    routes: Mapping[str, RouteTarget]
     dropped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -87,7 +87,7 @@ class _Differing:
     """The routes of one flow that the manifest is to say otherwise, or no more, and why."""
 
     def __init__(self, flow: str, spec: FlowSpec, state: FlowState, heads: Heads) -> None:
-        self.routes: dict[str, RouteWish] = {}
+        self.routes: dict[str, RouteTarget] = {}
         self.dropped: list[str] = []
         self.notes: list[str] = []
         self._flow, self._heads = flow, heads
@@ -99,7 +99,7 @@ class _Differing:
                 self.dropped.append(tag)
                 self.notes.append(f"route {tag} of {flow} was removed by {route.by} ({route.via})")
 
-    def _there(self, tag: str, said: RouteWish | None, route: Route) -> None:
+    def _there(self, tag: str, said: RouteTarget | None, route: Route) -> None:
         wish = wish_of(route)
         if wish is None:
             return
@@ -118,13 +118,13 @@ class _Differing:
         self.routes[tag] = wish
         self.notes.append(f"route {tag} of {self._flow} was led to {at} by {by}")
 
-    def _head(self, wish: RouteWish, route: Route) -> int | None:
+    def _head(self, wish: RouteTarget, route: Route) -> int | None:
         if None not in asked(wish):
             return None
         now = self._heads(self._flow)
         return None if now.version is None else head_of(wish, route, now.version, now.snapshot)
 
-    def _still_says(self, wish: RouteWish, gone: Route) -> bool:
+    def _still_says(self, wish: RouteTarget, gone: Route) -> bool:
         """Whether the manifest wants a removed route where it was. A number that differs was written since then."""
         return None in asked(wish) or agrees(wish, gone, None)
 

@@ -13,10 +13,10 @@ from kitaru.core.route_changes import held_at, move_reason, route_move, settled
 from kitaru.core.staying import History, Turn, turn_of
 from kitaru.core.wishing import asked, head_of, numbers
 from kitaru.errors import Problem
-from kitaru.model.lockfile import Edit, FlowState, Lockfile, Manage, Mint, Move, Retire, Untag, VersionTable
+from kitaru.model.lockfile import AddVersion, Edit, FlowState, Lockfile, Manage, Move, Retire, Untag, VersionTable
 from kitaru.model.manifest import FlowSpec, Manifest, Neighbours
 from kitaru.model.plan import Build, Change, Consequence, FlowPlan, Held, RouteMove
-from kitaru.model.route import DEFAULT_TAG, Head, Holder, Label, RouteWish, Split, describe_holders
+from kitaru.model.route import DEFAULT_TAG, Assignment, Head, Label, RouteTarget, Split, describe_holders
 from kitaru.model.snapshot import Commit, Snapshot
 
 Place = Callable[..., Problem]
@@ -37,7 +37,7 @@ class Desired:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class StoredFlow:
     """What the store holds of one flow beyond the lockfile, read only where ``needs`` said so.
 
     What ``history`` answers it finds out when it is asked: few plans meet a hold, or a route that was rolled back once.
@@ -89,7 +89,7 @@ def needs(desired: Desired, lock: Lockfile) -> Needs:
     return Needs(table=built is None or open_pin, previous=built is None)
 
 
-def plan_flow(draft: Draft, desired: Desired, lock: Lockfile, known: Known, place: Place, *, prune: bool) -> None:
+def plan_flow(draft: Draft, desired: Desired, lock: Lockfile, known: StoredFlow, place: Place, *, prune: bool) -> None:
     """Add one flow to ``draft``: its build, its route moves, and what is wrong with them. ``lock``: after renames."""
     state = lock.flows.get(desired.name)
     live = state if state is not None and not state.retired else None
@@ -129,7 +129,7 @@ def plan_flow(draft: Draft, desired: Desired, lock: Lockfile, known: Known, plac
 
 
 def _route_moves(
-    draft: Draft, desired: Desired, state: FlowState | None, known: Known, version: int, place: Place
+    draft: Draft, desired: Desired, state: FlowState | None, known: StoredFlow, version: int, place: Place
 ) -> tuple[list[RouteMove], list[Edit], list[Held], list[Consequence]]:
     """What becomes of the routes that the manifest names: they move, or a rollback holds them.
 
@@ -231,7 +231,7 @@ def _belongs_elsewhere(state: FlowState, owner: str) -> bool:
     return state.managed and state.owner != owner
 
 
-def _version(desired: Desired, digest: str, state: FlowState | None, known: Known) -> tuple[int, Build | None]:
+def _version(desired: Desired, digest: str, state: FlowState | None, known: StoredFlow) -> tuple[int, Build | None]:
     """The version of this content, and the build that makes it where there is none yet."""
     if state is not None:
         version = state.known_version(digest)
@@ -256,7 +256,7 @@ def _opening(desired: Desired, state: FlowState | None, build: Build | None, own
     """The edit that a flow's other edits build on: its new version, or the manifest's word that the flow is its own."""
     if build is not None:
         latest = state.latest if state else 0
-        mint = Mint(
+        mint = AddVersion(
             kind="mint",
             flow=desired.name,
             version=build.version,
@@ -270,7 +270,7 @@ def _opening(desired: Desired, state: FlowState | None, build: Build | None, own
     return []
 
 
-def _wishes(spec: FlowSpec, *, first: bool) -> Mapping[str, RouteWish]:
+def _wishes(spec: FlowSpec, *, first: bool) -> Mapping[str, RouteTarget]:
     """The manifest's routes; the first version of a flow gets ``default`` where the manifest does not place it."""
     if first and DEFAULT_TAG not in spec.routes:
         return {DEFAULT_TAG: Head(), **spec.routes}
@@ -281,12 +281,12 @@ def _holders(
     draft: Draft,
     desired: Desired,
     tag: str,
-    wish: RouteWish,
+    wish: RouteTarget,
     state: FlowState | None,
-    known: Known,
+    known: StoredFlow,
     head: tuple[int, int],
     place: Place,
-) -> tuple[Holder, ...] | None:
+) -> tuple[Assignment, ...] | None:
     """Who is to hold the tag; None, and a problem in ``draft``, where a number names no version.
 
     ``head``: the version that head is for this route, and the newest one of the same content.
@@ -306,11 +306,11 @@ def _holders(
         if snapshot is None:
             draft.problems.append(place(_no_such_version(number, desired.name, tag, state, known, newest), *path))
             return None
-        holders.append(Holder(version=number, snapshot=snapshot, weight=weights.get(number, 100)))
+        holders.append(Assignment(version=number, snapshot=snapshot, weight=weights.get(number, 100)))
     return tuple(sorted(holders, key=lambda holder: holder.version))
 
 
-def _snapshot_of(number: int, state: FlowState | None, known: Known) -> str | None:
+def _snapshot_of(number: int, state: FlowState | None, known: StoredFlow) -> str | None:
     if state is None:
         return None
     found = state.known_snapshot(number)
@@ -319,7 +319,7 @@ def _snapshot_of(number: int, state: FlowState | None, known: Known) -> str | No
     return found
 
 
-def _no_such_version(number: int, flow: str, tag: str, state: FlowState | None, known: Known, version: int) -> str:
+def _no_such_version(number: int, flow: str, tag: str, state: FlowState | None, known: StoredFlow, version: int) -> str:
     latest = state.latest if state else 0
     if known.table is not None and (release := known.table.release(number)) and release.deleted:
         return f"route {tag} of {flow} names version {number}, which {release.deleted_by} deleted"

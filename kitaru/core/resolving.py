@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from kitaru.core.naming import first_name
 from kitaru.errors import KitaruSelectorError
 from kitaru.model.lockfile import FlowState, Lockfile, VersionTable
-from kitaru.model.route import DEFAULT_TAG, ByTag, ByVersion, Holder, Route, Selector, describe_holders
+from kitaru.model.route import DEFAULT_TAG, Assignment, ByTag, ByVersion, Route, Selector, describe_holders
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
@@ -22,7 +22,7 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def draw(flow: str, tag: str, holders: Sequence[Holder], key: str) -> Holder:
+def draw(flow: str, tag: str, holders: Sequence[Assignment], key: str) -> Assignment:
     """The holder that ``key`` draws: over many keys, each is drawn in proportion to its weight.
 
     Weighted rendezvous hashing: where weights change, or a version joins or leaves, only the keys that must move do;
@@ -31,7 +31,7 @@ def draw(flow: str, tag: str, holders: Sequence[Holder], key: str) -> Holder:
     return max(holders, key=lambda holder: (_score(flow, tag, holder, key), holder.version))
 
 
-def _score(flow: str, tag: str, holder: Holder, key: str) -> float:
+def _score(flow: str, tag: str, holder: Assignment, key: str) -> float:
     digest = hashlib.sha256(f"{flow}\n{tag}\n{holder.version}\n{key}".encode("utf-8", "surrogatepass")).digest()
     # A number strictly between 0 and 1, of 53 bits: all that a float holds exactly.
     chance = (int.from_bytes(digest[:8], "big") >> 11) + 0.5

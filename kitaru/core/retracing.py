@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from kitaru.model.lockfile import Edit, Mint, Move
-from kitaru.model.route import Holder, describe_holders
+from kitaru.model.lockfile import AddVersion, Edit, Move
+from kitaru.model.route import Assignment, describe_holders
 
 ROLLBACK = "rollback"
 """The verb of a generation that led a route back."""
 
 WHOLE = 100
 
-Holders = tuple[Holder, ...]
+Holders = tuple[Assignment, ...]
 
 
 class Retracing:
@@ -42,7 +42,7 @@ class Retracing:
                 break
             if isinstance(edit, Move) and edit.flow in self._names and edit.tag == self._tag:
                 self._moved(_ascending(edit.expects or ()), _ascending(edit.holders), verb)
-        began = any(isinstance(edit, Mint) and edit.expects == 0 and edit.flow in self._names for edit in edits)
+        began = any(isinstance(edit, AddVersion) and edit.expects == 0 and edit.flow in self._names for edit in edits)
         self._over = self._over or began
         return self._over
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from kitaru.core.consequences import FEW, UNTOLD, breaking_words
 from kitaru.core.protection import protect_words
 from kitaru.model.address import canonical_json
-from kitaru.model.lockfile import Edit, Mint, Move, Protect, Retire, Untag
+from kitaru.model.lockfile import AddVersion, Edit, Move, Protect, Retire, Untag
 from kitaru.model.plan import Build, Consequence, FlowPlan, Plan, RouteMove
-from kitaru.model.route import Holder, describe_holders
+from kitaru.model.route import Assignment, describe_holders
 
 OF_EXECUTIONS = ("stored_inputs", "in_use")
 """Kinds of consequences that come and go with executions, and are no deed of the plan."""
@@ -126,7 +126,7 @@ def _deeds(plan: Plan) -> Mapping[Subject, Deed]:
             found["route", flow.flow, move.tag] = Deed(canonical_json(content), text, plan.base, move=move)
     notes = {flow.flow: flow.notes for flow in plan.flows}
     for edit in plan.edits:
-        if not isinstance(edit, Mint | Move | Untag | Retire) and _is_shown(edit, notes.get(edit.flow, ())):
+        if not isinstance(edit, AddVersion | Move | Untag | Retire) and _is_shown(edit, notes.get(edit.flow, ())):
             data = {name: value for name, value in edit.data().items() if name not in NOT_CONTENT}
             text = "; ".join(protect_words(edit)) if isinstance(edit, Protect) else edit.kind
             found[edit.kind, edit.flow, ""] = Deed(canonical_json(data), text, plan.base)
@@ -151,7 +151,7 @@ def _removal(flow: FlowPlan, base: int) -> Deed:
     return Deed(canonical_json([list(one) for one in routes]), "it is removed, with all its routes", base)
 
 
-def _content(holders: tuple[Holder, ...] | None, new: int | None) -> str | None:
+def _content(holders: tuple[Assignment, ...] | None, new: int | None) -> str | None:
     """Holders as text, a version that is yet to be made without its number."""
     if holders is None:
         return None

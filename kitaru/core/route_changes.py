@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from kitaru.core.holding import Behind, Return, barred_words
 from kitaru.model.plan import Held, RouteMove
-from kitaru.model.route import Head, Holder, Route, RouteWish
+from kitaru.model.route import Assignment, Head, Route, RouteTarget
 
-Holders = tuple[Holder, ...]
+Holders = tuple[Assignment, ...]
 
 
 def settled(route: Route, holders: Holders, managed: bool, exclusive: bool) -> bool:
@@ -89,7 +89,7 @@ def route_move(tag: str, route: Route | None, after: Holders, exclusive: bool, r
     )
 
 
-def move_reason(wish: RouteWish, managed: bool, route: Route | None, holders: Holders, exclusive: bool) -> str:
+def move_reason(wish: RouteTarget, managed: bool, route: Route | None, holders: Holders, exclusive: bool) -> str:
     """Why the plan moves the route, or touches it where it is."""
     if route is not None and same(route.holders, holders) and route.exclusive != exclusive:
         return f"the manifest makes it {'an exclusive route' if exclusive else 'a shared label'}"

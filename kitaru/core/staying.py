@@ -22,7 +22,7 @@ from kitaru.core.holding import (
 )
 from kitaru.core.route_changes import Holders, barred_at, held_at, same, way_out_of_hold, way_past_end
 from kitaru.model.plan import Held
-from kitaru.model.route import Route, RouteWish
+from kitaru.model.route import Route, RouteTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Turn:
 
     flow: str
     tag: str
-    wish: RouteWish
+    wish: RouteTarget
     route: Route | None
     wanted: Holders
     protected: bool = False

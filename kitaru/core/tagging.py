@@ -14,13 +14,24 @@ from kitaru.errors import KitaruSelectorError, KitaruStateError, KitaruUsageErro
 from kitaru.model.address import is_tag
 from kitaru.model.jsonable import recorded_line
 from kitaru.model.lockfile import Drop, Edit, FlowState, Lockfile, Move, Untag, VersionTable
-from kitaru.model.route import DEFAULT_TAG, Head, Hold, Holder, Label, Pin, Route, RouteWish, Split, describe_holders
+from kitaru.model.route import (
+    DEFAULT_TAG,
+    Assignment,
+    Head,
+    Hold,
+    Label,
+    Pin,
+    Route,
+    RouteTarget,
+    Split,
+    describe_holders,
+)
 
 Edits = tuple[Edit, ...]
 
 
 def tagged(
-    lock: Lockfile, flow: str, tag: str, holder: Holder, *, exclusive: bool, managed: bool | None = None
+    lock: Lockfile, flow: str, tag: str, holder: Assignment, *, exclusive: bool, managed: bool | None = None
 ) -> Edits:
     """``tag`` leads to the version of ``holder``: to it alone when ``exclusive``, else as one more label.
 
@@ -95,7 +106,7 @@ def promoted(lock: Lockfile, flow: str, source: str, tag: str, *, managed: bool 
     return tagged(lock, flow, tag, promotable(lock, flow, source, tag), exclusive=True, managed=managed)
 
 
-def promotable(lock: Lockfile, flow: str, source: str, tag: str) -> Holder:
+def promotable(lock: Lockfile, flow: str, source: str, tag: str) -> Assignment:
     """The one version that ``source`` leads to. Raises ``KitaruSelectorError`` where it leads to several."""
     route = route_of(flow, live_flow(lock, flow), source)
     if source == tag:
@@ -126,7 +137,13 @@ def rollable(lock: Lockfile, flow: str, tag: str) -> Route:
 
 
 def rolled_back(
-    lock: Lockfile, flow: str, tag: str, holders: tuple[Holder, ...], reason: str = "", *, said: RouteWish | None = None
+    lock: Lockfile,
+    flow: str,
+    tag: str,
+    holders: tuple[Assignment, ...],
+    reason: str = "",
+    *,
+    said: RouteTarget | None = None,
 ) -> Edits:
     """``tag`` leads to ``holders`` again, with a hold that plan and apply honour until the manifest agrees.
 
@@ -169,7 +186,7 @@ def dropped(lock: Lockfile, flow: str, version: int, table: str) -> Edits:
     return (Drop(kind="drop", flow=flow, version=version, table=table, expects=state.table, remembers=True),)
 
 
-def wish_of(route: Route | None) -> RouteWish | None:
+def wish_of(route: Route | None) -> RouteTarget | None:
     """What a manifest says that agrees with the route; None where there is none."""
     if route is None:
         return None
@@ -180,13 +197,13 @@ def wish_of(route: Route | None) -> RouteWish | None:
     return Split(tuple((holder.version, holder.weight) for holder in _ascending(route.holders)))
 
 
-def agrees(wish: RouteWish | None, route: Route | None, head: int | None) -> bool:
+def agrees(wish: RouteTarget | None, route: Route | None, head: int | None) -> bool:
     """Whether a manifest that says ``wish`` leaves the route where it is, ``head`` being that version."""
     if wish is None or route is None:
         return wish is None and route is None
     match wish:
         case Head():
-            filled: RouteWish | None = Pin(head) if head else None
+            filled: RouteTarget | None = Pin(head) if head else None
         case Label(versions):
             filled = Label(tuple(sorted({version or head or 0 for version in versions})))
         case Split(weights):
@@ -196,7 +213,7 @@ def agrees(wish: RouteWish | None, route: Route | None, head: int | None) -> boo
     return filled == wish_of(route)
 
 
-def described(lock: Lockfile, flow: str, wishes: Mapping[str, RouteWish], table: VersionTable) -> Lockfile:
+def described(lock: Lockfile, flow: str, wishes: Mapping[str, RouteTarget], table: VersionTable) -> Lockfile:
     """The state that a manifest describes which says ``wishes`` of the flow: as it is once that is applied.
 
     What it leads to head, and what it does not name, is as in ``lock``; a route to head that is not there yet has no
@@ -207,7 +224,7 @@ def described(lock: Lockfile, flow: str, wishes: Mapping[str, RouteWish], table:
     return lock.model_copy(update={"flows": {**lock.flows, flow: state.model_copy(update={"routes": routes})}})
 
 
-def _described(wish: RouteWish, there: Route | None, table: VersionTable) -> Route:
+def _described(wish: RouteTarget, there: Route | None, table: VersionTable) -> Route:
     if there is not None and agrees(wish, there, None):
         return there
     match wish:
@@ -223,7 +240,7 @@ def _described(wish: RouteWish, there: Route | None, table: VersionTable) -> Rou
     if exclusive and any(version is None for version, _ in weights):
         return there if there is not None and there.exclusive else Route(holders=(), managed=True)
     holders = tuple(
-        Holder(version=version, snapshot=release.snapshot if release else "", weight=weight)
+        Assignment(version=version, snapshot=release.snapshot if release else "", weight=weight)
         for version, weight in weights
         if version is not None
         for release in [table.release(version)]
@@ -231,7 +248,7 @@ def _described(wish: RouteWish, there: Route | None, table: VersionTable) -> Rou
     return Route(holders=_ascending(holders), exclusive=exclusive, managed=True)
 
 
-def led_with_head(said: RouteWish | None, wish: RouteWish | None) -> RouteWish | None:
+def led_with_head(said: RouteTarget | None, wish: RouteTarget | None) -> RouteTarget | None:
     """``wish``, a shared label's, with the head that the manifest's own word ``said`` has besides."""
     if not (isinstance(said, Label) and None in said.versions) or not isinstance(wish, Label | None):
         return wish
@@ -243,7 +260,7 @@ def _moved(
     flow: str,
     tag: str,
     state: FlowState,
-    holders: tuple[Holder, ...],
+    holders: tuple[Assignment, ...],
     *,
     exclusive: bool,
     managed: bool | None,
@@ -270,5 +287,5 @@ def _moved(
     return (move,)
 
 
-def _ascending(holders: tuple[Holder, ...]) -> tuple[Holder, ...]:
+def _ascending(holders: tuple[Assignment, ...]) -> tuple[Assignment, ...]:
     return tuple(sorted(holders, key=lambda holder: holder.version))

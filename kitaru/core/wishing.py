@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kitaru.model.route import Head, Label, Pin, Route, RouteWish, Split
+from kitaru.model.route import Head, Label, Pin, Route, RouteTarget, Split
 
 
-def asked(wish: RouteWish) -> tuple[int | None, ...]:
+def asked(wish: RouteTarget) -> tuple[int | None, ...]:
     """The versions that a wish names; None is head."""
     match wish:
         case Head():
@@ -18,12 +18,12 @@ def asked(wish: RouteWish) -> tuple[int | None, ...]:
             return tuple(version for version, _ in weights)
 
 
-def numbers(wish: RouteWish) -> tuple[int, ...]:
+def numbers(wish: RouteTarget) -> tuple[int, ...]:
     """The versions that a wish names by their numbers."""
     return tuple(version for version in asked(wish) if version is not None)
 
 
-def head_of(wish: RouteWish, route: Route | None, version: int, snapshot: str) -> int:
+def head_of(wish: RouteTarget, route: Route | None, version: int, snapshot: str) -> int:
     """The version that head is for a route: ``version``, of that snapshot, or one of the same that holds it already.
 
     A build that nobody asked for in the manifest may give the same content a higher number; no route moves for that.

@@ -34,7 +34,7 @@ from kitaru.manifest.yaml_surgery import sharing, splices
 from kitaru.manifest.yaml_tree import parse, to_data
 from kitaru.manifest.yaml_writing import inline
 from kitaru.model.manifest import FlowSpec
-from kitaru.model.route import RouteWish, Split, parse_wish, wish_data
+from kitaru.model.route import RouteTarget, Split, parse_target, target_data
 
 MANIFEST = "kitaru.yaml"
 _BOM = b"\xef\xbb\xbf"
@@ -42,7 +42,7 @@ _ORDER = ("target", "inputs", "stack", "retries", "cache", "timeout", "image", "
 
 
 def set_route(
-    body: bytes, flow: str, tag: str, wish: RouteWish, *, target: str | None = None, file: str = MANIFEST
+    body: bytes, flow: str, tag: str, wish: RouteTarget, *, target: str | None = None, file: str = MANIFEST
 ) -> bytes:
     """Let ``tag`` of ``flow`` lead to ``wish``, in the style of the routes that are there.
 
@@ -303,18 +303,18 @@ def _flow_keys(spec: FlowSpec | Mapping[str, Any]) -> dict[str, Any]:
     if unknown:
         raise KeyError(f"no key of a flow: {', '.join(sorted(unknown))}")
     if "routes" in keys:
-        keys["routes"] = {tag: _spelled(parse_wish(wish)) for tag, wish in keys["routes"].items()}
+        keys["routes"] = {tag: _spelled(parse_target(wish)) for tag, wish in keys["routes"].items()}
         if not keys["routes"]:
             del keys["routes"]
     return keys
 
 
-def _spelled(wish: RouteWish) -> Any:
+def _spelled(wish: RouteTarget) -> Any:
     """The wish as people write it: weights with the newest version first, version numbers without quotes."""
     if isinstance(wish, Split):
         newest_first = sorted(wish.weights, key=lambda pair: (pair[0] is not None, -(pair[0] or 0)))
         return {"head" if version is None else version: weight for version, weight in newest_first}
-    return wish_data(wish)
+    return target_data(wish)
 
 
 def _lines(body: bytes) -> list[str]:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.jsonable import Noun
-from kitaru.model.route import APPLY, HeldOff, Hold, Holder, Protection, Route
+from kitaru.model.route import APPLY, Assignment, HeldOff, Hold, Protection, Route
 from kitaru.model.snapshot import Commit
 
 FORMAT: Final = 1
@@ -109,7 +109,7 @@ class FlowState(Noun):
         return next((holder.snapshot for holder in held if holder.version == version), None)
 
 
-class Mint(Noun):
+class AddVersion(Noun):
     """A new version. Valid while ``expects`` is the flow's highest number (0: no such flow yet)."""
 
     kind: Literal["mint"]
@@ -133,10 +133,10 @@ class Move(Noun):
     kind: Literal["move"]
     flow: str
     tag: str
-    holders: tuple[Holder, ...]
+    holders: tuple[Assignment, ...]
     exclusive: bool = True
     managed: bool = True
-    expects: tuple[Holder, ...] | None = None
+    expects: tuple[Assignment, ...] | None = None
     deletions: int = 0
     hold: Hold | None = None
     held_off: tuple[HeldOff, ...] | None = None
@@ -149,7 +149,7 @@ class Untag(Noun):
     kind: Literal["untag"]
     flow: str
     tag: str
-    expects: tuple[Holder, ...]
+    expects: tuple[Assignment, ...]
     held_off: tuple[HeldOff, ...] | None = None
 
 
@@ -210,7 +210,7 @@ class Protect(Noun):
     expects: dict[str, Protection] = Field(default_factory=dict)
 
 
-Edit = Annotated[Mint | Move | Untag | Manage | Retire | Rename | Drop | Protect, Field(discriminator="kind")]
+Edit = Annotated[AddVersion | Move | Untag | Manage | Retire | Rename | Drop | Protect, Field(discriminator="kind")]
 
 
 class Lockfile(Noun):

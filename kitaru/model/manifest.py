@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, Posi
 from kitaru.model.address import FLOW_NAME, PROJECT_NAME, TAG_NAME, is_tag
 from kitaru.model.image import ImageSettings
 from kitaru.model.jsonable import Noun, record
-from kitaru.model.route import Protection, WishField
+from kitaru.model.route import Protection, RouteTargetField
 from kitaru.model.stack import DEFAULT_STACK, LocalStack, NamedStack, StackSpec
 
 _NOWHERE = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock/")
@@ -120,7 +120,9 @@ class FlowSpec(Noun):
     timeout: PositiveFloat | None = Field(None, description="Seconds after which a run is stopped")
     image: ImageField | None = None
     source: SourceSpec | None = None
-    routes: dict[TagName, WishField] = Field(default_factory=dict, description="Tags, and the versions they lead to")
+    routes: dict[TagName, RouteTargetField] = Field(
+        default_factory=dict, description="Tags, and the versions they lead to"
+    )
 
 
 class Overlay(Noun):

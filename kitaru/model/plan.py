@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 
 from kitaru.model.jsonable import Noun
 from kitaru.model.lockfile import Edit
-from kitaru.model.route import Holder
+from kitaru.model.route import Assignment
 from kitaru.model.snapshot import Commit, Snapshot
 
 FORMAT: Final = 1
@@ -55,8 +55,8 @@ class RouteMove(Noun):
     """
 
     tag: str
-    before: tuple[Holder, ...] | None = None
-    after: tuple[Holder, ...] | None = None
+    before: tuple[Assignment, ...] | None = None
+    after: tuple[Assignment, ...] | None = None
     exclusive: bool = True
     converts: bool = False
     reason: str = ""
@@ -110,8 +110,8 @@ class Held(Noun):
     """
 
     tag: str
-    holders: tuple[Holder, ...]
-    wanted: tuple[Holder, ...]
+    holders: tuple[Assignment, ...]
+    wanted: tuple[Assignment, ...]
     reason: str = ""
     at: str = ""
     by: str = ""

@@ -42,7 +42,7 @@ class Split:
     weights: tuple[tuple[int | None, int], ...]
 
 
-RouteWish = Pin | Head | Label | Split
+RouteTarget = Pin | Head | Label | Split
 
 EXPECTED = (
     "expected a version number (stable: 1), head (canary: head), a list of versions (benchmark: [1, 2]), "
@@ -56,7 +56,7 @@ def _version(value: Any) -> int:
     return value
 
 
-def parse_wish(value: Any) -> RouteWish:
+def parse_target(value: Any) -> RouteTarget:
     """What the manifest says behind a tag. Raises ``ValueError`` with what was expected."""
     if isinstance(value, Pin | Head | Label | Split):
         return value
@@ -94,7 +94,7 @@ def _numbers_first(pair: tuple[int | None, int]) -> tuple[bool, int]:
     return pair[0] is None, pair[0] or 0
 
 
-def wish_data(wish: RouteWish) -> Any:
+def target_data(wish: RouteTarget) -> Any:
     """The wish as the manifest spells it."""
     match wish:
         case Pin(version):
@@ -107,10 +107,10 @@ def wish_data(wish: RouteWish) -> Any:
             return {"head" if version is None else str(version): weight for version, weight in weights}
 
 
-WishField = Annotated[
-    RouteWish,
-    PlainValidator(parse_wish),
-    PlainSerializer(wish_data),
+RouteTargetField = Annotated[
+    RouteTarget,
+    PlainValidator(parse_target),
+    PlainSerializer(target_data),
     WithJsonSchema(
         {
             "description": "Which version the tag leads to",
@@ -137,7 +137,7 @@ WishField = Annotated[
 ]
 
 
-class Holder(Noun):
+class Assignment(Noun):
     """A version that holds a tag, with the snapshot that it stands for; ``weight`` in percent."""
 
     version: int
@@ -148,7 +148,7 @@ class Holder(Noun):
 class Hold(Noun):
     """What a rollback left, and why: plan and apply leave the route alone until the manifest agrees with it."""
 
-    left: tuple[Holder, ...]
+    left: tuple[Assignment, ...]
     reason: str = ""
 
 
@@ -159,7 +159,7 @@ class HeldOff(Noun):
     took the hold's place, and the end of that one ends this one too. Without ``by`` the generation that says it tells.
     """
 
-    left: tuple[Holder, ...]
+    left: tuple[Assignment, ...]
     by: str = ""
     at: str = ""
     reason: str = ""
@@ -177,7 +177,7 @@ class Protection(Noun):
 class Route(Noun):
     """Where a tag leads now, and who moved it there last, with which verb (``via``)."""
 
-    holders: tuple[Holder, ...]
+    holders: tuple[Assignment, ...]
     exclusive: bool = True
     managed: bool = False
     generation: int = 0
@@ -221,7 +221,7 @@ def selector(*, tag: str | None = None, version: int | None = None) -> Selector:
     return ByVersion(version) if version is not None else ByTag(tag or DEFAULT_TAG)
 
 
-def describe_holders(holders: tuple[Holder, ...] | None) -> str:
+def describe_holders(holders: tuple[Assignment, ...] | None) -> str:
     """``v2``, ``v1, v2``, ``v2 10 %, v1 90 %`` or ``nothing``."""
     if not holders:
         return "nothing"

@@ -12,9 +12,9 @@ from kitaru.core.protection import guards
 from kitaru.errors import KitaruConflictError, KitaruIntegrityError, KitaruStateError
 from kitaru.model import address
 from kitaru.model.address import canonical_json, timestamp
-from kitaru.model.lockfile import Edit, FlowState, Generation, Lockfile, Mint, Move, Release, Rename, VersionTable
+from kitaru.model.lockfile import AddVersion, Edit, FlowState, Generation, Lockfile, Move, Release, Rename, VersionTable
 from kitaru.model.plan import Build, Plan
-from kitaru.model.route import Holder
+from kitaru.model.route import Assignment
 from kitaru.model.snapshot import Commit
 from kitaru.ports import Clock, Reporter, Step, Store
 from kitaru.release.planner import told_from
@@ -137,7 +137,7 @@ class Applier:
 
         A move wants all that it leads to to be there. That nothing at all was deleted is only the cheap way to know.
         """
-        minted = {(edit.flow, edit.version) for edit in edits if isinstance(edit, Mint)}
+        minted = {(edit.flow, edit.version) for edit in edits if isinstance(edit, AddVersion)}
         tables: dict[str, dict[int, Release]] = {}
         found: list[Edit] = []
         for edit in edits:
@@ -211,7 +211,7 @@ class Applier:
 def _completed(edit: Edit, tables: Mapping[str, str], commit: Commit) -> Edit:
     """The edit with what is known only now. Two commits of the same files have the same plan, and are two commits."""
     match edit:
-        case Mint(flow=flow):
+        case AddVersion(flow=flow):
             return edit.model_copy(update={"table": tables[flow]})
         case Rename():
             return edit.model_copy(update={"commit": commit.sha})
@@ -219,7 +219,7 @@ def _completed(edit: Edit, tables: Mapping[str, str], commit: Commit) -> Edit:
             return edit
 
 
-def _leads_to(row: Release | None, holder: Holder) -> bool:
+def _leads_to(row: Release | None, holder: Assignment) -> bool:
     return row is not None and not row.deleted and row.snapshot == holder.snapshot
 
 
@@ -312,6 +312,6 @@ def describe_edits(entry: Generation) -> str:
             "drop": "deletion",
             "protect": "protection",
         }
-        detail = getattr(edit, "tag", "") or (f"v{edit.version}" if isinstance(edit, Mint) else words[edit.kind])
+        detail = getattr(edit, "tag", "") or (f"v{edit.version}" if isinstance(edit, AddVersion) else words[edit.kind])
         parts.append(f"{edit.flow} {detail}")
     return ", ".join(parts[:4]) + (f" and {len(parts) - 4} more" if len(parts) > 4 else "")

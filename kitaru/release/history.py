@@ -26,7 +26,7 @@ from kitaru.core.commit import next_lockfile
 from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
 from kitaru.model import address
 from kitaru.model.address import digest
-from kitaru.model.lockfile import Edit, Generation, Lockfile, Mint, Move, Rename
+from kitaru.model.lockfile import AddVersion, Edit, Generation, Lockfile, Move, Rename
 from kitaru.ports import Store
 from kitaru.run.journal import read_many
 from kitaru.store.objects import parse
@@ -107,7 +107,7 @@ class Past:
             edits = entry.edits if name is None else _of_flow(entry.edits, name)
             if edits or name is None:
                 found.append(Logged(entry, sha, edits))
-            first = name is not None and any(isinstance(edit, Mint) and edit.expects == 0 for edit in edits)
+            first = name is not None and any(isinstance(edit, AddVersion) and edit.expects == 0 for edit in edits)
             if first or len(found) == limit:
                 break
             name = next((edit.was for edit in edits if isinstance(edit, Rename) and edit.flow == name), name)

@@ -14,7 +14,7 @@ from kitaru.core.importing import HeadNow, Heads, Missing, bare, keys_of, missin
 from kitaru.errors import KitaruManifestError, KitaruSourceError, KitaruUsageError
 from kitaru.model.lockfile import FlowState, Lockfile
 from kitaru.model.manifest import FlowSpec
-from kitaru.model.route import wish_data
+from kitaru.model.route import target_data
 from kitaru.model.snapshot import Snapshot
 from kitaru.ports import ManifestFile
 from kitaru.release.manifest_sync import Keeper
@@ -105,7 +105,7 @@ class Importing:
             written=after != before and not dry_run,
             flows=tuple(
                 ImportedFlow(
-                    one.flow, one.declared, {tag: wish_data(wish) for tag, wish in one.routes.items()}, one.dropped
+                    one.flow, one.declared, {tag: target_data(wish) for tag, wish in one.routes.items()}, one.dropped
                 )
                 for one in lacking
                 if one.flow in found.keys or one.dropped

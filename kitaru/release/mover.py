@@ -15,7 +15,7 @@ from kitaru.errors import KitaruSelectorError
 from kitaru.model.address import timestamp
 from kitaru.model.lockfile import Lockfile, VersionTable
 from kitaru.model.plan import Plan
-from kitaru.model.route import ByVersion, Holder
+from kitaru.model.route import Assignment, ByVersion
 from kitaru.model.snapshot import Snapshot
 from kitaru.ports import Clock, Step, Store
 from kitaru.release.applier import Applier
@@ -35,7 +35,7 @@ MOST_READ = 4096
 class Earlier:
     """Where a route led before. ``skipped``: what lay between that no rollback goes to, and why, in words."""
 
-    holders: tuple[Holder, ...]
+    holders: tuple[Assignment, ...]
     skipped: tuple[str, ...] = ()
 
 
@@ -80,13 +80,13 @@ class Tagger:
             edits = decide(lock)
         return Changed(lock, lock)
 
-    def holder(self, lock: Lockfile, flow: str, version: int) -> Holder:
+    def holder(self, lock: Lockfile, flow: str, version: int) -> Assignment:
         """That version of a flow, as what holds a tag. Raises ``KitaruSelectorError`` where it is not there."""
         live_flow(lock, flow)
         found = resolve(lock, flow, ByVersion(version))
         if not isinstance(found, Resolved):
             found = in_table(self.table(lock, flow), found, version)
-        return Holder(version=version, snapshot=found.snapshot)
+        return Assignment(version=version, snapshot=found.snapshot)
 
     def table(self, lock: Lockfile, flow: str) -> VersionTable:
         """The flow's version table, under the name that it has now: an older one says how it was called then."""
@@ -141,7 +141,7 @@ class Deployer:
     def deploy(
         self, order: Order, snapshot: Snapshot, workshop: Workshop, *, by: str, verb: str, message: str = ""
     ) -> tuple[Plan, Lockfile]:
-        """Mint a version of ``snapshot`` and lead the order's route to it; what was done, and the new state.
+        """Add a version of ``snapshot`` and lead the order's route to it; what was done, and the new state.
 
         Where another writer takes the generation first, the deploy is planned again on what that one left: it may get
         another number, and never fails for it. Each round that is lost is one that another writer won.

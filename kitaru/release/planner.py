@@ -13,7 +13,7 @@ from kitaru.core.claims import declared_twice
 from kitaru.core.consequences import STORED_INPUTS, InUse, Stored, asks_for_use, consequences, passages, turns
 from kitaru.core.drift import find_drift
 from kitaru.core.holding import Lacks, Origins
-from kitaru.core.planning import Desired, Draft, Known, Place, left_out, needs, plan_absent, plan_flow
+from kitaru.core.planning import Desired, Draft, Place, StoredFlow, left_out, needs, plan_absent, plan_flow
 from kitaru.core.protection import guards, unplaced
 from kitaru.core.renaming import plan_renames
 from kitaru.core.staying import History
@@ -182,15 +182,15 @@ class Planner:
             ]
         return problems
 
-    def _known(self, flow: Desired, lock: Lockfile, workshop: Workshop) -> tuple[Known, Desired]:
+    def _known(self, flow: Desired, lock: Lockfile, workshop: Workshop) -> tuple[StoredFlow, Desired]:
         wanted = needs(flow, lock)
         state = lock.flows.get(flow.name)
         if state is None:
-            return Known(), flow
+            return StoredFlow(), flow
         table = read_table(self.store, self.project, state.table, flow.name) if wanted.table else None
         origins = self._origins(flow.name, state, table)
         history = History(_lacks(origins, workshop), origins, workshop.contains, workshop.reverted)
-        known = Known(table=table, history=history)
+        known = StoredFlow(table=table, history=history)
         seen_before = table is not None and table.newest_with(flow.snapshot.digest) is not None
         if not wanted.previous or seen_before:
             return known, flow
@@ -207,7 +207,9 @@ class Planner:
 
         return origins
 
-    def _compared(self, flow: Desired, state: FlowState, known: Known, workshop: Workshop) -> tuple[Known, Desired]:
+    def _compared(
+        self, flow: Desired, state: FlowState, known: StoredFlow, workshop: Workshop
+    ) -> tuple[StoredFlow, Desired]:
         previous = self._snapshot(state.snapshot, flow.name)
         known = replace(known, previous=previous)
         if previous.source == flow.snapshot.source:

@@ -106,7 +106,7 @@ class Releasing:
         self._releases = releases
 
     def release(self, target: str | Flow[..., Any], asking: Asking, *, verb: str, mode: Mode = "edit") -> Released:
-        """Mint a version of ``target``, and lead its tag there. Everything that can be refused is, before that.
+        """Add a version of ``target``, and lead its tag there. Everything that can be refused is, before that.
 
         Raises ``KitaruUsageError`` (a target, a tag, an image that is none), ``KitaruSourceError`` (no Git repository,
         no commit, code that does not import), ``KitaruManifestError``, ``KitaruInputError``, ``KitaruStateError`` (a

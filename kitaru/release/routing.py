@@ -29,7 +29,7 @@ from kitaru.core.tagging import (
 from kitaru.errors import KitaruManifestError, KitaruUsageError, Problem
 from kitaru.model.lockfile import Lockfile, Move
 from kitaru.model.manifest import Manifest
-from kitaru.model.route import DEFAULT_TAG, Route, RouteWish, describe_holders
+from kitaru.model.route import DEFAULT_TAG, Route, RouteTarget, describe_holders
 from kitaru.release.manifest_sync import Keeper, Kept, Mode
 from kitaru.release.mover import Changed, Earlier, Tagger
 from kitaru.release.releases import Releases
@@ -287,7 +287,7 @@ def _agreeing(
     spec = manifest.flows.get(flow)
     wishes = spec.routes if spec else {}
     routes = live_flow(lock, flow).routes
-    changed: dict[str, RouteWish | None] = {}
+    changed: dict[str, RouteTarget | None] = {}
     for tag in sorted(tags):
         said, wish = wishes.get(tag), wish_of(routes.get(tag))
         wish = led_with_head(said, wish) if keeps_head else wish

@@ -17,7 +17,7 @@ from kitaru.model import address
 from kitaru.model.address import timestamp
 from kitaru.model.event import Event, Opened
 from kitaru.model.execution import fold
-from kitaru.model.lockfile import Drop, FlowState, Generation, Lockfile, Mint, Release, Rename, VersionTable
+from kitaru.model.lockfile import AddVersion, Drop, FlowState, Generation, Lockfile, Release, Rename, VersionTable
 from kitaru.model.snapshot import Snapshot
 from kitaru.ports import Clock, Store
 from kitaru.release.history import Past
@@ -190,7 +190,7 @@ def recent(store: Store, project: str, head: Lockfile, horizon: datetime) -> Win
     for body in log_bodies(store, project, range(since + 1, head.generation + 1)):
         for edit in parse(Generation, body, address.generations(project)).edits:
             match edit:
-                case Mint(table=table):
+                case AddVersion(table=table):
                     tables.add(table)
                 case Drop(flow=flow, version=version, table=table):
                     tables.add(table)
