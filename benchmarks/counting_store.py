@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from kitaru import KitaruClient
-from kitaru.ports import Created, Listed, Store, Taken
+from kitaru.store.port import Created, Listed, Store, Taken
 
 
 class CountingStore:

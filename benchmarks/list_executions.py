@@ -27,8 +27,8 @@ from kitaru.model.event import (
     encode_entry,
 )
 from kitaru.model.execution import fold
-from kitaru.ports import Created, Listed, Taken
 from kitaru.run.index import note_end, note_open, note_parked
+from kitaru.store.port import Created, Listed, Taken
 
 GOAL = "100,000 executions stored: `executions list --limit 20` with filters"
 ROUNDS = 5

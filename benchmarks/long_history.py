@@ -7,9 +7,9 @@ from kitaru.model import address
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.lockfile import FlowState, Generation, Lockfile, Move, Release, VersionTable
 from kitaru.model.route import Assignment, Route
-from kitaru.ports import Store
 from kitaru.release.releases import FULL_STATE_BYTES, FULL_STATE_EVERY
 from kitaru.store.objects import read_table, write_object
+from kitaru.store.port import Store
 
 AT = "2026-01-01T00:00:00.000000Z"
 BY = "A long past"

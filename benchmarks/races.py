@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import Figure, counted
-from kitaru.ports import Store
 from kitaru.store.local import LocalStore
+from kitaru.store.port import Store
 from tests.racing import Raced, check_serial, race
 from tests.s3_servers import S3Server, serving_seaweedfs
 

@@ -17,9 +17,9 @@ from benchmarks.workspace import Workspace, kitaru_command, workspace
 from kitaru import KitaruClient
 from kitaru.model import address
 from kitaru.model.lockfile import Lockfile
-from kitaru.ports import Created, Taken
 from kitaru.release.releases import Releases
 from kitaru.store.local import LocalStore
+from kitaru.store.port import Created, Taken
 from kitaru.wiring import SystemClock
 
 GOAL = "1,000 flows × 1,000 versions, 10,000 generations: within 3 × of the empty project, lock root ≤ 1 MB"

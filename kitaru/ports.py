@@ -11,112 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from kitaru.model.jsonable import record
-from kitaru.model.pieces import Body
 
 if TYPE_CHECKING:
     # Only names in annotations: a flow that runs in a script needs no pydantic model of the manifest.
     from kitaru.errors import Problem
     from kitaru.model.manifest import Manifest, Neighbours, SourceSpec
     from kitaru.model.snapshot import Commit, FlowFacts, SourceTree
-
-
-class Created:
-    """The bytes are stored under the key, durably.
-
-    ``found``: they may have been there before; the caller's are equal to them. Outcomes are equal whatever it says.
-    """
-
-    __slots__ = ("found",)
-
-    def __init__(self, *, found: bool = False) -> None:
-        self.found = found
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Created)
-
-    def __hash__(self) -> int:
-        return hash(Created)
-
-    def __repr__(self) -> str:
-        return f"Created(found={self.found})"
-
-
-@record()
-class Taken:
-    """The key already held other bytes: these. Nothing was written."""
-
-    existing: bytes
-
-
-@record()
-class Listed:
-    """A key with its body's size in bytes, and when it was last written by the clock of the store, in UTC."""
-
-    key: str
-    size: int
-    modified: datetime
-
-
-class Store(Protocol):
-    """Bytes under keys. A key is ``/``-separated, relative to the store's root, and never begins with ``/``.
-
-    Promises, held by one contract suite against every backend:
-
-    * A read after a completed ``create`` or ``overwrite`` sees it, from any process.
-    * A reader never sees part of a body: the whole of it, or nothing.
-    * A body that is given in pieces is stored as the bytes that it stands for, without a copy of the whole of it.
-    * Whatever fails because of the outside world raises ``KitaruStoreError`` with a hint, within seconds where nobody
-      answers; whatever fails leaves no partial key behind.
-    * Every method may be called from several threads at once.
-    """
-
-    url: str
-    """The store's address as a person wrote it, credentials removed."""
-
-    durable_across_processes: bool
-    """False for a store that lives inside this process only (``memory://``)."""
-
-    def read(self, key: str) -> bytes | None:
-        """The bytes under ``key``, or None where there is no such key. One request."""
-        ...
-
-    def create(self, key: str, body: Body) -> Created | Taken:
-        """Store ``body`` under ``key`` if the key is free: of all racing callers exactly one gets ``Created``.
-
-        Durable when it returns. Where the reply of the backend is lost, the slot is read back: equal bytes mean that
-        ours landed and the answer is ``Created``. Hence a caller whose bytes must be told from another's puts a unique
-        write id into them; for content-addressed objects equal bytes are equal, whoever wrote them, and the answer's
-        ``found`` says whether the key may be as old as somebody else's write. One request where nothing goes wrong.
-        ``body`` is never empty.
-        """
-        ...
-
-    def overwrite(self, key: str, body: Body, *, durable: bool = True) -> None:
-        """Store ``body`` under ``key`` whatever was there.
-
-        For hints, and to make an object young again by its own bytes: what is trusted is never changed. Where it need
-        not be ``durable``, a machine that loses power may lose it, or leave an empty body: for hints whose readers take
-        what they can't read for none. Everything else holds all the same.
-        """
-        ...
-
-    def names(self, prefix: str, *, after: str = "") -> list[str]:
-        """The names directly below ``prefix`` (a key that ends with ``/``), sorted, those greater than ``after`` only.
-
-        A name that has keys below it ends with ``/``. A prefix that nobody wrote to gives an empty list.
-        """
-        ...
-
-    def listed(self, prefix: str) -> Iterator[Listed]:
-        """Every key below ``prefix``, however deep, in no order; one request for each thousand at most.
-
-        A key that is there from the beginning to the end of the walk is among them, others may be.
-        """
-        ...
-
-    def remove(self, key: str) -> None:
-        """Remove ``key``; one that is not there is no error. Never called for a log entry."""
-        ...
 
 
 class Clock(Protocol):

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kitaru.flows.loading import load_target
-from kitaru.ports import Created, Store, Taken
 from kitaru.run.executor import execute
 from kitaru.run.journal import Fenced, Stopped, read_entries
 from kitaru.store.open import open_store
+from kitaru.store.port import Created, Store, Taken
 from kitaru.wiring import this_process
 from tests.execution_lab import PROJECT, WallClock
 from tests.kill_flows import EFFECTS, RUN

@@ -19,7 +19,7 @@ from typing import Any
 from kitaru.core.commit import next_lockfile
 from kitaru.errors import KitaruConflictError
 from kitaru.model.lockfile import AddVersion, Lockfile, Move
-from kitaru.ports import Store
+from kitaru.store.port import Store
 from tests.repository import CHECKOUT, Repository
 
 PROJECT = "research"

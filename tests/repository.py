@@ -25,8 +25,8 @@ from kitaru.cli.terminal import Output, terminal
 from kitaru.client.project import Applied
 from kitaru.model import address
 from kitaru.model.plan import Plan
-from kitaru.ports import Store
 from kitaru.store.local import LocalStore
+from kitaru.store.port import Store
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 

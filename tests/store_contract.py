@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from kitaru.errors import KitaruStoreError, KitaruUsageError
 from kitaru.model.pieces import Pieces
-from kitaru.ports import Created, Store, Taken
 from kitaru.store.open import check_store
+from kitaru.store.port import Created, Store, Taken
 
 RACERS = 8
 

@@ -22,7 +22,7 @@ from kitaru.errors import (
 )
 from kitaru.model import address
 from kitaru.model.plan import Plan
-from kitaru.ports import Store
+from kitaru.store.port import Store
 from tests.applying import TWO, generation, new_version, routed, routes_of
 from tests.repository import MANIFEST, Repository, Watched, git, kitaru
 

@@ -13,8 +13,8 @@ from kitaru.errors import KitaruIntegrityError, KitaruStateError, KitaruUsageErr
 from kitaru.model import address
 from kitaru.model.lockfile import FlowState, Release, VersionTable
 from kitaru.model.route import Assignment, Hold, Route
-from kitaru.ports import Store
 from kitaru.release.releases import Releases
+from kitaru.store.port import Store
 from kitaru.upkeep.checks import verify_objects
 from kitaru.upkeep.collect import Collected
 from kitaru.upkeep.needs import Terms, outlived

@@ -16,12 +16,12 @@ from kitaru.model import address
 from kitaru.model.event import Completed, Opened, RunnerRecord, Started
 from kitaru.model.lockfile import Lockfile
 from kitaru.model.plan import Plan
-from kitaru.ports import Store
 from kitaru.release.applier import Applier
 from kitaru.release.releases import Releases
 from kitaru.release.workshop import Workshop
 from kitaru.run.journal import Journal, load, open_execution
 from kitaru.store import objects
+from kitaru.store.port import Store
 from kitaru.upkeep.checks import verify_objects
 from kitaru.upkeep.collect import Collected, Collector
 from kitaru.upkeep.needs import Terms

@@ -14,8 +14,8 @@ import pytest
 from kitaru import checkpoint, errors, flow
 from kitaru.flows.future import CheckpointFuture
 from kitaru.model.event import Started
-from kitaru.ports import Created, Store, Taken
 from kitaru.run.journal import Stopped
+from kitaru.store.port import Created, Store, Taken
 from tests.execution_lab import CountingStore, Lab
 from tests.executor_steps import RAN, add, chain, flaky
 

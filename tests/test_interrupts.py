@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from kitaru import wiring
-from kitaru.ports import Store
+from kitaru.store.port import Store
 from tests.fault_proxy import FaultProxy
 from tests.repository import (
     CHECKOUT,

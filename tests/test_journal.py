@@ -13,9 +13,9 @@ import pytest
 from kitaru import errors
 from kitaru.model import address
 from kitaru.model.event import Cancelled, CheckpointStarted, Event, Opened, Value, encode_entry
-from kitaru.ports import Created, Store, Taken
 from kitaru.run.journal import Fenced, Journal, Stopped, load, open_execution, read_entries, read_events
 from kitaru.store.local import LocalStore
+from kitaru.store.port import Created, Store, Taken
 from tests.execution_lab import CountingStore
 
 EXEC = "ex-000000000000000000"

@@ -29,10 +29,10 @@ from kitaru.model.event import (
     Value,
     decode_entry,
 )
-from kitaru.ports import Created, Store, Taken
 from kitaru.run import journal as journal_module
 from kitaru.run.journal import Fenced, Journal, Stopped, load, open_execution, read_entries
 from kitaru.store.local import LocalStore
+from kitaru.store.port import Created, Store, Taken
 
 EXEC = "ex-000000000000000000"
 PROJECT = "p"

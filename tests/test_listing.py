@@ -34,11 +34,12 @@ from kitaru.model.event import (
     encode_entry,
 )
 from kitaru.model.execution import fold
-from kitaru.ports import Created, RunnerInfo, Taken
+from kitaru.ports import RunnerInfo
 from kitaru.run import index
 from kitaru.run import lease as lease_module
 from kitaru.run.executions import Executions
 from kitaru.run.journal import encode_summary, load
+from kitaru.store.port import Created, Taken
 from tests.execution_lab import PROJECT, Lab
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

@@ -16,9 +16,8 @@ from pathlib import Path
 import pytest
 
 from kitaru.errors import KitaruStoreError
-from kitaru.ports import Created, Store, Taken
 from kitaru.store.local import LocalStore
-from kitaru.store.store_keys import TEMPORARY
+from kitaru.store.port import TEMPORARY, Created, Store, Taken
 from tests.store_contract import StoreContract
 
 ROOT = Path(__file__).parent.parent
@@ -74,7 +73,7 @@ RACER = """
 import sys, time
 from pathlib import Path
 from kitaru.store.local import LocalStore
-from kitaru.ports import Created
+from kitaru.store.port import Created
 root, me, keys, start = sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
 store = LocalStore(Path(root), "file://store")
 print("ready", flush=True)

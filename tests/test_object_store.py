@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from kitaru.errors import KitaruStoreError, KitaruUsageError
-from kitaru.ports import Created, Store, Taken
 from kitaru.store.memory import MemoryStore
 from kitaru.store.open import check_store
+from kitaru.store.port import Created, Store, Taken
 from tests.store_contract import StoreContract
 
 

@@ -18,7 +18,7 @@ from kitaru.model.plan import Consequence, FlowPlan, Plan, RouteMove
 from kitaru.model.route import Assignment
 from kitaru.model.snapshot import Snapshot
 from kitaru.model.stack import LocalStack, NamedStack
-from kitaru.ports import Store
+from kitaru.store.port import Store
 from tests.applying import new_version, routed, routes_of
 from tests.repository import Repository, Watched, kitaru
 

@@ -16,7 +16,7 @@ from kitaru.model.address import canonical_json
 from kitaru.model.lockfile import Edit, FlowState, Lockfile, Protect, Rename, Retire, Untag
 from kitaru.model.route import Protection
 from kitaru.model.snapshot import Commit
-from kitaru.ports import Store
+from kitaru.store.port import Store
 from tests.applying import new_version, routed
 from tests.lock_strategies import AT, BY, after, holder, mint, move
 from tests.repository import Repository, Watched, git, kitaru

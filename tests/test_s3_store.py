@@ -15,9 +15,9 @@ import pytest
 
 from kitaru.errors import KitaruStoreError, KitaruUsageError
 from kitaru.model.pieces import Pieces
-from kitaru.ports import Created, Store, Taken
 from kitaru.store import s3
 from kitaru.store.open import check_store
+from kitaru.store.port import Created, Store, Taken
 from kitaru.store.s3 import S3Store
 from tests.fault_proxy import FaultProxy
 from tests.s3_servers import S3Server
@@ -484,7 +484,7 @@ def test_credentials_in_the_address() -> None:
 FORKING = """
 import os, sys
 from kitaru.store.s3 import S3Store
-from kitaru.ports import Created
+from kitaru.store.port import Created
 store = S3Store(sys.argv[1])
 assert store.create("parent", b"x") == Created()
 child = os.fork()
@@ -498,7 +498,7 @@ assert store.read("child") == b"y"
 IN_A_LOOP = """
 import asyncio, sys
 from kitaru.store.s3 import S3Store
-from kitaru.ports import Created
+from kitaru.store.port import Created
 async def main():
     store = S3Store(sys.argv[1])
     assert store.create("inside", b"x") == Created()

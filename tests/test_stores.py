@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from kitaru.errors import KitaruStoreError, KitaruUsageError
-from kitaru.ports import Created
 from kitaru.store.open import open_store
+from kitaru.store.port import Created
 from tests.s3_servers import S3Server
 
 ROOT = Path(__file__).parent.parent

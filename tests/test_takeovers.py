@@ -17,9 +17,9 @@ import pytest
 from kitaru import KitaruClient, checkpoint, flow
 from kitaru.errors import KitaruStoreError
 from kitaru.model.event import CheckpointCompleted, Completed, MetadataLogged, Started, decode_entry
-from kitaru.ports import Created, Store, Taken
 from kitaru.run.journal import Fenced, Journal, read_entries
 from kitaru.stacks.local import launched_worker
+from kitaru.store.port import Created, Store, Taken
 from tests.execution_lab import PROJECT, CountingStore, Lab
 from tests.repository import Repository, until
 from tests.s3_servers import S3Server

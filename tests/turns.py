@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
-from kitaru.ports import Created, Listed, Store, Taken
+from kitaru.store.port import Created, Listed, Store, Taken
 
 PATIENCE = 30.0
 

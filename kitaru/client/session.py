@@ -12,8 +12,9 @@ from kitaru import wiring
 from kitaru.errors import KitaruIntegrityError
 from kitaru.model import address
 from kitaru.model.jsonable import RunnerRecord
-from kitaru.ports import ManifestFile, Reporter, RunnerInfo, Store
+from kitaru.ports import ManifestFile, Reporter, RunnerInfo
 from kitaru.settings import Asked, Settings, actor, ci_branch, find_manifest, lease_seconds
+from kitaru.store.port import Store
 
 if TYPE_CHECKING:
     from kitaru.model.execution import Execution

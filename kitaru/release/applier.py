@@ -16,11 +16,12 @@ from kitaru.model.lockfile import AddVersion, Edit, FlowState, Generation, Lockf
 from kitaru.model.plan import Build, Plan
 from kitaru.model.route import Assignment
 from kitaru.model.snapshot import Commit
-from kitaru.ports import Clock, Reporter, Step, Store
+from kitaru.ports import Clock, Reporter, Step
 from kitaru.release.planner import told_from
 from kitaru.release.releases import Releases
 from kitaru.release.workshop import Workshop
 from kitaru.store.objects import Borrowed, read_table, write_object
+from kitaru.store.port import Store
 from kitaru.store.turns import Turns
 
 UPLOADS_AT_ONCE = 8

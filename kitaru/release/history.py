@@ -27,9 +27,9 @@ from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
 from kitaru.model import address
 from kitaru.model.address import digest
 from kitaru.model.lockfile import AddVersion, Edit, Generation, Lockfile, Move, Rename
-from kitaru.ports import Store
 from kitaru.run.journal import read_many
 from kitaru.store.objects import parse
+from kitaru.store.port import Store
 
 SEARCHED = 5000
 """How many generations a search for one flow looks at, where nobody asked for all."""

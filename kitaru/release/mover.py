@@ -17,11 +17,12 @@ from kitaru.model.lockfile import Lockfile, VersionTable
 from kitaru.model.plan import Plan
 from kitaru.model.route import Assignment, ByVersion
 from kitaru.model.snapshot import Snapshot
-from kitaru.ports import Clock, Step, Store
+from kitaru.ports import Clock, Step
 from kitaru.release.applier import Applier
 from kitaru.release.releases import Releases
 from kitaru.release.workshop import Workshop
 from kitaru.store.objects import read_table, write_object
+from kitaru.store.port import Store
 from kitaru.store.turns import Turns
 
 Decide = Callable[[Lockfile], Edits]

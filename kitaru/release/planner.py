@@ -23,10 +23,11 @@ from kitaru.model.lockfile import FlowState, Lockfile, Release, VersionTable
 from kitaru.model.manifest import Neighbours
 from kitaru.model.plan import FlowPlan, Plan
 from kitaru.model.snapshot import Snapshot
-from kitaru.ports import InputCheck, Store
+from kitaru.ports import InputCheck
 from kitaru.release.releases import Releases
 from kitaru.release.workshop import Workshop
 from kitaru.store.objects import read_object, read_snapshot, read_table
+from kitaru.store.port import Store
 
 
 def told_from(releases: Releases) -> Callable[[int], str]:

@@ -16,9 +16,10 @@ from kitaru.model.jsonable import recorded_line
 from kitaru.model.lockfile import Edit, Generation, Lockfile, Rename
 from kitaru.model.route import APPLY
 from kitaru.model.snapshot import Commit
-from kitaru.ports import Clock, Created, Store
+from kitaru.ports import Clock
 from kitaru.store.log_holes import runs, sorted_names
 from kitaru.store.objects import parse
+from kitaru.store.port import Created, Store
 
 FULL_STATE_BYTES = 16 * 1024
 FULL_STATE_EVERY = 64

@@ -16,9 +16,9 @@ from kitaru.errors import (
 from kitaru.model import address
 from kitaru.model.address import canonical_json, timestamp
 from kitaru.model.execution import Execution, Wait, told_apart
-from kitaru.ports import Taken
 from kitaru.run.cancel import record_cancelled
 from kitaru.run.waits import read_answer
+from kitaru.store.port import Taken
 
 
 def pending(session: Session, execution: Execution) -> list[Wait]:

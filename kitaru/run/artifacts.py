@@ -12,9 +12,9 @@ from kitaru.errors import KitaruUsageError, KitaruValueError
 from kitaru.model.address import EXEC_ID
 from kitaru.model.event import ArtifactSaved, CheckpointCompleted, CheckpointFailed, CheckpointStarted, MetadataLogged
 from kitaru.model.execution import Artifact, Notes, artifact_id, merge, split_artifact_id
-from kitaru.ports import Store
 from kitaru.run import journal
 from kitaru.run.masking import mask_tree
+from kitaru.store.port import Store
 from kitaru.values import stored
 from kitaru.values.blocks import as_text
 from kitaru.values.codec import encode

@@ -19,7 +19,7 @@ from kitaru.flows.code_digest import Reached, reached
 from kitaru.model import address
 from kitaru.model.event import Value
 from kitaru.model.execution import CheckpointCall, Execution
-from kitaru.ports import Store
+from kitaru.store.port import Store
 from kitaru.values.codec import Summaries
 
 

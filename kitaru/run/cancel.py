@@ -10,11 +10,12 @@ from kitaru.model import address
 from kitaru.model.address import canonical_json, timestamp
 from kitaru.model.event import Cancelled, WaitAborted
 from kitaru.model.execution import Execution, fold
-from kitaru.ports import Clock, Store, Taken
+from kitaru.ports import Clock
 from kitaru.run.halting import CancelRequested
 from kitaru.run.index import completed_calls, note_end
 from kitaru.run.journal import Fenced, Journal, Stopped, read_entries, read_events
 from kitaru.run.run_state import RunState
+from kitaru.store.port import Store, Taken
 
 LOOK_SECONDS = 1.0
 """Between two looks of a runner for a request."""

@@ -11,7 +11,7 @@ from kitaru.model import address
 from kitaru.model.address import parse_timestamp, timestamp
 from kitaru.model.event import ExecutionOptions, Failure, RunnerRecord, Value
 from kitaru.model.execution import Execution, fold
-from kitaru.ports import Clock, RunnerInfo, Store
+from kitaru.ports import Clock, RunnerInfo
 from kitaru.run import journal
 from kitaru.run.index import (
     OPEN,
@@ -26,6 +26,7 @@ from kitaru.run.index import (
     read_lost,
 )
 from kitaru.run.lease import LEASE_SECONDS, PATIENCE, Lease, lapsed, read_lease, silent_for
+from kitaru.store.port import Store
 
 Alive = Callable[[RunnerInfo], bool | None]
 """Whether that process still runs; None where it can't be known from here."""

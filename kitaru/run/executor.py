@@ -21,7 +21,7 @@ from kitaru.flows.retry import next_delay
 from kitaru.flows.scope import scope
 from kitaru.model.event import AttemptFailed, Cancelled, Completed, Event, Failed, RunnerRecord, Started
 from kitaru.model.execution import fold
-from kitaru.ports import AnswerCheck, ChildOutput, Clock, Mask, RunnerInfo, Store
+from kitaru.ports import AnswerCheck, ChildOutput, Clock, Mask, RunnerInfo
 from kitaru.run.blame import failed_calls
 from kitaru.run.calls import FlowScope
 from kitaru.run.cancel import CancelWatch, ForcedEnd, cancelled_error
@@ -36,6 +36,7 @@ from kitaru.run.keeper import Keeper
 from kitaru.run.lease import LEASE_SECONDS, LeaseKeeping, lost_attempts
 from kitaru.run.logs import LogWriter
 from kitaru.run.run_state import RunState
+from kitaru.store.port import Store
 from kitaru.values import stored
 from kitaru.values.codec import Encoded, encode
 

@@ -65,8 +65,9 @@ from itertools import chain
 from kitaru.errors import KitaruStoreError
 from kitaru.model import address
 from kitaru.model.execution import ENDED, Execution, fold
-from kitaru.ports import Clock, Store
+from kitaru.ports import Clock
 from kitaru.run.journal import encode_summary, read_entries, read_events, read_summary
+from kitaru.store.port import Store
 
 FIRST_WINDOW = timedelta(minutes=10)
 """Executions younger than this may not be in any index yet; and the first stretch of time that is listed."""

@@ -24,11 +24,12 @@ from kitaru.model.lockfile import Lockfile
 from kitaru.model.route import Selector
 from kitaru.model.snapshot import Snapshot
 from kitaru.model.stack import NamedStack
-from kitaru.ports import Clock, InputCheck, Runner, RunnerInfo, RunOrder, Store, Taken
+from kitaru.ports import Clock, InputCheck, Runner, RunnerInfo, RunOrder
 from kitaru.release.releases import Releases
 from kitaru.run.index import note_state
 from kitaru.run.journal import Journal, open_execution
 from kitaru.store.objects import parse, read_object, read_table
+from kitaru.store.port import Store, Taken
 from kitaru.values.codec import encode
 from kitaru.values.stored import put, settle
 

@@ -13,8 +13,8 @@ from kitaru.errors import KitaruStoreError, KitaruUsageError
 from kitaru.model import address
 from kitaru.model.event import FORMAT, CheckpointStarted, Event, Opened, decode_entry, encode_entry
 from kitaru.model.execution import Execution, fold
-from kitaru.ports import Store, Taken
 from kitaru.run.forked import end_if_forked
+from kitaru.store.port import Store, Taken
 
 PROBES = 3
 """How many entries a reader fetches one by one before it asks for a list of what is there."""

@@ -15,10 +15,10 @@ from kitaru.model import address
 from kitaru.model.address import canonical_json, parse_timestamp, timestamp
 from kitaru.model.event import CheckpointLost, Event, Failed, Failure, Opened, Started, Suspended
 from kitaru.model.execution import Execution, fold
-from kitaru.ports import Store
 from kitaru.run.halting import OVERDUE_SECONDS
 from kitaru.run.index import ASKING, ENDING, HINT, LOST, STARTS_WITHIN, note_open, withdraw
 from kitaru.run.journal import Fenced
+from kitaru.store.port import Store
 
 if TYPE_CHECKING:
     from kitaru.run.run_state import RunState

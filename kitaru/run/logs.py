@@ -10,8 +10,9 @@ from dataclasses import replace
 from kitaru.errors import KitaruLogRetrievalError, KitaruStoreError
 from kitaru.model import address
 from kitaru.model.execution import LogLine
-from kitaru.ports import Created, Mask, Store
+from kitaru.ports import Mask
 from kitaru.run.journal import read_many
+from kitaru.store.port import Created, Store
 
 CHUNK_LIMIT = 256 * 1024
 """Bytes (about) after which a chunk is written at once, without waiting for the next second."""

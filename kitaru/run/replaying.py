@@ -32,8 +32,9 @@ from kitaru.model.event import (
 from kitaru.model.execution import digest_question
 from kitaru.model.replay import REUSED, ReplayPlan
 from kitaru.model.standing import place_of
-from kitaru.ports import Clock, Store, Taken
+from kitaru.ports import Clock
 from kitaru.run.journal import open_execution
+from kitaru.store.port import Store, Taken
 from kitaru.values import stored
 from kitaru.values.codec import encode
 

@@ -43,7 +43,7 @@ from kitaru.model.event import (
     Started,
     Value,
 )
-from kitaru.ports import AnswerCheck, Clock, Mask, Store
+from kitaru.ports import AnswerCheck, Clock, Mask
 from kitaru.run.cache import Cache
 from kitaru.run.failures import failure_of, roots_of
 from kitaru.run.halting import UnderWay
@@ -53,6 +53,7 @@ from kitaru.run.lease import Presence
 from kitaru.run.pool import ThreadPool
 from kitaru.run.replaying import taken_events
 from kitaru.run.wait_book import WaitBook
+from kitaru.store.port import Store
 
 if TYPE_CHECKING:
     from kitaru.run.capture import Capture

@@ -16,8 +16,7 @@ from pathlib import Path
 
 from kitaru.errors import KitaruStoreError
 from kitaru.model.pieces import Body, Pieces, chunks_of
-from kitaru.ports import Created, Listed, Taken
-from kitaru.store.store_keys import TEMPORARY, check_body, check_key, check_prefix
+from kitaru.store.port import TEMPORARY, Created, Listed, Taken, check_body, check_key, check_prefix
 
 # Bare system calls throughout: they take folders by descriptor, and a checkpoint is counted in microseconds.
 # ruff: noqa: PTH100, PTH102, PTH106, PTH108, PTH112, PTH120

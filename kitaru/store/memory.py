@@ -11,8 +11,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from kitaru.errors import KitaruStoreError, KitaruUsageError
 from kitaru.model.pieces import Body
-from kitaru.ports import Created, Listed, Taken
-from kitaru.store.store_keys import check_body, check_key, check_prefix
+from kitaru.store.port import Created, Listed, Taken, check_body, check_key, check_prefix
 
 _guard = threading.Lock()
 """One for the process, as the memory file system's content is: its own create is not atomic between threads."""

@@ -16,7 +16,7 @@ from kitaru.model.jsonable import Noun
 from kitaru.model.lockfile import VersionTable
 from kitaru.model.pieces import Body
 from kitaru.model.snapshot import Snapshot
-from kitaru.ports import Created, Store
+from kitaru.store.port import Created, Store
 
 AnyNoun = TypeVar("AnyNoun", bound=Noun)
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from kitaru.errors import KitaruStoreError, KitaruUsageError
 from kitaru.model import address
-from kitaru.ports import Created, Store, Taken
 from kitaru.store.local import LocalStore
+from kitaru.store.port import Created, Store, Taken
 
 RACERS = 8
 RACES = 20

@@ -22,8 +22,7 @@ from fsspec.asyn import sync
 
 from kitaru.errors import KitaruError, KitaruStoreError, KitaruUsageError
 from kitaru.model.pieces import CHUNK_BYTES, Body
-from kitaru.ports import Created, Listed, Taken
-from kitaru.store.store_keys import check_body, check_key, check_prefix
+from kitaru.store.port import Created, Listed, Taken, check_body, check_key, check_prefix
 
 
 class Verdict(Enum):

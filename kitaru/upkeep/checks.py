@@ -27,9 +27,10 @@ from kitaru.model.execution import Execution, fold
 from kitaru.model.jsonable import Noun
 from kitaru.model.lockfile import FlowState, Lockfile, VersionTable
 from kitaru.model.snapshot import Snapshot
-from kitaru.ports import Reporter, Step, Store
+from kitaru.ports import Reporter, Step
 from kitaru.run.journal import read_entries
 from kitaru.store.objects import parse, read_table
+from kitaru.store.port import Store
 from kitaru.upkeep.verify import Fault
 from kitaru.values.stored import inline_fits
 

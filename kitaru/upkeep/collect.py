@@ -13,9 +13,10 @@ from kitaru.errors import KitaruError, KitaruStateError, KitaruStoreError
 from kitaru.model import address
 from kitaru.model.address import timestamp
 from kitaru.model.lockfile import Drop, FlowState, Lockfile, Release, VersionTable
-from kitaru.ports import Clock, Listed, Reporter, Step, Store, Taken
+from kitaru.ports import Clock, Reporter, Step
 from kitaru.release.releases import Releases
 from kitaru.store.objects import read_table, write_object
+from kitaru.store.port import Listed, Store, Taken
 from kitaru.store.turns import Turns
 from kitaru.upkeep.needs import (
     AT_ONCE,

@@ -19,11 +19,12 @@ from kitaru.model.event import Event, Opened
 from kitaru.model.execution import fold
 from kitaru.model.lockfile import AddVersion, Drop, FlowState, Generation, Lockfile, Release, Rename, VersionTable
 from kitaru.model.snapshot import Snapshot
-from kitaru.ports import Clock, Store
+from kitaru.ports import Clock
 from kitaru.release.history import Past
 from kitaru.run.index import hint_keys
 from kitaru.run.journal import read_entries, read_events, read_many
 from kitaru.store.objects import parse, read_object, read_table
+from kitaru.store.port import Store
 
 GRACE = timedelta(hours=24)
 

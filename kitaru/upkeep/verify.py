@@ -19,11 +19,12 @@ from kitaru.model import address
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.event import Opened
 from kitaru.model.lockfile import FlowState, Generation, Lockfile
-from kitaru.ports import Reporter, Step, Store
+from kitaru.ports import Reporter, Step
 from kitaru.release.releases import belongs, way_on
 from kitaru.run.journal import read_events, read_many
 from kitaru.store.log_holes import Hole, hole_words, runs, sorted_names, state_words
 from kitaru.store.objects import parse
+from kitaru.store.port import Store
 
 BATCH = 256
 """Generations in memory at once."""

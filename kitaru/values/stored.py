@@ -11,8 +11,8 @@ from typing import Any
 from kitaru.errors import KitaruError, KitaruIntegrityError
 from kitaru.model import address
 from kitaru.model.jsonable import JSON_FORMATS, Value
-from kitaru.ports import Store
 from kitaru.store.objects import was_there
+from kitaru.store.port import Store
 from kitaru.values import blocks
 from kitaru.values.codec import Encoded, decode, decode_plain
 

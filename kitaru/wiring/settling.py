@@ -25,7 +25,8 @@ from kitaru.settings import (
 )
 
 if TYPE_CHECKING:
-    from kitaru.ports import ManifestFile, Mask, Step, Store
+    from kitaru.ports import ManifestFile, Mask, Step
+    from kitaru.store.port import Store
 
 
 class SystemClock:
