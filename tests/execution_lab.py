@@ -15,9 +15,10 @@ from kitaru.flows.retry import further_attempts
 from kitaru.model import address
 from kitaru.model.event import Event, ExecutionOptions, Opened
 from kitaru.model.execution import Execution
-from kitaru.ports import Mask, RunnerInfo
 from kitaru.run.executor import execute
 from kitaru.run.journal import Stopped, load, open_execution, read_entries, read_events
+from kitaru.run.port import Mask
+from kitaru.stacks.port import RunnerInfo
 from kitaru.store.local import LocalStore
 from kitaru.store.port import Created, Listed, Store, Taken
 from kitaru.values import stored

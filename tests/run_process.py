@@ -19,7 +19,7 @@ from kitaru import checkpoint, flow
 from kitaru.run.child_output import ChildOutput
 from kitaru.run.masking import Masking
 from kitaru.run.executor import execute
-from kitaru.ports import RunnerInfo
+from kitaru.stacks.port import RunnerInfo
 from tests.execution_lab import Lab, PROJECT
 
 def shell(command):

@@ -383,8 +383,8 @@ def test_changed_code_is_computed_and_named(lab: Lab, project: Callable[[str], F
 
 def test_the_images_requirements_are_part_of_the_key(lab: Lab) -> None:
     """The same code under other libraries is computed, and the explanation says so."""
-    from kitaru.ports import RunnerInfo
     from kitaru.run.executor import execute
+    from kitaru.stacks.port import RunnerInfo
 
     ids = []
     for requirements in (("httpx>=0.27",), ("httpx>=0.27",), ("httpx>=0.28",)):

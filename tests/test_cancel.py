@@ -18,10 +18,10 @@ from kitaru import checkpoint, flow, wait
 from kitaru.errors import KitaruCancelledError, KitaruStateError
 from kitaru.model import address
 from kitaru.model.event import Cancelled, CheckpointCompleted
-from kitaru.ports import RunnerInfo
 from kitaru.run import cancel, cancels
 from kitaru.run.cancel import record_cancelled, request_cancel
 from kitaru.run.journal import Fenced
+from kitaru.stacks.port import RunnerInfo
 from tests.durable_flows import deployed, ran
 from tests.execution_lab import PROJECT, Lab
 from tests.repository import Repository, kitaru, until

@@ -16,9 +16,9 @@ import pytest
 
 from kitaru import checkpoint, flow
 from kitaru.model.event import CheckpointCompleted
-from kitaru.ports import RunnerInfo
 from kitaru.run.executor import execute
 from kitaru.run.journal import Fenced, Stopped, read_entries
+from kitaru.stacks.port import RunnerInfo
 from tests.execution_lab import PROJECT, FailingStore, Lab, PowerCut
 
 EFFECTS = ""

@@ -29,13 +29,13 @@ from kitaru.model.event import (
     decode_entry,
 )
 from kitaru.model.execution import LogLine
-from kitaru.ports import RunnerInfo
 from kitaru.run.executions import Executions
 from kitaru.run.journal import Fenced, Journal
 from kitaru.run.lease import Lease, lapsed, read_lease
 from kitaru.run.logs import LogWriter, read_lines
 from kitaru.settings import lease_seconds
 from kitaru.stacks.local import launched_worker
+from kitaru.stacks.port import RunnerInfo
 from tests.durable_flows import deployed, ran
 from tests.execution_lab import PROJECT, CountingStore, FailingStore, Lab, PowerCut, WallClock
 from tests.repository import Repository, kitaru, until

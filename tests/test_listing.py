@@ -34,11 +34,11 @@ from kitaru.model.event import (
     encode_entry,
 )
 from kitaru.model.execution import fold
-from kitaru.ports import RunnerInfo
 from kitaru.run import index
 from kitaru.run import lease as lease_module
 from kitaru.run.executions import Executions
 from kitaru.run.journal import encode_summary, load
+from kitaru.stacks.port import RunnerInfo
 from kitaru.store.port import Created, Taken
 from tests.execution_lab import PROJECT, Lab
 

@@ -17,9 +17,10 @@ import pytest
 
 from kitaru.errors import KitaruStackError
 from kitaru.model.address import canonical_json
-from kitaru.ports import RunnerInfo, RunOrder, Step
+from kitaru.ports import Step
 from kitaru.run.worker import decode_order
 from kitaru.stacks.local import LocalRunner, encode_order, secret_variable
+from kitaru.stacks.port import RunnerInfo, RunOrder
 from kitaru.stacks.process import describe_process, this_host
 
 EXEC_ID = "ex-0123456789abcdefgh"

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from kitaru import checkpoint, flow, log
 from kitaru.errors import KitaruUserCodeError
 from kitaru.model.execution import LogLine
-from kitaru.ports import RunnerInfo
 from kitaru.run.executor import execute
 from kitaru.run.logs import LogWriter, read_lines
 from kitaru.run.masking import Masking, secret_values
+from kitaru.stacks.port import RunnerInfo
 from tests.execution_lab import PROJECT, Lab
 
 LATE = "latevalue777"

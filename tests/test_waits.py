@@ -250,8 +250,8 @@ def test_two_who_go_on_after_the_same_answer(lab: Lab) -> None:
     entries = lab.entries(exec_id)
     assert lab.go_on(one, exec_id) == ["before", True, "after"]
     count = len(RAN)
-    from kitaru.ports import RunnerInfo
     from kitaru.run.executor import execute
+    from kitaru.stacks.port import RunnerInfo
 
     with pytest.raises(Fenced):
         execute(

@@ -24,12 +24,12 @@ from kitaru.model.execution import Execution
 from kitaru.model.image import ImageSettings
 from kitaru.model.snapshot import Snapshot, SourceFile, SourceTree
 from kitaru.model.stack import LocalStack, NamedStack
-from kitaru.ports import RunOrder
 from kitaru.run.journal import load, open_execution, read_entries
 from kitaru.run.worker import decode_order
 from kitaru.source import bundle
 from kitaru.source.unpacked import ensure_source, holds_tree
 from kitaru.stacks.local import LocalRunner, encode_order
+from kitaru.stacks.port import RunOrder
 from kitaru.store.local import LocalStore
 from kitaru.store.port import Taken
 from kitaru.values.codec import encode

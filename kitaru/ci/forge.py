@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from kitaru.ci.http import ApiError
+from kitaru.ci.port import Placed
 from kitaru.errors import KitaruUsageError
-from kitaru.ports import Placed
 
 
 @dataclass(frozen=True, slots=True)

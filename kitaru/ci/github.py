@@ -11,8 +11,8 @@ from typing import Any
 
 from kitaru.ci.forge import Text, fitted, keep, marker
 from kitaru.ci.http import LARGEST_ANSWER, ApiError, WebApi
+from kitaru.ci.port import Placed
 from kitaru.errors import KitaruBackendError, KitaruStateError, KitaruUsageError
-from kitaru.ports import Placed
 
 LONGEST_BODY = 65_000
 """Characters; a comment or issue may have 65,536."""

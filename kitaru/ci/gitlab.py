@@ -7,8 +7,8 @@ from typing import Any
 
 from kitaru.ci.forge import Text, fitted, keep, marker
 from kitaru.ci.http import ApiError, WebApi, segment
+from kitaru.ci.port import Placed
 from kitaru.errors import KitaruStateError, KitaruUsageError
-from kitaru.ports import Placed
 
 LONGEST_BODY = 900_000
 """Characters; a note may have 1,000,000."""

@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from kitaru import wiring
+from kitaru.ci.port import Placed
 from kitaru.core.review import elsewhere, no_longer_done, unreviewed
 from kitaru.errors import KitaruBackendError, KitaruConflictError, KitaruUsageError
 from kitaru.model.plan import Plan
-from kitaru.ports import Placed
 from kitaru.settings import Asked
 
 LINES_SHOWN = 40

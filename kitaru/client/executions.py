@@ -20,10 +20,10 @@ from kitaru.model import address
 from kitaru.model.event import Value
 from kitaru.model.execution import STATUSES, Execution, LogLine, Wait
 from kitaru.model.replay import ReplayPlan
-from kitaru.ports import RunOrder
 from kitaru.run import answers
 from kitaru.run.logs import read_newest
 from kitaru.settings import DEFAULT_PROJECT
+from kitaru.stacks.port import RunOrder
 
 if TYPE_CHECKING:
     from kitaru.client.running import Running

@@ -17,11 +17,11 @@ from kitaru.model import address
 from kitaru.model.address import timestamp
 from kitaru.model.event import ExecutionOptions, Opened, SourcePlace
 from kitaru.model.execution import Execution
-from kitaru.ports import ChildOutput
 from kitaru.run.cancel import ForcedEnd
 from kitaru.run.executor import execute
 from kitaru.run.journal import open_execution
 from kitaru.run.order import leave_process
+from kitaru.run.port import ChildOutput
 from kitaru.settings import lease_seconds
 from kitaru.store.port import Taken
 from kitaru.values.codec import encode

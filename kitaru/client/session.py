@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from kitaru import wiring
 from kitaru.errors import KitaruIntegrityError
+from kitaru.manifest.port import ManifestFile
 from kitaru.model import address
 from kitaru.model.jsonable import RunnerRecord
-from kitaru.ports import ManifestFile, Reporter, RunnerInfo
+from kitaru.ports import Reporter
 from kitaru.settings import Asked, Settings, actor, ci_branch, find_manifest, lease_seconds
+from kitaru.stacks.port import RunnerInfo
 from kitaru.store.port import Store
 
 if TYPE_CHECKING:

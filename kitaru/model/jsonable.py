@@ -149,7 +149,7 @@ class Failure(Record):
 
 @record()
 class RunnerRecord(Record):
-    """Which process ran it: what ``ports.RunnerInfo`` knows, as recorded."""
+    """Which process ran it: what ``stacks.port.RunnerInfo`` knows, as recorded."""
 
     runner_id: str
     host: str

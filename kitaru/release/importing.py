@@ -12,11 +12,11 @@ from kitaru import wiring
 from kitaru.client.session import Session
 from kitaru.core.importing import HeadNow, Heads, Missing, bare, keys_of, missing, told_by
 from kitaru.errors import KitaruManifestError, KitaruSourceError, KitaruUsageError
+from kitaru.manifest.port import ManifestFile
 from kitaru.model.lockfile import FlowState, Lockfile
 from kitaru.model.manifest import FlowSpec
 from kitaru.model.route import target_data
 from kitaru.model.snapshot import Snapshot
-from kitaru.ports import ManifestFile
 from kitaru.release.manifest_sync import Keeper
 from kitaru.release.releases import Releases
 from kitaru.release.workshop import Declared, Workshop

@@ -19,9 +19,9 @@ from kitaru.errors import (
     KitaruSourceError,
     KitaruUsageError,
 )
+from kitaru.manifest.port import ManifestFile
 from kitaru.model.lockfile import Lockfile
 from kitaru.model.manifest import Manifest
-from kitaru.ports import ManifestFile
 from kitaru.release.releases import Releases
 from kitaru.release.workshop import owner_of
 from kitaru.settings import MANIFEST, Asked

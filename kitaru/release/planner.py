@@ -18,12 +18,12 @@ from kitaru.core.protection import guards, unplaced
 from kitaru.core.renaming import plan_renames
 from kitaru.core.staying import History
 from kitaru.errors import KitaruError, KitaruIntegrityError, KitaruManifestError, KitaruStoreFormatError, Problem
+from kitaru.manifest.port import InputCheck
 from kitaru.model.address import short
 from kitaru.model.lockfile import FlowState, Lockfile, Release, VersionTable
 from kitaru.model.manifest import Neighbours
 from kitaru.model.plan import FlowPlan, Plan
 from kitaru.model.snapshot import Snapshot
-from kitaru.ports import InputCheck
 from kitaru.release.releases import Releases
 from kitaru.release.workshop import Workshop
 from kitaru.store.objects import read_object, read_snapshot, read_table

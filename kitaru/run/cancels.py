@@ -9,9 +9,9 @@ from kitaru.client.session import Session
 from kitaru.errors import KitaruStateError
 from kitaru.model import address
 from kitaru.model.execution import Execution, fold
-from kitaru.ports import RunnerInfo
 from kitaru.run.cancel import GRACE_SECONDS, LOOK_SECONDS, record_cancelled, request_cancel
 from kitaru.run.journal import read_entries, read_events
+from kitaru.stacks.port import RunnerInfo
 
 REACTION_SECONDS = LOOK_SECONDS + GRACE_SECONDS + 3.0
 """How long a runner that is alive has for recording the end itself."""

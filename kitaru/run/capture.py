@@ -21,9 +21,9 @@ from types import ModuleType
 from typing import Any, ClassVar, TextIO, cast
 
 from kitaru.model.execution import LogLine
-from kitaru.ports import ChildOutput
 from kitaru.run.child_lines import ChildLines, split
 from kitaru.run.logs import LogWriter
+from kitaru.run.port import ChildOutput
 
 INHERITED = "_kitaru_output"
 """The attribute of a thread that says whose output it has part in."""

@@ -11,7 +11,7 @@ from kitaru.model import address
 from kitaru.model.address import parse_timestamp, timestamp
 from kitaru.model.event import ExecutionOptions, Failure, RunnerRecord, Value
 from kitaru.model.execution import Execution, fold
-from kitaru.ports import Clock, RunnerInfo
+from kitaru.ports import Clock
 from kitaru.run import journal
 from kitaru.run.index import (
     OPEN,
@@ -26,6 +26,7 @@ from kitaru.run.index import (
     read_lost,
 )
 from kitaru.run.lease import LEASE_SECONDS, PATIENCE, Lease, lapsed, read_lease, silent_for
+from kitaru.stacks.port import RunnerInfo
 from kitaru.store.port import Store
 
 Alive = Callable[[RunnerInfo], bool | None]

@@ -19,9 +19,10 @@ from kitaru.flows.flow import Flow
 from kitaru.flows.future import resolved
 from kitaru.flows.retry import next_delay
 from kitaru.flows.scope import scope
+from kitaru.manifest.port import AnswerCheck
 from kitaru.model.event import AttemptFailed, Cancelled, Completed, Event, Failed, RunnerRecord, Started
 from kitaru.model.execution import fold
-from kitaru.ports import AnswerCheck, ChildOutput, Clock, Mask, RunnerInfo
+from kitaru.ports import Clock
 from kitaru.run.blame import failed_calls
 from kitaru.run.calls import FlowScope
 from kitaru.run.cancel import CancelWatch, ForcedEnd, cancelled_error
@@ -35,7 +36,9 @@ from kitaru.run.journal import Fenced, Stopped
 from kitaru.run.keeper import Keeper
 from kitaru.run.lease import LEASE_SECONDS, LeaseKeeping, lost_attempts
 from kitaru.run.logs import LogWriter
+from kitaru.run.port import ChildOutput, Mask
 from kitaru.run.run_state import RunState
+from kitaru.stacks.port import RunnerInfo
 from kitaru.store.port import Store
 from kitaru.values import stored
 from kitaru.values.codec import Encoded, encode

@@ -17,9 +17,9 @@ from kitaru.errors import (
     KitaruValueError,
 )
 from kitaru.model.event import Failure, Origin
-from kitaru.ports import Mask
 from kitaru.run.interrupts import Interrupted, RunStopped
 from kitaru.run.journal import Fenced, Stopped
+from kitaru.run.port import Mask
 from kitaru.values.typed_json import find_class, type_name
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from kitaru.errors import (
     KitaruUsageError,
     Problem,
 )
+from kitaru.manifest.port import InputCheck
 from kitaru.model import address
 from kitaru.model.address import canonical_json, digest, timestamp
 from kitaru.model.event import ExecutionOptions, Failed, Failure, Opened
@@ -24,10 +25,11 @@ from kitaru.model.lockfile import Lockfile
 from kitaru.model.route import Selector
 from kitaru.model.snapshot import Snapshot
 from kitaru.model.stack import NamedStack
-from kitaru.ports import Clock, InputCheck, Runner, RunnerInfo, RunOrder
+from kitaru.ports import Clock
 from kitaru.release.releases import Releases
 from kitaru.run.index import note_state
 from kitaru.run.journal import Journal, open_execution
+from kitaru.stacks.port import Runner, RunnerInfo, RunOrder
 from kitaru.store.objects import parse, read_object, read_table
 from kitaru.store.port import Store, Taken
 from kitaru.values.codec import encode

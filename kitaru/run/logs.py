@@ -10,8 +10,8 @@ from dataclasses import replace
 from kitaru.errors import KitaruLogRetrievalError, KitaruStoreError
 from kitaru.model import address
 from kitaru.model.execution import LogLine
-from kitaru.ports import Mask
 from kitaru.run.journal import read_many
+from kitaru.run.port import Mask
 from kitaru.store.port import Created, Store
 
 CHUNK_LIMIT = 256 * 1024

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kitaru.ports import Mask
+from kitaru.run.port import Mask
 
 
 def mask_tree(tree: Any, mask: Mask | None) -> Any:

@@ -24,11 +24,13 @@ from kitaru.errors import (
 )
 from kitaru.model import address
 from kitaru.model.event import Failed, Opened, Origin
-from kitaru.ports import Clock, Mask, RunOrder
+from kitaru.ports import Clock
 from kitaru.run.failures import failure_of
 from kitaru.run.halting import Left
 from kitaru.run.index import note_state
 from kitaru.run.journal import Fenced, Journal, read_events
+from kitaru.run.port import Mask
+from kitaru.stacks.port import RunOrder
 from kitaru.stacks.process import leave_with_children
 from kitaru.store.port import Store
 

@@ -20,10 +20,10 @@ from kitaru.model.event import CheckpointFailed, Event, Failed, Failure, Opened,
 from kitaru.model.execution import Execution, fold
 from kitaru.model.jsonable import JSON_FORMATS
 from kitaru.model.replay import ReplayPlan
-from kitaru.ports import RunOrder
 from kitaru.run.answers import check_fits
 from kitaru.run.journal import Journal, read_entries, read_events
 from kitaru.run.replaying import given_value, offers, open_replay
+from kitaru.stacks.port import RunOrder
 
 if TYPE_CHECKING:
     from kitaru.client.running import Running

@@ -25,6 +25,7 @@ from kitaru.errors import KitaruDivergenceError, KitaruIntegrityError
 from kitaru.flows.flow import Flow
 from kitaru.flows.future import CheckpointFuture
 from kitaru.flows.retry import Retry, settled, with_further
+from kitaru.manifest.port import AnswerCheck
 from kitaru.model.address import CROCKFORD, timestamp
 from kitaru.model.event import (
     AttemptFailed,
@@ -43,7 +44,7 @@ from kitaru.model.event import (
     Started,
     Value,
 )
-from kitaru.ports import AnswerCheck, Clock, Mask
+from kitaru.ports import Clock
 from kitaru.run.cache import Cache
 from kitaru.run.failures import failure_of, roots_of
 from kitaru.run.halting import UnderWay
@@ -51,6 +52,7 @@ from kitaru.run.interrupts import Interrupts
 from kitaru.run.journal import Fenced, Journal, Stopped, read_events
 from kitaru.run.lease import Presence
 from kitaru.run.pool import ThreadPool
+from kitaru.run.port import Mask
 from kitaru.run.replaying import taken_events
 from kitaru.run.wait_book import WaitBook
 from kitaru.store.port import Store

@@ -11,7 +11,7 @@ import sys
 
 from kitaru import wiring
 from kitaru.errors import KitaruError, KitaruUsageError
-from kitaru.ports import RunOrder
+from kitaru.stacks.port import RunOrder
 
 
 def main() -> int:

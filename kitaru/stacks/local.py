@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kitaru.errors import KitaruStackError
-from kitaru.ports import Reporter, RunnerInfo, RunOrder, Step
+from kitaru.ports import Reporter, Step
 from kitaru.run.masking import NAMED
+from kitaru.stacks.port import RunnerInfo, RunOrder
 from kitaru.stacks.process import describe_process, process_alive
 
 Environment = Literal["current", "venv"]

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from kitaru.ports import RunnerInfo
+from kitaru.stacks.port import RunnerInfo
 
 
 def end_process(runner: RunnerInfo, *, hard: bool) -> bool:

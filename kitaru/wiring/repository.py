@@ -16,9 +16,11 @@ from kitaru.settings import (
 )
 
 if TYPE_CHECKING:
+    from kitaru.ci.port import Forge
+    from kitaru.manifest.port import ManifestFile
     from kitaru.model.manifest import Neighbours, SourceSpec
     from kitaru.model.snapshot import FlowFacts
-    from kitaru.ports import Forge, ImportJob, ManifestFile, Selection, Source
+    from kitaru.source.port import ImportJob, Selection, Source
 
 
 def scaffold(folder: Path, project: str | None) -> Any:

@@ -21,7 +21,8 @@ from kitaru.settings import (
 
 if TYPE_CHECKING:
     from kitaru.model.stack import NamedStack
-    from kitaru.ports import Reporter, Runner, RunnerInfo, RunOrder
+    from kitaru.ports import Reporter
+    from kitaru.stacks.port import Runner, RunnerInfo, RunOrder
 from kitaru.wiring.settling import SystemClock, check_answer, environment, load_manifest, secret_mask
 
 

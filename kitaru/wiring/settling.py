@@ -25,7 +25,9 @@ from kitaru.settings import (
 )
 
 if TYPE_CHECKING:
-    from kitaru.ports import ManifestFile, Mask, Step
+    from kitaru.manifest.port import ManifestFile
+    from kitaru.ports import Step
+    from kitaru.run.port import Mask
     from kitaru.store.port import Store
 
 

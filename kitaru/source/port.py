@@ -1,0 +1,92 @@
+"""What planning asks of a repository and of the flows in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from kitaru.errors import Problem
+    from kitaru.model.manifest import Neighbours, SourceSpec
+    from kitaru.model.snapshot import Commit, FlowFacts, SourceTree
+
+
+class SourceState(Protocol):
+    """What Git says of the manifest's folder: the commit, the tree of the content to build, what is not committed."""
+
+    @property
+    def commit(self) -> Commit: ...
+    @property
+    def tree(self) -> str: ...
+    @property
+    def changed(self) -> tuple[str, ...]: ...
+    @property
+    def prefix(self) -> str:
+        """The folder's path below the repository's root, with a final slash; nothing for the root."""
+        ...
+
+
+class Selection(Protocol):
+    """A part of a tree: its listing, the digest of that, and what is worth a look."""
+
+    @property
+    def tree(self) -> SourceTree: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def warnings(self) -> tuple[Problem, ...]: ...
+
+
+class Source(Protocol):
+    """The repository, read and never written."""
+
+    def commit(self, *, allow_dirty: bool, ignoring: Sequence[Path] = ()) -> SourceState:
+        """Raises ``KitaruSourceError`` for uncommitted or untracked files, unless ``allow_dirty``.
+
+        The files of ``ignoring`` do not count: what Kitaru itself wrote, such as a saved plan.
+        """
+
+    def contains(self, commit: str, ancestor: str) -> bool:
+        """Whether ``commit`` came after ``ancestor``, or is it; False where the repository does not know that one."""
+
+    def reverted(self, commit: str, bad: str) -> bool:
+        """Whether Git's own words say that ``bad`` was reverted on the way to ``commit``, and that this still holds."""
+
+    def digest_of(self, tree: str, spec: SourceSpec) -> str:
+        """The digest of what ``spec`` selects from a tree; cheap where it was selected before."""
+
+    def select(self, tree: str, spec: SourceSpec) -> Selection:
+        """Raises ``KitaruSourceError`` for an empty or too large selection, a submodule, an escaping symlink."""
+
+
+class ImportJob(NamedTuple):
+    """The targets to import from one source tree, by flow name, and its archive, made when asked for."""
+
+    targets: Mapping[str, str]
+    archive: Callable[[], bytes]
+
+
+class Describer(Protocol):
+    """Learns what flows look like by importing them, in a process of its own."""
+
+    def known(self, source: str, target: str) -> FlowFacts | None:
+        """What was learned earlier of that target in a source tree of that digest."""
+        ...
+
+    def describe(self, trees: Mapping[str, ImportJob]) -> Mapping[str, FlowFacts | Problem]:
+        """Import the targets of each tree, by its digest; what went wrong with one is its problem. By flow name."""
+        ...
+
+    def pack(self, selection: Selection) -> bytes:
+        """The deterministic archive of a selection."""
+        ...
+
+    def left_out(self, selection: Selection, spec: SourceSpec, targets: Sequence[str]) -> Sequence[Problem]:
+        """Warnings about modules that are imported, are there in the working tree, and are not in the selection."""
+        ...
+
+    def neighbours(self, flows: Collection[str], own: str, also: Collection[str], commit: str | None) -> Neighbours:
+        """The repository's other manifests that claim any of ``flows`` for the same project and store, by paths in it:
+        of ``commit``, or the working tree. ``own``: the one that asks; ``also`` are some, whatever they are called."""
+        ...
