@@ -16,7 +16,7 @@ PROLOGUE = """
 import os, subprocess, sys, threading, time, multiprocessing, logging
 from pathlib import Path
 from kitaru import checkpoint, flow
-from kitaru.run.child_output import ChildOutput
+from kitaru.run.output import Descriptors
 from kitaru.run.masking import Masking
 from kitaru.run.executor import execute
 from kitaru.stacks.port import RunnerInfo
@@ -29,13 +29,14 @@ def shell(command):
 EPILOGUE = """
 
 if __name__ == "__main__":
-    children = ChildOutput()
+    descriptors = Descriptors()
     lab = Lab(Path(sys.argv[1]))
     exec_id = lab.open(main)
     Path(sys.argv[2] + ".new").write_text(exec_id)
     os.rename(sys.argv[2] + ".new", sys.argv[2])
     execute(main, store=lab.store, clock=lab.clock, project=PROJECT, exec_id=exec_id, entries=lab.entries(exec_id),
-            runner=RunnerInfo("r", "h", os.getpid(), ""), capture=True, children=children, mask=Masking(os.environ))
+            runner=RunnerInfo("r", "h", os.getpid(), ""), capture=True, descriptors=descriptors,
+            mask=Masking(os.environ))
     sys.stdout.flush()
 """
 

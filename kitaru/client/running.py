@@ -21,7 +21,7 @@ from kitaru.run.cancel import ForcedEnd
 from kitaru.run.executor import execute
 from kitaru.run.journal import open_execution
 from kitaru.run.order import leave_process
-from kitaru.run.port import ChildOutput
+from kitaru.run.output import Descriptors
 from kitaru.settings import lease_seconds
 from kitaru.store.port import Taken
 from kitaru.values.codec import encode
@@ -126,7 +126,7 @@ class Running:
         """
         session = self._session
 
-        def run(forced_end: ForcedEnd, children: ChildOutput | None = None) -> Any:
+        def run(forced_end: ForcedEnd, descriptors: Descriptors | None = None) -> Any:
             return execute(
                 flow,
                 store=session.store,
@@ -140,13 +140,13 @@ class Running:
                 mask=wiring.secret_mask(session.settings.environ),
                 lease_seconds=lease_seconds(session.settings.environ),
                 forced_end=forced_end,
-                children=children,
+                descriptors=descriptors,
                 check_answer=wiring.check_answer,
             )
 
         def run_here() -> Any:
-            with wiring.child_output() as children:
-                return run(leave_process, children)
+            with wiring.captured_descriptors() as descriptors:
+                return run(leave_process, descriptors)
 
         handle = FlowHandle(session, exec_id)
         if session.hosts_runs:

@@ -24,11 +24,11 @@ from kitaru.model.event import (
 )
 from kitaru.run.artifacts import NotesHere
 from kitaru.run.cache import Hint, Ticket
-from kitaru.run.capture import OutputScope, current_output
 from kitaru.run.failures import as_failure, exception_of
 from kitaru.run.forked import run_here
 from kitaru.run.interrupts import killed_late, time_is_up
 from kitaru.run.masking import mask_tree
+from kitaru.run.output import OutputScope, current_output
 from kitaru.run.run_state import RunState
 from kitaru.run.stopping import note_stopped
 from kitaru.values import stored
@@ -265,15 +265,15 @@ class CallRun:
         self.scope = CheckpointScope(self.run, self.name, self.key, self.attempt)
         self._scope_token = scope.set(self.scope)
         if self.run.capture is not None:
-            self.output = self.run.capture.scope(self.name, self.key, self.attempt)
+            self.output = self.run.capture.begin(self.name, self.key, self.attempt)
             self._output_token = current_output.set(self.output)
 
     def end(self) -> None:
         """The attempt's body is over, whatever came of it."""
         self.run.under_way.body_over(self.key)
         scope.reset(self._scope_token)
-        if self.output is not None:
-            self.output.close()
+        if self.output is not None and self.run.capture is not None:
+            self.run.capture.end(self.output)
             current_output.reset(self._output_token)
             self.output = None
 

@@ -26,7 +26,6 @@ from kitaru.ports import Clock
 from kitaru.run.blame import failed_calls
 from kitaru.run.calls import FlowScope
 from kitaru.run.cancel import CancelWatch, ForcedEnd, cancelled_error
-from kitaru.run.capture import Capture
 from kitaru.run.failures import as_failure, error_of
 from kitaru.run.forked import run_here
 from kitaru.run.halting import CancelRequested, Left
@@ -36,7 +35,8 @@ from kitaru.run.journal import Fenced, Stopped
 from kitaru.run.keeper import Keeper
 from kitaru.run.lease import LEASE_SECONDS, LeaseKeeping, lost_attempts
 from kitaru.run.logs import LogWriter
-from kitaru.run.port import ChildOutput, Mask
+from kitaru.run.output import Capture, Descriptors
+from kitaru.run.port import Mask
 from kitaru.run.run_state import RunState
 from kitaru.stacks.port import RunnerInfo
 from kitaru.store.port import Store
@@ -63,17 +63,17 @@ def execute(
     lease_seconds: float = LEASE_SECONDS,
     forced_end: ForcedEnd | None = None,
     mask: Mask | None = None,
-    children: ChildOutput | None = None,
+    descriptors: Descriptors | None = None,
     check_answer: AnswerCheck | None = None,
 ) -> Any:
     """Run an execution to its end, from what ``entries`` (all of its journal, at least entry 1) record; its result.
 
     A completed execution gives its recorded result; a failed one is taken up again. Where another runner has written,
-    or may have (``takes_over``), a claim is recorded before any of the flow's code runs. ``capture``: what it prints
-    and logs goes to its runtime logs, too; ``children``: so does what comes through the process's descriptors. ``mask``
-    takes secrets out of what is recorded, but for values. ``requirements``: the libraries that its image asks for;
-    ``check_answer``: what of an answer doesn't fit a schema. ``forced_end``: called by another thread, once its
-    cancellation is recorded and its code does not react.
+    or may have (``takes_over``), a claim is recorded before any of the flow's code runs. ``capture``: its output goes
+    to its runtime logs, too; ``descriptors``: these of the process as well. ``mask`` takes secrets out of records, but
+    not out of values. ``requirements``: the libraries that its image asks for; ``check_answer``: what of an answer
+    doesn't fit a schema. ``forced_end``: called by another thread, once its cancellation is recorded and its code does
+    not react.
 
     Raises a ``KitaruExecutionError`` with the failure's origin, and the original exception as its cause; ``Fenced``
     where another runner took over, ``Left`` where an answer is long in coming. ``KeyboardInterrupt`` and subclasses of
@@ -89,7 +89,7 @@ def execute(
     logs = LogWriter(store, project, exec_id, keeper.wake, mask, lease.holds) if capture else None
     keeper.start(logs, (lease.tick, CancelWatch(run, forced_end).tick))
     run.presence.begin(run.history.headlines, clock.now(), run.waits.left)
-    here = _Runner(run, runner, logs, children, claims=takes_over or len(entries) > 1)
+    here = _Runner(run, runner, logs, descriptors, claims=takes_over or len(entries) > 1)
     try:
         return here.run_to_end()
     except Exception:
@@ -113,10 +113,16 @@ class _Runner:
     """The attempts at one flow body, up to the terminal event."""
 
     def __init__(
-        self, run: RunState, runner: RunnerInfo, logs: LogWriter | None, children: ChildOutput | None, *, claims: bool
+        self,
+        run: RunState,
+        runner: RunnerInfo,
+        logs: LogWriter | None,
+        descriptors: Descriptors | None,
+        *,
+        claims: bool,
     ) -> None:
         """``claims``: others may think that they are to go on, too."""
-        self._children = children
+        self._descriptors = descriptors
         self._claims = claims or run.presence.may_be_marked
         self._run = run
         self._runner = RunnerRecord(runner.runner_id, runner.host, runner.pid, runner.started)
@@ -185,7 +191,9 @@ class _Runner:
         with ExitStack() as stack:
             if self._logs is not None:
                 alone = threading.current_thread() is threading.main_thread()
-                run.capture = stack.enter_context(Capture(self._logs, run.now, default=alone, children=self._children))
+                run.capture = stack.enter_context(
+                    Capture(self._logs, run.now, owns_process=alone, descriptors=self._descriptors)
+                )
             recorded = stored.get(
                 run.store, run.project, run.opened.inputs, subject=f"the inputs of flow {flow.name!r}", home=run.home
             )

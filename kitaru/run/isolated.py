@@ -24,6 +24,7 @@ from kitaru.errors import KitaruRuntimeError, KitaruUsageError, KitaruUserCodeEr
 from kitaru.flows.checkpoint import Checkpoint
 from kitaru.run.failures import ChildTraceback
 from kitaru.run.interrupts import Expired, FlowExpired
+from kitaru.run.output import print_past
 from kitaru.run.wire import LEARN, MAIN_ALIAS, Failed, Note, Order, Place, Returned, pack, receive, send, unpack
 
 if TYPE_CHECKING:
@@ -161,14 +162,12 @@ class IsolatedAttempt:
         """What the child prints, to its call's output and to this process's own."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         output = self._call.output
-        stream = getattr(sys, name)
         with pipe:
             while True:
                 body = os.read(pipe.fileno(), 65536)
                 text = decoder.decode(body, final=not body)
                 if text:
-                    with suppress(ValueError, OSError):  # somebody closed it
-                        getattr(stream, "real", stream).write(text)
+                    print_past(name, text)
                     if output is not None:
                         output.write(name, text)
                 if not body:

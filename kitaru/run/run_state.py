@@ -58,8 +58,8 @@ from kitaru.run.wait_book import WaitBook
 from kitaru.store.port import Store
 
 if TYPE_CHECKING:
-    from kitaru.run.capture import Capture
     from kitaru.run.event_loop import LoopThread
+    from kitaru.run.output import Capture
 
 LOOK_SECONDS = 0.25
 """While a call waits for its next attempt: between two looks at whether there is to be one."""

@@ -14,8 +14,8 @@ from kitaru.wiring.repository import scaffold as scaffold
 from kitaru.wiring.repository import unpacked as unpacked
 from kitaru.wiring.repository import working_tree as working_tree
 from kitaru.wiring.running import before_end as before_end
+from kitaru.wiring.running import captured_descriptors as captured_descriptors
 from kitaru.wiring.running import check_image as check_image
-from kitaru.wiring.running import child_output as child_output
 from kitaru.wiring.running import end_process as end_process
 from kitaru.wiring.running import launched_worker as launched_worker
 from kitaru.wiring.running import must_run_here as must_run_here

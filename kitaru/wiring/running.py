@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +23,7 @@ from kitaru.settings import (
 if TYPE_CHECKING:
     from kitaru.model.stack import NamedStack
     from kitaru.ports import Reporter
+    from kitaru.run.output import Descriptors
     from kitaru.stacks.port import Runner, RunnerInfo, RunOrder
 from kitaru.wiring.settling import SystemClock, check_answer, environment, load_manifest, secret_mask
 
@@ -138,13 +140,17 @@ def prune_caches(settings: Settings, unused_for: timedelta, *, delete: bool) -> 
     return import_module("kitaru.source.unpacked").prune(settings.cache, unused_for, delete=delete)
 
 
-def child_output() -> Any:
-    """A context manager: its ``ChildOutput``; None where this program's streams do not lead to its descriptors."""
-    return import_module("kitaru.run.child_output").while_it_lasts()
+def captured_descriptors() -> AbstractContextManager[Descriptors | None]:
+    """This process's standard output and error, captured for the block; None where its streams lead elsewhere."""
+    from kitaru.run.output import captured_descriptors
+
+    return captured_descriptors()
 
 
 def run_order(order: RunOrder) -> int:
     """Carry out a runner's order in this process: the worker's whole work. The exit code."""
+    from kitaru.run.output import Descriptors
+
     work = import_module("kitaru.run.order")
     executor = import_module("kitaru.run.executor")
     stores = import_module("kitaru.store.open")
@@ -156,7 +162,7 @@ def run_order(order: RunOrder) -> int:
     if Path(sys.prefix).parent == cache / "environments":
         # For as long as the worker lives; a flow may run longer than an unused environment is kept.
         import_module("kitaru.source.unpacked").hold(Path(sys.prefix))
-    children = import_module("kitaru.run.child_output").ChildOutput()
+    descriptors = Descriptors()
     mask = secret_mask(environ)
 
     def unpack(source: str, fetch: Callable[[], bytes]) -> Path:
@@ -180,7 +186,7 @@ def run_order(order: RunOrder) -> int:
                 lease_seconds=lease_seconds(environ),
                 forced_end=work.leave_process,
                 mask=mask,
-                children=children,
+                descriptors=descriptors,
                 check_answer=check_answer,
             )
         except KitaruExecutionError as error:

@@ -1,0 +1,462 @@
+"""Output of a flow: each line that it prints or logs is noted for the run, the call and the attempt that made it.
+
+``sys.stdout`` and ``sys.stderr`` are streams that print as before and note each line for the scope of the current
+context. ``logging`` records are noted where they are made, whatever handlers do with them. Text without a context has
+no scope of its own: child processes and C code, which write to descriptors 1 and 2, and threads that the flow starts
+by itself. It belongs to the one call that runs, else to the flow's body. It is captured only in a process that exists
+for one run; the descriptors and threads of any other program are its own.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import select
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from types import ModuleType
+from typing import Any, ClassVar, Literal, TextIO, cast
+
+from kitaru.model.execution import LogLine
+from kitaru.run.logs import LogWriter
+
+DESCRIPTORS = {"stdout": 1, "stderr": 2}
+PIPE = -1
+"""The source of text that came through a descriptor, where a thread's number stands for its own."""
+
+READ_BYTES = 1 << 16
+
+
+class OutputScope:
+    """Where lines go: a run, and in it one attempt of a call, or the flow's body."""
+
+    __slots__ = ("_begun", "_now", "_where", "_writer")
+
+    def __init__(self, writer: LogWriter, now: Callable[[], str], where: tuple[str, str, int] | tuple[()] = ()) -> None:
+        """``where``: checkpoint, call and attempt, such as ``("collect", "3", 1)``."""
+        self._writer = writer
+        self._now = now
+        self._where = where or (None, None, None)
+        self._begun: dict[tuple[str, int], str] = {}
+
+    def write(self, stream: str, text: str, source: int = 0) -> None:
+        """Note the lines that ``text`` completes; the rest waits for its end.
+
+        ``print`` writes a text and the end of its line apart, so lines are put together by thread.
+        """
+        key = stream, source or threading.get_ident()
+        lines, rest = _split(self._begun.pop(key, "") + text)
+        for line in lines:
+            self.note(stream, line)
+        if rest:
+            self._begun[key] = rest
+
+    def note(self, stream: str, text: str, level: str | None = None) -> None:
+        """Note one line."""
+        self._writer.add(LogLine(self._now(), stream, text, level, *self._where))
+
+    def close(self) -> None:
+        """Note the lines that have no end."""
+        begun, self._begun = self._begun, {}
+        for (stream, _), rest in list(begun.items()):
+            self.note(stream, rest.rstrip("\r"))
+
+
+current_output: ContextVar[OutputScope | Literal[False] | None] = ContextVar("kitaru_output", default=None)
+"""The scope of this context; False: its output is of no run."""
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """The output of this block is of no run: it is a command's own, while a run goes on in another thread."""
+    token = current_output.set(False)
+    try:
+        yield
+    finally:
+        current_output.reset(token)
+
+
+@contextmanager
+def cleared_by(clear: Callable[[str], None]) -> Iterator[None]:
+    """In this block, call ``clear`` with each text of a run before it is printed."""
+    _Process.clear = clear
+    try:
+        yield
+    finally:
+        _Process.clear = None
+
+
+class Tee:
+    """A text stream that prints to ``real``, and notes the text for the scope of the current context."""
+
+    def __init__(self, real: TextIO, name: str) -> None:
+        self.real = real
+        self._name = name
+        self._copy: TextIO | None = None
+
+    def write(self, text: str) -> int:
+        descriptors = _Process.descriptors
+        if _Process.forked:
+            # A copy of the process: what it noted here would never reach the store, but its descriptors are heard.
+            return (self._forked_stream() if descriptors is not None else self.real).write(text)
+        scope = _scope()
+        if scope is not None and _Process.clear is not None:
+            _Process.clear(text)
+        if descriptors is not None:
+            descriptors.drain()  # what a child wrote before this comes before it
+        written = self.real.write(text)
+        # A logging handler that prints: its record is noted already.
+        if scope is not None and not (_Process.logging and sys._getframe(1).f_globals.get("__name__") == "logging"):
+            scope.write(self._name, text)
+        return written
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        if self._copy is not None:
+            self._copy.flush()
+        self.real.flush()
+
+    @property
+    def buffer(self) -> Any:
+        """For bytes; where the descriptors are captured, they are noted like those of a child process."""
+        return self.real.buffer if _Process.descriptors is None else open(self.fileno(), "wb", 0, closefd=False)
+
+    def fileno(self) -> int:
+        """The descriptor for a child process, as in ``subprocess.run(..., stdout=sys.stdout)``."""
+        return self.real.fileno() if _Process.descriptors is None else DESCRIPTORS[self._name]
+
+    def __iter__(self) -> Any:
+        return iter(self.real)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def _forked_stream(self) -> TextIO:
+        """Line by line: other processes write to the same descriptor."""
+        if self._copy is None:
+            self._copy = open(self.fileno(), "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115
+        return self._copy
+
+
+class Descriptors:
+    """Descriptors 1 and 2 of this process: each is read through a pipe, and passed on to where it led before.
+
+    Python's own streams write past the pipes, so that nothing is noted twice.
+    """
+
+    def __init__(self) -> None:
+        self._guard = threading.RLock()
+        self._sink: Callable[[str, str], None] | None = None
+        self._pipes: dict[int, tuple[str, int, Any]] = {}
+        """The end that is read → name of the stream, where it led before, decoder."""
+        self._streams: dict[str, tuple[Any, TextIO, int]] = {}
+        """Name → Python's stream as it was, the one in its place, and its descriptor."""
+        self._polled = select.poll()
+        for name, descriptor in DESCRIPTORS.items():
+            self._take_over(name, descriptor)
+        threading.Thread(target=self._read_on, args=(list(self._pipes),), name="kitaru-output", daemon=True).start()
+
+    def attach(self, sink: Callable[[str, str], None]) -> None:
+        """Give ``sink`` each further text with the name of its stream, from one thread at a time."""
+        with self._guard:
+            self.drain()
+            self._sink = sink
+            _Process.descriptors = self
+
+    def detach(self) -> None:
+        """Give the sink the text up to now, and nothing more."""
+        with self._guard:
+            self.drain()
+            self._sink = _Process.descriptors = None
+
+    def drain(self) -> None:
+        """Give the sink the text that was written up to now."""
+        with self._guard:
+            for reader, _ in self._polled.poll(0):
+                self._read(reader)
+
+    def give_back(self) -> None:
+        """Put the descriptors and streams back. What a child that goes on writes is passed on as before."""
+        self.detach()
+        for name, (before, ours, real) in self._streams.items():
+            ours.flush()
+            if getattr(sys, name) is ours:
+                setattr(sys, name, before)
+            os.dup2(real, DESCRIPTORS[name])
+
+    def let_go(self) -> None:
+        """In a forked process: no end that is read, or it would wait for itself to read when its parent is gone."""
+        for reader in self._pipes:
+            with suppress(OSError):
+                os.close(reader)
+
+    def _take_over(self, name: str, descriptor: int) -> None:
+        before: Any = getattr(sys, name)
+        before.flush()
+        real = os.dup(descriptor)
+        reader, writer = os.pipe()
+        os.set_blocking(reader, False)
+        os.dup2(writer, descriptor)
+        os.close(writer)
+        ours = io.TextIOWrapper(io.FileIO(real, "w"), before.encoding, "backslashreplace", write_through=True)
+        setattr(sys, name, ours)
+        self._streams[name] = (before, ours, real)
+        self._pipes[reader] = (name, real, codecs.getincrementaldecoder("utf-8")("replace"))
+        self._polled.register(reader, select.POLLIN)
+
+    def _read_on(self, readers: list[int]) -> None:
+        waiting = select.poll()  # of this thread alone: a poll object serves one at a time
+        for reader in readers:
+            waiting.register(reader, select.POLLIN)
+        while self._pipes:
+            for reader, _ in waiting.poll():
+                with self._guard:
+                    self._read(reader)
+                    if reader not in self._pipes:
+                        waiting.unregister(reader)
+                        os.close(reader)
+
+    def _read(self, reader: int) -> None:
+        """Once, up to ``READ_BYTES``: a child may write without end."""
+        if reader not in self._pipes:
+            return
+        name, real, decoder = self._pipes[reader]
+        try:
+            body = os.read(reader, READ_BYTES)
+        except BlockingIOError:
+            return
+        if not body:  # no process has the other end any more
+            self._polled.unregister(reader)
+            del self._pipes[reader]
+        if self._sink is not None and (text := decoder.decode(body, final=not body)):
+            self._sink(name, text)
+        with suppress(OSError):  # the disk of the worker's own log is full, say: the line still goes to the store
+            os.write(real, body)
+
+
+@contextmanager
+def captured_descriptors() -> Iterator[Descriptors | None]:
+    """The descriptors, taken over for the block; None where this program's own streams do not lead to them."""
+    try:
+        own = all(getattr(sys, name).fileno() == descriptor for name, descriptor in DESCRIPTORS.items())
+    except (OSError, ValueError, AttributeError):
+        own = False
+    if not own:
+        yield None
+        return
+    descriptors = Descriptors()
+    try:
+        yield descriptors
+    finally:
+        descriptors.give_back()
+
+
+class _Process:
+    """What stands in place in this process, and for how many runs."""
+
+    guard = threading.Lock()
+    runs = 0
+    owner: Capture | None = None
+    """The run that text without a context belongs to."""
+    tees: ClassVar[list[tuple[str, Any, Tee]]] = []
+    """Name, stream as it was, and the one in its place."""
+    logging: ModuleType | None = None
+    factories: tuple[Any, Any] = (None, None)
+    """The one that made log records before, and ours."""
+    redirected: ClassVar[list[tuple[Any, Any]]] = []
+    descriptors: Descriptors | None = None
+    forked = False
+    clear: Callable[[str], None] | None = None
+
+
+class Capture:
+    """The output of one run, captured while the block lasts."""
+
+    def __init__(
+        self,
+        writer: LogWriter,
+        now: Callable[[], str],
+        *,
+        owns_process: bool,
+        descriptors: Descriptors | None = None,
+    ) -> None:
+        """``now`` gives the time as text. ``owns_process``: text without a context is this run's, too."""
+        self._writer = writer
+        self._now = now
+        self._owns_process = owns_process
+        self._descriptors = descriptors
+        self._guard = threading.Lock()
+        self._attempts: tuple[OutputScope, ...] = ()
+        self._body = OutputScope(writer, now)
+        self._token: Any = None
+
+    def __enter__(self) -> Capture:
+        with _Process.guard:
+            _Process.runs += 1
+            if _Process.runs == 1:
+                _install_tees()
+            if self._owns_process and _Process.owner is None:
+                _Process.owner = self
+        _watch_logging()
+        if self._descriptors is not None:
+            self._descriptors.attach(self._take)
+            _redirect_handlers()
+        self._token = current_output.set(self._body)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        current_output.reset(self._token)
+        if self._descriptors is not None:
+            self._descriptors.detach()
+            while _Process.redirected:
+                handler, stream = _Process.redirected.pop()
+                handler.setStream(stream)
+        self._body.close()
+        with _Process.guard:
+            _Process.runs -= 1
+            if _Process.owner is self:
+                _Process.owner = None
+            if _Process.runs == 0:
+                _restore()
+
+    def begin(self, checkpoint: str, call: str, attempt: int) -> OutputScope:
+        """An attempt of a call begins: its scope."""
+        _watch_logging()
+        scope = OutputScope(self._writer, self._now, (checkpoint, call, attempt))
+        if self._descriptors is not None:
+            self._descriptors.drain()
+        with self._guard:
+            self._attempts += (scope,)
+        return scope
+
+    def end(self, scope: OutputScope) -> None:
+        """The attempt is over; its lines are noted when this returns."""
+        if self._descriptors is not None:
+            self._descriptors.drain()
+        scope.close()
+        with self._guard:
+            self._attempts = tuple(one for one in self._attempts if one is not scope)
+
+    @property
+    def scope(self) -> OutputScope:
+        """The scope of text without a context: the one attempt that runs, else the flow's body."""
+        attempts = self._attempts
+        return attempts[0] if len(attempts) == 1 else self._body
+
+    def _take(self, stream: str, text: str) -> None:
+        if _Process.clear is not None:
+            _Process.clear(text)
+        self.scope.write(stream, text, PIPE)
+
+
+def print_past(name: str, text: str) -> None:
+    """Print to this process's own ``stdout`` or ``stderr`` text that is noted elsewhere."""
+    stream = getattr(sys, name)
+    with suppress(ValueError, OSError):  # it was closed
+        (stream.real if isinstance(stream, Tee) else stream).write(text)
+
+
+def _scope() -> OutputScope | None:
+    scope = current_output.get()
+    if scope is None:
+        return _Process.owner.scope if _Process.owner is not None else None
+    return scope or None
+
+
+def _after_fork() -> None:
+    _Process.forked = True
+    if _Process.descriptors is not None:
+        _Process.descriptors.let_go()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _install_tees() -> None:
+    for name in DESCRIPTORS:
+        before = getattr(sys, name)
+        tee = Tee(before, name)
+        setattr(sys, name, tee)
+        _Process.tees.append((name, before, tee))
+
+
+def _restore() -> None:
+    """Put back what is still ours: the program may have replaced it since."""
+    while _Process.tees:
+        name, before, tee = _Process.tees.pop()
+        if getattr(sys, name) is tee:
+            setattr(sys, name, before)
+    module, (before, ours) = _Process.logging, _Process.factories
+    if module is not None and module.getLogRecordFactory() is ours:
+        module.setLogRecordFactory(before)
+    _Process.logging = None
+
+
+def _redirect_handlers() -> None:
+    """Handlers that hold the program's first streams print past the pipes: their records are noted already."""
+    module = sys.modules.get("logging")
+    if module is None:
+        return
+    loggers = [module.root, *module.Logger.manager.loggerDict.values()]
+    for handler in (one for logger in loggers for one in getattr(logger, "handlers", ())):
+        for before, now in ((sys.__stdout__, sys.stdout), (sys.__stderr__, sys.stderr)):
+            if before is not None and getattr(handler, "stream", None) is before and hasattr(handler, "setStream"):
+                handler.setStream(now)
+                _Process.redirected.append((handler, before))
+                break
+
+
+def _watch_logging() -> None:
+    """Note log records from now on, if the program has loaded ``logging`` meanwhile."""
+    module = sys.modules.get("logging")
+    if module is None or _Process.logging is not None or not hasattr(module, "setLogRecordFactory"):
+        return
+    with _Process.guard:
+        if _Process.logging is None and _Process.runs:
+            before = module.getLogRecordFactory()
+            _Process.logging, _Process.factories = module, (before, _noting(before))
+            module.setLogRecordFactory(_Process.factories[1])
+
+
+def _noting(make: Callable[..., Any]) -> Callable[..., Any]:
+    def make_noted(*args: Any, **kwargs: Any) -> Any:
+        record = make(*args, **kwargs)
+        # The thread in which an object store talks to its server: writing logs must not make more of them.
+        scope = cast(Any, current_output.get()) if record.threadName == "fsspecIO" else _scope()
+        if scope and not _Process.forked:
+            if _Process.descriptors is not None:
+                _Process.descriptors.drain()
+            scope.note("log", _message(record), record.levelname)
+        return record
+
+    return make_noted
+
+
+def _message(record: Any) -> str:
+    try:
+        text = f"{record.name}: {record.getMessage()}"
+    except Exception:  # logging itself reports a bad format string; the line must not be lost
+        text = f"{record.name}: {record.msg} {record.args}"
+    if record.exc_info and record.exc_info[0] is not None:
+        import traceback  # slow to load, and needed only here
+
+        text += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip()
+    return text
+
+
+def _split(text: str) -> tuple[list[str], str]:
+    """The complete lines and the rest; of text that a carriage return overwrote, as progress bars do, the last."""
+    *lines, rest = text.split("\n")
+    return [line.rstrip("\r").rpartition("\r")[2] for line in lines], _last_written(rest)
+
+
+def _last_written(rest: str) -> str:
+    body = rest.rstrip("\r")
+    return body.rpartition("\r")[2] + ("\r" if body != rest else "")
