@@ -1,4 +1,4 @@
-"""What the cache did for the calls of an execution, for a person at a terminal."""
+"""Executions, their waits, logs, cache and replays, for a person at a terminal."""
 
 from __future__ import annotations
 
@@ -9,35 +9,59 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from kitaru.cli.views.timeline import duration, timeline
-from kitaru.cli.views.words import Style, ago, bare, columns, count, seconds_between, shortened, took
+from kitaru.cli.views.timeline import timeline
+from kitaru.cli.views.words import (
+    Style,
+    ago,
+    bare,
+    brief,
+    columns,
+    count,
+    duration,
+    json_text,
+    seconds_between,
+    shortened,
+    size_text,
+    took,
+)
 from kitaru.model.event import Failure, Value
 from kitaru.model.execution import Execution, LogLine, Wait, told_apart
 from kitaru.model.replay import ReplayPlan
 
-KINDS = {"hit": "good", "miss": "warn", "unknown": "dim", "off": "dim", "opaque": "warn"}
+CACHE_STYLES = {"hit": "good", "miss": "warn", "unknown": "dim", "off": "dim", "opaque": "warn"}
+STATUS_STYLES = {"completed": "good", "failed": "bad", "lost": "bad", "cancelled": "warn", "waiting": "warn"}
+ACTIONS = {"reuse_if_same": "reuse if same", "rerun": "run", "ask": "ask again"}
+LAST_CALLED = 2
+SHOWN_ATTEMPTS = 10
+TRACE_LINES = 8
+LONGEST_LINE = 160
+LONGEST_MESSAGE = 500
+NARROWEST_FLOW = 12
+NARROWEST_REASON = 24
+
+YES = ("y", "yes", "true")
+NO = ("n", "no", "false")
+
+Read = Callable[[Value | None], Any]
+"""A stored value → plain data."""
 
 
 def cache_lines(reports: Sequence[Any], style: Style = bare) -> list[str]:
     """A line for each call, and how many were taken."""
     if not reports:
         return ["No checkpoint has been called yet."]
-    rows = [[one.call_id, one.name, style(one.word, KINDS.get(one.word, "bold")), one.why] for one in reports]
+    rows = [[one.call_id, one.name, style(one.word, CACHE_STYLES.get(one.word, "bold")), one.why] for one in reports]
     hits = sum(one.word == "hit" for one in reports)
     return [*columns(rows, ["CALL", "CHECKPOINT", "CACHE", "WHY"], style), "", f"{hits} of {len(reports)} taken"]
 
 
-NAMED = 2
-"""Checkpoints that are named, those that were called last; the others are summed up."""
-
-
 def progress_line(execution: Execution, now: datetime | None = None, *, width: int = 80) -> str:
-    """``  fetch 400 of 400, outline 12 of 15 · 3 running · 4 s``: of the calls that began until now, how many are done.
+    """Finished calls of those that began, in at most ``width`` characters.
 
-    At most ``width`` characters.
+    Example: ``  fetch 400 of 400, outline 12 of 15 · 3 running · 4 s``.
     """
-    calls = [call for call in execution.checkpoints if not call.superseded]
-    names = list(dict.fromkeys(call.name for call in reversed(calls)))[:NAMED][::-1]
+    calls = execution.checkpoints
+    names = list(dict.fromkeys(call.name for call in reversed(calls)))[:LAST_CALLED][::-1]
     begun = Counter(call.name for call in calls)
     done = Counter(call.name for call in calls if call.status == "completed")
     parts = [", ".join(f"{name} {done[name]:,} of {begun[name]:,}" for name in names)]
@@ -46,14 +70,13 @@ def progress_line(execution: Execution, now: datetime | None = None, *, width: i
     statuses = Counter(call.status for call in calls)
     parts += [f"{statuses[status]:,} {status}" for status in ("running", "failed") if statuses[status]]
     parts += [f"waits for {wait.name}" for wait in execution.open_waits[:1]]
-    took = seconds_between(execution.started_at or execution.created_at, now or datetime.now(UTC))
-    parts.append(duration(took) if took >= 60 else f"{took:.0f} s")
-    text = f"  {' · '.join(part for part in parts if part)}"
-    return text if len(text) <= width else f"{text[: width - 3]}..."
+    seconds = seconds_between(execution.started_at or execution.created_at, now or datetime.now(UTC))
+    parts.append(duration(seconds) if seconds >= 60 else f"{seconds:.0f} s")
+    return shortened(f"  {' · '.join(part for part in parts if part)}", width)
 
 
 def log_line(line: LogLine, *, verbose: bool = False) -> str:
-    """One line, as it was printed; ``verbose`` says when (UTC), on which stream, in which call and attempt."""
+    """One line as it was printed; ``verbose`` adds its time (UTC), stream, call and attempt."""
     text = f"{line.level} {line.text}" if line.level else line.text
     if not verbose:
         return text
@@ -67,7 +90,7 @@ def _place(line: LogLine) -> str:
 
 
 def silence(execution: Execution, checkpoint: str | None) -> str:
-    """What to say where nothing was printed: who printed nothing, and where else to look."""
+    """The sentence for an empty log, and the command that shows the output elsewhere."""
     if checkpoint is None:
         return f"{execution.exec_id} printed nothing" + ("" if execution.ended else " so far")
     calls = [call for call in execution.checkpoints if checkpoint in (call.name, call.call_id)]
@@ -87,21 +110,8 @@ def grouped(lines: Sequence[LogLine], style: Style = bare, *, verbose: bool = Fa
     return [text for head, block in blocks.items() for text in (style(head, "bold"), *block)]
 
 
-ACTIONS = {"reuse_if_same": "reuse if same", "rerun": "run", "ask": "ask again"}
-"""What a replay does, where a word of its own says it better."""
-
-WIDTH = 80
-"""Characters of a line, where nothing says how many there is room for."""
-
-LEAST_REASON = 24
-"""Characters that a reason has beside its row; where there is less room it stands below."""
-
-YES = ("y", "yes", "true")
-NO = ("n", "no", "false")
-
-
 def wait_lines(waits: Sequence[Wait], style: Style = bare) -> list[str]:
-    """What is asked: name, id where several have that name, question, schema, notes."""
+    """Open questions: name, id if several share the name, question, schema, metadata."""
     lines = []
     for wait in waits:
         asked = f": {wait.question}" if wait.question else ""
@@ -118,14 +128,14 @@ def wait_lines(waits: Sequence[Wait], style: Style = bare) -> list[str]:
 
 
 def refused_line(wait: Wait) -> str:
-    """That the last answer was put aside, whose it was, and why."""
+    """The last refused answer, its author and the reason."""
     last = wait.refused[-1]
     again = f", as were {len(wait.refused) - 1} before" if len(wait.refused) > 1 else ""
     return f"an answer by {last.by or 'somebody'} was put aside{again}: {last.reason}"
 
 
 def waiting_lines(execution: Execution, style: Style = bare) -> list[str]:
-    """What an execution asks, and how to answer."""
+    """The open questions of an execution, and the command that answers."""
     waits = execution.open_waits
     if not waits:
         return []
@@ -139,7 +149,7 @@ def waiting_lines(execution: Execution, style: Style = bare) -> list[str]:
 
 
 def prompt(wait: Wait) -> str:
-    """What stands before the cursor."""
+    """The prompt: ``approve [y/n]``, ``size [small/large]``, ``note``, ``plan (JSON)``."""
     kind = (wait.schema or {}).get("type")
     options = (wait.schema or {}).get("enum")
     if kind == "boolean":
@@ -150,7 +160,7 @@ def prompt(wait: Wait) -> str:
 
 
 def read_typed(text: str, wait: Wait) -> Any:
-    """What a person means by ``text``: y and n where a yes or no is asked, bare text where a text is, else JSON."""
+    """A typed answer as a value: y and n for a boolean, bare text for a string, JSON otherwise."""
     schema = wait.schema or {}
     if schema.get("type") == "boolean" and text.lower() in (*YES, *NO):
         return text.lower() in YES
@@ -162,8 +172,8 @@ def read_typed(text: str, wait: Wait) -> Any:
         return text
 
 
-def replay_rows(plan: ReplayPlan, style: Style = bare, *, width: int = WIDTH) -> list[str]:
-    """What a replay does with each recorded call, and with each question; reasons are broken to fit ``width``."""
+def replay_rows(plan: ReplayPlan, style: Style = bare, *, width: int = 80) -> list[str]:
+    """The dry run: the fate of each recorded call and question; reasons are broken to fit ``width``."""
     rows = [
         [f"  {call.call_id or '-'}", call.name, ACTIONS.get(call.action, call.action), call.reason]
         for call in plan.calls
@@ -176,31 +186,19 @@ def replay_rows(plan: ReplayPlan, style: Style = bare, *, width: int = WIDTH) ->
 
 
 def _reasoned(rows: Sequence[Sequence[str]], head: Sequence[str], style: Style, width: int) -> list[str]:
-    """A table whose last column, the reasons, goes on in further lines; below its row where it is too narrow."""
+    """A table with a last column that goes on in further lines, or below its row if it is too narrow."""
     taken = sum(max(len(row[at]) for row in [head, *rows]) + 2 for at in range(len(head) - 1))
-    if width - taken < LEAST_REASON:
+    if width - taken < NARROWEST_REASON:
         lines = columns([row[:-1] for row in rows], head[:-1], style)
-        broken = [[f"      {part}" for part in textwrap.wrap(row[-1], max(width - 6, LEAST_REASON))] for row in rows]
+        broken = [
+            [f"      {part}" for part in textwrap.wrap(row[-1], max(width - 6, NARROWEST_REASON))] for row in rows
+        ]
         return [lines[0], *(line for row, parts in zip(lines[1:], broken, strict=True) for line in (row, *parts))]
     whole: list[list[str]] = []
     for *cells, reason in rows:
         first, *more = textwrap.wrap(reason, width - taken) or [""]
         whole += [[*cells, first], *([*("" for _ in cells), part] for part in more)]
     return columns(whole, head, style)
-
-
-EXECUTIONS_TEXT_KINDS = {"completed": "good", "failed": "bad", "lost": "bad", "cancelled": "warn", "waiting": "warn"}
-
-SHOWN_ATTEMPTS = 10
-TRACE_LINES = 8
-LONGEST_LINE = 160
-LONGEST_MESSAGE = 500
-"""Characters of a failure's message; what is cut off is in ``-o json`` and in the page."""
-
-NARROWEST_FLOW = 12
-
-Read = Callable[[Value | None], Any]
-"""A stored value → plain data."""
 
 
 def execution_rows(
@@ -210,8 +208,9 @@ def execution_rows(
     width: int | None = None,
     answered: Collection[str] = (),
 ) -> list[str]:
-    """A table of executions. ``width``: the names of flows are cut so that it fits; None cuts nothing. ``answered``:
-    ids of those that wait for nothing but to be resumed.
+    """A table of executions. ``width`` cuts the names of flows; None cuts nothing.
+
+    ``answered``: ids of those that wait only to be resumed.
     """
     names = [one.flow_name for one in executions]
     rows = [
@@ -233,7 +232,7 @@ def execution_rows(
 
 
 def none_found(*, flow: str | None, status: str | None) -> list[str]:
-    """What a list says that has nothing in it: nobody has run anything yet, or nothing fits the filter."""
+    """The line of an empty list."""
     asked = [f"--{name} {value}" for name, value in (("flow", flow), ("status", status)) if value is not None]
     if not asked:
         return ["No executions yet. Start one: kitaru invoke FLOW"]
@@ -250,12 +249,11 @@ def execution_lines(
     alone: bool = False,
     silent: float | None = None,
 ) -> list[str]:
-    """One execution with its checkpoints, its result or its failure, and what to type next.
+    """One execution with its checkpoints, its result or failure, and the next command.
 
-    ``alone``: its runner is gone, though it may still wait for an answer. ``silent``: the seconds for which its runner,
-    which is late, gave no sign of life.
+    ``alone``: its runner is gone. ``silent``: seconds since the runner's last sign of life, if that is late.
     """
-    status = style(execution.status, EXECUTIONS_TEXT_KINDS.get(execution.status, "bold"))
+    status = style(execution.status, STATUS_STYLES.get(execution.status, "bold"))
     lines = [
         f"{style(execution.exec_id, 'bold')}  {status}",
         f"  flow      {execution.flow_name} {_version(execution)}",
@@ -292,7 +290,7 @@ def execution_lines(
 
 
 def under_way_lines(execution: Execution, silent: float | None, style: Style = bare) -> list[str]:
-    """What a running execution is at, and for how long nothing was recorded: a living process may yet hang."""
+    """The calls under way, or the time since the last record: a living process may hang."""
     if execution.status != "running":
         return []
     lines = []
@@ -313,7 +311,7 @@ def under_way_lines(execution: Execution, silent: float | None, style: Style = b
 
 
 def next_lines(execution: Execution) -> list[str]:
-    """What to type next; nothing where all is said."""
+    """The next commands; none if nothing is left to do."""
     command, exec_id = "kitaru executions", execution.exec_id
     if execution.status == "failed":
         printed, again = f"what it printed: {command} logs {exec_id}", f"go on with it:   {command} retry {exec_id}"
@@ -329,7 +327,7 @@ def next_lines(execution: Execution) -> list[str]:
         return [f"answered; go on with it: {command} resume {exec_id}"]
     if execution.status in ("pending", "running"):
         return [f"follow it: {command} logs {exec_id} --follow", f"end it:    {command} cancel {exec_id}"]
-    stopped = [call for call in execution.checkpoints if call.status == "cancelled" and not call.superseded]
+    stopped = [call for call in execution.checkpoints if call.status == "cancelled"]
     if execution.status == "cancelled" and stopped:
         first = min(stopped, key=lambda call: call.started_at)
         return [f"run the rest anew: {command} replay {exec_id} --from {first.name}"]
@@ -337,19 +335,19 @@ def next_lines(execution: Execution) -> list[str]:
 
 
 def unused_line(execution: Execution) -> str:
-    """That what was given to a replay had no effect."""
+    """Overrides of a replay that had no effect."""
     names = ", ".join(execution.unused_overrides)
     return f"{names}: given, and nothing in this execution asked for it"
 
 
 def cancelled_line(execution: Execution) -> str:
-    """That it was cancelled, by whom and when."""
+    """By whom it was cancelled, and the time."""
     by = f" by {execution.cancelled_by}" if execution.cancelled_by else ""
     return f"cancelled{by} {ago(execution.ended_at or '')}; a cancelled execution does not go on"
 
 
 def attempt_lines(execution: Execution, style: Style = bare, width: int = 100) -> list[str]:
-    """The attempts at the flow's body, where there was more than one."""
+    """The attempts at the flow's body, if there were several."""
     attempts = execution.attempts
     if len(attempts) < 2:
         return []
@@ -362,7 +360,7 @@ def attempt_lines(execution: Execution, style: Style = bare, width: int = 100) -
     for one, time in zip(shown, times, strict=True):
         status = one.status if one.status != "running" or (one is attempts[-1] and not execution.ended) else "cut off"
         why = f"  {first_line(one.failure)}" if one.failure else ""
-        coloured = style(f"{status:<9}", EXECUTIONS_TEXT_KINDS.get(status, "bold"))
+        coloured = style(f"{status:<9}", STATUS_STYLES.get(status, "bold"))
         text = f"{one.number:>{digits}}  {coloured}  {time:>{longest}}"
         said.append(f"    {text}{shortened(why, max(width - 20 - longest, 20))}".rstrip())
     return said
@@ -385,7 +383,7 @@ def _version(execution: Execution, *, usual: str = "") -> str:
 
 
 def _drawn(execution: Execution) -> list[str]:
-    """Which version a divided route gave, and by what."""
+    """The version that a weighted route drew, and the key of the draw."""
     if execution.draw is None:
         return []
     weights = ", ".join(f"v{version} {weight} %" for version, weight in execution.draw["weights"].items())
@@ -394,26 +392,21 @@ def _drawn(execution: Execution) -> list[str]:
 
 
 def result_text(value: Any) -> str:
-    """A result as it is best read: text as text, all else as JSON."""
-    if isinstance(value, str):
-        return value
+    """A result for people: text as text, anything else as JSON."""
     if isinstance(value, bytes):
-        return f"bytes, {size_text(len(value))}"
-    try:
-        return json.dumps(value, ensure_ascii=False, indent=2, default=repr)
-    except (TypeError, ValueError):
-        return repr(value)
+        return brief(value)
+    return value if isinstance(value, str) else json_text(value, indent=2)
 
 
 def first_line(failure: Failure) -> str:
-    """``ConnectionError: no answer``: the failure's type without its module, and the first line of its message."""
+    """``ConnectionError: no answer``: the type without its module, and the first line of the message."""
     kind = failure.type.rpartition(":")[2]
     message = failure.message.strip().partition("\n")[0]
     return f"{kind}: {message}" if message else kind
 
 
 def failure_lines(execution: Execution, style: Style = bare) -> list[str]:
-    """Why an execution failed: the cause, and the end of its traceback."""
+    """The cause of a failure, and the end of its traceback."""
     failure = execution.failure
     if failure is None:
         return []
@@ -428,7 +421,7 @@ def failure_lines(execution: Execution, style: Style = bare) -> list[str]:
     lines = [style(f"  {first}", "bad"), *(style(f"  {line}", "bad") for line in rest)]
     trace = failure.traceback.rstrip()
     for ending in (f"{failure.type.replace(':', '.')}: {failure.message}", message):
-        # It stands above already; what may follow it here are notes and hints.
+        # The message stands above already; notes and hints may follow it here.
         before, found, notes = f"\n{trace}\n".rpartition(f"\n{ending.rstrip()}\n")
         trace = f"{before}\n{notes}".strip("\n") if found else trace
     shown = [line for line in trace.splitlines() if line.strip(" ^~")][-TRACE_LINES:]
@@ -440,26 +433,3 @@ def _stored(value: Value | None, read: Read, most: int) -> str:
     if value is not None and value.format == "bytes":
         return f"bytes, {size_text(value.size)}"
     return brief(read(value), most)
-
-
-def size_text(size: int) -> str:
-    """``300 MB``; of three digits at most, but for bytes."""
-    for unit, one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= one:
-            return f"{size / one:.3g} {unit}" if size < 999.5 * one else f"{size / one:,.0f} {unit}"
-    return f"{size} B"
-
-
-def _bare(value: Any) -> str:
-    return f"bytes, {size_text(len(value))}" if isinstance(value, bytes) else repr(value)
-
-
-def brief(value: Any, most: int = 120) -> str:
-    """A value on one line as JSON, cut where it is long."""
-    if isinstance(value, bytes):
-        return _bare(value)
-    try:
-        text = json.dumps(value, ensure_ascii=False, default=_bare)
-    except (TypeError, ValueError):
-        text = repr(value)
-    return shortened(text, most)
