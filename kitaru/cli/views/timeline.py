@@ -15,7 +15,10 @@ from kitaru.model.address import parse_timestamp
 from kitaru.model.execution import CheckpointCall, Execution, Wait
 
 IDLE = 0.06
-"""A stretch in which no call ran is drawn at most this long, as a part of all the others."""
+"""The length at which a stretch is drawn in which no call ran, as a part of all the others."""
+
+SHORTEST_CUT = 1.0
+"""Seconds: shorter stretches are drawn as they are."""
 
 MOST_CALLS = 20
 """Calls of one checkpoint that have a line each; more have one line together."""
@@ -72,7 +75,7 @@ class Axis:
                 idle.append((reached, start))
             reached = max(reached, end)
         most = IDLE * max(length - sum(end - start for start, end in idle), 0.0) or length
-        self.cuts = [(start, end) for start, end in idle if end - start > most]
+        self.cuts = [(start, end) for start, end in idle if end - start > max(most, SHORTEST_CUT)]
         knots = [(0.0, 0.0)]
         for start, end in self.cuts:
             at = knots[-1][1] + start - knots[-1][0]
@@ -199,7 +202,7 @@ def timeline(
     names = min(max(len(line.name) for line in lines), max(12, min(WIDEST_NAME, width // 3)))
     times = max(len(line.took) for line in lines)
     notes = max(len(line.note) for line in lines) if width >= 70 else 0
-    room = max(width - names - times - notes - 10, 8)
+    room = max(width - names - times - (notes + 2 if notes else 0) - 7, 8)
     picture = [style(f"    {'':<{names}} 0{duration(length):>{room - 1}}", "dim")]
     for line in lines:
         bar = _drawn(line.bars, axis, room, signs, style)
@@ -211,7 +214,8 @@ def timeline(
         picture.append(style(f"    and {count(len(groups) - MOST_LINES, 'more checkpoint')}", "dim"))
     cut = sum(end - start for start, end in axis.cuts)
     if cut:
-        picture.append(style(f"    {duration(cut)} in which no checkpoint ran is drawn short", "dim"))
+        text = f"    {duration(cut)} in which no checkpoint ran is drawn short"
+        picture.append(style(shortened(text, width), "dim"))
     return picture + _failures(groups, marks, style, width)
 
 
@@ -261,7 +265,7 @@ def _drawn(bars: Sequence[Bar], axis: Axis, room: int, signs: Mapping[Kind, str]
     """The bars of one line in ``room`` characters; each is one character wide at least."""
     text, reached = "", 0
     for bar in bars:
-        first = max(min(int(axis.place(bar.start) * room), room - 1), reached)
+        first = max(min(round(axis.place(bar.start) * room), room - 1), reached)
         last = min(max(round(axis.place(bar.end) * room), first + 1), room)
         if last > first:
             text += " " * (first - reached) + style(signs[bar.kind] * (last - first), KIND_STYLES[bar.kind])
