@@ -464,7 +464,7 @@ def replay(
         plan = client.executions.plan_replay(exec_id, **asked)
         from kitaru.cli.views import executions as view
 
-        terminal.item(plan, view.replay_rows(plan, terminal.style, width=terminal.room or view.WIDTH))
+        terminal.item(plan, view.replay_rows(plan, terminal.style, width=terminal.room or 80))
         return
     handle = client.executions.replay(exec_id, **asked)
     if wait or handle.runs_here:
