@@ -8,7 +8,7 @@ from kitaru.model.address import canonical_json, digest
 from kitaru.model.lockfile import FlowState, Generation, Lockfile, Move, Release, VersionTable
 from kitaru.model.route import Assignment, Route
 from kitaru.release.releases import FULL_STATE_BYTES, FULL_STATE_EVERY
-from kitaru.store.objects import read_table, write_object
+from kitaru.store.objects import put_object, read_table
 from kitaru.store.port import Store
 
 AT = "2026-01-01T00:00:00.000000Z"
@@ -93,7 +93,7 @@ def _older(store: Store, project: str, name: str, state: FlowState, versions: in
     return state.model_copy(
         update={
             "latest": versions,
-            "table": write_object(store, project, table.canonical()),
+            "table": put_object(store, project, table.canonical()),
             "routes": {**routes, "stable": stable},
         }
     )

@@ -72,8 +72,6 @@ NOT_YET: set[tuple[str, str]] = {
     ("source", "manifest"),
     ("stacks", "run"),
     ("stacks", "source"),
-    ("store", "core"),
-    ("store", "release"),
     ("upkeep", "client"),
     ("upkeep", "wiring"),
 }

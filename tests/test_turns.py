@@ -17,9 +17,8 @@ from kitaru.model import address
 from kitaru.model.address import canonical_json
 from kitaru.model.lockfile import Generation, Lockfile
 from kitaru.release import releases as releases_module
-from kitaru.release.releases import Lost, Releases
+from kitaru.release.releases import LONGEST_PAUSE, Lost, Releases, Turns
 from kitaru.store.local import LocalStore
-from kitaru.store.turns import LONGEST_PAUSE, Turns
 from tests.lock_strategies import mint
 from tests.repository import Repository, WallClock, Watched
 

@@ -24,6 +24,7 @@ from kitaru.run import answers
 from kitaru.run.logs import read_newest
 from kitaru.settings import DEFAULT_PROJECT
 from kitaru.stacks.port import RunOrder
+from kitaru.store.log import withdraw
 
 if TYPE_CHECKING:
     from kitaru.client.running import Running
@@ -208,7 +209,7 @@ class ExecutionsClient:
         if execution.snapshot is None and flow is None:
             flow = self._running.source_of(execution)
         # Made for an earlier try, which ended without it.
-        session.store.remove(address.cancel_request(session.project, execution.exec_id))
+        withdraw(session.store, address.cancel_request(session.project, execution.exec_id))
         if flow is not None and execution.snapshot is None:
             return self._running.in_thread(flow, execution.exec_id, entries, takes_over=True)
         launched = self._relaunch(execution, entries)

@@ -120,7 +120,7 @@ class Session:
     def _alive(self, runner: RunnerInfo) -> bool | None:
         return wiring.process_at_work(runner)
 
-    def read_object(self, sha: str, what: str) -> bytes:
+    def get_object(self, sha: str, what: str) -> bytes:
         """The object of that digest, verified. ``what`` names it in errors."""
         key = address.blob(self.project, sha)
         body = self.store.read(key)
@@ -132,7 +132,7 @@ class Session:
 
     def snapshot_body(self, execution: Execution) -> bytes:
         """The snapshot that an execution is pinned to, verified."""
-        return self.read_object(execution.snapshot or "", f"snapshot of {execution.exec_id}")
+        return self.get_object(execution.snapshot or "", f"snapshot of {execution.exec_id}")
 
     def check_inputs(self, schema: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
         """What of the inputs doesn't fit."""

@@ -86,8 +86,13 @@ def lock_hint(project: str) -> str:
     return f"{project}/kitaru.lock"
 
 
+def log_entry(folder: str, number: int) -> str:
+    """An entry of a log: ``research/lock/000000000042.json``."""
+    return f"{folder}{number:012d}.json"
+
+
 def generation(project: str, number: int) -> str:
-    return f"{project}/lock/{number:012d}.json"
+    return log_entry(generations(project), number)
 
 
 def blob(project: str, sha: str) -> str:
@@ -136,7 +141,7 @@ def execution(project: str, exec_id: str) -> str:
 
 
 def journal_entry(project: str, execution: str, number: int) -> str:
-    return f"{project}/executions/{execution}/journal/{number:012d}.json"
+    return log_entry(journal(project, execution), number)
 
 
 def journal(project: str, execution: str) -> str:

@@ -18,11 +18,10 @@ from kitaru.model.route import Assignment
 from kitaru.model.snapshot import Commit
 from kitaru.ports import Clock, Reporter, Step
 from kitaru.release.planner import told_from
-from kitaru.release.releases import Releases
+from kitaru.release.releases import Releases, Turns
 from kitaru.release.workshop import Workshop
-from kitaru.store.objects import Borrowed, read_table, write_object
+from kitaru.store.objects import Borrowed, put_object, read_table
 from kitaru.store.port import Store
-from kitaru.store.turns import Turns
 
 UPLOADS_AT_ONCE = 8
 LINES_SHOWN = 10
@@ -206,7 +205,7 @@ class Applier:
             commit=commit,
         )
         table = VersionTable(flow=flow, releases=rows).adding(release)
-        return write_object(self.store, self.project, table.canonical())
+        return put_object(self.store, self.project, table.canonical())
 
 
 def _completed(edit: Edit, tables: Mapping[str, str], commit: Commit) -> Edit:

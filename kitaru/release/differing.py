@@ -19,7 +19,7 @@ from kitaru.model.plan import Change
 from kitaru.model.route import ByTag, ByVersion, Selector
 from kitaru.model.snapshot import Snapshot
 from kitaru.release.tracing import commit_data
-from kitaru.store.objects import read_object, read_snapshot, read_table
+from kitaru.store.objects import get_object, read_snapshot, read_table
 
 VERSION = re.compile(r"v?([1-9][0-9]{0,8})")
 
@@ -116,7 +116,7 @@ def _listings(session: Session, old: Snapshot, new: Snapshot) -> tuple[Listing |
 
 def _listing(session: Session, source: str) -> Listing | None:
     try:
-        body = read_object(session.store, session.project, source, f"source listing {address.short(source)}")
+        body = get_object(session.store, session.project, source, f"source listing {address.short(source)}")
     except KitaruIntegrityError:
         return None
     rows: Listing = json.loads(body)

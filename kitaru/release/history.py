@@ -27,7 +27,7 @@ from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
 from kitaru.model import address
 from kitaru.model.address import digest
 from kitaru.model.lockfile import AddVersion, Edit, Generation, Lockfile, Move, Rename
-from kitaru.run.journal import read_many
+from kitaru.store.log import Log
 from kitaru.store.objects import parse
 from kitaru.store.port import Store
 
@@ -78,7 +78,7 @@ class Past:
     def __init__(self, store: Store, project: str) -> None:
         self._store = store
         self._project = project
-        self._local = store.url.startswith(("file:", "memory:"))
+        self._log = Log(store, address.generations(project))
         self._known: dict[int, tuple[Generation, str]] = {}
 
     def page(
@@ -193,14 +193,12 @@ class Past:
         return read
 
     def _looked_up(self, numbers: Sequence[int]) -> list[tuple[Generation, str] | Gap]:
-        keys = [address.generation(self._project, number) for number in numbers if number not in self._known]
-        alone = self._local or len(keys) < 2
-        bodies = dict(zip(keys, map(self._store.read, keys) if alone else read_many(self._store, keys), strict=True))
-        return [self._known.get(number) or self._parsed(number, bodies) for number in numbers]
+        unknown = [number for number in numbers if number not in self._known]
+        bodies = dict(zip(unknown, self._log.read_each(unknown), strict=True))
+        return [self._known.get(number) or self._parsed(number, bodies[number]) for number in numbers]
 
-    def _parsed(self, number: int, bodies: dict[str, bytes | None]) -> tuple[Generation, str] | Gap:
-        key = address.generation(self._project, number)
-        body = bodies[key]
+    def _parsed(self, number: int, body: bytes | None) -> tuple[Generation, str] | Gap:
+        key = self._log.key(number)
         if body is None:
             return Gap.MISSING
         try:

@@ -19,11 +19,10 @@ from kitaru.model.route import Assignment, ByVersion
 from kitaru.model.snapshot import Snapshot
 from kitaru.ports import Clock, Step
 from kitaru.release.applier import Applier
-from kitaru.release.releases import Releases
+from kitaru.release.releases import Releases, Turns
 from kitaru.release.workshop import Workshop
-from kitaru.store.objects import read_table, write_object
+from kitaru.store.objects import put_object, read_table
 from kitaru.store.port import Store
-from kitaru.store.turns import Turns
 
 Decide = Callable[[Lockfile], Edits]
 
@@ -101,7 +100,7 @@ class Tagger:
         in_table(table, state, version)
         check_deletable(state, table, version)
         gone = table.deleting(version, at=timestamp(self.clock.now()), by=by)
-        return dropped(lock, flow, version, write_object(self.store, self.project, gone.canonical()))
+        return dropped(lock, flow, version, put_object(self.store, self.project, gone.canonical()))
 
     def earlier(self, lock: Lockfile, flow: str, tag: str) -> Earlier:
         """Where the route led before, from the log: not where a rollback left it, and no version deleted since.

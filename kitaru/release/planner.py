@@ -26,7 +26,7 @@ from kitaru.model.plan import FlowPlan, Plan
 from kitaru.model.snapshot import Snapshot
 from kitaru.release.releases import Releases
 from kitaru.release.workshop import Workshop
-from kitaru.store.objects import read_object, read_snapshot, read_table
+from kitaru.store.objects import get_object, read_snapshot, read_table
 from kitaru.store.port import Store
 
 
@@ -215,7 +215,7 @@ class Planner:
         known = replace(known, previous=previous)
         if previous.source == flow.snapshot.source:
             return known, flow
-        body = read_object(self.store, self.project, previous.source, f"source listing of {flow.name}")
+        body = get_object(self.store, self.project, previous.source, f"source listing of {flow.name}")
         files = workshop.selection(flow.spec).tree.listing()
         return replace(known, previous_files=json.loads(body)), replace(flow, files=files)
 

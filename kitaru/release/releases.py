@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Required, TypedDict, Unpack
@@ -17,7 +18,8 @@ from kitaru.model.lockfile import Edit, Generation, Lockfile, Rename
 from kitaru.model.route import APPLY
 from kitaru.model.snapshot import Commit
 from kitaru.ports import Clock
-from kitaru.store.log_holes import runs, sorted_names
+from kitaru.store import hints
+from kitaru.store.log import Log, runs
 from kitaru.store.objects import parse
 from kitaru.store.port import Created, Store
 
@@ -25,6 +27,11 @@ FULL_STATE_BYTES = 16 * 1024
 FULL_STATE_EVERY = 64
 """A state larger than ``FULL_STATE_BYTES`` is written in full in every 64th entry only."""
 
+
+LONGEST_PAUSE = 2.0
+"""Seconds. Fifty writers of one log need a few tenths of one to get out of each other's way."""
+
+MOST_DOUBLINGS = 10
 
 READS_ON = 3
 """How many generations a writer that lost a race follows one by one, before it asks the hint where the log is now."""
@@ -54,12 +61,12 @@ def belongs(store: Store, project: str, number: int) -> bool:
 
     Only then were those in the gap there once. One that can't be read doesn't deny it. One read.
     """
-    key = address.generation(project, number)
-    body = store.read(key)
+    log = Log(store, address.generations(project))
+    body = log.read(number)
     if body is None:
         return False
     try:
-        entry = parse(Generation, body, key)
+        entry = parse(Generation, body, log.key(number))
     except (KitaruIntegrityError, KitaruStoreFormatError):
         return True
     return (entry.generation, entry.project) == (number, project)
@@ -80,8 +87,9 @@ class Releases:
     def __init__(self, store: Store, project: str, clock: Clock) -> None:
         self._store = store
         self._project = project
+        self._log = Log(store, address.generations(project))
         self._clock = clock
-        self._writing: tuple[str, bytes, Lockfile] | None = None
+        self._writing: tuple[int, bytes, Lockfile] | None = None
 
     def head(self, *, verified: bool = False) -> Lockfile:
         """The newest state. Two reads where the hint is fresh; a lost one costs a listing and reads, never truth.
@@ -113,17 +121,15 @@ class Releases:
 
     def entry(self, number: int) -> tuple[Generation, str] | None:
         """Generation ``number`` and the digest of its bytes; None where the log ends before it."""
-        key = address.generation(self._project, number)
-        body = self._store.read(key)
-        return None if body is None else (parse(Generation, body, key), digest(body))
+        body = self._log.read(number)
+        return None if body is None else (parse(Generation, body, self._log.key(number)), digest(body))
 
     def last_number(self) -> int:
         """The number of the newest generation, 0 where there is none; without the hint, and whatever is missing.
 
         One listing, and one read for each gap at the end of which an entry says that it is of another place.
         """
-        folder = address.generation(self._project, 0).rpartition("/")[0]
-        numbers, _ = sorted_names(self._project, self._store.names(f"{folder}/"))
+        numbers, _ = self._log.listing()
         for first, last in reversed(runs(numbers)):
             if first == 1 or belongs(self._store, self._project, first):
                 return last
@@ -177,13 +183,12 @@ class Releases:
             state=following.flows if whole else None,
         )
         body = entry.canonical()
-        key = address.generation(self._project, entry.generation)
-        self._writing = (key, body, following.model_copy(update={"entry": digest(body)}))
+        self._writing = (entry.generation, body, following.model_copy(update={"entry": digest(body)}))
         begun = time.monotonic()
-        outcome = self._store.create(key, body)
+        outcome = self._log.append(entry.generation, body)
         if not isinstance(outcome, Created):
             self._writing = None
-            winner = parse(Generation, outcome.existing, key)
+            winner = parse(Generation, outcome.existing, self._log.key(entry.generation))
             return Lost(winner, digest(outcome.existing), lock, time.monotonic() - begun)
         following = following.model_copy(update={"entry": digest(body)})
         self._note_names(edits)
@@ -210,22 +215,19 @@ class Releases:
         """
         if self._writing is None:
             return None
-        key, body, following = self._writing
+        number, body, following = self._writing
         with suppress(KitaruError, KeyboardInterrupt):
-            if self._store.read(key) == body:
+            if self._log.read(number) == body:
                 return following
         raise KeyboardInterrupt(
-            f"interrupted while generation {following.generation} was being written; it was not there a moment later. "
+            f"interrupted while generation {number} was being written; it was not there a moment later. "
             "To be sure: kitaru plan"
         )
 
     def _leave_hint(self, lock: Lockfile, state_digest: str) -> None:
-        try:
-            hint = lock.model_copy(update={"checksum": state_digest})
-            self._store.overwrite(address.lock_hint(self._project), hint.canonical())
-        except KitaruError:
-            # The generation is committed; a reader finds it without the hint.
-            return
+        # The generation is committed; a reader finds it without the hint.
+        hint = lock.model_copy(update={"checksum": state_digest})
+        hints.leave(self._store, address.lock_hint(self._project), hint.canonical())
 
     def _hinted(self) -> Lockfile | None:
         """The state that ``kitaru.lock`` tells; None where it is lost, damaged, edited or of a newer format."""
@@ -277,8 +279,7 @@ class Releases:
         """Let lists of executions find those of a flow under its former names."""
         for edit in edits:
             if isinstance(edit, Rename):
-                with suppress(KitaruError):
-                    self._store.overwrite(address.renamed_hint(self._project, edit.flow, edit.was), b"{}\n")
+                hints.leave(self._store, address.renamed_hint(self._project, edit.flow, edit.was))
 
     def _rebuilt(self, number: int) -> Lockfile:
         """The state after generation ``number``, from the nearest full state at or before it."""
@@ -308,3 +309,28 @@ class Releases:
         for entry, sha in reversed(behind):
             lock = fold(lock, entry, sha)
         return lock
+
+
+class Turns:
+    """The attempts of one writer at the lock log. The first has no pause.
+
+    A pause is random, up to so many times what the lost attempt itself took, twice as many after each lost race: a few
+    milliseconds on a disk, more in a bucket, and more again if too many wait for its answers.
+    """
+
+    def __init__(self, releases: Releases, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._releases = releases
+        self._sleep = sleep
+        self._lost = 0
+
+    def again(self, outcome: Lost | tuple[Broken, ...]) -> Lockfile:
+        """The newest state after an attempt that wrote nothing; after a pause if another writer was first.
+
+        Raises what ``Releases.head`` raises.
+        """
+        if not isinstance(outcome, Lost):
+            return self._releases.head(verified=True)
+        self._lost += 1
+        most = min(outcome.seconds * 2 ** min(self._lost, MOST_DOUBLINGS), LONGEST_PAUSE)
+        self._sleep(random.uniform(0.0, most))
+        return self._releases.after(outcome)

@@ -18,6 +18,7 @@ from kitaru.model.address import canonical_json, timestamp
 from kitaru.model.execution import Execution, Wait, told_apart
 from kitaru.run.cancel import record_cancelled
 from kitaru.run.waits import read_answer
+from kitaru.store.log import claim
 from kitaru.store.port import Taken
 
 
@@ -109,7 +110,7 @@ def abort(session: Session, execution: Execution, wait: Wait) -> None:
 def _leave(session: Session, execution: Execution, wait: Wait, content: dict[str, Any]) -> None:
     clock = session.clock
     whole = {**content, "by": session.actor, "at": timestamp(clock.now()), "write": clock.token(26)}
-    outcome = session.store.create(_key(session, execution, wait), canonical_json(whole))
+    outcome = claim(session.store, _key(session, execution, wait), canonical_json(whole))
     if isinstance(outcome, Taken):
         raise _answered_before(session, execution, wait)
 

@@ -19,6 +19,7 @@ from kitaru.flows.code_digest import Reached, reached
 from kitaru.model import address
 from kitaru.model.event import Value
 from kitaru.model.execution import CheckpointCall, Execution
+from kitaru.store import hints
 from kitaru.store.port import Store
 from kitaru.values.codec import Summaries
 
@@ -332,7 +333,7 @@ class _Publisher:
             except IndexError:
                 return
             with suppress(KitaruError, OSError):
-                self._store.overwrite(key, self._merged(key, body) if merges else body, durable=False)
+                hints.write(self._store, key, self._merged(key, body) if merges else body, durable=False)
 
     def _merged(self, key: str, body: bytes) -> bytes:
         """A resumed execution notes what it did beside what was noted before it stopped."""

@@ -15,6 +15,7 @@ from kitaru.run.halting import CancelRequested
 from kitaru.run.index import completed_calls, note_end
 from kitaru.run.journal import Fenced, Journal, Stopped, read_entries, read_events
 from kitaru.run.run_state import RunState
+from kitaru.store.log import claim
 from kitaru.store.port import Store, Taken
 
 LOOK_SECONDS = 1.0
@@ -97,7 +98,7 @@ def requested_by(body: bytes) -> str:
 def request_cancel(store: Store, clock: Clock, project: str, exec_id: str, by: str) -> str:
     """Ask the runner to cancel; who asked first."""
     content = {"by": by, "at": timestamp(clock.now()), "write": clock.token(26)}
-    outcome = store.create(address.cancel_request(project, exec_id), canonical_json(content))
+    outcome = claim(store, address.cancel_request(project, exec_id), canonical_json(content))
     return requested_by(outcome.existing) if isinstance(outcome, Taken) else by
 
 

@@ -12,6 +12,7 @@ from kitaru.model.execution import Execution, fold
 from kitaru.run.cancel import GRACE_SECONDS, LOOK_SECONDS, record_cancelled, request_cancel
 from kitaru.run.journal import read_entries, read_events
 from kitaru.stacks.port import RunnerInfo
+from kitaru.store.log import withdraw
 
 REACTION_SECONDS = LOOK_SECONDS + GRACE_SECONDS + 3.0
 """How long a runner that is alive has for recording the end itself."""
@@ -43,7 +44,7 @@ def cancel(session: Session, exec_id: str) -> Execution:
         execution = record_cancelled(session.store, session.clock, session.project, exec_id, by)
     if execution.status != "cancelled":
         # The request is void, and must not cancel a retry.
-        session.store.remove(address.cancel_request(session.project, exec_id))
+        withdraw(session.store, address.cancel_request(session.project, exec_id))
         raise _too_late(execution)
     return execution
 

@@ -67,6 +67,7 @@ from kitaru.model import address
 from kitaru.model.execution import ENDED, Execution, fold
 from kitaru.ports import Clock
 from kitaru.run.journal import encode_summary, read_entries, read_events, read_summary
+from kitaru.store import hints
 from kitaru.store.port import Store
 
 FIRST_WINDOW = timedelta(minutes=10)
@@ -86,9 +87,6 @@ ASKING = "asking"
 ENDING = "ending"
 LOST = "lost"
 """Marks: what the last part of the name of an open execution's hint says of it."""
-
-HINT = b"{}\n"
-"""A hint says all in its name; object stores want at least a byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,8 +249,7 @@ class Listing:
 
 def note_open(store: Store, project: str, exec_id: str, flow: str) -> None:
     """Leave the hint that an execution is open. What fails is not missed."""
-    with suppress(KitaruStoreError):
-        store.overwrite(address.open_hint(project, exec_id, flow), HINT)
+    hints.leave(store, address.open_hint(project, exec_id, flow))
 
 
 def note_end(store: Store, execution: Execution, entries: int, completed: int, *, open_hint: bool = True) -> None:
@@ -263,8 +260,9 @@ def note_end(store: Store, execution: Execution, entries: int, completed: int, *
     project = execution.project
     with suppress(KitaruStoreError):
         for key in _ended_keys(execution):
-            store.overwrite(key, HINT)
-        store.overwrite(address.summary(project, execution.exec_id), encode_summary(execution, entries, completed))
+            hints.write(store, key)
+        summary = encode_summary(execution, entries, completed)
+        hints.write(store, address.summary(project, execution.exec_id), summary)
         if open_hint:
             _remove_open(store, execution)
 
@@ -273,11 +271,11 @@ def note_parked(store: Store, execution: Execution, entries: int, completed: int
     """Leave the hints of an execution whose runner has left while it waits: its summary will do to show it."""
     project, exec_id, flow = execution.project, execution.exec_id, execution.flow_name
     with suppress(KitaruStoreError):
-        store.overwrite(address.summary(project, exec_id), encode_summary(execution, entries, completed))
+        hints.write(store, address.summary(project, exec_id), encode_summary(execution, entries, completed))
         if store.read(address.journal_entry(project, exec_id, entries + 1)) is not None:
-            store.remove(address.summary(project, exec_id))  # Somebody went on with it meanwhile.
+            hints.remove(store, address.summary(project, exec_id))  # Somebody went on with it meanwhile.
             return
-        store.overwrite(address.open_hint(project, exec_id, f"{flow}~{PARKED}"), HINT)
+        hints.write(store, address.open_hint(project, exec_id, f"{flow}~{PARKED}"))
         _remove_open(store, execution, but=PARKED)
 
 
@@ -289,12 +287,10 @@ def note_lost(store: Store, execution: Execution, entries: int, still: Callable[
     """
     project, exec_id = execution.project, execution.exec_id
     key = address.open_hint(project, exec_id, f"{execution.flow_name}~{LOST}")
-    with suppress(KitaruStoreError):
-        store.overwrite(key, encode_summary(execution, entries, completed_calls(execution)))
+    hints.leave(store, key, encode_summary(execution, entries, completed_calls(execution)))
     if store.read(address.journal_entry(project, exec_id, entries + 1)) is None and still():
         return True
-    with suppress(KitaruStoreError):
-        store.remove(key)
+    hints.drop(store, key)
     return False
 
 
@@ -325,9 +321,9 @@ def withdraw(store: Store, execution: Execution) -> None:
     """Before an execution that failed or waits is taken up again: what was left about that is not so any more."""
     project, exec_id, flow = execution.project, execution.exec_id, execution.flow_name
     note_open(store, project, exec_id, flow)
-    store.remove(address.summary(project, exec_id))
-    for key in (*reversed(_ended_keys(execution)), address.open_hint(project, exec_id, f"{flow}~{PARKED}")):
-        store.remove(key)
+    ended = reversed(_ended_keys(execution))
+    parked = address.open_hint(project, exec_id, f"{flow}~{PARKED}")
+    hints.remove(store, address.summary(project, exec_id), *ended, parked)
 
 
 def hint_keys(execution: Execution) -> tuple[str, ...]:
@@ -354,4 +350,4 @@ def _remove_open(store: Store, execution: Execution, *, but: str | None = None) 
     for mark in ("", ASKING, PARKED, ENDING, LOST):
         if mark != but:
             name = f"{execution.flow_name}~{mark}" if mark else execution.flow_name
-            store.remove(address.open_hint(execution.project, execution.exec_id, name))
+            hints.remove(store, address.open_hint(execution.project, execution.exec_id, name))

@@ -30,7 +30,8 @@ from kitaru.release.releases import Releases
 from kitaru.run.index import note_state
 from kitaru.run.journal import Journal, open_execution
 from kitaru.stacks.port import Runner, RunnerInfo, RunOrder
-from kitaru.store.objects import parse, read_object, read_table
+from kitaru.store.log import claim
+from kitaru.store.objects import get_object, parse, read_table
 from kitaru.store.port import Store, Taken
 from kitaru.values.codec import encode
 from kitaru.values.stored import put, settle
@@ -110,7 +111,7 @@ class Invoker:
             return found
         resolved, first = found
         what = f"snapshot of {flow} v{resolved.version}"
-        body = read_object(self.store, self.project, resolved.snapshot, what)
+        body = get_object(self.store, self.project, resolved.snapshot, what)
         snapshot = parse(Snapshot, body, what)
         merged = self._fitting(flow, resolved.version, snapshot, inputs)
         place = self.stack_named(stack) if stack else snapshot.stack
@@ -216,7 +217,7 @@ class Invoker:
         if key is None:
             return fresh
         record = canonical_json({"exec_id": fresh, "inputs": _digest(inputs), "write": self.clock.token(26)})
-        outcome = self.store.create(address.idempotency(self.project, first, key), record)
+        outcome = claim(self.store, address.idempotency(self.project, first, key), record)
         return _same_request(outcome.existing, flow, key, inputs) if isinstance(outcome, Taken) else fresh
 
 

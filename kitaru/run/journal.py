@@ -6,7 +6,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from kitaru.errors import KitaruStoreError, KitaruUsageError
@@ -14,15 +14,9 @@ from kitaru.model import address
 from kitaru.model.event import FORMAT, CheckpointStarted, Event, Opened, decode_entry, encode_entry
 from kitaru.model.execution import Execution, fold
 from kitaru.run.forked import end_if_forked
+from kitaru.store.log import Log
 from kitaru.store.port import Store, Taken
 
-PROBES = 3
-"""How many entries a reader fetches one by one before it asks for a list of what is there."""
-
-SLOW_READ = 0.002
-"""Seconds. Where one read takes longer, further ones are made by several threads at once."""
-
-READERS = 16
 RETRY_DELAYS = (0.1, 0.5, 2.0)
 """Seconds between the tries of a write that the store refused. The same bytes are tried, so none is written twice."""
 
@@ -41,60 +35,18 @@ class Stopped(BaseException):
 def open_execution(store: Store, opened: Opened, write_id: str) -> bytes | Taken:
     """Create entry 1; its bytes, or ``Taken`` where an execution with this id exists."""
     body = encode_entry(1, write_id, (opened,))
-    outcome = store.create(address.journal_entry(opened.project, opened.exec_id, 1), body)
+    outcome = log_of(store, opened.project, opened.exec_id).append(1, body)
     return outcome if isinstance(outcome, Taken) else body
 
 
+def log_of(store: Store, project: str, exec_id: str) -> Log:
+    """The log that holds an execution's journal."""
+    return Log(store, address.journal(project, exec_id))
+
+
 def read_entries(store: Store, project: str, exec_id: str, known: tuple[bytes, ...] = ()) -> tuple[bytes, ...]:
-    """All entries there are, those already ``known`` included. Empty where there is no such execution.
-
-    A short journal is probed, one read an entry; a long one is listed, and read by several threads where reads are
-    slow.
-    """
-    entries = list(known)
-    while True:
-        started = time.perf_counter()
-        for _ in range(PROBES):
-            body = store.read(address.journal_entry(project, exec_id, len(entries) + 1))
-            if body is None:
-                return tuple(entries)
-            entries.append(body)
-        slow = (time.perf_counter() - started) / PROBES > SLOW_READ
-        found = store.names(address.journal(project, exec_id), after=_name(project, exec_id, len(entries)))
-        numbers = range(len(entries) + 1, len(entries) + 1 + len(found))
-        keys = [address.journal_entry(project, exec_id, number) for number in numbers]
-        for body in read_many(store, keys) if slow else map(store.read, keys):
-            if body is None:
-                break
-            entries.append(body)
-
-
-def read_many(store: Store, keys: Sequence[str]) -> list[bytes | None]:
-    """The bytes under ``keys``, in their order, read by several threads."""
-    bodies: list[bytes | None] = [None] * len(keys)
-    problems: list[BaseException] = []
-    remaining = iter(range(len(keys)))
-    guard = threading.Lock()
-
-    def read_some() -> None:
-        while not problems:
-            with guard:
-                place = next(remaining, None)
-            if place is None:
-                return
-            try:
-                bodies[place] = store.read(keys[place])
-            except BaseException as error:
-                problems.append(error)
-
-    threads = [threading.Thread(target=read_some, daemon=True) for _ in range(min(READERS, len(keys)))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if problems:
-        raise problems[0]
-    return bodies
+    """All entries there are, with those already ``known``; empty if there is no such execution."""
+    return log_of(store, project, exec_id).read_on(known)
 
 
 def read_events(entries: Iterable[bytes], exec_id: str) -> list[Event]:
@@ -152,6 +104,7 @@ class Journal:
         self.store = store
         self.project = project
         self.exec_id = exec_id
+        self._log = log_of(store, project, exec_id)
         self._process = os.getpid()
         self._written = written
         self._write_id = write_id
@@ -177,7 +130,7 @@ class Journal:
     def overtaken(self) -> bool:
         """Whether another runner wrote the entry after our newest: this one was slow, asleep or taken for lost."""
         number = self._written + 1
-        body = self.store.read(address.journal_entry(self.project, self.exec_id, number))
+        body = self._log.read(number)
         # Our own next entry may be on its way.
         return body is not None and not decode_entry(body).write.startswith(f"{self._write_id}.")
 
@@ -295,10 +248,9 @@ class Journal:
             self.when_fenced(problem)
 
     def _create(self, number: int, body: bytes) -> None:
-        key = address.journal_entry(self.project, self.exec_id, number)
         for delay in (*RETRY_DELAYS, None):
             try:
-                outcome = self.store.create(key, body)
+                outcome = self._log.append(number, body)
                 break
             except KitaruStoreError:
                 if delay is None:
@@ -318,7 +270,3 @@ class _Batch:
         self.turn = turn
         self.done: threading.Event | None = None
         self.problem: BaseException | None = None
-
-
-def _name(project: str, exec_id: str, number: int) -> str:
-    return address.journal_entry(project, exec_id, number).rpartition("/")[2]

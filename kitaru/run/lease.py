@@ -16,8 +16,9 @@ from kitaru.model.address import canonical_json, parse_timestamp, timestamp
 from kitaru.model.event import CheckpointLost, Event, Failed, Failure, Opened, Started, Suspended
 from kitaru.model.execution import Execution, fold
 from kitaru.run.halting import OVERDUE_SECONDS
-from kitaru.run.index import ASKING, ENDING, HINT, LOST, STARTS_WITHIN, note_open, withdraw
+from kitaru.run.index import ASKING, ENDING, LOST, STARTS_WITHIN, note_open, withdraw
 from kitaru.run.journal import Fenced
+from kitaru.store import hints
 from kitaru.store.port import Store
 
 if TYPE_CHECKING:
@@ -117,12 +118,10 @@ class Presence:
                 self._unmark(ENDING)
 
     def _mark(self, mark: str) -> None:
-        with suppress(KitaruStoreError):
-            self._store.overwrite(self._key(mark), HINT)
+        hints.leave(self._store, self._key(mark))
 
     def _unmark(self, mark: str) -> None:
-        with suppress(KitaruStoreError):
-            self._store.remove(self._key(mark))
+        hints.drop(self._store, self._key(mark))
 
     def _key(self, mark: str) -> str:
         return address.open_hint(self._project, self._opened.exec_id, f"{self._opened.flow}~{mark}")
@@ -292,7 +291,7 @@ class LeaseKeeping:
         run = self._run
         moment = run.clock.now()
         until = moment + timedelta(seconds=self._seconds)
-        run.store.overwrite(address.lease(run.project, run.exec_id), self._body(asks, moment, until))
+        hints.write(run.store, address.lease(run.project, run.exec_id), self._body(asks, moment, until))
         self._asks = asks
         slept = self._until is not None and self._until < moment
         self._until = until

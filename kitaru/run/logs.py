@@ -10,8 +10,8 @@ from dataclasses import replace
 from kitaru.errors import KitaruLogRetrievalError, KitaruStoreError
 from kitaru.model import address
 from kitaru.model.execution import LogLine
-from kitaru.run.journal import read_many
 from kitaru.run.port import Mask
+from kitaru.store.log import claim, read_many
 from kitaru.store.port import Created, Store
 
 CHUNK_LIMIT = 256 * 1024
@@ -97,7 +97,7 @@ class LogWriter:
         return line if text is line.text else replace(line, text=text)
 
     def _write(self, body: bytes) -> None:
-        while not isinstance(self._store.create(self._key(self._next), body), Created):
+        while not isinstance(claim(self._store, self._key(self._next), body), Created):
             # An earlier runner of this execution wrote chunks: go on after its last.
             names = self._store.names(address.logs(self._project, self._exec_id))
             self._next = max(self._next + 1, _number(names[-1]) + 1 if names else 1)
@@ -151,7 +151,7 @@ def _names(store: Store, project: str, exec_id: str, after_chunk: int) -> Sequen
 
 def _chunks(store: Store, project: str, exec_id: str, names: Sequence[str]) -> Iterator[tuple[int, list[LogLine]]]:
     keys = [address.logs(project, exec_id) + name for name in names]
-    bodies = read_many(store, keys) if len(keys) > 1 else [store.read(key) for key in keys]
+    bodies = read_many(store, keys)
     for name, body in zip(names, bodies, strict=True):
         try:
             yield _number(name), [LogLine.from_json(json.loads(line)) for line in (body or b"").splitlines()]

@@ -11,7 +11,6 @@ from typing import Any, TypeGuard
 
 from kitaru.core.replay import RecordedCall
 from kitaru.errors import KitaruStateError
-from kitaru.model import address
 from kitaru.model.event import (
     AnswerOffered,
     ArtifactSaved,
@@ -33,7 +32,7 @@ from kitaru.model.execution import digest_question
 from kitaru.model.replay import REUSED, ReplayPlan
 from kitaru.model.standing import place_of
 from kitaru.ports import Clock
-from kitaru.run.journal import open_execution
+from kitaru.run.journal import log_of, open_execution
 from kitaru.store.port import Store, Taken
 from kitaru.values import stored
 from kitaru.values.codec import encode
@@ -178,7 +177,7 @@ def open_replay(store: Store, clock: Clock, opened: Opened, offered: list[Event]
     entries: tuple[bytes, ...] = ()
     if offered:
         body = encode_entry(OFFERS, f"{write}.{OFFERS}", offered)
-        outcome = store.create(address.journal_entry(opened.project, opened.exec_id, OFFERS), body)
+        outcome = log_of(store, opened.project, opened.exec_id).append(OFFERS, body)
         if isinstance(outcome, Taken):
             raise KitaruStateError(f"{opened.exec_id} exists already", hint="try again")
         entries = (body,)

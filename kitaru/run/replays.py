@@ -336,7 +336,7 @@ class Replays:
             return Released(original.version, original.snapshot, body, _parsed(body))
         deployments = import_module("kitaru.client.deployments").Deployments(self._session)
         found = deployments.get(original.flow_name, tag=tag, version=version)
-        body = self._session.read_object(found.snapshot, f"snapshot of {found.flow} v{found.version}")
+        body = self._session.get_object(found.snapshot, f"snapshot of {found.flow} v{found.version}")
         return Released(found.version, found.snapshot, body, _parsed(body))
 
     def _inputs(

@@ -21,6 +21,7 @@ from kitaru.model.execution import digest_question
 from kitaru.run.halting import CancelRequested, Left
 from kitaru.run.masking import mask_tree
 from kitaru.run.run_state import RunState
+from kitaru.store.log import withdraw
 from kitaru.values import stored
 from kitaru.values.codec import encode
 
@@ -172,7 +173,7 @@ class Poll:
             # Recorded first: who runs on after a crash between the two finds the answer, and says it again.
             run.journal.commit(self._refusal(error, answer.by, answer.at))
             print(f"{error.message}; it was put aside, and {self._name!r} waits on", file=sys.stderr)
-            run.store.remove(key)
+            withdraw(run.store, key)
             return False
         encoded = encode(answer.value, subject=f"the answer to {self._name!r}", typed=False)
         found = stored.put(run.store, run.project, encoded)

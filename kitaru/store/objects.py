@@ -48,7 +48,7 @@ def _refuse_newer(body: bytes, where: str) -> None:
         )
 
 
-def read_object(store: Store, project: str, sha: str, what: str) -> bytes:
+def get_object(store: Store, project: str, sha: str, what: str) -> bytes:
     """The object of that digest, verified. ``what`` names it in errors: ``snapshot of research_agent v2``."""
     key = address.blob(project, sha)
     body = store.read(key)
@@ -63,16 +63,16 @@ def read_object(store: Store, project: str, sha: str, what: str) -> bytes:
 def read_snapshot(store: Store, project: str, sha: str, flow: str) -> Snapshot:
     """The snapshot of that digest."""
     what = f"snapshot {address.short(sha)} of {flow}"
-    return parse(Snapshot, read_object(store, project, sha, what), what)
+    return parse(Snapshot, get_object(store, project, sha, what), what)
 
 
 def read_table(store: Store, project: str, sha: str, flow: str) -> VersionTable:
     """The version table of that digest."""
     what = f"version table of {flow}"
-    return parse(VersionTable, read_object(store, project, sha, what), what)
+    return parse(VersionTable, get_object(store, project, sha, what), what)
 
 
-def write_object(store: Store, project: str, body: bytes) -> str:
+def put_object(store: Store, project: str, body: bytes) -> str:
     """Store ``body`` under its own digest, which is returned. Storing it twice is storing it once."""
     sha = address.digest(body)
     store.create(address.blob(project, sha), body)

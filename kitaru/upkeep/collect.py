@@ -14,10 +14,9 @@ from kitaru.model import address
 from kitaru.model.address import timestamp
 from kitaru.model.lockfile import Drop, FlowState, Lockfile, Release, VersionTable
 from kitaru.ports import Clock, Reporter, Step
-from kitaru.release.releases import Releases
-from kitaru.store.objects import read_table, write_object
+from kitaru.release.releases import Releases, Turns
+from kitaru.store.objects import put_object, read_table
 from kitaru.store.port import Listed, Store, Taken
-from kitaru.store.turns import Turns
 from kitaru.upkeep.needs import (
     AT_ONCE,
     TABLE,
@@ -415,7 +414,7 @@ class Collector:
         mark = {"deleted_at": timestamp(self._clock.now()), "deleted_by": by}
         releases = (row.model_copy(update=mark) if row.version in gone else row for row in table.releases)
         body = VersionTable(flow=flow, releases=tuple(releases)).canonical()
-        after = write_object(self._store, self._project, body)
+        after = put_object(self._store, self._project, body)
         return [
             Drop(kind="drop", flow=flow, version=row.version, table=after, expects=sha, remembers=True) for row in rows
         ]

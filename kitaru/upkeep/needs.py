@@ -22,8 +22,9 @@ from kitaru.model.snapshot import Snapshot
 from kitaru.ports import Clock
 from kitaru.release.history import Past
 from kitaru.run.index import hint_keys
-from kitaru.run.journal import read_entries, read_events, read_many
-from kitaru.store.objects import parse, read_object, read_table
+from kitaru.run.journal import read_entries, read_events
+from kitaru.store.log import Log
+from kitaru.store.objects import get_object, parse, read_table
 from kitaru.store.port import Store
 
 GRACE = timedelta(hours=24)
@@ -206,10 +207,12 @@ def recent(store: Store, project: str, head: Lockfile, horizon: datetime) -> Win
 def log_bodies(store: Store, project: str, numbers: Sequence[int]) -> Iterator[bytes]:
     """The bytes of these generations, in order."""
     for start in range(0, len(numbers), BATCH):
-        keys = [address.generation(project, number) for number in numbers[start : start + BATCH]]
-        for key, body in zip(keys, read_many(store, keys), strict=True):
+        log, batch = Log(store, address.generations(project)), numbers[start : start + BATCH]
+        for number, body in zip(batch, log.read_each(batch), strict=True):
             if body is None:
-                raise KitaruIntegrityError(f"{key} is missing from the lock log", hint="kitaru store verify")
+                raise KitaruIntegrityError(
+                    f"{log.key(number)} is missing from the lock log", hint="kitaru store verify"
+                )
             yield body
 
 
@@ -283,7 +286,7 @@ class Needs:
         if source is None:
             what = f"snapshot {address.short(sha)}"
             with suppress(KitaruIntegrityError):  # gone already
-                source = parse(Snapshot, read_object(self._store, self._project, sha, what), what).source
+                source = parse(Snapshot, get_object(self._store, self._project, sha, what), what).source
         if source is not None:
             self.sources.add(source)
 

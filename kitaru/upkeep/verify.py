@@ -21,8 +21,8 @@ from kitaru.model.event import Opened
 from kitaru.model.lockfile import FlowState, Generation, Lockfile
 from kitaru.ports import Reporter, Step
 from kitaru.release.releases import belongs, way_on
-from kitaru.run.journal import read_events, read_many
-from kitaru.store.log_holes import Hole, hole_words, runs, sorted_names, state_words
+from kitaru.run.journal import read_events
+from kitaru.store.log import Log, runs
 from kitaru.store.objects import parse
 from kitaru.store.port import Store
 
@@ -46,6 +46,14 @@ class Fault:
     def to_json(self) -> dict[str, Any]:
         """As JSON data; ``generation`` is null for what belongs to none."""
         return {"key": self.key, "generation": self.generation or None, "message": self.message}
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """Generations ``first`` to ``last`` are not there, and the one after them is."""
+
+    first: int
+    last: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +140,9 @@ def verify_chain(store: Store, project: str, reporter: Reporter, *, expect: str 
 
 
 def _numbers(store: Store, project: str, chain: Chain) -> list[int]:
-    folder = address.generation(project, 0).rpartition("/")[0] + "/"
-    numbers, foreign = sorted_names(project, store.names(folder))
+    numbers, foreign = Log(store, address.generations(project)).listing()
     for name in foreign:
-        chain.fault(f"{folder}{name}", "no generation has this name; nothing reads it")
+        chain.fault(f"{address.generations(project)}{name}", "no generation has this name; nothing reads it")
     return numbers
 
 
@@ -183,9 +190,7 @@ def _was_led(store: Store, project: str, exec_id: str) -> bool:
 
 
 def _bodies(store: Store, project: str, numbers: Sequence[int]) -> Iterator[tuple[int, bytes | None]]:
-    keys = [address.generation(project, number) for number in numbers]
-    local = store.url.startswith(("file:", "memory:"))
-    return zip(numbers, map(store.read, keys) if local else read_many(store, keys), strict=True)
+    return zip(numbers, Log(store, address.generations(project)).read_each(numbers), strict=True)
 
 
 class _StateDigest:
@@ -375,3 +380,34 @@ class _Walk:
 
     def _fault(self, number: int, message: str) -> None:
         self._chain.fault(self._key(number), message, number)
+
+
+def hole_words(hole: Hole) -> str:
+    """What is missing, and what to do about it; ``generation 5`` is said before it."""
+    which = f"generations {hole.first} to {hole.last} are missing" if hole.last > hole.first else "is missing"
+    where = f"between {hole.first - 1} and {hole.last + 1}" if hole.first > 1 else "at the beginning of the log"
+    restore = "them" if hole.last > hole.first else "it"
+    return f"{which} {where}, and no generation is ever deleted: restore {restore} from a backup"
+
+
+def state_words(project: str, head: int, known_from: int, hint: Lockfile | None, present: Collection[int]) -> str:
+    """What readers and writers make of a log with a hole before ``head``, its newest generation.
+
+    ``known_from``: the generation with a full state that leads to the newest one, 0 where there is none. ``hint``: the
+    state that ``kitaru.lock`` tells, where it can be believed. ``present``: all generations that are there.
+    """
+    found = _followed(hint.generation, present) if hint is not None else head
+    if found < head:
+        return f"Write nothing until then: the log would be taken to end with {found}, and forked there"
+    if known_from:
+        return f"The newest state is still known: generation {known_from} holds one in full"
+    if hint is not None:
+        return f"The newest state is known from {address.lock_hint(project)} alone: keep a copy of it"
+    return "The newest state can't be told without that: no generation behind it holds one in full"
+
+
+def _followed(number: int, present: Collection[int]) -> int:
+    """How far the log goes on from there without a gap."""
+    while number + 1 in present:
+        number += 1
+    return number
