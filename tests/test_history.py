@@ -27,13 +27,12 @@ from kitaru.model.address import digest
 from kitaru.model.lockfile import Drop, Edit, Lockfile, Manage, Move, Protect, Rename, Retire, Untag
 from kitaru.model.route import HeldOff, Hold, Protection
 from kitaru.model.snapshot import Commit
-from kitaru.release import history as module
 from kitaru.release.client_history import History
 from kitaru.release.history import Past
 from kitaru.release.releases import FULL_STATE_EVERY
 from tests.applying import new_version, routed
 from tests.lock_strategies import FEW, after, fitting, holder, mint, move
-from tests.repository import MANIFEST, Done, Repository, Watched, git, kitaru
+from tests.repository import MANIFEST, Done, Repository, git, kitaru
 from tests.test_releases import PROJECT, Log
 
 
@@ -244,25 +243,6 @@ def test_reading_backwards_tells_the_same_log(
         found = past.page(len(entries), flow=name).found
         assert [one.entry.generation for one in found] == numbers_of[::-1]
         assert all(one.edits for one in found)
-
-
-def test_slow_stores_are_read_by_several_threads(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a store that is not on this machine a batch is read at once, in order, with the same answer."""
-    lock = log.grow(90, flows=4)
-    asked: list[int] = []
-    read_many = module.read_many
-
-    def counting(store: object, keys: list[str]) -> list[bytes | None]:
-        asked.append(len(keys))
-        return read_many(store, keys)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(module, "read_many", counting)
-    far = Watched(log.store.inner)
-    past = Past(far, PROJECT)
-    past._local = False
-    assert past.page(90, flow="flow_001").found == Past(log.store, PROJECT).page(90, flow="flow_001").found
-    assert asked == [32, 58]
-    assert past.state(90) == lock
 
 
 def test_the_state_of_a_large_project_is_near(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,6 @@ NOT_YET: set[tuple[str, str]] = {
     ("manifest", "wiring"),
     ("release", "client"),
     ("release", "flows"),
-    ("release", "run"),
     ("release", "settings"),
     ("release", "upkeep"),
     ("release", "wiring"),

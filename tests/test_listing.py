@@ -39,6 +39,7 @@ from kitaru.run import lease as lease_module
 from kitaru.run.executions import Executions
 from kitaru.run.journal import encode_summary, load
 from kitaru.stacks.port import RunnerInfo
+from kitaru.store import hints
 from kitaru.store.port import Created, Taken
 from tests.execution_lab import PROJECT, Lab
 
@@ -161,7 +162,7 @@ class World:
         """One of very many that ended long ago: summary and hints, no journal, written without ado."""
         execution = fold(self.events(age, name, status))
         for key in (*index._ended_keys(execution),):
-            self.store.put(key, index.HINT)
+            self.store.put(key, hints.MARK)
         self.store.put(address.summary(PROJECT, execution.exec_id), encode_summary(execution, 3, 0))
 
     def list(self, **asked: Any) -> list[str]:
@@ -335,7 +336,7 @@ def test_a_runner_that_comes_back_while_it_is_marked_is_seen(world: World, monke
         lose(world, one, timedelta(minutes=15))
     put = world.store.overwrite
 
-    def meanwhile(key: str, body: bytes) -> None:
+    def meanwhile(key: str, body: bytes, *, durable: bool = True) -> None:
         put(key, body)
         if key.endswith(f"{recorded}~f~lost"):
             event = Started(at=address.timestamp(NOW), runner=RunnerRecord("r2", "h", 77), attempt=1)
@@ -466,7 +467,7 @@ def test_a_renamed_flow_is_listed_whole_and_others_cost_the_same(world: World) -
     statuses = (None, "running", "waiting", "completed", "failed", "lost")
     before = {status: (world.list(flow="k", status=status), world.store.requests) for status in statuses}
     for present, was in (("h", "g"), ("g", "f")):
-        world.store.put(address.renamed_hint(PROJECT, present, was), index.HINT)
+        world.store.put(address.renamed_hint(PROJECT, present, was), hints.MARK)
     for name, all_names in names.items():
         for status in statuses:
             expected = [i for i, f, s in everything if f in all_names and status in (None, s)]

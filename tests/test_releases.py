@@ -358,7 +358,7 @@ def test_a_hint_that_can_not_be_written_loses_nothing(log: Log, monkeypatch: pyt
 
     log.grow(2)
 
-    def fail(key: str, body: bytes) -> None:
+    def fail(key: str, body: bytes, *, durable: bool = True) -> None:
         raise KitaruStoreError("the disk is full")
 
     monkeypatch.setattr(log.store, "overwrite", fail)
