@@ -23,7 +23,7 @@ from kitaru.model.lockfile import (
     Retire,
     Untag,
 )
-from kitaru.model.route import Assignment, HeldOff, Protection
+from kitaru.model.route import Assignment, Protection
 
 FLOWS = ("agent", "greeter", "other")
 TAGS = ("default", "stable", "canary", "benchmark")
@@ -31,17 +31,6 @@ RULES = st.dictionaries(
     st.sampled_from(TAGS), st.builds(Protection, branch=st.sampled_from((None, "main", "side")), clean=st.booleans())
 )
 """Who may move which route, as a manifest says it."""
-
-MARKS = st.none() | st.lists(
-    st.builds(
-        lambda version, by, commit: HeldOff(left=(holder("agent", version),), by=by, commit=commit),
-        st.integers(1, 4),
-        st.sampled_from(("", "Bob")),
-        st.sampled_from(("", "c" * 40)),
-    ),
-    max_size=3,
-).map(tuple)
-"""What an edit says is remembered of rollbacks: nothing new, or these."""
 
 FEW = settings(max_examples=40, deadline=None)
 """Histories take long to draw; forty of them are enough in every run."""
@@ -124,7 +113,7 @@ def fitting(draw: st.DrawFn, lock: Lockfile) -> tuple[Edit, ...]:
         for tag in draw(st.lists(st.sampled_from(TAGS), unique=True)):
             route = state.routes.get(tag) if state is not None and live else None
             if route is not None and tag != "default" and draw(st.booleans()):
-                edits.append(Untag(kind="untag", flow=flow, tag=tag, expects=route.holders, held_off=draw(MARKS)))
+                edits.append(Untag(kind="untag", flow=flow, tag=tag, expects=route.holders))
                 continue
             versions = draw(st.lists(st.integers(1, latest), min_size=1, max_size=3, unique=True))
             many = len(versions) > 1
@@ -137,7 +126,8 @@ def fitting(draw: st.DrawFn, lock: Lockfile) -> tuple[Edit, ...]:
                     exclusive=not many,
                     expects=route.holders if route else None,
                     deletions=state.deletions if state else 0,
-                    held_off=draw(MARKS),
+                    ends_hold=route is not None and route.hold is not None,
+                    floor=draw(st.none() | st.sampled_from(("", "c" * 40))),
                 )
             )
     return tuple(edits) if edits and draw(st.integers(0, 3)) else draw(renaming_or_dropping(lock)) or tuple(edits)

@@ -25,7 +25,7 @@ from kitaru.errors import KitaruIntegrityError, KitaruSelectorError, KitaruUsage
 from kitaru.model import address
 from kitaru.model.address import digest
 from kitaru.model.lockfile import Drop, Edit, Lockfile, Manage, Move, Protect, Rename, Retire, Untag
-from kitaru.model.route import HeldOff, Hold, Protection
+from kitaru.model.route import Hold, Protection
 from kitaru.model.snapshot import Commit
 from kitaru.release.client_history import History
 from kitaru.release.history import Past
@@ -71,9 +71,7 @@ WORDS: list[tuple[Edit, str]] = [
         "beta: v1 → v2, now a shared label",
     ),
     (
-        move("agent", "stable", 1, expects=(1,)).model_copy(
-            update={"held_off": (HeldOff(left=(holder("agent", 2),)),)}
-        ),
+        move("agent", "stable", 1, expects=(1,)).model_copy(update={"ends_hold": True}),
         "stable stays at v1, the hold ends",
     ),
     (move("agent", "benchmark", 1, 2, exclusive=False), "benchmark → v1, v2 (label)"),

@@ -221,6 +221,9 @@ ReviewedOption = Annotated[
         help="Apply only what these saved plans (files, or folders of them) showed. Repeatable.",
     ),
 ]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Pass over rollbacks, and over commits that are live and not in this one.")
+]
 PruneOption = Annotated[
     bool, typer.Option("--prune", help="Also remove what the manifest once named and no longer does.")
 ]
@@ -260,6 +263,7 @@ def plan(
         bool, typer.Option("--files", help="List every file of the source, and every file that changed.")
     ] = False,
     prune: PruneOption = False,
+    force: ForceOption = False,
     allow_dirty: DirtyOption = False,
     detailed_exitcode: Annotated[
         bool, typer.Option("--detailed-exitcode", help="Exit 0: no change, 2: changes, 1: error.")
@@ -280,7 +284,7 @@ def plan(
     client = at.connect()
     ignoring = [out] if out is not None else []
     # What was changed by hand is told from the store: nothing is built, so that no change of the tree matters.
-    made = client.plan(flows or (), prune=prune, allow_dirty=allow_dirty or drift, ignoring=ignoring)
+    made = client.plan(flows or (), prune=prune, force=force, allow_dirty=allow_dirty or drift, ignoring=ignoring)
     progress.close()
     if drift:
         _show_drift(made, at)
@@ -297,7 +301,12 @@ def plan(
         lines = view.plan_lines(made, terminal.style, all_files=files)
         if files:
             lines += ["", *client.project.file_lines(made, allow_dirty=allow_dirty, ignoring=ignoring)]
-        asked = [*(flows or ()), *(["--prune"] if prune else []), *(["--allow-dirty"] if allow_dirty else [])]
+        asked = [
+            *(flows or ()),
+            *(["--prune"] if prune else []),
+            *(["--force"] if force else []),
+            *(["--allow-dirty"] if allow_dirty else []),
+        ]
         again = command_line("kitaru apply", *([out] if out is not None else asked), *at.options)
         following = view.next_line(made, again, saved=out is not None)
         terminal.item(_plan_data(made), lines if made.is_empty else [*lines, "", following])
@@ -349,6 +358,7 @@ def apply(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
     prune: PruneOption = False,
+    force: ForceOption = False,
     allow_dirty: DirtyOption = False,
     message: MessageOption = "",
     reviewed: ReviewedOption = None,
@@ -361,9 +371,9 @@ def apply(
         from kitaru.client.project import read_plan
 
         flows, read = [], read_plan(*saved)
-        made = client.project.reopened(read, prune=prune, allow_dirty=allow_dirty, ignoring=ignoring)
+        made = client.project.reopened(read, prune=prune, force=force, allow_dirty=allow_dirty, ignoring=ignoring)
     else:
-        made = client.plan(flows or (), prune=prune, allow_dirty=allow_dirty, ignoring=ignoring)
+        made = client.plan(flows or (), prune=prune, force=force, allow_dirty=allow_dirty, ignoring=ignoring)
     progress.close()
     from kitaru.cli.views import plan as view
 
@@ -381,6 +391,7 @@ def apply(
             plan=made,
             saved=saved is not None,
             prune=prune,
+            force=force,
             allow_dirty=allow_dirty,
             message=message,
             ignoring=ignoring,

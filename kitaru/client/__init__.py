@@ -127,11 +127,12 @@ class KitaruClient:
         flows: Sequence[str] = (),
         *,
         prune: bool = False,
+        force: bool = False,
         allow_dirty: bool = False,
         ignoring: Sequence[Path] = (),
     ) -> Plan:
         """What apply would do. Files of ``ignoring`` do not count as changes of the repository."""
-        return self.project.plan(flows, prune=prune, allow_dirty=allow_dirty, ignoring=ignoring)
+        return self.project.plan(flows, prune=prune, force=force, allow_dirty=allow_dirty, ignoring=ignoring)
 
     def apply(
         self,
@@ -140,6 +141,7 @@ class KitaruClient:
         plan: Plan | None = None,
         saved: bool = False,
         prune: bool = False,
+        force: bool = False,
         allow_dirty: bool = False,
         message: str = "",
         ignoring: Sequence[Path] = (),
@@ -150,6 +152,7 @@ class KitaruClient:
             plan=plan,
             saved=saved,
             prune=prune,
+            force=force,
             allow_dirty=allow_dirty,
             message=message,
             ignoring=ignoring,

@@ -120,13 +120,17 @@ class Project:
         flows: Sequence[str] = (),
         *,
         prune: bool = False,
+        force: bool = False,
         allow_dirty: bool = False,
         ignoring: Sequence[Path] = (),
     ) -> Plan:
-        """What apply would do for the flows named (all, when none is). Writes nothing, takes no lock."""
+        """What apply would do for the flows named (all, when none is). Writes nothing, takes no lock.
+
+        ``force`` passes over rollbacks and the order of commits; the plan says over which.
+        """
         _must_be_names(flows)
         workshop = self.workshop(allow_dirty=allow_dirty, ignoring=ignoring)
-        return self._planner().plan(workshop, only=flows, prune=prune)
+        return self._planner().plan(workshop, only=flows, prune=prune, force=force)
 
     def apply(
         self,
@@ -135,6 +139,7 @@ class Project:
         plan: Plan | None = None,
         saved: bool = False,
         prune: bool = False,
+        force: bool = False,
         allow_dirty: bool = False,
         message: str = "",
         ignoring: Sequence[Path] = (),
@@ -148,14 +153,14 @@ class Project:
         """
         _must_be_names(flows)
         if saved:
-            _must_be_whole(flows, prune)
+            _must_be_whole(flows, prune, force)
         dirty = allow_dirty or (plan is not None and plan.commit.dirty)
         workshop = self.workshop(allow_dirty=dirty, ignoring=ignoring)
         planner = self._planner()
         head: Lockfile | None = None
         if plan is None:
             head = self.releases.head(verified=True)
-            plan = planner.plan(workshop, only=flows, prune=prune, head=head)
+            plan = planner.plan(workshop, only=flows, prune=prune, force=force, head=head)
         elif saved:
             head = self.releases.head(verified=True)
             plan = self._made_again(plan, workshop, planner, head)
@@ -174,7 +179,7 @@ class Project:
         except KitaruConflictError:
             if saved:
                 raise
-            again = planner.plan(workshop, only=flows, prune=prune)
+            again = planner.plan(workshop, only=flows, prune=prune, force=force)
             if not again.is_empty:
                 raise
             # Somebody else applied the same commit first: what this one wanted is so.
@@ -187,6 +192,7 @@ class Project:
         flows: Sequence[str] = (),
         *,
         prune: bool = False,
+        force: bool = False,
         allow_dirty: bool = False,
         ignoring: Sequence[Path] = (),
     ) -> Plan:
@@ -196,7 +202,7 @@ class Project:
         ``KitaruIntegrityError`` where the plan made now says otherwise than the file, ``KitaruUsageError`` for
         ``flows`` and ``prune``, which a plan that was made already takes no more.
         """
-        _must_be_whole(flows, prune)
+        _must_be_whole(flows, prune, force)
         workshop = self.workshop(allow_dirty=allow_dirty or plan.commit.dirty, ignoring=ignoring)
         head = self.releases.head(verified=True)
         self._reopened = self._made_again(plan, workshop, self._planner(), head)
@@ -246,7 +252,7 @@ class Project:
             return plan
         prune = any(isinstance(edit, Untag | Retire) for edit in plan.edits)
         only = () if any(isinstance(edit, Retire) for edit in plan.edits) else [flow.flow for flow in plan.flows]
-        fresh = planner.plan(workshop, only=only, prune=prune, head=head)
+        fresh = planner.plan(workshop, only=only, prune=prune, force=plan.force, head=head)
         found = tampered(plan, fresh)
         if found and plan.commit.sha != fresh.commit.sha:
             # The same files in another history: say, one that does not hold what was rolled back.
@@ -306,9 +312,9 @@ def _must_be_names(flows: Sequence[str]) -> None:
             )
 
 
-def _must_be_whole(flows: Sequence[str], prune: bool) -> None:
+def _must_be_whole(flows: Sequence[str], prune: bool, force: bool) -> None:
     """A saved plan is carried out as it was shown: what it is about was chosen when it was made."""
-    given = [*flows, *(["--prune"] if prune else [])]
+    given = [*flows, *(["--prune"] if prune else []), *(["--force"] if force else [])]
     if given:
         raise KitaruUsageError(
             f"a saved plan is carried out whole, as it was made, without {' '.join(given)}",

@@ -21,7 +21,7 @@ from kitaru.model.lockfile import (
     Retire,
     Untag,
 )
-from kitaru.model.route import APPLY, Assignment, HeldOff, Route, describe_holders
+from kitaru.model.route import APPLY, Assignment, Hold, Route, describe_holders
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +93,40 @@ def renamed(lock: Lockfile, edits: Sequence[Edit]) -> Lockfile | tuple[Broken, .
                 "renamed_to": edit.flow,
                 "renamed_commit": edit.commit,
                 "first_name": "",
-                "held_off": {},
             }
             flows[edit.was] = old.model_copy(update=gone)
     return tuple(broken) if broken else lock.model_copy(update={"flows": flows})
+
+
+def move_of(
+    flow: str,
+    tag: str,
+    state: FlowState | None,
+    holders: tuple[Assignment, ...],
+    *,
+    exclusive: bool,
+    managed: bool,
+    hold: Hold | None = None,
+    floor: str | None = None,
+    forward: bool = False,
+) -> Move:
+    """The edit that leads ``tag`` from where it is in ``state`` to ``holders``; a hold that is not given ends."""
+    route = state.routes.get(tag) if state and not state.retired else None
+    return Move(
+        kind="move",
+        flow=flow,
+        tag=tag,
+        holders=holders,
+        exclusive=exclusive,
+        managed=managed,
+        expects=route.holders if route else None,
+        deletions=state.deletions if state else 0,
+        hold=hold,
+        ends_hold=hold is None and route is not None and route.hold is not None,
+        floor=floor,
+        forward=forward,
+        converts=route is not None and route.exclusive != exclusive,
+    )
 
 
 def fold(lock: Lockfile, entry: Generation, entry_digest: str) -> Lockfile:
@@ -125,6 +155,8 @@ def _broken(lock: Lockfile, edit: Edit) -> Broken | None:
                 return Broken(edit.flow, None, f"expected {wanted}, found v{latest}")
         case Move(deletions=seen) if flow and flow.deletions != seen:
             return Broken(edit.flow, edit.tag, "a version was deleted in the meantime")
+        case Move(tag=tag, hold=None, ends_hold=False) if flow and (route := flow.routes.get(tag)) and route.hold:
+            return Broken(edit.flow, tag, "a rollback holds it", route.generation, route.by, route.at)
         case Move(tag=tag, expects=expects) | Untag(tag=tag, expects=expects):
             return _broken_route(edit.flow, flow, tag, expects)
         case Drop():
@@ -171,7 +203,6 @@ def _changed(
                 update={
                     "routes": {**state.routes, edit.tag: moved},
                     "untagged": _without(state.untagged, edit.tag),
-                    "held_off": _remembered(state.held_off, edit, stamp),
                 }
             )
         case Untag():
@@ -180,7 +211,7 @@ def _changed(
             back = {"managed": True, "retired": False, "renamed_to": "", "renamed_commit": "", "owner": edit.owner}
             return _present(flow, edit).model_copy(update=back)
         case Retire():
-            gone = {"routes": {}, "untagged": {}, "held_off": {}, "managed": False, "owner": "", "retired": True}
+            gone = {"routes": {}, "untagged": {}, "managed": False, "owner": "", "retired": True}
             return _present(flow, edit).model_copy(update=gone)
         case Drop():
             return _dropped(_present(flow, edit), edit)
@@ -204,15 +235,15 @@ def _minted(flow: FlowState | None, edit: AddVersion) -> FlowState:
         "first_name": flow.first_name,
         "protect": flow.protect,
         "protect_generation": flow.protect_generation,
-        "held_off": flow.held_off,
     }
     return fresh.model_copy(update=kept)
 
 
 def _moved(previous: Route | None, edit: Move, stamp: Stamp) -> Route:
+    floor = edit.floor if edit.floor is not None else previous.floor if previous else ""
     if previous and (previous.holders, previous.exclusive) == (edit.holders, edit.exclusive):
         # Nothing moves: who moved it last stays true.
-        return previous.model_copy(update={"managed": edit.managed, "hold": edit.hold})
+        return previous.model_copy(update={"managed": edit.managed, "hold": edit.hold, "floor": floor})
     return Route(
         holders=edit.holders,
         exclusive=edit.exclusive,
@@ -222,19 +253,8 @@ def _moved(previous: Route | None, edit: Move, stamp: Stamp) -> Route:
         by=stamp.by,
         via=stamp.via,
         hold=edit.hold,
+        floor=floor,
     )
-
-
-def _remembered(
-    known: Mapping[str, tuple[HeldOff, ...]], edit: Move | Untag, stamp: Stamp
-) -> Mapping[str, tuple[HeldOff, ...]]:
-    """What is known of rollbacks after the edit. One that the edit itself is has the generation's author and time."""
-    if edit.held_off is None:
-        return known
-    own = {"by": stamp.by, "at": stamp.at}
-    marks = tuple(mark if mark.by else mark.model_copy(update=own) for mark in edit.held_off)
-    others = {tag: there for tag, there in known.items() if tag != edit.tag}
-    return {**others, edit.tag: marks} if marks else others
 
 
 def _without(routes: Mapping[str, Route], tag: str) -> dict[str, Route]:
@@ -251,8 +271,7 @@ def _untagged(state: FlowState, edit: Untag, stamp: Stamp) -> FlowState:
     if route.managed and stamp.via != APPLY:
         mark = {"generation": stamp.number, "at": stamp.at, "by": stamp.by, "via": stamp.via, "hold": None}
         gone[tag] = route.model_copy(update=mark)
-    known = _remembered(state.held_off, edit, stamp)
-    return state.model_copy(update={"routes": _without(state.routes, tag), "untagged": gone, "held_off": known})
+    return state.model_copy(update={"routes": _without(state.routes, tag), "untagged": gone})
 
 
 def _dropped(state: FlowState, edit: Drop) -> FlowState:
@@ -268,20 +287,8 @@ def _dropped(state: FlowState, edit: Drop) -> FlowState:
             "routes": routes,
             "deletions": state.deletions + 1,
             "latest_deleted": state.latest_deleted or edit.version == state.latest,
-            "held_off": state.held_off if edit.remembers else _forgetting(state.held_off, edit.version),
         }
     )
-
-
-def _forgetting(known: Mapping[str, tuple[HeldOff, ...]], version: int) -> dict[str, tuple[HeldOff, ...]]:
-    """What is known of rollbacks without that version: so the logs that were written before go on."""
-    found = {}
-    for tag, marks in known.items():
-        left = ((mark, tuple(one for one in mark.left if one.version != version)) for mark in marks)
-        kept = tuple(mark.model_copy(update={"left": holders}) for mark, holders in left if holders)
-        if kept:
-            found[tag] = kept
-    return found
 
 
 def _present(flow: FlowState | None, edit: Edit) -> FlowState:

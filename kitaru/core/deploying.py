@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kitaru.core.holding import marks_of, remembered, returns
+from kitaru.core.commit import move_of
 from kitaru.core.naming import present_name
 from kitaru.core.protection import Rules, check_protected, protect_words, tightened
+from kitaru.core.rollback import rolled_back
 from kitaru.core.tagging import agrees, check_shared, check_tag, wish_of
 from kitaru.errors import KitaruStateError, KitaruUsageError
 from kitaru.model.image import ImageSettings, is_base_image
@@ -213,8 +214,8 @@ def plan_release(order: Order, snapshot: Snapshot, lock: Lockfile) -> tuple[Flow
         move, edit = _led(order, tag, exclusive, holder, state, live)
         moves.append(move)
         edits.append(edit)
-        back = returns(live.routes.get(tag) if live else None, marks_of(state, tag), edit.holders)
-        notes += [f"{tag}: {one.text}" for one in back]
+        back = rolled_back(live.routes.get(tag) if live else None, edit.holders)
+        notes += [f"{tag}: {text}" for text in back]
     rules = tightened(order.flow, order.protect, state)
     build = Build(version=holder.version, snapshot_digest=holder.snapshot, snapshot=snapshot)
     plan = FlowPlan(
@@ -239,18 +240,8 @@ def _led(
         check_shared(order.flow, tag, route, holder.version)
         holders = (*sorted(route.holders if route else (), key=lambda one: one.version), holder)
     before = route.holders if route else None
-    move = Move(
-        kind="move",
-        flow=order.flow,
-        tag=tag,
-        holders=holders,
-        exclusive=exclusive,
-        managed=order.managed or bool(route and route.managed),
-        expects=before,
-        deletions=state.deletions if state else 0,
-        held_off=remembered(route, marks_of(state, tag), holders),
-        converts=route is not None and route.exclusive != exclusive,
-    )
+    managed = order.managed or bool(route and route.managed)
+    move = move_of(order.flow, tag, state, holders, exclusive=exclusive, managed=managed)
     shown = RouteMove(
         tag=tag,
         before=before,

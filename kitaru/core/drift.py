@@ -44,8 +44,6 @@ def _beside(manifest: Manifest, lock: Lockfile) -> Iterator[Drift]:
 
 def _moved(plan: FlowPlan, state: FlowState) -> Iterator[Drift]:
     for held in plan.held:
-        if held.ended:
-            continue  # It is the commit at hand that is old; nobody changed anything past the manifest.
         at, wanted = describe_holders(held.holders), describe_holders(held.wanted)
         says = held.why or f"the manifest {f'says {wanted}' if held.wanted else 'does not name it'}"
         yield Drift(

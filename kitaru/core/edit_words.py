@@ -43,7 +43,7 @@ def _move_words(edit: Move) -> str:
         text += f", now {'an exclusive route' if edit.exclusive else 'a shared label'}"
     elif not edit.exclusive:
         text += " (label)"
-    if edit.held_off is not None and edit.hold is None and edit.expects == edit.holders:
+    if edit.ends_hold:
         text += ", the hold ends"
     return f"{text}, on hold" if edit.hold is not None else text
 
@@ -53,8 +53,7 @@ def edit_data(edit: Edit) -> dict[str, Any]:
 
     ``version`` (mint, drop); ``tag``, ``before`` and ``after`` as lists of ``{"version", "weight"}`` (move, untag; null
     where there was, or is, no such route), ``exclusive`` and ``hold`` (move); ``converts``, true where a shared label
-    becomes an exclusive route or the other way round, and ``held_off``, what is remembered of rollbacks from then on,
-    where the edit says so (move; untag, too, has the latter); ``was`` (rename);
+    becomes an exclusive route or the other way round; ``was`` (rename);
     ``rules`` and ``was`` by tag, ``{"branch", "clean"}`` each (protect).
     """
     data: dict[str, Any] = {"kind": edit.kind, "flow": edit.flow, "text": edit_words(edit)}
@@ -76,8 +75,6 @@ def edit_data(edit: Edit) -> dict[str, Any]:
             data |= {"rules": _rules_data(rules), "was": _rules_data(expects)}
         case _:
             pass
-    if isinstance(edit, Move | Untag) and edit.held_off is not None:
-        data["held_off"] = [{**one.data(), "left": holders_data(one.left)} for one in edit.held_off]
     return data
 
 

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kitaru.core.planning import head_of
 from kitaru.core.resolving import live_flow
 from kitaru.core.tagging import agrees, wish_of
-from kitaru.core.wishing import asked, head_of
 from kitaru.errors import KitaruUsageError
 from kitaru.model.lockfile import FlowState, Lockfile, VersionTable
 from kitaru.model.manifest import FlowSpec, Manifest
-from kitaru.model.route import APPLY, DEFAULT_TAG, Route, RouteTarget, describe_holders
+from kitaru.model.route import APPLY, DEFAULT_TAG, Route, RouteTarget, describe_holders, versions_named
 from kitaru.model.snapshot import Options, Snapshot
 
 
@@ -111,7 +111,7 @@ class _Differing:
         if route.via == APPLY or agrees(said, route, self._head(said, route)):
             return
         at, by = describe_holders(route.holders), f"{route.by} ({route.via})"
-        if None in asked(said) and self._heads(self._flow).version is None and route.hold is None:
+        if None in versions_named(said) and self._heads(self._flow).version is None and route.hold is None:
             why = "stays so: the manifest leads it to head, which is not built yet"
             self.notes.append(f"route {tag} of {self._flow} was led to {at} by {by}, and {why}")
             return
@@ -119,14 +119,14 @@ class _Differing:
         self.notes.append(f"route {tag} of {self._flow} was led to {at} by {by}")
 
     def _head(self, wish: RouteTarget, route: Route) -> int | None:
-        if None not in asked(wish):
+        if None not in versions_named(wish):
             return None
         now = self._heads(self._flow)
         return None if now.version is None else head_of(wish, route, now.version, now.snapshot)
 
     def _still_says(self, wish: RouteTarget, gone: Route) -> bool:
         """Whether the manifest wants a removed route where it was. A number that differs was written since then."""
-        return None in asked(wish) or agrees(wish, gone, None)
+        return None in versions_named(wish) or agrees(wish, gone, None)
 
 
 def _ordered(routes: Mapping[str, Route]) -> list[str]:

@@ -6,17 +6,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kitaru.core.claims import taken_over
+from kitaru.core.commit import move_of
 from kitaru.core.diffing import snapshot_changes
-from kitaru.core.holding import marks_of, remembered, return_consequence
 from kitaru.core.protection import Rules, handed_over, protect_words, protected, shut_out
-from kitaru.core.route_changes import held_at, move_reason, route_move, settled
-from kitaru.core.staying import History, Turn, turn_of
-from kitaru.core.wishing import asked, head_of, numbers
+from kitaru.core.rollback import backward, held, override
 from kitaru.errors import Problem
 from kitaru.model.lockfile import AddVersion, Edit, FlowState, Lockfile, Manage, Move, Retire, Untag, VersionTable
 from kitaru.model.manifest import FlowSpec, Manifest, Neighbours
 from kitaru.model.plan import Build, Change, Consequence, FlowPlan, Held, RouteMove
-from kitaru.model.route import DEFAULT_TAG, Assignment, Head, Label, RouteTarget, Split, describe_holders
+from kitaru.model.route import (
+    DEFAULT_TAG,
+    Assignment,
+    Head,
+    Label,
+    Route,
+    RouteTarget,
+    Split,
+    ascending,
+    describe_holders,
+    versions_named,
+)
 from kitaru.model.snapshot import Commit, Snapshot
 
 Place = Callable[..., Problem]
@@ -38,15 +47,11 @@ class Desired:
 
 @dataclass(frozen=True, slots=True)
 class StoredFlow:
-    """What the store holds of one flow beyond the lockfile, read only where ``needs`` said so.
-
-    What ``history`` answers it finds out when it is asked: few plans meet a hold, or a route that was rolled back once.
-    """
+    """What the store holds of one flow beyond the lockfile, read only where ``needs`` said so."""
 
     table: VersionTable | None = None
     previous: Snapshot | None = None
     previous_files: Sequence[Sequence[str]] | None = None
-    history: History = field(default_factory=History)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +66,16 @@ class Needs:
 class Draft:
     """A plan while it is made: flows and edits so far, every problem, and what is worth a look.
 
-    ``owner`` is the manifest's own path, ``protect`` what it says of protected routes; ``renamed`` are the flows that
-    get another name, with the one until now. ``commit`` is what is planned for, where that is just what it holds;
-    ``carried_from`` the same with its branch, and with changes or not.
+    ``owner`` is the manifest's own path, ``protect`` its rules, ``commit`` the one that is planned for. ``contains``
+    tells whether that contains the floors of routes and the ends of renames; ``force`` passes over these and over
+    rollbacks, ``forward`` False turns the order of commits into warnings. ``renamed``: new name → the one until now.
     """
 
     owner: str = ""
-    commit: str = ""
-    carried_from: Commit | None = None
+    commit: Commit | None = None
+    contains: Mapping[str, bool | None] = field(default_factory=dict)
+    force: bool = False
+    forward: bool = True
     protect: Rules = field(default_factory=dict)
     flows: list[FlowPlan] = field(default_factory=list)
     edits: list[Edit] = field(default_factory=list)
@@ -84,7 +91,7 @@ def needs(desired: Desired, lock: Lockfile) -> Needs:
     if state is None:
         return Needs()
     built = state.known_version(desired.snapshot.digest)
-    pins = [number for wish in desired.spec.routes.values() for number in numbers(wish)]
+    pins = [number for wish in desired.spec.routes.values() for number in versions_named(wish) if number]
     open_pin = any(state.known_snapshot(number) is None and number <= state.latest for number in pins)
     return Needs(table=built is None or open_pin, previous=built is None)
 
@@ -95,12 +102,12 @@ def plan_flow(draft: Draft, desired: Desired, lock: Lockfile, known: StoredFlow,
     live = state if state is not None and not state.retired else None
     version, build = _version(desired, desired.snapshot.digest, state, known)
     moves, edits, held, told = _route_moves(draft, desired, state, known, version, place)
-    left = handed_over(draft.protect, edits, live, draft.carried_from)
+    left = handed_over(draft.protect, edits, live, draft.commit)
     awaited = [move.tag for move in moves if move.tag in left and version in {one.version for one in move.after or ()}]
     moves = [move for move in moves if move.tag not in left]
     edits = [edit for edit in edits if not (isinstance(edit, Move) and edit.tag in left)]
     told = [one for one in told if left.keys().isdisjoint(one.routes)]
-    unmanaged, pruned = _leftovers(desired, live, prune, draft.commit)
+    unmanaged, pruned = _leftovers(desired, live, prune)
     moves += [move for move, _ in pruned]
     rules = protected(desired.name, draft.protect, state)
     draft.edits += [*_opening(desired, state, build, draft.owner), *edits, *(edit for _, edit in pruned), *rules]
@@ -139,7 +146,7 @@ def _route_moves(
     routes = state.routes if state is not None and live else {}
     moves: list[RouteMove] = []
     edits: list[Edit] = []
-    held: list[Held] = []
+    holds: list[Held] = []
     told: list[Consequence] = []
     for tag, wish in _wishes(desired.spec, first=not live).items():
         managed = tag in desired.spec.routes
@@ -149,31 +156,38 @@ def _route_moves(
         holders = _holders(draft, desired, tag, wish, state, known, (head, version), place)
         if holders is None or (route and settled(route, holders, managed, exclusive)):
             continue
-        bound = tag in draft.protect or (state is not None and tag in state.protect)
-        marks = marks_of(state, tag)
-        wanted = Turn(desired.name, tag, wish, route, holders, protected=bound, commit=draft.commit)
-        turn = turn_of(wanted, marks, known.history)
-        if turn.held is not None:
-            held.append(turn.held)
+        contains = draft.contains.get if draft.forward else _any
+        hold = None if draft.force else held(tag, wish, route, holders, contains)
+        if hold is not None:
+            holds.append(hold)
             continue
-        told += [return_consequence(tag, turn.coming, turn.unaware)] if turn.coming or turn.unaware else []
-        reason = turn.freed or move_reason(wish, managed, route, holders, exclusive)
+        reason = move_reason(wish, managed, route, holders, exclusive)
+        follows = None in versions_named(wish)
+        back = backward(desired.name, tag, route, holders, draft.contains.get)
+        if back and follows and not draft.forward:
+            draft.warnings.append(f"{back} (forward: false)")
+        elif back and not follows:
+            reason += f", though {back.partition(': ')[2].partition(': ')[2]}"
+        if draft.force and (over := override(tag, route, holders, back if follows else "")):
+            told.append(over)
         moves.append(route_move(tag, route, holders, exclusive, reason))
         edits.append(
-            Move(
-                kind="move",
-                flow=desired.name,
-                tag=tag,
-                holders=holders,
+            move_of(
+                desired.name,
+                tag,
+                state,
+                holders,
                 exclusive=exclusive,
                 managed=managed,
-                expects=route.holders if route else None,
-                deletions=state.deletions if state else 0,
-                held_off=remembered(route, turn.marks or marks, holders, commit=draft.commit) or turn.marks,
-                converts=route is not None and route.exclusive != exclusive,
+                floor=draft.commit.sha if draft.commit else "",
+                forward=follows and draft.forward and not draft.force,
             )
         )
-    return moves, edits, held, told
+    return moves, edits, holds, told
+
+
+def _any(_commit: str) -> bool:
+    return True
 
 
 def _held_besides(desired: Desired, state: FlowState | None, pruned: Sequence[RouteMove]) -> list[Held]:
@@ -181,7 +195,7 @@ def _held_besides(desired: Desired, state: FlowState | None, pruned: Sequence[Ro
     going = {move.tag for move in pruned}
     routes = state.routes.items() if state is not None else ()
     return [
-        held_at(tag, route, ())
+        Held(tag=tag, holders=route.holders, wanted=(), reason=route.hold.reason, at=route.at, by=route.by)
         for tag, route in routes
         if route.hold is not None and tag not in desired.spec.routes and tag not in going
     ]
@@ -301,7 +315,7 @@ def _holders(
         draft.problems.append(place(f"head is v{version}, which has a weight of its own beside it", *path))
         return None
     holders = []
-    for number in dict.fromkeys(number or version for number in asked(wish)):
+    for number in dict.fromkeys(number or version for number in versions_named(wish)):
         snapshot = desired.snapshot.digest if number in head else _snapshot_of(number, state, known)
         if snapshot is None:
             draft.problems.append(place(_no_such_version(number, desired.name, tag, state, known, newest), *path))
@@ -329,7 +343,7 @@ def _no_such_version(number: int, flow: str, tag: str, state: FlowState | None, 
 
 
 def _leftovers(
-    desired: Desired, state: FlowState | None, prune: bool, commit: str
+    desired: Desired, state: FlowState | None, prune: bool
 ) -> tuple[tuple[str, ...], list[tuple[RouteMove, Untag]]]:
     """Routes that the manifest does not name: listed, or removed by ``prune`` where it once named them."""
     unmanaged, pruned = [], []
@@ -338,8 +352,7 @@ def _leftovers(
             continue
         if prune and route.managed and tag != DEFAULT_TAG:
             move = RouteMove(tag=tag, before=route.holders, reason="pruned", moved_at=route.at, moved_by=route.by)
-            known = remembered(route, marks_of(state, tag), (), commit=commit)
-            untag = Untag(kind="untag", flow=desired.name, tag=tag, expects=route.holders, held_off=known)
+            untag = Untag(kind="untag", flow=desired.name, tag=tag, expects=route.holders)
             pruned.append((move, untag))
             continue
         why = ""
@@ -374,3 +387,52 @@ def _notes(
         why = f"another branch has {', '.join(awaited)}" if awaited and not waiting else why
         notes.append(f"v{version} is built and left unrouted: {why}")
     return tuple(notes)
+
+
+def head_of(target: RouteTarget, route: Route | None, version: int, snapshot: str) -> int:
+    """The version that head is for a route: ``version``, of that snapshot, or one of the same that holds it already.
+
+    A version that was added by hand may give the same content a higher number; no route moves for that.
+    """
+    same = {holder.version for holder in route.holders if holder.snapshot == snapshot} if route is not None else set()
+    named = same & set(versions_named(target))
+    free = same - named
+    if not free and isinstance(target, Label):
+        free = named
+    return max(free, default=version)
+
+
+def settled(route: Route, holders: tuple[Assignment, ...], managed: bool, exclusive: bool) -> bool:
+    """Whether the route is as the manifest wants it: there, under its care, and not on hold."""
+    there = ascending(route.holders) == holders and route.exclusive == exclusive
+    return there and route.managed >= managed and route.hold is None
+
+
+def route_move(tag: str, route: Route | None, after: tuple[Assignment, ...], exclusive: bool, reason: str) -> RouteMove:
+    """The route leads to ``after``; None: it is a new one."""
+    return RouteMove(
+        tag=tag,
+        before=route.holders if route else None,
+        after=after,
+        exclusive=exclusive,
+        converts=route is not None and route.exclusive != exclusive,
+        reason=reason,
+        moved_at=route.at if route else "",
+        moved_by=route.by if route else "",
+    )
+
+
+def move_reason(
+    target: RouteTarget, managed: bool, route: Route | None, holders: tuple[Assignment, ...], exclusive: bool
+) -> str:
+    """Why the plan moves the route, or touches it where it is."""
+    there = route is not None and ascending(route.holders) == holders
+    if there and route and route.exclusive != exclusive:
+        return f"the manifest makes it {'an exclusive route' if exclusive else 'a shared label'}"
+    if there and route:
+        return "the manifest agrees: the rollback's hold ends" if route.hold else "now managed by the manifest"
+    if not managed:
+        return "the first version gets default"
+    if None in versions_named(target):
+        return "head is the version that this commit builds"
+    return "the manifest names it: the rollback's hold ends" if route and route.hold else "the manifest says so"

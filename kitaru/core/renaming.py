@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from kitaru.core.commit import renamed
 from kitaru.core.naming import present_name, way_to
 from kitaru.core.planning import Draft, Place
 from kitaru.core.resolving import did_you_mean
-from kitaru.model.address import short
+from kitaru.core.rollback import Contains, why_not_after
 from kitaru.model.lockfile import FlowState, Lockfile, Rename
 from kitaru.model.manifest import Manifest
 
-Contains = Callable[[str], bool]
-"""(SHA) → whether the commit at hand is that one, or came after it."""
-
 
 def plan_renames(
-    draft: Draft, manifest: Manifest, lock: Lockfile, place: Place, contains: Contains, only: Collection[str] = ()
+    draft: Draft, manifest: Manifest, lock: Lockfile, place: Place, only: Collection[str] = ()
 ) -> Lockfile:
     """Add the renames that ``moved:`` asks for and that are still to be made; the state in which they are made.
 
@@ -25,7 +22,7 @@ def plan_renames(
 
     A rename that was made before is nothing to do; nor is one of a flow that never was, which is a warning in a
     project that has any. A flow that a prune removed is renamed like any other: its numbers go on. A flow may take back
-    a name that it had itself, where ``contains`` knows of all that led away from it; any other name that was used stays
+    a name that it had itself, from a commit that contains all that led away from it; any other name that was used stays
     spent, also where the manifest only declares it again.
     """
     edits: list[Rename] = []
@@ -41,18 +38,19 @@ def plan_renames(
             continue
         used = name in lock.flows and present_name(lock.flows, name) != was
         used = used or any(edit.flow == name for edit in edits)
-        undone = "" if used else _undone(lock.flows, was, name, contains)
+        undone = "" if used or draft.force else _undone(lock.flows, was, name, draft.contains.get)
         if used and old.retired:
             draft.warnings.append(_has_its_own(was, name))
         elif used:
             message = f"{was} can't become {name}: project {lock.project} has used that name already"
             draft.problems.append(place(message, "moved", was, hint="choose a name that was never used"))
-        elif undone:
-            message = f"{was} can't become {name} again: commit {short(undone)} undid that, and is not in this one"
-            hint = "pull, or fetch the whole history; else take the line out of moved:, and declare the flow as " + was
+        elif undone and draft.forward:
+            message = f"{was} can't become {name} again: {undone}, which undid that"
+            hint = f"pull or merge it; to rename all the same: kitaru apply --force; else declare the flow as {was}"
             draft.problems.append(place(message, "moved", was, hint=hint))
             refused.add(name)
         else:
+            draft.warnings += [f"moved: {was} becomes {name} again: {undone} (forward: false)"] if undone else []
             edits.append(Rename(kind="rename", flow=name, was=was, expects=old.latest, retired=old.retired))
     draft.edits += edits
     draft.renamed |= {edit.flow: edit.was for edit in edits}
@@ -76,12 +74,12 @@ def _end_of(manifest: Manifest, was: str) -> str:
 
 
 def _undone(flows: Mapping[str, FlowState], was: str, name: str, contains: Contains) -> str:
-    """The commit that took ``name`` from the flow now called ``was``, where the one at hand does not know of it.
+    """Why the commit at hand does not know of the one that took ``name`` from the flow now called ``was``.
 
     A commit from before that still asks for the rename which was undone; whoever waits for the new name would lose it.
     """
     commits = (flows[one].renamed_commit for one in way_to(flows, name, was))
-    return next((sha for sha in commits if sha and not contains(sha)), "")
+    return next((why for sha in commits if sha and (why := why_not_after(sha, contains))), "")
 
 
 def _has_its_own(was: str, name: str) -> str:

@@ -220,13 +220,8 @@ def tampered(saved: Plan, fresh: Plan) -> tuple[str, ...]:
 
 
 def _from_anywhere(edits: Sequence[Edit]) -> list[Edit]:
-    """The edits without the commit with which a hold ends: a merge makes another commit of the same files."""
-    return [
-        edit.model_copy(update={"held_off": tuple(one.model_copy(update={"commit": ""}) for one in edit.held_off)})
-        if isinstance(edit, Move | Untag) and edit.held_off
-        else edit
-        for edit in edits
-    ]
+    """The edits without the commit that routes remember: a merge makes another commit of the same files."""
+    return [edit.model_copy(update={"floor": None}) if isinstance(edit, Move) else edit for edit in edits]
 
 
 def _sayings(flows: Sequence[FlowPlan]) -> dict[str, bytes]:

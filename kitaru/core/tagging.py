@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kitaru.core.holding import marks_of, remembered, remembered_at_once
+from kitaru.core.commit import move_of
 from kitaru.core.resolving import live_flow, route_of
+from kitaru.core.rollback import held_versions, hold_of
 from kitaru.errors import KitaruSelectorError, KitaruStateError, KitaruUsageError
 from kitaru.model.address import is_tag
 from kitaru.model.jsonable import recorded_line
-from kitaru.model.lockfile import Drop, Edit, FlowState, Lockfile, Move, Untag, VersionTable
+from kitaru.model.lockfile import Drop, Edit, FlowState, Lockfile, Untag, VersionTable
 from kitaru.model.route import (
     DEFAULT_TAG,
     Assignment,
@@ -97,8 +98,7 @@ def untagged(lock: Lockfile, flow: str, tag: str, version: int | None = None) ->
         )
     if left:
         return _moved(flow, tag, state, left, exclusive=False, managed=None)
-    known = remembered(route, marks_of(state, tag), ())
-    return (Untag(kind="untag", flow=flow, tag=tag, expects=route.holders, held_off=known),)
+    return (Untag(kind="untag", flow=flow, tag=tag, expects=route.holders),)
 
 
 def promoted(lock: Lockfile, flow: str, source: str, tag: str, *, managed: bool | None = None) -> Edits:
@@ -154,13 +154,8 @@ def rolled_back(
     if route.holders == holders:
         return ()
     agreed = agrees(said, route.model_copy(update={"holders": holders}), None)
-    hold = None if agreed else Hold(left=route.holders, reason=reason)
-    state = live_flow(lock, flow)
-    edits = _moved(flow, tag, state, holders, exclusive=True, managed=None, hold=hold)
-    if hold is not None:
-        return edits
-    known = remembered_at_once(route, marks_of(state, tag), holders, reason)
-    return tuple(edit.model_copy(update={"held_off": known}) for edit in edits)
+    hold = None if agreed else hold_of(route, holders, reason)
+    return _moved(flow, tag, live_flow(lock, flow), holders, exclusive=True, managed=None, hold=hold)
 
 
 def check_deletable(state: FlowState, table: VersionTable, version: int) -> None:
@@ -169,7 +164,8 @@ def check_deletable(state: FlowState, table: VersionTable, version: int) -> None
     held = sorted(tag for tag, route in state.routes.items() if route.exclusive and version in route.versions)
     if not held:
         return
-    others = [one.version for one in table.releases if one.version != version and not one.deleted]
+    bad = held_versions(state)
+    others = [one.version for one in table.releases if one.version not in {version, *bad} and not one.deleted]
     target = others[-1] if others else "N"
     moves = [f"kitaru flow tag {flow} {tag} --version {target} --exclusive" for tag in held]
     noun = "tag" if len(held) == 1 else "tags"
@@ -183,7 +179,7 @@ def check_deletable(state: FlowState, table: VersionTable, version: int) -> None
 def dropped(lock: Lockfile, flow: str, version: int, table: str) -> Edits:
     """``version`` is deleted, and ``table`` is the digest of the version table that says so."""
     state = live_flow(lock, flow)
-    return (Drop(kind="drop", flow=flow, version=version, table=table, expects=state.table, remembers=True),)
+    return (Drop(kind="drop", flow=flow, version=version, table=table, expects=state.table),)
 
 
 def wish_of(route: Route | None) -> RouteTarget | None:
@@ -271,20 +267,7 @@ def _moved(
     declared = kept if managed is None else managed
     if route and (route.holders, route.exclusive, route.managed, route.hold) == (holders, exclusive, declared, hold):
         return ()
-    move = Move(
-        kind="move",
-        flow=flow,
-        tag=tag,
-        holders=holders,
-        exclusive=exclusive,
-        managed=declared,
-        expects=route.holders if route else None,
-        deletions=state.deletions,
-        hold=hold,
-        held_off=remembered(route, marks_of(state, tag), holders, hold=hold),
-        converts=route is not None and route.exclusive != exclusive,
-    )
-    return (move,)
+    return (move_of(flow, tag, state, holders, exclusive=exclusive, managed=declared, hold=hold),)
 
 
 def _ascending(holders: tuple[Assignment, ...]) -> tuple[Assignment, ...]:

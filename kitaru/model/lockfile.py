@@ -8,7 +8,7 @@ from pydantic import Field
 
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.jsonable import Noun
-from kitaru.model.route import APPLY, Assignment, HeldOff, Hold, Protection, Route
+from kitaru.model.route import APPLY, Assignment, Hold, Protection, Route
 from kitaru.model.snapshot import Commit
 
 FORMAT: Final = 1
@@ -72,9 +72,7 @@ class FlowState(Noun):
     another verb than apply removed.
     ``deletions`` counts the versions that were deleted; ``latest_deleted``: the highest is one. ``first_name`` is what
     the flow was called at first, once a rename back to a former name made that hard to tell. ``protect`` are the rules
-    of the manifest, by tag, as generation ``protect_generation`` applied them: they outlive a removal. ``held_off`` is
-    what rollbacks took off routes, by tag, oldest first, once the hold has ended: a few of each, and of versions that
-    were deleted since as well, whose content may be built anew.
+    of the manifest, by tag, as generation ``protect_generation`` applied them: they outlive a removal.
     """
 
     latest: int
@@ -92,7 +90,6 @@ class FlowState(Noun):
     first_name: str = ""
     protect: dict[str, Protection] = Field(default_factory=dict)
     protect_generation: int = 0
-    held_off: dict[str, tuple[HeldOff, ...]] = Field(default_factory=dict)
 
     def known_version(self, snapshot: str) -> int | None:
         """A version of that snapshot that can be told without the version table; None says nothing."""
@@ -126,8 +123,9 @@ class Move(Noun):
     """A route leads to these holders from now on. Valid while ``expects`` holds it (None: no such route).
 
     Nor may a version have been deleted since: ``deletions`` is the flow's count of them. ``hold`` is what a rollback
-    leaves behind; without one, a hold that was there is gone. ``held_off`` is what is remembered of rollbacks from now
-    on (None: what was). ``converts``: a shared label becomes an exclusive route, or the other way round.
+    leaves behind; a route on hold moves only by an edit that leaves one or ``ends_hold``. ``floor`` is the commit that
+    the route remembers from now on (None: the one that it has), and ``forward`` asks of the commit at hand that it
+    contains the one until now. ``converts``: a shared label becomes an exclusive route, or the other way round.
     """
 
     kind: Literal["move"]
@@ -139,18 +137,19 @@ class Move(Noun):
     expects: tuple[Assignment, ...] | None = None
     deletions: int = 0
     hold: Hold | None = None
-    held_off: tuple[HeldOff, ...] | None = None
+    ends_hold: bool = False
+    floor: str | None = None
+    forward: bool = False
     converts: bool = False
 
 
 class Untag(Noun):
-    """A route is gone. Valid while ``expects`` holds it. ``held_off`` as in ``Move``."""
+    """A route is gone. Valid while ``expects`` holds it."""
 
     kind: Literal["untag"]
     flow: str
     tag: str
     expects: tuple[Assignment, ...]
-    held_off: tuple[HeldOff, ...] | None = None
 
 
 class Manage(Noun):
@@ -189,8 +188,7 @@ class Rename(Noun):
 class Drop(Noun):
     """A version is deleted; labels lose it.
 
-    Valid while ``expects`` is the flow's version table, and no exclusive route leads to the version. ``remembers``:
-    what rollbacks took off stays known of it; an edit of former times, which does not say so, forgot that.
+    Valid while ``expects`` is the flow's version table, and no exclusive route leads to the version.
     """
 
     kind: Literal["drop"]
@@ -198,7 +196,6 @@ class Drop(Noun):
     version: int
     table: str
     expects: str
-    remembers: bool = False
 
 
 class Protect(Noun):

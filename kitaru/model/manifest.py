@@ -135,6 +135,7 @@ class Overlay(Noun):
     stacks: dict[str, dict[str, Any]] | None = None
     flows: dict[str, dict[str, Any]] | None = None
     protect: dict[str, dict[str, Any]] | None = None
+    forward: bool | None = None
 
 
 class Manifest(Noun):
@@ -149,6 +150,11 @@ class Manifest(Noun):
     flows: dict[FlowName, FlowSpec] = Field(default_factory=dict)
     targets: dict[str, Overlay] = Field(default_factory=dict, description="Overlays: kitaru apply --target NAME")
     protect: dict[TagName, Protection] = Field(default_factory=dict, description="Routes that only a branch may move")
+    forward: bool = Field(
+        True,
+        description="Whether a route that follows head moves only from a commit that contains the one it was last set "
+        "from; false for a target that several branches share",
+    )
     moved: dict[FlowName, FlowName] = Field(
         default_factory=dict, description="Renamed flows, old name to new: versions and routes go with the new name"
     )

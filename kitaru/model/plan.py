@@ -76,7 +76,7 @@ class Consequence(Noun):
     from the versions ``left`` to those ``reached``; ``changes`` are what breaks them on the way.
     """
 
-    kind: Literal["breaking_inputs", "stored_inputs", "in_use", "renamed", "rolled_back", "protected"]
+    kind: Literal["breaking_inputs", "stored_inputs", "in_use", "renamed", "override", "protected"]
     text: str
     severe: bool = False
     count: int = 0
@@ -105,8 +105,7 @@ class Drift(Noun):
 class Held(Noun):
     """A route that a rollback holds at ``holders``, since ``at``, though the manifest wants ``wanted``.
 
-    ``why``: where it wants the same, why that does not end the hold. ``ended`` is the commit with which the hold ended,
-    where the route stays because the one at hand does not contain it; ``why`` says so then. ``way`` is what helps.
+    ``why``: if it wants the same, why that does not end the hold. ``way`` is the edit that ends it.
     """
 
     tag: str
@@ -116,7 +115,6 @@ class Held(Noun):
     at: str = ""
     by: str = ""
     why: str = ""
-    ended: str = ""
     way: str = ""
 
 
@@ -149,7 +147,8 @@ class Plan(Noun):
     ``base`` and ``base_entry`` name that generation; ``store_id`` tells a store in a folder from a copy of it that has
     the same generations (empty for other stores, and in older plans); ``manifest`` is the digest of the manifest's
     bytes and target; ``drift`` is what others changed in the store since the manifest was applied; ``guards`` say why
-    this plan may be looked at but not applied from here; ``edits`` are what apply appends.
+    this plan may be looked at but not applied from here; ``force``: it passes over rollbacks and the order of commits;
+    ``edits`` are what apply appends.
     """
 
     format: Literal[1] = FORMAT
@@ -162,6 +161,7 @@ class Plan(Noun):
     target: str | None = None
     commit: Commit
     tree: str
+    force: bool = False
     flows: tuple[FlowPlan, ...] = ()
     unmanaged: tuple[str, ...] = ()
     drift: tuple[Drift, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
@@ -146,25 +147,10 @@ class Assignment(Noun):
 
 
 class Hold(Noun):
-    """What a rollback left, and why: plan and apply leave the route alone until the manifest agrees with it."""
+    """What rollbacks took off a route, and why: plan and apply leave the route alone until the hold ends."""
 
     left: tuple[Assignment, ...]
     reason: str = ""
-
-
-class HeldOff(Noun):
-    """What a rollback took off a route, remembered once its hold has ended; ``by``, ``at``: who rolled back, and when.
-
-    ``commit`` is the one whose apply ended the hold; empty where it ended without one. ``goes_on``: another rollback
-    took the hold's place, and the end of that one ends this one too. Without ``by`` the generation that says it tells.
-    """
-
-    left: tuple[Assignment, ...]
-    by: str = ""
-    at: str = ""
-    reason: str = ""
-    commit: str = ""
-    goes_on: bool = False
 
 
 class Protection(Noun):
@@ -175,7 +161,10 @@ class Protection(Noun):
 
 
 class Route(Noun):
-    """Where a tag leads now, and who moved it there last, with which verb (``via``)."""
+    """Where a tag leads now, and who moved it there last, with which verb (``via``).
+
+    ``floor``: the commit from which apply last set it; empty if it never did.
+    """
 
     holders: tuple[Assignment, ...]
     exclusive: bool = True
@@ -185,6 +174,7 @@ class Route(Noun):
     by: str = ""
     via: str = APPLY
     hold: Hold | None = None
+    floor: str = ""
 
     @property
     def versions(self) -> tuple[int, ...]:
@@ -219,6 +209,27 @@ def selector(*, tag: str | None = None, version: int | None = None) -> Selector:
     if tag is not None and version is not None:
         raise ValueError("give a tag or a version, not both")
     return ByVersion(version) if version is not None else ByTag(tag or DEFAULT_TAG)
+
+
+def ascending(holders: Iterable[Assignment]) -> tuple[Assignment, ...]:
+    """The holders by version."""
+    return tuple(sorted(holders, key=lambda one: one.version))
+
+
+def versions_named(target: RouteTarget) -> tuple[int | None, ...]:
+    """The versions that a manifest names for a route; None is head.
+
+    ``{2: 10, head: 90}`` names ``(2, None)``.
+    """
+    match target:
+        case Head():
+            return (None,)
+        case Pin(version):
+            return (version,)
+        case Label(versions):
+            return versions
+        case Split(weights):
+            return tuple(version for version, _ in weights)
 
 
 def describe_holders(holders: tuple[Assignment, ...] | None) -> str:

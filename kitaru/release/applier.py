@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 from kitaru.core.commit import Broken, renamed
 from kitaru.core.protection import guards
+from kitaru.core.rollback import refusals
 from kitaru.errors import KitaruConflictError, KitaruIntegrityError, KitaruStateError
 from kitaru.model import address
 from kitaru.model.address import canonical_json, timestamp
@@ -252,17 +253,26 @@ def _must_have_their_names(plan: Plan, named: Lockfile) -> None:
 def _must_be_free(plan: Plan, named: Lockfile, workshop: Workshop, releases: Releases) -> None:
     """Told from the state that is built upon, and the commit at hand: what a plan says of itself counts for nothing."""
     wanted = workshop.loaded.manifest.protect
+    older = refusals(plan.edits, named, workshop.contains)
+    if older:
+        raise KitaruStateError(
+            "this commit is not later than the one that is live:\n" + _lines(older),
+            hint="a target that several branches share says forward: false",
+        )
     found = guards(wanted, plan.edits, named, workshop.commit, told_from(releases))
     if not found:
         return
-    more = [f"and {len(found) - LINES_SHOWN} more"] if len(found) > LINES_SHOWN else []
-    lines = "\n".join(f"  {text}" for text in (*found[:LINES_SHOWN], *more))
     raise KitaruStateError(
-        f"protected routes stand in the way:\n{lines}",
+        f"protected routes stand in the way:\n{_lines(found)}",
         hint="apply from that branch, clean; a rule that is not in this manifest yet comes with a merge. "
         "A wrong rule is taken back where it binds: git switch to that branch (-c where it is gone), change protect:, "
         "commit, kitaru apply",
     )
+
+
+def _lines(texts: Sequence[str]) -> str:
+    more = [f"and {len(texts) - LINES_SHOWN} more"] if len(texts) > LINES_SHOWN else []
+    return "\n".join(f"  {text}" for text in (*texts[:LINES_SHOWN], *more))
 
 
 def _size(count: int) -> str:

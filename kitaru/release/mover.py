@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 
 from kitaru.core.deploying import Order, plan_release
 from kitaru.core.naming import names_of
 from kitaru.core.resolving import Resolved, in_table, live_flow, resolve
-from kitaru.core.retracing import Retracing
+from kitaru.core.rollback import steps, way_back
 from kitaru.core.tagging import Edits, check_deletable, dropped, rollable
 from kitaru.errors import KitaruSelectorError
 from kitaru.model.address import timestamp
-from kitaru.model.lockfile import Lockfile, VersionTable
+from kitaru.model.lockfile import Edit, Lockfile, VersionTable
 from kitaru.model.plan import Plan
 from kitaru.model.route import Assignment, ByVersion
 from kitaru.model.snapshot import Snapshot
@@ -109,26 +110,26 @@ class Tagger:
         """
         route = rollable(lock, flow, tag)
         there = [release.version for release in self.table(lock, flow).releases if not release.deleted]
-        way = Retracing(names_of(lock.flows, flow), tag, route.holders, there)
-        self._follow(way, route.generation or lock.generation)
-        found = way.settle()
-        if found:
-            return Earlier(found, way.skipped)
+        with closing(self._entries(route.generation or lock.generation)) as entries:
+            way = way_back(steps(entries, names_of(lock.flows, flow), tag), route.holders, there)
+        if way.holders:
+            return Earlier(way.holders, way.skipped)
         past = f" but {', and '.join(way.skipped)}" if way.skipped else ""
-        why = "was a shared label before" if way.was_label else f"has led nowhere else before{past}"
+        why = "was a shared label before" if way.label else f"has led nowhere else before{past}"
         raise KitaruSelectorError(
             f"{tag} of {flow} {why}; name the version with --to N", hint=f"kitaru flow deployments list {flow}"
         )
 
-    def _follow(self, way: Retracing, newest: int) -> None:
+    def _entries(self, newest: int) -> Generator[tuple[Sequence[Edit], str]]:
+        """Edits and verb of generations, newest first, read ahead after the first: nearly always that one tells."""
         oldest = max(newest - MOST_READ, 0)
-        step = 1  # The first look is at the route's own last move, which nearly always is the one.
+        step = 1
         with ThreadPoolExecutor(max_workers=READS_AT_ONCE) as pool:
             while newest > oldest:
                 numbers = range(newest, max(newest - step, oldest), -1)
                 for entry in pool.map(self.releases.entry, numbers):
-                    if entry is not None and way.follow(entry[0].edits, entry[0].verb):
-                        return
+                    if entry is not None:
+                        yield entry[0].edits, entry[0].verb
                 newest, step = newest - len(numbers), READS_AT_ONCE
 
 

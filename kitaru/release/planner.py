@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -12,15 +12,14 @@ from kitaru.client.values import plain_value
 from kitaru.core.claims import declared_twice
 from kitaru.core.consequences import STORED_INPUTS, InUse, Stored, asks_for_use, consequences, passages, turns
 from kitaru.core.drift import find_drift
-from kitaru.core.holding import Lacks, Origins
 from kitaru.core.planning import Desired, Draft, Place, StoredFlow, left_out, needs, plan_absent, plan_flow
 from kitaru.core.protection import guards, unplaced
 from kitaru.core.renaming import plan_renames
-from kitaru.core.staying import History
+from kitaru.core.rollback import refusals
 from kitaru.errors import KitaruError, KitaruIntegrityError, KitaruManifestError, KitaruStoreFormatError, Problem
 from kitaru.manifest.port import InputCheck
 from kitaru.model.address import short
-from kitaru.model.lockfile import FlowState, Lockfile, Release, VersionTable
+from kitaru.model.lockfile import FlowState, Lockfile
 from kitaru.model.manifest import Neighbours
 from kitaru.model.plan import FlowPlan, Plan
 from kitaru.model.snapshot import Snapshot
@@ -88,7 +87,13 @@ class Planner:
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
 
     def plan(
-        self, workshop: Workshop, *, only: Sequence[str] = (), prune: bool = False, head: Lockfile | None = None
+        self,
+        workshop: Workshop,
+        *,
+        only: Sequence[str] = (),
+        prune: bool = False,
+        force: bool = False,
+        head: Lockfile | None = None,
     ) -> Plan:
         """What apply would do now, on ``head`` where that was read already.
 
@@ -102,11 +107,13 @@ class Planner:
         commit = workshop.commit
         draft = Draft(
             owner=workshop.owner,
-            commit="" if commit.dirty else commit.sha,
-            carried_from=commit,
+            commit=commit,
+            contains=self._ancestry(desired, head, workshop),
+            force=force,
+            forward=loaded.manifest.forward,
             protect=loaded.manifest.protect,
         )
-        lock = plan_renames(draft, loaded.manifest, head, loaded.problem, workshop.contains, only)
+        lock = plan_renames(draft, loaded.manifest, head, loaded.problem, only)
         for flow in desired:
             known, filled = self._known(flow, lock, workshop)
             plan_flow(draft, filled, lock, known, loaded.problem, prune=prune)
@@ -130,6 +137,7 @@ class Planner:
             target=loaded.target,
             commit=commit,
             tree=workshop.tree,
+            force=force,
             flows=tuple(self._with_consequences(flow) for flow in draft.flows),
             unmanaged=tuple(draft.unmanaged),
             drift=find_drift(loaded.manifest, draft.flows, lock, whole=not only),
@@ -139,7 +147,10 @@ class Planner:
                 *unplaced(loaded.manifest, lock),
                 *workshop.warnings(flow.spec for flow in building),
             ),
-            guards=guards(loaded.manifest.protect, draft.edits, lock, commit, told_from(self.releases)),
+            guards=(
+                *refusals(draft.edits, lock, draft.contains.get),
+                *guards(loaded.manifest.protect, draft.edits, lock, commit, told_from(self.releases)),
+            ),
             edits=tuple(draft.edits),
         )
 
@@ -189,24 +200,25 @@ class Planner:
         if state is None:
             return StoredFlow(), flow
         table = read_table(self.store, self.project, state.table, flow.name) if wanted.table else None
-        origins = self._origins(flow.name, state, table)
-        history = History(_lacks(origins, workshop), origins, workshop.contains, workshop.reverted)
-        known = StoredFlow(table=table, history=history)
+        known = StoredFlow(table=table)
         seen_before = table is not None and table.newest_with(flow.snapshot.digest) is not None
         if not wanted.previous or seen_before:
             return known, flow
         return self._compared(flow, state, known, workshop)
 
-    def _origins(self, flow: str, state: FlowState, table: VersionTable | None) -> Origins:
-        """What is asked where a route is held, or was; the table is read then, once, where it was not before."""
-        read: list[VersionTable] = [table] if table is not None else []
-
-        def origins(versions: Collection[int]) -> Sequence[Release]:
-            if not read:
-                read.append(read_table(self.store, self.project, state.table, flow))
-            return [row for row in read[0].releases if row.version in versions]
-
-        return origins
+    def _ancestry(self, desired: Sequence[Desired], lock: Lockfile, workshop: Workshop) -> dict[str, bool | None]:
+        """Whether the commit contains those from which routes that may move were last set, and renames undone."""
+        commits = {state.renamed_commit for state in lock.flows.values()} if workshop.loaded.manifest.moved else set()
+        was = {name: old for old, name in workshop.loaded.manifest.moved.items()}
+        for flow in desired:
+            state = lock.flow(flow.name) or lock.flow(was.get(flow.name, ""))
+            digest = flow.snapshot.digest
+            commits |= {
+                route.floor
+                for route in (state.routes.values() if state else ())
+                if route.hold or any(one.snapshot != digest for one in route.holders)
+            }
+        return {commit: workshop.contains(commit) for commit in commits if commit}
 
     def _compared(
         self, flow: Desired, state: FlowState, known: StoredFlow, workshop: Workshop
@@ -233,13 +245,6 @@ class Planner:
                 )
             )
         return problems
-
-
-def _lacks(origins: Origins, workshop: Workshop) -> Lacks:
-    """Versions of no commit are left out."""
-    return lambda versions: [
-        row for row in origins(versions) if row.commit is not None and not workshop.contains(row.commit.sha)
-    ]
 
 
 def _taken(draft: Draft, lock: Lockfile) -> list[FlowPlan]:

@@ -9,11 +9,10 @@ from functools import cached_property
 from kitaru import wiring
 from kitaru.client.arguments import PREVIOUS
 from kitaru.client.session import Session
+from kitaru.core import rollback
 from kitaru.core.commit import next_lockfile
 from kitaru.core.deploying import ManifestEdit
-from kitaru.core.holding import marks_of, returns
 from kitaru.core.resolving import live_flow
-from kitaru.core.retracing import ROLLBACK
 from kitaru.core.tagging import (
     Edits,
     agrees,
@@ -152,7 +151,7 @@ class Routing:
             skipped = target.skipped
             return rolled_back(lock, flow, tag, target.holders, message, said=said)
 
-        deed = _Deed(flow, ROLLBACK, decide, _only(tag), message)
+        deed = _Deed(flow, rollback.ROLLBACK, decide, _only(tag), message)
         return replace(self._moved(keeper, deed, tag, write=write), skipped=skipped)
 
     def delete(self, flow: str, version: int, *, mode: Mode = "edit", message: str = "") -> Rerouted:
@@ -193,7 +192,6 @@ class Routing:
     def _moved(self, keeper: Keeper, deed: _Deed, tag: str, *, write: bool = True) -> Rerouted:
         outcome, kept = self._carried_out(keeper, deed, self._actor(keeper), write=write)
         before, after = _route(outcome.before, deed.flow, tag), _route(outcome.after, deed.flow, tag)
-        marks = marks_of(outcome.before.flow(deed.flow), tag)
         return Rerouted(
             flow=deed.flow,
             tag=tag,
@@ -206,7 +204,7 @@ class Routing:
             held=bool(after and after.hold),
             manifest=kept,
             hold_ended=keeper.mode != "only" and bool(before and before.hold and not (after and after.hold)),
-            rolled_back=tuple(one.text for one in returns(before, marks, after.holders if after else ())),
+            rolled_back=rollback.rolled_back(before, after.holders if after else ()),
             converted=bool(before and after and before.exclusive != after.exclusive),
         )
 

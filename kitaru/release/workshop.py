@@ -95,13 +95,9 @@ class Workshop:
         commit = None if self.commit.dirty or uncommitted else self.commit.sha
         return self.describer.neighbours(names, self.path, also, commit)
 
-    def contains(self, sha: str) -> bool:
-        """Whether the commit at hand is that one, or came after it."""
-        return sha == self.commit.sha or self.source.contains(self.commit.sha, sha)
-
-    def reverted(self, sha: str) -> bool:
-        """Whether Git says that commit was reverted here. Not of changes that no commit has: they may hold it again."""
-        return not self.commit.dirty and self.source.reverted(self.commit.sha, sha)
+    def contains(self, sha: str) -> bool | None:
+        """Whether the commit at hand is that one, or came after it; None where a shallow clone can't tell."""
+        return True if sha == self.commit.sha else self.source.contains(self.commit.sha, sha)
 
     def desired(self, only: Sequence[str] = ()) -> tuple[Desired, ...]:
         """The flows named (all, when none is), each with its snapshot.

@@ -200,27 +200,12 @@ class GitSource:
         commit = Commit(sha=place.sha, branch=place.branch, dirty=bool(place.changed))
         return CommitFacts(commit, tree, place.changed, place.prefix)
 
-    def contains(self, commit: str, ancestor: str) -> bool:
-        """Whether ``commit`` came after ``ancestor``, or is it. False where this repository does not know that one."""
+    def contains(self, commit: str, ancestor: str) -> bool | None:
+        """Whether ``commit`` came after ``ancestor``, or is it; None if history is cut off, so that Git can't tell."""
         known = _ID.fullmatch(commit) and _ID.fullmatch(ancestor)
-        return bool(known) and git_process.succeeds(self.root, "merge-base", "--is-ancestor", ancestor, commit)
-
-    def reverted(self, commit: str, bad: str) -> bool:
-        """Whether a commit between says that it reverts ``bad``, and none says so of that one. False as ``contains``.
-
-        The words are those that ``git revert`` writes; what reverts by hand, without them, is not seen.
-        """
-        if not self.contains(commit, bad):
-            return False
-        wanted = ("--topo-order", "--fixed-strings", f"--grep={_REVERTS}", "--no-show-signature", "--encoding=UTF-8")
-        listed = git_process.run(self.root, "log", "-z", "--format=%H%n%B", *wanted, f"{bad}..{commit}", "--")
-        undone: set[str] = set()
-        # Children come first: a revert that was reverted itself is known as such before it counts.
-        for entry in listed.decode("utf-8", "replace").split("\0"):
-            sha, _, message = entry.partition("\n")
-            if sha not in undone:
-                undone.update(_REVERT.findall(message))
-        return bad in undone
+        if known and _contains(self.root, commit, ancestor):
+            return True
+        return None if _cut_off(self.root) else False
 
     def digest_of(self, tree: str, spec: SourceSpec) -> str:
         """The digest of ``select(tree, spec)``, from one small file where that was asked before. Raises as it does."""

@@ -47,11 +47,8 @@ class Source(Protocol):
         The files of ``ignoring`` do not count: what Kitaru itself wrote, such as a saved plan.
         """
 
-    def contains(self, commit: str, ancestor: str) -> bool:
-        """Whether ``commit`` came after ``ancestor``, or is it; False where the repository does not know that one."""
-
-    def reverted(self, commit: str, bad: str) -> bool:
-        """Whether Git's own words say that ``bad`` was reverted on the way to ``commit``, and that this still holds."""
+    def contains(self, commit: str, ancestor: str) -> bool | None:
+        """Whether ``commit`` came after ``ancestor``, or is it; None if a shallow clone can't tell."""
 
     def digest_of(self, tree: str, spec: SourceSpec) -> str:
         """The digest of what ``spec`` selects from a tree; cheap where it was selected before."""

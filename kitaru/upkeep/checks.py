@@ -119,7 +119,6 @@ def _held(state: FlowState) -> list[tuple[int, str]]:
     """Version and snapshot of all that the flow's routes lead to, what a rollback took off included."""
     holders = [holder for route in state.routes.values() for holder in route.holders]
     holders += [holder for route in state.routes.values() if route.hold is not None for holder in route.hold.left]
-    holders += [holder for marks in state.held_off.values() for mark in marks for holder in mark.left]
     return sorted({(holder.version, holder.snapshot) for holder in holders})
 
 

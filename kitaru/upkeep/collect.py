@@ -415,9 +415,7 @@ class Collector:
         releases = (row.model_copy(update=mark) if row.version in gone else row for row in table.releases)
         body = VersionTable(flow=flow, releases=tuple(releases)).canonical()
         after = put_object(self._store, self._project, body)
-        return [
-            Drop(kind="drop", flow=flow, version=row.version, table=after, expects=sha, remembers=True) for row in rows
-        ]
+        return [Drop(kind="drop", flow=flow, version=row.version, table=after, expects=sha) for row in rows]
 
     def _expired(self) -> list[Journaled]:
         """Executions that ended long enough ago, and what is left of some that somebody began to remove."""

@@ -182,7 +182,7 @@ def plan_lines(plan: Plan, style: Style = bare, *, all_files: bool = False) -> l
         lines += [*(style(f"  ~ {text}", "change") for text in shared_lines(plan, shared)), ""]
     lines += _left_alone(plan, style, shared)
     lines += [style(f"warning: {text}", "warn") for text in plan.warnings]
-    lines += [style(f"protected: {text}", "warn") for text in told_together(plan.guards)]
+    lines += [style(f"refused: {text}", "warn") for text in told_together(plan.guards)]
     if plan.warnings or plan.guards:
         lines.append("")
     broken = breaking_words(plan)
@@ -203,11 +203,8 @@ def summary(plan: Plan) -> str:
     if plan.is_empty:
         kept = count(len(plan.flows), "flow")
         held = [one for flow in plan.flows for one in flow.held]
-        on = sum(1 for one in held if not one.ended)
-        if on:
-            return f"No changes: {count(on, 'route')} held by a rollback, until the manifest agrees."
         if held:
-            return f"No changes: {count(len(held), 'route')} kept from a version that was rolled back."
+            return f"No changes: {count(len(held), 'route')} held by a rollback, until the manifest agrees."
         return f"No changes: {kept} as the manifest says." if plan.flows else "No changes: the manifest has no flows."
     actions = [flow.action for flow in plan.flows]
     parts = [f"{actions.count('create')} to create"] if "create" in actions else []
@@ -251,8 +248,6 @@ def _flow(flow: FlowPlan, style: Style, all_files: bool, shared: Shared) -> list
 def held_words(held: Held) -> str:
     """``route stable held at v1, rolled back by Ann 2 hours ago (it loses orders); the manifest says v2``."""
     way = f"; {held.way}" if held.way else ""
-    if held.ended:
-        return f"route {held.tag} stays at {describe_holders(held.holders)}: {held.why}{way}"
     why = f" ({held.reason})" if held.reason else ""
     says = f"says {describe_holders(held.wanted)}" if held.wanted else "does not name it"
     return (
