@@ -301,12 +301,8 @@ def plan(
         lines = view.plan_lines(made, terminal.style, all_files=files)
         if files:
             lines += ["", *client.project.file_lines(made, allow_dirty=allow_dirty, ignoring=ignoring)]
-        asked = [
-            *(flows or ()),
-            *(["--prune"] if prune else []),
-            *(["--force"] if force else []),
-            *(["--allow-dirty"] if allow_dirty else []),
-        ]
+        switches = {"--prune": prune, "--force": force, "--allow-dirty": allow_dirty}
+        asked = [*(flows or ()), *(name for name, given in switches.items() if given)]
         again = command_line("kitaru apply", *([out] if out is not None else asked), *at.options)
         following = view.next_line(made, again, saved=out is not None)
         terminal.item(_plan_data(made), lines if made.is_empty else [*lines, "", following])
