@@ -105,14 +105,7 @@ class Planner:
         desired = workshop.desired(only)
         head = self.releases.newest(head)
         commit = workshop.commit
-        draft = Draft(
-            owner=workshop.owner,
-            commit=commit,
-            contains=self._ancestry(desired, head, workshop),
-            force=force,
-            forward=loaded.manifest.forward,
-            protect=loaded.manifest.protect,
-        )
+        draft = self._empty(desired, head, workshop, force=force)
         lock = plan_renames(draft, loaded.manifest, head, loaded.problem, only)
         for flow in desired:
             known, filled = self._known(flow, lock, workshop)
@@ -205,6 +198,16 @@ class Planner:
         if not wanted.previous or seen_before:
             return known, flow
         return self._compared(flow, state, known, workshop)
+
+    def _empty(self, desired: Sequence[Desired], head: Lockfile, workshop: Workshop, *, force: bool) -> Draft:
+        return Draft(
+            owner=workshop.owner,
+            commit=workshop.commit,
+            contains=self._ancestry(desired, head, workshop),
+            force=force,
+            forward=workshop.loaded.manifest.forward,
+            protect=workshop.loaded.manifest.protect,
+        )
 
     def _ancestry(self, desired: Sequence[Desired], lock: Lockfile, workshop: Workshop) -> dict[str, bool | None]:
         """Whether the commit contains those from which routes that may move were last set, and renames undone."""
