@@ -46,11 +46,13 @@ if TYPE_CHECKING:
     from kitaru.flows.flow import Flow, flow
     from kitaru.flows.future import CheckpointFuture
     from kitaru.flows.notes import load, log, save
+    from kitaru.flows.options import Cache
     from kitaru.flows.retry import Retry
     from kitaru.flows.waiting import wait
     from kitaru.model.image import ImageSettings
 
 __all__ = [
+    "Cache",
     "Checkpoint",
     "CheckpointFuture",
     "Flow",
@@ -93,6 +95,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Cache": "kitaru.flows.options",
     "Checkpoint": "kitaru.flows.checkpoint",
     "CheckpointFuture": "kitaru.flows.future",
     "Flow": "kitaru.flows.flow",

@@ -18,6 +18,7 @@ from kitaru.model.execution import Execution
 from kitaru.run.executor import execute
 from kitaru.run.journal import Stopped, load, open_execution, read_entries, read_events
 from kitaru.run.port import Mask
+from kitaru.source.port import CodeBase
 from kitaru.stacks.port import RunnerInfo
 from kitaru.store.local import LocalStore
 from kitaru.store.port import Created, Listed, Store, Taken
@@ -25,6 +26,8 @@ from kitaru.values import stored
 from kitaru.values.codec import encode
 
 PROJECT = "lab"
+CODE = CodeBase({"source": "the tests"}, {}, lambda _file: True)
+"""The code of the lab's flows."""
 
 
 class WallClock:
@@ -53,6 +56,7 @@ class Lab:
         retries: int | None = None,
         timeout: float | None = None,
         cache: bool = False,
+        cache_asked: bool | None = None,
         **inputs: Any,
     ) -> str:
         """Open an execution as an invoker does; its id. It takes nothing from the cache unless asked to."""
@@ -71,6 +75,7 @@ class Lab:
             options=ExecutionOptions(
                 retries=further_attempts(flow.options.retries) if retries is None else retries,
                 cache=cache,
+                cache_asked=cache_asked,
                 timeout=timeout,
             ),
         )
@@ -87,6 +92,7 @@ class Lab:
         mask: Mask | None = None,
         entries: tuple[bytes, ...] | None = None,
         takes_over: bool = False,
+        code: CodeBase = CODE,
     ) -> Any:
         """Execute from what is recorded now, or was in ``entries``."""
         return execute(
@@ -100,6 +106,7 @@ class Lab:
             runner=RunnerInfo("lab-runner", "lab-host", os.getpid(), ""),
             capture=capture,
             mask=mask,
+            code=lambda: code,
         )
 
     def run(self, flow: Flow[..., Any], *, retries: int | None = None, capture: bool = False, **inputs: Any) -> Any:

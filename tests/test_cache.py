@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-import textwrap
+import functools
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kitaru import checkpoint, errors, flow
+from kitaru import Cache, checkpoint, errors, flow
 from kitaru.flows.flow import Flow
 from kitaru.model import address
 from kitaru.model.event import CheckpointCompleted, CheckpointStarted
 from kitaru.run.cache import CacheReport, explain
+from kitaru.source.port import CodeBase
 from tests.execution_lab import PROJECT, CountingStore, Lab
 
 RAN: list[Any] = []
@@ -135,7 +136,8 @@ def test_switched_off_nothing_is_taken(lab: Lab) -> None:
 
     run(lab, both, n=1)
     second = run(lab, both, n=1)
-    third = run(lab, both, n=1, cache=False)
+    third = lab.open(both, cache=True, cache_asked=False, n=1)
+    lab.go_on(both, third)
     assert RAN == [1, 1, 1, 1, 1]
     reports = why(lab, second)
     assert [report.word for report in reports] == ["off", "hit"]
@@ -169,7 +171,7 @@ def test_an_input_without_a_form_is_not_cacheable(lab: Lab) -> None:
     assert RAN == [2, 2, 3, 2, 2]
     reports = why(lab, second)
     assert [report.word for report in reports] == ["opaque", "opaque", "hit"]
-    assert reports[0].why.startswith("thing can't be told")
+    assert reports[0].why == "thing: a object can't be told from another one"
 
 
 def test_a_large_result_is_referenced_and_verified(lab: Lab) -> None:
@@ -329,78 +331,213 @@ def test_the_flow_may_change_what_it_was_given(lab: Lab) -> None:
     assert RAN == [1, 1]
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Flow[..., Any]]:
-    """Writes a module of the given text, and imports it afresh."""
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def load(text: str) -> Flow[..., Any]:
-        import importlib
-
-        sys.modules.pop("cached_flow", None)
-        (tmp_path / "cached_flow.py").write_text(textwrap.dedent(text))
-        importlib.invalidate_caches()
-        found: Flow[..., Any] = importlib.import_module("cached_flow").whole
-        return found
-
-    return load
+def code(**parts: str) -> CodeBase:
+    return CodeBase({"source": "1", "Python": "3.12", **parts}, {}, lambda _file: True)
 
 
-SOURCE = """
-    from kitaru import flow, checkpoint
+def run_with(lab: Lab, which: Flow[..., Any], base: CodeBase, **inputs: Any) -> str:
+    exec_id = lab.open(which, cache=True, **inputs)
+    lab.go_on(which, exec_id, code=base)
+    settled()
+    return exec_id
 
-    LIMIT = 3
 
-    def clean(text):
-        return text.strip()[:LIMIT]
+@pytest.mark.parametrize("part", ["source", "installed distributions", "requirements", "Python", "image.environment"])
+def test_every_part_of_the_code_is_part_of_the_key(lab: Lab, part: str) -> None:
+    """A run on other source, libraries or Python computes, and the explanation names the part."""
+    first = run_with(lab, doubling, code(**{part: "a"}), n=1)
+    same = run_with(lab, doubling, code(**{part: "a"}), n=1)
+    other = run_with(lab, doubling, code(**{part: "b"}), n=1)
+    assert RAN == [1, 1]
+    assert lab.load(same).checkpoints[0].cached_from == f"{first}/1"
+    assert why(lab, other)[0].why == f"since {same}: {part} changed"
+
+
+def test_source_without_a_digest_is_not_cached_and_says_so(lab: Lab) -> None:
+    """In doubt the body runs."""
+    unknown = CodeBase({"Python": "3.12"}, {"source": "lib.py changed after this process began"}, lambda _file: True)
+    for _ in range(2):
+        exec_id = run_with(lab, doubling, unknown, n=1)
+    assert RAN == [1, 1]
+    assert [(one.word, one.why) for one in why(lab, exec_id)] == [("opaque", "lib.py changed after this process began")]
+
+
+def test_a_version_stands_in_place_of_the_source(lab: Lab) -> None:
+    """Other source, and none, find the result of that version; another version does not."""
+
+    def versioned(version: str) -> Flow[..., Any]:
+        @checkpoint(cache=Cache(version=version))
+        def paid(n: int) -> int:
+            RAN.append(version)
+            return n
+
+        @flow
+        def paying(n: int) -> int:
+            return paid(n)
+
+        return paying
+
+    notebook = CodeBase({"Python": "3.12"}, {"source": "no file"}, lambda _file: False)
+    run_with(lab, versioned("1"), code(source="a"), n=1)
+    run_with(lab, versioned("1"), code(source="b"), n=1)
+    run_with(lab, versioned("1"), notebook, n=1)
+    assert RAN == ["1"]
+    run_with(lab, versioned("2"), code(source="b"), n=1)
+    assert RAN == ["1", "2"]
+
+
+@pytest.mark.parametrize("version", ["", None, 2])
+def test_a_version_is_a_text(version: Any) -> None:
+    """Anything else is refused at the decorator."""
+    with pytest.raises(errors.KitaruUsageError, match="version of Cache"):
+        Cache(version=version)
+
+
+@dataclass
+class Factor:
+    by: int
+
+
+def made(factor: Any) -> Flow[..., Any]:
+    """A flow whose checkpoint differs by its closure alone."""
 
     @checkpoint
-    def collect(text: str) -> str:
-        return clean(text)
+    def scaled(n: int) -> int:
+        RAN.append(n)
+        value = factor() if callable(factor) else factor[0] if isinstance(factor, list) else factor
+        return n * (value.by if hasattr(value, "by") else int(value))
 
     @flow
-    def whole(text: str) -> str:
-        return collect(text)
-"""
+    def scaling(n: int) -> int:
+        return scaled(n)
+
+    return scaling
 
 
-def test_changed_code_is_computed_and_named(lab: Lab, project: Callable[[str], Flow[..., Any]]) -> None:
-    """A helper, a constant, an option: the explanation names it. Comments and layout change nothing."""
-    first = run(lab, project(SOURCE), text=" abcd ")
-    same = run(lab, project(SOURCE.replace("def clean(text):", "def clean(text):  # tidy\n")), text=" abcd ")
-    assert lab.load(same).checkpoints[0].cached_from == f"{first}/1"
-    helper = run(lab, project(SOURCE.replace(".strip()", ".lstrip()")), text=" abcd ")
-    assert why(lab, helper)[0].why == f"the code changed since {same}: clean changed"
-    constant = run(lab, project(SOURCE.replace("LIMIT = 3", "LIMIT = 4")), text=" abcd ")
-    assert why(lab, constant)[0].why == f"the code changed since {helper}: LIMIT changed; clean changed"
-    back = run(lab, project(SOURCE), text=" abcd ")
-    assert lab.load(back).checkpoints[0].cached_from == f"{first}/1"
-    option = run(lab, project(SOURCE.replace("@checkpoint", '@checkpoint(serializer="pickle")')), text=" abcd ")
-    assert why(lab, option)[0].why == f"its options changed since {back}: serializer changed"
-    retried = run(lab, project(SOURCE.replace("@checkpoint", "@checkpoint(retries=2, timeout=60)")), text=" abcd ")
-    assert lab.load(retried).checkpoints[0].cached_from == f"{first}/1"
+def three() -> int:
+    return 3
 
 
-def test_the_images_requirements_are_part_of_the_key(lab: Lab) -> None:
-    """The same code under other libraries is computed, and the explanation says so."""
-    from kitaru.run.executor import execute
-    from kitaru.stacks.port import RunnerInfo
-
-    ids = []
-    for requirements in (("httpx>=0.27",), ("httpx>=0.27",), ("httpx>=0.28",)):
-        exec_id = lab.open(doubling, cache=True, n=1)
-        execute(
-            doubling,
-            store=lab.store,
-            clock=lab.clock,
-            project=PROJECT,
-            exec_id=exec_id,
-            entries=lab.entries(exec_id),
-            runner=RunnerInfo("r", "h", 1, ""),
-            capture=False,
-            requirements=requirements,
-        )
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda k: k,
+        lambda k: [k],
+        Factor,
+        lambda k: [Factor(k)],
+        lambda k: functools.partial(int, k),
+        lambda k: lambda: k,
+        lambda k: Factor(k).__class__(k),
+    ],
+    ids=["int", "list", "dataclass", "list of dataclasses", "partial", "lambda", "instance"],
+)
+def test_a_closure_counts_by_value(lab: Lab, make: Callable[[int], Any]) -> None:
+    """Checkpoints of one factory share results if what they captured is equal, and only then."""
+    results = []
+    for number in (2, 3, 2):
+        exec_id = lab.open(made(make(number)), cache=True, n=10)
+        results.append(lab.go_on(made(make(number)), exec_id))
         settled()
-        ids.append(exec_id)
+    assert results == [20, 30, 20]
+    assert RAN == [10, 10], "the third was a hit"
+
+
+class Client:
+    by = 2
+
+
+def local_class() -> Any:
+    class Local:
+        by = 2
+
+    return Local
+
+
+@pytest.mark.parametrize(
+    ("captured", "reason"),
+    [
+        (Client(), "factor of made.<locals>.scaled: a Client can't be told from another one"),
+        (Client().__init__, "factor of made.<locals>.scaled: a method-wrapper can't be told from another one"),
+        (
+            local_class(),
+            "factor of made.<locals>.scaled: the class local_class.<locals>.Local is made in a function",
+        ),
+    ],
+)
+def test_a_closure_without_value_identity_is_not_cached(lab: Lab, captured: Any, reason: str) -> None:
+    """The explanation names the variable and the class."""
+    for _ in range(2):
+        with suppress(errors.KitaruError):
+            exec_id = lab.open(made(captured), cache=True, n=1)
+            lab.go_on(made(captured), exec_id)
+        settled()
     assert RAN == [1, 1]
-    assert why(lab, ids[2])[0].why == f"the image's requirements changed since {ids[1]}"
+    assert [(one.word, one.why) for one in why(lab, exec_id)] == [("opaque", reason)]
+
+
+def test_functions_of_one_name_are_told_apart_by_their_place(lab: Lab) -> None:
+    """Two lambdas of one line, two defaults."""
+    plus, minus = (lambda: 2), (lambda: 3)
+    assert plus.__qualname__ == minus.__qualname__
+    for function, result in ((plus, 20), (minus, 30)):
+        assert lab.go_on(made(function), lab.open(made(function), cache=True, n=10)) == result
+        settled()
+
+
+def test_code_from_no_file_of_the_source_is_not_cached(lab: Lab) -> None:
+    """A cell of a notebook, a text that was executed."""
+    outside = CodeBase({"source": "1"}, {}, lambda _file: False)
+    for _ in range(2):
+        exec_id = run_with(lab, doubling, outside, n=1)
+    assert RAN == [1, 1]
+    assert "double comes from no file of the source" in why(lab, exec_id)[0].why
+
+
+@checkpoint(cache=True)
+def always(n: int) -> int:
+    RAN.append(n)
+    return n
+
+
+@pytest.mark.parametrize(
+    ("asked", "flow_says", "hits"),
+    [
+        # always says True, double says nothing, never says False
+        (None, True, [True, True, False]),
+        (None, False, [True, False, False]),
+        (True, False, [True, True, True]),
+        (False, True, [False, False, False]),
+    ],
+)
+def test_the_nearest_word_wins(lab: Lab, asked: bool | None, flow_says: bool, hits: list[bool]) -> None:
+    """The checkpoint's word wins over the flow's, and the call's over both."""
+
+    @flow
+    def all_three() -> int:
+        return always(1) + double(2) + never(3)
+
+    for _ in range(2):
+        exec_id = lab.open(all_three, cache=flow_says, cache_asked=asked)
+        lab.go_on(all_three, exec_id)
+        settled()
+    assert [bool(call.cached_from) for call in lab.load(exec_id).checkpoints] == hits
+
+
+def test_an_option_that_changes_nothing_keeps_the_results(lab: Lab) -> None:
+    """Retries and a timeout are not part of the key; the serializer is."""
+
+    def with_options(**options: Any) -> Flow[..., Any]:
+        @checkpoint(**options)
+        def plain(n: int) -> int:
+            RAN.append(n)
+            return n
+
+        @flow
+        def calling(n: int) -> int:
+            return plain(n)
+
+        return calling
+
+    for options in ({}, {"retries": 2, "timeout": 60}, {"serializer": "pickle"}):
+        run(lab, with_options(**options), n=1)
+    assert RAN == [1, 1]

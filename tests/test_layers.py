@@ -57,7 +57,6 @@ NOT_YET: set[tuple[str, str]] = {
     ("ci", "source"),
     ("cli", "ci"),
     ("cli", "manifest"),
-    ("core", "values"),
     ("manifest", "wiring"),
     ("release", "client"),
     ("release", "flows"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,7 @@ class Running:
                 takes_over=takes_over,
                 runner=wiring.this_process(),
                 capture=True,
+                code=partial(wiring.working_code, Path(self.place_of(flow)[0].folder), session.store.url),
                 mask=wiring.secret_mask(session.settings.environ),
                 lease_seconds=lease_seconds(session.settings.environ),
                 forced_end=forced_end,
@@ -174,10 +176,10 @@ def _not_here(execution: Execution) -> KitaruSourceError:
 def _options(flow: Flow[..., Any], retries: int | Retry | None, cache: bool | None) -> ExecutionOptions:
     """What the call says, else the decorator, else the default."""
     chosen = flow.options.retries if retries is None else retries
-    cached = cache if cache is not None else flow.options.cache
     return ExecutionOptions(
         retries=further_attempts(chosen),
-        cache=True if cached is None else cached,
+        cache=flow.options.cache is not False,
+        cache_asked=cache,
         timeout=flow.options.timeout,
         retry=retries.to_json() if isinstance(retries, Retry) else None,
     )

@@ -1,4 +1,4 @@
-"""What two checkpoint calls must have in common for one to take the other's result, and why they don't. Pure."""
+"""What two checkpoint calls must have in common for one to take the other's result, and how they differ. Pure."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kitaru.model.address import canonical_json, digest
-from kitaru.values.codec import Summaries, argument_digests
 
-FORMAT = 1
-"""Part of every key: results of a release that keyed them otherwise are not found."""
+FORMAT = 2
+"""Part of every key: results of a release that made keys in another way are not found."""
 
 MOST_NOTED = 1_000
 """Calls of one checkpoint in one execution that are noted for explanations."""
@@ -20,46 +19,23 @@ Word = Literal["hit", "miss", "off", "opaque"]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a checkpoint is, apart from its inputs.
+    """A checkpoint apart from its inputs: digests of its source, its closure, its options and its surroundings by name.
 
-    ``code`` holds digests by name of all that it reaches; ``options`` those that change the result; ``requirements``
-    the libraries that its image asks for.
+    ``Recipe("collect", {"source": "9f…", "closure": "c1…", "Python": "3.12"})``
     """
 
     name: str
-    code: Mapping[str, str]
-    options: Mapping[str, Any]
-    requirements: tuple[str, ...] = ()
-    python: str = ""
+    parts: Mapping[str, str]
 
     @property
     def digest(self) -> str:
-        """64 hexadecimal digits: where results of this recipe are kept."""
-        return digest(canonical_json({"format": FORMAT, **self.to_json()}))
-
-    def to_json(self) -> dict[str, Any]:
-        """As it is kept for explanations."""
-        return {
-            "name": self.name,
-            "code": dict(self.code),
-            "options": dict(self.options),
-            "requirements": list(self.requirements),
-            "python": self.python,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """The arguments of one call: a digest of all of them, digests by name, and the names of those that have none."""
-
-    digest: str
-    parts: Mapping[str, str] = field(default_factory=dict)
-    opaque: tuple[str, ...] = ()
+        """64 hexadecimal digits: the place of this recipe's results."""
+        return digest(canonical_json({"format": FORMAT, "name": self.name, "parts": dict(self.parts)}))
 
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """What one call got from the cache; ``why`` is for people."""
+    """The cache's word on one call. ``inputs``: a digest of each argument. ``why``: a sentence for people."""
 
     call: str
     word: Word
@@ -76,63 +52,35 @@ class Noted:
         return cls(data["call"], data["word"], dict(data["inputs"]), data["why"])
 
 
-def inputs_of(arguments: Mapping[str, Any], whole: str, home: str, summaries: Summaries | None = None) -> Inputs:
-    """What the cache needs of a call's bound arguments, whose digest is ``whole``; ``summaries`` made that."""
-    parts, opaque = {}, []
-    for name, found in argument_digests(arguments, home, summaries):
-        if found is None:
-            opaque.append(name)
-        else:
-            parts[name] = found[:16]
-    return Inputs(whole, parts, tuple(opaque))
-
-
-def call_key(recipe: str, inputs: str) -> str:
-    """The key that a completed call records."""
-    return digest(f"{recipe}\n{inputs}".encode())
-
-
 def explain_miss(
-    recipe: Mapping[str, Any],
+    recipe: Mapping[str, str],
     call: Noted,
-    earlier: Mapping[str, Any] | None,
+    earlier: Mapping[str, str] | None,
     earlier_calls: Iterable[Noted],
     earlier_id: str,
 ) -> str:
-    """Why a call was run, against the newest execution before it that had this checkpoint."""
+    """Why a call was computed, compared with the newest execution before it that had this checkpoint."""
     if call.why:
         return call.why
     if earlier is None:
         return "no earlier execution had this checkpoint"
-    since = f"since {earlier_id}"
-    if changed := changed_names(earlier["code"], recipe["code"]):
-        return f"the code changed {since}: {'; '.join(changed)}"
-    if changed := changed_names(earlier["options"], recipe["options"]):
-        return f"its options changed {since}: {'; '.join(changed)}"
-    if list(earlier["requirements"]) != list(recipe["requirements"]):
-        return f"the image's requirements changed {since}"
-    if earlier["python"] != recipe["python"]:
-        return f"Python changed {since}: {earlier['python']} became {recipe['python']}"
-    nearest = _nearest(call, earlier_calls)
-    if nearest is None:
+    if changed := changed_names(earlier, recipe):
+        return f"since {earlier_id}: {'; '.join(changed)}"
+    comparable = [other for other in earlier_calls if other.inputs]
+    if not comparable:
         return f"{earlier_id} recorded no call of it that can be compared"
-    differing = changed_names(nearest.inputs, call.inputs)
-    if differing:
+    # The call with the fewest differing inputs; of equals the one at the same place.
+    nearest = min(
+        comparable, key=lambda other: (len(changed_names(other.inputs, call.inputs)), other.call != call.call)
+    )
+    if differing := changed_names(nearest.inputs, call.inputs):
         return f"the inputs differ from call {nearest.call} of {earlier_id}: {'; '.join(differing)}"
     return f"call {nearest.call} of {earlier_id} had the same inputs, but left no result that could be taken"
 
 
 def changed_names(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs, each named: ``helper changed``, ``limit is new``, ``old is gone``."""
+    """The names that differ: ``["source changed", "limit is new", "old is gone"]``."""
     changed = [f"{name} changed" for name in now if name in before and before[name] != now[name]]
     added = [f"{name} is new" for name in now if name not in before]
     gone = [f"{name} is gone" for name in before if name not in now]
     return changed + added + gone
-
-
-def _nearest(call: Noted, earlier: Iterable[Noted]) -> Noted | None:
-    """The earlier call with the fewest differing inputs; of equals the one at the same place."""
-    found = [one for one in earlier if one.inputs]
-    return min(
-        found, key=lambda one: (len(changed_names(one.inputs, call.inputs)), one.call != call.call), default=None
-    )

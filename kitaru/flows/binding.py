@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 TYPE_CHECKING = False  # as typing's, whose import takes longer than all of `import kitaru`
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+IMPORTED = time.time()
+"""When this process began to import Kitaru: a file of the project that is newer may not be what was imported."""
 
 _factory: list[Callable[[], Any]] = []
 

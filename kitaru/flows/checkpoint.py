@@ -11,6 +11,7 @@ from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 from kitaru.errors import KitaruUsageError
 from kitaru.flows.future import CheckpointFuture, CheckpointFutures
 from kitaru.flows.options import (
+    Cache,
     CheckpointOptions,
     check_cache,
     check_function,
@@ -169,7 +170,7 @@ def checkpoint(func: Callable[P, R], /) -> Checkpoint[P, R]: ...
 def checkpoint(
     *,
     retries: int | Retry = 0,
-    cache: bool | None = None,
+    cache: bool | Cache | None = None,
     type: str | None = None,
     runtime: str | None = None,
     timeout: float | None = None,
@@ -182,7 +183,7 @@ def checkpoint(
     /,
     *,
     retries: int | Retry = 0,
-    cache: bool | None = None,
+    cache: bool | Cache | None = None,
     type: str | None = None,
     runtime: str | None = None,
     timeout: float | None = None,
@@ -200,7 +201,7 @@ def checkpoint(
         owner = f"checkpoint {getattr(func, '__name__', '?')!r}"
         options = CheckpointOptions(
             retries=check_retries(retries, owner),
-            cache=check_cache(cache, owner),
+            cache=cache if isinstance(cache, Cache) else check_cache(cache, owner),
             type=type,
             runtime=check_runtime(runtime, owner),
             serializer=check_serializer(serializer, owner),

@@ -23,13 +23,31 @@ class FlowOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class Cache:
+    """``@checkpoint(cache=Cache(version="2"))``: results are reused until ``version`` changes, whatever the source is.
+
+    ``KitaruUsageError`` for a version that is no text, or an empty one.
+    """
+
+    version: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.version, str) or not self.version:
+            raise KitaruUsageError(
+                f"version of Cache() must be a text, not {self.version!r}",
+                hint='Cache(version="2"): change it whenever the function, or code that it calls, gives other results.',
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class CheckpointOptions:
-    """``retries``: further attempts after the first, or a policy. ``type``: a word for people. ``runtime``: None,
-    ``inline`` or ``isolated``. ``timeout``: seconds for each attempt. ``serializer``: None or ``pickle``.
+    """``retries``: further attempts after the first, or a policy. ``cache``: None leaves it to the flow. ``type``: a
+    word for people. ``runtime``: None, ``inline`` or ``isolated``. ``timeout``: seconds for each attempt.
+    ``serializer``: None or ``pickle``.
     """
 
     retries: int | Retry = 0
-    cache: bool | None = None
+    cache: bool | Cache | None = None
     type: str | None = None
     runtime: str | None = None
     serializer: str | None = None

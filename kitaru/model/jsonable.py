@@ -169,12 +169,14 @@ class SourcePlace(Record):
 class ExecutionOptions(Record):
     """What was settled when the execution was opened.
 
+    ``cache`` is the flow's word; ``cache_asked`` the call's, which wins over that of flow and checkpoint.
     ``timeout`` is in seconds, for each attempt at the flow's body. ``retry`` is the policy of its retries, where one
     was given with the call; else the flow's own counts, with ``retries`` as the number of further attempts.
     """
 
     retries: int = 0
     cache: bool = True
+    cache_asked: bool | None = None
     timeout: float | None = None
     retry: dict[str, Any] | None = None
 

@@ -1,27 +1,32 @@
-"""Why each call of an execution was taken from the cache, or was not."""
+"""Results of earlier executions: found, offered to later ones, and explained."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
-import sys
 import threading
 import time
+import types
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from kitaru.core.cache_key import MOST_NOTED, Inputs, Noted, Recipe, call_key, explain_miss, inputs_of
+from kitaru.core.cache_key import MOST_NOTED, Noted, Recipe, explain_miss
 from kitaru.errors import KitaruError
 from kitaru.flows.checkpoint import Checkpoint
-from kitaru.flows.code_digest import Reached, reached
+from kitaru.flows.flow import Flow
+from kitaru.flows.options import Cache as CacheOptions
 from kitaru.model import address
-from kitaru.model.event import Value
+from kitaru.model.event import ExecutionOptions, Opened, Value
 from kitaru.model.execution import CheckpointCall, Execution
+from kitaru.source.port import CodeBase
 from kitaru.store import hints
 from kitaru.store.port import Store
 from kitaru.values.codec import Summaries
+from kitaru.values.exact import Exact, Inexact
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,28 +44,25 @@ class CacheReport:
 
 
 def explain(store: Store, project: str, execution: Execution) -> list[CacheReport]:
-    """What the cache did for each call. A listing and up to two reads for each distinct checkpoint."""
+    """The cache's work for each call. A listing and up to two reads for each distinct checkpoint."""
     records: dict[str, _Records] = {}
-    found = []
+    reports = []
     for call in execution.checkpoints:
         if call.name not in records:
             records[call.name] = _Records(store, project, call.name, execution.exec_id)
-        found.append(_report(call, execution, records[call.name]))
-    return found
+        reports.append(_report(call, execution, records[call.name]))
+    return reports
 
 
 class _Records:
-    """What an execution, and the newest one before it, noted about one checkpoint."""
+    """The notes of an execution, and of the newest one before it, about one checkpoint."""
 
     def __init__(self, store: Store, project: str, name: str, exec_id: str) -> None:
-        prefix = address.cache_records(project, name)
-        ids = [one.removesuffix(".json") for one in store.names(prefix)]
-        self.earlier_id = max((one for one in ids if one < exec_id), default="")
+        ids = [key.removesuffix(".json") for key in store.names(address.cache_records(project, name))]
+        self.earlier_id = max((other for other in ids if other < exec_id), default="")
         self.own = _read(store, address.cache_record(project, name, exec_id)) if exec_id in ids else None
         earlier = address.cache_record(project, name, self.earlier_id)
         self.earlier = _read(store, earlier) if self.earlier_id else None
-        self.calls = _calls(self.own)
-        self.earlier_calls = _calls(self.earlier)
 
 
 def _report(call: CheckpointCall, execution: Execution, records: _Records) -> CacheReport:
@@ -71,22 +73,28 @@ def _report(call: CheckpointCall, execution: Execution, records: _Records) -> Ca
         return CacheReport(call.call_id, call.name, "off", f"given by {call.given_by}{when}")
     if call.original_call_id:
         return CacheReport(call.call_id, call.name, "off", "its result was copied by a replay")
-    if not execution.options.cache:
-        return CacheReport(call.call_id, call.name, "off", "the cache is switched off for this execution")
-    noted = records.calls.get(call.call_id)
+    noted = _calls(records.own).get(call.call_id)
     if noted is None or records.own is None:
-        return CacheReport(call.call_id, call.name, "unknown", "what the cache did for this call was not noted")
+        if not _is_on(execution.options):
+            return CacheReport(call.call_id, call.name, "off", "the cache is switched off for this execution")
+        return CacheReport(call.call_id, call.name, "unknown", "nothing was noted for this call")
     earlier = records.earlier["recipe"] if records.earlier else None
-    why = explain_miss(records.own["recipe"], noted, earlier, list(records.earlier_calls.values()), records.earlier_id)
+    calls = list(_calls(records.earlier).values())
+    why = explain_miss(records.own["recipe"], noted, earlier, calls, records.earlier_id)
     return CacheReport(call.call_id, call.name, noted.word, why)
 
 
+def _is_on(options: ExecutionOptions) -> bool:
+    return options.cache if options.cache_asked is None else options.cache_asked
+
+
 def _read(store: Store, key: str) -> Mapping[str, Any] | None:
-    try:
+    """A record, ``{"recipe": {"source": …}, "calls": […]}``; None for a damaged one: it is a hint."""
+    with suppress(ValueError, TypeError, KeyError):
         content = json.loads(store.read(key) or b"")
-        return content if isinstance(content["recipe"]["code"], dict) and _calls(content) is not None else None
-    except (ValueError, TypeError, KeyError):
-        return None
+        if isinstance(content["recipe"], dict) and _calls(content) is not None:
+            return content  # type: ignore[no-any-return]
+    return None
 
 
 def _calls(record: Mapping[str, Any] | None) -> dict[str, Noted]:
@@ -97,25 +105,26 @@ LINGER_SECONDS = 1.0
 """How long hints wait for others before they are written, so that a short run is not slowed by them."""
 
 WRITERS = 8
-"""Threads that write what is left when a run ends."""
+"""Threads that write the rest when a run ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """One call that takes part in the cache."""
+    """One call that takes part in the cache: the digests of its recipe and of its inputs, and those of each input."""
 
     recipe: str
-    inputs: Inputs
+    inputs: str
+    parts: Mapping[str, str]
 
     @property
     def key(self) -> str:
         """As the call's event records it."""
-        return call_key(self.recipe, self.inputs.digest)
+        return address.digest(f"{self.recipe}\n{self.inputs}".encode())
 
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """Where a result was computed, and the result as it is stored."""
+    """The call that computed a result, and the result as it is stored."""
 
     exec_id: str
     call: str
@@ -129,89 +138,107 @@ class Hint:
 
 
 class _Known:
-    """A distinct checkpoint of the run."""
+    """A distinct checkpoint of the run. ``why``: the reason that it takes no part, empty if it does."""
 
-    def __init__(self, recipe: Recipe, code: Reached, noted: list[Noted]) -> None:
+    def __init__(self, recipe: Recipe, why: str) -> None:
         self.recipe = recipe
-        self.code = code
+        self.why = why
         self.digest = recipe.digest
         self.guard = threading.Lock()
-        self.there: frozenset[str] | None = None
-        self.noted = noted
+        self.listed: frozenset[str] | None = None
+        self.noted: list[Noted] = []
 
 
 class Cache:
     """The cache as one run sees it. Every method may be called from any thread; none raises but for the user's code."""
 
-    def __init__(
-        self,
-        store: Store,
-        project: str,
-        exec_id: str,
-        *,
-        home: str,
-        on: bool,
-        requirements: tuple[str, ...],
-        resumed: bool,
-    ) -> None:
-        """``on`` False: no call of this run takes part. ``requirements``: the libraries that the image asks for.
+    def __init__(self, store: Store, opened: Opened, code: Callable[[], CodeBase], *, home: str, resumed: bool) -> None:
+        """``code``: called at most once, by the first call that takes part. ``home``: the flow's module.
 
-        ``resumed``: the execution noted what the cache did before.
+        ``resumed``: an earlier process made notes for this execution.
         """
         self._store = store
-        self._project = project
-        self._exec_id = exec_id
+        self._project = opened.project
+        self._exec_id = opened.exec_id
+        self._options = opened.options
+        self._code = code
         self._home = home
-        self._on = on
-        self._requirements = requirements
         self._resumed = resumed
         self._guard = threading.Lock()
+        self._codebase: CodeBase | None = None
         self._known: dict[int, _Known] = {}
         self._origins: dict[str, bool] = {}
         self._publisher = _Publisher(store)
 
     def ticket(
-        self, checkpoint: Checkpoint[..., Any], call: str, arguments: Any, whole: str, summaries: Summaries
+        self,
+        checkpoint: Checkpoint[..., Any],
+        call: str,
+        arguments: Mapping[str, Any],
+        summaries: Summaries,
+        *,
+        answered: bool = False,
     ) -> Ticket | None:
-        """What a call with these bound arguments (``whole`` is their digest) is known by; None where it has no part."""
-        if not self._on or checkpoint.options.cache is False:
-            where = f"by @checkpoint(cache=False) of {checkpoint.name}" if self._on else "for this execution"
-            if (known := self._known_if_on(checkpoint)) is not None:
-                self._note(known, Noted(call, "off", why=f"the cache is switched off {where}"))
+        """The key of a call with these bound arguments; None if the call takes no part.
+
+        ``answered``: a person has answered a question of this execution.
+        """
+        if why := self._switched_off(checkpoint, answered=answered):
+            if _is_on(self._options):
+                with self._guard:
+                    known = self._known.setdefault(id(checkpoint), _Known(Recipe(checkpoint.name, {}), why))
+                self._note(known, Noted(call, "off", why=why))
             return None
-        known = self._of(checkpoint, now=True)
-        inputs = inputs_of(arguments, whole, self._home, summaries)
-        if inputs.opaque:
-            why = f"{', '.join(inputs.opaque)} can't be told from another value of its type, so no result fits it"
-            self._note(known, Noted(call, "opaque", inputs.parts, why))
+        known = self._of(checkpoint)
+        if known.why:
+            self._note(known, Noted(call, "opaque", why=known.why))
             return None
-        return Ticket(known.digest, inputs)
+        parts, opaque = dict[str, str](), []
+        exact = Exact(self._home, summaries.summary)
+        for name, value in arguments.items():
+            try:
+                parts[name] = exact.digest(value)
+            except Inexact as error:
+                opaque.append(f"{name}: {error}")
+        if opaque:
+            self._note(known, Noted(call, "opaque", parts, "; ".join(opaque)))
+            return None
+        return Ticket(known.digest, _hashed(parts), parts)
+
+    def _switched_off(self, checkpoint: Checkpoint[..., Any], *, answered: bool) -> str:
+        """The reason that a call takes no part. The call's word wins over the checkpoint's, that over the flow's."""
+        asked, own = self._options.cache_asked, checkpoint.options.cache
+        if asked is not None:
+            return "" if asked else "the cache is switched off for this execution"
+        if own is not None:
+            return f"the cache is switched off by @checkpoint(cache=False) of {checkpoint.name}" if own is False else ""
+        if not self._options.cache:
+            return "the cache is switched off by the flow"
+        return "a person has answered, and the checkpoint does not say cache=True" if answered else ""
 
     def is_listed(self, checkpoint: Checkpoint[..., Any], ticket: Ticket) -> bool:
         """Whether ``find`` answers None for it without a request."""
         known = self._of(checkpoint)
-        return known.there is not None and ticket.inputs.digest not in known.there
+        return known.listed is not None and ticket.inputs not in known.listed
 
     def find(self, checkpoint: Checkpoint[..., Any], ticket: Ticket) -> Hint | None:
         """The result of an earlier execution, if one is known."""
         known = self._of(checkpoint)
-        if known.digest != ticket.recipe:  # a registry holds other code since: what that makes is no result of this
-            return None
         with known.guard:
-            if known.there is None:
-                known.there = self._list(known.digest)
-        if ticket.inputs.digest not in known.there:
+            if known.listed is None:
+                known.listed = self._list(known.digest)
+        if ticket.inputs not in known.listed:
             return None
         with suppress(KitaruError, ValueError, TypeError, KeyError, RecursionError):
-            body = self._store.read(address.cache_hint(self._project, known.digest, ticket.inputs.digest))
+            body = self._store.read(address.cache_hint(self._project, known.digest, ticket.inputs))
             content = json.loads(body or b"")
             output, metadata = Value.from_json(content["output"]), dict(content.get("metadata") or {})
             hint = Hint(str(content["exec_id"]), str(content["call"]), output, metadata)
-            # What this very execution computed is another call's result, and calls keep their own.
-            return hint if hint.exec_id != self._exec_id and self._is_there(hint.exec_id) else None
+            # A result of this very execution is another call's, and calls keep their own.
+            return hint if hint.exec_id != self._exec_id and self._exists(hint.exec_id) else None
         return None
 
-    def _is_there(self, exec_id: str) -> bool:
+    def _exists(self, exec_id: str) -> bool:
         """Whether an execution exists: one that was collected took its artifacts with it. One read for each, once."""
         known = self._origins.get(exec_id)
         if known is None:
@@ -221,53 +248,55 @@ class Cache:
 
     def took(self, checkpoint: Checkpoint[..., Any], ticket: Ticket, call: str) -> None:
         """The call has an earlier result."""
-        self._note(self._of(checkpoint), Noted(call, "hit", ticket.inputs.parts))
+        self._note(self._of(checkpoint), Noted(call, "hit", ticket.parts))
 
     def missed(self, checkpoint: Checkpoint[..., Any], ticket: Ticket, call: str) -> None:
         """The call is computed."""
-        self._note(self._of(checkpoint), Noted(call, "miss", ticket.inputs.parts))
+        self._note(self._of(checkpoint), Noted(call, "miss", ticket.parts))
 
     def publish(self, ticket: Ticket, call: str, output: Value, metadata: Mapping[str, Any]) -> None:
-        """Leave a result, and what was logged about it, for later executions. Its event must be durable."""
+        """Offer a result, and its metadata, to later executions. Its event must be durable."""
         content = {"exec_id": self._exec_id, "call": call, "output": output.to_json()}
         if metadata:
             content["metadata"] = dict(metadata)
         body = address.canonical_json(content)
-        self._publisher.add(address.cache_hint(self._project, ticket.recipe, ticket.inputs.digest), body)
+        self._publisher.add(address.cache_hint(self._project, ticket.recipe, ticket.inputs), body)
 
     def close(self) -> None:
-        """Write what is left, in the background: the interpreter waits for it, and nobody else."""
+        """Write the rest in the background; only the interpreter's end waits for it."""
         for known in list(self._known.values()):
             if known.noted:
                 key = address.cache_record(self._project, known.recipe.name, self._exec_id)
-                content = {"recipe": known.recipe.to_json(), "calls": [noted.to_json() for noted in known.noted]}
+                content = {"recipe": dict(known.recipe.parts), "calls": [noted.to_json() for noted in known.noted]}
                 self._publisher.add(key, address.canonical_json(content), merges=self._resumed)
         self._publisher.close()
 
-    def _known_if_on(self, checkpoint: Checkpoint[..., Any]) -> _Known | None:
-        return self._of(checkpoint) if self._on else None
-
-    def _of(self, checkpoint: Checkpoint[..., Any], *, now: bool = False) -> _Known:
-        """``now``: what registries hold may have changed since it was looked at."""
+    def _of(self, checkpoint: Checkpoint[..., Any]) -> _Known:
         known = self._known.get(id(checkpoint))
-        if known is None or (now and not known.code.stands()):
+        if known is None:
             with self._guard:
                 known = self._known.get(id(checkpoint))
-                if known is None or (now and not known.code.stands()):
-                    known = self._known[id(checkpoint)] = self._look_at(checkpoint, known.noted if known else [])
+                if known is None:
+                    known = self._known[id(checkpoint)] = self._recipe(checkpoint)
         return known
 
-    def _look_at(self, checkpoint: Checkpoint[..., Any], noted: list[Noted]) -> _Known:
-        # Looked at anew in each run: a helper that a notebook defined again is another one.
-        code = reached(checkpoint.func)
-        recipe = Recipe(
-            name=checkpoint.name,
-            code=code.parts,
-            options={"serializer": checkpoint.options.serializer},
-            requirements=self._requirements,
-            python=f"{sys.version_info.major}.{sys.version_info.minor}",
-        )
-        return _Known(recipe, code, noted)
+    def _recipe(self, checkpoint: Checkpoint[..., Any]) -> _Known:
+        self._codebase = code = self._codebase or self._code()
+        options = checkpoint.options
+        parts, flaws = dict(code.parts), dict(code.flaws)
+        parts["options"] = _hashed({"serializer": options.serializer})
+        version = options.cache.version if isinstance(options.cache, CacheOptions) else None
+        if version is not None:
+            parts["source"] = f"version {version}"
+            flaws.pop("source", None)
+        try:
+            function = _Closures(self._home, code if version is None else None)
+            parts["function"] = _hashed(function.described(checkpoint.func))
+        except Inexact as error:
+            flaws["function"] = str(error)
+        except RecursionError:
+            flaws["function"] = "its closure contains itself"
+        return _Known(Recipe(checkpoint.name, parts), "; ".join(flaws.values()))
 
     def _list(self, recipe: str) -> frozenset[str]:
         try:
@@ -278,6 +307,75 @@ class Cache:
     def _note(self, known: _Known, noted: Noted) -> None:
         if len(known.noted) < MOST_NOTED:
             known.noted.append(noted)
+
+
+class _Closures:
+    """Functions as JSON: name, place in the source, and defaults and closure by value."""
+
+    def __init__(self, home: str, code: CodeBase | None) -> None:
+        """``home``: the module whose name differs between a script and a worker. ``code`` None: a version stands in."""
+        self._home = home
+        self._code = code
+        self._exact = Exact(home, Summaries(home).summary)
+
+    def described(self, value: Any) -> Any:
+        """The value as JSON, equal for equal values. Raises ``Inexact``."""
+        if isinstance(value, (Checkpoint, Flow)):
+            return self.described(value.func)
+        if isinstance(value, types.FunctionType):
+            return ["function", self._place(value), *self._captured(value)]
+        if isinstance(value, types.MethodType):
+            return ["method", self.described(value.__func__), self.described(value.__self__)]
+        if isinstance(value, functools.partial):
+            return ["partial", *map(self.described, (value.func, list(value.args), dict(value.keywords)))]
+        if isinstance(value, functools._lru_cache_wrapper):
+            return self.described(value.__wrapped__)
+        if isinstance(value, types.ModuleType):
+            return ["module", value.__name__]
+        if isinstance(value, types.BuiltinFunctionType) and isinstance(value.__self__, types.ModuleType | None):
+            return ["builtin", value.__module__, value.__qualname__]
+        if isinstance(value, type):
+            if "<locals>" in value.__qualname__:
+                raise Inexact(f"the class {value.__qualname__} is made in a function")
+            return ["class", self._module(value.__module__), value.__qualname__]
+        if type(value) in (list, tuple):
+            return [type(value).__name__, *map(self.described, value)]
+        if type(value) is dict:
+            return ["dict", *([self.described(key), self.described(item)] for key, item in value.items())]
+        return self._exact.described(value)
+
+    def _captured(self, func: types.FunctionType) -> list[Any]:
+        captured = {}
+        code = func.__code__
+        try:
+            given = func.__defaults__ or ()
+            names = code.co_varnames[code.co_argcount - len(given) : code.co_argcount]
+            for name, value in [*zip(names, given, strict=True), *(func.__kwdefaults__ or {}).items()]:
+                captured[f"{name}="] = self.described(value)
+            for name, cell in zip(code.co_freevars, func.__closure__ or (), strict=True):
+                captured[name] = ["itself"] if cell.cell_contents is func else self.described(cell.cell_contents)
+        except Inexact as error:
+            raise Inexact(f"{name} of {func.__qualname__}: {error}") from None
+        except ValueError:
+            raise Inexact(f"{func.__qualname__} uses {name} before it is set") from None
+        return [captured]
+
+    def _place(self, func: types.FunctionType) -> list[Any]:
+        """Its name, and the place in the source that tells it from others of that name."""
+        code = func.__code__
+        if self._code is None:
+            return [func.__qualname__]
+        if not self._code.covers(code.co_filename):
+            raise Inexact(f"{func.__qualname__} comes from no file of the source ({code.co_filename})")
+        where = f"{code.co_names}{code.co_code.hex()}{list(code.co_positions())}"
+        return [self._module(func.__module__), func.__qualname__, hashlib.sha256(where.encode()).hexdigest()]
+
+    def _module(self, name: str) -> str:
+        return "" if name == self._home else name
+
+
+def _hashed(content: Any) -> str:
+    return address.digest(address.canonical_json(content))
 
 
 class _Publisher:

@@ -168,7 +168,7 @@ class CallRun:
         run, checkpoint = self.run, self.checkpoint
         bound = checkpoint.parameters.bind(self.args, self.kwargs)
         summaries, self._summaries = self._summaries or Summaries(run.home), None
-        self._ticket = run.cache.ticket(checkpoint, self.key, bound, self.digest, summaries)
+        self._ticket = run.cache.ticket(checkpoint, self.key, bound, summaries, answered=bool(run.waits.answered))
         if self._ticket is None:
             return False
         if run.cache.is_listed(checkpoint, self._ticket):

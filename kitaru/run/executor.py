@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, NoReturn
@@ -38,6 +39,7 @@ from kitaru.run.logs import LogWriter
 from kitaru.run.output import Capture, Descriptors
 from kitaru.run.port import Mask
 from kitaru.run.run_state import RunState
+from kitaru.source.port import NO_CODE, CodeBase
 from kitaru.stacks.port import RunnerInfo
 from kitaru.store.port import Store
 from kitaru.values import stored
@@ -59,7 +61,7 @@ def execute(
     runner: RunnerInfo,
     capture: bool,
     takes_over: bool = False,
-    requirements: tuple[str, ...] = (),
+    code: Callable[[], CodeBase] = lambda: NO_CODE,
     lease_seconds: float = LEASE_SECONDS,
     forced_end: ForcedEnd | None = None,
     mask: Mask | None = None,
@@ -71,15 +73,15 @@ def execute(
     A completed execution gives its recorded result; a failed one is taken up again. Where another runner has written,
     or may have (``takes_over``), a claim is recorded before any of the flow's code runs. ``capture``: its output goes
     to its runtime logs, too; ``descriptors``: these of the process as well. ``mask`` takes secrets out of records, but
-    not out of values. ``requirements``: the libraries that its image asks for; ``check_answer``: what of an answer
-    doesn't fit a schema. ``forced_end``: called by another thread, once its cancellation is recorded and its code does
-    not react.
+    not out of values. ``code``: the code that runs, asked for by the first call that may be cached; ``check_answer``:
+    what of an answer doesn't fit a schema. ``forced_end``: called by another thread, once its cancellation is recorded
+    and its code does not react.
 
     Raises a ``KitaruExecutionError`` with the failure's origin, and the original exception as its cause; ``Fenced``
     where another runner took over, ``Left`` where an answer is long in coming. ``KeyboardInterrupt`` and subclasses of
     ``SystemExit`` pass through; the journal stays as it is.
     """
-    run = RunState(flow, store, clock, project, exec_id, entries, requirements, mask, check_answer)
+    run = RunState(flow, store, clock, project, exec_id, entries, code, mask, check_answer)
     if isinstance(ended := run.history.ended, Completed):
         return stored.get(store, project, ended.output, subject=f"the result of flow {flow.name!r}", home=run.home)
     if isinstance(ended, Cancelled):

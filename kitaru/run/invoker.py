@@ -239,7 +239,7 @@ def _drawn(resolved: Resolved, key: str | None) -> dict[str, Any] | None:
 
 def _options(snapshot: Snapshot, cache: bool | None) -> ExecutionOptions:
     options = snapshot.options
-    return ExecutionOptions(options.retries, options.cache if cache is None else cache, options.timeout)
+    return ExecutionOptions(options.retries, options.cache, cache, options.timeout)
 
 
 def _digest(inputs: Mapping[str, Any]) -> str:

@@ -137,12 +137,6 @@ def read_order_snapshot(order: RunOrder) -> dict[str, Any]:
     return content
 
 
-def requirements_of(order: RunOrder) -> tuple[str, ...]:
-    """The libraries that the order's image asks for."""
-    image = json.loads(order.snapshot).get("image")
-    return tuple(image.get("requirements") or ()) if isinstance(image, dict) else ()
-
-
 def enter_source(root: Path, caller: Path | None) -> None:
     """Make ``root`` the working folder and the first place to import from, and the caller's working tree none at all.
 

@@ -295,7 +295,7 @@ class Replays:
             origin="invoke" if released else "run",
             stack=released.snapshot.stack.name if released else "local",
             # What comes after the cut is to run, and not to be taken from the very execution that is replayed.
-            options=replace(original.options, cache=False),
+            options=replace(original.options, cache_asked=False),
             version=released.version if released else None,
             snapshot=released.sha if released else None,
             commit=original.commit if released and released.sha == original.snapshot else None,

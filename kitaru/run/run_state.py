@@ -6,7 +6,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,7 @@ from kitaru.run.pool import ThreadPool
 from kitaru.run.port import Mask
 from kitaru.run.replaying import taken_events
 from kitaru.run.wait_book import WaitBook
+from kitaru.source.port import NO_CODE, CodeBase
 from kitaru.store.port import Store
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class RunState:
         project: str,
         exec_id: str,
         entries: tuple[bytes, ...],
-        requirements: tuple[str, ...] = (),
+        code: Callable[[], CodeBase] = lambda: NO_CODE,
         mask: Mask | None = None,
         check_answer: AnswerCheck | None = None,
     ) -> None:
@@ -124,7 +125,7 @@ class RunState:
         self.home = flow.func.__module__
         self.mask = mask
         self.check_answer = check_answer
-        self.cache = self._cache(requirements, resumed=len(entries) > 1)
+        self.cache = Cache(store, self.opened, code, home=self.home, resumed=len(entries) > 1)
         self.presence = Presence(store, project, self.opened)
         self.logged: dict[str, dict[str, Any]] = {}
         """The metadata of calls, by their keys, as far as this run knows it."""
@@ -133,12 +134,6 @@ class RunState:
         given, flow = self.opened.options, self.flow
         policy = Retry.from_json(given.retry) if given.retry else with_further(flow.options.retries, given.retries)
         return settled(policy, flow.func.__globals__, f"flow {flow.name!r}", recorded=True)
-
-    def _cache(self, requirements: tuple[str, ...], *, resumed: bool) -> Cache:
-        on = self.opened.options.cache
-        return Cache(
-            self.store, self.project, self.exec_id, home=self.home, on=on, requirements=requirements, resumed=resumed
-        )
 
     def now(self) -> str:
         """The present, as events carry it."""

@@ -6,10 +6,28 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from kitaru.model.jsonable import record
+
 if TYPE_CHECKING:
     from kitaru.errors import Problem
     from kitaru.model.manifest import Neighbours, SourceSpec
     from kitaru.model.snapshot import Commit, FlowFacts, SourceTree
+
+
+@record()
+class CodeBase:
+    """The code that a run stands on, for the key of the cache. ``parts``: digests by name, ``source`` among them.
+
+    ``flaws``: reasons by the same names, for parts without an exact digest. ``covers``: whether a file is part of it.
+    """
+
+    parts: Mapping[str, str]
+    flaws: Mapping[str, str]
+    covers: Callable[[str], bool]
+
+
+NO_CODE = CodeBase({}, {"source": "the source that runs has no digest"}, lambda _file: True)
+"""Of a run whose source is not known: nothing is cached."""
 
 
 class SourceState(Protocol):

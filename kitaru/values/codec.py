@@ -11,7 +11,7 @@ import hashlib
 import json
 import pickle
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,6 @@ LONG_TEXT = 1 << 20
 """Characters from which a text is hashed piece by piece."""
 
 _TAGGED = '"$type":'
-_OPAQUE = b'"$type":"opaque"'
 _SORTED = json.JSONEncoder(
     ensure_ascii=True, separators=(",", ":"), allow_nan=False, sort_keys=True, default=blocks.as_text
 )
@@ -174,6 +173,10 @@ class Summaries:
         """``value`` as JSON types; the very same where it is plain."""
         return value if is_plain(value) else to_tree(value, loose=self.loose)
 
+    def summary(self, value: Any) -> Any:
+        """The digest of bytes, an array or a frame, or of a value that an installed format takes; None for others."""
+        return self._summarise(value) or self._summarise_added(value)
+
     def _summarise(self, value: Any) -> Any:
         """The digest of bytes, arrays and frames."""
         kind = type(value)
@@ -220,25 +223,6 @@ def digest_arguments(arguments: dict[str, Any], home: str = "", summaries: Summa
         # The arguments are the caller's to change before the entry is written.
         preview = _preview(tree, text) if tree is not arguments else tree if _flat(tree) else json.loads(text)
     return hashlib.sha256(text.encode()).hexdigest(), preview
-
-
-def argument_digests(
-    arguments: Mapping[str, Any], home: str = "", summaries: Summaries | None = None
-) -> Iterator[tuple[str, str | None]]:
-    """For each argument of a call a digest that is equal for equal values; None for one that holds what has no form."""
-    summaries = summaries or Summaries(home)
-    for name, value in arguments.items():
-        try:
-            tree = summaries.tree(value)
-            if type(tree) is str and len(tree) > LONG_TEXT:
-                yield name, _digest_pieces(tree).hexdigest()
-                continue
-            text = _SORTED.encode(tree).encode()
-        except (RecursionError, ValueError):
-            yield name, None
-            continue
-        # Quotes inside a string are escaped, so that these can only be the tag itself.
-        yield name, None if tree is not value and _OPAQUE in text else hashlib.sha256(text).hexdigest()
 
 
 def _has_long_text(arguments: dict[str, Any]) -> bool:

@@ -27,6 +27,7 @@ from kitaru.wiring.running import runner_for_order as runner_for_order
 from kitaru.wiring.running import runner_of as runner_of
 from kitaru.wiring.running import stack_named as stack_named
 from kitaru.wiring.running import this_process as this_process
+from kitaru.wiring.running import working_code as working_code
 from kitaru.wiring.settling import Silent as Silent
 from kitaru.wiring.settling import SystemClock as SystemClock
 from kitaru.wiring.settling import absolute_store as absolute_store

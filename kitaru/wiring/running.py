@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kitaru.errors import KitaruCancelledError, KitaruExecutionError, KitaruStackError, KitaruUsageError
+from kitaru.flows import binding
 from kitaru.settings import (
     MANIFEST,
     Asked,
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from kitaru.model.stack import NamedStack
     from kitaru.ports import Reporter
     from kitaru.run.output import Descriptors
+    from kitaru.source.port import CodeBase
     from kitaru.stacks.port import Runner, RunnerInfo, RunOrder
 from kitaru.wiring.settling import SystemClock, check_answer, environment, load_manifest, secret_mask
 
@@ -147,6 +150,14 @@ def captured_descriptors() -> AbstractContextManager[Descriptors | None]:
     return captured_descriptors()
 
 
+def working_code(root: Path, store_url: str) -> CodeBase:
+    """The code of a run from the working tree at ``root``, without a store that lies in it."""
+    from kitaru.source.worktree import codebase
+
+    ignoring = [Path(store_url.removeprefix("file://"))] if store_url.startswith("file://") else []
+    return codebase(root, since=binding.IMPORTED, ignoring=ignoring)
+
+
 def run_order(order: RunOrder) -> int:
     """Carry out a runner's order in this process: the worker's whole work. The exit code."""
     from kitaru.run.output import Descriptors
@@ -170,6 +181,13 @@ def run_order(order: RunOrder) -> int:
         folder: Path = import_module("kitaru.source.unpacked").ensure_source(sources, source, fetch)
         return folder
 
+    def code() -> CodeBase:
+        from kitaru.source.worktree import codebase
+
+        snapshot = json.loads(order.snapshot)
+        root = sources / snapshot["source"]
+        return codebase(root, since=binding.IMPORTED, source=snapshot["source"], image=snapshot.get("image"))
+
     def execute(flow: Any) -> int:
         try:
             executor.execute(
@@ -182,7 +200,7 @@ def run_order(order: RunOrder) -> int:
                 takes_over=order.takes_over,
                 runner=this_process(),
                 capture=True,
-                requirements=work.requirements_of(order),
+                code=code,
                 lease_seconds=lease_seconds(environ),
                 forced_end=work.leave_process,
                 mask=mask,
@@ -195,7 +213,7 @@ def run_order(order: RunOrder) -> int:
         return int(work.COMPLETED)
 
     loading = import_module("kitaru.flows.loading")
-    code: int = work.run_order(
+    exit_code: int = work.run_order(
         order, store=store, clock=clock, unpack=unpack, load=loading.load_target, execute=execute, mask=mask
     )
-    return code
+    return exit_code

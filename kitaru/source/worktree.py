@@ -1,0 +1,190 @@
+"""Code as it lies on this machine, digested for the cache: a working tree, and the distributions beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from kitaru.errors import KitaruSourceError
+from kitaru.model.address import canonical_json, digest
+from kitaru.source import git_process
+from kitaru.source.port import CodeBase
+
+MOST_FILES = 5_000
+"""Python files that are read below a folder without Git. A home folder holds more, and is no source tree."""
+
+_OWN = Path(__file__).resolve().parents[2]
+_PYTHON = tuple(f"{os.path.realpath(Path(place).parent)}/" for place in (os.__file__, sys.executable))
+_MANIFEST = "kitaru.yaml"
+_LINK, _REPOSITORY = "120000", "160000"
+
+
+class InexactTree(Exception):
+    """The folder has no exact digest; the message says why."""
+
+
+def codebase(
+    root: Path,
+    *,
+    since: float,
+    source: str | None = None,
+    image: Mapping[str, Any] | None = None,
+    ignoring: Collection[Path] = (),
+) -> CodeBase:
+    """The code that runs from ``root``, for the key of the cache.
+
+    ``source``: the digest of a snapshot's source, which lies unpacked there; None for a working tree. ``image``: the
+    snapshot's. ``since`` and ``ignoring`` as ``worktree_digest`` takes them.
+    """
+    root = Path(os.path.realpath(root))
+    installed, folders = distributions()
+    image = image or {}
+    parts = {
+        "Python": f"{sys.implementation.name} {sys.version.split()[0]}",
+        "installed distributions": digest(canonical_json(installed)),
+        "requirements": digest(canonical_json(list(image.get("requirements") or ()))),
+        "image.environment": digest(canonical_json(dict(image.get("environment") or {}))),
+    }
+    flaws = {}
+    beside = sorted(folder for folder in folders if not folder.is_relative_to(root))
+    try:
+        own = source or worktree_digest(root, since=since, ignoring=ignoring)
+        others = [worktree_digest(folder, since=since, ignoring=ignoring) for folder in beside]
+        parts["source"] = digest(canonical_json([own, *others]))
+    except InexactTree as error:
+        flaws["source"] = str(error)
+    covered = tuple(f"{folder}/" for folder in (root, *beside))
+
+    def covers(file: str) -> bool:
+        return is_library(file) or (Path(file).is_file() and os.path.realpath(file).startswith(covered))
+
+    return CodeBase(parts, flaws, covers)
+
+
+def worktree_digest(root: Path, *, since: float, ignoring: Collection[Path] = ()) -> str:
+    """The digest of the files below ``root``: the ones that Git tracks or doesn't ignore, else every Python file.
+
+    ``since``: the time (seconds) at which this process began to import: a Python file that is newer may not be what
+    was imported. ``ignoring``: folders that don't count. Raises ``InexactTree``.
+    """
+    root = Path(os.path.realpath(root))
+    entries = _git_entries(root) or dict.fromkeys(_python_files(root), "")
+    entries.update({path: "" for path in _imported(root) if path not in entries})
+    skipped = tuple(f"{path.relative_to(root).as_posix()}/" for path in ignoring if path.is_relative_to(root))
+    whole = hashlib.sha256()
+    for path in sorted(entries):
+        if path == _MANIFEST or path.startswith(skipped):
+            continue
+        if path.endswith(".py"):
+            _refuse_newer(root, path, since)
+        whole.update(f"{path}\0{entries[path] or _content(root, root / path)}\0".encode("utf-8", "surrogateescape"))
+    return whole.hexdigest()
+
+
+def distributions() -> tuple[list[str], set[Path]]:
+    """What this interpreter has installed, and the folders of code that it imports as they are.
+
+    A distribution counts by name and version; one that comes from no index by its list of files, too. An editable one
+    is a folder, as is each entry of ``sys.path`` that is no library.
+    """
+    parts: list[str] = []
+    folders: set[Path] = set()
+    for entry in map(Path, dict.fromkeys(os.path.realpath(place) for place in sys.path)):
+        if not entry.is_dir():
+            continue
+        if not is_library(str(entry)):
+            folders.add(entry)
+        for name in sorted(info.name for info in entry.iterdir()):
+            if name.endswith((".dist-info", ".egg-info")):
+                parts.append(name)
+                parts += _unpublished(entry / name, folders)
+    return parts, folders - {_OWN}
+
+
+def is_library(path: str) -> bool:
+    """Whether ``path`` belongs to an installed distribution or to Python itself.
+
+    ``/venv/lib/python3.12/site-packages/httpx/_api.py`` does.
+    """
+    return "/site-packages" in path or "/dist-packages" in path or f"{path}/".startswith(_PYTHON)
+
+
+def _git_entries(root: Path) -> dict[str, str]:
+    """Path → Git's id of the content, empty for content that Git has not; nothing where Git doesn't know the folder."""
+    try:
+        staged = git_process.start(root, "ls-files", "-z", "--stage", "--", ".")
+        changed = git_process.run(
+            root, "ls-files", "-z", "--modified", "--deleted", "--others", "--exclude-standard", "--", "."
+        )
+        listed = git_process.finish(staged, root)
+    except KitaruSourceError:
+        return {}
+    entries = {}
+    for line in filter(None, listed.decode("utf-8", "surrogateescape").split("\0")):
+        facts, _, path = line.partition("\t")
+        mode, blob, _ = facts.split(" ")
+        entries[path] = "" if mode in (_LINK, _REPOSITORY) else f"{mode}:{blob}"
+    entries.update({path: "" for path in changed.decode("utf-8", "surrogateescape").split("\0") if path})
+    return entries
+
+
+def _python_files(root: Path) -> Iterator[str]:
+    count = 0
+    for folder, below, names in os.walk(root):
+        below[:] = [name for name in below if not name.startswith(".") and name != "__pycache__"]
+        below[:] = [name for name in below if not is_library(f"{folder}/{name}")]
+        count += len(names) + len(below)
+        if count > MOST_FILES:
+            raise InexactTree(f"{root} is no Git repository and holds more than {MOST_FILES:,} files")
+        yield from (Path(folder, name).relative_to(root).as_posix() for name in names if name.endswith(".py"))
+
+
+def _imported(root: Path) -> Iterator[str]:
+    """Files below ``root`` that are imported, though Git may ignore them."""
+    for module in list(sys.modules.values()):
+        file = os.path.realpath(getattr(module, "__file__", None) or "/")
+        if file.startswith(f"{root}/") and not is_library(file) and Path(file).is_file():
+            yield Path(file).relative_to(root).as_posix()
+
+
+def _refuse_newer(root: Path, path: str, since: float) -> None:
+    try:
+        facts = os.lstat(root / path)
+    except FileNotFoundError:
+        return
+    if max(facts.st_mtime, facts.st_ctime) > since:
+        raise InexactTree(f"{path} changed after this process began, which may have imported it before")
+
+
+def _content(root: Path, path: Path) -> str:
+    try:
+        if path.is_symlink():
+            if not Path(os.path.realpath(path)).is_relative_to(root):
+                raise InexactTree(f"{path} is a link that leads out of {root}")
+            return f"link:{path.readlink()}"
+        if path.is_dir():
+            raise InexactTree(f"{path} is a repository of its own")
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return "deleted"
+    except OSError as error:
+        raise InexactTree(f"{path} can't be read: {error.strerror}") from error
+
+
+def _unpublished(info: Path, folders: set[Path]) -> Iterator[str]:
+    """What tells two installations of one version apart, where they don't come from an index."""
+    try:
+        origin = json.loads((info / "direct_url.json").read_bytes())
+    except (OSError, ValueError):
+        return
+    if origin.get("dir_info", {}).get("editable"):
+        folders.add(Path(os.path.realpath(origin["url"].removeprefix("file://"))))
+        return
+    yield json.dumps(origin, sort_keys=True)
+    record = info / "RECORD"
+    yield hashlib.sha256(record.read_bytes()).hexdigest() if record.is_file() else "no record"
