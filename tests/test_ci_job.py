@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kitaru.ci import job
+from kitaru.cli import job
 from kitaru.errors import KitaruManifestError, KitaruUsageError, Problem
 from tests.repository import Repository, kitaru
 

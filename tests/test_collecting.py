@@ -376,9 +376,11 @@ def test_the_command_shows_what_would_go_and_how(repository: Repository) -> None
     assert data["command"] == "store.gc"
     assert [one["version"] for one in data["item"]["versions"]] == [1, 2]
     assert {one["kind"] for one in data["item"]["objects"]} == {"version tables"}
-    done = kitaru(*("store", "gc", "--grace", "0d", "--keep-versions", "1", "--delete"), cwd=repository.folder).must()
+    done = kitaru(
+        *("store", "gc", "--grace", "0d", "--keep-versions", "1", "--delete", "--yes"), cwd=repository.folder
+    ).must()
     assert "2 versions deleted" in done.out
-    kitaru("store", "gc", "--grace", "0d", "--delete", cwd=repository.folder).must()
+    kitaru("store", "gc", "--grace", "0d", "--delete", "--yes", cwd=repository.folder).must()
     assert "Nothing to remove" in kitaru("store", "gc", "--grace", "0d", cwd=repository.folder).must().out
     kitaru("store", "verify", "--deep", cwd=repository.folder).must()
     assert [one.version for one in repository.client().deployments.list("agent")] == [3]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kitaru import KitaruClient
-from kitaru.core.deploying import flow_name, same_target
+from kitaru.core.flow_entry import flow_name, same_target
 from kitaru.errors import KitaruBackendError, KitaruStateError, KitaruUsageError
 from kitaru.manifest import manifest_edits
 from kitaru.model.lockfile import Lockfile
@@ -442,7 +442,7 @@ def test_every_verb_leaves_a_quiet_plan(repository: Repository) -> None:
         ("flow", "untag", "agent", "bench", "--version", "1"),
         ("flow", "tag", "agent", "default", "--version", "2", "--exclusive"),
         ("promote", "agent", "default", "--to", "stable"),
-        ("flow", "deployments", "delete", "agent", "--version", "1"),
+        ("flow", "deployments", "delete", "--yes", "agent", "--version", "1"),
         ("flow", "untag", "agent", "stable"),
         ("flow", "tag", "agent", "bench", "--version", "3", "--exclusive"),
         ("flow", "tag", "agent", "bench", "--version", "3", "--exclusive"),
@@ -455,15 +455,15 @@ def test_every_verb_leaves_a_quiet_plan(repository: Repository) -> None:
 def test_deleted_versions(repository: Repository) -> None:
     """An exclusive holder stays, with the command that moves the tag; a number is never used again."""
     grown(repository)
-    done = do(repository, "flow", "deployments", "delete", "agent", "--version", "1")
+    done = do(repository, "flow", "deployments", "delete", "--yes", "agent", "--version", "1")
     done.refused("v1 of agent holds the exclusive tag default", code=1)
     assert "kitaru flow tag agent default --version 3 --exclusive" in done.err
     do(repository, "flow", "tag", "agent", "bench", "--version", "3").must()
-    gone = do(repository, "flow", "deployments", "delete", "agent", "--version", "3", "-o", "json").must().json
+    gone = do(repository, "flow", "deployments", "delete", "--yes", "agent", "--version", "3", "-o", "json").must().json
     assert gone["item"]["labels_lost"] == ["bench"]
     do(repository, "invoke", "agent", "--version", "3", "--input", '{"topic": "x"}').refused("was deleted by")
     do(repository, "flow", "tag", "agent", "x", "--version", "3").refused("was deleted by")
-    do(repository, "flow", "deployments", "delete", "agent", "--version", "3").refused("was deleted by")
+    do(repository, "flow", "deployments", "delete", "--yes", "agent", "--version", "3").refused("was deleted by")
     do(repository, "build", AGENT).must()
     assert table(repository) == ["1 default*", "2 -", "4 -"]
     assert "bench" not in manifest(repository)
@@ -558,7 +558,7 @@ def test_protected_routes(repository: Repository) -> None:
         ("promote", "agent", "default", "--to", "stable"),
         ("rollback", "agent", "stable"),
         ("deploy", AGENT, "--tag", "stable", "--exclusive"),
-        ("flow", "deployments", "delete", "agent", "--version", "3"),
+        ("flow", "deployments", "delete", "--yes", "agent", "--version", "3"),
     ):
         do(repository, *words).refused("is protected: it moves only by apply, from branch main", code=1)
     assert head(repository).generation == at

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from kitaru import KitaruClient
+from kitaru.client.arguments import check_base_image, read_image
 from kitaru.client.session import Session
-from kitaru.core.deploying import check_base_image, read_image
 from kitaru.errors import KitaruUsageError
 from kitaru.settings import Asked
 from tests.repository import FLOWS, MANIFEST, Done, Repository, kitaru

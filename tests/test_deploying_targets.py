@@ -37,7 +37,7 @@ VERBS = (
     ("deploy", "flows/work.py:agent", "--tag", "bench"),
     ("deploy", "flows/work.py:greeter", "--input", '{"name": "Ann"}'),
     ("build", "flows/work.py:agent", "--image", '{"requirements": ["httpx"]}'),
-    ("flow", "deployments", "delete", "agent", "--version", "1"),
+    ("flow", "deployments", "delete", "--yes", "agent", "--version", "1"),
     ("rollback", "agent", "--write"),
 )
 

@@ -203,7 +203,7 @@ def test_deploy_and_invoke_flows(producer: Shell) -> None:
     ambiguous.refused("tag benchmark of research_agent is ambiguous: it is a shared label on v1, v2")
     producer.type(
         "kitaru flow tag research_agent default --version 2 --exclusive\n"
-        "kitaru flow deployments delete research_agent --version 1"
+        "kitaru flow deployments delete research_agent --version 1 --yes"
     ).must()
     assert producer.table() == [("research_agent", "2", "benchmark, canary*, default*, stable*")]
     quiet(producer)
@@ -219,7 +219,7 @@ def test_build_a_version_without_routing_it(producer: Shell) -> None:
     producer.type("kitaru flow tag research_agent canary --version 2 --exclusive").must()
     assert producer.table()[1] == ("research_agent", "2", "canary*")
     quiet(producer)
-    done = producer.type("kitaru flow deployments delete research_agent --version 1")
+    done = producer.type("kitaru flow deployments delete research_agent --version 1 --yes")
     done.refused("holds the exclusive tag default", code=1)
     assert "kitaru flow tag research_agent default --version 2 --exclusive" in done.err
     producer.type("kitaru flow untag research_agent default").refused("default is reserved: it can't be removed")

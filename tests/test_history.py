@@ -646,7 +646,7 @@ def test_blame_proposes_only_what_works(repository: Repository, tmp_path: Path) 
         return [command for command in found if command.startswith("kitaru diff")]
 
     assert compared() == ["kitaru diff agent 1 2"]
-    do(repository, "flow", "deployments", "delete", "agent", "--version", "2").must()
+    do(repository, "flow", "deployments", "delete", "--yes", "agent", "--version", "2").must()
     do(repository, "diff", "agent", "1", "2").refused("v2")
     assert compared() == []
     away = tmp_path / "away"

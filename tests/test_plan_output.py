@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kitaru.ci import job
+from kitaru.cli import job
 from kitaru.cli.views.plan import plan_lines
 from kitaru.cli.views.plan_markdown import plan_markdown
 from kitaru.core.protection import protect_words

@@ -289,7 +289,7 @@ VERBS = (
     ("flow", "untag", "agent", "gold", "--version", "1"),
     ("promote", "agent", "default", "--to", "stable"),
     ("rollback", "agent", "stable", "--to", "1"),
-    ("flow", "deployments", "delete", "agent", "--version", "1"),
+    ("flow", "deployments", "delete", "--yes", "agent", "--version", "1"),
 )
 
 

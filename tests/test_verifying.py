@@ -712,7 +712,7 @@ WRITERS = [
     ("plan",),
     ("apply", "--yes"),
     ("flow", "tag", "agent", "beta", "--version", "1", "--no-manifest"),
-    ("store", "gc", "--delete", "--keep-versions", "1"),
+    ("store", "gc", "--delete", "--yes", "--keep-versions", "1"),
 ]
 
 

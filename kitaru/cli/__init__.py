@@ -17,9 +17,6 @@ import typer
 
 from kitaru._version import __version__
 from kitaru.cli import ci, consumer, executions, producer, routes, store
-from kitaru.cli import executions as executions_module
-from kitaru.cli import producer as producer_module
-from kitaru.cli import store as store_commands
 from kitaru.cli.options import OutputOption, refuse_doubles
 from kitaru.cli.terminal import NOT_APPLIED, Output, progress, terminal
 from kitaru.errors import KitaruError, KitaruUsageError
@@ -57,9 +54,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "validate": producer.validate,
     "plan": producer.plan,
     "apply": producer.apply,
-    "deploy": producer_module.deploy,
-    "build": producer_module.build,
-    "import": producer_module.import_,
+    "deploy": routes.deploy,
+    "build": routes.build,
+    "import": producer.import_,
     "promote": routes.promote,
     "rollback": routes.rollback,
     "run": consumer.run,
@@ -70,8 +67,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "schema": producer.schema,
     "version": version_command,
 }
-GROUPS = {"flow": consumer.flow_app, "executions": executions.app, "store": store_commands.store_app, "ci": ci.app}
-ADDED = (executions_module, routes)
+GROUPS = {"flow": consumer.flow_app, "executions": executions.app, "store": store.store_app, "ci": ci.app}
+ADDED = (executions, routes)
 """Modules whose commands join a group that another module has."""
 
 

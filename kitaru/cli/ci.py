@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kitaru.ci import job
+from kitaru.cli import job
 from kitaru.cli.options import ManifestOption, OutputOption, TargetOption
 from kitaru.cli.terminal import Output, terminal
 from kitaru.errors import KitaruUsageError

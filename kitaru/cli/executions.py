@@ -15,7 +15,7 @@ import typer
 
 from kitaru.cli.consumer import _finish
 from kitaru.cli.options import Place, TimeoutOption, VersionOption, WaitOption, parse_inputs, placed
-from kitaru.cli.terminal import json_text, terminal
+from kitaru.cli.terminal import json_text, terminal, write_whole
 from kitaru.errors import (
     KitaruError,
     KitaruFeatureNotAvailableError,
@@ -142,7 +142,7 @@ def _write_page(client: Any, execution: Any, read: Any, file: Path) -> None:
         artifacts=[one.record for one in client.artifacts.list(execution.exec_id)],
     )
     try:
-        file.write_text(page, encoding="utf-8", errors="replace")
+        write_whole(file, page.encode("utf-8", "replace"))
     except OSError as error:
         raise KitaruUsageError(
             f"--html: {file} can't be written: {error.strerror or error}", hint="name a file in a folder that exists"

@@ -107,6 +107,7 @@ DirtyOption = Annotated[
 ]
 ManifestOnly = Annotated[bool, typer.Option("--manifest-only", help="Change the manifest alone, for a pull request.")]
 NoManifest = Annotated[bool, typer.Option("--no-manifest", help="Change the store alone.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 MessageOption = Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="Why, for the history.")]
 FlowArgument = Annotated[str, typer.Argument(metavar="FLOW", help="The flow's name.")]
 TagArgument = Annotated[str, typer.Argument(metavar="TAG", help="The tag.")]
@@ -157,6 +158,7 @@ def placed(command: str, form: Any = OutputOption) -> Callable[[Callable[..., No
 
     ``command`` names it in its JSON; ``form`` is the type of its ``-o``.
     """
+    terminal.placed.add(command.replace(".", " "))
     return lambda function: _Placed(command, form, function)
 
 
@@ -183,7 +185,9 @@ class _Placed:
     def __call__(self, *, output: str = Output.text, **given: Any) -> None:
         terminal.begin(self.command, Output.json if output == Output.json else Output.text)
         store, project, manifest, target = (given.pop(name, None) for name, _ in PLACE)
-        self.function(Place(store, project, manifest, target, output), **given)
+        place = Place(store, project, manifest, target, output)
+        terminal.place = place.options
+        self.function(place, **given)
 
 
 EXAMPLE = '{"topic": "durable execution"}'

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kitaru.cli.options import FlowArgument, Place, placed
+from kitaru.cli.options import FlowArgument, Place, YesOption, placed
 from kitaru.cli.terminal import progress, terminal
 from kitaru.errors import KitaruUsageError
 
@@ -124,6 +124,7 @@ UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 def gc(
     at: Place,
     delete: Annotated[bool, typer.Option("--delete", help="Remove it; without this, only say what would go.")] = False,
+    yes: YesOption = False,
     keep_versions: Annotated[
         int | None,
         typer.Option("--keep-versions", metavar="N", min=1, help="Delete versions but the newest N of each flow."),
@@ -160,17 +161,15 @@ def gc(
     from kitaru.cli.views import history as view
 
     client = at.connect()
-    terms: dict[str, str | int | None] = {
-        "--keep-versions": keep_versions,
-        "--older-than": older_than,
-        "--executions-older-than": executions_older_than,
-        "--grace": grace if grace != "24h" else None,
-    }
+    terms: dict[str, str | int | None] = {"--keep-versions": keep_versions, "--older-than": older_than}
+    terms |= {"--executions-older-than": executions_older_than, "--grace": grace if grace != "24h" else None}
     if local:
         if wrong := [name for name, value in terms.items() if value is not None]:
             raise KitaruUsageError(f"--local takes no {', '.join(wrong)}", hint="leave out the one or the other")
         _prune(client, unused_for, delete=delete)
         return
+    if delete:
+        terminal.confirm("Remove garbage from the store, for good?", f"{_again(terms, [])} --yes", yes=yes)
     found = client.housekeeping.collect(
         delete=delete,
         keep_versions=keep_versions,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import sys
 import threading
@@ -11,12 +13,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import typer
 
-from kitaru.ci.job import remarks
-from kitaru.errors import KitaruError, KitaruManifestError, Problem
+from kitaru.cli.job import remarks
+from kitaru.errors import KitaruError, KitaruManifestError, KitaruUsageError, Problem
 from kitaru.model.jsonable import shown_line
 from kitaru.ports import Step
 
@@ -58,12 +61,54 @@ class Terminal:
         self.interrupted = False
         """Whether the command has said already what its interruption left."""
         self.left = INTERRUPTED
-        """What to say of an interruption where the command itself says nothing."""
+        """The words for an interruption, unless the command itself finds some."""
+        self.place: list[str] = []
+        """The options that lead another command to the same place: ``["--store", "s3://b/p"]``."""
+        self.placed: set[str] = set()
+        """The commands that take these options: ``{"plan", "executions get"}``."""
 
     def begin(self, command: str, output: Output) -> None:
         """A command begins: its name in the JSON, and its form of output."""
         self.command, self.chosen = command, output
         self.left = NOT_APPLIED if command == "apply" else INTERRUPTED
+
+    def located(self, text: str) -> str:
+        """A hint, each of its commands with this command's place: ``kitaru plan --store s3://b/p, then repeat``."""
+        options = shlex.join(self.place)
+        if not options:
+            return text
+        parts = re.split(r"(?<![\w/-])kitaru (?=[a-z])", text)
+        for number, part in enumerate(parts[1:], 1):
+            words = re.match(r"[a-z-]+(?: [a-z-]+){0,2}", part)
+            names = words[0].split() if words else []
+            for size in range(len(names), 0, -1):
+                name = " ".join(names[:size])
+                if name in self.placed and not any(f" {option} " in part for option in self.place[::2]):
+                    parts[number] = f"{name} {options}{part[len(name) :]}"
+                    break
+        return "kitaru ".join(parts)
+
+    @property
+    def asks(self) -> bool:
+        """Whether a person can answer."""
+        return not self.json and sys.stdin.isatty() and sys.stdout.isatty()
+
+    def confirm(self, question: str, again: str, *, yes: bool) -> None:
+        """Go on only if ``yes`` was given, or a person says so.
+
+        ``KitaruUsageError`` with the command ``again`` if there is nobody to ask.
+        """
+        if yes:
+            return
+        if not self.asks:
+            raise KitaruUsageError("there is nobody to ask", hint=again)
+        self.ask(question)
+
+    def ask(self, question: str) -> None:
+        """End the command, with exit code 1, unless the person says yes."""
+        if not typer.confirm(f"\n{question}"):
+            self.note("nothing applied")
+            raise typer.Exit(1)
 
     @property
     def json(self) -> bool:
@@ -121,17 +166,42 @@ class Terminal:
         """A word for people, on standard error, whatever the output is; of several lines, each is as in ``lines``."""
         print("\n".join(map(_printed, text.split("\n"))), file=sys.stderr)
 
+    def advise(self, text: str) -> None:
+        """A hint, on standard error: its commands lead to the same place."""
+        self.note(self.dim(self.located(text)))
+
     def error(self, error: KitaruError) -> None:
         """An error: all its problems, and the next command to type."""
         if self.json:
-            self._emit({"command": self.command, "error": error_data(error)})
-        for line in error_lines(error):
+            data = error_data(error)
+            if error.hint:
+                data["hint"] = self.located(error.hint)
+            self._emit({"command": self.command, "error": data})
+        for line in error_lines(error, self.located):
             self.note(line)
         for command in remarks(error):
             print(command, file=sys.stderr)
 
     def _emit(self, data: dict[str, Any]) -> None:
         print(json_text(data, indent=2))
+
+
+def write_whole(path: Path, body: bytes) -> None:
+    """Write a file so that it is there whole, and on the disk, or not at all. Raises ``OSError``."""
+    if path.exists() and not path.is_file():
+        path.write_bytes(body)  # a pipe or a device
+        return
+    path = path.resolve()
+    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as stream:
+            stream.write(body)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _styled(text: str, kind: str) -> str:
@@ -158,8 +228,8 @@ def colours(stream: Any) -> bool:
     return bool(stream.isatty()) and not os.environ.get("NO_COLOR")
 
 
-def error_lines(error: KitaruError) -> list[str]:
-    """An error in words."""
+def error_lines(error: KitaruError, located: Callable[[str], str] = str) -> list[str]:
+    """An error in words; ``located`` completes its hints."""
     red = _styled("error:", "bad") if colours(sys.stderr) else "error:"
     problems: tuple[Problem, ...] = getattr(error, "problems", ()) if isinstance(error, KitaruManifestError) else ()
     if not problems:
@@ -169,9 +239,9 @@ def error_lines(error: KitaruError) -> list[str]:
         for problem in problems:
             lines.append(f"{red} {problem}")
             if problem.hint:
-                lines.append(f"  hint: {problem.hint}")
+                lines.append(f"  hint: {located(problem.hint)}")
     if error.hint and error.hint not in [problem.hint for problem in problems]:
-        lines.append(f"hint: {error.hint}")
+        lines.append(f"hint: {located(error.hint)}")
     return lines
 
 

@@ -114,9 +114,11 @@ class KitaruClient:
 
     def import_flows(self, flows: Sequence[str] = (), *, dry_run: bool = False) -> Imported:
         """Write into the manifest what the store has and the manifest does not name, of these flows or of all."""
-        from kitaru.release.importing import Importing
+        from kitaru.client.working_tree import importer
 
-        return Importing(self.session).run(flows, dry_run=dry_run)
+        done = importer(self.session).run(flows, dry_run=dry_run)
+        self.session.forget_manifest()
+        return done
 
     def validate(self) -> Checked:
         """Every check of the manifest that needs no store."""

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from kitaru.core.deploying import read_image
 from kitaru.errors import KitaruUsageError
-from kitaru.model.image import ImageSettings, parse_image, settings_flaws
+from kitaru.model.image import ImageSettings, is_base_image, parse_image, settings_flaws
+from kitaru.model.jsonable import parse_json
 from kitaru.model.route import Selector, selector
 
 PREVIOUS = -1
@@ -77,6 +77,27 @@ def _whole(value: Any) -> int | None:
 
 
 HINT = f"python:3.12-slim, or an object of {', '.join(ImageSettings.model_fields)}"
+
+
+def read_image(text: str) -> str | dict[str, Any]:
+    """An image in a text: a base image, or image settings as JSON. ``ValueError`` for anything else."""
+    text = text.strip()
+    try:
+        data = parse_json(text)
+    except ValueError:
+        if text[:1] in ("{", "[", '"'):
+            raise
+        check_base_image(text)
+        return text
+    if not isinstance(data, dict):
+        raise ValueError(f"expected python:3.12-slim or an object of image settings, found the JSON value {text[:80]}")
+    return data
+
+
+def check_base_image(text: str) -> None:
+    """Raise ``ValueError`` unless ``text`` can name a container image, as ``ghcr.io/acme/base:1.2`` does."""
+    if not is_base_image(text):
+        raise ValueError(f"base_image: expected a container image such as python:3.12-slim, found {text[:80]!r}")
 
 
 def asked_image(value: str | Mapping[str, Any] | ImageSettings | None, called: str = "image=") -> ImageSettings | None:

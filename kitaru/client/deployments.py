@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +11,20 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from kitaru import wiring
-from kitaru.client.arguments import PREVIOUS, chosen, tag_name, version_back, version_number, version_or_none, yes_or_no
+from kitaru.client.arguments import (
+    PREVIOUS,
+    asked_image,
+    chosen,
+    tag_name,
+    version_back,
+    version_number,
+    version_or_none,
+    yes_or_no,
+)
 from kitaru.client.handle import FlowHandle
 from kitaru.client.session import Session
 from kitaru.core.resolving import Resolved
-from kitaru.errors import KitaruInputError, KitaruSelectorError
+from kitaru.errors import KitaruInputError, KitaruSelectorError, KitaruUsageError
 from kitaru.model.lockfile import FlowState, Lockfile, Release
 from kitaru.model.route import DEFAULT_TAG, ByTag
 from kitaru.model.snapshot import Snapshot
@@ -26,9 +35,14 @@ from kitaru.store.objects import read_snapshot, read_table
 if TYPE_CHECKING:
     from kitaru.flows.flow import Flow
     from kitaru.model.image import ImageSettings
-    from kitaru.release.manifest_sync import Mode
-    from kitaru.release.releasing import Released
-    from kitaru.release.routing import Rerouted, Routing
+    from kitaru.model.plan import FlowPlan
+    from kitaru.release.manifest_sync import ManifestSync, Mode
+    from kitaru.release.mover import Mover
+    from kitaru.release.mover import Released as Released
+    from kitaru.release.mover import Rerouted as Rerouted
+
+Confirm = Callable[["FlowPlan"], None]
+"""Is given what a verb means for callers, before anything is written; raises to stop it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,15 +211,16 @@ class Deployments:
     ) -> Deployment:
         """A new version of ``target`` (``path/to/file.py:flow``, ``module:flow``, a flow), with one route.
 
-        From the working tree as it is. ``tag`` is ``default`` unless it is given, exclusive as ``default`` always is;
-        a flow's first deploy gets ``default`` besides. ``inputs`` are representative: an invoke may override each.
-        What is not given is as the manifest and the decorator say. The manifest in reach is edited so that it agrees,
-        unless ``manifest="leave"``. For a flow from a file that is not below the folder of the manifest in reach, that
-        is the manifest around its file, with its store and project, unless the client was given one.
+        It is built from the working tree as it is. ``tag`` is ``default`` unless it is given; a flow's first deploy
+        gets ``default`` as well. ``inputs`` are representative: an invoke may override each. The rest is as the
+        manifest and the decorator say. The manifest in reach is edited to agree, unless ``manifest="leave"``; for a
+        flow from a file outside that manifest's folder, it is the one around the file.
         """
-        asked = {"tag": tag, "exclusive": exclusive, "image": image, "stack": stack, "message": message}
         there = self._around(target)
-        done = there.release(target, "deploy", asked, inputs=inputs, mode=manifest)
+        done = there.release(
+            target, inputs, tag=tag or DEFAULT_TAG, exclusive=exclusive, image=image, stack=stack,
+            manifest=manifest, message=message,
+        )  # fmt: skip
         return there.get(done.flow, version=done.version)
 
     def build(
@@ -218,36 +233,57 @@ class Deployments:
         manifest: Literal["edit", "leave"] = "edit",
         message: str = "",
     ) -> Deployment:
-        """As ``deploy``, without a route: nobody gets there but by ``version=``."""
-        asked = {"image": image, "stack": stack, "message": message}
+        """As ``deploy``, without a route: only ``version=`` leads there."""
         there = self._around(target)
-        done = there.release(target, "build", asked, inputs=inputs, mode=manifest)
+        done = there.release(target, inputs, image=image, stack=stack, manifest=manifest, message=message)
         return there.get(done.flow, version=done.version)
 
     def release(
         self,
         target: str | Flow[..., Any],
-        verb: Literal["deploy", "build"],
-        asked: Mapping[str, Any],
-        *,
         inputs: Mapping[str, Any] | None = None,
-        mode: Mode = "edit",
+        *,
+        tag: str | None = None,
+        exclusive: bool = False,
+        image: str | Mapping[str, Any] | ImageSettings | None = None,
+        stack: str | None = None,
+        manifest: Mode = "edit",
+        message: str = "",
+        confirm: Confirm | None = None,
     ) -> Released:
-        """As ``deploy`` and ``build`` with these arguments, but says all that was done.
+        """As ``deploy``, or as ``build`` without a ``tag``, but says all that was done.
 
-        ``mode="only"`` edits the manifest alone.
+        ``manifest="only"`` edits the manifest alone. ``confirm`` is given what callers meet, and raises to stop it.
         """
-        if asked.get("tag") is not None:
-            tag_name(asked["tag"])
-        yes_or_no("exclusive", asked.get("exclusive", False))
-        # Late: who invokes a version needs none of what makes one.
-        from kitaru.release import releasing
+        # Late: a consumer that invokes a version needs nothing that makes one.
+        from kitaru.client.working_tree import Targets, build, manifest_sync
+        from kitaru.core.flow_entry import check_not_renamed
+        from kitaru.core.routing import order_tags
 
+        session = self._session
         given = None if inputs is None else _jsonable(target if isinstance(target, str) else target.name, inputs)
-        asking = releasing.Asking(inputs=given, **asked)
-        made = releasing.Releasing(self._session, self.releases)
-        done: Released = made.release(target, asking, verb=verb, mode=mode)
-        return done
+        sync = manifest_sync(session, manifest)
+        job = Targets(session, sync).job(
+            target,
+            None if tag is None else tag_name(tag),
+            exclusive=yes_or_no("exclusive", exclusive),
+            inputs=given,
+            image=asked_image(image),
+            stack=stack,
+        )
+        head = self.releases.head(verified=True)
+        check_not_renamed(job.loaded.manifest, head, job.order.flow)
+        sync.check_free(head, job.order.flow, *order_tags(job.order, head))
+        mover = self._mover(manifest, confirm, sync)
+        if manifest == "only":
+            return mover.propose(job.order, job.target, job.before, job.keys)
+        release = build(session, job, sync, head)
+        if head.generation == 0:
+            wiring.probe_store(session.store)
+        from kitaru.release.applier import Applier
+
+        applier = Applier(session.store, session.project, self.releases, session.clock, session.reporter)
+        return mover.deploy(release, applier, message=message)
 
     def tag(
         self,
@@ -258,24 +294,35 @@ class Deployments:
         exclusive: bool = False,
         manifest: Mode = "edit",
         message: str = "",
+        confirm: Confirm | None = None,
     ) -> Rerouted:
-        """Lead ``tag`` to ``version``: to it alone when ``exclusive``, else as a label that others may share.
+        """Lead ``tag`` to ``version``: to it alone if ``exclusive``, else as a label that others may share.
 
-        Raises ``KitaruUsageError`` for a shared label where the tag is exclusive (``default`` always is),
-        ``KitaruSelectorError`` for a flow or a version that is not there, ``KitaruStateError`` for a protected route.
+        Raises ``KitaruUsageError`` for a shared label if the tag is exclusive (``default`` always is),
+        ``KitaruSelectorError`` for an unknown flow or version, ``KitaruStateError`` for a protected route.
         """
         number, alone = version_number(version), yes_or_no("exclusive", exclusive)
-        return self._routing.tag(flow, tag_name(tag), number, exclusive=alone, mode=manifest, message=message)
+        mover = self._mover(manifest, confirm)
+        return mover.tag(flow, tag_name(tag), number, exclusive=alone, message=message)
 
     def untag(
         self, flow: str, tag: str, *, version: int | None = None, manifest: Mode = "edit", message: str = ""
     ) -> Rerouted:
         """Take ``tag`` off ``version``, or remove it altogether. Never ``default``."""
-        return self._routing.untag(flow, tag_name(tag), version_or_none(version), mode=manifest, message=message)
+        return self._mover(manifest).untag(flow, tag_name(tag), version_or_none(version), message=message)
 
-    def promote(self, flow: str, source: str, *, to: str, manifest: Mode = "edit", message: str = "") -> Rerouted:
+    def promote(
+        self,
+        flow: str,
+        source: str,
+        *,
+        to: str,
+        manifest: Mode = "edit",
+        message: str = "",
+        confirm: Confirm | None = None,
+    ) -> Rerouted:
         """Lead ``to`` exclusively to the version that the tag ``source`` leads to."""
-        return self._routing.promote(flow, tag_name(source), tag_name(to), mode=manifest, message=message)
+        return self._mover(manifest, confirm).promote(flow, tag_name(source), tag_name(to), message=message)
 
     def rollback(
         self,
@@ -287,36 +334,54 @@ class Deployments:
         manifest: Mode = "edit",
         message: str = "",
     ) -> Rerouted:
-        """Lead ``tag`` to version ``to`` at once, and hold it there.
+        """Lead ``tag`` to version ``to`` at once, and hold it there; -1 is the version before, one further each time.
 
-        -1: where it led before; a second rollback goes one further back, and none to a version that a rollback left.
-
-        Plan and apply leave it alone until the manifest agrees: the result tells the edit, ``write`` makes it.
+        Plan and apply leave it alone until the manifest agrees: the result shows the edit, ``write`` makes it.
         """
         back, writes = version_back(to), yes_or_no("write", write)
-        return self._routing.rollback(flow, tag_name(tag), to=back, write=writes, mode=manifest, message=message)
+        return self._mover(manifest).rollback(flow, tag_name(tag), to=back, write=writes, message=message)
 
     def delete(
-        self, flow: str, *, version: int, manifest: Literal["edit", "leave"] = "edit", message: str = ""
+        self,
+        flow: str,
+        *,
+        version: int,
+        manifest: Literal["edit", "leave"] = "edit",
+        message: str = "",
+        confirm: Confirm | None = None,
     ) -> Rerouted:
         """Delete a version: its number stays taken, its labels go, executions of it go on.
 
         Raises ``KitaruStateError`` while an exclusive tag leads there.
         """
-        return self._routing.delete(flow, version_number(version), mode=manifest, message=message)
+        if manifest not in ("edit", "leave"):
+            raise KitaruUsageError("a version is deleted in the store, never in the manifest alone")
+        return self._mover(manifest, confirm).delete(flow, version_number(version), message=message)
 
     def _around(self, target: str | Flow[..., Any]) -> Deployments:
-        """These verbs, where the flow's file is at home."""
+        """These verbs, for the manifest around the flow's file."""
         if isinstance(target, str):
             return self
         session = self._session.around(Path(target.func.__code__.co_filename))
         return self if session is self._session else Deployments(session)
 
-    @cached_property
-    def _routing(self) -> Routing:
-        from kitaru.release.routing import Routing
+    def _mover(self, mode: Mode, confirm: Confirm | None = None, sync: ManifestSync | None = None) -> Mover:
+        from kitaru.client.working_tree import manifest_sync, planner
+        from kitaru.release.mover import Mover
 
-        return Routing(self._session, self.releases)
+        session = self._session
+        sync = sync or manifest_sync(session, mode)
+        by = wiring.Repository(sync.file, session.settings).actor() if sync.file is not None else session.actor
+        return Mover(
+            session.store,
+            session.project,
+            self.releases,
+            session.clock,
+            sync,
+            by,
+            planner(session, self.releases).with_consequences,
+            confirm,
+        )
 
     def _state(self, flow: str) -> tuple[Lockfile, FlowState]:
         lock = self.releases.head()

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from kitaru import wiring
 from kitaru.client.session import Session
+from kitaru.client.working_tree import open_workshop, planner
 from kitaru.core.claims import declared_twice
 from kitaru.core.protection import unplaced
 from kitaru.core.review import tampered
@@ -20,12 +21,12 @@ from kitaru.errors import KitaruConflictError, KitaruIntegrityError, KitaruManif
 from kitaru.model.address import short
 from kitaru.model.lockfile import Lockfile, Retire, Untag
 from kitaru.model.plan import Plan
-from kitaru.release.planner import Planner, stored_inputs, used_by
 from kitaru.release.releases import Releases
 from kitaru.release.workshop import Workshop
 
 if TYPE_CHECKING:
     from kitaru.release.applier import Applier
+    from kitaru.release.planner import Planner
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +79,9 @@ class Project:
         As long as that state is the same it is the same workshop: what a plan packed, an apply need not pack again.
         """
         repository = self._repository
-        state = repository.source.commit(allow_dirty=allow_dirty, ignoring=_files(ignoring))
-        commit, doubts = self._session.on_branch(state.commit, repository.loaded.root)
-        latest = self._latest
-        if latest is not None and (latest.tree, latest.commit) == (state.tree, commit):
-            return latest
-        self._latest = Workshop(
-            loaded=repository.loaded,
-            source=repository.source,
-            describer=repository,
-            reporter=self._session.reporter,
-            tree=state.tree,
-            commit=commit,
-            prefix=state.prefix,
-            doubts=doubts,
-        )
+        found, _ = open_workshop(self._session, repository, allow_dirty=allow_dirty, ignoring=_files(ignoring))
+        if self._latest is None or (self._latest.tree, self._latest.commit) != (found.tree, found.commit):
+            self._latest = found
         return self._latest
 
     def validate(self) -> Checked:
@@ -225,16 +214,7 @@ class Project:
         return lines
 
     def _planner(self) -> Planner:
-        session = self._session
-        return Planner(
-            store=session.store,
-            project=session.project,
-            releases=self.releases,
-            check_inputs=session.check_inputs,
-            used_by=lambda flow: used_by(session, flow),
-            stored_inputs=lambda flow, limit: stored_inputs(session, flow, limit),
-            store_id=wiring.store_id(session.store),
-        )
+        return planner(self._session, self.releases)
 
     def _applier(self) -> Applier:
         session = self._session
@@ -320,6 +300,44 @@ def _must_be_whole(flows: Sequence[str], prune: bool, force: bool) -> None:
             f"a saved plan is carried out whole, as it was made, without {' '.join(given)}",
             hint=f"{shlex.join(['kitaru', 'plan', *given])} --out FILE makes one; then kitaru apply FILE",
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Initialised:
+    """A manifest for the flows that are here: as JSON data, and as lines for a person."""
+
+    data: dict[str, Any]
+    lines: tuple[str, ...]
+
+
+def initialise(folder: Path, project: str | None) -> Initialised:
+    """Write ``kitaru.yaml`` in ``folder`` unless there is one; safe to run again."""
+    result = wiring.scaffold(folder, project)
+    data = {
+        "manifest": str(result.manifest),
+        "created": result.created,
+        "project": result.project,
+        "flows": [str(flow.target) for flow in result.flows],
+        "undeclared": [str(flow.target) for flow in result.undeclared],
+        "written": [str(path) for path in result.written],
+        "problems": [str(problem) for problem in result.problems],
+    }
+    return Initialised(data, tuple(_init_lines(result)))
+
+
+def _init_lines(result: Any) -> list[str]:
+    lines = [f"warning: {problem}" for problem in result.problems]
+    if not result.created:
+        lines.append(f"{result.manifest} is there already; it was left as it is.")
+        if result.undeclared:
+            lines += ["These flows are not declared yet; paste under flows:", "", result.paste]
+        return [*lines, "next: kitaru validate"]
+    count = len(result.flows)
+    lines.append(f"Wrote {result.manifest}: project {result.project}, {count} {'flow' if count == 1 else 'flows'}.")
+    lines += [f"  {flow.target}" for flow in result.flows]
+    if not result.flows:
+        lines.append("  no @flow found; the file says how to declare one")
+    return [*lines, "next: git add -A && git commit -m 'Add kitaru.yaml', then: kitaru plan"]
 
 
 def read_plan(text: bytes, name: str) -> Plan:

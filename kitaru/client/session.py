@@ -14,13 +14,12 @@ from kitaru.manifest.port import ManifestFile
 from kitaru.model import address
 from kitaru.model.jsonable import RunnerRecord
 from kitaru.ports import Reporter
-from kitaru.settings import Asked, Settings, actor, ci_branch, find_manifest, lease_seconds
+from kitaru.settings import Asked, Settings, actor, find_manifest, lease_seconds
 from kitaru.stacks.port import RunnerInfo
 from kitaru.store.port import Store
 
 if TYPE_CHECKING:
     from kitaru.model.execution import Execution
-    from kitaru.model.snapshot import Commit
     from kitaru.run.executions import Executions
 
 
@@ -96,21 +95,6 @@ class Session:
         if opener is not None:
             return RunnerInfo(opener.runner_id, opener.host, opener.pid, opener.started)
         return wiring.launched_worker(self.settings, execution.exec_id)
-
-    def on_branch(self, commit: Commit, root: Path) -> tuple[Commit, tuple[str, ...]]:
-        """The commit with the branch that CI names, where it was checked out without one; and why it is on none.
-
-        Variables are anybody's to set. Where Git, at ``root``, has the branch and it does not contain the commit, the
-        commit is on none.
-        """
-        branch = ci_branch(commit.sha, self.settings.environ) if commit.branch is None else None
-        if branch is None:
-            return commit, ()
-        if wiring.can_be_of(root, commit.sha, branch):
-            return commit.model_copy(update={"branch": branch}), ()
-        said = f"the variables of CI say that {address.short(commit.sha)} is on {branch}"
-        found = f"{branch} does not contain it here, so it counts as on no branch"
-        return commit, (f"{said}; {found} (git fetch, where {branch} is behind)",)
 
     def this_process(self) -> RunnerRecord:
         """This process, as the one that is about to run an execution."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from kitaru.core.planning import head_of
 from kitaru.core.resolving import live_flow
-from kitaru.core.tagging import agrees, wish_of
+from kitaru.core.routing import agrees, wish_of
 from kitaru.errors import KitaruUsageError
 from kitaru.model.lockfile import FlowState, Lockfile, VersionTable
 from kitaru.model.manifest import FlowSpec, Manifest

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from kitaru.errors import Problem
     from kitaru.model.manifest import Manifest
+    from kitaru.model.route import RouteTarget
 
 
 class ManifestFile(Protocol):
@@ -33,6 +34,34 @@ class ManifestFile(Protocol):
     def problem(self, message: str, *path: Any, hint: str = "") -> Problem:
         """A problem at the key of that path, or at its nearest ancestor that is there."""
         ...
+
+
+class Editor(Protocol):
+    """Edits a manifest's bytes; comments and layout stay. Each raises ``KitaruManifestError`` for an edit it can't do.
+
+    ``target``: the edit is made in the overlay of that name.
+    """
+
+    def set_flow(self, body: bytes, flow: str, keys: Mapping[str, Any], *, target: str | None, file: str) -> bytes:
+        """Keys of a flow's entry; the flow is added if it is new."""
+
+    def set_flows(self, body: bytes, flows: Mapping[str, Mapping[str, Any]], *, target: str | None, file: str) -> bytes:
+        """The same for several flows."""
+
+    def set_route(self, body: bytes, flow: str, tag: str, wish: RouteTarget, *, target: str | None, file: str) -> bytes:
+        """One route of a flow."""
+
+    def remove_route(self, body: bytes, flow: str, tag: str, *, target: str | None, file: str) -> bytes:
+        """The flow has no such route any more."""
+
+    def check_readable(self, body: bytes, *, target: str | None, file: str) -> None:
+        """Raise ``KitaruManifestError`` unless the bytes are a valid manifest."""
+
+    def edit_preview(self, before: bytes, after: bytes, file: str) -> list[str]:
+        """The lines of a unified difference."""
+
+    def write(self, path: Path, before: bytes, after: bytes) -> None:
+        """Replace the file, whole. Raises ``KitaruConflictError`` if it does not hold ``before`` any more."""
 
 
 AnswerCheck = Callable[[Mapping[str, Any] | None, Any], Sequence[str]]

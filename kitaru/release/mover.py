@@ -1,88 +1,455 @@
-"""Move routes one at a time: decide on the newest state, append, and decide again where another writer was first."""
+"""One imperative verb: decide on the newest state, append, decide again after a lost race, sync the manifest."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from kitaru.core.deploying import Order, plan_release
+from kitaru.core import rollback
+from kitaru.core.commit import next_lockfile
+from kitaru.core.flow_entry import ManifestEdit, after_release, proposed
 from kitaru.core.naming import names_of
 from kitaru.core.resolving import Resolved, in_table, live_flow, resolve
-from kitaru.core.rollback import steps, way_back
-from kitaru.core.tagging import Edits, check_deletable, dropped, rollable
+from kitaru.core.routing import (
+    Edits,
+    Order,
+    check_deletable,
+    deployed,
+    described,
+    dropped,
+    flow_plan,
+    labels_of,
+    order_tags,
+    promoted,
+    rollable,
+    rolled_back,
+    routes_to_write,
+    tagged,
+    untagged,
+)
 from kitaru.errors import KitaruSelectorError
 from kitaru.model.address import timestamp
-from kitaru.model.lockfile import Edit, Lockfile, VersionTable
-from kitaru.model.plan import Plan
-from kitaru.model.route import Assignment, ByVersion
-from kitaru.model.snapshot import Snapshot
+from kitaru.model.lockfile import AddVersion, Drop, Edit, Lockfile, Move, VersionTable
+from kitaru.model.manifest import FlowSpec, Manifest
+from kitaru.model.plan import Consequence, FlowPlan, Plan
+from kitaru.model.route import DEFAULT_TAG, Assignment, ByVersion, Route, describe_holders
+from kitaru.model.snapshot import Commit, Snapshot
 from kitaru.ports import Clock, Step
-from kitaru.release.applier import Applier
+from kitaru.release.applier import Applier, Prepared
+from kitaru.release.manifest_sync import Draw, ManifestSync, Synced
 from kitaru.release.releases import Releases, Turns
 from kitaru.release.workshop import Workshop
 from kitaru.store.objects import put_object, read_table
 from kitaru.store.port import Store
 
-Decide = Callable[[Lockfile], Edits]
+PREVIOUS = -1
+"""``rollback(to=-1)``: the version that the route led to before."""
 
 READS_AT_ONCE = 16
 MOST_READ = 4096
-"""How far back the log is read for where a route led before. The newest move is known, so that one read is the rule."""
+"""How many generations a rollback reads back. The route's own last move is known, so that one read is the rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteChange:
+    """One route that a deploy moved, in words: ``before`` is ``nothing`` for a new one."""
+
+    tag: str
+    before: str
+    after: str
+    exclusive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What a deploy or a build did; ``version`` is None if the manifest alone was edited.
+
+    ``changed`` are the files that were built without being committed.
+    """
+
+    flow: str
+    target: str
+    version: int | None
+    generation: int
+    moves: tuple[RouteChange, ...] = ()
+    snapshot: Snapshot | None = None
+    changed: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    consequences: tuple[Consequence, ...] = ()
+    manifest: Synced = field(default_factory=Synced)
+
+
+@dataclass(frozen=True, slots=True)
+class Rerouted:
+    """What a verb did to one route, or to one version; ``changed`` is False if it was so already.
+
+    ``before`` and ``after`` say in words where the route leads (``nothing`` for no route). ``held``: a rollback left a
+    hold; ``hold_ended``: the verb took one away. ``lost`` are the labels of a deleted version, ``skipped`` what a
+    rollback passed over, ``rolled_back`` earlier rollbacks of what the route leads to now. ``converted``: a shared
+    label became an exclusive route, or the other way round.
+    """
+
+    flow: str
+    tag: str
+    before: str
+    after: str
+    exclusive: bool
+    changed: bool
+    generation: int
+    version: int | None = None
+    held: bool = False
+    lost: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    manifest: Synced = field(default_factory=Synced)
+    hold_ended: bool = False
+    rolled_back: tuple[str, ...] = ()
+    converted: bool = False
+    consequences: tuple[Consequence, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """Where a route led before. ``skipped``: what lay between that no rollback goes to, and why, in words."""
+    """Where a route led before; ``skipped``: what a rollback passes over on the way there, and why."""
 
     holders: tuple[Assignment, ...]
     skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Changed:
-    """``before`` and ``after`` are the states around the generation; the same where there was nothing to do."""
+class Release:
+    """A deploy or a build, ready: everything about it but the state of the store.
 
-    before: Lockfile
-    after: Lockfile
+    ``before`` is the flow's entry of the manifest, ``keys`` are those that the verb changes, ``changed`` the files that
+    are not committed.
+    """
 
-    @property
-    def wrote(self) -> bool:
-        """Whether a generation was written."""
-        return self.before.generation != self.after.generation
+    order: Order
+    target: str
+    snapshot: Snapshot
+    workshop: Workshop
+    before: FlowSpec | None
+    keys: dict[str, object]
+    changed: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Tagger:
-    """Moves routes of one project in one store."""
+class Verb:
+    """One verb on one flow: its edits in a state, the routes that it moves there, and what the manifest then says.
+
+    ``prepared`` stores what the edits lead to, just before they are appended. ``keeps_head``: a shared label that the
+    manifest leads to head as well still has it. ``asks``: a person confirms it always, or if it has consequences.
+    """
+
+    name: str
+    flow: str
+    decide: Callable[[Lockfile], Edits]
+    tags: Callable[[Lockfile], Collection[str]]
+    message: str = ""
+    draw: Draw | None = None
+    prepared: Callable[[Lockfile, Edits], Edits] = lambda _lock, edits: edits
+    snapshot: Snapshot | None = None
+    commit: Commit | None = None
+    keeps_head: bool = False
+    asks: Literal["never", "news", "always"] = "news"
+
+    def drawn(self, before: Lockfile, *, keeps_head: bool = False) -> Draw:
+        """What the manifest must say of the flow, once its routes were moved from the state ``before``."""
+        if self.draw is not None:
+            return self.draw
+        tags = self.tags(before)
+
+        def draw(lock: Lockfile, manifest: Manifest) -> ManifestEdit:
+            spec, routes = manifest.flows.get(self.flow), live_flow(lock, self.flow).routes
+            return ManifestEdit(
+                self.flow, routes=routes_to_write(spec.routes if spec else {}, routes, tags, keeps_head=keeps_head)
+            )
+
+        return draw
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The states around the generation that a verb wrote, the same if it wrote none, and what it meant for callers."""
+
+    before: Lockfile
+    after: Lockfile
+    edits: Edits = ()
+    manifest: Synced = field(default_factory=Synced)
+    consequences: tuple[Consequence, ...] = ()
+
+
+def no_consequences(plan: FlowPlan) -> FlowPlan:
+    """For verbs that nobody has to be told of."""
+    return plan
+
+
+@dataclass(frozen=True, slots=True)
+class Mover:
+    """The imperative verbs on one project. ``by`` acts; ``sync`` is the manifest in reach.
+
+    ``consequences`` adds to a plan what it means for callers; ``confirm`` is asked before anything is written, and
+    raises to stop the verb.
+    """
 
     store: Store
     project: str
     releases: Releases
     clock: Clock
+    sync: ManifestSync
+    by: str
+    consequences: Callable[[FlowPlan], FlowPlan] = no_consequences
+    confirm: Callable[[FlowPlan], None] | None = None
 
-    def change(
-        self, decide: Decide, lock: Lockfile, *, by: str, verb: str, message: str = "", edits: Edits | None = None
-    ) -> Changed:
-        """Write what ``decide`` makes of the newest state, as one generation; nothing where it gives no edits.
+    # --- the verbs ----------------------------------------------------------------------------------------------------
 
-        ``lock`` is the state as it was seen a moment ago, ``edits`` what ``decide`` made of it where it was asked.
-        Where another writer takes that generation, ``decide`` is asked again: its word is always about the state that
-        it changes, so no move of anybody else is lost. Raises what ``decide`` raises.
+    def tag(self, flow: str, tag: str, version: int, *, exclusive: bool = False, message: str = "") -> Rerouted:
+        """Lead ``tag`` to ``version``: to it alone if ``exclusive``, else as a shared label."""
+        managed = self.sync.declares(flow) or None
+
+        def decide(lock: Lockfile) -> Edits:
+            return tagged(lock, flow, tag, self.holder(lock, flow, version), exclusive=exclusive, managed=managed)
+
+        return self._rerouted(Verb("tag", flow, decide, _only(tag), message, keeps_head=not exclusive), tag)
+
+    def untag(self, flow: str, tag: str, version: int | None = None, *, message: str = "") -> Rerouted:
+        """Take ``tag`` off ``version``, or off every version."""
+
+        def decide(lock: Lockfile) -> Edits:
+            return untagged(lock, flow, tag, version)
+
+        return self._rerouted(Verb("untag", flow, decide, _only(tag), message, keeps_head=version is not None), tag)
+
+    def promote(self, flow: str, source: str, to: str, *, message: str = "") -> Rerouted:
+        """Lead ``to`` exclusively to the version that ``source`` leads to."""
+        managed = self.sync.declares(flow) or None
+
+        def decide(lock: Lockfile) -> Edits:
+            return promoted(lock, flow, source, to, managed=managed)
+
+        return self._rerouted(Verb("promote", flow, decide, _only(to), message), to)
+
+    def rollback(
+        self, flow: str, tag: str = DEFAULT_TAG, *, to: int = PREVIOUS, write: bool = False, message: str = ""
+    ) -> Rerouted:
+        """Lead ``tag`` back at once, with a hold that plan and apply honour until the manifest agrees.
+
+        ``to``: a version, or -1 for the one before. The result shows the manifest's edit; ``write`` makes it.
         """
-        edits = decide(lock) if edits is None else edits
-        turns = Turns(self.releases)
+        manifest = self.sync.manifest
+        spec = manifest.flows.get(flow) if manifest is not None and self.sync.declares(flow) else None
+        said = spec.routes.get(tag) if spec else None
+        skipped: tuple[str, ...] = ()
+
+        def decide(lock: Lockfile) -> Edits:
+            nonlocal skipped
+            route = rollable(lock, flow, tag)
+            earlier = self._back(lock, flow, tag, to, route)
+            skipped = earlier.skipped
+            return rolled_back(lock, flow, tag, earlier.holders, message, said=said)
+
+        done = self._rerouted(
+            Verb(rollback.ROLLBACK, flow, decide, _only(tag), message, asks="never"), tag, write=write
+        )
+        return replace(done, skipped=skipped)
+
+    def delete(self, flow: str, version: int, *, message: str = "") -> Rerouted:
+        """Delete a version with its shared labels. ``KitaruStateError`` while an exclusive tag leads to it."""
+
+        def decide(lock: Lockfile) -> Edits:
+            state, table = live_flow(lock, flow), self.table(lock, flow)
+            in_table(table, state, version)
+            check_deletable(state, table, version)
+            return dropped(lock, flow, version)
+
+        def prepared(lock: Lockfile, edits: Edits) -> Edits:
+            rest = self.table(lock, flow).deleting(version, at=timestamp(self.clock.now()), by=self.by)
+            sha = put_object(self.store, self.project, rest.canonical())
+            return tuple(edit.model_copy(update={"table": sha}) for edit in edits if isinstance(edit, Drop))
+
+        def labels(lock: Lockfile) -> Collection[str]:
+            return labels_of(lock, flow, version)
+
+        done = self._carry_out(Verb("delete", flow, decide, labels, message, prepared=prepared, asks="always"))
+        return Rerouted(
+            flow=flow,
+            tag="",
+            before=f"v{version}",
+            after="nothing",
+            exclusive=False,
+            changed=True,
+            generation=done.after.generation,
+            version=version,
+            lost=tuple(sorted(labels(done.before))),
+            manifest=done.manifest,
+        )
+
+    def deploy(self, release: Release, applier: Applier, *, message: str = "") -> Released:
+        """Add a version of the release's snapshot, and lead the order's routes to it; a build has none.
+
+        A lost race gives it another number, and never fails it.
+        """
+        order, workshop, flow = release.order, release.workshop, release.order.flow
+        version, moved = 0, frozenset[str]()
+        last: tuple[Edits, Prepared] | None = None
+
+        def decide(lock: Lockfile) -> Edits:
+            nonlocal version, moved
+            moved, edits = frozenset(order_tags(order, lock)), deployed(order, release.snapshot, lock)
+            version = next(edit.version for edit in edits if isinstance(edit, AddVersion))
+            return edits
+
+        def prepared(lock: Lockfile, edits: Edits) -> Edits:
+            nonlocal last
+            if last is None or last[0] != edits or not last[1].fits(lock.flows):
+                last = edits, applier.prepared(_as_plan(release, applier, lock, edits), lock, workshop, self.by)
+            applier.reporter.step(Step("commit", f"writing generation {lock.generation + 1}"))
+            return last[1].edits
+
+        def draw(lock: Lockfile, manifest: Manifest) -> ManifestEdit:
+            return after_release(manifest.flows.get(flow), lock, flow, moved, release.keys, built=version)
+
+        name = "build" if order.tag is None else "deploy"
+        verb = Verb(
+            name,
+            flow,
+            decide,
+            lambda lock: order_tags(order, lock),
+            message,
+            draw,
+            prepared,
+            release.snapshot,
+            workshop.commit,
+        )
+        done = self._carry_out(verb, writes=self.sync.writes)
+        if last is not None:
+            last[1].settle()
+        plan = flow_plan(flow, done.edits, done.before, release.snapshot)
+        manifest = self.sync.manifest
+        notes = draw(done.after, manifest).notes if manifest is not None and self.sync.writes else ()
+        return Released(
+            flow=flow,
+            target=release.target,
+            version=version,
+            generation=done.after.generation,
+            moves=tuple(
+                RouteChange(move.tag, describe_holders(move.before), describe_holders(move.after), move.exclusive)
+                for move in plan.moves
+            ),
+            snapshot=release.snapshot,
+            changed=release.changed,
+            warnings=release.warnings,
+            notes=(*plan.notes, *notes),
+            consequences=done.consequences,
+            manifest=done.manifest,
+        )
+
+    def propose(self, order: Order, target: str, before: FlowSpec | None, keys: dict[str, object]) -> Released:
+        """The manifest alone: the order's tag leads to head, for the pull request that asks for this deploy."""
+        lock = self.releases.head(verified=True)
+        edit = proposed(before, lock, order, keys)
+        self.sync.rehearse(edit)
+        synced = self.sync.write_alone(lambda _lock, _manifest: edit, lock)
+        return Released(order.flow, target, None, lock.generation, manifest=synced)
+
+    # --- one verb -----------------------------------------------------------------------------------------------------
+
+    def _rerouted(self, verb: Verb, tag: str, *, write: bool = True) -> Rerouted:
+        alone = self.sync.mode == "only"
+        done = self._alone(verb) if alone else self._carry_out(verb, write=write)
+        before, after = _route(done.before, verb.flow, tag), _route(done.after, verb.flow, tag)
+        return Rerouted(
+            flow=verb.flow,
+            tag=tag,
+            before=describe_holders(before.holders if before else None),
+            after=describe_holders(after.holders if after else None),
+            exclusive=bool(after.exclusive if after else before and before.exclusive),
+            changed=done.before is not done.after,
+            generation=done.before.generation if alone else done.after.generation,
+            version=after.versions[-1] if after and len(after.versions) == 1 else None,
+            held=bool(after and after.hold),
+            manifest=done.manifest,
+            hold_ended=not alone and bool(before and before.hold and not (after and after.hold)),
+            rolled_back=rollback.rolled_back(before, after.holders if after else ()),
+            converted=bool(before and after and before.exclusive != after.exclusive),
+            consequences=done.consequences,
+        )
+
+    def _carry_out(self, verb: Verb, *, write: bool = True, writes: bool | None = None) -> Done:
+        """Move in the store, then in the manifest; whatever can be refused is refused before either."""
+        lock = self.releases.head(verified=True)
+        edits = self._decide(verb, lock)
+        syncs = self.sync.declares(verb.flow) if writes is None else writes
+        shown = Synced()
+        if syncs and self.sync.manifest is not None:
+            shown = self.sync.rehearse(verb.drawn(lock)(_foreseen(lock, edits), self.sync.manifest))
+        told = self._tell(verb, lock, edits, None)
+        turns, after = Turns(self.releases), lock
         while edits:
-            outcome = self.releases.write(lock, edits, by=by, message=message, verb=verb)
+            ready = verb.prepared(lock, edits)
+            outcome = self.releases.write(
+                lock, ready, by=self.by, commit=verb.commit, message=verb.message, verb=verb.name
+            )
             if isinstance(outcome, Lockfile):
-                return Changed(lock, outcome)
-            lock = turns.again(outcome)
-            edits = decide(lock)
-        return Changed(lock, lock)
+                after = outcome
+                break
+            lock = after = turns.again(outcome)
+            # Another verb may have applied a rule, moved the route, or taken the number.
+            edits = self._decide(verb, lock)
+            told = self._tell(verb, lock, edits, told)
+        if not syncs:
+            shown = self.sync.untouched(verb.flow, after)
+        elif write:
+            shown = self.sync.follow(verb.drawn(lock), after, self.releases)
+        return Done(lock, after, edits, shown, told or ())
+
+    def _decide(self, verb: Verb, lock: Lockfile) -> Edits:
+        if verb.snapshot is None:
+            live_flow(lock, verb.flow)
+        self.sync.check_free(lock, verb.flow, *sorted(verb.tags(lock)))
+        return verb.decide(lock)
+
+    def _tell(
+        self, verb: Verb, lock: Lockfile, edits: Edits, told: tuple[Consequence, ...] | None
+    ) -> tuple[Consequence, ...]:
+        """What the edits mean for callers; ``told`` is what a person has confirmed, None at first."""
+        plan = flow_plan(verb.flow, edits, lock, verb.snapshot)
+        if any(move.exclusive and move.before for move in plan.moves):
+            plan = self.consequences(plan)
+        news = verb.asks == "news" and plan.consequences != (told or ())
+        if self.confirm is not None and (news or (verb.asks == "always" and told is None)):
+            self.confirm(plan)
+        return plan.consequences
+
+    def _alone(self, verb: Verb) -> Done:
+        """Move in the manifest alone, from the state that its own text describes; the store has the versions."""
+        flow, lock = verb.flow, self.releases.head(verified=True)
+        manifest = self.sync.declaring(flow, lock)
+        table = self.table(lock, flow)
+
+        def foresee(manifest: Manifest) -> Done:
+            spec = manifest.flows.get(flow)
+            before = described(lock, flow, spec.routes if spec else {}, table)
+            edits = verb.decide(before)
+            for version in {one.version for edit in edits if isinstance(edit, Move) for one in edit.holders}:
+                self.holder(lock, flow, version)
+            return Done(before, _foreseen(before, edits), edits)
+
+        def draw(_lock: Lockfile, manifest: Manifest) -> ManifestEdit:
+            return verb.drawn(lock, keeps_head=verb.keeps_head)(foresee(manifest).after, manifest)
+
+        done = foresee(manifest)
+        self.sync.rehearse(draw(lock, manifest))
+        return replace(done, manifest=self.sync.write_alone(draw, lock))
+
+    # --- versions -----------------------------------------------------------------------------------------------------
 
     def holder(self, lock: Lockfile, flow: str, version: int) -> Assignment:
-        """That version of a flow, as what holds a tag. Raises ``KitaruSelectorError`` where it is not there."""
+        """That version of a flow, for a route. Raises ``KitaruSelectorError`` with the versions that there are."""
         live_flow(lock, flow)
         found = resolve(lock, flow, ByVersion(version))
         if not isinstance(found, Resolved):
@@ -90,28 +457,28 @@ class Tagger:
         return Assignment(version=version, snapshot=found.snapshot)
 
     def table(self, lock: Lockfile, flow: str) -> VersionTable:
-        """The flow's version table, under the name that it has now: an older one says how it was called then."""
+        """The flow's version table, under its present name: an older table has the name of its time."""
         table = read_table(self.store, self.project, live_flow(lock, flow).table, flow)
         return table.model_copy(update={"flow": flow})
 
-    def drop(self, lock: Lockfile, flow: str, version: int, *, by: str) -> Edits:
-        """The edits that delete a version; its version table is written. Raises as ``check_deletable`` does."""
-        state = live_flow(lock, flow)
-        table = self.table(lock, flow)
-        in_table(table, state, version)
-        check_deletable(state, table, version)
-        gone = table.deleting(version, at=timestamp(self.clock.now()), by=by)
-        return dropped(lock, flow, version, put_object(self.store, self.project, gone.canonical()))
+    def _back(self, lock: Lockfile, flow: str, tag: str, to: int, route: Route) -> Earlier:
+        if to != PREVIOUS:
+            return Earlier((self.holder(lock, flow, to),))
+        there = _route(self.releases.head(), flow, tag) if route.generation == 0 else None
+        if there is not None and there.exclusive and there.holders != route.holders:
+            # The manifest alone is edited, and leads elsewhere than the store: back is to the store's own state.
+            return Earlier(there.holders)
+        return self._earlier(lock, flow, tag)
 
-    def earlier(self, lock: Lockfile, flow: str, tag: str) -> Earlier:
-        """Where the route led before, from the log: not where a rollback left it, and no version deleted since.
+    def _earlier(self, lock: Lockfile, flow: str, tag: str) -> Earlier:
+        """Where the route led before, from the log: not where a rollback left it, and no deleted version.
 
-        Raises ``KitaruSelectorError`` where nothing of that kind is left, or it was a shared label then.
+        Raises ``KitaruSelectorError`` if there is nothing of that kind, or it was a shared label then.
         """
         route = rollable(lock, flow, tag)
         there = [release.version for release in self.table(lock, flow).releases if not release.deleted]
         with closing(self._entries(route.generation or lock.generation)) as entries:
-            way = way_back(steps(entries, names_of(lock.flows, flow), tag), route.holders, there)
+            way = rollback.way_back(rollback.steps(entries, names_of(lock.flows, flow), tag), route.holders, there)
         if way.holders:
             return Earlier(way.holders, way.skipped)
         past = f" but {', and '.join(way.skipped)}" if way.skipped else ""
@@ -121,9 +488,8 @@ class Tagger:
         )
 
     def _entries(self, newest: int) -> Generator[tuple[Sequence[Edit], str]]:
-        """Edits and verb of generations, newest first, read ahead after the first: nearly always that one tells."""
-        oldest = max(newest - MOST_READ, 0)
-        step = 1
+        """Edits and verb of generations, newest first, read ahead after the first: nearly always that one is enough."""
+        oldest, step = max(newest - MOST_READ, 0), 1
         with ThreadPoolExecutor(max_workers=READS_AT_ONCE) as pool:
             while newest > oldest:
                 numbers = range(newest, max(newest - step, oldest), -1)
@@ -133,48 +499,32 @@ class Tagger:
                 newest, step = newest - len(numbers), READS_AT_ONCE
 
 
-@dataclass(frozen=True, slots=True)
-class Deployer:
-    """Deploys with an applier's means."""
+def _as_plan(release: Release, applier: Applier, lock: Lockfile, edits: Edits) -> Plan:
+    """The deploy as a plan, for the applier to store what it leads to."""
+    workshop = release.workshop
+    return Plan(
+        project=applier.project,
+        store=applier.store.url,
+        base=lock.generation,
+        base_entry=lock.entry,
+        manifest=workshop.loaded.digest,
+        target=workshop.loaded.target,
+        commit=workshop.commit,
+        tree=workshop.tree,
+        flows=(flow_plan(release.order.flow, edits, lock, release.snapshot),),
+        edits=edits,
+    )
 
-    applier: Applier
 
-    def deploy(
-        self, order: Order, snapshot: Snapshot, workshop: Workshop, *, by: str, verb: str, message: str = ""
-    ) -> tuple[Plan, Lockfile]:
-        """Add a version of ``snapshot`` and lead the order's route to it; what was done, and the new state.
+def _foreseen(lock: Lockfile, edits: Edits) -> Lockfile:
+    following = next_lockfile(lock, edits, at="", by="") if edits else lock
+    return following if isinstance(following, Lockfile) else lock
 
-        Where another writer takes the generation first, the deploy is planned again on what that one left: it may get
-        another number, and never fails for it. Each round that is lost is one that another writer won.
-        """
-        releases, reporter = self.applier.releases, self.applier.reporter
-        lock, turns = releases.head(verified=True), Turns(releases)
-        plan, prepared = self.plan(order, snapshot, lock, workshop), None
-        while True:
-            if prepared is None or not prepared.fits(lock.flows):
-                prepared = self.applier.prepared(plan, lock, workshop, by)
-            reporter.step(Step("commit", f"writing generation {lock.generation + 1}"))
-            outcome = releases.write(lock, prepared.edits, by=by, commit=plan.commit, message=message, verb=verb)
-            if isinstance(outcome, Lockfile):
-                prepared.settle()
-                return plan, outcome
-            lock = turns.again(outcome)
-            before, plan = plan, self.plan(order, snapshot, lock, workshop)
-            if plan.edits != before.edits:
-                prepared = None
 
-    def plan(self, order: Order, snapshot: Snapshot, lock: Lockfile, workshop: Workshop) -> Plan:
-        """The deploy as a plan, on the state that it was given."""
-        flow, edits = plan_release(order, snapshot, lock)
-        return Plan(
-            project=self.applier.project,
-            store=self.applier.store.url,
-            base=lock.generation,
-            base_entry=lock.entry,
-            manifest=workshop.loaded.digest,
-            target=workshop.loaded.target,
-            commit=workshop.commit,
-            tree=workshop.tree,
-            flows=(flow,),
-            edits=edits,
-        )
+def _only(tag: str) -> Callable[[Lockfile], Collection[str]]:
+    return lambda _lock: (tag,)
+
+
+def _route(lock: Lockfile, flow: str, tag: str) -> Route | None:
+    state = lock.flow(flow)
+    return state.routes.get(tag) if state else None

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
-from kitaru.client.session import Session
-from kitaru.client.values import plain_value
 from kitaru.core.claims import declared_twice
 from kitaru.core.consequences import STORED_INPUTS, InUse, Stored, asks_for_use, consequences, passages, turns
 from kitaru.core.drift import find_drift
@@ -16,7 +14,7 @@ from kitaru.core.planning import Desired, Draft, Place, StoredFlow, left_out, ne
 from kitaru.core.protection import guards, unplaced
 from kitaru.core.renaming import plan_renames
 from kitaru.core.rollback import refusals
-from kitaru.errors import KitaruError, KitaruIntegrityError, KitaruManifestError, KitaruStoreFormatError, Problem
+from kitaru.errors import KitaruIntegrityError, KitaruManifestError, KitaruStoreFormatError, Problem
 from kitaru.manifest.port import InputCheck
 from kitaru.model.address import short
 from kitaru.model.lockfile import FlowState, Lockfile
@@ -43,24 +41,6 @@ def told_from(releases: Releases) -> Callable[[int], str]:
         return f"by {entry.by}{place}{branch}"
 
     return told
-
-
-def used_by(session: Session, flow: str) -> list[InUse]:
-    """The flow's executions that have not ended."""
-    return [InUse(one.exec_id, one.version, one.status) for one in session.executions.open_ones(flow)]
-
-
-def stored_inputs(session: Session, flow: str, limit: int) -> list[Stored]:
-    """The inputs of the flow's newest executions; one whose inputs can't be read says nothing."""
-    found = []
-    for execution in session.executions.newest(flow=flow, limit=limit):
-        try:
-            inputs = plain_value(session, execution.inputs, f"the inputs of {execution.exec_id}")
-        except KitaruError:
-            continue
-        if isinstance(inputs, dict):
-            found.append(Stored(execution.exec_id, inputs))
-    return found
 
 
 UsedBy = Callable[[str], Sequence[InUse]]
@@ -131,7 +111,7 @@ class Planner:
             commit=commit,
             tree=workshop.tree,
             force=force,
-            flows=tuple(self._with_consequences(flow) for flow in draft.flows),
+            flows=tuple(self.with_consequences(flow) for flow in draft.flows),
             unmanaged=tuple(draft.unmanaged),
             drift=find_drift(loaded.manifest, draft.flows, lock, whole=not only),
             warnings=(
@@ -147,7 +127,7 @@ class Planner:
             edits=tuple(draft.edits),
         )
 
-    def _with_consequences(self, flow: FlowPlan) -> FlowPlan:
+    def with_consequences(self, flow: FlowPlan) -> FlowPlan:
         """Reads what callers of a route meet now and then, and executions only where a route leaves a version.
 
         A flow none of whose routes moves costs nothing.

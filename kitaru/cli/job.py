@@ -1,4 +1,4 @@
-"""What a job on GitHub reads beside the log: its summary, its outputs, and remarks at lines of files."""
+"""A job on GitHub: its summary, its outputs, and remarks at lines of files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ _LINKED = re.compile(r"https?://[^\s()<>\[\]]+")
 
 
 def add_plan(plan: Any, saved: Path | None) -> None:
-    """A plan was made: the summary shows it; outputs ``changes``, ``generation`` and, where it was saved, ``plan``."""
+    """A plan was made: the summary shows it; outputs ``changes``, ``generation`` and, if it was saved, ``plan``."""
     add_summary(lambda: _markdown(plan))
     place = {"plan": str(saved.absolute())} if saved is not None else {}
     add_outputs(changes=_yes(not plan.is_empty), generation=str(plan.base), **place)
@@ -31,7 +30,9 @@ def add_plan(plan: Any, saved: Path | None) -> None:
 
 def add_drift(plan: Any) -> None:
     """Drift was looked for: the summary shows it; outputs ``drift`` and ``generation``."""
-    add_summary(lambda: str(import_module("kitaru.cli.views.plan_markdown").drift_markdown(plan)))
+    from kitaru.cli.views.plan_markdown import drift_markdown
+
+    add_summary(lambda: drift_markdown(plan))
     if not plan.base and os.environ.get("GITHUB_ACTIONS") == "true":
         words = f"project {plan.project} was never applied in {plan.store}: is this the place to look?"
         print(f"::warning title=kitaru::{_data(words)}", file=sys.stderr)
@@ -39,16 +40,18 @@ def add_drift(plan: Any) -> None:
 
 
 def add_applied(done: Any) -> None:
-    """A plan was applied: the summary shows what was done; outputs ``changes`` and ``generation``."""
+    """A plan was applied: the summary shows it; outputs ``changes`` and ``generation``."""
     head = f"### Applied: generation {done.generation}" if done.changed else "### Nothing to apply"
     add_summary(lambda: f"{head}\n\n{_markdown(done.plan)}")
     add_outputs(changes=_yes(done.changed), generation=str(done.generation))
 
 
-def must_be_reviewed(plan: Any, places: Sequence[Path]) -> None:
-    """Say what reviewers were shown and is not left to do. Raises ``KitaruConflictError`` for what they were not."""
+def check_reviewed(plan: Any, places: Sequence[Path]) -> None:
+    """Print reviewed changes that are not left to do. Raises ``KitaruConflictError`` for changes without a review."""
+    from kitaru.client.ci import must_be_reviewed
+
     try:
-        gone = import_module("kitaru.client.ci").must_be_reviewed(plan, places)
+        gone = must_be_reviewed(plan, places)
     except KitaruConflictError as error:
         text = "\n".join(f"    {line}" for line in error.message.splitlines())
         add_summary(lambda: f"### Not applied\n\n{text}\n")
@@ -58,7 +61,7 @@ def must_be_reviewed(plan: Any, places: Sequence[Path]) -> None:
 
 
 def add_summary(made: Callable[[], str]) -> None:
-    """Add Markdown to the job's summary, where there is one. A summary that can't be written is said, no more."""
+    """Add Markdown to the job's summary, if there is one. A summary that can't be written is no error."""
     if place := os.environ.get("GITHUB_STEP_SUMMARY"):
         body = made().encode()
         if len(body) > LONGEST_SUMMARY:
@@ -67,7 +70,7 @@ def add_summary(made: Callable[[], str]) -> None:
 
 
 def add_outputs(**values: str) -> None:
-    """Give the step these outputs, where it can have some. A value may hold anything: it can't end its own text."""
+    """Give the step these outputs, if it can have any. A value may hold anything: it can't end its own text."""
     if place := os.environ.get("GITHUB_OUTPUT"):
         text = ""
         for name, value in values.items():
@@ -100,7 +103,9 @@ def remarks(error: KitaruError, environ: Mapping[str, str] | None = None) -> lis
 
 
 def _markdown(plan: Any) -> str:
-    return str(import_module("kitaru.cli.views.plan_markdown").plan_markdown(plan, run_url()))
+    from kitaru.cli.views.plan_markdown import plan_markdown
+
+    return plan_markdown(plan, run_url())
 
 
 def _yes(whether: bool) -> str:

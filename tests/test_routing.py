@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kitaru.core.commit import next_lockfile
 from kitaru.core.resolving import live_flow
-from kitaru.core.tagging import (
+from kitaru.core.routing import (
     Edits,
     agrees,
     check_deletable,

@@ -1,0 +1,405 @@
+"""Edits of one flow's versions and routes: deploy, build, tag, untag, promote, rollback, delete. Pure.
+
+Each function gives the edits for the state that it is given, and none if the state is so already. A writer that loses
+the race for a generation asks again with the new state: no other writer's move is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from kitaru.core import rollback
+from kitaru.core.commit import move_of
+from kitaru.core.naming import present_name
+from kitaru.core.protection import Rules, check_protected, protect_words, tightened
+from kitaru.core.resolving import live_flow, route_of
+from kitaru.errors import KitaruSelectorError, KitaruStateError, KitaruUsageError
+from kitaru.model.address import is_tag
+from kitaru.model.jsonable import recorded_line
+from kitaru.model.lockfile import AddVersion, Drop, Edit, FlowState, Lockfile, Move, Protect, Untag, VersionTable
+from kitaru.model.plan import Build, FlowPlan, RouteMove
+from kitaru.model.route import (
+    DEFAULT_TAG,
+    Assignment,
+    Head,
+    Hold,
+    Label,
+    Pin,
+    Route,
+    RouteTarget,
+    Split,
+    ascending,
+    describe_holders,
+)
+from kitaru.model.snapshot import Snapshot
+
+Edits = tuple[Edit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A deploy: ``tag`` None adds a version without a route. ``owner`` is None if no manifest declares the flow.
+
+    ``protect`` are that manifest's rules, recorded with the version.
+    """
+
+    flow: str
+    tag: str | None = None
+    exclusive: bool = False
+    owner: str | None = None
+    protect: Rules = field(default_factory=dict)
+
+
+# --- a new version ----------------------------------------------------------------------------------------------------
+
+
+def order_tags(order: Order, lock: Lockfile) -> dict[str, bool]:
+    """The tags of the new version → exclusive: ``{"default": True, "canary": False}`` for a flow's first deploy."""
+    if order.tag is None:
+        return {}
+    first = {DEFAULT_TAG: True} if lock.flow(order.flow) is None else {}
+    return {**first, order.tag: order.exclusive or order.tag == DEFAULT_TAG}
+
+
+def deployed(order: Order, snapshot: Snapshot, lock: Lockfile) -> Edits:
+    """A new version of the snapshot, with the order's routes.
+
+    Raises ``KitaruUsageError`` for a tag that can't be one, or that is exclusive; ``KitaruStateError`` for a protected
+    route, or a flow that has another name by now.
+    """
+    check_name(lock, order.flow)
+    state = lock.flows.get(order.flow)
+    holder = Assignment(version=(state.latest if state else 0) + 1, snapshot=snapshot.digest)
+    managed = order.owner is not None
+    edits: list[Edit] = [
+        AddVersion(
+            kind="mint",
+            flow=order.flow,
+            version=holder.version,
+            snapshot=holder.snapshot,
+            managed=managed,
+            owner=order.owner or "",
+            expects=holder.version - 1,
+        )
+    ]
+    for tag, exclusive in order_tags(order, lock).items():
+        check_protected({}, order.flow, tag, state)
+        route = state.routes.get(tag) if state and not state.retired else None
+        edits += _led(order.flow, tag, state, route, holder, exclusive=exclusive, managed=managed or None)
+    return (*edits, *tightened(order.flow, order.protect, state))
+
+
+def check_name(lock: Lockfile, flow: str) -> None:
+    """Raise ``KitaruStateError`` for a flow that has another name by now: its numbers went along."""
+    now = present_name(lock.flows, flow)
+    if now != flow:
+        raise KitaruStateError(
+            f"{flow} was renamed to {now}",
+            hint=f"to take the name back: moved: {{{now}: {flow}}}, then kitaru apply; else deploy it as {now}",
+        )
+
+
+def flow_plan(flow: str, edits: Edits, lock: Lockfile, snapshot: Snapshot | None = None) -> FlowPlan:
+    """The edits of one verb in the form that a plan shows, for the same consequences."""
+    state, build = lock.flow(flow), None
+    notes: list[str] = []
+    moves = []
+    for edit in edits:
+        match edit:
+            case AddVersion() if snapshot is not None:
+                build = Build(version=edit.version, snapshot_digest=edit.snapshot, snapshot=snapshot)
+            case Move():
+                route = state.routes.get(edit.tag) if state else None
+                notes += [f"{edit.tag}: {text}" for text in rollback.rolled_back(route, edit.holders)]
+                moves.append(
+                    RouteMove(
+                        tag=edit.tag,
+                        before=edit.expects,
+                        after=edit.holders,
+                        exclusive=edit.exclusive,
+                        converts=edit.converts,
+                        moved_at=route.at if route else "",
+                        moved_by=route.by if route else "",
+                    )
+                )
+            case Protect():
+                notes += protect_words(edit)
+    action = "update" if state else "create"
+    version = build.version if build else None
+    return FlowPlan(flow=flow, action=action, version=version, build=build, moves=tuple(moves), notes=tuple(notes))
+
+
+# --- routes -----------------------------------------------------------------------------------------------------------
+
+
+def tagged(
+    lock: Lockfile, flow: str, tag: str, holder: Assignment, *, exclusive: bool, managed: bool | None = None
+) -> Edits:
+    """``tag`` leads to the holder's version: to it alone if ``exclusive``, else as one more label.
+
+    ``managed``: the manifest says so from now on; None leaves that as it is. A rollback's hold ends.
+    Raises ``KitaruUsageError`` for a shared label if the tag is exclusive; ``default`` always is.
+    """
+    state = live_flow(lock, flow)
+    return _led(flow, tag, state, state.routes.get(tag), holder, exclusive=exclusive, managed=managed)
+
+
+def check_tag(tag: str) -> None:
+    """Raise ``KitaruUsageError`` unless ``tag`` can be one, such as ``canary`` or ``team-a.beta``."""
+    if not isinstance(tag, str) or not is_tag(tag):
+        raise KitaruUsageError(
+            f"{tag!r} can't be a tag: expected lower-case letters, digits, '.', '_' and '-'; not head, and nothing "
+            "like a version",
+            hint="kitaru flow tag FLOW canary --version 2",
+        )
+
+
+def check_shared(flow: str, tag: str, route: Route | None, version: int) -> None:
+    """Raise ``KitaruUsageError`` unless ``tag`` can be a shared label of ``version``."""
+    command = f"kitaru flow tag {flow} {tag} --version {version} --exclusive"
+    if tag == DEFAULT_TAG:
+        raise KitaruUsageError("default is reserved and always exclusive; pass --exclusive to move it", hint=command)
+    if route is not None and route.exclusive:
+        raise KitaruUsageError(
+            f"{tag} of {flow} is an exclusive route to {describe_holders(route.holders)}; pass --exclusive to move it, "
+            f"or make it a shared label: kitaru flow untag {flow} {tag} first",
+            hint=command,
+        )
+
+
+def untagged(lock: Lockfile, flow: str, tag: str, version: int | None = None) -> Edits:
+    """``tag`` is taken off ``version``, or off every version.
+
+    Raises ``KitaruUsageError`` for ``default``, ``KitaruSelectorError`` for a version without the tag.
+    """
+    state = live_flow(lock, flow)
+    if tag == DEFAULT_TAG:
+        raise KitaruUsageError(
+            "default is reserved: it can't be removed, only moved to another version",
+            hint=f"kitaru flow tag {flow} default --version N --exclusive",
+        )
+    route = route_of(flow, state, tag)
+    if version is not None and version not in route.versions:
+        raise KitaruSelectorError(
+            f"v{version} of {flow} does not hold {tag}: it leads to {describe_holders(route.holders)}",
+            hint=f"kitaru flow deployments list {flow}",
+        )
+    left = tuple(holder for holder in route.holders if version is not None and holder.version != version)
+    if left and route.exclusive:
+        raise KitaruUsageError(
+            f"{tag} of {flow} is divided: {describe_holders(route.holders)}; without v{version} it would not add up",
+            hint=f"kitaru flow untag {flow} {tag} removes it whole",
+        )
+    if left:
+        return _moved(flow, tag, state, route, left, exclusive=False)
+    return (Untag(kind="untag", flow=flow, tag=tag, expects=route.holders),)
+
+
+def promoted(lock: Lockfile, flow: str, source: str, tag: str, *, managed: bool | None = None) -> Edits:
+    """``tag`` leads exclusively to the version that ``source`` leads to."""
+    return tagged(lock, flow, tag, _promotable(lock, flow, source, tag), exclusive=True, managed=managed)
+
+
+def _promotable(lock: Lockfile, flow: str, source: str, tag: str) -> Assignment:
+    """The one version that ``source`` leads to. Raises ``KitaruSelectorError`` if there are several, or none yet."""
+    route = route_of(flow, live_flow(lock, flow), source)
+    if source == tag:
+        raise KitaruUsageError(f"{source} can't be promoted to itself", hint=f"kitaru promote {flow} {source} --to TAG")
+    if len(route.holders) > 1:
+        raise KitaruSelectorError(
+            f"{source} of {flow} leads to several versions: {describe_holders(route.holders)}",
+            hint=f"choose one: kitaru flow tag {flow} {tag} --version {route.versions[-1]} --exclusive",
+        )
+    if not route.holders:
+        raise KitaruSelectorError(
+            f"{source} of {flow} leads to head, which is not applied yet: there is no version to promote",
+            hint="kitaru apply, then repeat",
+        )
+    return route.holders[0]
+
+
+def rollable(lock: Lockfile, flow: str, tag: str) -> Route:
+    """The route that a rollback moves. Raises ``KitaruUsageError`` for a shared label."""
+    route = route_of(flow, live_flow(lock, flow), tag)
+    if not route.exclusive:
+        raise KitaruUsageError(
+            f"{tag} of {flow} is a shared label on {describe_holders(route.holders)}; only exclusive routes are "
+            "rolled back",
+            hint=f"kitaru flow untag {flow} {tag} --version {route.versions[-1]}",
+        )
+    return route
+
+
+def rolled_back(
+    lock: Lockfile,
+    flow: str,
+    tag: str,
+    holders: tuple[Assignment, ...],
+    reason: str = "",
+    *,
+    said: RouteTarget | None = None,
+) -> Edits:
+    """``tag`` leads to ``holders`` again, with a hold until the manifest agrees.
+
+    No hold if the manifest, which says ``said``, leads the route there already; no edit if the route is there already.
+    """
+    route, reason = rollable(lock, flow, tag), recorded_line(reason)
+    if route.holders == holders:
+        return ()
+    agreed = agrees(said, route.model_copy(update={"holders": holders}), None)
+    hold = None if agreed else rollback.hold_of(route, holders, reason)
+    return _moved(flow, tag, live_flow(lock, flow), route, holders, exclusive=True, hold=hold)
+
+
+def check_deletable(state: FlowState, table: VersionTable, version: int) -> None:
+    """Raise ``KitaruStateError`` if an exclusive tag leads to ``version``, with the command that moves each tag."""
+    flow = table.flow
+    held = sorted(tag for tag, route in state.routes.items() if route.exclusive and version in route.versions)
+    if not held:
+        return
+    bad = {version, *rollback.held_versions(state)}
+    others = [release.version for release in table.releases if release.version not in bad and not release.deleted]
+    target = others[-1] if others else "N"
+    moves = [f"kitaru flow tag {flow} {tag} --version {target} --exclusive" for tag in held]
+    noun = "tag" if len(held) == 1 else "tags"
+    tail = "" if others else "; there is no other version to move it to"
+    raise KitaruStateError(
+        f"v{version} of {flow} holds the exclusive {noun} {', '.join(held)} and can't be deleted{tail}",
+        hint=f"move it first: {' && '.join(moves)}",
+    )
+
+
+def dropped(lock: Lockfile, flow: str, version: int, table: str = "") -> Edits:
+    """``version`` is deleted; ``table`` is the digest of the version table without it."""
+    state = live_flow(lock, flow)
+    return (Drop(kind="drop", flow=flow, version=version, table=table, expects=state.table),)
+
+
+def labels_of(lock: Lockfile, flow: str, version: int) -> frozenset[str]:
+    """The shared labels of a version."""
+    routes = live_flow(lock, flow).routes.items()
+    return frozenset(tag for tag, route in routes if not route.exclusive and version in route.versions)
+
+
+def _led(
+    flow: str,
+    tag: str,
+    state: FlowState | None,
+    route: Route | None,
+    holder: Assignment,
+    *,
+    exclusive: bool,
+    managed: bool | None,
+) -> Edits:
+    check_tag(tag)
+    holders: tuple[Assignment, ...] = (holder.model_copy(update={"weight": 100}),)
+    if not exclusive:
+        check_shared(flow, tag, route, holder.version)
+        others = (other for other in (route.holders if route else ()) if other.version != holder.version)
+        holders = ascending((*others, *holders))
+    return _moved(flow, tag, state, route, holders, exclusive=exclusive, managed=managed)
+
+
+def _moved(
+    flow: str,
+    tag: str,
+    state: FlowState | None,
+    route: Route | None,
+    holders: tuple[Assignment, ...],
+    *,
+    exclusive: bool,
+    managed: bool | None = None,
+    hold: Hold | None = None,
+) -> Edits:
+    declared = bool(route and route.managed) if managed is None else managed
+    if route and (route.holders, route.exclusive, route.managed, route.hold) == (holders, exclusive, declared, hold):
+        return ()
+    return (move_of(flow, tag, state, holders, exclusive=exclusive, managed=declared, hold=hold),)
+
+
+# --- routes and the manifest ------------------------------------------------------------------------------------------
+
+
+def wish_of(route: Route | None) -> RouteTarget | None:
+    """The manifest's word that leads to the route as it is; None for no route."""
+    if route is None:
+        return None
+    if not route.exclusive:
+        return Label(route.versions)
+    if len(route.holders) == 1:
+        return Pin(route.holders[0].version)
+    return Split(tuple((holder.version, holder.weight) for holder in ascending(route.holders)))
+
+
+def agrees(wish: RouteTarget | None, route: Route | None, head: int | None) -> bool:
+    """Whether a manifest that says ``wish`` leaves the route where it is; ``head`` is the version that it builds."""
+    if wish is None or route is None:
+        return wish is None and route is None
+    match wish:
+        case Head():
+            filled: RouteTarget | None = Pin(head) if head else None
+        case Label(versions):
+            filled = Label(tuple(sorted({version or head or 0 for version in versions})))
+        case Split(weights):
+            filled = Split(tuple(sorted((version or head or 0, weight) for version, weight in weights)))
+        case _:
+            filled = wish
+    return filled == wish_of(route)
+
+
+def described(lock: Lockfile, flow: str, wishes: Mapping[str, RouteTarget], table: VersionTable) -> Lockfile:
+    """The state once a manifest is applied that says ``wishes`` of the flow; ``table`` has its versions.
+
+    Routes that it leads to head, or does not name, are as in ``lock``; a new route to head has no holders.
+    """
+    state = live_flow(lock, flow)
+    routes = {**state.routes, **{tag: _described(wish, state.routes.get(tag), table) for tag, wish in wishes.items()}}
+    return lock.model_copy(update={"flows": {**lock.flows, flow: state.model_copy(update={"routes": routes})}})
+
+
+def _described(wish: RouteTarget, route: Route | None, table: VersionTable) -> Route:
+    if route is not None and agrees(wish, route, None):
+        return route
+    match wish:
+        case Pin(version):
+            weights: tuple[tuple[int | None, int], ...] = ((version, 100),)
+        case Label(versions):
+            weights = tuple((version, 100) for version in versions)
+        case Split(parts):
+            weights = parts
+        case Head():
+            weights = ((None, 100),)
+    exclusive = not isinstance(wish, Label)
+    if exclusive and any(version is None for version, _ in weights):
+        return route if route is not None and route.exclusive else Route(holders=(), managed=True)
+    holders = tuple(
+        Assignment(version=version, snapshot=release.snapshot if release else "", weight=weight)
+        for version, weight in weights
+        if version is not None
+        for release in [table.release(version)]
+    )
+    return Route(holders=ascending(holders), exclusive=exclusive, managed=True)
+
+
+def routes_to_write(
+    wishes: Mapping[str, RouteTarget],
+    routes: Mapping[str, Route],
+    tags: Collection[str],
+    *,
+    head: int | None = None,
+    keeps_head: bool = False,
+) -> dict[str, RouteTarget | None]:
+    """What the manifest must say of ``tags`` to agree: ``{"stable": Pin(3), "beta": None}``; None removes the route.
+
+    ``head`` is the version that the manifest builds. ``keeps_head``: a shared label on head as well keeps it.
+    """
+    changed: dict[str, RouteTarget | None] = {}
+    for tag in sorted(tags):
+        said, wish = wishes.get(tag), wish_of(routes.get(tag))
+        if keeps_head and isinstance(said, Label) and None in said.versions and isinstance(wish, Label | None):
+            whole = Label((*(wish.versions if wish else ()), None))
+            wish = said if frozenset(whole.versions) == frozenset(said.versions) else whole
+        if wish != said and not agrees(said, routes.get(tag), head):
+            changed[tag] = wish
+    return changed
