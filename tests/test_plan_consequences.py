@@ -175,7 +175,7 @@ def test_a_promotion_says_what_it_breaks(canary: Repository, routes: str) -> Non
     assert kinds(canary.plan()) == []
     quiet = plan_markdown(canary.plan())
     assert ":warning:" not in quiet
-    assert "**breaking for callers once their route leads there** n added, required (integer)" in quiet
+    assert "n added, required (integer) (breaking for callers once their route leads there)" in quiet
     assert "v1 → v2, breaking for callers once their route leads there" in "\n".join(plan_lines(canary.plan()))
     canary.apply()
     canary.manifest(routed(routes))

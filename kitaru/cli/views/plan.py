@@ -1,17 +1,17 @@
-"""A plan or a version for machines: as it is, but values of environment variables stay where they were written."""
+"""A plan: as JSON without values of environment variables, and as text with the gravest changes last."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from kitaru.cli.views.words import Style, ago, bare, count
 from kitaru.model.address import short
-from kitaru.model.lockfile import Protect
-from kitaru.model.plan import Build, Consequence, Drift, FlowPlan, Held, Plan, RouteMove
-from kitaru.model.route import DEFAULT_TAG, describe_holders
+from kitaru.model.plan import Build, Drift, FlowPlan, Held, Plan, RouteMove
+from kitaru.model.route import DEFAULT_TAG, Assignment, describe_holders
 
 HIDDEN = "***"
 """Stands for a value: output ends in logs and comments that many people read."""
@@ -43,71 +43,46 @@ def image_data(image: Mapping[str, Any]) -> dict[str, Any]:
 
 NAMES_SHOWN = 3
 
-Shared = Mapping[str, tuple[str, ...]]
-"""Note, or what a rule leads to → the flows that have it; more than one of them."""
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Flows of a plan with the same changes, and these changes as (kind, text) lines.
+
+    Of several flows the versions are ``old`` and ``new``: their numbers differ.
+    """
+
+    flows: tuple[FlowPlan, ...]
+    lines: tuple[tuple[str, str], ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its flows."""
+        return tuple(flow.flow for flow in self.flows)
 
 
-def shared_notes(plan: Plan) -> Shared:
-    """What several flows have of protection: notes, and routes shut out. All else is about a flow's own version."""
-    edits = {edit.flow: edit for edit in plan.edits if isinstance(edit, Protect)}
-    pairs = [
-        (flow.flow, note)
-        for flow in plan.flows
-        if (edit := edits.get(flow.flow)) is not None
-        for note in flow.notes
-        if note.startswith(tuple(f"{tag} is protected " for tag in {*edit.rules, *edit.expects}))
+def groups(plan: Plan, *, all_files: bool = False, gravest_last: bool = False) -> list[Group]:
+    """The flows that change, gravest first; flows with the same changes are one group."""
+    changing = [flow for flow in plan.flows if flow.action != "keep" or flow.moves or flow.held]
+    together: dict[Any, list[FlowPlan]] = {}
+    for flow in sorted(changing, key=gravity, reverse=gravest_last):
+        together.setdefault((flow.action, _lines(flow, all_files, alone=False)), []).append(flow)
+    return [
+        Group(tuple(flows), lines if len(flows) > 1 else _lines(flows[0], all_files, alone=True))
+        for (_, lines), flows in together.items()
     ]
-    pairs += [(flow.flow, one.text) for flow in plan.flows for one in flow.consequences if one.kind == "protected"]
-    return {note: flows for note, flows in _grouped(pairs).items() if len(flows) > 1}
 
 
-def shared_lines(plan: Plan, shared: Shared) -> list[str]:
-    """``protect: stable is protected from now on: branch main, in all 1,000 flows``."""
-    return [f"protect: {note}, in {_flows(flows, len(plan.flows))}" for note, flows in shared.items()]
-
-
-def own_notes(flow: FlowPlan, shared: Shared) -> tuple[str, ...]:
-    """The notes that are left to say of the flow alone."""
-    return tuple(note for note in flow.notes if note not in shared)
-
-
-def own_consequences(flow: FlowPlan, shared: Shared) -> tuple[Consequence, ...]:
-    """The consequences that are left to say of the flow alone."""
-    return tuple(one for one in flow.consequences if one.kind != "protected" or one.text not in shared)
-
-
-def is_told(flow: FlowPlan, shared: Shared) -> bool:
-    """Whether the flow has nothing to show but what is said of several at once."""
-    own = own_consequences(flow, shared)
-    news = (flow.build, flow.moves, flow.held, own, flow.renamed_from, own_notes(flow, shared))
-    return flow.action == "update" and bool(flow.notes) and not any(news)
-
-
-def only_ruled(plan: Plan) -> dict[str, Protect]:
-    """Flow → the rules that it comes to have, or loses, where nothing else of it changes."""
-    edits = {edit.flow: edit for edit in plan.edits if isinstance(edit, Protect)}
-    return {
-        flow.flow: edits[flow.flow]
-        for flow in plan.flows
-        if flow.flow in edits
-        and flow.action == "update"
-        and not (flow.build or flow.moves or flow.held or flow.renamed_from)
-    }
-
-
-def rule_parts(plan: Plan) -> list[str]:
-    """``protect stable in 300 flows``, ``lift the rule of canary in 1 flow``; of the flows that change no further."""
-    pairs = [
-        (flow, f"protect {tag}" if tag in edit.rules else f"lift the rule of {tag}")
-        for flow, edit in only_ruled(plan).items()
-        for tag in sorted({*edit.rules, *edit.expects})
-        if edit.rules.get(tag) != edit.expects.get(tag)
-    ]
-    return [f"{text} in {count(len(flows), 'flow')}" for text, flows in _grouped(pairs).items()]
+def _lines(flow: FlowPlan, all_files: bool, *, alone: bool) -> tuple[tuple[str, str], ...]:
+    lines = list(_build(flow, all_files))
+    lines += [("bad" if one.severe else "warn", one.text) for one in flow.consequences]
+    lines += [_move(move, flow, alone=alone) for move in flow.moves]
+    lines += [("warn", held_words(held)) for held in flow.held]
+    lines += [("dim", f"unmanaged: {text}") for text in flow.unmanaged]
+    return (*lines, *(("warn", f"note: {text}") for text in flow.notes))
 
 
 def gravity(flow: FlowPlan) -> int:
-    """What must be seen first has the lowest number; flows that are alike stay in the manifest's order."""
+    """0 for a flow that breaks its callers, up to 3 for one without consequences."""
     if any(one.kind == "breaking_inputs" and one.severe for one in flow.consequences):
         return 0
     if flow.action == "retire" or any(one.severe for one in flow.consequences):
@@ -116,50 +91,24 @@ def gravity(flow: FlowPlan) -> int:
 
 
 def breaking_words(plan: Plan) -> str:
-    """``3 flows break their callers: a, b, c``; empty where none does."""
+    """``3 flows break their callers: a, b, c``; empty if none does."""
     names = tuple(flow.flow for flow in plan.flows if gravity(flow) == 0)
-    if not names:
-        return ""
     verb = "1 flow breaks its" if len(names) == 1 else f"{len(names):,} flows break their"
+    return f"{verb} callers: {listed(names)}" if names else ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a, b, c and 17 more``."""
     more = f" and {len(names) - NAMES_SHOWN:,} more" if len(names) > NAMES_SHOWN else ""
-    return f"{verb} callers: {', '.join(names[:NAMES_SHOWN])}{more}"
+    return ", ".join(names[:NAMES_SHOWN]) + more
 
 
-def grouped_lines(pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[tuple[str, ...], int, str]]:
-    """(flow, text) as (names to show, how many flows, text): what is so of more than a few flows is told once."""
-    for text, flows in _grouped(pairs).items():
-        if len(flows) > NAMES_SHOWN:
-            yield flows[:NAMES_SHOWN], len(flows), text
-        else:
-            for flow in flows:
-                yield (flow,), 1, text
-
-
-def told_together(guards: Iterable[str]) -> list[str]:
-    """The reasons that forbid a plan; what is so of more than a few flows is one line, with how many these are."""
-    pairs = [(flow, why) for flow, _, why in (text.partition(": ") for text in guards)]
-    return [f"{_named(names, every)}: {why}" for names, every, why in grouped_lines(pairs)]
-
-
-def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
-    found: dict[str, list[str]] = {}
-    for flow, text in pairs:
-        found.setdefault(text, []).append(flow)
-    return {text: tuple(flows) for text, flows in found.items()}
-
-
-def _flows(flows: tuple[str, ...], every: int = 0) -> str:
-    """``agent, greeter``; ``1,000 flows: a, b, c and 997 more``; ``all 1,000 flows`` where the plan has no more."""
-    if len(flows) <= NAMES_SHOWN:
-        return ", ".join(flows)
-    if len(flows) == every:
-        return f"all {every:,} flows"
-    return _named(flows[:NAMES_SHOWN], len(flows))
-
-
-def _named(names: tuple[str, ...], every: int) -> str:
-    listed = ", ".join(names)
-    return listed if every == len(names) else f"{every:,} flows: {listed} and {every - len(names):,} more"
+def guard_lines(plan: Plan) -> list[str]:
+    """``agent, greeter: stable moves only from branch main``: a reason of several flows is one line."""
+    together: dict[str, list[str]] = {}
+    for flow, _, why in (text.partition(": ") for text in plan.guards):
+        together.setdefault(why, []).append(flow)
+    return [f"{listed(flows)}: {why}" for why, flows in together.items()]
 
 
 FILES_SHOWN = 12
@@ -172,26 +121,37 @@ ALLOWED = re.compile(r" only from (branch [^\s,;]+|a clean commit)")
 
 
 def plan_lines(plan: Plan, style: Style = bare, *, all_files: bool = False) -> list[str]:
-    """The plan, line by line: the flows with the gravest consequences next to the summary."""
+    """The plan, line by line; one line if nothing changes."""
+    warnings = [style(f"warning: {text}", "warn") for text in plan.warnings]
+    warnings += [style(f"refused: {text}", "warn") for text in guard_lines(plan)]
+    rest = _left_alone(plan, style)
+    found = groups(plan, all_files=all_files, gravest_last=True)
+    if not found and not rest and not warnings:
+        return [f"{summary(plan)} {style(f'({_base(plan)})', 'dim')}"]
     lines = [style(f"Plan for project {plan.project}", "bold"), style(_base(plan), "dim"), ""]
-    shared = shared_notes(plan)
-    for flow in sorted(plan.flows, key=gravity, reverse=True):
-        if (flow.action != "keep" or flow.moves or flow.held) and not is_told(flow, shared):
-            lines += [*_flow(flow, style, all_files, shared), ""]
-    if shared:
-        lines += [*(style(f"  ~ {text}", "change") for text in shared_lines(plan, shared)), ""]
-    lines += _left_alone(plan, style, shared)
-    lines += [style(f"warning: {text}", "warn") for text in plan.warnings]
-    lines += [style(f"refused: {text}", "warn") for text in told_together(plan.guards)]
-    if plan.warnings or plan.guards:
-        lines.append("")
+    for group in found:
+        lines += [_title(group, style), *(_styled(f"      {text}", kind, style) for kind, text in group.lines), ""]
     broken = breaking_words(plan)
-    lines.append(f"{summary(plan)} {style(f'{broken}.', 'bad')}" if broken else summary(plan))
-    return lines
+    last = f"{summary(plan)} {style(f'{broken}.', 'bad')}" if broken else summary(plan)
+    return [*lines, *rest, *warnings, *([""] if warnings else []), last]
+
+
+def _styled(text: str, kind: str, style: Style) -> str:
+    return style(text, kind) if kind else text
+
+
+def _title(group: Group, style: Style) -> str:
+    flow = group.flows[0]
+    mark, kind = {"create": ("+", "add"), "retire": ("-", "remove")}.get(flow.action, ("~", "change"))
+    if len(group.flows) == 1:
+        return style(f"  {mark} {flow.flow}", kind) + f"  {_headline(flow)}"
+    heads = {_headline(one) for one in group.flows}
+    words = heads.pop() if len(heads) == 1 else "each a new version" if flow.build else ""
+    return style(f"  {mark} {len(group.flows):,} flows: {listed(group.names)}", kind) + (f"  {words}" if words else "")
 
 
 def next_line(plan: Plan, command: str, *, saved: bool) -> str:
-    """What to type next: the command that carries the plan out; where that is refused here, from where it is not."""
+    """The command that carries the plan out; if apply refuses it here, the place from which it does not."""
     if plan.guards:
         asked = dict.fromkeys(place for text in plan.guards for place in ALLOWED.findall(text))
         return f"apply refuses this from here; from {' and '.join(asked) or 'where the rules allow it'}: {command}"
@@ -199,7 +159,7 @@ def next_line(plan: Plan, command: str, *, saved: bool) -> str:
 
 
 def summary(plan: Plan) -> str:
-    """One sentence that says how much would change."""
+    """``Plan: 1 to create, 2 versions to build, 3 routes to move.``"""
     if plan.is_empty:
         kept = count(len(plan.flows), "flow")
         held = [one for flow in plan.flows for one in flow.held]
@@ -208,9 +168,8 @@ def summary(plan: Plan) -> str:
         return f"No changes: {kept} as the manifest says." if plan.flows else "No changes: the manifest has no flows."
     actions = [flow.action for flow in plan.flows]
     parts = [f"{actions.count('create')} to create"] if "create" in actions else []
-    updates = actions.count("update") - len(only_ruled(plan))
-    if updates:
-        parts.append(f"{updates} to update")
+    if "update" in actions:
+        parts.append(f"{actions.count('update')} to update")
     if "retire" in actions:
         parts.append(f"{actions.count('retire')} to remove")
     if plan.builds:
@@ -221,7 +180,6 @@ def summary(plan: Plan) -> str:
     adopted = len(plan.moves) - len(moves)
     if adopted:
         parts.append(f"{count(adopted, 'route')} to adopt")
-    parts += rule_parts(plan)
     return f"Plan: {', '.join(parts) or 'records only'}."
 
 
@@ -229,20 +187,6 @@ def _base(plan: Plan) -> str:
     branch = f" on {plan.commit.branch}" if plan.commit.branch else ""
     dirty = ", with uncommitted changes" if plan.commit.dirty else ""
     return f"store {plan.store}, generation {plan.base}; commit {short(plan.commit.sha)}{branch}{dirty}"
-
-
-def _flow(flow: FlowPlan, style: Style, all_files: bool, shared: Shared) -> list[str]:
-    marks = {"create": ("+", "add"), "update": ("~", "change"), "retire": ("-", "remove"), "keep": ("~", "change")}
-    mark, kind = marks[flow.action]
-    lines = [style(f"  {mark} {flow.flow}", kind) + f"  {_headline(flow)}"]
-    if flow.build:
-        lines += _build(flow.build, style, all_files)
-    lines += [style(f"      {one.text}", "bad" if one.severe else "warn") for one in own_consequences(flow, shared)]
-    lines += [f"      {_move(move, style)}" for move in flow.moves]
-    lines += [style(f"      {held_words(held)}", "warn") for held in flow.held]
-    lines += [style(f"      unmanaged: {text}", "dim") for text in flow.unmanaged]
-    lines += [style(f"      note: {text}", "warn") for text in own_notes(flow, shared)]
-    return lines
 
 
 def held_words(held: Held) -> str:
@@ -257,9 +201,9 @@ def held_words(held: Held) -> str:
 
 
 def drift_lines(plan: Plan, style: Style = bare, place: Sequence[str] = ()) -> list[str]:
-    """What others changed in the store since the manifest was applied, and what is only not applied yet.
+    """Changes in the store past the manifest, and flows not applied yet.
 
-    ``place``: the options that lead a further command to the same store and manifest.
+    ``place``: options for further commands, such as ``("--target", "production")``.
     """
     rows = []
     for one in plan.drift:
@@ -282,12 +226,12 @@ def drift_lines(plan: Plan, style: Style = bare, place: Sequence[str] = ()) -> l
 
 
 def never_applied(plan: Plan) -> str:
-    """Why there is no drift where nothing was ever applied."""
+    """The sentence for a project to which nothing was applied."""
     return f"No drift: nothing was applied yet to project {plan.project} in {plan.store}."
 
 
 def ways_out(plan: Plan, drift: Drift, place: Sequence[str] = ()) -> list[str]:
-    """How the route and the manifest come to agree again, each way with the command that does it."""
+    """The commands that make the route and the manifest agree again."""
     options = "".join(f" {shlex.quote(word)}" for word in place)
     flow = next((flow for flow in plan.flows if flow.flow == drift.flow), None)
     if flow is None:
@@ -341,45 +285,51 @@ def _version_words(flow: FlowPlan) -> str:
     return f"v{flow.build.previous} → v{flow.build.version}{_breaking_words(flow, flow.build)}"
 
 
+def _breaks_now(flow: FlowPlan) -> bool:
+    """Whether callers of a route come to the new version; else its breaking changes reach nobody yet."""
+    built = flow.build.version if flow.build else None
+    return any(one.kind == "breaking_inputs" and built in one.reached for one in flow.consequences)
+
+
 def _breaking_words(flow: FlowPlan, build: Build) -> str:
-    """Whom the new version breaks: callers of the routes that come to it, or nobody yet."""
-    if any(one.kind == "breaking_inputs" and build.version in one.reached for one in flow.consequences):
-        return ", breaking for callers"
-    return f", {ONCE_ROUTED}" if any(change.breaking for change in build.changes) else ""
+    if not any(change.breaking for change in build.changes):
+        return ""
+    return ", breaking for callers" if _breaks_now(flow) else f", {ONCE_ROUTED}"
 
 
-def _build(build: Build, style: Style, all_files: bool) -> list[str]:
-    lines = []
-    for change in build.changes:
-        text = f"      {change.text}"
-        lines.append(style(f"{text} (breaking)", "bad") if change.breaking else text)
+def _build(flow: FlowPlan, all_files: bool) -> Iterator[tuple[str, str]]:
+    met = _breaks_now(flow)
+    for change in flow.build.changes if flow.build else ():
+        breaking = ("bad", f"{change.text} (breaking)") if met else ("warn", f"{change.text} ({ONCE_ROUTED})")
+        yield breaking if change.breaking else ("", change.text)
         shown = change.details if all_files else change.details[:FILES_SHOWN]
-        lines += [f"        {detail}" for detail in shown]
+        yield from (("", f"  {detail}") for detail in shown)
         if len(change.details) > len(shown):
-            lines.append(style(f"        and {len(change.details) - len(shown)} more (--files shows all)", "dim"))
-    return lines
+            yield "dim", f"  and {len(change.details) - len(shown)} more (--files shows all)"
 
 
-def _move(move: RouteMove, style: Style) -> str:
+def _move(move: RouteMove, flow: FlowPlan, *, alone: bool) -> tuple[str, str]:
     kind = "route" if move.exclusive else "label"
+
+    def led(holders: tuple[Assignment, ...] | None) -> str:
+        if alone or holders is None or flow.build is None or len(holders) != 1:
+            return describe_holders(holders)
+        return {flow.build.previous: "old", flow.build.version: "new"}.get(
+            holders[0].version, describe_holders(holders)
+        )
+
     if move.adopts:
-        return f"{kind} {move.tag} at {describe_holders(move.before)}: {move.reason}"
-    last = f"; last moved by {move.moved_by}, {ago(move.moved_at)}" if move.moved_by and move.before else ""
-    if move.before is None:
-        text = f"{kind} {move.tag} → {describe_holders(move.after)}"
-    elif move.after is None:
-        return style(f"{kind} {move.tag} removed, was {describe_holders(move.before)}", "remove") + last
-    else:
-        text = f"{kind} {move.tag}: {describe_holders(move.before)} → {describe_holders(move.after)}"
-    return f"{text}  " + style(f"({move.reason}{last})", "dim")
+        return "", f"{kind} {move.tag} at {led(move.before)}: {move.reason}"
+    last = f"last moved by {move.moved_by}, {ago(move.moved_at)}" if move.moved_by and move.before and alone else ""
+    if move.after is None:
+        return "remove", "; ".join(filter(None, (f"{kind} {move.tag} removed, was {led(move.before)}", last)))
+    start = f"{kind} {move.tag}" + ("" if move.before is None else f": {led(move.before)}")
+    return "", f"{start} → {led(move.after)}  ({'; '.join(filter(None, (move.reason, last)))})"
 
 
-def _left_alone(plan: Plan, style: Style, shared: Shared) -> list[str]:
+def _left_alone(plan: Plan, style: Style) -> list[str]:
     quiet = [flow for flow in plan.flows if flow.action == "keep" and not (flow.moves or flow.held)]
-    lines = []
-    if quiet and not plan.is_empty:
-        lines.append(style(f"  = {count(len(quiet), 'flow')} unchanged", "dim"))
-    unseen = [*quiet, *(flow for flow in plan.flows if is_told(flow, shared))]
-    lines += [style(f"  = {flow.flow}: unmanaged {text}", "dim") for flow in unseen for text in flow.unmanaged]
+    lines = [style(f"  = {count(len(quiet), 'flow')} unchanged", "dim")] if quiet and not plan.is_empty else []
+    lines += [style(f"  = {flow.flow}: unmanaged {text}", "dim") for flow in quiet for text in flow.unmanaged]
     lines += [style(f"  = unmanaged: {text}", "dim") for text in plan.unmanaged]
     return [*lines, ""] if lines else []
