@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Mapping
 from dataclasses import field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,7 @@ class Settings:
     @property
     def cache(self) -> Path:
         """Where what can be made again is kept: unpacked sources, what imports taught, environments."""
-        return user_folder("cache", self.environ)
+        return cache_folder(self.environ)
 
 
 @record()
@@ -55,6 +58,31 @@ def user_folder(kind: str, environ: Mapping[str, str]) -> Path:
 
     folders = PlatformDirs("kitaru", appauthor=False)
     return Path({"cache": folders.user_cache_dir, "data": folders.user_data_dir}.get(kind, folders.user_config_dir))
+
+
+def cache_folder(environ: Mapping[str, str]) -> Path:
+    """The user's cache, which nobody else can read or write; sources that run come from it.
+
+    Raises ``KitaruUsageError`` for a folder of another user, or a link.
+    """
+    return _private(user_folder("cache", environ))
+
+
+@cache
+def _private(folder: Path) -> Path:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state = folder.lstat()
+        if stat.S_ISDIR(state.st_mode) and state.st_uid == os.geteuid():
+            if state.st_mode & 0o077:
+                folder.chmod(0o700)
+            return folder
+    except OSError:
+        return folder  # It can't be written: what would be kept there is made each time.
+    raise KitaruUsageError(
+        f"the cache {folder} belongs to another user, or is a link",
+        hint="set KITARU_HOME to a folder of your own",
+    )
 
 
 def find_manifest(start: Path) -> Path | None:

@@ -39,7 +39,7 @@ def test_import_kitaru_loads_next_to_nothing() -> None:
     assert {name for name in extra if name.startswith("kitaru")} == {
         "kitaru",
         "kitaru._version",
-        "kitaru.authoring",
+        "kitaru.flows",
         "kitaru.flows.binding",
     }
     assert "typing" not in extra - bare

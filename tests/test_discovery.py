@@ -12,10 +12,13 @@ import pytest
 from kitaru.errors import KitaruSourceError, Problem
 from kitaru.model.image import ImageSettings
 from kitaru.model.snapshot import FlowFacts, SourceFile, SourceTree
-from kitaru.source.discovery import describe, describe_trees, facts_cache_get, facts_cache_put
+from kitaru.source.discovery import Job, facts_cache_get, facts_cache_put
+from kitaru.source.discovery import describe as describe_jobs
 from kitaru.source.import_check import imports, left_out_imports
+from kitaru.source.port import Surroundings
 from kitaru.source.selection import FILE
 
+AROUND = Surroundings("ab" * 32)
 FLOW = "from kitaru import flow\n@flow\ndef {name}(topic: str): return topic\n"
 
 
@@ -27,14 +30,18 @@ def write(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
+def describe(root: Path, targets: dict[str, str], **options: object) -> dict[str, FlowFacts | Problem]:
+    return describe_jobs([Job(root, targets)] if targets else [], **options)  # type: ignore[arg-type]
+
+
 def facts(root: Path, target: str, **options: object) -> FlowFacts:
-    found = describe(root, {"it": target}, **options)["it"]  # type: ignore[arg-type]
+    found = describe(root, {"it": target}, **options)["it"]
     assert isinstance(found, FlowFacts), found
     return found
 
 
 def problem(root: Path, target: str, **options: object) -> Problem:
-    found = describe(root, {"it": target}, **options)["it"]  # type: ignore[arg-type]
+    found = describe(root, {"it": target}, **options)["it"]
     assert isinstance(found, Problem), found
     return found
 
@@ -241,7 +248,7 @@ def test_trees_are_looked_at_apart(tmp_path: Path, name: str) -> None:
         files = {"flows/f.py": flow, "flows/words.py": f"WORD = {word!r}\n", "flows/bad.py": body}
         trees[write(tmp_path / word, files)] = {word: "flows/f.py:f"}
     trees[tmp_path / "two"]["bad"] = "flows/bad.py:f"
-    found = describe_trees(trees, timeout=2)
+    found = describe_jobs([Job(*each) for each in trees.items()], timeout=2)
     assert list(found) == ["one", "two", "bad", "three"]
     answer = found["bad"]
     assert isinstance(answer, Problem) and answer.file == "flows/bad.py" and message in answer.message
@@ -259,7 +266,9 @@ def test_what_a_tree_leaves_running_holds_nothing_up(tmp_path: Path) -> None:
     body = "import subprocess\nsubprocess.Popen(['sleep', '600'], close_fds=False)\n" + FLOW.format(name="f")
     trees = {write(tmp_path / word, {"f.py": body}): {word: "f.py:f"} for word in ("one", "two")}
     started = time.monotonic()
-    assert all(isinstance(answer, FlowFacts) for answer in describe_trees(trees).values())
+    assert all(
+        isinstance(answer, FlowFacts) for answer in describe_jobs([Job(*each) for each in trees.items()]).values()
+    )
     assert time.monotonic() - started < 60
 
 
@@ -357,21 +366,21 @@ def test_no_process_and_no_descriptor_is_left(tmp_path: Path) -> None:
 def test_facts_are_remembered_by_source_and_target(tmp_path: Path) -> None:
     """What was found out once is there again, for that source and that target only."""
     known = FlowFacts(retries=2, image=ImageSettings(base_image="x"), input_schema={"type": "object"}, summary="ü")
-    assert facts_cache_get(tmp_path, "ab" * 32, "a.py:f") is None
-    facts_cache_put(tmp_path, "ab" * 32, "a.py:f", known)
-    assert facts_cache_get(tmp_path, "ab" * 32, "a.py:f") == known
-    assert facts_cache_get(tmp_path, "cd" * 32, "a.py:f") is None
-    assert facts_cache_get(tmp_path, "ab" * 32, "b.py:f") is None
+    assert facts_cache_get(tmp_path, AROUND, "a.py:f") is None
+    facts_cache_put(tmp_path, AROUND, "a.py:f", known)
+    assert facts_cache_get(tmp_path, AROUND, "a.py:f") == known
+    assert facts_cache_get(tmp_path, Surroundings("cd" * 32), "a.py:f") is None
+    assert facts_cache_get(tmp_path, AROUND, "b.py:f") is None
 
 
 def test_damaged_facts_are_forgotten(tmp_path: Path) -> None:
     """A cache entry that was cut or changed is a miss."""
-    facts_cache_put(tmp_path, "ab" * 32, "a.py:f", FlowFacts(retries=2))
+    facts_cache_put(tmp_path, AROUND, "a.py:f", FlowFacts(retries=2))
     entry = next(path for path in tmp_path.rglob("*") if path.is_file())
     body = entry.read_bytes()
     for damaged in (b"", body[:-3], body.replace(b"2}", b"3}"), b"\xff" * 100):
         entry.write_bytes(damaged)
-        assert facts_cache_get(tmp_path, "ab" * 32, "a.py:f") is None
+        assert facts_cache_get(tmp_path, AROUND, "a.py:f") is None
 
 
 # --- imported but left out --------------------------------------------------------------------------------------------

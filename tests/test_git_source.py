@@ -16,8 +16,8 @@ from kitaru.errors import KitaruSourceError
 from kitaru.model.manifest import SourceSpec
 from kitaru.settings import actor
 from kitaru.source.git import GitSource
-from kitaru.source.globs import Globs
 from kitaru.source.provenance import provenance, without_credentials
+from kitaru.source.selection import Patterns
 
 ALL = SourceSpec(include=("**",), exclude=(), max_size_mb=50)
 
@@ -461,7 +461,7 @@ def test_why_a_file_was_left_out(repo: Path) -> None:
 )
 def test_what_a_pattern_takes(pattern: str, taken: list[str], left: list[str]) -> None:
     """The rules of the module's docstring, one row each."""
-    globs = Globs.of([pattern])
+    globs = Patterns([pattern])
     assert [path for path in taken if not globs.match(path)] == []
     assert [path for path in left if globs.match(path)] == []
 
@@ -470,7 +470,7 @@ def test_what_a_pattern_takes(pattern: str, taken: list[str], left: list[str]) -
 def test_what_is_no_pattern_is_refused(pattern: str) -> None:
     """A pattern that would silently take nothing is an error that shows it."""
     with pytest.raises(KitaruSourceError):
-        Globs.of([pattern])
+        Patterns([pattern])
 
 
 NAMES = st.text("ab.-]", min_size=1, max_size=3).filter(lambda name: name not in (".", "..", ".git"))
@@ -492,7 +492,7 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_patterns_mean_what_git_means(oracle: Path, pattern: str, tried: list[str]) -> None:
     """For any pattern that is accepted, the files it takes are those that a .gitignore with that line ignores."""
     try:
-        globs = Globs.of([pattern])
+        globs = Patterns([pattern])
     except KitaruSourceError:
         return
     assume(not pattern.startswith("./"))

@@ -63,7 +63,10 @@ class Running:
         """The flow that a person named, looked for from the present folder, then from the manifest's."""
         cwd = self._session.settings.cwd
         place = target.partition(":")[0]
-        return load_target(cwd if (cwd / place).is_file() else self.source_root(), target)
+        root = cwd if (cwd / place).is_file() else self.source_root()
+        roots = wiring.source_roots(self._session.settings)
+        wiring.check_names(root, target, roots)
+        return load_target(root, target, roots)
 
     def source_of(self, execution: Execution) -> Flow[..., Any]:
         """The flow of an execution that began from source: from the folder where it began where that is on this machine

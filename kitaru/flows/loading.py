@@ -12,13 +12,17 @@ import keyword
 import os
 import re
 import sys
+from collections.abc import Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
 from kitaru.errors import KitaruSourceError, KitaruUsageError, Problem
 from kitaru.flows.checkpoint import Checkpoint
+from kitaru.flows.finder import take_over, take_over_process
 from kitaru.flows.flow import Flow
+from kitaru.model.reserved import RESERVED
 
 _MOST_FRAMES = 6
 _MOST_FILES = 5_000
@@ -33,44 +37,68 @@ class MissingModuleError(KitaruSourceError):
         self.module = module
 
 
-def load_target(root: Path, target: str) -> Flow[..., Any]:
+def load_target(root: Path, target: str, roots: Sequence[str] = (), *, alone: bool = False) -> Flow[..., Any]:
     """Import what ``target`` names from the source tree at ``root``, and return the flow.
 
-    ``root`` goes to the front of ``sys.path``; for a target that is a file, its folder goes to the end, so that its
-    neighbours can be imported as when the file is run as a script. ``flows/research.py`` becomes ``flows.research``.
-    With no ``:name`` the only flow of the module is meant.
+    ``roots`` are folders of the tree to import from besides the tree itself, such as ``src``. A target that is a file
+    sees its neighbours, too, as when the file is run as a script. ``flows/research.py`` becomes ``flows.research``;
+    a file of a package (a folder with ``__init__.py``) is imported from the folder above its package. With no ``:name``
+    the only flow of the module is meant. ``alone``: this process exists for the source, see ``take_over_process``.
 
     Raises ``KitaruSourceError`` with one problem: no such file or module, an import that raises, no such name, no flow.
     """
     root = root.resolve()
     place, _, name = target.partition(":")
-    if str(root) in sys.path:
-        sys.path.remove(str(root))
-    sys.path.insert(0, str(root))
+    places = places_of(root, target, roots)
+    (take_over_process if alone else take_over)(root, places)
     # What was on disk a moment ago is not asked again: the tree may have been unpacked since.
     importlib.invalidate_caches()
-    module = _import_file(root, place) if place.endswith(".py") or "/" in place else _import_module(root, place)
+    if _is_path(place):
+        module = _import_file(root, place, [*(root / each for each in roots), root], places)
+    else:
+        module = _import_module(root, place)
     flow = _flow_in(module, name, place)
     _check_policies(module, flow, place)
     return flow
 
 
+def places_of(root: Path, target: str, roots: Sequence[str] = ()) -> tuple[Path, ...]:
+    """The folders that a target's modules are found in, the first one first.
+
+    ``places_of(root, "src/shop/flows.py:quote")`` is ``(root, root/"src", root/"src/shop")`` for a package ``shop``.
+    """
+    places = [*(root / each for each in roots), root]
+    place = target.partition(":")[0]
+    if _is_path(place):
+        folder = Path(os.path.normpath(root / place)).parent
+        places += [each for each in (_above_package(folder, root), folder) if each.is_relative_to(root)]
+    return tuple(dict.fromkeys(places))
+
+
+def _above_package(folder: Path, root: Path) -> Path:
+    """The folder that holds the package which ``folder`` belongs to; ``folder`` itself where it is no package."""
+    while (folder / "__init__.py").is_file() and folder != root:
+        folder = folder.parent
+    return folder
+
+
+def _is_path(place: str) -> bool:
+    return place.endswith(".py") or "/" in place
+
+
 # --- the module -------------------------------------------------------------------------------------------------------
 
 
-def _import_file(root: Path, place: str) -> ModuleType:
+def _import_file(root: Path, place: str, roots: Sequence[Path], places: Sequence[Path]) -> ModuleType:
     path = Path(os.path.normpath(root / place))
     if not path.is_relative_to(root) or not path.is_file():
         raise _no_file(root, place)
-    folder = str(path.parent)
-    if folder not in sys.path:
-        sys.path.append(folder)
-    parts = path.relative_to(root).with_suffix("").parts
-    if parts[-1] == "__init__" and len(parts) > 1:
-        parts = parts[:-1]
+    parts = _module_path(path, roots, places)
     if not all(part.isidentifier() and not keyword.iskeyword(part) for part in parts):
         return _import_unnamable(root, path, place)
     name = ".".join(parts)
+    if parts[0] in RESERVED:
+        raise _name_taken(place, name)
     try:
         module = importlib.import_module(name)
     except (Exception, SystemExit) as error:
@@ -80,6 +108,29 @@ def _import_file(root: Path, place: str) -> ModuleType:
     if not _is_file(module, path):
         raise _name_taken(place, name)
     return module
+
+
+def _module_path(path: Path, roots: Sequence[Path], places: Sequence[Path]) -> tuple[str, ...]:
+    """The parts of the name that a file is imported by: its path below its package's folder, or its root.
+
+    Where another module has the name of the folder (``etl/etl.py`` beside ``etl/load.py``, or ``code/`` and the
+    standard library's ``code``), the file's own name, as when it is run as a script.
+    """
+    base = _above_package(path.parent, roots[-1])
+    if base == path.parent:
+        base = max((each for each in roots if path.is_relative_to(each)), key=lambda each: len(each.parts))
+    parts = path.relative_to(base).with_suffix("").parts
+    if parts[-1] == "__init__" and len(parts) > 1:
+        parts = parts[:-1]
+    if len(parts) > 1 and (parts[0] in RESERVED or _is_module(parts[0], base, places)):
+        return (path.stem,)
+    return parts
+
+
+def _is_module(name: str, base: Path, places: Sequence[Path]) -> bool:
+    """Whether ``name`` is something else in the project than the folder ``name`` of ``base``."""
+    spec = PathFinder.find_spec(name, [str(place) for place in places])
+    return spec is not None and spec.loader is not None and spec.origin != str(base / name / "__init__.py")
 
 
 def _is_file(module: ModuleType, path: Path) -> bool:
@@ -110,15 +161,36 @@ def _import_unnamable(root: Path, path: Path, place: str) -> ModuleType:
 
 
 def _import_module(root: Path, name: str) -> ModuleType:
+    if name.partition(".")[0] in RESERVED:
+        raise _problem(
+            name, f"{name} is a module of Python or of a library of Kitaru", hint="give the project's another name"
+        )
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
-            problem = Problem(f"there is no module {error.name}", hint="targets are module.path:flow or path.py:flow")
-            raise MissingModuleError(
-                problem.message, module=error.name, problems=(problem,), hint=problem.hint
-            ) from error
+            raise _no_module(root, name, error) from error
         raise _import_failed(root, name, error) from error
+    file = getattr(module, "__file__", None)
+    if file and not Path(file).is_relative_to(root):
+        raise _no_module(root, name, ModuleNotFoundError(name=name))
+    return module
+
+
+def _no_module(root: Path, target: str, error: ModuleNotFoundError) -> MissingModuleError:
+    """No module of that name in the source; perhaps it is there below a folder to import from, such as ``src``."""
+    relative = target.replace(".", "/")
+    inside = next((path for end in (".py", "/__init__.py") for path in sorted(root.glob(f"*/{relative}{end}"))), None)
+    hint = getattr(error, "hint", "")
+    if inside is not None and not hint:
+        folder = inside.relative_to(root).parts[0]
+        hint = f"the source has {inside.relative_to(root)}; say in kitaru.yaml: source: {{roots: [{folder}]}}"
+    name = error.name or target
+    problem = Problem(
+        f"there is no module {name} in the source",
+        hint=hint or "targets are module.path:flow or path.py:flow",
+    )
+    return MissingModuleError(problem.message, module=name, problems=(problem,), hint=problem.hint)
 
 
 # --- the flow ---------------------------------------------------------------------------------------------------------
@@ -214,8 +286,8 @@ def _near(name: str, there: list[str], cutoff: float) -> list[str]:
 
 def _name_taken(place: str, name: str) -> KitaruSourceError:
     top = name.partition(".")[0]
-    other = sys.modules.get(name) or sys.modules.get(top)
-    where = getattr(other, "__file__", None) or "Python itself"
+    other = None if top in RESERVED else sys.modules.get(name) or sys.modules.get(top)
+    where = getattr(other, "__file__", None) or "Python or a library of Kitaru"
     package = "" if name == top else f" (or add {top}/__init__.py, if it is your own package)"
     return _problem(
         place,

@@ -42,6 +42,7 @@ class Neighbours:
 
 
 DEFAULT_BUDGET_MB = 50
+_ROOT = re.compile(r"[A-Za-z0-9_][^/\\]*(/[A-Za-z0-9_][^/\\]*)*")
 
 
 def _image(value: Any) -> Any:
@@ -76,12 +77,20 @@ def _target(value: Any) -> Any:
     return value
 
 
+def _source_root(value: Any) -> Any:
+    if isinstance(value, str) and not _ROOT.fullmatch(value):
+        raise ValueError("expected a folder below the manifest's, such as src or libs/common/src")
+    return value
+
+
 ProjectName = Annotated[
     str, BeforeValidator(_project_name), Field(json_schema_extra={"pattern": f"^{PROJECT_NAME.pattern}$"})
 ]
 FlowName = Annotated[str, BeforeValidator(_flow_name), Field(json_schema_extra={"pattern": f"^{FLOW_NAME.pattern}$"})]
 TagName = Annotated[str, BeforeValidator(_tag_name), Field(json_schema_extra={"pattern": f"^{TAG_NAME.pattern}$"})]
 Target = Annotated[str, BeforeValidator(_target), Field(json_schema_extra={"pattern": r"^[^:]+:[^:\s]+$"})]
+
+SourceRoot = Annotated[str, BeforeValidator(_source_root), Field(json_schema_extra={"pattern": f"^{_ROOT.pattern}$"})]
 
 
 class _OrBaseImage:
@@ -104,6 +113,9 @@ class SourceSpec(Noun):
     exclude: tuple[str, ...] | None = Field(None, description="Globs of files to leave out, after include")
     max_size_mb: PositiveInt | None = Field(
         None, description=f"Refuse a source tree larger than this; default {DEFAULT_BUDGET_MB}"
+    )
+    roots: tuple[SourceRoot, ...] | None = Field(
+        None, description="Folders to import from besides the manifest's own, such as src"
     )
 
 
@@ -171,6 +183,7 @@ class Manifest(Noun):
             include=own.include if own.include is not None else (self.source.include or ("**",)),
             exclude=own.exclude if own.exclude is not None else (self.source.exclude or ()),
             max_size_mb=own.max_size_mb or self.source.max_size_mb or DEFAULT_BUDGET_MB,
+            roots=own.roots if own.roots is not None else (self.source.roots or ()),
         )
 
     def stack_named(self, name: str | None) -> NamedStack | None:

@@ -37,7 +37,8 @@ class FlowFacts(Noun):
 class Snapshot(Noun):
     """One built unit. Its digest is its identity: content alone, never a commit, time, user or absolute path.
 
-    ``source`` is the digest of the source tree's canonical listing; ``inputs`` are the representative inputs, which an
+    ``source`` is the digest of the source tree's canonical listing; ``roots`` are the folders in it to import from
+    besides itself; ``inputs`` are the representative inputs, which an
     invoke overrides one by one; ``input_schema`` is a JSON Schema of the flow's parameters.
     """
 
@@ -45,6 +46,7 @@ class Snapshot(Noun):
     flow: str
     target: str
     source: str
+    roots: tuple[str, ...] = ()
     image: ImageSettings = Field(default_factory=ImageSettings)
     stack: NamedStack
     options: Options = Field(default_factory=Options)

@@ -17,7 +17,7 @@ from kitaru.model.snapshot import Commit, FlowFacts, Options, Snapshot
 from kitaru.model.stack import RUNNABLE
 from kitaru.ports import Reporter, Step
 from kitaru.settings import MANIFEST
-from kitaru.source.port import Describer, ImportJob, Selection, Source
+from kitaru.source.port import Describer, ImportJob, Selection, Source, Surroundings
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,21 +176,23 @@ class Workshop:
     def _facts(self, flows: dict[str, FlowSpec], digests: dict[str, str]) -> dict[str, FlowFacts | Problem]:
         """From the cache where the content is known; the rest is imported, in a child process."""
         facts: dict[str, FlowFacts | Problem] = {}
-        unknown: dict[str, dict[str, str]] = {}
+        unknown: dict[Surroundings, dict[str, str]] = {}
         for name, flow in flows.items():
-            known = self.describer.known(digests[name], flow.target)
+            environment = self.loaded.manifest.image_of(flow, None).environment or {}
+            around = Surroundings(digests[name], self.spec_of(flow).roots or (), tuple(sorted(environment.items())))
+            known = self.describer.known(around, flow.target)
             if known is not None:
                 facts[name] = known
             else:
-                unknown.setdefault(digests[name], {})[name] = flow.target
+                unknown.setdefault(around, {})[name] = flow.target
         if unknown:
             count = sum(map(len, unknown.values()))
             self.reporter.step(Step("import", f"importing {count} {'target' if count == 1 else 'targets'}"))
-            trees = {
-                digest: ImportJob(targets, partial(self.archive, flows[next(iter(targets))]))
-                for digest, targets in unknown.items()
-            }
-            facts.update(self.describer.describe(trees))
+            jobs = [
+                ImportJob(around, targets, partial(self.archive, flows[next(iter(targets))]))
+                for around, targets in unknown.items()
+            ]
+            facts.update(self.describer.describe(jobs))
         return facts
 
     def _placed(self, name: str, problem: Problem) -> Problem:
@@ -229,6 +231,7 @@ class Workshop:
             flow=name,
             target=flow.target,
             source=digest,
+            roots=self.spec_of(flow).roots or (),
             image=self.loaded.manifest.image_of(flow, facts.image),
             stack=stack,
             options=_options(flow, facts),

@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from kitaru.errors import KitaruRuntimeError, KitaruUsageError, KitaruUserCodeError
 from kitaru.flows.checkpoint import Checkpoint
+from kitaru.flows.finder import present
 from kitaru.run.failures import ChildTraceback
 from kitaru.run.interrupts import Expired, FlowExpired
 from kitaru.run.output import print_past
@@ -194,6 +195,7 @@ class IsolatedAttempt:
             place=place_of(call.checkpoint),
             path=[*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))],
             sys_path=list(sys.path),
+            project=present(),
             argv=list(sys.argv),
             args=[pack(value, f"argument {number} {subject}") for number, value in enumerate(call.args, start=1)],
             kwargs={name: pack(value, f"argument {name} {subject}") for name, value in call.kwargs.items()},

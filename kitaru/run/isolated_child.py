@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from kitaru.errors import KitaruContextError, KitaruRuntimeError
 from kitaru.flows.checkpoint import Checkpoint
+from kitaru.flows.finder import take_over_process
 from kitaru.flows.scope import scope
 from kitaru.run.forked import await_here, run_here
 from kitaru.run.wire import LEARN, MAIN_ALIAS, Failed, Note, Order, Place, Returned, pack, receive, send, unpack
@@ -69,6 +70,9 @@ def _arrange(order: Order) -> None:
     """The same arguments, import path and environment as in the process that asked."""
     sys.argv[:] = order.argv
     sys.path[:] = order.sys_path
+    if order.project:
+        root, *places = map(Path, order.project)
+        take_over_process(root, places)
     if order.path:
         os.environ["PYTHONPATH"] = os.pathsep.join(order.path)
     else:

@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from kitaru.run.port import Mask
@@ -56,6 +57,18 @@ def secret_values(environ: Mapping[str, str]) -> set[str]:
     return {text for text in found | lines if len(text) >= SHORTEST}
 
 
+def secret_names(environ: Mapping[str, str]) -> set[str]:
+    """The variables that hold a secret, and those that a secret stands for: ``{"OPENAI_API_KEY"}``."""
+    named = set(environ.get(NAMED, "").split(",")) & set(environ)
+    names = {name for name in environ if name in named or (TELLING.search(name) and not name.startswith(SECRET))}
+    for name, value in environ.items():
+        if name.startswith(SECRET) and name != NAMED:
+            with suppress(ValueError):
+                content = json.loads(value)
+                names.update(content if isinstance(content, dict) else ())
+    return names
+
+
 class Masking:
     """``Mask``: puts ``***`` in place of each secret, also as ``repr`` and JSON write it."""
 
@@ -97,9 +110,12 @@ class Masking:
 
 def _forms(value: str) -> set[str]:
     """The value, and what becomes of it inside a ``repr`` (with and without its quotes escaped) or JSON."""
+    from urllib.parse import quote, quote_plus  # Late: a script without secrets never needs it.
+
     bare = "".join(part if part in ("'", '"') else repr(part)[1:-1] for part in re.split("(['\"])", value))
     quoted = bare.replace("'", "\\'")
-    return {value, bare, quoted, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
+    forms = {value, bare, quoted, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
+    return forms | {value.upper(), value.lower(), quote(value, safe=""), quote_plus(value)}
 
 
 def _passwords(value: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -45,8 +45,8 @@ CANCELLED = 3
 Unpack = Callable[[str, Callable[[], bytes]], Path]
 """From a source digest, and a function that fetches its archive, to the verified folder."""
 
-Load = Callable[[Path, str], Any]
-"""From the folder and a target to the flow."""
+Load = Callable[[Path, str, tuple[str, ...]], Any]
+"""From the folder, a target and the folders to import from to the flow."""
 
 Execute = Callable[[Any], int]
 """Runs the loaded flow to its end, which its journal records, and gives the exit code."""
@@ -106,7 +106,7 @@ def _prepare(order: RunOrder, store: Store, unpack: Unpack, load: Load) -> Any:
     source = snapshot["source"]
     root = unpack(source, lambda: _fetch_archive(store, order.project, source))
     enter_source(root, _working_folder())
-    return load(root, snapshot["target"])
+    return load(root, snapshot["target"], tuple(snapshot.get("roots") or ()))
 
 
 def leave_process(error: KitaruExecutionError) -> NoReturn:
@@ -138,30 +138,13 @@ def read_order_snapshot(order: RunOrder) -> dict[str, Any]:
 
 
 def enter_source(root: Path, caller: Path | None) -> None:
-    """Make ``root`` the working folder and the first place to import from, and the caller's working tree none at all.
+    """Make ``root`` the working folder, and take the caller's folder off the import path.
 
-    A folder of the working tree that is on the path (``PYTHONPATH=src``, an editable installation) is replaced by the
-    same folder of the source, where there is one: the flow runs what was deployed, not what lies there today.
+    Children of the flow leave no compiled files in the source, which is verified each time.
     """
-    root = root.resolve()
     os.chdir(root)
-    sys.path[:] = [str(root), *_without_working_tree(sys.path, root, caller)]
-
-
-def _without_working_tree(entries: Sequence[str], root: Path, caller: Path | None) -> Iterator[str]:
-    for entry in entries:
-        place = Path(entry)
-        if entry in ("", ".", str(root)):
-            continue
-        if caller is None or _belongs_to_python(place) or not place.is_relative_to(caller):
-            yield entry
-        elif place != caller:
-            counterpart = root / place.relative_to(caller)
-            yield str(counterpart) if counterpart.is_dir() else entry
-
-
-def _belongs_to_python(place: Path) -> bool:
-    return place.name in ("site-packages", "dist-packages", "lib-dynload") or place == Path(os.__file__).parent
+    sys.path[:] = [entry for entry in sys.path if entry not in ("", ".", str(caller))]
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
 def _working_folder() -> Path | None:

@@ -58,6 +58,8 @@ class Order:
     place: Place
     path: list[str]
     sys_path: list[str]
+    project: list[str]
+    """The root of the source, and the folders in it to import from; empty outside of one."""
     argv: list[str]
     args: list[Parcel]
     kwargs: dict[str, Parcel]

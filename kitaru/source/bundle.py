@@ -1,4 +1,4 @@
-"""What an earlier version was made of: its source archive, read in memory, and what Git says of its commit."""
+"""A source tree as one archive, ``tar.zst``: equal trees are equal bytes, and what is unpacked is verified."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import zstandard
@@ -16,7 +16,8 @@ import zstandard
 from kitaru.errors import KitaruBackendError, KitaruIntegrityError, KitaruSourceError
 from kitaru.model.snapshot import SourceFile, SourceTree
 from kitaru.source import git_process
-from kitaru.source.selection import EXECUTABLE, FILE, SYMLINK, bad_link, bad_path, normal_mode, tree_digest
+from kitaru.source.selection import EXECUTABLE, FILE, SYMLINK, bad_link, bad_path, tree_digest
+from kitaru.source.unpacked import holds_tree
 
 _CHUNK = 1 << 20
 _BLOCK_HEADER, _CHECKSUM = 3, 4
@@ -105,8 +106,6 @@ def commit_words(folder: Path, sha: str) -> dict[str, str] | None:
     return {"author": author, "email": email, "date": date, "subject": subject}
 
 
-__all__ = ["ensure_unpacked", "pack", "read_tree", "tree_digest", "unpack"]
-
 MOST_BYTES = 4_000_000_000
 """What an archive may hold when decompressed, headers included, unless the caller says otherwise."""
 
@@ -172,7 +171,7 @@ def _unpack(archive: bytes, digest: str, into: Path, most_bytes: int) -> bool:
             # Another process was faster, or a folder was there before: what matters is what it holds.
             if not into.exists():
                 raise
-            return _is_tree(into, digest)
+            return holds_tree(into, digest)
         return True
     except OSError as error:
         raise KitaruBackendError(
@@ -300,42 +299,8 @@ def ensure_unpacked(cache: Path, digest: str, fetch: Callable[[], bytes]) -> Pat
         if not folder.exists():
             if _unpack(fetch(), digest, folder, MOST_BYTES):
                 return folder
-        elif _is_tree(folder, digest):
+        elif holds_tree(folder, digest):
             return folder
     folder = cache / f"{digest}.{secrets.token_hex(8)}"
     unpack(fetch(), digest, folder)
     return folder
-
-
-def read_tree(folder: Path) -> SourceTree:
-    """The source tree that ``folder`` holds, hashed now, compiled Python aside.
-
-    Raises ``OSError`` where it can't be read, ``ValueError`` for what no source tree holds (a device, a bad name).
-    """
-    return SourceTree.model_construct(files=tuple(sorted(_walk(folder, ""), key=lambda file: file.path)))
-
-
-def _walk(folder: Path, prefix: str) -> Iterator[SourceFile]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            path = prefix + entry.name
-            if entry.is_dir(follow_symlinks=False):
-                if entry.name != "__pycache__":
-                    yield from _walk(Path(entry.path), f"{path}/")
-                continue
-            if entry.name.endswith(".pyc"):
-                continue
-            mode = normal_mode(entry.stat(follow_symlinks=False).st_mode)
-            if not mode or bad_path(path):
-                raise ValueError(f"{path!r} is nothing that a source tree holds")
-            body = os.fsencode(Path(entry.path).readlink()) if mode == SYMLINK else Path(entry.path).read_bytes()
-            yield SourceFile.model_construct(
-                path=path, mode=mode, size=len(body), sha256=hashlib.sha256(body).hexdigest()
-            )
-
-
-def _is_tree(folder: Path, digest: str) -> bool:
-    try:
-        return tree_digest(read_tree(folder)) == digest
-    except (OSError, ValueError):
-        return False

@@ -1,14 +1,16 @@
-"""What the flows of a source tree look like, found out by importing them in a child process.
+"""What the flows of a source look like, learned by importing them in a child process.
 
-User code is never imported into this process: it may crash, hang, print or end it, and two trees may use one module
+User code is never imported into this process: it may crash, hang, print or end it, and two sources may use one module
 name.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -16,8 +18,8 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,92 +29,121 @@ from kitaru._version import __version__
 from kitaru.errors import KitaruSourceError, Problem
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.snapshot import FlowFacts
+from kitaru.source.import_check import shadowed_imports
+from kitaru.source.port import Surroundings
 from kitaru.source.unpacked import read_entry, write_entry
 
 DISCOVERY_VARIABLE = "KITARU_DISCOVERY"
 """Set to 1 while flows are imported only to be looked at, so that code may know."""
 
-_Trees = list[tuple[Path, list[tuple[str, str]]]]
-"""Source trees, and the name and target of each flow to look at there."""
+PLACEHOLDER = "hidden-while-importing"
+"""The value of a secret's variable during an import: a client that only wants it set can be made."""
 
-_CACHE_FORMAT = 1
+_MACHINE = re.compile(
+    r"(PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|TMP|TEMP|LD_LIBRARY_PATH|DYLD_\w+|VIRTUAL_ENV|CONDA_\w+"
+    r"|SSL_CERT_\w+|PYTHON\w+|GIT_TEST_\w+)$"
+)
+"""Variables that a process needs to start and to find its libraries; an import sees no other of this shell."""
+
 _MODULE = "kitaru.source.discovery_child"
+_KEY_ERROR = re.compile(r"KeyError: '(\w+)'")
+_CACHE_FORMAT = 2
 _CHUNK = 1 << 16
+_START_SECONDS = 60
 _TAIL_LINES = 5
 _TAIL_BYTES = 2_000
 
 
+@dataclass(frozen=True)
+class Job:
+    """The targets to import from the source at ``root``, by key, with the folders to import from and the variables."""
+
+    root: Path
+    targets: Mapping[str, str]
+    roots: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
 def describe(
-    root: Path,
-    targets: Mapping[str, str],
+    jobs: Sequence[Job],
     *,
     python: str = sys.executable,
     timeout: float = 120,
     on_target: Callable[[str], None] | None = None,
     worktree: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    secrets: Collection[str] = (),
 ) -> dict[str, FlowFacts | Problem]:
-    """What importing each target from the source tree at ``root`` taught, by the keys of ``targets``, in their order.
+    """What importing the targets of each job taught, by their keys, which no two jobs share, in their order.
 
-    As ``describe_trees``, for one tree.
-    """
-    return describe_trees({root: targets}, python=python, timeout=timeout, on_target=on_target, worktree=worktree)
-
-
-def describe_trees(
-    trees: Mapping[Path, Mapping[str, str]],
-    *,
-    python: str = sys.executable,
-    timeout: float = 120,
-    on_target: Callable[[str], None] | None = None,
-    worktree: Path | None = None,
-) -> dict[str, FlowFacts | Problem]:
-    """What importing the targets of each source tree taught, by their keys, which no two trees share, in their order.
-
-    One child imports all of them, each tree in a copy of itself. An import that crashes or ends the process, or takes
-    longer than ``timeout`` seconds, is that target's problem, and the rest go on in a fresh child. ``on_target`` is
-    told each key when its answer is there. ``worktree`` is where the trees come from: a module that is there but not
-    in the tree is named as such.
+    One child imports all of them, each job in a copy of itself. An import that crashes or ends the process, or takes
+    longer than ``timeout`` seconds, is that target's problem, and the rest go on in a fresh child. ``on_target`` gets
+    each key when its answer is there. ``worktree`` is where the sources come from: a module that is there but not in
+    the source is named as such. ``environ`` is the shell's, of which the imports see only the machine's own variables,
+    and those of ``secrets`` with a placeholder.
 
     Raises ``KitaruSourceError`` where ``python`` can't run Kitaru at all.
     """
-    found: dict[str, FlowFacts | Problem] = {}
-    roots = {name: root for root, targets in trees.items() for name in targets}
-    targets = {name: target for tree in trees.values() for name, target in tree.items()}
+    shell = os.environ if environ is None else environ
+    answers: dict[str, FlowFacts | Problem] = {}
+    job_of = {name: job for job in jobs for name in job.targets}
 
     def take(name: str, answer: FlowFacts | Problem) -> None:
-        found[name] = answer
+        answers[name] = answer
         if on_target is not None:
             on_target(name)
 
+    for name, job in job_of.items():
+        problem = shadowed_imports(job.root, job.targets[name], job.roots)
+        if problem is not None:
+            take(name, problem)
     suspect = ""
-    while waiting := [name for name in targets if name not in found]:
+    while waiting := [name for name in job_of if name not in answers]:
         order = sorted(waiting, key=lambda name: name != suspect)
-        with _child(_by_tree(order, roots, targets), python) as child:
+        with _child(_grouped(order, job_of), python, _import_environ(shell, secrets)) as child:
             for message in child.messages(timeout):
                 name = message["name"]
-                take(name, _parse_answer(message, roots[name], targets[name], worktree))
+                take(name, _parse_answer(message, job_of[name], worktree, shell))
             if child.finished:
                 continue
             lost = child.begun
-            if not lost and order[0] not in found:
+            if not lost and order[0] not in answers:
                 raise KitaruSourceError(
                     f"{python} can't look at the flows: {child.ending(timeout)}", hint="kitaru info shows what it is"
                 )
             if lost and (child.timed_out or order[0] == lost):
-                place = targets[lost].partition(":")[0]
+                place = job_of[lost].targets[lost].partition(":")[0]
                 cause = f"importing {place} {child.ending(timeout)}"
                 take(lost, Problem(cause, file=place if _is_path(place) else ""))
             # What was imported before may have been the cause: try it again where nothing was.
             suspect = lost
-    return {name: found[name] for name in targets}
+    return {name: answers[name] for name in job_of}
 
 
-def _by_tree(order: Sequence[str], roots: Mapping[str, Path], targets: Mapping[str, str]) -> _Trees:
-    """The targets as they are to be imported: tree by tree, the first one's tree first."""
-    trees: dict[Path, list[tuple[str, str]]] = {}
+def _grouped(order: Sequence[str], job_of: Mapping[str, Job]) -> list[dict[str, Any]]:
+    """The jobs as the child reads them, the first target's job first."""
+    groups: dict[int, dict[str, Any]] = {}
     for name in order:
-        trees.setdefault(roots[name], []).append((name, targets[name]))
-    return list(trees.items())
+        job = job_of[name]
+        facts = {"root": str(job.root), "roots": job.roots, "environment": dict(job.environment), "targets": []}
+        groups.setdefault(id(job), facts)["targets"].append((name, job.targets[name]))
+    return list(groups.values())
+
+
+def _import_environ(shell: Mapping[str, str], secrets: Collection[str]) -> dict[str, str]:
+    kept = {name: value for name, value in shell.items() if _MACHINE.match(name)}
+    # A relative entry would lead into the source, where the child begins.
+    path = [str(Path(entry).absolute()) for entry in kept.pop("PYTHONPATH", "").split(os.pathsep) if entry]
+    home = _kitaru_home()
+    entries = [home, *path] if home else path
+    return {
+        **kept,
+        **dict.fromkeys(secrets, PLACEHOLDER),
+        **({"PYTHONPATH": os.pathsep.join(entries)} if entries else {}),
+        DISCOVERY_VARIABLE: "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONHASHSEED": "0",
+    }
 
 
 def _is_path(place: str) -> bool:
@@ -143,7 +174,7 @@ class _Child:
     def messages(self, timeout: float) -> Iterator[dict[str, Any]]:
         """The child's answers, until it is done, or silent for ``timeout`` seconds, or gone."""
         rest = b""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + max(timeout, _START_SECONDS)
         poll = select.poll()
         poll.register(self.answers, select.POLLIN)
         while True:
@@ -195,18 +226,14 @@ class _Child:
         self.process.wait()
 
 
-def _child(trees: _Trees, python: str) -> _Child:
-    home = _kitaru_home()
-    env = {**os.environ, DISCOVERY_VARIABLE: "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"}
-    if home:
-        env["PYTHONPATH"] = os.pathsep.join(filter(None, [home, env.get("PYTHONPATH", "")]))
+def _child(jobs: list[dict[str, Any]], python: str, env: Mapping[str, str]) -> _Child:
     answers, writer = os.pipe()
     errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by __exit__)
     try:
         process = subprocess.Popen(
-            # -P: a json.py of the tree must not stand in the way of the start; load_target puts the tree in front.
+            # -P: a json.py of the source must not stand in the way of the start.
             [python, "-P", "-m", _MODULE, str(writer)],
-            cwd=trees[0][0],
+            cwd=jobs[0]["root"],
             env=env,
             stdin=subprocess.PIPE,
             stdout=errors,
@@ -224,8 +251,7 @@ def _child(trees: _Trees, python: str) -> _Child:
     assert process.stdin is not None
     # A pipe that is broken means that it ended at once; the answers, which never come, tell.
     with contextlib.suppress(BrokenPipeError):
-        job = {"trees": [[str(root), targets] for root, targets in trees], "home": home}
-        process.stdin.write(json.dumps(job).encode())
+        process.stdin.write(json.dumps({"jobs": jobs, "home": _kitaru_home()}).encode())
         process.stdin.close()
     return child
 
@@ -240,18 +266,23 @@ def _kitaru_home() -> str:
 # --- its answers ------------------------------------------------------------------------------------------------------
 
 
-def _parse_answer(message: dict[str, Any], root: Path, target: str, worktree: Path | None) -> FlowFacts | Problem:
+def _parse_answer(
+    message: dict[str, Any], job: Job, worktree: Path | None, shell: Mapping[str, str]
+) -> FlowFacts | Problem:
     if "facts" in message:
         return FlowFacts.model_validate(message["facts"])
     problem = Problem(**message["problem"])
-    left_out = _left_out(root, target, message["missing"], worktree) if worktree is not None else None
+    hidden = _KEY_ERROR.search(problem.message)
+    if hidden is not None and hidden[1] in shell:
+        hint = f"an import sees image.environment alone: set {hidden[1]} there, or read it when the flow runs"
+        return replace(problem, hint=hint)
+    target = job.targets[message["name"]]
+    left_out = _left_out(job.root, target, message["missing"], worktree) if worktree is not None else None
     if left_out is None:
         return problem
-    return Problem(
-        f"{problem.message}; {left_out} is in the working tree, but not in the snapshot",
-        file=problem.file,
-        line=problem.line,
-        column=problem.column,
+    return replace(
+        problem,
+        message=f"{problem.message}; {left_out} is in the working tree, but not in the snapshot",
         hint=f"commit {left_out}, or take it in with source.include / source.exclude",
     )
 
@@ -272,12 +303,12 @@ def _left_out(root: Path, target: str, module: str, worktree: Path) -> str | Non
     return None
 
 
-# --- what was found out before ----------------------------------------------------------------------------------------
+# --- what earlier imports taught --------------------------------------------------------------------------------------
 
 
-def facts_cache_get(cache: Path, source: str, target: str) -> FlowFacts | None:
-    """What ``target`` of the source tree with digest ``source`` taught this Python and Kitaru; None if not known."""
-    body = read_entry(_facts_entry(cache, source, target))
+def facts_cache_get(cache: Path, around: Surroundings, target: str) -> FlowFacts | None:
+    """What ``target`` taught when it was last imported in these surroundings; None where that is not known."""
+    body = read_entry(_facts_entry(cache, around, target))
     if body is None:
         return None
     try:
@@ -286,11 +317,21 @@ def facts_cache_get(cache: Path, source: str, target: str) -> FlowFacts | None:
         return None
 
 
-def facts_cache_put(cache: Path, source: str, target: str, facts: FlowFacts) -> None:
+def facts_cache_put(cache: Path, around: Surroundings, target: str, facts: FlowFacts) -> None:
     """Remember ``facts``. A problem is never remembered: what is missing may be installed the next time."""
-    write_entry(_facts_entry(cache, source, target), facts.canonical())
+    write_entry(_facts_entry(cache, around, target), facts.canonical())
 
 
-def _facts_entry(cache: Path, source: str, target: str) -> Path:
-    key = digest(canonical_json([_CACHE_FORMAT, source, target, sys.version, __version__]))
+def _facts_entry(cache: Path, around: Surroundings, target: str) -> Path:
+    surroundings = [around.source, around.roots, around.environment]
+    key = digest(canonical_json([_CACHE_FORMAT, *surroundings, target, *_installation()]))
     return cache / "facts" / key[:2] / f"{key}.json"
+
+
+@functools.cache
+def _installation() -> list[Any]:
+    """What tells this Python, and all that is installed for it: each installation or removal touches its folder."""
+    folders = [
+        [entry, Path(entry).stat().st_mtime_ns] for entry in sys.path if "-packages" in entry and Path(entry).is_dir()
+    ]
+    return [sys.version, __version__, os.environ.get("PYTHONPATH", ""), folders]

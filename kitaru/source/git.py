@@ -16,15 +16,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from kitaru.errors import KitaruSourceError
+from kitaru.errors import KitaruSourceError, Problem
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.manifest import DEFAULT_BUDGET_MB, SourceSpec, is_branch
 from kitaru.model.snapshot import Commit, SourceFile, SourceTree
 from kitaru.source import git_process
-from kitaru.source.globs import Globs
 from kitaru.source.selection import (
     STATE_FOLDER,
     SYMLINK,
+    Patterns,
     Selection,
     check_budget,
     check_links,
@@ -123,7 +123,8 @@ def _filtered(folder: Path, name: str) -> str:
 
 MANIFEST = "kitaru.yaml"
 
-_CACHE_FORMAT = 1
+_CACHE_FORMAT = 2
+_FILTERS = ("filter", "ident", "eol", "working-tree-encoding")
 _JUST_NOW = 30.0
 """Seconds."""
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -238,7 +239,8 @@ class GitSource:
                 links[entry.path] = body.decode("utf-8", "surrogateescape")
             elif len(body) < _LFS_MOST_BYTES and body.startswith(_LFS_POINTER):
                 warnings.append(lfs_warning(entry.path))
-        check_links(links)
+        warnings += check_links(links, {file.path for file in files})
+        warnings += self._filtered([entry.path for entry in entries], listed)
         chosen = SourceTree(files=tuple(files))
         blobs = tuple(entry.blob for entry in entries)
         selection = Selection(chosen, blobs, tree_digest(chosen), tuple(warnings))
@@ -253,14 +255,35 @@ class GitSource:
 
     def why_left_out(self, path: str, spec: SourceSpec) -> str:
         """Why a file that lies below the folder is in no selection of ``spec``, for people."""
-        excluded = Globs.of(spec.exclude or ()).first(path)
+        excluded = Patterns(spec.exclude or ()).first(path)
         if excluded is not None:
             return f"excluded by source.exclude {excluded!r}"
-        if not Globs.of(spec.include or ("**",)).match(path):
+        if not Patterns(spec.include or ("**",)).match(path):
             return "not in source.include"
         if git_process.succeeds(self.root, "check-ignore", "-q", "--", path):
             return "ignored by Git"
         return "not committed"
+
+    def _filtered(self, paths: list[str], listed: bytes) -> list[Problem]:
+        """A warning for each Git filter that gives files other bytes in the working tree than in the snapshot."""
+        if b".gitattributes\0" not in listed:
+            return []
+        body = "".join(f"{path}\0" for path in paths).encode("utf-8", "surrogateescape")
+        answer = git_process.run(self.root, "check-attr", "-z", "--stdin", *_FILTERS, body=body)
+        fields = answer.decode("utf-8", "surrogateescape").split("\0")
+        affected: dict[str, list[str]] = {}
+        for path, name, value in zip(fields[::3], fields[1::3], fields[2::3], strict=False):
+            if value not in ("unspecified", "unset", "lf", "lfs"):
+                affected.setdefault(name if value == "set" else f"{name}={value}", []).append(path)
+        return [
+            Problem(
+                f"has {name} in .gitattributes{f' ({len(files) - 1} more files, too)' if files[1:] else ''}: "
+                "the snapshot holds what Git stores, not what the working tree shows",
+                file=files[0],
+                hint="leave it out with source.exclude, or take the attribute away",
+            )
+            for name, files in affected.items()
+        ]
 
     # --- the commit ---------------------------------------------------------------------------------------------------
 
@@ -331,13 +354,18 @@ class GitSource:
                 shutil.copyfile(place.index, index)
             env = {"GIT_INDEX_FILE": str(index)}
             # An untracked repository inside this one is listed with a slash at its end; staged, it is a submodule.
-            paths = b"".join(path.rstrip("/").encode("utf-8", "surrogateescape") + b"\0" for path in place.changed)
+            # Without a commit it has nothing to stage.
+            changed = [path for path in place.changed if not path.endswith("/") or self._has_commit(path)]
+            paths = b"".join(path.rstrip("/").encode("utf-8", "surrogateescape") + b"\0" for path in changed)
             arguments = ("update-index", "--add", "--remove", "--replace", "-z", "--stdin")
             git_process.run(self.root, *arguments, body=paths, env=env)
             if not git_process.run(self.root, "ls-files", "-z", "--", ".", env=env):
                 return ""
             prefix = [f"--prefix={place.prefix}"] if place.prefix else []
             return git_process.run(self.root, "write-tree", *prefix, env=env).decode().strip()
+
+    def _has_commit(self, folder: str) -> bool:
+        return git_process.succeeds(self.root / folder, "rev-parse", "--verify", "-q", "HEAD^{commit}")
 
     # --- the selection ------------------------------------------------------------------------------------------------
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import ast
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from kitaru.errors import Problem
+from kitaru.model.reserved import RESERVED
 from kitaru.model.snapshot import SourceFile, SourceTree
 
 OWN_PACKAGE = "kitaru"
@@ -96,6 +98,63 @@ def _python_files(folder: Path, prefix: str) -> Iterator[str]:
                 yield from _python_files(Path(entry.path), f"{prefix}{entry.name}/")
         elif entry.name.endswith(".py"):
             yield prefix + entry.name
+
+
+def shadowed_imports(root: Path, target: str, roots: Sequence[str] = ()) -> Problem | None:
+    """The problem with a target whose code imports a module of the project that has a reserved name.
+
+    Python means the standard library, or a library that Kitaru has loaded, by such a name, or the project's module,
+    depending on what was loaded before. Looks at the files that the target's imports lead to in the source at ``root``.
+    """
+    place = target.partition(":")[0]
+    folders = [*(root / each for each in roots), root]
+    if place.endswith(".py"):
+        folders.append((root / place).parent)
+    own = {name: path for folder in reversed(folders) for name, path in _reserved(folder)}
+    if not own:
+        return None
+    waiting = [root / place] if place.endswith(".py") else list(_files_of(place, folders))
+    seen = set(waiting)
+    while waiting:
+        file = waiting.pop()
+        path = os.path.relpath(file, root)
+        try:
+            body = file.read_bytes()
+        except OSError:
+            continue
+        for name, line in imports(body, path):
+            top = name.partition(".")[0]
+            if top in own:
+                shown = os.path.relpath(own[top], root)
+                return Problem(
+                    f"{path}:{line} imports {top}: the project's {shown} has the name of a module of Python or Kitaru",
+                    file=path,
+                    line=line,
+                    hint=f"give {shown} another name, or put it into a package of yours",
+                )
+            following = [each for each in _files_of(name, folders) if each not in seen]
+            seen.update(following)
+            waiting += following
+    return None
+
+
+def _reserved(folder: Path) -> Iterator[tuple[str, Path]]:
+    """The modules of a folder with reserved names, and where they are."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name.partition(".")[0]
+            if name not in RESERVED or name == OWN_PACKAGE:
+                continue
+            package = Path(entry.path, "__init__.py").is_file()
+            if package or (entry.name.endswith((".py", ".so", ".pyc")) and entry.is_file()):
+                yield name, Path(entry.path)
+
+
+def _files_of(name: str, folders: Sequence[Path]) -> Iterator[Path]:
+    """The files that a dotted name may mean in the source."""
+    for folder in folders:
+        base = folder.joinpath(*name.split("."))
+        yield from (path for path in (base.with_name(f"{base.name}.py"), base / "__init__.py") if path.is_file())
 
 
 def imports(body: bytes, path: str) -> Iterator[tuple[str, int]]:

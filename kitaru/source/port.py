@@ -75,9 +75,20 @@ class Source(Protocol):
         """Raises ``KitaruSourceError`` for an empty or too large selection, a submodule, an escaping symlink."""
 
 
-class ImportJob(NamedTuple):
-    """The targets to import from one source tree, by flow name, and its archive, made when asked for."""
+@record()
+class Surroundings:
+    """What an import sees: the source tree of that digest, the folders in it to import from, and ``image.environment``
+    as ``(("MODEL", "large"),)``, sorted."""
 
+    source: str
+    roots: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+class ImportJob(NamedTuple):
+    """The targets to import, by flow name, and the source's archive, made when asked for."""
+
+    around: Surroundings
     targets: Mapping[str, str]
     archive: Callable[[], bytes]
 
@@ -85,12 +96,12 @@ class ImportJob(NamedTuple):
 class Describer(Protocol):
     """Learns what flows look like by importing them, in a process of its own."""
 
-    def known(self, source: str, target: str) -> FlowFacts | None:
-        """What was learned earlier of that target in a source tree of that digest."""
+    def known(self, around: Surroundings, target: str) -> FlowFacts | None:
+        """What an earlier import of that target taught, where nothing that it depends on has changed."""
         ...
 
-    def describe(self, trees: Mapping[str, ImportJob]) -> Mapping[str, FlowFacts | Problem]:
-        """Import the targets of each tree, by its digest; what went wrong with one is its problem. By flow name."""
+    def describe(self, jobs: Sequence[ImportJob]) -> Mapping[str, FlowFacts | Problem]:
+        """Import the targets of each job; what went wrong with one is its problem. By flow name."""
         ...
 
     def pack(self, selection: Selection) -> bytes:

@@ -1,37 +1,88 @@
-"""What a source tree is, without its bytes: its digest, and the rules that every path and symlink in it keeps."""
+"""Which files a source holds: patterns over a listing, and the rules that every path and symlink keeps."""
 
 from __future__ import annotations
 
 import json
-import stat
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from kitaru.errors import KitaruSourceError, Problem
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.manifest import SourceSpec
 from kitaru.model.snapshot import SourceFile, SourceTree
-from kitaru.source.globs import Globs
 
 FILE = 0o100644
 EXECUTABLE = 0o100755
 SYMLINK = 0o120000
+STATE_FOLDER = ".kitaru"
 
+_GITLINK = 0o160000
 _MOST_LINKS = 40
+_MOST_STARS = 4
+"""In one name of a pattern: with more, a file's name of a hundred letters takes minutes."""
+
+
+class Patterns:
+    """Patterns that choose files, spelled as in a ``.gitignore`` beside the manifest: ``flows/**``, ``/lib``.
+
+    There is no negation, as include and exclude are lists of their own, and no comment. Raises ``KitaruSourceError``
+    for the first that is no pattern.
+    """
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        from pathspec import GitIgnoreSpec  # Late: a worker that unpacks a source chooses no files.
+
+        self.patterns = tuple(patterns)
+        self._single = [GitIgnoreSpec.from_lines([_checked(pattern)]) for pattern in patterns]
+
+    def match(self, path: str) -> bool:
+        """Whether a pattern takes the file at ``path``, relative to the manifest's folder."""
+        return self.first(path) is not None
+
+    def first(self, path: str) -> str | None:
+        """The first pattern that takes ``path``."""
+        pairs = zip(self.patterns, self._single, strict=True)
+        return next((pattern for pattern, spec in pairs if pattern == "**" or spec.match_file(path)), None)
+
+
+def _checked(pattern: str) -> str:
+    """The pattern as pathspec reads it: ``./lib`` is ``/lib``."""
+    from pathspec import GitIgnoreSpec
+
+    why = ""
+    trimmed = "/" + pattern[2:].lstrip("/") if pattern.startswith("./") else pattern
+    names = trimmed.removesuffix("/").removeprefix("/").split("/")
+    if pattern.startswith(("!", "#")):
+        why = "negation is for the other of source.include and source.exclude, and there are no comments"
+    elif any(name in ("", ".", "..") for name in names):
+        why = "expected a path below the manifest's folder, with no '..' and no empty name"
+    elif re.search(r"\[(?![!^]?.[^\]]*\])", re.sub(r"\\.", "", pattern)):
+        why = "its [ is never closed"
+    elif "[:" in pattern:
+        why = "character classes such as [[:alpha:]] are not supported"
+    elif any(name != "**" and len(re.findall(r"\*+", name)) > _MOST_STARS for name in names):
+        why = f"a name holds at most {_MOST_STARS} *"
+    elif names.count("**") > _MOST_STARS:
+        why = f"it holds at most {_MOST_STARS} **"
+    try:
+        # Several * in a row mean one, and cost as many.
+        squeezed = "/".join(name if name == "**" else re.sub(r"\*+", "*", name) for name in trimmed.split("/"))
+        known = GitIgnoreSpec.from_lines([squeezed])
+        why = why or ("" if any(each.include for each in known.patterns) else "it takes nothing")
+    except ValueError as error:
+        why = why or str(error)
+    if why:
+        raise KitaruSourceError(
+            f"{pattern!r} is no pattern for source files: {why}",
+            hint="patterns are spelled as in a .gitignore: flows/**, *.ipynb, /lib",
+        )
+    return squeezed
 
 
 def tree_digest(tree: SourceTree) -> str:
     """The digest that names a source tree: that of its canonical listing, whatever the order, time or machine."""
     return digest(canonical_json(sorted(tree.listing())))
-
-
-def normal_mode(mode: int) -> int:
-    """One of the three modes that a source tree knows, from a file's own; 0 for anything but a file or a symlink."""
-    if stat.S_ISLNK(mode):
-        return SYMLINK
-    if stat.S_ISREG(mode):
-        return EXECUTABLE if mode & stat.S_IXUSR else FILE
-    return 0
 
 
 def bad_path(path: str) -> str | None:
@@ -48,16 +99,25 @@ def bad_path(path: str) -> str | None:
 
 
 def bad_link(path: str, links: Mapping[str, str]) -> str | None:
-    """Why the symlink at ``path`` can't be kept; None where it stays inside the tree.
+    """Why the symlink at ``path`` can't be kept; None where it stays inside the tree. ``links`` as for ``follow``."""
+    try:
+        follow(path, links)
+    except ValueError as error:
+        return str(error)
+    return None
 
-    ``links`` maps every symlink of the tree to its target. They are followed as the kernel would, through each other,
-    as the text alone does not tell: ``a/b/../x`` is elsewhere when ``a/b`` is a symlink.
+
+def follow(path: str, links: Mapping[str, str]) -> str:
+    """The path in the tree that the symlink at ``path`` leads to. Raises ``ValueError`` for one that leads out of it.
+
+    ``links`` maps every symlink of the tree to its target: ``{"flows/data": "../data"}``. They are followed as the
+    kernel would, through each other: ``a/b/../x`` is elsewhere when ``a/b`` is a symlink.
     """
     target = links[path]
     if not target or "\0" in target:
-        return "it has no target"
+        raise ValueError("it has no target")
     if target.startswith("/"):
-        return "it is absolute"
+        raise ValueError("it is absolute")
     place = path.split("/")[:-1]
     rest = target.split("/")[::-1]
     followed = 0
@@ -67,7 +127,7 @@ def bad_link(path: str, links: Mapping[str, str]) -> str | None:
             continue
         if part == "..":
             if not place:
-                return "it leads out of the tree"
+                raise ValueError("it leads out of the tree")
             place.pop()
             continue
         place.append(part)
@@ -76,17 +136,12 @@ def bad_link(path: str, links: Mapping[str, str]) -> str | None:
             continue
         followed += 1
         if followed > _MOST_LINKS:
-            return "it leads back to itself"
+            raise ValueError("it leads back to itself")
         if onward.startswith("/"):
-            return "it leads out of the tree"
+            raise ValueError("it leads out of the tree")
         place.pop()
         rest.extend(onward.split("/")[::-1])
-    return None
-
-
-STATE_FOLDER = ".kitaru"
-
-_GITLINK = 0o160000
+    return "/".join(place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +175,7 @@ def choose(listed: bytes, spec: SourceSpec, own: Collection[str]) -> tuple[list[
     ``own`` are paths that no source tree holds. Raises ``KitaruSourceError`` for an empty choice, a submodule or a
     name that is not UTF-8.
     """
-    include, exclude = Globs.of(spec.include or ("**",)), Globs.of(spec.exclude or ())
+    include, exclude = Patterns(spec.include or ("**",)), Patterns(spec.exclude or ())
     paths: list[str] = []
     entries: list[Entry] = []
     for record in listed.split(b"\0")[:-1]:
@@ -141,13 +196,13 @@ def choose(listed: bytes, spec: SourceSpec, own: Collection[str]) -> tuple[list[
         raise _nothing(include, exclude, paths)
     warnings = [
         Problem(f"source.include {pattern!r} takes no committed file")
-        for pattern, regex in zip(include.patterns, include.single, strict=True)
-        if not any(regex.fullmatch(path) for path in paths)
+        for pattern in include.patterns
+        if not any(map(Patterns([pattern]).match, paths))
     ]
     return entries, warnings
 
 
-def _nothing(include: Globs, exclude: Globs, paths: list[str]) -> KitaruSourceError:
+def _nothing(include: Patterns, exclude: Patterns, paths: list[str]) -> KitaruSourceError:
     if not paths:
         message = "the commit holds no file beside the manifest"
     else:
@@ -173,8 +228,13 @@ def _check_entry(entry: Entry) -> None:
         raise KitaruSourceError(f"{printable(entry.path)}: {why}", hint="git mv it to another name, or exclude it")
 
 
-def check_links(links: dict[str, str]) -> None:
-    """Raise ``KitaruSourceError`` for a symlink that leads out of the tree; ``links`` maps path to target."""
+def check_links(links: Mapping[str, str], paths: Collection[str]) -> list[Problem]:
+    """Warnings of symlinks to what the selection leaves out; ``links`` maps path to target, ``paths`` are selected.
+
+    Raises ``KitaruSourceError`` for a symlink that leads out of the tree.
+    """
+    folders = {path[:at] for path in paths for at, letter in enumerate(path) if letter == "/"} | {""}
+    warnings = []
     for path, target in links.items():
         why = bad_path(target.replace("/", "_") or "_") or bad_link(path, links)
         if why is not None:
@@ -182,6 +242,16 @@ def check_links(links: dict[str, str]) -> None:
                 f"{path} is a symlink to {printable(target)!r}: {why}; a snapshot keeps only links to files inside it",
                 hint="make it relative and inside the manifest's folder, or leave it out with source.exclude",
             )
+        end = follow(path, links)
+        if end not in paths and end not in folders:
+            warnings.append(
+                Problem(
+                    f"is a symlink to {end}, which the snapshot does not hold",
+                    file=path,
+                    hint=f"commit {end} and take it in with source.include, or leave out the link with source.exclude",
+                )
+            )
+    return warnings
 
 
 def check_budget(entries: list[Entry], budget_mb: int) -> None:

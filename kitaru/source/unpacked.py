@@ -179,9 +179,6 @@ def lock_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name.partition('.')[0]}{SUFFIX}")
 
 
-COMPILED = "__pycache__"
-
-
 def ensure_source(cache: Path, sha: str, fetch: Callable[[], bytes]) -> Path:
     """A folder that holds the source tree of that digest, verified now; ``fetch`` is called only where there is none.
 
@@ -199,7 +196,7 @@ def ensure_source(cache: Path, sha: str, fetch: Callable[[], bytes]) -> Path:
 
 
 def holds_tree(folder: Path, sha: str) -> bool:
-    """Whether ``folder`` holds exactly that tree: every path, mode and content. What Python compiled does not count."""
+    """Whether ``folder`` holds exactly that tree: every path, mode and content."""
     try:
         return digest(canonical_json(sorted(_listing(str(folder), "")))) == sha
     except (OSError, UnicodeEncodeError):
@@ -212,12 +209,11 @@ def _listing(folder: str, prefix: str) -> Iterator[list[str]]:
         for entry in entries:
             path = prefix + entry.name
             if entry.is_dir(follow_symlinks=False):
-                if entry.name != COMPILED:
-                    yield from _listing(entry.path, path + "/")
+                yield from _listing(entry.path, path + "/")
             elif entry.is_symlink():
                 target = str(Path(entry.path).readlink())
                 yield [path, "120000", hashlib.sha256(os.fsencode(target)).hexdigest()]
-            elif not entry.name.endswith(".pyc"):
+            else:
                 mode = entry.stat(follow_symlinks=False).st_mode
                 # Anything but a plain file gets a listing that no tree has; reading a pipe would not end.
                 body = Path(entry.path).read_bytes() if stat.S_ISREG(mode) else b""

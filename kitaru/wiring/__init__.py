@@ -6,11 +6,13 @@ Must never know: printing, argv.
 
 from kitaru.wiring.repository import Repository as Repository
 from kitaru.wiring.repository import can_be_of as can_be_of
+from kitaru.wiring.repository import check_names as check_names
 from kitaru.wiring.repository import ci_files as ci_files
 from kitaru.wiring.repository import forge as forge
 from kitaru.wiring.repository import manifest_edits as manifest_edits
 from kitaru.wiring.repository import past_sources as past_sources
 from kitaru.wiring.repository import scaffold as scaffold
+from kitaru.wiring.repository import source_roots as source_roots
 from kitaru.wiring.repository import unpacked as unpacked
 from kitaru.wiring.repository import working_tree as working_tree
 from kitaru.wiring.running import before_end as before_end

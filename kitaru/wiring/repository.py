@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kitaru.errors import KitaruSourceError, KitaruUsageError, Problem
-from kitaru.settings import (
-    Settings,
-    actor,
-)
+from kitaru.settings import Asked, Settings, actor
+from kitaru.wiring.settling import load_manifest
 
 if TYPE_CHECKING:
     from kitaru.ci.port import Forge
     from kitaru.manifest.port import ManifestFile
     from kitaru.model.manifest import Neighbours, SourceSpec
     from kitaru.model.snapshot import FlowFacts
-    from kitaru.source.port import ImportJob, Selection, Source
+    from kitaru.source.port import ImportJob, Selection, Source, Surroundings
 
 
 def scaffold(folder: Path, project: str | None) -> Any:
@@ -92,23 +90,41 @@ class Repository:
         found: bytes = git.run(self.loaded.root, "rev-parse", "--show-prefix")
         return found.decode("utf-8", "surrogateescape").rstrip("\n")
 
-    def known(self, source: str, target: str) -> FlowFacts | None:
-        """What was learned of that target before."""
-        discovery = import_module("kitaru.source.discovery")
-        facts: FlowFacts | None = discovery.facts_cache_get(self._cache, source, target)
-        return facts
+    def known(self, around: Surroundings, target: str) -> FlowFacts | None:
+        """What an earlier import of that target taught."""
+        from kitaru.source.discovery import facts_cache_get
 
-    def describe(self, trees: Mapping[str, ImportJob]) -> Mapping[str, FlowFacts | Problem]:
-        """Import the targets from the unpacked sources, and remember what that taught."""
-        discovery = import_module("kitaru.source.discovery")
-        roots = {unpacked(self.settings, source, tree.archive): tree.targets for source, tree in trees.items()}
-        found: Mapping[str, FlowFacts | Problem] = discovery.describe_trees(roots, worktree=self.loaded.root)
-        for source, tree in trees.items():
-            for name, target in tree.targets.items():
-                facts = found[name]
-                if not isinstance(facts, Problem):
-                    discovery.facts_cache_put(self._cache, source, target, facts)
-        return found
+        return facts_cache_get(self._cache, around, target)
+
+    def describe(self, jobs: Sequence[ImportJob]) -> Mapping[str, FlowFacts | Problem]:
+        """Import the targets from the unpacked sources, and remember what that taught. Secrets are masked."""
+        from kitaru.run.masking import Masking, secret_names
+        from kitaru.source.discovery import Job, describe, facts_cache_put
+
+        environ = self.settings.environ
+        answers = describe(
+            [
+                Job(
+                    unpacked(self.settings, job.around.source, job.archive),
+                    job.targets,
+                    job.around.roots,
+                    dict(job.around.environment),
+                )
+                for job in jobs
+            ],
+            worktree=self.loaded.root,
+            environ=environ,
+            secrets=secret_names(environ),
+        )
+        mask = Masking(environ)
+        for job in jobs:
+            for name, target in job.targets.items():
+                facts = answers[name]
+                if isinstance(facts, Problem):
+                    answers[name] = replace(facts, message=mask(facts.message), hint=mask(facts.hint))
+                else:
+                    facts_cache_put(self._cache, job.around, target, facts)
+        return answers
 
     def pack(self, selection: Selection) -> bytes:
         """The deterministic archive of a selection."""
@@ -158,6 +174,23 @@ class Repository:
         """Who acts, as CI or Git says."""
         found = import_module("kitaru.source.provenance").provenance(self.loaded.root)
         return actor(self.settings.environ, found.name or found.email or "")
+
+
+def source_roots(settings: Settings) -> tuple[str, ...]:
+    """The folders to import from that the manifest in reach names: ``("src",)``; none without a manifest."""
+    if settings.manifest is None:
+        return ()
+    asked = Asked(manifest=settings.manifest, target=settings.target)
+    return load_manifest(asked, settings.cwd, settings.environ).manifest.source.roots or ()
+
+
+def check_names(root: Path, target: str, roots: Sequence[str]) -> None:
+    """Raise ``KitaruSourceError`` where the target's code imports a module that Python may take another one for."""
+    from kitaru.source.import_check import shadowed_imports
+
+    problem = shadowed_imports(root, target, roots)
+    if problem is not None:
+        raise KitaruSourceError(problem.message, problems=(problem,), hint=problem.hint)
 
 
 def _files(targets: Sequence[str]) -> list[str]:

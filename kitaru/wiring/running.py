@@ -18,8 +18,8 @@ from kitaru.settings import (
     MANIFEST,
     Asked,
     Settings,
+    cache_folder,
     lease_seconds,
-    user_folder,
 )
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def run_order(order: RunOrder) -> int:
     environ = environment()
     store = stores.open_store(order.store_url, base=Path.cwd())
     clock = SystemClock()
-    cache = user_folder("cache", environ)
+    cache = cache_folder(environ)
     sources = cache / "sources"
     if Path(sys.prefix).parent == cache / "environments":
         # For as long as the worker lives; a flow may run longer than an unused environment is kept.
@@ -212,8 +212,10 @@ def run_order(order: RunOrder) -> int:
             return int(work.CANCELLED if isinstance(error, KitaruCancelledError) else work.FAILED)
         return int(work.COMPLETED)
 
-    loading = import_module("kitaru.flows.loading")
-    exit_code: int = work.run_order(
-        order, store=store, clock=clock, unpack=unpack, load=loading.load_target, execute=execute, mask=mask
-    )
-    return exit_code
+    def load(root: Path, target: str, roots: tuple[str, ...]) -> Any:
+        from kitaru.flows.loading import load_target
+
+        return load_target(root, target, roots, alone=True)
+
+    code: int = work.run_order(order, store=store, clock=clock, unpack=unpack, load=load, execute=execute, mask=mask)
+    return code

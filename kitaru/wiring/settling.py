@@ -18,6 +18,7 @@ from kitaru.settings import (
     MANIFEST,
     Asked,
     Settings,
+    cache_folder,
     check_project,
     find_manifest,
     find_pyproject,
@@ -61,7 +62,7 @@ def load_manifest(asked: Asked, cwd: Path, environ: Mapping[str, str]) -> Manife
     if path is None:
         raise KitaruUsageError(f"there is no {MANIFEST} in {cwd} or above it", hint="kitaru init")
     reading = import_module("kitaru.manifest.manifest_yaml")
-    loaded: ManifestFile = reading.load(path, target=asked.target, cache=user_folder("cache", environ) / "manifests")
+    loaded: ManifestFile = reading.load(path, target=asked.target, cache=cache_folder(environ) / "manifests")
     return loaded
 
 
@@ -107,7 +108,7 @@ def settle(asked: Asked, *, cwd: Path | None = None, environ: Mapping[str, str] 
 
 def _store_and_project(asked: Asked, path: Path, cwd: Path, environ: Mapping[str, str]) -> tuple[str | None, str]:
     """What the manifest says of these, without its model where it was read before: that is half of a script's start."""
-    cache = user_folder("cache", environ) / "manifests"
+    cache = cache_folder(environ) / "manifests"
     known = import_module("kitaru.manifest.manifest_cache").remembered(path, asked.target, cache)
     if known is not None:
         return known.get("store"), known["project"]
