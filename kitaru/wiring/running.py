@@ -217,5 +217,5 @@ def run_order(order: RunOrder) -> int:
 
         return load_target(root, target, roots, alone=True)
 
-    code: int = work.run_order(order, store=store, clock=clock, unpack=unpack, load=load, execute=execute, mask=mask)
-    return code
+    ended: int = work.run_order(order, store=store, clock=clock, unpack=unpack, load=load, execute=execute, mask=mask)
+    return ended
