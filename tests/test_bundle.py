@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from kitaru.errors import KitaruBackendError, KitaruError, KitaruIntegrityError
 from kitaru.model.snapshot import SourceFile, SourceTree
-from kitaru.source.bundle import ensure_unpacked, pack, unpack
+from kitaru.source.bundle import pack, unpack
 from kitaru.source.selection import EXECUTABLE, FILE, SYMLINK, bad_link, tree_digest
-from kitaru.source.unpacked import holds_tree
+from kitaru.source.unpacked import ensure_source, holds_tree
 
 Files = list[tuple[SourceFile, bytes]]
 
@@ -249,19 +249,19 @@ class Fetches:
 def test_a_tree_is_fetched_once(tmp_path: Path) -> None:
     """The second time the folder is there, and verified."""
     fetch = Fetches(pack(SMALL))
-    folder = ensure_unpacked(tmp_path, DIGEST, fetch)
+    folder = ensure_source(tmp_path, DIGEST, fetch)
     assert folder == tmp_path / DIGEST
-    assert ensure_unpacked(tmp_path, DIGEST, fetch) == folder
+    assert ensure_source(tmp_path, DIGEST, fetch) == folder
     assert fetch.count == 1
 
 
 def test_compiled_python_counts_as_any_file(tmp_path: Path) -> None:
     """Python may prefer a compiled file to its source, so one that was added makes the folder another tree."""
     fetch = Fetches(pack(SMALL))
-    folder = ensure_unpacked(tmp_path, DIGEST, fetch)
+    folder = ensure_source(tmp_path, DIGEST, fetch)
     (folder / "flows/__pycache__").mkdir()
     (folder / "flows/__pycache__/a.cpython-311.pyc").write_bytes(b"x")
-    assert ensure_unpacked(tmp_path, DIGEST, fetch) != folder
+    assert ensure_source(tmp_path, DIGEST, fetch) != folder
 
 
 CHANGES = {
@@ -278,12 +278,12 @@ CHANGES = {
 def test_a_folder_that_was_changed_is_never_used(tmp_path: Path, change: str) -> None:
     """Altered code is not run and not removed either: a further copy is made, once, and used from then on."""
     fetch = Fetches(pack(SMALL))
-    first = ensure_unpacked(tmp_path, DIGEST, fetch)
+    first = ensure_source(tmp_path, DIGEST, fetch)
     CHANGES[change](first)
-    second = ensure_unpacked(tmp_path, DIGEST, fetch)
+    second = ensure_source(tmp_path, DIGEST, fetch)
     assert second != first and first.exists()
     assert holds_tree(second, DIGEST)
-    assert ensure_unpacked(tmp_path, DIGEST, fetch) == second
+    assert ensure_source(tmp_path, DIGEST, fetch) == second
     assert fetch.count == 2
 
 
@@ -291,7 +291,7 @@ def test_copies_that_are_changed_again_and_again_are_never_used(tmp_path: Path) 
     """However many copies were changed, the one that is returned is the tree."""
     fetch = Fetches(pack(SMALL))
     for _ in range(12):
-        folder = ensure_unpacked(tmp_path, DIGEST, fetch)
+        folder = ensure_source(tmp_path, DIGEST, fetch)
         assert holds_tree(folder, DIGEST)
         (folder / "flows/a.py").write_text("A = 666\n")
 
@@ -305,7 +305,7 @@ def test_racing_readers_get_one_whole_tree(tmp_path: Path) -> None:
 
     def reader() -> None:
         start.wait()
-        found.append(ensure_unpacked(tmp_path, digest, lambda: archive))
+        found.append(ensure_source(tmp_path, digest, lambda: archive))
 
     threads = [threading.Thread(target=reader) for _ in range(8)]
     for thread in threads:
@@ -316,13 +316,12 @@ def test_racing_readers_get_one_whole_tree(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == [digest]
 
 
-def test_a_place_that_is_taken_is_an_error(tmp_path: Path) -> None:
+def test_a_place_that_is_taken_stays(tmp_path: Path) -> None:
     """``unpack`` puts nothing over what is there."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine").write_text("keep")
-    with pytest.raises(KitaruBackendError):
-        unpack(pack(SMALL), DIGEST, tmp_path / "out")
-    assert (tmp_path / "out/mine").read_text() == "keep"
+    unpack(pack(SMALL), DIGEST, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
     (tmp_path / "file").write_text("")
     with pytest.raises(KitaruBackendError):
         unpack(pack(SMALL), DIGEST, tmp_path / "file/out")

@@ -17,7 +17,6 @@ from kitaru.errors import KitaruBackendError, KitaruIntegrityError, KitaruSource
 from kitaru.model.snapshot import SourceFile, SourceTree
 from kitaru.source import git_process
 from kitaru.source.selection import EXECUTABLE, FILE, SYMLINK, bad_link, bad_path, tree_digest
-from kitaru.source.unpacked import holds_tree
 
 _CHUNK = 1 << 20
 _BLOCK_HEADER, _CHECKSUM = 3, 4
@@ -111,7 +110,6 @@ MOST_BYTES = 4_000_000_000
 
 _LEVEL = 3
 _BLOCK = 512
-_PRIVATE_COPIES = 8
 
 
 # --- pack -------------------------------------------------------------------------------------------------------------
@@ -144,18 +142,12 @@ def _header(file: SourceFile, body: bytes) -> bytes:
 
 
 def unpack(archive: bytes, digest: str, into: Path, *, most_bytes: int = MOST_BYTES) -> None:
-    """Unpack into ``into``, which appears whole or not at all; one that appears meanwhile and is the tree is as good.
+    """Unpack into ``into``, which appears whole or not at all; one that is there, or appears meanwhile, stays.
 
     Raises ``KitaruIntegrityError`` for an archive that is damaged, that holds anything but plain files and symlinks
     inside the tree, that grows beyond ``most_bytes``, or that is not the tree which ``digest`` names;
-    ``KitaruBackendError`` where the folder can't be written, or holds something else.
+    ``KitaruBackendError`` where the folder can't be written.
     """
-    if not _unpack(archive, digest, into, most_bytes):
-        raise KitaruBackendError(f"{into} holds something other than the source {digest[:12]}", hint="remove it")
-
-
-def _unpack(archive: bytes, digest: str, into: Path, most_bytes: int) -> bool:
-    """As ``unpack``; False where ``into`` is there already with other content."""
     temporary = into.parent / f".new-{secrets.token_hex(8)}"
     try:
         temporary.mkdir(parents=True)
@@ -168,11 +160,8 @@ def _unpack(archive: bytes, digest: str, into: Path, most_bytes: int) -> bool:
         try:
             temporary.rename(into)
         except OSError:
-            # Another process was faster, or a folder was there before: what matters is what it holds.
-            if not into.exists():
+            if not into.exists():  # else another process was faster
                 raise
-            return holds_tree(into, digest)
-        return True
     except OSError as error:
         raise KitaruBackendError(
             f"the source can't be unpacked in {into.parent}: {error.strerror or error}",
@@ -283,24 +272,3 @@ class Bounded(io.RawIOBase):
         if self._left < 0:
             raise KitaruIntegrityError("the source archive holds more than it may when decompressed")
         return body
-
-
-# --- the folder of unpacked trees -------------------------------------------------------------------------------------
-
-
-def ensure_unpacked(cache: Path, digest: str, fetch: Callable[[], bytes]) -> Path:
-    """A folder that holds the tree which ``digest`` names, verified now; ``fetch`` gives the archive where none does.
-
-    A folder that was changed since it was unpacked is left as it is (a run may be working in it) and a further copy is
-    made beside it. Raises ``KitaruIntegrityError`` as ``unpack`` does.
-    """
-    for number in range(_PRIVATE_COPIES):
-        folder = cache / (digest if number == 0 else f"{digest}.{number}")
-        if not folder.exists():
-            if _unpack(fetch(), digest, folder, MOST_BYTES):
-                return folder
-        elif holds_tree(folder, digest):
-            return folder
-    folder = cache / f"{digest}.{secrets.token_hex(8)}"
-    unpack(fetch(), digest, folder)
-    return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -49,6 +50,7 @@ KINDS = {"environments": "environment", "sources": "source"}
 
 DOOMED = ".gone-"
 DAY = 86_400
+COPIES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,19 +182,23 @@ def lock_of(folder: Path) -> Path:
 
 
 def ensure_source(cache: Path, sha: str, fetch: Callable[[], bytes]) -> Path:
-    """A folder that holds the source tree of that digest, verified now; ``fetch`` is called only where there is none.
+    """A folder that holds the source tree of that digest, verified now; ``fetch`` gives the archive where none does.
 
-    Raises what ``bundle.ensure_unpacked`` raises.
+    A folder that was changed since it was unpacked stays as it is (a run may be working in it), and a further copy is
+    made beside it. Raises ``KitaruIntegrityError`` and ``KitaruBackendError`` as ``bundle.unpack`` does.
     """
-    folder = cache / sha
-    # Until the process ends: whoever asks for a source runs it, or imports from it.
-    hold(folder)
-    if holds_tree(folder, sha):
-        return folder
-    # zstandard, tarfile and pydantic: 130 ms, and needed once for each source on each machine.
-    from kitaru.source.bundle import ensure_unpacked
+    # Until the process ends: it runs the source, or imports from it.
+    hold(cache / sha)
+    for name in (sha, *(f"{sha}.{number}" for number in range(1, COPIES)), f"{sha}.{secrets.token_hex(8)}"):
+        folder = cache / name
+        if not folder.exists():
+            # zstandard, tarfile and pydantic: 130 ms, and needed once for each source on each machine.
+            from kitaru.source.bundle import unpack
 
-    return ensure_unpacked(cache, sha, fetch)
+            unpack(fetch(), sha, folder)
+        if holds_tree(folder, sha):
+            break
+    return folder
 
 
 def holds_tree(folder: Path, sha: str) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,39 +158,33 @@ def working_code(root: Path, store_url: str) -> CodeBase:
     return codebase(root, since=binding.IMPORTED, ignoring=ignoring)
 
 
+def _codebase(snapshot: dict[str, Any], root: Path) -> CodeBase:
+    from kitaru.source.worktree import codebase
+
+    return codebase(root, since=binding.IMPORTED, source=snapshot["source"], image=snapshot.get("image"))
+
+
 def run_order(order: RunOrder) -> int:
     """Carry out a runner's order in this process: the worker's whole work. The exit code."""
+    from kitaru.flows.loading import load_target
+    from kitaru.run import order as work
+    from kitaru.run.executor import execute
     from kitaru.run.output import Descriptors
+    from kitaru.source.unpacked import ensure_source, hold
+    from kitaru.store.open import open_store
 
-    work = import_module("kitaru.run.order")
-    executor = import_module("kitaru.run.executor")
-    stores = import_module("kitaru.store.open")
     environ = environment()
-    store = stores.open_store(order.store_url, base=Path.cwd())
-    clock = SystemClock()
+    store = open_store(order.store_url, base=Path.cwd())
+    clock, mask, descriptors = SystemClock(), secret_mask(environ), Descriptors()
     cache = cache_folder(environ)
-    sources = cache / "sources"
     if Path(sys.prefix).parent == cache / "environments":
         # For as long as the worker lives; a flow may run longer than an unused environment is kept.
-        import_module("kitaru.source.unpacked").hold(Path(sys.prefix))
-    descriptors = Descriptors()
-    mask = secret_mask(environ)
+        hold(Path(sys.prefix))
 
-    def unpack(source: str, fetch: Callable[[], bytes]) -> Path:
-        # Not bundle: it brings pydantic and zstandard, which a worker needs only where the source is not here yet.
-        folder: Path = import_module("kitaru.source.unpacked").ensure_source(sources, source, fetch)
-        return folder
-
-    def code() -> CodeBase:
-        from kitaru.source.worktree import codebase
-
-        snapshot = json.loads(order.snapshot)
-        root = sources / snapshot["source"]
-        return codebase(root, since=binding.IMPORTED, source=snapshot["source"], image=snapshot.get("image"))
-
-    def execute(flow: Any) -> int:
+    def run(flow: Any) -> int:
+        code = partial(_codebase, json.loads(order.snapshot), Path.cwd())
         try:
-            executor.execute(
+            execute(
                 flow,
                 store=store,
                 clock=clock,
@@ -209,13 +203,15 @@ def run_order(order: RunOrder) -> int:
             )
         except KitaruExecutionError as error:
             print(f"error: {error.message}", file=sys.stderr)
-            return int(work.CANCELLED if isinstance(error, KitaruCancelledError) else work.FAILED)
-        return int(work.COMPLETED)
+            return work.CANCELLED if isinstance(error, KitaruCancelledError) else work.FAILED
+        return work.COMPLETED
 
-    def load(root: Path, target: str, roots: tuple[str, ...]) -> Any:
-        from kitaru.flows.loading import load_target
-
-        return load_target(root, target, roots, alone=True)
-
-    ended: int = work.run_order(order, store=store, clock=clock, unpack=unpack, load=load, execute=execute, mask=mask)
-    return ended
+    return work.run_order(
+        order,
+        store=store,
+        clock=clock,
+        unpack=partial(ensure_source, cache / "sources"),
+        load=partial(load_target, alone=True),
+        execute=run,
+        mask=mask,
+    )
