@@ -109,7 +109,7 @@ def describe(
             lost = child.begun
             if not lost and order[0] not in answers:
                 raise KitaruSourceError(
-                    f"{python} can't look at the flows: {child.ending(timeout)}", hint="kitaru info shows what it is"
+                    f"{python} can't look at the flows: {child.ending(timeout)}", hint="does that Python work, as in: python -c pass"
                 )
             if lost and (child.timed_out or order[0] == lost):
                 place = job_of[lost].targets[lost].partition(":")[0]
@@ -244,7 +244,10 @@ def _child(jobs: list[dict[str, Any]], python: str, env: Mapping[str, str]) -> _
     except OSError as error:
         os.close(answers)
         errors.close()
-        raise KitaruSourceError(f"{python} can't be started: {error.strerror or error}", hint="kitaru info") from error
+        raise KitaruSourceError(
+            f"{python} can't be started: {error.strerror or error}",
+            hint="install Kitaru anew in an environment with a working Python",
+        ) from error
     finally:
         os.close(writer)
     child = _Child(process, answers, errors)
