@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import field
 from functools import cache
 from pathlib import Path
@@ -137,16 +137,16 @@ def lease_seconds(environ: Mapping[str, str]) -> float:
     return seconds
 
 
-def actor(environ: Mapping[str, str], git_actor: str = "") -> str:
-    """Who acts: what CI says, what Git is told, or the user of this machine.
+def actor(environ: Mapping[str, str], git_actor: Callable[[], str] = str) -> str:
+    """The name of the person or job that acts: from CI, from Git, or the user of this machine.
 
-    Git is told by its variables before its configuration (``git_actor``): whoever commits under a name acts under it.
+    Git's variables come before its configuration, which ``git_actor`` reads: the committer's name is the actor's.
     """
     for name in ("KITARU_ACTOR", "GITHUB_ACTOR", "GITLAB_USER_LOGIN", "GIT_COMMITTER_NAME", "GIT_AUTHOR_NAME"):
         if found := recorded_line(environ.get(name, "")).strip():
             return found
-    if git_actor:
-        return recorded_line(git_actor)
+    if found := recorded_line(git_actor()).strip():
+        return found
     import getpass  # Late: it brings the terminal's machinery, and only who acts needs a name.
 
     try:

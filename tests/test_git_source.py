@@ -537,7 +537,7 @@ def test_provenance_is_what_git_is_configured_with(repo: Path, tmp_path: Path) -
 )
 def test_who_acts_is_who_git_says(environ: dict[str, str], name: str) -> None:
     """Kitaru's own variable, CI's, then Git's: the committer, the author, and last what Git is configured with."""
-    assert actor(environ, "Grace") == name
+    assert actor(environ, lambda: "Grace") == name
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_what_is_recorded_is_one_line() -> None:
     assert recorded_line("Ann  Lee") == "Ann  Lee"
     assert actor({"KITARU_ACTOR": EVIL}) == "evil ::error::x [31m|<b>"
     assert actor({"KITARU_ACTOR": "\n\x1b", "GITHUB_ACTOR": "ann"}) == "ann"
-    assert actor({}, "A\nB") == "A B"
+    assert actor({}, lambda: "A\nB") == "A B"
     assert recorded_line("Jos\udce9") == "Jos\N{REPLACEMENT CHARACTER}"
     assert (len(recorded_line("x" * 9000)), recorded_line("x" * 9000)[-2:]) == (LONGEST, "x…")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -147,15 +148,26 @@ class Deployments:
         idempotency_key: str | None = None,
     ) -> Invoked:
         """As ``invoke``, but says which version was chosen, and whether the execution was there already."""
-        return self._invoker.invoke(
-            flow,
-            chosen(tag, version),
-            _jsonable(flow, inputs or {}),
-            actor=self._session.actor,
-            stack=stack,
-            cache=cache,
-            idempotency_key=idempotency_key,
-        )
+        with self._placed():
+            return self._invoker.invoke(
+                flow,
+                chosen(tag, version),
+                _jsonable(flow, inputs or {}),
+                actor=self._session.actor,
+                stack=stack,
+                cache=cache,
+                idempotency_key=idempotency_key,
+            )
+
+    @contextmanager
+    def _placed(self) -> Iterator[None]:
+        """Say which place was looked at if a flow is missing because the project has none."""
+        try:
+            yield
+        except KitaruSelectorError as error:
+            if self.releases.head().flows:
+                raise
+            raise KitaruSelectorError(f"{error.message}; {self._session.place}", hint=error.hint) from None
 
     def flows(self) -> list[FlowSummary]:
         """The project's flows, by name."""
@@ -371,14 +383,13 @@ class Deployments:
 
         session = self._session
         sync = sync or manifest_sync(session, mode)
-        by = wiring.Repository(sync.file, session.settings).actor() if sync.file is not None else session.actor
         return Mover(
             session.store,
             session.project,
             self.releases,
             session.clock,
             sync,
-            by,
+            session.actor,
             planner(session, self.releases).with_consequences,
             confirm,
         )
@@ -387,7 +398,8 @@ class Deployments:
         lock = self.releases.head()
         state = lock.flows.get(flow)
         if state is None:
-            self._invoker.resolve(flow, ByTag("default"))
+            with self._placed():
+                self._invoker.resolve(flow, ByTag(DEFAULT_TAG))
             raise KitaruSelectorError(f"{flow} has no deployments", hint="kitaru flow list")
         return lock, state
 

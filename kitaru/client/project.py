@@ -153,7 +153,7 @@ class Project:
         elif saved:
             head = self.releases.head(verified=True)
             plan = self._made_again(plan, workshop, planner, head)
-        by = self._repository.actor()
+        by = self._session.actor
         if plan.is_empty:
             return Applied(plan=plan, generation=plan.base, changed=False, by=by)
         if plan.base == 0:

@@ -14,7 +14,7 @@ from kitaru.manifest.port import ManifestFile
 from kitaru.model import address
 from kitaru.model.jsonable import RunnerRecord
 from kitaru.ports import Reporter
-from kitaru.settings import Asked, Settings, actor, find_manifest, lease_seconds
+from kitaru.settings import Asked, Settings, find_manifest, lease_seconds
 from kitaru.stacks.port import RunnerInfo
 from kitaru.store.port import Store
 
@@ -56,14 +56,22 @@ class Session:
         return wiring.load_manifest(self.asked, self.settings.cwd, self.settings.environ)
 
     def forget_manifest(self) -> None:
-        """The file was changed: who asks next reads it anew."""
+        """The file was changed: it is read anew."""
         self.__dict__.pop("manifest", None)
 
-    def around(self, file: Path) -> Session:
-        """The session for what is in ``file``: this one, or that of the manifest around the file.
+    def projects(self) -> tuple[str, ...]:
+        """The projects that the store has."""
+        return tuple(name[:-1] for name in self.store.names("") if name.endswith("/"))
 
-        Another one where nobody named a manifest and the one in reach of the current folder is not above the file.
-        """
+    @property
+    def place(self) -> str:
+        """The store and the project that were looked at, and the projects that the store has, in words."""
+        projects = self.projects()
+        there = f"it has {', '.join(projects[:8])}{' ...' if len(projects) > 8 else ''}" if projects else "it is empty"
+        return f"looked for project {self.project} in store {self.store.url}: {there}"
+
+    def around(self, file: Path) -> Session:
+        """The session for ``file``: this one, or that of the manifest around the file, unless a manifest was named."""
         own, file = self.settings.manifest, file.resolve()
         if self.asked.manifest is not None or (own is not None and file.is_relative_to(own.parent.resolve())):
             return self
@@ -74,8 +82,9 @@ class Session:
 
     @cached_property
     def actor(self) -> str:
-        """Who acts, for the records."""
-        return actor(self.settings.environ)
+        """The person or job that acts, for the records."""
+        settings = self.settings
+        return wiring.actor_in(settings.manifest.parent if settings.manifest else settings.cwd, settings.environ)
 
     @cached_property
     def executions(self) -> Executions:

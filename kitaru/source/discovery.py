@@ -109,7 +109,8 @@ def describe(
             lost = child.begun
             if not lost and order[0] not in answers:
                 raise KitaruSourceError(
-                    f"{python} can't look at the flows: {child.ending(timeout)}", hint="does that Python work, as in: python -c pass"
+                    f"{python} can't look at the flows: {child.ending(timeout)}",
+                    hint="install Kitaru in an environment that works",
                 )
             if lost and (child.timed_out or order[0] == lost):
                 place = job_of[lost].targets[lost].partition(":")[0]

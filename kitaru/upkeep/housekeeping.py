@@ -55,16 +55,8 @@ class Housekeeping:
         collector = collecting.Collector(
             session.store, session.project, releases, session.clock, session.reporter, terms
         )
-        found: Collected = collector.collect(delete=delete, by=self._actor())
+        found: Collected = collector.collect(delete=delete, by=session.actor)
         return found
-
-    def _actor(self) -> str:
-        """Who acts: as Git says in a repository with a manifest, as for every verb that writes a generation."""
-        session = self._session
-        try:
-            return wiring.Repository(session.manifest, session.settings).actor()
-        except KitaruUsageError:
-            return session.actor
 
     def prune_caches(self, *, delete: bool = False, unused_for: timedelta = UNUSED_FOR) -> Any:
         """Find virtual environments and unpacked sources of this machine that nobody used lately; ``delete`` them.

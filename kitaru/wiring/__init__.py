@@ -5,6 +5,7 @@ Must never know: printing, argv.
 """
 
 from kitaru.wiring.repository import Repository as Repository
+from kitaru.wiring.repository import actor_in as actor_in
 from kitaru.wiring.repository import can_be_of as can_be_of
 from kitaru.wiring.repository import check_names as check_names
 from kitaru.wiring.repository import ci_files as ci_files
