@@ -45,6 +45,12 @@ def list_(
             "--status", metavar="STATUS", help=f"Only these, given again or with commas between: {', '.join(STATUSES)}."
         ),
     ] = None,
+    tag: Annotated[str | None, typer.Option("--tag", metavar="TAG", help="Only those that this tag led to.")] = None,
+    version: Annotated[int | None, typer.Option("--version", metavar="N", min=1, help="Only of this version.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="Only later ones: 2d (ago), 12h, 2026-11-30.")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Only earlier ones.")] = None,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many.")] = 20,
 ) -> None:
     """List executions, newest first."""
@@ -53,7 +59,9 @@ def list_(
         if one not in STATUSES:
             raise KitaruUsageError(f"--status {one}: expected one of {', '.join(STATUSES)}")
     client = at.connect()
-    found = client.executions.list(flow=flow, status=wanted or None, limit=limit)
+    found = client.executions.list(
+        flow=flow, status=wanted or None, tag=tag, version=version, since=since, until=until, limit=limit
+    )
     answered: set[str] = set()
     from kitaru.cli.views import executions as view
 
@@ -61,7 +69,7 @@ def list_(
         answered = client.executions.answered(found)
         lines = view.execution_rows(found, terminal.style, width=terminal.room, answered=answered)
     else:
-        some = (flow or wanted) and client.executions.list(limit=1)
+        some = (flow or wanted or tag or version or since or until) and client.executions.list(limit=1)
         lines = view.none_found(flow=flow if some else None, status=",".join(wanted) if some and wanted else None)
         if not some and (where := client.executions.elsewhere(flow=flow)):
             terminal.note(f"hint: runs from before are in your own store: kitaru executions list {where}")

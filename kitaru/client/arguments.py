@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
@@ -55,6 +57,27 @@ def version_back(value: Any) -> int:
             hint="kitaru flow deployments list FLOW shows which versions there are",
         )
     return number
+
+
+AGE = re.compile(r"(\d{1,6})([mhdw])")
+UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def moment(value: datetime | str, now: datetime) -> datetime:
+    """A time: ``2026-11-30``, ``2026-11-30T09:30Z``, or ``2d``, two days before ``now``; UTC unless it says otherwise.
+
+    Raises ``KitaruUsageError``.
+    """
+    try:
+        if isinstance(value, str) and (age := AGE.fullmatch(value.strip())):
+            return now - timedelta(**{UNITS[age[2]]: int(age[1])})
+        time = value if isinstance(value, datetime) else datetime.fromisoformat(value.strip())
+        return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise KitaruUsageError(
+            f"{value!r} is no time: expected a date, a time in ISO 8601, or an age",
+            hint="2026-11-30, 2026-11-30T09:30Z, 90m, 12h, 2d or 1w",
+        ) from error
 
 
 def chosen(tag: Any, version: Any) -> Selector:

@@ -12,12 +12,15 @@ from kitaru.model.execution import Artifact
 from kitaru.run.artifacts import find, read_artifacts, select
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ArtifactRef:
     """An artifact, without its bytes: ``load()`` reads those."""
 
     record: Artifact
     _session: Session
+
+    def __repr__(self) -> str:
+        return f"<ArtifactRef {self.artifact_id}: {self.kind}, {self.size} bytes>"
 
     @property
     def artifact_id(self) -> str:

@@ -46,7 +46,7 @@ Confirm = Callable[["FlowPlan"], None]
 """Is given what a verb means for callers, before anything is written; raises to stop it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Deployment:
     """One released version of a flow. ``tags`` says of each tag that leads here whether it is exclusive.
 
@@ -66,6 +66,10 @@ class Deployment:
     stack: str = ""
     input_schema: Mapping[str, Any] | None = None
     details: Snapshot | None = None
+
+    def __repr__(self) -> str:
+        tags = ", ".join(f"{tag}{'*' if exclusive else ''}" for tag, exclusive in sorted(self.tags.items()))
+        return f"<Deployment {self.flow} v{self.version}{f': {tags}' if tags else ''}>"
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data; the snapshot in full where it was asked for."""

@@ -6,12 +6,14 @@ import heapq
 import math
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import cached_property
-from itertools import groupby, islice
+from itertools import groupby, islice, takewhile
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from kitaru import wiring
+from kitaru.client.arguments import moment, version_or_none
 from kitaru.client.handle import FlowHandle, waiting_error
 from kitaru.client.session import Session
 from kitaru.client.values import plain_value, read_value
@@ -86,21 +88,43 @@ class ExecutionsClient:
         return self._session.executions.silent_for(execution)
 
     def list(
-        self, *, flow: str | None = None, status: str | Iterable[str] | None = None, limit: int | None = None
+        self,
+        *,
+        flow: str | None = None,
+        status: str | Iterable[str] | None = None,
+        tag: str | None = None,
+        version: int | None = None,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        limit: int | None = None,
     ) -> list[Execution]:
-        """Executions, newest first. ``status``: only of that one, or of any of several; ``KitaruUsageError`` for one
-        that there is not.
+        """Executions, newest first; ``status``: of that one, or of any of several.
+
+        ``tag`` and ``version`` are those that an invoke chose. ``since`` and ``until`` bound the time of the start:
+        ``"2026-11-30"``, ``"2026-11-30T09:30Z"``, ``"2d"`` for two days ago. Raises ``KitaruUsageError`` for a status
+        or a time that is none.
         """
+        wanted = [status] if isinstance(status, str) or status is None else list(dict.fromkeys(status))
+        _must_be_statuses(*wanted)
+        now = self._session.clock.now()
+        first, last = (None if bound is None else moment(bound, now) for bound in (since, until))
+        floor = address.exec_floor(first) if first is not None else ""
+        ceiling = address.exec_floor(last) if last is not None else ""
+        number = version_or_none(version)
+        unfiltered = tag is None and number is None and not ceiling
         newest = self._session.executions.newest
-        if status is None or isinstance(status, str):
-            _must_be_statuses(status)
-            return list(newest(flow=flow, status=status, limit=limit))
-        status = list(dict.fromkeys(status))
-        _must_be_statuses(*status)
-        listings = [newest(flow=flow, status=one, limit=limit) for one in status]
+        listings = [newest(flow=flow, status=one, limit=limit if unfiltered else None) for one in wanted]
         merged = heapq.merge(*listings, key=attrgetter("exec_id"), reverse=True)
         # One that changed from one status to the other meanwhile is in both listings.
-        return list(islice((first for _, (first, *_) in groupby(merged, attrgetter("exec_id"))), limit))
+        single = (first for _, (first, *_) in groupby(merged, attrgetter("exec_id")))
+        fitting = (
+            one
+            for one in takewhile(lambda one: one.exec_id >= floor, single)
+            if (tag is None or one.tag == tag)
+            and (number is None or one.version == number)
+            and (not ceiling or one.exec_id < ceiling)
+        )
+        return list(islice(fitting, limit))
 
     def latest(self, *, flow: str | None = None, status: str | None = None) -> Execution:
         """The newest execution that fits. ``KitaruUsageError`` where none does."""

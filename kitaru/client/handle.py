@@ -78,6 +78,10 @@ class FlowHandle:
     def __repr__(self) -> str:
         return f"FlowHandle({self.exec_id!r})"
 
+    def __dir__(self) -> list[str]:
+        """What a caller needs; the rest serves the command line."""
+        return ["cancel", "exec_id", "get", "logs", "status", "wait"]
+
     @property
     def status(self) -> str:
         """Read afresh: ``pending``, ``running``, ``waiting``, ``completed``, ``failed``, ``cancelled`` or ``lost``."""

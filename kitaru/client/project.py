@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kitaru.release.planner import Planner
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Applied:
     """What apply did: the plan that it carried out, and the generation that the project is at now."""
 
@@ -38,6 +38,9 @@ class Applied:
     changed: bool
     by: str = ""
     others_first: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Applied: generation {self.generation}{'' if self.changed else ', nothing to do'}>"
 
 
 @dataclass(frozen=True, slots=True)

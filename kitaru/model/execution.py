@@ -301,6 +301,10 @@ class Execution(Record):
     artifacts: tuple[str, ...] = ()
     unused_overrides: list[str] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        version = f" v{self.version}" if self.version is not None else ""
+        return f"<Execution {self.exec_id} of {self.flow_name}{version}: {self.status}>"
+
     @property
     def ended(self) -> bool:
         """Whether a terminal event was recorded."""

@@ -26,7 +26,9 @@ def record(*, kw_only: bool = False) -> Callable[[Kind], Kind]:
 
     def decorate(cls: Kind) -> Kind:
         made = cast("Any", dataclass(slots=True, repr=False, eq=False, kw_only=kw_only)(cls))
-        made.__eq__, made.__hash__, made.__repr__ = _equal, _hash, _shown
+        made.__eq__, made.__hash__ = _equal, _hash
+        if "__repr__" not in cls.__dict__:
+            made.__repr__ = _shown
         return cast("Kind", made)
 
     return decorate

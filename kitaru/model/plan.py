@@ -173,6 +173,10 @@ class Plan(Noun):
         """As every noun, with the format always spelled out."""
         return {"format": self.format, **super().data()}
 
+    def __repr__(self) -> str:
+        edits = len(self.edits)
+        return f"<Plan for {self.project} on generation {self.base}: {edits} {'edit' if edits == 1 else 'edits'}>"
+
     @property
     def redacted(self) -> Plan:
         """What a file holds that others read: the plan without the values of environment variables."""

@@ -1,0 +1,223 @@
+"""The operations of a client, one table: the command line, and later HTTP and MCP, are checked against it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kitaru.errors import (
+    KitaruConflictError,
+    KitaruError,
+    KitaruExecutionError,
+    KitaruInputError,
+    KitaruIntegrityError,
+    KitaruManifestError,
+    KitaruSelectorError,
+    KitaruSourceError,
+    KitaruStackError,
+    KitaruStateError,
+    KitaruTimeoutError,
+    KitaruUsageError,
+    KitaruWaitValidationError,
+)
+
+Errors = tuple[type[KitaruError], ...]
+
+USAGE: Errors = (KitaruUsageError,)
+MANIFEST: Errors = (KitaruManifestError, KitaruSourceError, KitaruUsageError)
+ROUTE: Errors = (KitaruManifestError, KitaruSelectorError, KitaruStateError, KitaruUsageError)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One verb of the client, and the command that is its face.
+
+    ``method`` is its path in ``KitaruClient``; ``summary`` the first sentence of the command's help. ``arguments``: the
+    method's parameters → their names on the command line: ``{"flow": "FLOW", "version": "--version"}``; an empty name
+    is one that the command line does not offer. ``shown`` are options that concern the terminal alone. ``result`` is
+    the type that the method returns, ``item`` the keys of the command's JSON.
+    """
+
+    method: str
+    command: str
+    summary: str
+    arguments: dict[str, str]
+    result: str
+    errors: Errors = USAGE
+    shown: tuple[str, ...] = ()
+    item: tuple[str, ...] = ()
+    listed: bool = False
+    writes: bool = False
+    exits: tuple[int, ...] = field(default=())
+
+    @property
+    def exit_codes(self) -> frozenset[int]:
+        """The exit codes that the command can have, but for defects and interruptions: ``{0, 1, 2}``."""
+        return frozenset({0, *self.exits, *(error.exit_code for error in self.errors)})
+
+
+def names(text: str) -> dict[str, str]:
+    """``"flow=FLOW version=--version confirm="`` as a mapping; several options of one parameter are joined by ``+``."""
+    return dict(pair.partition("=")[::2] for pair in text.split())
+
+
+def keys(text: str) -> tuple[str, ...]:
+    """``"flow version"`` as a tuple."""
+    return tuple(text.split())
+
+
+MOVED = keys(
+    "flow tag before after exclusive changed generation version held hold_ended converted skipped rolled_back manifest"
+)
+RELEASED = keys("flow target version generation tags moves dirty notes manifest")
+DEPLOYED = keys(
+    "flow version tags snapshot created_at by commit_sha commit_dirty weights target stack input_schema details"
+)
+STARTED = keys("exec_id flow version tag reused status")
+PLACE = "manifest=--manifest-only+--no-manifest message=--message"
+
+# fmt: off
+OPERATIONS = (
+    Operation(
+        "validate", "validate", "Check the manifest, its targets and their inputs.", {}, "Checked", MANIFEST,
+        item=keys("project flows warnings"),
+    ),
+    Operation(
+        "plan", "plan", "Show what apply would do, and why.",
+        names("flows=FLOW prune=--prune force=--force allow_dirty=--allow-dirty ignoring="), "Plan", MANIFEST,
+        shown=keys("--out --files --detailed-exitcode --drift"), exits=(1, 2),
+    ),
+    Operation(
+        "apply", "apply", "Build what is new, then switch every route at once.",
+        names("flows=FLOW|PLAN plan= saved= prune=--prune force=--force allow_dirty=--allow-dirty "
+              "message=--message ignoring="),
+        "Applied", (*MANIFEST, KitaruConflictError, KitaruIntegrityError, KitaruStateError),
+        shown=keys("--yes --reviewed"), item=keys("generation changed by plan"), writes=True,
+    ),
+    Operation(
+        "import_flows", "import", "Declare in the manifest what only the store has.",
+        names("flows=FLOW dry_run=--dry-run"), "Imported", (*MANIFEST, KitaruSelectorError),
+        item=keys("path written flows diff warnings notes"), writes=True,
+    ),
+    Operation(
+        "deployments.release", "deploy", "Make a new version of a flow, and lead one tag to it.",
+        names("target=TARGET inputs=--input tag=--tag exclusive=--exclusive image=--image stack=--stack "
+              f"{PLACE} confirm=--yes"),
+        "Released", (*MANIFEST, KitaruInputError, KitaruStateError), item=RELEASED, writes=True,
+    ),
+    Operation(
+        "deployments.build", "build", "Make a new version of a flow that no tag leads to.",
+        names(f"target=TARGET inputs=--input image=--image stack=--stack {PLACE}"),
+        "Deployment", (*MANIFEST, KitaruInputError, KitaruStateError), item=RELEASED, writes=True,
+    ),
+    Operation(
+        "deployments.tag", "flow tag", "Lead a tag to a version.",
+        names(f"flow=FLOW tag=TAG version=--version exclusive=--exclusive {PLACE} confirm=--yes"),
+        "Rerouted", ROUTE, item=MOVED, writes=True,
+    ),
+    Operation(
+        "deployments.untag", "flow untag", "Take a tag off a version, or remove the route.",
+        names(f"flow=FLOW tag=TAG version=--version {PLACE}"), "Rerouted", ROUTE, item=MOVED, writes=True,
+    ),
+    Operation(
+        "deployments.promote", "promote", "Lead a tag to the version that another tag leads to.",
+        names(f"flow=FLOW source=FROM to=--to {PLACE} confirm=--yes"), "Rerouted", ROUTE, item=MOVED, writes=True,
+    ),
+    Operation(
+        "deployments.rollback", "rollback", "Lead a route back at once, and hold it there.",
+        names(f"flow=FLOW tag=TAG to=--to write=--write {PLACE}"), "Rerouted", ROUTE, item=MOVED, writes=True,
+    ),
+    Operation(
+        "deployments.delete", "flow deployments delete", "Delete a version that no exclusive tag leads to.",
+        names("flow=FLOW version=--version manifest=--no-manifest message=--message confirm=--yes"),
+        "Rerouted", ROUTE, item=keys("flow version labels_lost generation manifest"), writes=True,
+    ),
+    Operation(
+        "deployments.flows", "flow list", "List the project's flows and where their routes lead.", {},
+        "list[FlowSummary]", item=keys("flow latest routes exclusive managed weights"), listed=True,
+    ),
+    Operation(
+        "deployments.list", "flow deployments list", "List the versions of a flow; * marks exclusive tags.",
+        names("flow=FLOW"), "list[Deployment]", (KitaruSelectorError,), item=DEPLOYED[:-2], listed=True,
+    ),
+    Operation(
+        "deployments.get", "flow deployments show", "Show one version: its source, image, inputs and tags.",
+        names("flow=FLOW tag=--tag version=--version"), "Deployment", (KitaruSelectorError, KitaruUsageError),
+    ),
+    Operation(
+        "deployments.start", "invoke", "Run a released version, by flow name and route.",
+        names("flow=FLOW inputs=--input tag=--tag version=--version stack=--stack cache=--no-cache "
+              "idempotency_key=--idempotency-key"),
+        "Invoked",
+        (KitaruConflictError, KitaruExecutionError, KitaruInputError, KitaruSelectorError, KitaruStackError,
+         KitaruTimeoutError),
+        shown=keys("--wait --follow --timeout"), item=STARTED, writes=True,
+    ),
+    Operation(
+        "executions.run", "run", "Run a flow from source, here and now.",
+        names("flow=TARGET inputs=--input stack=--stack retries=--retries cache=--no-cache image="),
+        "FlowHandle", (KitaruExecutionError, KitaruInputError, KitaruSourceError, KitaruStackError), writes=True,
+    ),
+    Operation(
+        "executions.list", "executions list", "List executions, newest first.",
+        names("flow=--flow status=--status tag=--tag version=--version since=--since until=--until limit=--limit"),
+        "list[Execution]", listed=True,
+    ),
+    Operation(
+        "executions.get", "executions get", "Show one execution.", names("exec_id=EXEC_ID"), "Execution",
+        shown=keys("--html --explain-cache"),
+    ),
+    Operation(
+        "executions.logs", "executions logs", "Print what an execution printed and logged.",
+        names("exec_id=EXEC_ID follow=--follow checkpoint=--checkpoint limit=--limit"), "Iterator[LogLine]",
+        (KitaruStateError, KitaruUsageError), shown=keys("--grouped --verbose"),
+    ),
+    Operation(
+        "executions.retry", "executions retry", "Try a failed execution again; finished checkpoints are kept.",
+        names("exec_id=EXEC_ID flow="), "FlowHandle", (KitaruExecutionError, KitaruSourceError, KitaruStateError),
+        shown=keys("--wait --timeout"), writes=True,
+    ),
+    Operation(
+        "executions.resume", "executions resume", "Go on with one that nobody runs; finished checkpoints are kept.",
+        names("exec_id=EXEC_ID flow="), "FlowHandle", (KitaruExecutionError, KitaruSourceError, KitaruStateError),
+        shown=keys("--wait --timeout"), writes=True,
+    ),
+    Operation(
+        "executions.input", "executions input", "Answer a wait.",
+        names("exec_id=EXEC_ID wait=--wait value=--value+--abort+--interactive resume=--resume flow="), "FlowHandle",
+        (KitaruConflictError, KitaruStateError, KitaruUsageError, KitaruWaitValidationError), writes=True,
+    ),
+    Operation(
+        "executions.cancel", "executions cancel", "Cancel an execution.", names("exec_id=EXEC_ID"), "Execution",
+        (KitaruStateError, KitaruUsageError), writes=True,
+    ),
+    Operation(
+        "executions.replay", "executions replay", "Run one again from a checkpoint on, as a new execution.",
+        names("exec_id=EXEC_ID from_=--from args=--args overrides=--override version=--version tag=--tag flow="),
+        "FlowHandle", (KitaruExecutionError, KitaruInputError, KitaruSelectorError, KitaruWaitValidationError),
+        shown=keys("--dry-run --wait --timeout"), writes=True,
+    ),
+    Operation(
+        "history.list", "history", "Show who moved what, when, from which commit; newest first.",
+        names("flow=FLOW limit=--limit+--all"), "Happened", (KitaruSelectorError,), listed=True, exits=(1,),
+    ),
+    Operation(
+        "history.blame", "blame", "Show which commit an execution runs, and who led it there.",
+        names("exec_id=EXEC_ID"), "Blame",
+    ),
+    Operation(
+        "history.diff", "diff", "Show how two versions of a flow differ.",
+        names("flow=FLOW before=A after=B full=--full"), "Difference", (KitaruIntegrityError, KitaruSelectorError),
+    ),
+    Operation(
+        "history.verify", "store verify", "Check that nobody changed the history.",
+        names("deep=--deep expect=--expect"), "Verified", exits=(1,),
+    ),
+    Operation(
+        "housekeeping.collect", "store gc", "Find what nothing leads to any more, and remove it with --delete.",
+        names("delete=--delete keep_versions=--keep-versions older_than=--older-than "
+              "executions_older_than=--executions-older-than grace=--grace"),
+        "Collected", shown=keys("--yes --local --unused-for"), writes=True,
+    ),
+)
+# fmt: on
+"""Every operation, in the order of the command line's help."""
