@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kitaru.errors import KitaruManifestError, Problem
-from kitaru.manifest.manifest_yaml import LoadedManifest, load
+from kitaru.manifest.reading import LoadedManifest, load
 
 FULL = """\
 # yaml-language-server: $schema=kitaru.schema.json

@@ -7,10 +7,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from kitaru.manifest.yaml_writing import inline
+from kitaru.manifest.yaml import inline
 
 FLOWS = ("agent", "greeter", "zeta")
-TAGS = ("default", "stable", "canary", "beta", "x.y")
+TAGS = ("nightly", "stable", "canary", "beta", "x.y")
 WISHES = st.sampled_from([1, 2, 17, "head", [1, 2], ["head", 3], {"2": 10, "1": 90}, {"head": 5, "1": 95}])
 COMMENTS = st.sampled_from(["", "", "", "  # why", " # é: [1, {", "   # tab\tin it"])
 BETWEEN = st.sampled_from(["", "", "", "# alone", "  # deeper", "        # deepest", "<blank>"])

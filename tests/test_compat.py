@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kitaru.core.compatibility import compare_inputs
 from kitaru.flows.describe import input_schema
 from kitaru.flows.flow import flow
-from kitaru.manifest.input_schema import check
+from kitaru.manifest.inputs import check
 
 Schema = dict[str, Any]
 

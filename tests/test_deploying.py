@@ -14,7 +14,7 @@ import pytest
 from kitaru import KitaruClient
 from kitaru.core.flow_entry import flow_name, same_target
 from kitaru.errors import KitaruBackendError, KitaruStateError, KitaruUsageError
-from kitaru.manifest import manifest_edits
+from kitaru.manifest import edit as manifest_edits
 from kitaru.model.lockfile import Lockfile
 from kitaru.model.manifest import Manifest
 from tests.repository import CHECKOUT, FLOWS, MANIFEST, Done, Repository, git, kitaru, new_git
@@ -639,7 +639,7 @@ def test_a_drawn_version_says_so(repository: Repository) -> None:
 RACER = """
 import sys
 from kitaru import KitaruClient
-from kitaru.manifest import manifest_edits
+from kitaru.manifest import edit as manifest_edits
 
 role, number = sys.argv[1:]
 for turn in range(5):

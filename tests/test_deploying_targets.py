@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kitaru.manifest.manifest_reading import read_manifest
+from kitaru.manifest.reading import read_manifest
 from kitaru.model.manifest import Manifest
 from kitaru.model.route import Head, Label, Pin
 from tests.repository import FLOWS, Done, Repository, kitaru

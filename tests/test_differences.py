@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kitaru.core.diffing import snapshot_changes
-from kitaru.manifest.input_schema import check
+from kitaru.manifest.inputs import check
 from kitaru.model.image import ImageSettings
 from kitaru.model.plan import Change
 from kitaru.model.snapshot import Options, Snapshot

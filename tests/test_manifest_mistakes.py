@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from kitaru.errors import KitaruManifestError
-from kitaru.manifest import manifest_yaml
-from kitaru.manifest.manifest_yaml import load
+from kitaru.manifest import reading
+from kitaru.manifest.reading import load
 from tests.manifest_files import FLOW, FULL, HEAD, at, only, problems, put
 
 
@@ -94,7 +94,6 @@ PROBLEMS = [
     case("kitaru: 0\nproject: x\n", "0", "expected 1, found a number (0)"),
     case("kitaru: '1'\nproject: x\n", "'1'", "expected 1, found text ('1')", "write 1 without quotes"),
     case("kitaru: -9223372036854775809\nproject: x\n", "-92", "expected 1, found a number (-9223372036854775809)"),
-    case(HEAD + "store: *\ud7a4\n", "*", "the alias '*\\ud7a4' names no anchor"),
     case("kitaru: true\nproject: x\n", "true", "expected 1, found true"),
     case("kitaru: 1\nproject: My Project\n", "My Project", "expected lower-case letters, digits, - and _"),
     case(HEAD + "flows: {1x: {target: 'a.py:a'}}\n", "1x", "expected letters, digits, _ and -", ""),
@@ -234,8 +233,6 @@ PROBLEMS = [
     ),
     case("a: 1\nb: 2\nproject: [\n", "[", "not valid YAML", ""),
     case(HEAD + "flows:\n\ta: 1\n", "\ta", "expected spaces, found a tab"),
-    case(HEAD + "store: file://a\tb\n", "\tb", "found a tab (U+0009) where only spaces can be", "write spaces"),
-    case(HEAD + "flows:\n  a:\n    target: &t\ta.py:a\n", "\ta", "found a tab (U+0009) where only spaces can be"),
     case(HEAD + "store: a: b\n", ": b", "found ':' where no key can be", "quotes"),
     case(HEAD + "store: @x\n", "@x", "found '@', which can't begin a value", "quotes"),
     case(HEAD + "store: *x\n", "*x", "the alias '*x' names no anchor before it"),
@@ -305,7 +302,7 @@ def test_what_is_no_readable_file_is_one_plain_problem(folder: Path) -> None:
     (folder / "loop").symlink_to("loop")
     os.mkfifo(folder / "pipe")
     with (folder / "large").open("wb") as stream:
-        stream.truncate(manifest_yaml.MAX_BYTES + 1)
+        stream.truncate(reading.MAX_BYTES + 1)
     expected = {
         "missing.yaml": "there is no such file",
         "folder": "expected a file, found a folder",

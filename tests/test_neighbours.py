@@ -12,7 +12,7 @@ import pytest
 from kitaru import KitaruClient
 from kitaru.core.claims import taken_over
 from kitaru.errors import KitaruManifestError, KitaruUsageError
-from kitaru.manifest.manifest_reading import read_leniently
+from kitaru.manifest.reading import read_leniently
 from kitaru.model.manifest import Neighbour, Neighbours
 from kitaru.source import git_process, neighbours
 from kitaru.source.neighbours import Wanted, find_neighbours

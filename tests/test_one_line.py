@@ -10,7 +10,7 @@ import pytest
 
 from kitaru.cli.terminal import Terminal
 from kitaru.errors import KitaruManifestError
-from kitaru.manifest.manifest_reading import read_manifest
+from kitaru.manifest.reading import read_manifest
 from kitaru.model.jsonable import LONGEST, recorded_line, shown_line
 from kitaru.settings import actor
 from tests.repository import MANIFEST, Repository, kitaru

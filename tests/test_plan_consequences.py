@@ -12,7 +12,7 @@ from kitaru.cli.views.plan_markdown import plan_markdown
 from kitaru.core.consequences import Snapshots, Stored, consequences, passages
 from kitaru.core.review import tampered, unreviewed
 from kitaru.errors import KitaruIntegrityError
-from kitaru.manifest.input_schema import check
+from kitaru.manifest.inputs import check
 from kitaru.model import address
 from kitaru.model.plan import Consequence, FlowPlan, Plan, RouteMove
 from kitaru.model.route import Assignment

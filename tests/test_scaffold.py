@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from kitaru import data_files
 from kitaru.errors import KitaruBackendError, KitaruUsageError
-from kitaru.manifest import yaml_tree
 from kitaru.manifest.flow_finding import Parameter, find_flows
-from kitaru.manifest.manifest_yaml import load
+from kitaru.manifest.reading import load
 from kitaru.manifest.scaffold import SCHEMA_FILE, ScaffoldResult, project_name, scaffold
+from kitaru.manifest.yaml import parse
 from kitaru.model.address import FLOW_NAME, PROJECT_NAME
 from kitaru.model.route import Pin
 
@@ -58,7 +58,7 @@ def test_init_writes_a_manifest_that_loads_with_every_flow(tmp_path: Path) -> No
     assert (tmp_path / SCHEMA_FILE).read_text(encoding="utf-8") == data_files.schema("kitaru")
     assert text.endswith("\n") and not text.endswith("\n\n")
     assert max(map(len, text.splitlines())) <= 120
-    jsonschema.validate(yaml_tree.to_data(yaml_tree.parse(text).root), json.loads(data_files.schema("kitaru")))
+    jsonschema.validate(parse(text).root.value, json.loads(data_files.schema("kitaru")))
     assert set(result.written) == {result.manifest, tmp_path / SCHEMA_FILE, tmp_path / ".gitignore"}
     assert (result.problems, result.undeclared, result.paste) == ((), (), "")
 

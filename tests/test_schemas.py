@@ -13,7 +13,7 @@ from hypothesis import given, settings
 
 from kitaru import data_files
 from kitaru.cli import schema as schema_module
-from kitaru.manifest import yaml_tree
+from kitaru.manifest.yaml import parse
 from kitaru.model.manifest import Manifest
 from tests.manifest_files import FLOW, FULL, HEAD, LAYERED
 from tests.manifest_strategies import MANIFESTS
@@ -22,9 +22,10 @@ ROOT = Path(schema_module.__file__).resolve().parents[2]
 
 
 def data(text: str) -> Any:
-    tree = yaml_tree.parse(text)
+    tree = parse(text)
     assert not tree.problems
-    return yaml_tree.to_data(tree.root)
+    assert tree.root is not None
+    return tree.root.value
 
 
 def validator(name: str) -> jsonschema.Draft202012Validator:

@@ -18,7 +18,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from kitaru import data_files
 from kitaru._version import __version__
 from kitaru.errors import KitaruBackendError, KitaruSourceError, KitaruStateError, KitaruUsageError
-from kitaru.manifest.yaml_scalar import quote
+from kitaru.manifest.yaml import quote
 from kitaru.source import git_process
 
 Provider = Literal["github", "gitlab"]

@@ -56,7 +56,7 @@ def init(
     outside a repository, ``KitaruStateError`` with a diff where a file is there and differs.
     """
     files = wiring.ci_files()
-    loaded = wiring.load_manifest(Asked(manifest=manifest, target=target), Path.cwd(), wiring.environment())
+    loaded = wiring.load_manifest(Asked(manifest=manifest, target=target), Path.cwd())
     folder = loaded.root.resolve()
     root = files.repository_root(folder).resolve()
     chosen = _provider(provider, files, root)

@@ -53,7 +53,7 @@ class Session:
     @cached_property
     def manifest(self) -> ManifestFile:
         """The manifest in reach. Raises ``KitaruManifestError``, or ``KitaruUsageError`` where there is none."""
-        return wiring.load_manifest(self.asked, self.settings.cwd, self.settings.environ)
+        return wiring.load_manifest(self.asked, self.settings.cwd)
 
     def forget_manifest(self) -> None:
         """The file was changed: it is read anew."""

@@ -61,7 +61,7 @@ def manifest_sync(session: Session, mode: Mode) -> ManifestSync:
     def read() -> ManifestFile:
         """As the file is now: a client may live longer than one state of it."""
         asked = Asked(manifest=settings.manifest, target=settings.target)
-        return wiring.load_manifest(asked, settings.cwd, settings.environ)
+        return wiring.load_manifest(asked, settings.cwd)
 
     file: ManifestFile | None = None
     try:

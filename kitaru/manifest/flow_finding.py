@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from kitaru.errors import Problem
-from kitaru.manifest.wording import shown
+from kitaru.manifest.yaml import shown
 from kitaru.model.address import FLOW_NAME
 
 _TEST_FILE = re.compile(r"test_.*\.py|.*_test\.py|conftest\.py")

@@ -14,9 +14,9 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from kitaru import data_files
 from kitaru.errors import KitaruBackendError, KitaruManifestError, KitaruUsageError, Problem
-from kitaru.manifest import manifest_yaml
+from kitaru.manifest import reading
 from kitaru.manifest.flow_finding import FoundFlow, find_flows, name_apart
-from kitaru.manifest.yaml_scalar import quote
+from kitaru.manifest.yaml import quote
 from kitaru.model.address import PROJECT_NAME
 from kitaru.model.manifest import Manifest
 
@@ -61,7 +61,7 @@ def scaffold(root: Path, *, files: Sequence[Path], project: str | None = None) -
             hint=f"kitaru init --project {project_name(project)}",
         )
     found, problems = find_flows(root, files)
-    path = root / manifest_yaml.MANIFEST_NAME
+    path = root / reading.MANIFEST_NAME
     try:
         if os.path.lexists(path):
             return _beside_existing(root, path, found, problems)
@@ -85,7 +85,7 @@ def project_name(text: str) -> str:
 def _beside_existing(root: Path, path: Path, found: list[FoundFlow], problems: list[Problem]) -> ScaffoldResult:
     written = _write_surroundings(root)
     try:
-        manifest = manifest_yaml.load(path).manifest
+        manifest = reading.load(path).manifest
     except KitaruManifestError as error:
         every = (*error.problems, *problems)
         return ScaffoldResult(path, False, "", tuple(name_apart(found)), (), "", written, every)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kitaru.manifest.manifest_reading import read_leniently
+from kitaru.manifest.reading import read_leniently
 from kitaru.model.jsonable import record
 from kitaru.model.manifest import Neighbour, Neighbours
 from kitaru.source import git_process

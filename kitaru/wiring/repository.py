@@ -146,7 +146,7 @@ class Repository:
 
     def declared_by(self, manifest: str, prefix: str) -> frozenset[str]:
         """The flows that another manifest of the repository declares."""
-        reading = import_module("kitaru.manifest.manifest_yaml")
+        reading = import_module("kitaru.manifest.reading")
         names: frozenset[str] = reading.flow_names(Path(self.loaded.root, "../" * prefix.count("/"), manifest))
         return names
 
@@ -197,7 +197,7 @@ def source_roots(settings: Settings) -> tuple[str, ...]:
     if settings.manifest is None:
         return ()
     asked = Asked(manifest=settings.manifest, target=settings.target)
-    return load_manifest(asked, settings.cwd, settings.environ).manifest.source.roots or ()
+    return load_manifest(asked, settings.cwd).manifest.source.roots or ()
 
 
 def check_names(root: Path, target: str, roots: Sequence[str]) -> None:
@@ -228,7 +228,7 @@ def past_sources() -> Any:
 
 def manifest_edits() -> Any:
     """What edits a manifest's bytes, and writes them."""
-    return import_module("kitaru.manifest.manifest_edits")
+    return import_module("kitaru.manifest.edit")
 
 
 def can_be_of(root: Path, sha: str, branch: str) -> bool:

@@ -58,7 +58,7 @@ def stack_named(settings: Settings, name: str) -> NamedStack:
     declared = {}
     if settings.manifest is not None:
         asked = Asked(manifest=settings.manifest, target=settings.target)
-        declared = load_manifest(asked, settings.cwd, settings.environ).manifest.stacks
+        declared = load_manifest(asked, settings.cwd).manifest.stacks
     stacks = {"local": LocalStack(type="local"), **declared}
     if name not in stacks:
         raise KitaruStackError(

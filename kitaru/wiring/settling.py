@@ -18,7 +18,6 @@ from kitaru.settings import (
     MANIFEST,
     Asked,
     Settings,
-    cache_folder,
     check_project,
     find_manifest,
     find_pyproject,
@@ -56,13 +55,13 @@ def environment() -> Mapping[str, str]:
     return os.environ
 
 
-def load_manifest(asked: Asked, cwd: Path, environ: Mapping[str, str]) -> ManifestFile:
+def load_manifest(asked: Asked, cwd: Path) -> ManifestFile:
     """The manifest that was asked for, or the nearest one. Raises ``KitaruManifestError`` where it is not valid."""
     path = asked.manifest or find_manifest(cwd)
     if path is None:
         raise KitaruUsageError(f"there is no {MANIFEST} in {cwd} or above it", hint="kitaru init")
-    reading = import_module("kitaru.manifest.manifest_yaml")
-    loaded: ManifestFile = reading.load(path, target=asked.target, cache=cache_folder(environ) / "manifests")
+    reading = import_module("kitaru.manifest.reading")
+    loaded: ManifestFile = reading.load(path, target=asked.target)
     return loaded
 
 
@@ -78,7 +77,7 @@ def settle(asked: Asked, *, cwd: Path | None = None, environ: Mapping[str, str] 
     stack = asked.stack or environ.get("KITARU_STACK")
     path = asked.manifest or find_manifest(cwd)
     if path is not None and (store is None or project is None or asked.manifest or asked.target):
-        said = _store_and_project(replace(asked, manifest=path), path, cwd, environ)
+        said = _store_and_project(replace(asked, manifest=path), path, cwd)
         project = project or said[1]
         if store is None and said[0]:
             store, base = said[0], path.parent.resolve()
@@ -106,13 +105,17 @@ def settle(asked: Asked, *, cwd: Path | None = None, environ: Mapping[str, str] 
     )
 
 
-def _store_and_project(asked: Asked, path: Path, cwd: Path, environ: Mapping[str, str]) -> tuple[str | None, str]:
-    """What the manifest says of these, without its model where it was read before: that is half of a script's start."""
-    cache = cache_folder(environ) / "manifests"
-    known = import_module("kitaru.manifest.manifest_cache").remembered(path, asked.target, cache)
-    if known is not None:
-        return known.get("store"), known["project"]
-    manifest = load_manifest(asked, cwd, environ).manifest
+def _store_and_project(asked: Asked, path: Path, cwd: Path) -> tuple[str | None, str]:
+    """The manifest's store and project. Its model is loaded only if they need a closer look."""
+    from kitaru.manifest.yaml import store_and_project
+
+    try:
+        names = store_and_project(path.read_bytes(), asked.target)
+    except OSError:
+        names = None
+    if names is not None:
+        return names
+    manifest = load_manifest(asked, cwd).manifest
     return manifest.store, manifest.project
 
 
@@ -171,11 +174,11 @@ def template(name: str) -> str:
 
 def check_inputs(schema: Mapping[str, Any], inputs: Mapping[str, Any]) -> Sequence[str]:
     """What of the inputs doesn't fit the schema, one sentence each."""
-    found: Sequence[str] = import_module("kitaru.manifest.input_schema").check(schema, inputs)
+    found: Sequence[str] = import_module("kitaru.manifest.inputs").check(schema, inputs)
     return found
 
 
 def check_answer(schema: Mapping[str, Any] | None, value: Any) -> Sequence[str]:
     """What of an answer doesn't fit the schema of its wait, one sentence each."""
-    found: Sequence[str] = import_module("kitaru.manifest.input_schema").check_value(schema or {}, value)
+    found: Sequence[str] = import_module("kitaru.manifest.inputs").check_value(schema or {}, value)
     return found

@@ -1,0 +1,355 @@
+"""Everything that is wrong with a manifest's data, in plain English.
+
+First the models' errors, translated; then the rules that no model states: names that lead nowhere, paths that leave the
+folder. Every check takes raw data rather than a valid model, so that one run shows all problems.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from kitaru.manifest.yaml import described, did_you_mean, shown
+from kitaru.model.image import ImageSettings, base_hint, image_flaws
+from kitaru.model.jsonable import Noun
+from kitaru.model.manifest import FlowSpec, Manifest, Overlay, SourceSpec, is_branch
+from kitaru.model.route import DEFAULT_TAG, Protection
+from kitaru.model.stack import DEFAULT_STACK, DockerStack, KubernetesStack, LocalStack
+
+STORE_PROTOCOLS = ("file", "memory", "s3", "gs", "gcs", "az", "abfs", "abfss")
+"""Spellings that a slip of the keyboard is compared with; the store decides which of them works."""
+
+MAX_FINDINGS = 500
+"""Beyond this many the search for likely spellings takes seconds."""
+
+STACK_TYPES: dict[str, type[Noun]] = {
+    get_args(model.model_fields["type"].annotation)[0]: model for model in (LocalStack, DockerStack, KubernetesStack)
+}
+
+_EXPECTED = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "tuple_type": "a list",
+    "missing": "a value",
+}
+
+Raw = Callable[[tuple[str | int, ...]], str]
+"""A path → the text of the single value there, unquoted; empty if there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One mistake in the data, by its path of keys. ``at_key``: the key is wrong, not its value."""
+
+    path: tuple[str | int, ...]
+    message: str
+    hint: str = ""
+    at_key: bool = False
+
+
+def schema_findings(data: dict[str, Any], raw: Raw) -> list[Finding]:
+    """Everything that the models refuse, types taken strictly: ``"1"`` is no number, ``1`` no text."""
+    try:
+        # lists become tuples, because pydantic's strict mode takes nothing else for a tuple once a validator of ours
+        # has looked at the value
+        Manifest.model_validate(_tupled(data), strict=True)
+    except ValidationError as error:
+        details = error.errors(include_url=False)[:MAX_FINDINGS]
+        return [_translate(detail, data, raw) for detail in details]
+    return []
+
+
+def _tupled(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tupled(item) for key, item in value.items()}
+    return tuple(_tupled(item) for item in value) if isinstance(value, list) else value
+
+
+def _translate(error: ErrorDetails, data: dict[str, Any], raw: Raw) -> Finding:
+    kind, value = error["type"], error["input"]
+    path: tuple[str | int, ...] = error["loc"]
+    if path[:1] == ("stacks",) and len(path) > 2:
+        path = path[:2] + path[3:]  # pydantic names the branch of the union that it took
+    if kind == "extra_forbidden":
+        return _unknown_key(path, data)
+    if kind == "missing":
+        return Finding(path[:-1], f"the key {str(path[-1])!r} is missing", _missing_hint(path), at_key=True)
+    if kind.startswith("union_tag"):
+        return _stack_type(path, value)
+    if kind == "value_error":
+        return _refused(path, str(error["ctx"]["error"]), value, raw)
+    message = f"expected {_expected(error, path)}, found {described(value)}"
+    return Finding(path, message, _type_hint(kind, path, value, raw))
+
+
+def _expected(error: ErrorDetails, path: tuple[str | int, ...]) -> str:
+    kind, context = error["type"], error.get("ctx", {})
+    if path[-1:] == ("image",) and kind == "model_type":
+        return "a base image or a mapping"
+    match kind:
+        case "greater_than":
+            return f"a number above {context['gt']:g}"
+        case "greater_than_equal":
+            return f"{context['ge']:g} or more"
+        case "literal_error":
+            return str(context["expected"])
+    return _EXPECTED.get(kind, "another kind of value")
+
+
+def _type_hint(kind: str, path: tuple[str | int, ...], value: Any, raw: Raw) -> str:
+    text = raw(path)
+    if path[-1:] in (("image",), ("base_image",)) and isinstance(value, float) and (hint := base_hint(text)):
+        return hint
+    if kind == "string_type" and not isinstance(value, dict | list | tuple) and value is not None and text:
+        return f'put it in quotes: "{text}"'
+    if kind == "bool_type" and isinstance(value, str):
+        return "write true or false, without quotes; YAML 1.2 reads yes, no, on and off as text"
+    if kind in ("int_type", "float_type") and _reads_as_number(value):
+        return f"write {value} without quotes"
+    if kind == "tuple_type" and isinstance(value, str):
+        return "write it as a list: [a, b]"
+    if value is None and kind in ("dict_type", "model_type", "model_attributes_type") and path:
+        return "write {}, or leave the key out"
+    return ""
+
+
+def _reads_as_number(value: Any) -> bool:
+    return isinstance(value, str) and value.replace(".", "", 1).isdecimal()
+
+
+def _missing_hint(path: tuple[str | int, ...]) -> str:
+    match path:
+        case ("kitaru",):
+            return "begin the file with kitaru: 1"
+        case ("project",):
+            return "add project: NAME, the name under which the store keeps everything"
+        case ("flows", name, "target") if str(name).isidentifier():
+            return f"add target: path/to/file.py:{shown(str(name))[1:-1]}"
+    return ""
+
+
+def _unknown_key(path: tuple[str | int, ...], data: dict[str, Any]) -> Finding:
+    *parent, last = path
+    key = str(last)
+    known = _known_keys(tuple(parent), data)
+    message = f"unknown key {shown(key)}"
+    in_flow = len(parent) == 2 and parent[0] == "flows"
+    if key in ImageSettings.model_fields and (not parent or in_flow):
+        return Finding(path, message, f"{key} belongs under image", at_key=True)
+    if key in FlowSpec.model_fields and not parent:
+        return Finding(path, message, f"{key} belongs under a flow", at_key=True)
+    return Finding(path, message + did_you_mean(key, known), f"known keys here: {', '.join(known)}", at_key=True)
+
+
+def _known_keys(parent: tuple[str | int, ...], data: dict[str, Any]) -> list[str]:
+    match parent:
+        case ():
+            model: type[Noun] = Manifest
+        case (*_, "image"):
+            model = ImageSettings
+        case (*_, "source"):
+            model = SourceSpec
+        case ("flows", _):
+            model = FlowSpec
+        case ("protect", _):
+            model = Protection
+        case ("targets", _):
+            model = Overlay
+        case ("stacks", name):
+            model = STACK_TYPES[data["stacks"][name]["type"]]
+        case _:
+            return []
+    return list(model.model_fields)
+
+
+def _stack_type(path: tuple[str | int, ...], value: Any) -> Finding:
+    types = ", ".join(STACK_TYPES)
+    if not isinstance(value, dict) or "type" not in value:
+        return Finding(path, "the key 'type' is missing", f"add type: one of {types}", at_key=True)
+    given = value["type"]
+    if not isinstance(given, str):
+        return Finding((*path, "type"), f"expected a type of stack, found {described(given)}", f"there are: {types}")
+    message = f"unknown type of stack {shown(given)}{did_you_mean(given, STACK_TYPES)}"
+    return Finding((*path, "type"), message, f"there are: {types}")
+
+
+def _refused(path: tuple[str | int, ...], reason: str, value: Any, raw: Raw) -> Finding:
+    """The refusal of a validator of the models: the name in a key, a target, a route."""
+    in_routes = len(path) >= 4 and path[0] == "flows" and path[2] == "routes"
+    if path[-1] == "[key]" and not (in_routes and len(path) == 4):
+        return Finding(path[:-1], f"{reason}; found {shown(str(path[-2]))}", at_key=True)
+    if not in_routes:
+        return Finding(path, f"{reason}; found {described(value)}")
+    text = raw(path)
+    number = text.removeprefix("v")
+    hint = ""
+    if number.isascii() and number.isdecimal() and isinstance(value, str):
+        hint = f"write {number}, without quotes or v"
+    elif isinstance(value, str) and value.lower() in ("head", "latest", "newest", "current"):
+        hint = "write head"
+    shown_value = f"; found {described(value)}" if reason.startswith("expected") else ""
+    return Finding(path, f"route {shown(str(path[3]))} of flow {shown(str(path[1]))}: {reason}{shown_value}", hint)
+
+
+# --- rules that no model states ---------------------------------------------------------------------------------------
+
+
+def check_findings(data: dict[str, Any]) -> Iterator[Finding]:
+    """Every problem of ``data``, the manifest after its overlay, that no model states."""
+    yield from _check_store(data.get("store"))
+    yield from _check_patterns(data.get("source"), ("source",))
+    yield from _check_image(data.get("image"), ("image",))
+    stacks = [DEFAULT_STACK, *(name for name in _mapping(data.get("stacks")) if name != DEFAULT_STACK)]
+    for name, flow in _mapping(data.get("flows")).items():
+        if isinstance(flow, dict):
+            yield from _check_flow(flow, ("flows", name), stacks)
+    yield from _check_moved(_mapping(data.get("moved")), _mapping(data.get("flows")))
+    yield from _check_protect(_mapping(data.get("protect")))
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _check_flow(flow: dict[str, Any], path: tuple[str, ...], stacks: list[str]) -> Iterator[Finding]:
+    stack = flow.get("stack")
+    if isinstance(stack, str) and stack not in stacks:
+        message = f"unknown stack {shown(stack)}{did_you_mean(stack, stacks)}"
+        yield Finding((*path, "stack"), message, f"stacks of this manifest: {', '.join(map(shown, stacks))}")
+    if isinstance(flow.get("target"), str):
+        yield from _check_target(flow["target"], (*path, "target"))
+    yield from _check_patterns(flow.get("source"), (*path, "source"))
+    yield from _check_image(flow.get("image"), (*path, "image"))
+    yield from _check_default(_mapping(flow.get("routes")).get(DEFAULT_TAG), (*path, "routes", DEFAULT_TAG))
+
+
+def _check_default(versions: Any, path: tuple[str, ...]) -> Iterator[Finding]:
+    """A list is a shared label, and ``default`` is always exclusive."""
+    if not isinstance(versions, list) or not versions:
+        return
+    hint = "write one version, or weights that add up to 100: default: {2: 10, 1: 90}"
+    if len(versions) == 1 and isinstance(versions[0], int | str):
+        hint = f"write default: {versions[0]}"
+    yield Finding(path, "default is always exclusive: it leads to one version; found a list", hint)
+
+
+def _check_moved(moved: dict[str, Any], flows: dict[str, Any]) -> Iterator[Finding]:
+    """Every chain of renames ends at a flow of the manifest, and none begins at one."""
+    for was, name in moved.items():
+        seen = [was]
+        while isinstance(name, str) and name in moved and name not in flows and name not in seen:
+            seen.append(name)
+            name = moved[name]
+        if not isinstance(name, str):
+            continue
+        if was in flows:
+            yield _renamed_and_declared(was, name, moved)
+        elif name not in flows:
+            message = f"expected a flow of this manifest, found {shown(name)}{did_you_mean(name, sorted(flows))}"
+            yield Finding(("moved", was), message, "moved: names the old name, then the new one")
+
+
+def _renamed_and_declared(was: str, name: str, moved: dict[str, Any]) -> Finding:
+    """A flow that is to be renamed, and is declared all the same: perhaps another one is to get its name."""
+    taker = next((old for old, new in moved.items() if new == was and old != was), None)
+    if taker is None:
+        message = f"flow {shown(was)} is in this manifest, so it can't have become {shown(name)}"
+        return Finding(("moved", was), message, f"remove it here, or flow {was} above", at_key=True)
+    if moved[was] == taker:
+        message = f"{shown(was)} and {shown(taker)} can't swap names, in one step or in many"
+    else:
+        message = f"{shown(taker)} can't take the name of {shown(was)}"
+    hint = "give each a name that was never used; or leave the names, and swap the targets"
+    return Finding(("moved", was), f"{message}: a name that a flow had is never another flow's", hint, at_key=True)
+
+
+def _check_protect(rules: dict[str, Any]) -> Iterator[Finding]:
+    """A rule whose branch can't be would lock its route for good."""
+    for tag, rule in rules.items():
+        branch = _mapping(rule).get("branch")
+        if not isinstance(branch, str) or is_branch(branch):
+            continue
+        hint = "git check-ref-format --branch NAME checks a name"
+        if not branch:
+            hint = "leave branch out: any branch may move the route then"
+        elif "*" in branch or "?" in branch or "[" in branch:
+            hint = "a rule names one branch, no pattern; leave branch out, and any branch may move the route"
+        yield Finding(("protect", tag, "branch"), f"expected the name of a branch, found {described(branch)}", hint)
+
+
+def _check_store(store: Any) -> Iterator[Finding]:
+    if not isinstance(store, str):
+        return
+    protocol, separator, rest = store.partition("://")
+    expected = "expected a URL such as file://.kitaru/store or s3://bucket/prefix"
+    if not separator or not re.fullmatch(r"[a-z][a-z0-9+.-]*", protocol):
+        hint = f"for a folder, write {shown('file://' + store)}" if store and not separator else ""
+        yield Finding(("store",), f"{expected}; found {shown(store)}", hint)
+    elif re.match(r"[^/]*@", rest) and protocol != "file":
+        message = "expected no credentials in the store's URL: the manifest is read by many"
+        yield Finding(("store",), message, "remove the part before @, and set the credentials in the environment")
+    elif protocol not in STORE_PROTOCOLS and did_you_mean(protocol, STORE_PROTOCOLS):
+        message = f"unknown protocol {shown(protocol)}{did_you_mean(protocol, STORE_PROTOCOLS)}"
+        yield Finding(("store",), message, "see the documentation of stores for those that Kitaru can use")
+    elif protocol not in ("file", "memory") and not rest.strip("/"):
+        yield Finding(
+            ("store",), f"expected a bucket behind {protocol}://, found nothing", f"write {protocol}://BUCKET"
+        )
+    elif protocol == "file" and not rest:
+        yield Finding(("store",), "expected a folder behind file://, found nothing", "write file://.kitaru/store")
+
+
+def _check_target(target: str, path: tuple[str, ...]) -> Iterator[Finding]:
+    place, colon, name = target.partition(":")
+    if not colon or not place or not name.isidentifier():
+        return  # the model refuses it
+    if "\\" in place or not place.isprintable():
+        yield Finding(path, f"expected a plain path with / between folders; found {shown(target)}")
+    elif place.startswith(("/", "~")):
+        message = f"expected a path relative to the manifest; found the absolute path {shown(place)}"
+        yield Finding(path, message, "write path/to/file.py:flow")
+    elif "/" in place or place.endswith(".py"):
+        if posixpath.normpath(place).split("/")[0] == "..":
+            message = f"expected a file below the manifest's folder; {shown(place)} leaves it"
+            yield Finding(path, message, "move the manifest up, or the flow down")
+        elif not place.endswith(".py"):
+            yield Finding(path, f"expected a Python file (path/to/file.py:flow); found {shown(target)}")
+    elif not all(part.isidentifier() for part in place.split(".")):
+        yield Finding(path, f"expected path/to/file.py:flow or package.module:flow; found {shown(target)}")
+
+
+def _check_patterns(source: Any, path: tuple[str, ...]) -> Iterator[Finding]:
+    for key in ("include", "exclude"):
+        patterns = _mapping(source).get(key)
+        for index, pattern in enumerate(patterns if isinstance(patterns, list) else ()):
+            place = (*path, key, index)
+            if not isinstance(pattern, str):
+                continue
+            if not pattern.strip():
+                yield Finding(place, "expected a pattern such as flows/**, found empty text")
+            elif pattern.startswith(("/", "~")) or re.match(r"[A-Za-z]:[\\/]", pattern):
+                message = f"expected a pattern relative to the manifest; found the absolute {shown(pattern)}"
+                yield Finding(place, message, f"write {shown(pattern.lstrip('/~') or '**')}")
+            elif ".." in re.split(r"[/\\]", pattern):
+                message = f"expected a pattern below the manifest's folder; {shown(pattern)} leaves it"
+                yield Finding(place, message, "remove the ..")
+
+
+def _check_image(image: Any, path: tuple[str, ...]) -> Iterator[Finding]:
+    whole = {"base_image": image} if isinstance(image, str) else _mapping(image)
+    for flaw in image_flaws(whole):
+        place = path if isinstance(image, str) else (*path, *flaw.path)
+        yield Finding(place, f"{flaw.expected}, found {described(flaw.value)}", flaw.hint, at_key=flaw.at_key)
