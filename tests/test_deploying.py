@@ -345,7 +345,9 @@ def test_an_edit_that_can_not_be_made_is_refused_first(repository: Repository) -
         ("deploy", "agent", "--tag", "canary"),
         ("deploy", "agent", "--tag", "canary", "--manifest-only"),
     ):
-        do(repository, *words).refused("can't be set here by a command", "share it by *both", "edit the file by hand")
+        do(repository, *words).refused(
+            "can't be set here by a command", "aliases such as *both", "edit the file by hand"
+        )
     assert head(repository).generation == 0
     do(repository, "deploy", "agent", "--no-manifest").must()
     do(repository, "flow", "tag", "agent", "x", "--version", "1").refused("can't be set here by a command")

@@ -16,6 +16,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from kitaru.manifest.yaml import Node, inline, parse, quote, shown
@@ -49,7 +50,8 @@ def rewritten(text: str, root: Node, wanted: dict[str, Any]) -> str:
         tree = parse(after)
         if not tree.problems and same(tree.root and tree.root.value, wanted):
             return after
-    raise Unsure(reason)
+    shared = re.search(r"(?<=[\s\[{,])\*\w[\w-]*", text)
+    raise Unsure(f"{reason}; aliases such as {shared[0]} share values" if shared else reason)
 
 
 def same(left: Any, right: Any) -> bool:
@@ -124,10 +126,15 @@ def _round_trip(text: str, old: Mapping[str, Any], wanted: Mapping[str, Any], st
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 1_000_000
     yaml.indent(mapping=step, sequence=step + 2, offset=step)
-    spaced = re.sub(r"(?<=\S)[ \t]*\t[ \t]*", " ", text)  # ruamel takes no tab between values
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        before, data = _dumped(yaml, yaml.load(spaced)), yaml.load(spaced)  # a dump drops anchors of its data
+        read = text
+        try:
+            data = yaml.load(read)
+        except YAMLError:
+            read = re.sub(r"(?<=\S)[ \t]*\t[ \t]*", " ", text)  # ruamel takes no tab between values
+            data = yaml.load(read)
+        before = _dumped(yaml, yaml.load(read))  # of a copy: a dump drops anchors
     _sync(data, old, wanted)
     after = _dumped(yaml, data)
     for name in wanted.keys() - old.keys() if gap else ():
