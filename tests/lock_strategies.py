@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from kitaru.core.commit import next_lockfile
-from kitaru.core.naming import names_of
+from kitaru.core.renames import names_of
 from kitaru.model.address import digest
 from kitaru.model.lockfile import (
     AddVersion,

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kitaru.core.commit import Broken, fold, next_lockfile
+from kitaru.core.commit import fold, next_lockfile
 from kitaru.errors import KitaruIntegrityError
-from kitaru.model.lockfile import Drop, Edit, Generation, Lockfile, Manage, Rename, Retire, Untag
+from kitaru.model.lockfile import Broken, Drop, Edit, Generation, Lockfile, Manage, Rename, Retire, Untag
 from kitaru.model.route import Hold
 from tests.lock_strategies import ANY_EDIT, AT, BY, FEW, after, entry_for, fitting, histories, holder, locks, mint, move
 
@@ -227,5 +227,6 @@ def test_a_hold_ends_with_the_next_move() -> None:
     assert isinstance(held, Lockfile)
     route = held.flows["agent"].routes["default"]
     assert (route.hold, route.via) == (hold, "rollback")
-    agreed = after(held, move("agent", "default", 1, expects=(1,))).flows["agent"].routes["default"]
+    agreement = move("agent", "default", 1, expects=(1,)).model_copy(update={"ends_hold": True})
+    agreed = after(held, agreement).flows["agent"].routes["default"]
     assert (agreed.hold, agreed.via, agreed.generation) == (None, "rollback", route.generation)

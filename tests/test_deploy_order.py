@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kitaru import KitaruClient
 from kitaru.cli.views.plan_markdown import plan_markdown
 from kitaru.client.project import read_plan
-from kitaru.core.commit import Broken, next_lockfile
+from kitaru.core.commit import next_lockfile
 from kitaru.core.rollback import (
     ROLLBACK,
     WayBack,
@@ -27,7 +27,7 @@ from kitaru.core.rollback import (
     why_not_after,
 )
 from kitaru.errors import KitaruConflictError, KitaruManifestError, KitaruStateError
-from kitaru.model.lockfile import Edit, Lockfile, Move
+from kitaru.model.lockfile import Broken, Edit, Lockfile, Move
 from kitaru.model.route import Assignment, Hold, Route, parse_target
 from tests.applying import everything, generation, new_version, routed
 from tests.lock_strategies import AT, BY, after, holder, mint, move

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from kitaru import KitaruClient
 from kitaru.cli.views.history import WIDTH, chain_note, history_lines
-from kitaru.core.edit_words import edit_data, edit_words
+from kitaru.core.commit import edit_data, edit_words
 from kitaru.errors import KitaruIntegrityError, KitaruSelectorError, KitaruUsageError
 from kitaru.model import address
 from kitaru.model.address import digest

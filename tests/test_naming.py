@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kitaru.core.commit import next_lockfile
-from kitaru.core.naming import first_name, names_of, present_name
+from kitaru.core.renames import first_name, names_of, present_name
 from kitaru.core.resolving import Resolved, resolve
 from kitaru.model.lockfile import Lockfile, Rename
 from kitaru.model.route import ByTag

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kitaru import KitaruClient
-from kitaru.core.claims import taken_over
+from kitaru.core.renames import taken_over
 from kitaru.errors import KitaruManifestError, KitaruUsageError
 from kitaru.manifest.reading import read_leniently
 from kitaru.model.manifest import Neighbour, Neighbours

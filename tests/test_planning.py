@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kitaru.core.commit import next_lockfile
-from kitaru.core.planning import Desired, Draft, StoredFlow, needs, plan_absent, plan_flow
+from kitaru.core.planning import Desired, Draft, Facts, StoredFlow, draft_plan, needs
 from kitaru.core.review import tampered
 from kitaru.errors import Problem
 from kitaru.model.lockfile import AddVersion, Lockfile, Move, Release, VersionTable
-from kitaru.model.manifest import FlowSpec, Manifest, Neighbours
+from kitaru.model.manifest import FlowSpec, Manifest
 from kitaru.model.plan import Plan
 from kitaru.model.route import Protection, RouteTarget, parse_target
 from kitaru.model.snapshot import Commit, Snapshot
@@ -22,6 +22,7 @@ from tests.lock_strategies import AT, BY, FEW, FLOWS, RULES, TAGS, holder, locks
 
 STACK = NamedStack(name="local", spec=LocalStack(type="local"))
 EMPTY = Lockfile(project="research")
+COMMIT = Commit(sha="c" * 40)
 
 
 def place(message: str, *path: Any, hint: str = "") -> Problem:
@@ -45,11 +46,26 @@ def drafted(
     prune: bool = False,
     protect: dict[str, Protection] | None = None,
 ) -> Draft:
-    draft = Draft(protect=protect or {})
-    for flow in flows:
-        known = StoredFlow(table=(tables or {}).get(flow.name))
-        plan_flow(draft, flow, lock, known, place, prune=prune)
-    return draft
+    return draft_plan(
+        facts(
+            lock,
+            manifest().model_copy(update={"protect": protect or {}}),
+            desired=flows,
+            stored={name: StoredFlow(table=table) for name, table in (tables or {}).items()},
+            only=tuple(flow.name for flow in flows),
+            prune=prune,
+        )
+    )
+
+
+def facts(lock: Lockfile, declared: Manifest, **given: Any) -> Facts:
+    return Facts(**{"desired": (), **given}, manifest=declared, place=place, commit=COMMIT, lock=lock)
+
+
+def manifest(*flows: str) -> Manifest:
+    return Manifest(
+        kitaru=1, project="research", flows={flow: FlowSpec(target="flows/work.py:agent") for flow in flows}
+    )
 
 
 def carried_out(lock: Lockfile, draft: Draft) -> Lockfile:
@@ -66,7 +82,7 @@ def as_plan(draft: Draft) -> Plan:
         base=0,
         base_entry="",
         manifest="m",
-        commit=Commit(sha="c" * 40),
+        commit=COMMIT,
         tree="t",
         flows=tuple(draft.flows),
         edits=tuple(draft.edits),
@@ -196,24 +212,15 @@ def test_content_of_an_old_version_is_that_version() -> None:
     assert routes(carried_out(lock, draft)) == {"default": (1,)}
 
 
-def manifest(*flows: str) -> Manifest:
-    return Manifest(
-        kitaru=1, project="research", flows={flow: FlowSpec(target="flows/work.py:agent") for flow in flows}
-    )
-
-
 def test_absent_flows_are_listed_and_pruned_only_when_asked() -> None:
     """A flow that the manifest no longer names is unmanaged; with prune it is retired, and shown with its routes."""
     lock = carried_out(EMPTY, drafted(EMPTY, desired(), desired("greeter")))
-    draft = Draft()
-    plan_absent(draft, manifest("agent"), lock, place, beside=Neighbours(), prune=False)
+    draft = draft_plan(facts(lock, manifest("agent")))
     assert (draft.edits, draft.unmanaged) == ([], ["greeter (once in the manifest; --prune removes it)"])
-    draft = Draft()
-    plan_absent(draft, manifest("agent"), lock, place, beside=Neighbours(), prune=True)
+    draft = draft_plan(facts(lock, manifest("agent"), prune=True))
     assert [edit.kind for edit in draft.edits] == ["retire"]
     assert [move.after for move in draft.flows[0].moves] == [None]
-    draft = Draft()
-    plan_absent(draft, manifest(), lock, place, beside=Neighbours(), prune=True)
+    draft = draft_plan(facts(lock, manifest(), prune=True))
     assert (draft.edits, len(draft.problems)) == ([], 1)
 
 

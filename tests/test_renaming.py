@@ -9,9 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kitaru.core.commit import next_lockfile
-from kitaru.core.naming import first_name, present_name, way_to
-from kitaru.core.planning import Draft
-from kitaru.core.renaming import plan_renames
+from kitaru.core.renames import Renames, first_name, plan_renames, present_name, way_to
 from kitaru.errors import KitaruConflictError, KitaruSelectorError, Problem
 from kitaru.model.lockfile import Lockfile, Manage, Rename, Retire
 from kitaru.model.manifest import Manifest
@@ -37,7 +35,7 @@ def removed(lock: Lockfile, flow: str) -> Lockfile:
     return after(lock, Retire(kind="retire", flow=flow, expects=lock.flows[flow].latest))
 
 
-def planned(lock: Lockfile, moved: dict[str, str], *flows: str, contains: Collection[str] = ()) -> Draft:
+def planned(lock: Lockfile, moved: dict[str, str], *flows: str, contains: Collection[str] = ()) -> Renames:
     manifest = Manifest.model_validate(
         {
             "kitaru": 1,
@@ -46,9 +44,7 @@ def planned(lock: Lockfile, moved: dict[str, str], *flows: str, contains: Collec
             "moved": moved,
         }
     )
-    draft = Draft()
-    plan_renames(draft, manifest, lock, _place, contains.__contains__)
-    return draft
+    return plan_renames(manifest, lock, _place, contains.__contains__)
 
 
 def _place(message: str, *path: object, hint: str = "") -> Problem:
@@ -75,8 +71,8 @@ def test_an_old_commit_does_not_rename_again_what_was_undone(repository: Reposit
     git(repository.folder, "checkout", "-q", there)
     refused = kitaru("apply", "--yes", cwd=repository.folder).refused(
         "kitaru.yaml:10:16: agent can't become researcher again",
-        f"commit {back[:12]} undid that, and is not in this one",
-        "pull, or fetch the whole history",
+        f"this commit does not contain {back[:12]}, which undid that",
+        "pull or merge it; to rename all the same: kitaru apply --force",
     )
     assert refused.err.count("error:") == 1
     assert routes_of(repository) == {"default": (1,)}
@@ -162,8 +158,8 @@ def test_of_two_that_become_one_it_is_the_one_that_is_there() -> None:
     """A chain whose beginning was removed long ago gives the new name to the flow that is left, and says so."""
     lock = removed(begun("first", "second"), "first")
     draft = planned(lock, {"first": "second", "second": "third"}, "third")
-    assert draft.edits == [rename(lock, "second", "third")]
-    assert draft.problems == []
+    assert draft.edits == (rename(lock, "second", "third"),)
+    assert draft.problems == ()
     assert ["first was removed, and third has versions of its own" in one for one in draft.warnings] == [True]
 
 

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from kitaru import wiring
 from kitaru.client.session import Session
 from kitaru.client.working_tree import open_workshop, planner
-from kitaru.core.claims import declared_twice
 from kitaru.core.protection import unplaced
+from kitaru.core.renames import declared_twice
 from kitaru.core.review import tampered
 from kitaru.errors import KitaruConflictError, KitaruIntegrityError, KitaruManifestError, KitaruUsageError
 from kitaru.model.address import short

@@ -1,14 +1,17 @@
-"""(lockfile, edits) → next lockfile, or the broken requirement of each subject. Pure."""
+"""(lockfile, edits) → next lockfile, or each requirement that is broken; and edits in words. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from kitaru.core.naming import first_name, present_name
+from kitaru.core.protection import protect_words
+from kitaru.core.renames import renamed
 from kitaru.errors import KitaruIntegrityError
 from kitaru.model.lockfile import (
     AddVersion,
+    Broken,
     Drop,
     Edit,
     FlowState,
@@ -21,24 +24,15 @@ from kitaru.model.lockfile import (
     Retire,
     Untag,
 )
-from kitaru.model.route import APPLY, Assignment, Hold, Route, describe_holders
+from kitaru.model.route import APPLY, Assignment, Hold, Protection, Route, describe_holders
 
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """An edit whose requirement no longer holds: whose, and how it is now."""
-
-    flow: str
-    tag: str | None
-    message: str
-    generation: int = 0
-    by: str = ""
-    at: str = ""
+GONE = {"routes": {}, "untagged": {}, "managed": False, "owner": "", "retired": True}
+BACK = {"managed": True, "retired": False, "renamed_to": "", "renamed_commit": ""}
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What a generation writes on the routes that it moves: its number, its time, who wrote it, and with which verb."""
+    """What a generation writes on the routes that it moves: its number and time, its author, and the verb."""
 
     number: int
     at: str
@@ -52,7 +46,7 @@ def next_lockfile(
     """The state after ``edits``, one generation on, with ``entry`` still open; or all the requirements that are broken.
 
     Renames come first. Every other edit is checked against the state after them and before the first of the others,
-    save that a route may lead to a version minted in the same list.
+    save that a route may lead to a version added in the same list.
     """
     stamp = Stamp(lock.generation + 1, at, by, via)
     named = renamed(lock, edits)
@@ -68,36 +62,6 @@ def next_lockfile(
     return lock.model_copy(update={"generation": stamp.number, "entry": "", "flows": flows})
 
 
-def renamed(lock: Lockfile, edits: Sequence[Edit]) -> Lockfile | tuple[Broken, ...]:
-    """The state in which the flows that ``edits`` rename have their new names, in the same generation."""
-    flows = dict(lock.flows)
-    broken = []
-    for edit in edits:
-        if not isinstance(edit, Rename):
-            continue
-        old = flows.get(edit.was)
-        if old is None or old.renamed_to or (old.retired, old.latest) != (edit.retired, edit.expects):
-            found = "no such flow" if old is None or old.renamed_to or old.retired else f"v{old.latest}"
-            broken.append(Broken(edit.was, None, f"expected v{edit.expects}, found {found}"))
-        elif edit.flow in flows and present_name(flows, edit.flow) != edit.was:
-            broken.append(Broken(edit.flow, None, "expected a name that was never used"))
-        else:
-            back = edit.flow in flows
-            flows[edit.flow] = old.model_copy(update={"first_name": first_name(flows, edit.was)}) if back else old
-            gone = {
-                "routes": {},
-                "untagged": {},
-                "managed": False,
-                "owner": "",
-                "retired": True,
-                "renamed_to": edit.flow,
-                "renamed_commit": edit.commit,
-                "first_name": "",
-            }
-            flows[edit.was] = old.model_copy(update=gone)
-    return tuple(broken) if broken else lock.model_copy(update={"flows": flows})
-
-
 def move_of(
     flow: str,
     tag: str,
@@ -110,7 +74,10 @@ def move_of(
     floor: str | None = None,
     forward: bool = False,
 ) -> Move:
-    """The edit that leads ``tag`` from where it is in ``state`` to ``holders``; a hold that is not given ends."""
+    """The edit that leads ``tag`` from its place in ``state`` to ``holders``; a hold that is not given ends.
+
+    ``floor``: the commit that the route remembers. ``forward``: the edit is valid only above the present floor.
+    """
     route = state.routes.get(tag) if state and not state.retired else None
     return Move(
         kind="move",
@@ -120,29 +87,28 @@ def move_of(
         exclusive=exclusive,
         managed=managed,
         expects=route.holders if route else None,
+        expects_floor=route.floor if route and forward else None,
         deletions=state.deletions if state else 0,
         hold=hold,
         ends_hold=hold is None and route is not None and route.hold is not None,
         floor=floor,
-        forward=forward,
         converts=route is not None and route.exclusive != exclusive,
     )
 
 
 def fold(lock: Lockfile, entry: Generation, entry_digest: str) -> Lockfile:
-    """The state after ``entry``. Raises ``KitaruIntegrityError`` when the entry does not follow, or leads elsewhere."""
+    """The state after ``entry``. Raises ``KitaruIntegrityError`` if the entry does not follow, or leads elsewhere."""
+    hint = "the lock log was changed by hand; restore the store from a backup"
+    name = f"generation {entry.generation} of project {entry.project}"
     if entry.generation != lock.generation + 1 or entry.parent != lock.entry:
-        raise KitaruIntegrityError(
-            f"generation {entry.generation} of project {entry.project} does not follow generation {lock.generation}",
-            hint="the lock log was changed by hand; restore the store from a backup",
-        )
+        raise KitaruIntegrityError(f"{name} does not follow generation {lock.generation}", hint=hint)
     following = next_lockfile(lock, entry.edits, at=entry.at, by=entry.by, via=entry.verb)
     if isinstance(following, tuple) or following.state_digest != entry.state_digest:
-        raise KitaruIntegrityError(
-            f"generation {entry.generation} of project {entry.project} does not lead to the state it claims",
-            hint="the lock log was changed by hand; restore the store from a backup",
-        )
+        raise KitaruIntegrityError(f"{name} does not lead to the state it claims", hint=hint)
     return following.model_copy(update={"entry": entry_digest})
+
+
+# --- requirements -----------------------------------------------------------------------------------------------------
 
 
 def _broken(lock: Lockfile, edit: Edit) -> Broken | None:
@@ -155,28 +121,31 @@ def _broken(lock: Lockfile, edit: Edit) -> Broken | None:
                 return Broken(edit.flow, None, f"expected {wanted}, found v{latest}")
         case Move(deletions=seen) if flow and flow.deletions != seen:
             return Broken(edit.flow, edit.tag, "a version was deleted in the meantime")
-        case Move(tag=tag, hold=None, ends_hold=False) if flow and (route := flow.routes.get(tag)) and route.hold:
-            return Broken(edit.flow, tag, "a rollback holds it", route.generation, route.by, route.at)
-        case Move(tag=tag, expects=expects) | Untag(tag=tag, expects=expects):
-            return _broken_route(edit.flow, flow, tag, expects)
+        case Move() | Untag():
+            return _broken_route(edit, flow)
         case Drop():
             return _broken_drop(flow, edit)
         case Manage() if flow is None:
             return Broken(edit.flow, None, "the flow is gone")
-        case Protect(expects=expects) if (flow.protect if flow else {}) != expects:
+        case Protect(expects=rules) if (flow.protect if flow else {}) != rules:
             return Broken(edit.flow, None, "its routes are protected otherwise by now")
     return None
 
 
-def _broken_route(name: str, flow: FlowState | None, tag: str, expects: tuple[Assignment, ...] | None) -> Broken | None:
-    route = flow.routes.get(tag) if flow and not flow.retired else None
-    found = route.holders if route else None
-    if found == expects:
+def _broken_route(edit: Move | Untag, flow: FlowState | None) -> Broken | None:
+    route = flow.routes.get(edit.tag) if flow and not flow.retired else None
+    holders = route.holders if route else None
+    message = ""
+    if holders != edit.expects:
+        message = f"expected {describe_holders(edit.expects)}, found {describe_holders(holders)}"
+    elif isinstance(edit, Move) and route is not None:
+        if route.hold is not None and edit.hold is None and not edit.ends_hold:
+            message = "a rollback holds it"
+        elif edit.expects_floor not in (None, route.floor):
+            message = "it was set from another commit in the meantime"
+    if not message:
         return None
-    message = f"expected {describe_holders(expects)}, found {describe_holders(found)}"
-    if route is None:
-        return Broken(name, tag, message)
-    return Broken(name, tag, message, route.generation, route.by, route.at)
+    return Broken(edit.flow, edit.tag, message, *((route.generation, route.by, route.at) if route else ()))
 
 
 def _broken_drop(flow: FlowState | None, edit: Drop) -> Broken | None:
@@ -184,65 +153,52 @@ def _broken_drop(flow: FlowState | None, edit: Drop) -> Broken | None:
         return Broken(edit.flow, None, "the flow has other versions by now")
     for tag, route in flow.routes.items():
         if route.exclusive and edit.version in route.versions:
-            return Broken(
-                edit.flow, tag, f"v{edit.version} holds an exclusive tag", route.generation, route.by, route.at
-            )
+            message = f"v{edit.version} holds an exclusive tag"
+            return Broken(edit.flow, tag, message, route.generation, route.by, route.at)
     return None
 
 
-def _changed(
-    flow: FlowState | None, edit: AddVersion | Move | Untag | Manage | Retire | Drop | Protect, stamp: Stamp
-) -> FlowState:
-    match edit:
-        case AddVersion():
-            return _minted(flow, edit)
-        case Move():
-            state = _present(flow, edit)
-            moved = _moved(state.routes.get(edit.tag), edit, stamp)
-            return state.model_copy(
-                update={
-                    "routes": {**state.routes, edit.tag: moved},
-                    "untagged": _without(state.untagged, edit.tag),
-                }
-            )
-        case Untag():
-            return _untagged(_present(flow, edit), edit, stamp)
-        case Manage():
-            back = {"managed": True, "retired": False, "renamed_to": "", "renamed_commit": "", "owner": edit.owner}
-            return _present(flow, edit).model_copy(update=back)
-        case Retire():
-            gone = {"routes": {}, "untagged": {}, "managed": False, "owner": "", "retired": True}
-            return _present(flow, edit).model_copy(update=gone)
-        case Drop():
-            return _dropped(_present(flow, edit), edit)
-        case Protect():
-            bound = {"protect": edit.rules, "protect_generation": stamp.number if edit.rules else 0}
-            return _present(flow, edit).model_copy(update=bound)
+# --- changes ----------------------------------------------------------------------------------------------------------
 
 
-def _minted(flow: FlowState | None, edit: AddVersion) -> FlowState:
-    fresh = FlowState(
-        latest=edit.version, snapshot=edit.snapshot, table=edit.table, managed=edit.managed, owner=edit.owner
-    )
+def _changed(flow: FlowState | None, edit: Edit, stamp: Stamp) -> FlowState:
+    if isinstance(edit, AddVersion):
+        return _grown(flow, edit)
     if flow is None:
-        return fresh
-    kept = {
-        "routes": {} if flow.retired else flow.routes,
-        "managed": edit.managed or flow.managed,
-        "owner": edit.owner if edit.managed else flow.owner,
-        "untagged": {} if flow.retired else flow.untagged,
-        "deletions": flow.deletions,
-        "first_name": flow.first_name,
-        "protect": flow.protect,
-        "protect_generation": flow.protect_generation,
-    }
-    return fresh.model_copy(update=kept)
+        raise KitaruIntegrityError(f"an edit of {edit.flow} stands before the flow's first version")
+    match edit:
+        case Move():
+            routes = {**flow.routes, edit.tag: _moved(flow.routes.get(edit.tag), edit, stamp)}
+            return flow.model_copy(update={"routes": routes, "untagged": _without(flow.untagged, edit.tag)})
+        case Untag():
+            return _untagged(flow, edit, stamp)
+        case Manage():
+            return flow.model_copy(update={**BACK, "owner": edit.owner})
+        case Retire():
+            return flow.model_copy(update=GONE)
+        case Drop():
+            return _dropped(flow, edit)
+        case Protect():
+            generation = stamp.number if edit.rules else 0
+            return flow.model_copy(update={"protect": edit.rules, "protect_generation": generation})
+        case Rename():
+            return flow
+
+
+def _grown(flow: FlowState | None, edit: AddVersion) -> FlowState:
+    new = {"latest": edit.version, "snapshot": edit.snapshot, "table": edit.table}
+    if flow is None:
+        return FlowState(**new, managed=edit.managed, owner=edit.owner)
+    gone: dict[str, Any] = {"routes": {}, "untagged": {}} if flow.retired else {}
+    managed = {"managed": True, "owner": edit.owner} if edit.managed else {}
+    back = {"retired": False, "renamed_to": "", "renamed_commit": "", "latest_deleted": False}
+    return flow.model_copy(update={**new, **gone, **managed, **back})
 
 
 def _moved(previous: Route | None, edit: Move, stamp: Stamp) -> Route:
     floor = edit.floor if edit.floor is not None else previous.floor if previous else ""
     if previous and (previous.holders, previous.exclusive) == (edit.holders, edit.exclusive):
-        # Nothing moves: who moved it last stays true.
+        # Nothing moves: the author of the last move stays the one.
         return previous.model_copy(update={"managed": edit.managed, "hold": edit.hold, "floor": floor})
     return Route(
         holders=edit.holders,
@@ -262,16 +218,15 @@ def _without(routes: Mapping[str, Route], tag: str) -> dict[str, Route]:
 
 
 def _untagged(state: FlowState, edit: Untag, stamp: Stamp) -> FlowState:
-    """Without the route; what the manifest manages is remembered, unless it is the manifest that removes it."""
-    tag = edit.tag
-    gone = _without(state.untagged, tag)
-    route = state.routes.get(tag)
+    """Without the route; a managed one is remembered, unless the manifest itself removes it."""
+    gone = _without(state.untagged, edit.tag)
+    route = state.routes.get(edit.tag)
     if route is None:  # Another edit of the same generation took it away.
         return state
     if route.managed and stamp.via != APPLY:
         mark = {"generation": stamp.number, "at": stamp.at, "by": stamp.by, "via": stamp.via, "hold": None}
-        gone[tag] = route.model_copy(update=mark)
-    return state.model_copy(update={"routes": _without(state.routes, tag), "untagged": gone})
+        gone[edit.tag] = route.model_copy(update=mark)
+    return state.model_copy(update={"routes": _without(state.routes, edit.tag), "untagged": gone})
 
 
 def _dropped(state: FlowState, edit: Drop) -> FlowState:
@@ -291,7 +246,77 @@ def _dropped(state: FlowState, edit: Drop) -> FlowState:
     )
 
 
-def _present(flow: FlowState | None, edit: Edit) -> FlowState:
-    if flow is None:
-        raise KitaruIntegrityError(f"an edit of {edit.flow} stands before the flow's first version")
-    return flow
+# --- edits in words ---------------------------------------------------------------------------------------------------
+
+
+def edit_words(edit: Edit) -> str:
+    """The change that the edit makes to its flow: ``v3 built``, ``stable: v1 → v2``, ``canary removed (was v2)``."""
+    match edit:
+        case AddVersion(version=version):
+            return f"v{version} built"
+        case Move():
+            return _move_words(edit)
+        case Untag(tag=tag, expects=before):
+            return f"{tag} removed (was {describe_holders(before)})"
+        case Manage():
+            return "declared by the manifest"
+        case Retire():
+            return "removed with its routes; its versions stay"
+        case Rename(was=was):
+            return f"renamed from {was}"
+        case Drop(version=version):
+            return f"v{version} deleted"
+        case Protect():
+            return "; ".join(protect_words(edit))
+
+
+def _move_words(edit: Move) -> str:
+    after = describe_holders(edit.holders)
+    if edit.expects == edit.holders:
+        text = f"{edit.tag} stays at {after}"
+    elif edit.expects is None:
+        text = f"{edit.tag} → {after}"
+    else:
+        text = f"{edit.tag}: {describe_holders(edit.expects)} → {after}"
+    if edit.converts:
+        text += f", now {'an exclusive route' if edit.exclusive else 'a shared label'}"
+    elif not edit.exclusive:
+        text += " (label)"
+    return f"{text}{', the hold ends' if edit.ends_hold else ', on hold' if edit.hold is not None else ''}"
+
+
+def edit_data(edit: Edit) -> dict[str, Any]:
+    """The edit as JSON data: ``kind``, ``flow``, ``text``, and the fields of its kind.
+
+    mint, drop: ``version``. move, untag: ``tag``, ``before`` and ``after`` as lists of ``{"version", "weight"}``, null
+    for no route. move: ``exclusive``, and where they apply ``hold``, ``ends_hold``, ``converts``, ``floor``. rename:
+    ``was``. protect: ``rules`` and ``was`` by tag, ``{"branch", "clean"}`` each.
+    """
+    data: dict[str, Any] = {"kind": edit.kind, "flow": edit.flow, "text": edit_words(edit)}
+    match edit:
+        case AddVersion(version=version) | Drop(version=version):
+            data["version"] = version
+        case Move():
+            data |= {"tag": edit.tag, "before": holders_data(edit.expects), "after": holders_data(edit.holders)}
+            data["exclusive"] = edit.exclusive
+            if edit.hold is not None:
+                data["hold"] = {"left": holders_data(edit.hold.left), "reason": edit.hold.reason}
+            data |= {name: value for name in ("ends_hold", "converts", "floor") if (value := getattr(edit, name))}
+        case Untag(tag=tag, expects=before):
+            data |= {"tag": tag, "before": holders_data(before), "after": None}
+        case Rename(was=was):
+            data["was"] = was
+        case Protect(rules=rules, expects=expects):
+            data |= {"rules": _rules_data(rules), "was": _rules_data(expects)}
+        case _:
+            pass
+    return data
+
+
+def holders_data(holders: Sequence[Assignment] | None) -> list[dict[str, int]] | None:
+    """``[{"version": 2, "weight": 100}]``; None if there is no route."""
+    return None if holders is None else [{"version": one.version, "weight": one.weight} for one in holders]
+
+
+def _rules_data(rules: Mapping[str, Protection]) -> dict[str, Any]:
+    return {tag: {"branch": rule.branch, "clean": rule.clean} for tag, rule in sorted(rules.items())}

@@ -52,7 +52,7 @@ def _object(
             yield _change(f"{where} removed", closed)
             continue
         if name in required_after and name in lost:
-            yield _change(f"{where} is now required", True)
+            yield _change(f"{where} is now required: its sample input is gone", True)
         elif name in required_after - required_before:
             yield _change(f"{where} is now required", name not in given)
         elif name in required_before - required_after:

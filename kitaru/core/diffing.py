@@ -1,4 +1,4 @@
-"""How two snapshots of one flow differ, in words a reviewer reads. Pure."""
+"""The differences of two snapshots of one flow, in a reviewer's words; and of their files, line by line. Pure."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from kitaru.model.plan import Change, Subject
 from kitaru.model.snapshot import Snapshot
 
 Listing = Sequence[Sequence[str]]
+"""Rows of path, mode in octal, SHA-256: ``["flows/work.py", "100644", "ab12…"]``."""
 
 
 def snapshot_changes(
@@ -67,11 +68,11 @@ def _fields(subject: Subject, before: dict[str, Any], after: dict[str, Any]) -> 
             continue
         text = f"{subject}.{name}: {_short(old)} → {_short(new)}"
         if subject == "inputs":
-            # As with the environment below: what an input holds is nobody's business in a pull request.
+            # As with the environment below: many people read a pull request, and a value may be private.
             gone, come = name not in after, name not in before
-            text = f"inputs.{name} {'removed' if gone else 'added' if come else 'changed'}"
+            text = f"sample input {name} {'removed' if gone else 'added' if come else 'changed'}"
         elif name == "environment":
-            # Values may be what nobody should read in a pull request: names are enough to know what moved.
+            # Values may be secrets: names are enough to know what moved.
             old, new = old or {}, new or {}
             text = f"{subject}.{name}: {_listed_names(old, new)}"
         elif isinstance(old, list) and isinstance(new, list):
@@ -103,7 +104,7 @@ def _checkpoints(before: Sequence[str], after: Sequence[str]) -> Change:
     return Change(subject="checkpoints", text=f"checkpoints: {', '.join(parts) or 'order changed'}")
 
 
-"""Rows of path, mode in octal, SHA-256."""
+# --- files ------------------------------------------------------------------------------------------------------------
 
 SHOWN_LINES = 400
 """Lines of diff shown of one file, unless all are wanted."""

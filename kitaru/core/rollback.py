@@ -133,7 +133,7 @@ def refusals(edits: Sequence[Edit], lock: Lockfile, contains: Contains) -> tuple
     found = []
     for edit in edits:
         state = lock.flow(edit.flow)
-        if not isinstance(edit, Move) or not edit.forward or state is None:
+        if not isinstance(edit, Move) or edit.expects_floor is None or state is None:
             continue
         route = state.routes.get(edit.tag)
         if why := backward(edit.flow, edit.tag, route, edit.holders, contains):

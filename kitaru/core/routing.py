@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from kitaru.core import rollback
 from kitaru.core.commit import move_of
-from kitaru.core.naming import present_name
 from kitaru.core.protection import Rules, check_protected, protect_words, tightened
+from kitaru.core.renames import present_name
 from kitaru.core.resolving import live_flow, route_of
 from kitaru.errors import KitaruSelectorError, KitaruStateError, KitaruUsageError
 from kitaru.model.address import is_tag

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 from kitaru.model.address import canonical_json, digest
-from kitaru.model.jsonable import Noun
+from kitaru.model.jsonable import Noun, record
 from kitaru.model.route import APPLY, Assignment, Hold, Protection, Route
 from kitaru.model.snapshot import Commit
 
@@ -42,6 +42,11 @@ class VersionTable(Noun):
     flow: str
     releases: tuple[Release, ...] = ()
 
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The numbers of the versions that are not deleted."""
+        return tuple(one.version for one in self.releases if not one.deleted)
+
     def release(self, version: int) -> Release | None:
         """The release of that number, deleted or not; or None."""
         return next((release for release in self.releases if release.version == version), None)
@@ -60,6 +65,21 @@ class VersionTable(Noun):
         gone = {"deleted_at": at, "deleted_by": by}
         releases = (one.model_copy(update=gone) if one.version == version else one for one in self.releases)
         return self.model_copy(update={"releases": tuple(releases)})
+
+
+@record()
+class Broken:
+    """An edit whose requirement no longer holds: its flow and tag, and in ``message`` the state that it met.
+
+    ``generation``, ``by``, ``at``: the last move of the route.
+    """
+
+    flow: str
+    tag: str | None
+    message: str
+    generation: int = 0
+    by: str = ""
+    at: str = ""
 
 
 class FlowState(Noun):
@@ -124,8 +144,8 @@ class Move(Noun):
 
     Nor may a version have been deleted since: ``deletions`` is the flow's count of them. ``hold`` is what a rollback
     leaves behind; a route on hold moves only by an edit that leaves one or ``ends_hold``. ``floor`` is the commit that
-    the route remembers from now on (None: the one that it has), and ``forward`` asks of the commit at hand that it
-    contains the one until now. ``converts``: a shared label becomes an exclusive route, or the other way round.
+    the route remembers from now on (None: the one that it has); ``expects_floor`` is the one until now where the commit
+    at hand must contain it. ``converts``: a shared label becomes an exclusive route, or the other way round.
     """
 
     kind: Literal["move"]
@@ -139,7 +159,7 @@ class Move(Noun):
     hold: Hold | None = None
     ends_hold: bool = False
     floor: str | None = None
-    forward: bool = False
+    expects_floor: str | None = None
     converts: bool = False
 
 

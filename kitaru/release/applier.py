@@ -7,18 +7,30 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from kitaru.core.commit import Broken, renamed
+from kitaru.core.commit import edit_words
 from kitaru.core.protection import guards
+from kitaru.core.renames import renamed
 from kitaru.core.rollback import refusals
 from kitaru.errors import KitaruConflictError, KitaruIntegrityError, KitaruStateError
 from kitaru.model import address
 from kitaru.model.address import canonical_json, timestamp
-from kitaru.model.lockfile import AddVersion, Edit, FlowState, Generation, Lockfile, Move, Release, Rename, VersionTable
+from kitaru.model.lockfile import (
+    AddVersion,
+    Broken,
+    Edit,
+    FlowState,
+    Generation,
+    Lockfile,
+    Move,
+    Release,
+    Rename,
+    VersionTable,
+)
 from kitaru.model.plan import Build, Plan
 from kitaru.model.route import Assignment
 from kitaru.model.snapshot import Commit
 from kitaru.ports import Clock, Reporter, Step
-from kitaru.release.planner import told_from
+from kitaru.release.planner import author_of
 from kitaru.release.releases import Releases, Turns
 from kitaru.release.workshop import Workshop
 from kitaru.store.objects import Borrowed, put_object, read_table
@@ -75,7 +87,9 @@ class Applier:
         lock = self.releases.newest(lock)
         if saved:
             self.must_stand(plan, lock)
-        flows = _admitted(plan, lock, workshop, self.releases).flows
+        named = _admitted(plan, lock, workshop, self.releases)
+        _must_be_later(plan, named, workshop)
+        flows = named.flows
         prepared = self.prepared(plan, lock, workshop, by)
         self.reporter.step(Step("commit", f"writing generation {lock.generation + 1}"))
         turns = Turns(self.releases)
@@ -250,16 +264,20 @@ def _must_have_their_names(plan: Plan, named: Lockfile) -> None:
             )
 
 
-def _must_be_free(plan: Plan, named: Lockfile, workshop: Workshop, releases: Releases) -> None:
-    """Told from the state that is built upon, and the commit at hand: what a plan says of itself counts for nothing."""
-    wanted = workshop.loaded.manifest.protect
+def _must_be_later(plan: Plan, named: Lockfile, workshop: Workshop) -> None:
+    """Raise ``KitaruStateError`` for a route that would move back. Each edit holds on to the floor that it was told."""
     older = refusals(plan.edits, named, workshop.contains)
     if older:
         raise KitaruStateError(
-            "this commit is not later than the one that is live:\n" + _lines(older),
+            f"this commit is not later than the one that is live:\n{_lines(older)}",
             hint="a target that several branches share says forward: false",
         )
-    found = guards(wanted, plan.edits, named, workshop.commit, told_from(releases))
+
+
+def _must_be_free(plan: Plan, named: Lockfile, workshop: Workshop, releases: Releases) -> None:
+    """Raise ``KitaruStateError`` for protected routes, by the state and the commit at hand, whatever the plan says."""
+    wanted = workshop.loaded.manifest.protect
+    found = guards(wanted, plan.edits, named, workshop.commit, author_of(releases))
     if not found:
         return
     raise KitaruStateError(
@@ -309,19 +327,6 @@ def _conflict(plan: Plan, broken: tuple[Broken, ...], lock: Lockfile, releases: 
 
 
 def describe_edits(entry: Generation) -> str:
-    """What a generation did, in a few words: ``research_agent v2, stable``."""
-    parts = []
-    for edit in entry.edits:
-        words = {
-            "mint": "version",
-            "move": "route",
-            "untag": "route",
-            "manage": "manifest",
-            "retire": "removal",
-            "rename": "new name",
-            "drop": "deletion",
-            "protect": "protection",
-        }
-        detail = getattr(edit, "tag", "") or (f"v{edit.version}" if isinstance(edit, AddVersion) else words[edit.kind])
-        parts.append(f"{edit.flow} {detail}")
+    """What a generation did, in a few words: ``agent v2 built, agent default: v1 → v2``."""
+    parts = [f"{edit.flow} {edit_words(edit)}" for edit in entry.edits]
     return ", ".join(parts[:4]) + (f" and {len(parts) - 4} more" if len(parts) > 4 else "")

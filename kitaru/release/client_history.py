@@ -8,7 +8,7 @@ from typing import Any
 
 from kitaru import wiring
 from kitaru.client.session import Session
-from kitaru.core.edit_words import edit_data
+from kitaru.core.commit import edit_data
 from kitaru.core.resolving import resolve
 from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError, KitaruUsageError
 from kitaru.model.address import DIGEST
@@ -29,7 +29,7 @@ SHORTEST_DIGEST = 12
 class Recorded:
     """One generation: who did what, when, from which commit.
 
-    ``edits`` are JSON data (``core.edit_words.edit_data``), only those of the flow that was asked about;
+    ``edits`` are JSON data (``core.commit.edit_data``), only those of the flow that was asked about;
     ``others``: how many more there are. ``digest`` is that of the entry's bytes.
     """
 

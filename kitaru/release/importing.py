@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kitaru.core.importing import HeadNow, Missing, bare, keys_of, missing, told_by
+from kitaru.core.drift import HeadNow, Missing, bare, keys_of, missing, told_by
 from kitaru.errors import KitaruManifestError
 from kitaru.manifest.port import Editor, ManifestFile
 from kitaru.model.lockfile import FlowState, Lockfile

@@ -11,7 +11,7 @@ from typing import Literal
 from kitaru.core import rollback
 from kitaru.core.commit import next_lockfile
 from kitaru.core.flow_entry import ManifestEdit, after_release, proposed
-from kitaru.core.naming import names_of
+from kitaru.core.renames import names_of
 from kitaru.core.resolving import Resolved, in_table, live_flow, resolve
 from kitaru.core.routing import (
     Edits,

@@ -1,23 +1,30 @@
-"""Who wrote a generation, and from which commit: told where a rule that it applied refuses something."""
+"""Gather the facts of a plan, and plan: (manifest, commit, store) → Facts → Plan."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
-from kitaru.core.claims import declared_twice
-from kitaru.core.consequences import STORED_INPUTS, InUse, Stored, asks_for_use, consequences, passages, turns
+from kitaru.core.consequences import (
+    STORED_INPUTS,
+    InputCheck,
+    InUse,
+    Stored,
+    asks_for_use,
+    consequences,
+    passages,
+    turns,
+)
 from kitaru.core.drift import find_drift
-from kitaru.core.planning import Desired, Draft, Place, StoredFlow, left_out, needs, plan_absent, plan_flow
+from kitaru.core.planning import Desired, Facts, StoredFlow, draft_plan, left_out, needs, newcomers
 from kitaru.core.protection import guards, unplaced
-from kitaru.core.renaming import plan_renames
+from kitaru.core.renames import Place, plan_renames
 from kitaru.core.rollback import refusals
 from kitaru.errors import KitaruIntegrityError, KitaruManifestError, KitaruStoreFormatError, Problem
-from kitaru.manifest.port import InputCheck
 from kitaru.model.address import short
-from kitaru.model.lockfile import FlowState, Lockfile
+from kitaru.model.lockfile import Lockfile
 from kitaru.model.manifest import Neighbours
 from kitaru.model.plan import FlowPlan, Plan
 from kitaru.model.snapshot import Snapshot
@@ -26,35 +33,43 @@ from kitaru.release.workshop import Workshop
 from kitaru.store.objects import get_object, read_snapshot, read_table
 from kitaru.store.port import Store
 
-
-def told_from(releases: Releases) -> Callable[[int], str]:
-    """(generation) → ``by Ann from 1a2b3c4d5e6f on main``; empty where the log does not have it. One read for each."""
-
-    @cache
-    def told(generation: int) -> str:
-        found = releases.entry(generation)
-        if found is None:
-            return ""
-        entry, _ = found
-        place = f" from {short(entry.commit.sha)}" if entry.commit else ""
-        branch = f" on {entry.commit.branch}" if entry.commit and entry.commit.branch else ""
-        return f"by {entry.by}{place}{branch}"
-
-    return told
-
-
 UsedBy = Callable[[str], Sequence[InUse]]
 """(flow) → its executions that have not ended."""
 
 StoredInputs = Callable[[str, int], Sequence[Stored]]
-"""(flow, n) → what its n newest executions were started with."""
+"""(flow, n) → the inputs of its n newest executions."""
+
+
+def author_of(releases: Releases) -> Callable[[int], str]:
+    """(generation) → ``by Ann from 1a2b3c4d5e6f on main``; empty if the log does not have it. One read for each."""
+
+    @cache
+    def author(generation: int) -> str:
+        read = releases.entry(generation)
+        if read is None:
+            return ""
+        entry, _ = read
+        place = f" from {short(entry.commit.sha)}" if entry.commit else ""
+        branch = f" on {entry.commit.branch}" if entry.commit and entry.commit.branch else ""
+        return f"by {entry.by}{place}{branch}"
+
+    return author
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What is known of one flow's callers: executions under way, stored inputs, snapshots on both ends of its moves."""
+
+    in_use: Sequence[InUse] = ()
+    stored: Sequence[Stored] = ()
+    snapshots: Mapping[str, Snapshot | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Planner:
     """Plans for one project in one store. ``snapshots`` are those that were read already, by digest.
 
-    ``store_id`` goes into the plan, for who applies it later.
+    ``store_id`` goes into the plan, for the machine that applies it later.
     """
 
     store: Store
@@ -75,63 +90,97 @@ class Planner:
         force: bool = False,
         head: Lockfile | None = None,
     ) -> Plan:
-        """What apply would do now, on ``head`` where that was read already.
+        """What apply would do now, on ``head`` if that was read already. Writes nothing.
 
-        Reads the lockfile (three requests), and for a flow whose content or pins the lockfile does not know also its
-        version table and what it is compared with; the table, too, for a flow with a route that is held where the
-        manifest's head is, or moves after a rollback. Writes nothing. Raises ``KitaruManifestError`` with all problems.
+        Raises ``KitaruManifestError`` with all problems.
         """
-        loaded = workshop.loaded
-        desired = workshop.desired(only)
-        head = self.releases.newest(head)
-        commit = workshop.commit
-        draft = self._empty(desired, head, workshop, force=force)
-        lock = plan_renames(draft, loaded.manifest, head, loaded.problem, only)
-        for flow in desired:
-            known, filled = self._known(flow, lock, workshop)
-            plan_flow(draft, filled, lock, known, loaded.problem, prune=prune)
-        beside = _beside(draft, lock, workshop, whole=not only)
-        draft.warnings += beside.unread
-        draft.problems += _declared_twice(draft, lock, workshop, beside)
-        if not only:
-            plan_absent(draft, loaded.manifest, lock, loaded.problem, beside=beside, prune=prune)
-        building = [flow for flow, plan in zip(desired, draft.flows, strict=False) if plan.build]
-        draft.problems += self.input_problems(building, loaded.problem)
-        draft.problems += self._retired_in_use(draft, loaded.problem)
-        if draft.problems:
-            raise KitaruManifestError(draft.problems)
+        facts = self.gather(workshop, only=only, prune=prune, force=force, head=head)
+        draft = draft_plan(facts)
+        building = [flow for flow, plan in zip(facts.desired, draft.flows, strict=False) if plan.build]
+        problems = [*draft.problems, *self.input_problems(building, facts.place)]
+        usage = {flow.flow: self._usage(flow) for flow in draft.flows}
+        problems += [one for flow in draft.flows for one in _retired_in_use(flow, usage[flow.flow], facts.place)]
+        if problems:
+            raise KitaruManifestError(problems)
+        doubts = (*draft.warnings, *workshop.doubts, *unplaced(facts.manifest, draft.lock))
+        protect = facts.manifest.protect
         return Plan(
             project=self.project,
             store=self.store.url,
             store_id=self.store_id,
-            base=head.generation,
-            base_entry=head.entry,
-            manifest=loaded.digest,
-            target=loaded.target,
-            commit=commit,
+            base=facts.lock.generation,
+            base_entry=facts.lock.entry,
+            manifest=workshop.loaded.digest,
+            target=workshop.loaded.target,
+            commit=facts.commit,
             tree=workshop.tree,
             force=force,
-            flows=tuple(self.with_consequences(flow) for flow in draft.flows),
+            flows=tuple(self._told(flow, usage[flow.flow]) for flow in draft.flows),
             unmanaged=tuple(draft.unmanaged),
-            drift=find_drift(loaded.manifest, draft.flows, lock, whole=not only),
-            warnings=(
-                *draft.warnings,
-                *workshop.doubts,
-                *unplaced(loaded.manifest, lock),
-                *workshop.warnings(flow.spec for flow in building),
-            ),
+            drift=find_drift(facts.manifest, draft.flows, draft.lock, whole=not only),
+            warnings=(*doubts, *workshop.warnings(flow.spec for flow in building)),
             guards=(
-                *refusals(draft.edits, lock, draft.contains.get),
-                *guards(loaded.manifest.protect, draft.edits, lock, commit, told_from(self.releases)),
+                *refusals(draft.edits, draft.lock, facts.contains.get),
+                *guards(protect, draft.edits, draft.lock, facts.commit, author_of(self.releases)),
             ),
             edits=tuple(draft.edits),
         )
 
-    def with_consequences(self, flow: FlowPlan) -> FlowPlan:
-        """Reads what callers of a route meet now and then, and executions only where a route leaves a version.
+    def gather(
+        self,
+        workshop: Workshop,
+        *,
+        only: Sequence[str] = (),
+        prune: bool = False,
+        force: bool = False,
+        head: Lockfile | None = None,
+    ) -> Facts:
+        """Read what the plan of this manifest at this commit is made from.
 
-        A flow none of whose routes moves costs nothing.
+        The lockfile (three requests); for a flow whose content or pins that does not know its version table and the
+        snapshot that it is compared with; Git's word on commits that routes were set from; and the repository's other
+        manifests if flows come or go.
         """
+        desired = workshop.desired(only)
+        lock = self.releases.newest(head)
+        loaded = workshop.loaded
+        facts = Facts(
+            manifest=loaded.manifest,
+            place=loaded.problem,
+            commit=workshop.commit,
+            lock=lock,
+            desired=desired,
+            owner=workshop.owner,
+            path=workshop.path,
+            contains=_ancestry(desired, lock, workshop),
+            only=tuple(only),
+            prune=prune,
+            force=force,
+        )
+        named = plan_renames(facts.manifest, lock, facts.place, facts.contains.get, only, force=force).lock
+        stored: dict[str, StoredFlow] = {}
+        known: list[Desired] = []
+        for flow in desired:
+            stored[flow.name], filled = self._stored(flow, named, workshop)
+            known.append(filled)
+        facts = replace(facts, desired=tuple(known), stored=stored)
+        return replace(facts, beside=_beside(facts, named, workshop))
+
+    def input_problems(self, flows: Sequence[Desired], place: Place) -> list[Problem]:
+        """Sample inputs that don't fit the flow's parameters. A parameter may be left to the caller."""
+        return [
+            place(f"inputs of {flow.name}: {text}", "flows", flow.name, "inputs")
+            for flow in flows
+            if flow.spec.inputs
+            for text in self.check_inputs({**flow.snapshot.input_schema, "required": []}, flow.spec.inputs)
+        ]
+
+    def with_consequences(self, flow: FlowPlan) -> FlowPlan:
+        """The flow's plan with what it means for callers and for executions under way."""
+        return self._told(flow, self._usage(flow))
+
+    def _usage(self, flow: FlowPlan) -> Usage:
+        """Read what callers of a route meet now and then, and executions only if a route leaves a version."""
         name = flow.renamed_from or flow.flow
         built = {flow.build.snapshot_digest: flow.build.snapshot} if flow.build else {}
         snapshots: dict[str, Snapshot | None] = {}
@@ -139,7 +188,10 @@ class Planner:
             snapshots[digest] = built.get(digest) or self._snapshot_if_readable(digest, flow.flow)
         in_use = self.used_by(name) if asks_for_use(flow) else ()
         stored = self.stored_inputs(name, STORED_INPUTS) if turns(flow, snapshots) else ()
-        found = consequences(flow, in_use, stored, self.check_inputs, snapshots)
+        return Usage(in_use, stored, snapshots)
+
+    def _told(self, flow: FlowPlan, usage: Usage) -> FlowPlan:
+        found = consequences(flow, usage.in_use, usage.stored, self.check_inputs, usage.snapshots)
         return flow.model_copy(update={"consequences": found}) if found else flow
 
     def _snapshot_if_readable(self, digest: str, flow: str) -> Snapshot | None:
@@ -154,102 +206,53 @@ class Planner:
             self.snapshots[digest] = read_snapshot(self.store, self.project, digest, flow)
         return self.snapshots[digest]
 
-    def input_problems(self, flows: Sequence[Desired], place: Place) -> list[Problem]:
-        """Representative inputs that don't fit the flow's parameters. A parameter may be left to the caller."""
-        problems = []
-        for flow in flows:
-            schema = {**flow.snapshot.input_schema, "required": []}
-            if not flow.spec.inputs:
-                continue
-            problems += [
-                place(f"inputs of {flow.name}: {text}", "flows", flow.name, "inputs")
-                for text in self.check_inputs(schema, flow.spec.inputs)
-            ]
-        return problems
-
-    def _known(self, flow: Desired, lock: Lockfile, workshop: Workshop) -> tuple[StoredFlow, Desired]:
-        wanted = needs(flow, lock)
-        state = lock.flows.get(flow.name)
+    def _stored(self, flow: Desired, lock: Lockfile, workshop: Workshop) -> tuple[StoredFlow, Desired]:
+        """What the store holds of the flow, and the flow with its files if they are to be compared."""
+        wanted, state = needs(flow, lock), lock.flows.get(flow.name)
         if state is None:
             return StoredFlow(), flow
         table = read_table(self.store, self.project, state.table, flow.name) if wanted.table else None
-        known = StoredFlow(table=table)
         seen_before = table is not None and table.newest_with(flow.snapshot.digest) is not None
         if not wanted.previous or seen_before:
-            return known, flow
-        return self._compared(flow, state, known, workshop)
-
-    def _empty(self, desired: Sequence[Desired], head: Lockfile, workshop: Workshop, *, force: bool) -> Draft:
-        return Draft(
-            owner=workshop.owner,
-            commit=workshop.commit,
-            contains=self._ancestry(desired, head, workshop),
-            force=force,
-            forward=workshop.loaded.manifest.forward,
-            protect=workshop.loaded.manifest.protect,
-        )
-
-    def _ancestry(self, desired: Sequence[Desired], lock: Lockfile, workshop: Workshop) -> dict[str, bool | None]:
-        """Whether the commit contains those from which routes that may move were last set, and renames undone."""
-        commits = {state.renamed_commit for state in lock.flows.values()} if workshop.loaded.manifest.moved else set()
-        was = {name: old for old, name in workshop.loaded.manifest.moved.items()}
-        for flow in desired:
-            state = lock.flow(flow.name) or lock.flow(was.get(flow.name, ""))
-            digest = flow.snapshot.digest
-            commits |= {
-                route.floor
-                for route in (state.routes.values() if state else ())
-                if route.hold or any(one.snapshot != digest for one in route.holders)
-            }
-        return {commit: workshop.contains(commit) for commit in commits if commit}
-
-    def _compared(
-        self, flow: Desired, state: FlowState, known: StoredFlow, workshop: Workshop
-    ) -> tuple[StoredFlow, Desired]:
+            return StoredFlow(table), flow
         previous = self._snapshot(state.snapshot, flow.name)
-        known = replace(known, previous=previous)
         if previous.source == flow.snapshot.source:
-            return known, flow
+            return StoredFlow(table, previous), flow
         body = get_object(self.store, self.project, previous.source, f"source listing of {flow.name}")
         files = workshop.selection(flow.spec).tree.listing()
-        return replace(known, previous_files=json.loads(body)), replace(flow, files=files)
-
-    def _retired_in_use(self, draft: Draft, place: Place) -> list[Problem]:
-        problems = []
-        for plan in draft.flows:
-            if plan.action != "retire" or not (busy := [one.exec_id for one in self.used_by(plan.flow)]):
-                continue
-            problems.append(
-                place(
-                    f"--prune would remove {plan.flow}, which {len(busy)} running or waiting "
-                    f"{'execution uses' if len(busy) == 1 else 'executions use'}: {', '.join(busy[:3])}",
-                    "flows",
-                    hint=f"kitaru executions list --flow {plan.flow}",
-                )
-            )
-        return problems
+        return StoredFlow(table, previous, json.loads(body)), replace(flow, files=files)
 
 
-def _taken(draft: Draft, lock: Lockfile) -> list[FlowPlan]:
-    """The plans of flows that were not this manifest's until now: new ones, and another manifest's."""
-    states = {plan.flow: lock.flow(plan.flow) for plan in draft.flows if plan.action != "retire"}
-    ours = {flow for flow, one in states.items() if one is not None and one.managed and one.owner == draft.owner}
-    return [plan for plan in draft.flows if plan.flow in states and (plan.renamed_from or plan.flow not in ours)]
+def _ancestry(desired: Sequence[Desired], lock: Lockfile, workshop: Workshop) -> dict[str, bool | None]:
+    """Whether the commit contains those from which routes that may move were last set, and renames undone."""
+    moved = workshop.loaded.manifest.moved
+    commits = {state.renamed_commit for state in lock.flows.values()} if moved else set()
+    was = {name: old for old, name in moved.items()}
+    for flow in desired:
+        state, digest = lock.flow(flow.name) or lock.flow(was.get(flow.name, "")), flow.snapshot.digest
+        commits |= {
+            route.floor
+            for route in (state.routes.values() if state else ())
+            if route.hold or any(one.snapshot != digest for one in route.holders)
+        }
+    return {commit: workshop.contains(commit) for commit in commits if commit}
 
 
-def _beside(draft: Draft, lock: Lockfile, workshop: Workshop, *, whole: bool) -> Neighbours:
-    """The repository's other manifests, asked of flows that come or go. A plan without any looks at no other file."""
-    taken = _taken(draft, lock)
-    names = {name for plan in taken for name in (plan.flow, plan.renamed_from) if name}
-    if whole:
-        names.update(left_out(workshop.loaded.manifest, lock, draft.owner))
-    states = (lock.flow(plan.flow) for plan in taken)
+def _beside(facts: Facts, lock: Lockfile, workshop: Workshop) -> Neighbours:
+    """The repository's other manifests, if flows come or go. A plan without any looks at no other file."""
+    taken = newcomers(facts, lock)
+    moved = {name: was for was, name in facts.manifest.moved.items()}
+    names = {name for flow in taken for name in (flow, moved.get(flow)) if name}
+    if not facts.only:
+        names.update(left_out(facts.manifest, lock, facts.owner))
+    states = (lock.flow(flow) for flow in taken)
     return workshop.beside(names, owners={one.owner for one in states if one is not None and one.managed})
 
 
-def _declared_twice(draft: Draft, lock: Lockfile, workshop: Workshop, beside: Neighbours) -> Iterator[Problem]:
-    """Flows of this manifest that another one of the repository declares too: by this name, or the one until now."""
-    taken = _taken(draft, lock)
-    moved = {plan.renamed_from: plan.flow for plan in taken if plan.renamed_from}
-    flows = [plan.flow for plan in taken]
-    return declared_twice(workshop.path, flows, moved, beside, workshop.loaded.problem)
+def _retired_in_use(flow: FlowPlan, usage: Usage, place: Place) -> list[Problem]:
+    if flow.action != "retire" or not usage.in_use:
+        return []
+    busy = [one.exec_id for one in usage.in_use]
+    verb = "execution uses" if len(busy) == 1 else "executions use"
+    message = f"--prune would remove {flow.flow}, which {len(busy)} running or waiting {verb}: {', '.join(busy[:3])}"
+    return [place(message, "flows", hint=f"kitaru executions list --flow {flow.flow}")]

@@ -9,12 +9,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Required, TypedDict, Unpack
 
-from kitaru.core.commit import Broken, fold, next_lockfile
+from kitaru.core.commit import fold, next_lockfile
 from kitaru.errors import KitaruError, KitaruIntegrityError, KitaruStoreFormatError
 from kitaru.model import address
 from kitaru.model.address import canonical_json, digest, timestamp
 from kitaru.model.jsonable import recorded_line
-from kitaru.model.lockfile import Edit, Generation, Lockfile, Rename
+from kitaru.model.lockfile import Broken, Edit, Generation, Lockfile, Rename
 from kitaru.model.route import APPLY
 from kitaru.model.snapshot import Commit
 from kitaru.ports import Clock

@@ -7,8 +7,8 @@ from typing import Any
 
 from kitaru import wiring
 from kitaru.client.session import Session
-from kitaru.core.edit_words import edit_data
-from kitaru.core.naming import present_name
+from kitaru.core.commit import edit_data
+from kitaru.core.renames import present_name
 from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
 from kitaru.model import address
 from kitaru.model.execution import Execution

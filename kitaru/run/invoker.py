@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kitaru.core.naming import first_name, names_of, present_name
+from kitaru.core.renames import first_name, names_of, present_name
 from kitaru.core.resolving import Resolved, in_table, resolve
 from kitaru.errors import (
     KitaruConflictError,
