@@ -57,7 +57,7 @@ def test_fields_say_from_what_to_what() -> None:
     assert texts(target="x.py:y") == ["target flows/work.py:agent → x.py:y"]
     assert texts(options=Options(retries=2)) == ["options.retries: 0 → 2"]
     assert texts(image=ImageSettings(base_image="python:3.12")) == ["image.base_image: unset → python:3.12"]
-    assert texts(inputs={"topic": "x"}) == ["inputs.topic added"]
+    assert texts(inputs={"topic": "x"}) == ["sample input topic added"]
     assert texts(summary="It researches.") == ["description changed"]
     assert texts(checkpoints=("collect",)) == ["checkpoints: + collect"]
     venv = NamedStack(name="local", spec=LocalStack(type="local", environment="venv"))
@@ -101,7 +101,7 @@ TOPIC = {"type": "object", "properties": {"topic": {"type": "string"}}, "additio
 @pytest.mark.parametrize(
     ("required", "before", "after", "said"),
     [
-        (["topic"], {"topic": "x"}, {}, ["topic is now required"]),
+        (["topic"], {"topic": "x"}, {}, ["topic is now required: its sample input is gone"]),
         (["topic"], {"topic": "x"}, {"topic": "y"}, []),
         (["topic"], {}, {"topic": "x"}, []),
         ([], {"topic": "x"}, {}, []),

@@ -154,7 +154,7 @@ def _no_tag(flow: str, state: FlowState, tag: str) -> KitaruSelectorError:
     version = max(good, default=state.latest)
     others = f"--tag {tags[0]} or " if tags else ""
     return KitaruSelectorError(
-        f"{flow} has {version_words(range(1, state.latest + 1))}, but no version is routed as default",
+        f"{flow} is not routed as default; it has {version_words(range(1, state.latest + 1))}",
         hint=f"choose one with {others}--version {version}, "
         f"or: kitaru flow tag {flow} default --version {version} --exclusive",
     )
