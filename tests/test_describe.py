@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import enum
+import json
+import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jsonschema
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 
 from kitaru.errors import KitaruSourceError
 from kitaru.flows import describe as module
@@ -22,6 +25,9 @@ from kitaru.model.image import ImageSettings
 
 if TYPE_CHECKING:
     from decimal import Decimal
+
+
+LIMIT = 5
 
 
 class Colour(enum.Enum):
@@ -136,8 +142,8 @@ def test_models_enums_and_constraints_are_expressed() -> None:
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(bad, schema)
     assert schema["$defs"]["Topic"]["properties"]["title"] == {"description": "As people say it", "type": "string"}
-    assert schema["properties"]["colour"]["default"] == "red"
-    assert schema["properties"]["where"]["default"] == "x"
+    assert "default" not in schema["properties"]["colour"] and schema["required"] == ["topic"]
+    assert schema["properties"]["n"]["default"] == 1
 
 
 def test_more_keywords_are_allowed_where_the_flow_takes_them() -> None:
@@ -247,3 +253,54 @@ def test_checkpoints_of_a_module_and_of_a_closure_count() -> None:
         return steps.fetch(url)
 
     assert facts_of(both).checkpoints == ("near", "unused", "fetch")
+
+
+def test_a_default_is_recorded_only_if_the_signature_spells_it() -> None:
+    """What a machine works out for itself, or is a secret, is known as a default without its value."""
+
+    @flow
+    def computed(
+        depth: int = 3,
+        words: Any = ("a", -1.5, None, {"k": [True]}),
+        run: str = str(uuid.uuid4()),
+        key: str = os.environ.get("API_KEY", "none"),
+        here: Path = Path(__file__),
+        limit: int = LIMIT,
+        names: Any = {"b", "a"},  # noqa: B006
+        *,
+        late: str = "",
+        now: str = f"{os.getpid()}",
+    ): ...
+
+    schema = input_schema(computed)
+    assert "required" not in schema
+    known = {name: one["default"] for name, one in schema["properties"].items() if "default" in one}
+    assert known == {"depth": 3, "words": ["a", -1.5, None, {"k": [True]}], "late": ""}
+
+
+class Settings(BaseModel):
+    model: str = str(uuid.uuid4())
+    made: str = Field(default_factory=lambda: str(uuid.uuid4()))
+
+
+def test_no_default_of_a_field_is_recorded() -> None:
+    """A model's default may be worked out, too."""
+
+    @flow
+    def configured(settings: Settings): ...
+
+    assert "default" not in json.dumps(input_schema(configured))
+
+
+def test_two_classes_of_one_name_keep_their_own_definitions() -> None:
+    """Each parameter takes what its own class says."""
+    other = create_model("Settings", __module__="elsewhere", depth=(int, ...))
+
+    @flow
+    def two(one: Settings, second: Any): ...
+
+    two.func.__annotations__["second"] = other
+    schema = input_schema(two)
+    jsonschema.validate({"one": {"model": "m"}, "second": {"depth": 1}}, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"one": {}, "second": {}}, schema)

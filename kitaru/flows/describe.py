@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import dis
 import inspect
+import json
 import re
+import tokenize
 import types
 import typing
-import warnings
 from collections.abc import Iterator
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic import TypeAdapter, ValidationError
+from pydantic.json_schema import GenerateJsonSchema
 
 from kitaru.errors import KitaruSourceError, Problem
 from kitaru.flows.checkpoint import Checkpoint
 from kitaru.flows.flow import Flow
 from kitaru.flows.retry import further_attempts
+from kitaru.flows.signature import for_pydantic
 from kitaru.model.address import canonical_json
 from kitaru.model.image import ImageSettings, parse_image, settings_flaws
 from kitaru.model.snapshot import FlowFacts
@@ -73,7 +77,9 @@ def _problem(flow: Flow[..., Any], message: str, hint: str) -> KitaruSourceError
 def input_schema(flow: Flow[..., Any]) -> dict[str, Any]:
     """A JSON Schema (draft 2020-12) of the inputs: an object with one property for each parameter.
 
-    An annotation that can't be expressed, or can't be resolved, allows anything and says so in ``$comment``.
+    A default is in it only if the signature spells it as a plain constant: any other is worked out by each machine for
+    itself, and may be a secret. Such a parameter is just not ``required``. An annotation that can't be expressed, or
+    can't be resolved, allows anything and says so in ``$comment``.
     """
     parameters = inspect.signature(flow.func).parameters
     for parameter in parameters.values():
@@ -83,30 +89,98 @@ def input_schema(flow: Flow[..., Any]) -> dict[str, Any]:
         if parameter.kind is parameter.POSITIONAL_ONLY:
             message = f"flow {flow.name} takes {parameter.name} by position only, but inputs are given by name"
             raise _problem(flow, message, "remove the / from its parameters")
-    named = {name: value for name, value in parameters.items() if value.kind is not value.VAR_KEYWORD}
-    hints, comments = _hints(flow.func, list(named))
-    schema = _schema(named, hints, comments)
-    schema["additionalProperties"] = len(named) < len(parameters)
-    return schema
+    named = [name for name, value in parameters.items() if value.kind is not value.VAR_KEYWORD]
+    constants = _constant_defaults(flow.func)
+    properties, definitions = _properties(flow.func, named)
+    required = [name for name in named if parameters[name].default is inspect.Parameter.empty]
+    return {
+        **({"$defs": definitions} if definitions else {}),
+        "additionalProperties": len(named) < len(parameters),
+        "properties": {
+            name: {**schema, "default": constants[name]} if name in constants else schema
+            for name, schema in properties.items()
+        },
+        **({"required": required} if required else {}),
+        "type": "object",
+    }
 
 
-def _hints(func: Any, names: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The resolved annotation of each parameter, and why one could not be."""
-    annotations = inspect.get_annotations(func)
-    space = getattr(func, "__globals__", {})
-    hints: dict[str, Any] = {}
-    comments: dict[str, str] = {}
+def _constant_defaults(func: Any) -> dict[str, Any]:
+    """The defaults that the source spells as JSON-like constants: ``{"depth": 3}`` for ``depth: int = 3``."""
+    func = inspect.unwrap(func)
+    try:
+        with tokenize.open(func.__code__.co_filename) as file:
+            tree = ast.parse(file.read())
+    except (OSError, SyntaxError, ValueError):
+        return {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == func.__name__:
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            if first == func.__code__.co_firstlineno:
+                return dict(_constants(node.args))
+    return {}
+
+
+def _constants(arguments: ast.arguments) -> Iterator[tuple[str, Any]]:
+    positional = [*arguments.posonlyargs, *arguments.args]
+    late = positional[len(positional) - len(arguments.defaults) :]
+    pairs = [
+        *zip(late, arguments.defaults, strict=True),
+        *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True),
+    ]
+    for parameter, default in pairs:
+        if default is not None:
+            try:
+                yield parameter.arg, json.loads(canonical_json(ast.literal_eval(default)))
+            except (ValueError, TypeError, RecursionError):  # a name, a call, a set: nothing that JSON has
+                continue
+
+
+def _properties(func: Any, names: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The schema of each parameter, and the definitions that they refer to."""
+    adapters: dict[str, TypeAdapter[Any]] = {}
+    schemas: dict[str, Any] = {}
     for name in names:
-        if name not in annotations:
-            hints[name] = Any
-            continue
-        one = types.SimpleNamespace(__annotations__={name: annotations[name]})
-        try:
-            hints[name] = typing.get_type_hints(one, globalns=space, include_extras=True)[name]
-        except Exception:  # An annotation is code of the user's: it may raise anything.
-            hints[name] = Any
-            comments[name] = f"the annotation {_spelled(annotations[name])} can't be resolved"
-    return hints, comments
+        made = _adapter(func, name)
+        if isinstance(made, str):
+            schemas[name] = {"$comment": made}
+        else:
+            adapters[name] = made
+    # All at once: two classes of one name become two definitions.
+    inputs = [(name, "validation", adapter) for name, adapter in adapters.items()]
+    found, rest = TypeAdapter.json_schemas(inputs, schema_generator=_Schemas)  # type: ignore[arg-type]
+    schemas.update({name: _tidied(found[name, "validation"]) for name in adapters})
+    return {name: schemas[name] for name in names}, _tidied(rest).get("$defs", {})
+
+
+def _adapter(func: Any, name: str) -> TypeAdapter[Any] | str:
+    """pydantic's adapter for a parameter; the reason if there is none."""
+    annotation = inspect.get_annotations(func).get(name, Any)
+    alone = types.SimpleNamespace(__annotations__={name: annotation})
+    try:
+        hint = typing.get_type_hints(alone, globalns=getattr(func, "__globals__", {}), include_extras=True)[name]
+    except Exception:  # An annotation is code of the user's: it may raise anything.
+        return f"the annotation {_spelled(annotation)} can't be resolved"
+    try:
+        adapter = TypeAdapter(for_pydantic(hint))
+        adapter.json_schema(schema_generator=_Schemas)
+        return adapter
+    except Exception:
+        return f"JSON Schema can't express {_spelled(hint)}"
+
+
+class _Schemas(GenerateJsonSchema):
+    """Without warnings, and with a format for the text of a decimal, so that other text is refused."""
+
+    ignored_warning_kinds = frozenset({"non-serializable-default", "skipped-choice"})  # type: ignore[assignment]
+
+    def decimal_schema(self, schema: Any) -> dict[str, Any]:
+        """A number, or its text."""
+        made = super().decimal_schema(schema)
+        for option in made.get("anyOf", ()):
+            if option.get("type") == "string":
+                option["format"] = "decimal"
+        return made
 
 
 def _spelled(annotation: Any) -> str:
@@ -114,66 +188,22 @@ def _spelled(annotation: Any) -> str:
     return _ADDRESS.sub("", text)
 
 
-def _schema(named: dict[str, inspect.Parameter], hints: dict[str, Any], comments: dict[str, str]) -> dict[str, Any]:
-    with warnings.catch_warnings():
-        # Pydantic warns of a default that JSON doesn't have; it is left out, which says that there is a default.
-        warnings.simplefilter("ignore")
-        try:
-            schema = _model_schema(named, hints)
-        except Exception:  # One annotation, or a hook of one, spoils it all; look which.
-            for name, hint in hints.items():
-                try:
-                    TypeAdapter(hint).json_schema()
-                except Exception:
-                    hints[name] = Any
-                    comments[name] = f"JSON Schema can't express {_spelled(hint)}"
-            schema = _model_schema(named, hints)
-    schema = dict(_tidied(schema))
-    schema.pop("description", None)
-    schema.setdefault("properties", {})
-    for name, comment in comments.items():
-        schema["properties"][name]["$comment"] = comment
-    return schema
-
-
-def _model_schema(named: dict[str, inspect.Parameter], hints: dict[str, Any]) -> dict[str, Any]:
-    # The fields have names of their own, since a parameter may be called model_config, json or _x.
-    fields: dict[str, Any] = {}
-    for number, (name, parameter) in enumerate(named.items()):
-        default = ... if parameter.default is parameter.empty else parameter.default
-        fields[f"p{number}"] = (hints[name], Field(default, alias=name))
-    model = create_model("Inputs", __config__=ConfigDict(extra="forbid"), **fields)
-    schema: dict[str, Any] = model.model_json_schema(by_alias=True)
-    return schema
-
-
 def _tidied(schema: Any) -> Any:
-    """``schema`` without titles, defaults that are no JSON, and memory addresses; keys in a fixed order."""
+    """``schema`` without titles, defaults and memory addresses; keys in a fixed order."""
     if not isinstance(schema, dict):
         return schema
     kept: dict[str, Any] = {}
-    for key in sorted(schema):
+    for key in sorted(schema.keys() - {"title", "default"}):
         value = schema[key]
-        if key == "title":
-            continue
         if key in _NAMED_SCHEMAS and isinstance(value, dict):
             kept[key] = {name: _tidied(inner) for name, inner in value.items()}
         elif key in _LISTED_SCHEMAS and isinstance(value, list):
             kept[key] = [_tidied(inner) for inner in value]
         elif key in _SINGLE_SCHEMAS:
             kept[key] = _tidied(value)
-        elif key == "description" and isinstance(value, str):
-            kept[key] = _ADDRESS.sub("", value)
-        elif key != "default" or _is_stable_json(value):
-            kept[key] = value
+        else:
+            kept[key] = _ADDRESS.sub("", value) if key == "description" and isinstance(value, str) else value
     return kept
-
-
-def _is_stable_json(value: Any) -> bool:
-    try:
-        return not _ADDRESS.search(canonical_json(value).decode("utf-8", "replace"))
-    except (TypeError, ValueError):
-        return False
 
 
 # --- the checkpoints --------------------------------------------------------------------------------------------------

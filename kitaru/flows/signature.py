@@ -1,162 +1,109 @@
-"""Whether a value is what an annotation says, and inputs made into it: ``datetime``s, enums and models arrive as JSON.
+"""What a function takes and returns, and inputs made into it: ``datetime``s, enums and models arrive as JSON.
 
-Plain types are checked by hand, and strictly: 3 is no ``str``, ``True`` no ``int``. Only other types need pydantic.
+Plain types are checked by hand, and strictly: 3 is no ``str``, ``True`` no ``int``. pydantic converts all others.
 """
 
 from __future__ import annotations
 
 import inspect
-import numbers
 import sys
 import types
 import typing
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
-from enum import Enum
 from functools import cached_property
-from typing import Annotated, Any, Literal, Union
+from typing import Any, Literal, Union
 
-from kitaru.errors import KitaruInputError, KitaruUsageError, KitaruValueError, Problem
+from kitaru.errors import KitaruInputError, KitaruUsageError, Problem
 
 NoneType = type(None)
-SCALARS: tuple[type, ...] = (str, int, float, bool, bytes, NoneType)
-CONTAINERS = (list, dict, tuple, set, frozenset)
-_ABSTRACT: dict[Any, tuple[type, ...]] = {Sequence: (list, tuple), Mapping: (dict,)}
+_PLAIN: dict[Any, str] = {
+    NoneType: "null", bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object",
+}  # fmt: skip
+"""Types that are checked by hand → their names in a JSON Schema."""
 
 
 class Mismatch(ValueError):
     """The value is not what was expected; the text says both."""
 
 
-class _NotPlain(Exception):
-    """The annotation holds a type that is not checked by hand."""
-
-
 def convert(value: Any, annotation: Any) -> Any:
-    """``value`` as ``annotation`` says. ``Mismatch`` where it can't be."""
+    """``value`` as ``annotation`` says: ``convert("2026-01-02", date)`` is a date. Raises ``Mismatch``."""
     if annotation is Any or annotation is type(value):
         return value
-    try:
-        if _check(value, annotation):
-            return float(value) if annotation is float and type(value) is int else value
-    except _NotPlain:
+    plain = _is(value, annotation)
+    if plain is None:
         return _convert_by_pydantic(value, annotation)
-    raise Mismatch(f"expected {describe(annotation)}, got {_got(value)}")
+    if not plain:
+        raise Mismatch(f"expected {describe(annotation)}, got {_shown(value)}")
+    return float(value) if annotation is float and type(value) is int else value
 
 
 def fits(value: Any, annotation: Any) -> bool:
     """Whether ``value`` is what ``annotation`` says, as far as that can be told without converting it."""
-    try:
-        return _check(value, annotation)
-    except _NotPlain:
-        origin = typing.get_origin(annotation)
-        if typing.is_typeddict(annotation):
-            return isinstance(value, dict) and annotation.__required_keys__ <= value.keys()
-        if annotation.__class__ is type or isinstance(annotation, type):
-            return getattr(annotation, "_is_protocol", False) or isinstance(value, origin or annotation)
-        if origin in (Union, types.UnionType):
-            return any(fits(value, option) for option in typing.get_args(annotation))
-        return True
-
-
-def is_kind(value: Any, annotation: Any) -> bool:
-    """Whether ``value`` is of the kind that ``annotation`` names; only False where it plainly is not.
-
-    Members are not looked at, numbers stand for each other, and so do kinds of list, of set and of mapping: wrong
-    annotations of that sort are common, and harm nobody. Under ``-> None`` anything goes.
-    """
+    plain = _is(value, annotation)
+    if plain is not None:
+        return plain
     kind = typing.get_origin(annotation) or annotation
-    if annotation is None or annotation is NoneType or fits(value, annotation):
-        return True
     if kind in (Union, types.UnionType):
-        return any(is_kind(value, option) for option in typing.get_args(annotation) if option is not NoneType)
-    if kind is Annotated:
-        return is_kind(value, typing.get_args(annotation)[0])
-    if kind is Literal:
-        return any(is_kind(value, type(option)) for option in typing.get_args(annotation))
-    if not isinstance(kind, type) or getattr(kind, "_is_protocol", False) or kind.__module__ == "collections.abc":
-        return True
-    if issubclass(kind, numbers.Number):
-        return _is_number(value)
-    return isinstance(value, next((family for family in _FAMILIES if issubclass(kind, family)), kind))
-
-
-def _is_number(value: Any) -> bool:
-    """Python's own, and those of a library that turn into one: NumPy's and pandas's."""
-    return isinstance(value, numbers.Number) or getattr(getattr(value, "dtype", None), "kind", "") in tuple("biufc")
-
-
-_FAMILIES: tuple[tuple[type, ...], ...] = (
-    (list, tuple, deque),
-    (set, frozenset),
-    (dict,),
-    (bytes, bytearray, memoryview),
-)
+        return any(fits(value, option) for option in typing.get_args(annotation))
+    if typing.is_typeddict(kind):
+        return isinstance(value, dict)
+    return not isinstance(kind, type) or getattr(kind, "_is_protocol", False) or isinstance(value, kind)
 
 
 def describe(annotation: Any) -> str:
-    """The annotation as one writes it."""
+    """The annotation as one writes it: ``list[int]``, ``str | None``."""
     if isinstance(annotation, type) and typing.get_origin(annotation) is None:
         return annotation.__name__
     return str(annotation).replace("typing.", "").replace("NoneType", "None")
 
 
-def _check(value: Any, annotation: Any) -> bool:
-    """Whether a plain annotation holds; ``_NotPlain`` for any other."""
-    if annotation is Any or isinstance(annotation, typing.TypeVar) or annotation is object:
+def _is(value: Any, annotation: Any) -> bool | None:
+    """Whether a plain annotation holds; None for one that isn't plain, whatever the value is."""
+    if annotation is Any or annotation is object or isinstance(annotation, typing.TypeVar):
         return True
-    if annotation is None or annotation is NoneType:
+    if annotation is None:
         return value is None
-    if annotation in (int, float):
-        return isinstance(value, (int, float) if annotation is float else int) and not isinstance(value, bool)
-    if annotation in SCALARS or annotation in CONTAINERS:
-        return isinstance(value, annotation)
     origin, options = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is None or not options:
+        kind = origin or annotation
+        if kind in (int, float):
+            return isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
+        return isinstance(value, kind) if isinstance(kind, type) and kind in _PLAIN else None
     if origin in (Union, types.UnionType):
-        return _check_any(value, options)
+        found = [_is(value, option) for option in options]
+        return True if True in found else None if None in found else False
     if origin is Literal:
         return any(value == option and type(value) is type(option) for option in options)
-    if origin is dict or origin is Mapping:
-        keys, values = options
-        return isinstance(value, dict) and all(_all(value.keys(), keys)) and all(_all(value.values(), values))
-    if origin in (list, Sequence) and options:
-        return isinstance(value, _ABSTRACT.get(origin, (list,))) and all(_all(value, options[0]))
-    raise _NotPlain
+    if origin in (dict, Mapping):
+        keys, values = _all(value if isinstance(value, dict) else (), options[0]), _all(_values(value), options[1])
+        return None if keys is None or values is None else isinstance(value, dict) and keys and values
+    if origin in (list, Sequence):
+        kinds = list if origin is list else (list, tuple)
+        members = _all(value if isinstance(value, kinds) else (), options[0])
+        return None if members is None else isinstance(value, kinds) and members
+    return None
 
 
-def _all(items: Any, annotation: Any) -> Any:
-    # Also for no items: whether the annotation is plain must not hang on the value.
-    _probe(annotation)
-    return (_check(item, annotation) for item in items)
+def _values(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else ()
 
 
-def _probe(annotation: Any) -> None:
-    _check(None, annotation)
-
-
-def _check_any(value: Any, options: tuple[Any, ...]) -> bool:
-    plain, others = False, False
-    for option in options:
-        try:
-            plain = _check(value, option) or plain
-        except _NotPlain:
-            others = True
-    if not plain and others:
-        raise _NotPlain
-    return plain
+def _all(items: Iterable[Any], annotation: Any) -> bool | None:
+    return None if _is(None, annotation) is None else all(_is(item, annotation) for item in items)
 
 
 def _convert_by_pydantic(value: Any, annotation: Any) -> Any:
     # pydantic takes longer to load than everything else a small flow needs; here its types are asked for.
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        adapter = _adapter(annotation, TypeAdapter, ConfigDict(arbitrary_types_allowed=True))
+        adapter = adapter_of(annotation)
     except Exception:  # a type that pydantic knows nothing of: looked at as far as that goes, and not converted
         if fits(value, annotation):
             return value
-        raise Mismatch(f"expected {describe(annotation)}, got {_got(value)}") from None
+        raise Mismatch(f"expected {describe(annotation)}, got {_shown(value)}") from None
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
@@ -164,121 +111,82 @@ def _convert_by_pydantic(value: Any, annotation: Any) -> Any:
             f"{'.'.join(map(str, item['loc']))}: {item['msg']}" if item["loc"] else item["msg"]
             for item in error.errors()
         )
-        raise Mismatch(f"expected {describe(annotation)}, got {_got(value)} ({details})") from None
+        raise Mismatch(f"expected {describe(annotation)}, got {_shown(value)} ({details})") from None
 
 
-def _adapter(annotation: Any, make: Any, lenient: Any) -> Any:
+def adapter_of(annotation: Any) -> Any:
+    """pydantic's adapter for an annotation. Raises whatever pydantic, or a hook of the type, raises."""
+    from pydantic import ConfigDict, TypeAdapter
+
+    annotation = for_pydantic(annotation)
     try:
-        return make(annotation)
+        return TypeAdapter(annotation)
     except Exception:  # Not for models: their own configuration stands, and giving another one is an error.
-        return make(annotation, config=lenient)
+        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
 
 
-def _got(value: Any) -> str:
+def for_pydantic(annotation: Any) -> Any:
+    """The annotation as pydantic takes it: before Python 3.12 it refuses ``typing.TypedDict``."""
+    options = typing.get_args(annotation)
+    if typing.is_typeddict(annotation) and annotation.__module__ != "typing_extensions" and sys.version_info < (3, 12):
+        return _typed_dict(annotation)
+    if not options or typing.get_origin(annotation) is Literal:
+        return annotation
+    made = tuple(for_pydantic(option) for option in options)
+    if all(new is old for new, old in zip(made, options, strict=True)):
+        return annotation
+    if isinstance(annotation, types.UnionType):
+        return Union[made]  # noqa: UP007 - the members are known only now
+    return annotation.copy_with(made) if hasattr(annotation, "copy_with") else typing.get_origin(annotation)[made]
+
+
+def _typed_dict(kind: Any) -> Any:
+    from typing import NotRequired, Required
+
+    from typing_extensions import TypedDict
+
+    fields = {}
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        # With annotations as text Python takes NotRequired for required.
+        said = typing.get_origin(hint) in (Required, NotRequired, typing.Required, typing.NotRequired)
+        wrapper: Any = Required if name in kind.__required_keys__ else NotRequired
+        fields[name] = hint if said else wrapper[for_pydantic(hint)]
+    made: Any = TypedDict
+    return made(kind.__name__, fields)
+
+
+def _shown(value: Any) -> str:
     text = repr(value[:61] if isinstance(value, (str, bytes)) else value)
     shown = text if len(text) <= 60 else f"{text[:57]}..."
     return shown if value is None else f"{type(value).__name__} {shown}"
 
 
-Schema = dict[str, Any]
+def returned_schema(annotation: Any) -> dict[str, Any] | None:
+    """The kind of value that fits a return annotation, as a JSON Schema; None if any may.
 
-PLAIN: dict[Any, Schema] = {
-    None: {"type": "null"},
-    type(None): {"type": "null"},
-    bool: {"type": "boolean"},
-    int: {"type": "integer"},
-    float: {"type": "number"},
-    str: {"type": "string"},
-    list: {"type": "array"},
-    dict: {"type": "object"},
-}
-ARRAYS = (list, tuple, set, frozenset, Sequence)
-OBJECTS = (dict, Mapping)
+    ``int`` is ``{"title": "int", "type": "integer"}``. It refuses nothing that ``convert`` takes.
+    """
+    options = typing.get_args(annotation) if typing.get_origin(annotation) in (Union, types.UnionType) else ()
+    kinds = [_json_kind(option, exact=_is(None, annotation) is not None) for option in options or (annotation,)]
+    if None in kinds:
+        return None
+    return {"title": describe(annotation), "type": kinds if len(kinds) > 1 else kinds[0]}
 
 
-class _Unknown(Exception):
-    """Nothing is known of what such an annotation takes."""
-
-
-def returned_schema(annotation: Any) -> Schema | None:
-    """What fits ``annotation``, which ``title`` names as it is written; None where anything may."""
-    try:
-        found = _exact(annotation)
-    except _Unknown:
-        try:
-            found = _roughly(annotation)
-        except _Unknown:
-            return None
-    return {"title": describe(annotation), **found} if found else None
-
-
-def _exact(annotation: Any) -> Schema:
-    if annotation is Any or annotation is object or isinstance(annotation, typing.TypeVar):
-        return {}
-    origin, options = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is None:
-        if _hashable(annotation) and annotation in PLAIN:
-            return dict(PLAIN[annotation])
-        raise _Unknown
-    if origin in (Union, types.UnionType):
-        return {"anyOf": [_exact(option) for option in options]}
-    if origin is Literal:
-        return _one_of(list(options))
-    if origin in (dict, Mapping) and len(options) == 2:
-        values = _exact(options[1])
-        if options[0] not in (str, Any):
-            raise _Unknown
-        return {"type": "object", "additionalProperties": values} if values else {"type": "object"}
-    if origin in (list, Sequence) and options:
-        items = _exact(options[0])
-        return {"type": "array", "items": items} if items else {"type": "array"}
-    raise _Unknown
-
-
-def _roughly(annotation: Any) -> Schema:
-    """Of an annotation that pydantic reads, which is lenient: ``"3"`` may do for a number."""
-    origin, options = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (Union, types.UnionType):
-        return {"anyOf": [_roughly(option) for option in options]}
-    kind = origin or annotation
-    if kind is None or kind is type(None):
-        return {"type": "null"}
-    if kind in ARRAYS:
-        return {"type": "array"}
-    if kind in OBJECTS or typing.is_typeddict(kind):
-        return {"type": "object"}
-    if not isinstance(kind, type):
-        raise _Unknown
-    if issubclass(kind, Enum):
-        return _one_of([member.value for member in kind]) if "_missing_" not in vars(kind) else _unknown()
-    if hasattr(kind, "__get_pydantic_core_schema__") and not _is_model(kind):
-        raise _Unknown
-    if _is_model(kind) or is_dataclass(kind):
-        return {"type": "object"}
-    raise _Unknown
-
-
-def _is_model(kind: Any) -> bool:
-    """Whether it is a model that nothing but an object makes: no root model, no validator that comes before that."""
-    if not hasattr(kind, "__pydantic_validator__") or getattr(kind, "__pydantic_root_model__", False):
-        return False
-    return not getattr(getattr(kind, "__pydantic_decorators__", None), "model_validators", True)
-
-
-def _one_of(values: list[Any]) -> Schema:
-    return {"enum": values} if all(type(value) is str for value in values) else _unknown()
-
-
-def _unknown() -> Schema:
-    raise _Unknown
-
-
-def _hashable(annotation: Any) -> bool:
-    try:
-        hash(annotation)
-    except TypeError:
-        return False
-    return True
+def _json_kind(annotation: Any, *, exact: bool) -> str | None:
+    """``exact`` False: pydantic reads the annotation, which takes "3" for a number, and a list for a set."""
+    kind = NoneType if annotation is None else typing.get_origin(annotation) or annotation
+    if exact and isinstance(kind, type) and kind in _PLAIN:
+        return _PLAIN[kind]
+    if kind in (list, tuple, set, frozenset, Sequence):
+        return "array"
+    if kind in (dict, Mapping) or typing.is_typeddict(kind):
+        return "object"
+    if kind is NoneType:
+        return "null"
+    validators = getattr(getattr(kind, "__pydantic_decorators__", None), "model_validators", {})
+    simple = is_dataclass(kind) or hasattr(kind, "model_fields")
+    return "object" if simple and not validators and not getattr(kind, "__pydantic_root_model__", False) else None
 
 
 _EMPTY = inspect.Parameter.empty
@@ -394,23 +302,6 @@ class Parameters:
         """Whether ``value`` is what the return annotation says; True where there is none."""
         annotation = self.annotations.get("return", Any)
         return annotation is type(value) or fits(value, annotation)
-
-    def require_result(self, value: Any, owner: str) -> bool:
-        """Whether ``value`` is what the return annotation says, to the last member.
-
-        ``KitaruValueError`` where it is of another kind altogether: a text under ``-> int``.
-        """
-        annotation = self.annotations.get("return", Any)
-        if annotation is type(value) or fits(value, annotation):
-            return True
-        if is_kind(value, annotation):
-            return False
-        found = "None" if value is None else type(value).__name__
-        wider = f"{describe(annotation)} | {found}"
-        raise KitaruValueError(
-            f"{owner}: expected {describe(annotation)}, got {found}",
-            hint=f"Return what its annotation says, or correct that: -> {wider}, -> Any, or none at all.",
-        )
 
     def describe(self) -> str:
         """``(topic: str, depth: int = 3)``, as written."""

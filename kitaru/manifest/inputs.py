@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from functools import cache, partial
 from typing import Any
+from uuid import UUID
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema.validators import extend
 
 from kitaru.errors import KitaruIntegrityError
 
@@ -21,8 +27,9 @@ def check(schema: Mapping[str, Any], inputs: Mapping[str, Any]) -> Sequence[str]
     if not schema:
         return ()
     try:
-        validator = Draft202012Validator(dict(schema))
-        errors = sorted(validator.iter_errors(dict(inputs)), key=lambda error: [str(part) for part in error.path])
+        errors = sorted(
+            _validator(schema).iter_errors(dict(inputs)), key=lambda error: [str(part) for part in error.path]
+        )
     except SchemaError as error:
         raise KitaruIntegrityError(f"the input schema is no JSON Schema: {error.message}") from error
     return tuple(dict.fromkeys(text for error in errors for text in _sentences(error)))
@@ -32,10 +39,44 @@ def check_value(schema: Mapping[str, Any], value: Any) -> Sequence[str]:
     """What of ``value``, which need not be an object, doesn't fit ``schema``; empty where all of it does."""
     try:
         Draft202012Validator.check_schema(dict(schema))
-        errors = sorted(Draft202012Validator(dict(schema)).iter_errors(value), key=lambda error: str(error.path))
+        errors = sorted(_validator(schema).iter_errors(value), key=lambda error: str(error.path))
     except SchemaError as error:
         raise KitaruIntegrityError(f"the schema of the wait is no JSON Schema: {error.message}") from error
     return tuple(dict.fromkeys(text for error in errors for text in _sentences(error)))
+
+
+def _validator(schema: Mapping[str, Any]) -> Any:
+    """As the flow itself reads inputs: text of a ``format`` must be one, and 3.0 is no whole number."""
+    return _Validator(dict(schema), format_checker=_formats())
+
+
+_Validator: Any = extend(  # type: ignore[no-untyped-call]
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _checker, value: isinstance(value, int) and not isinstance(value, bool)
+    ),
+)
+_TYPES = {
+    "date": date, "date-time": datetime, "time": time, "duration": timedelta, "uuid": UUID, "decimal": Decimal,
+}  # fmt: skip
+_EMAIL = re.compile(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)*")
+
+
+@cache
+def _formats() -> FormatChecker:
+    from pydantic import TypeAdapter
+
+    checker = FormatChecker(formats=())
+    for name, kind in _TYPES.items():
+        checker.checks(name, raises=ValueError)(partial(_reads, TypeAdapter[Any](kind)))
+    checker.checks("email")(lambda value: not isinstance(value, str) or _EMAIL.fullmatch(value) is not None)
+    return checker
+
+
+def _reads(adapter: Any, value: Any) -> bool:
+    if isinstance(value, str):
+        adapter.validate_python(value)
+    return True
 
 
 def _sentences(error: ValidationError) -> Iterator[str]:

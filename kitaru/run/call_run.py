@@ -286,7 +286,7 @@ class CallRun:
                 result,
                 subject=f"the result of checkpoint {self.name!r}",
                 serializer=self.checkpoint.options.serializer,
-                typed=parameters.require_result(result, f"the result of checkpoint {self.name!r}"),
+                typed=parameters.result_fits(result),
             )
         except KitaruValueError as error:
             event, _ = self.failed(error, final=True)

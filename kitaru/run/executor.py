@@ -212,7 +212,7 @@ class _Runner:
                 if future.lost_error is not None:
                     raise future.lost_error
         subject = f"the result of flow {flow.name!r}"
-        typed = flow.parameters.require_result(result, subject)
+        typed = flow.parameters.result_fits(result)
         return result, encode(result, subject=subject, typed=typed, way_out=RETURN_WHERE)
 
     def leave(self, entries: tuple[bytes, ...]) -> None:
