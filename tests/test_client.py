@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import kitaru
-from kitaru import KitaruClient, client, flow
+from kitaru import KitaruClient, client, flow, wiring
 from kitaru.errors import (
     KitaruInputError,
     KitaruSourceError,
@@ -22,6 +22,7 @@ from kitaru.errors import (
     KitaruUserCodeError,
 )
 from kitaru.flows.flow import Flow
+from kitaru.settings import Asked
 from tests.repository import MANIFEST, Repository, Watched, new_git, until
 
 GATE = threading.Event()
@@ -335,3 +336,21 @@ def test_every_public_name_is_there() -> None:
     assert importlib.import_module("kitaru").__dir__() == sorted({*vars(kitaru), *kitaru.__all__})
     with pytest.raises(AttributeError, match="has no attribute 'nope'"):
         kitaru.nope  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("text", ["file:{0}/s", "file://localhost{0}/s", "FILE://{0}/s", "{0}/s", "file://{0}/x/../s"])
+def test_one_folder_is_one_store_however_it_is_spelled(tmp_path: Path, text: str) -> None:
+    """Every spelling of a folder's address leads to the same one."""
+    settings = wiring.settle(Asked(store=text.format(tmp_path)), cwd=tmp_path, environ={})
+    assert wiring.absolute_store(settings) == f"file://{tmp_path}/s"
+
+
+def test_a_relative_store_of_the_environment_is_relative_to_the_manifest(tmp_path: Path) -> None:
+    """In a subfolder it is the store of the manifest's folder; where there is no manifest it is refused."""
+    (tmp_path / "p/docs").mkdir(parents=True)
+    environ = {"KITARU_STORE": "file://.kitaru/store", "KITARU_PROJECT": "demo", "KITARU_HOME": str(tmp_path / "home")}
+    with pytest.raises(KitaruUsageError, match="relative"):
+        wiring.settle(Asked(), cwd=tmp_path / "p/docs", environ=environ)
+    (tmp_path / "p/kitaru.yaml").write_text("kitaru: 1\nproject: demo\n")
+    settings = wiring.settle(Asked(), cwd=tmp_path / "p/docs", environ=environ)
+    assert wiring.absolute_store(settings) == f"file://{tmp_path}/p/.kitaru/store"

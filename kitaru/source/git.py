@@ -20,7 +20,7 @@ from kitaru.errors import KitaruSourceError, Problem
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.manifest import DEFAULT_BUDGET_MB, SourceSpec, is_branch
 from kitaru.model.snapshot import Commit, SourceFile, SourceTree
-from kitaru.source import git_process
+from kitaru.source import git_process, port
 from kitaru.source.selection import (
     STATE_FOLDER,
     SYMLINK,
@@ -249,7 +249,7 @@ class GitSource:
             write_entry(self._entry(tree, spec, "digest"), selection.digest.encode())
         return selection
 
-    def read(self, selection: Selection) -> Iterator[tuple[SourceFile, bytes]]:
+    def read(self, selection: port.Selection) -> Iterator[tuple[SourceFile, bytes]]:
         """Every file of ``selection`` with its content, in path order."""
         yield from zip(selection.tree.files, self._contents(selection.blobs), strict=True)
 

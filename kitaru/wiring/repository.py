@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from kitaru.errors import KitaruSourceError, KitaruUsageError, Problem
@@ -18,19 +18,22 @@ if TYPE_CHECKING:
     from kitaru.manifest.port import ManifestFile
     from kitaru.model.manifest import Neighbours, SourceSpec
     from kitaru.model.snapshot import FlowFacts
+    from kitaru.source.git import GitSource
     from kitaru.source.port import ImportJob, Selection, Source, Surroundings
 
 
 def scaffold(folder: Path, project: str | None) -> Any:
     """Write a manifest for the flows found in ``folder``; what it did, as data."""
-    git = import_module("kitaru.source.git_process")
+    from kitaru.manifest.scaffold import scaffold
+    from kitaru.source import git_process
+
     try:
-        listed = git.run(folder, "ls-files", "-co", "--exclude-standard", "-z", "--", "*.py")
+        listed = git_process.run(folder, "ls-files", "-co", "--exclude-standard", "-z", "--", "*.py")
         files = [folder / name.decode("utf-8", "surrogateescape") for name in listed.split(b"\0") if name]
     except KitaruSourceError:
         # No repository yet: hidden folders and virtual environments are nobody's flows.
         files = [path for path in sorted(folder.rglob("*.py")) if not _foreign(path.relative_to(folder))]
-    return import_module("kitaru.manifest.scaffold").scaffold(folder, files=files, project=project)
+    return scaffold(folder, files=files, project=project)
 
 
 def _foreign(path: Path) -> bool:
@@ -39,17 +42,21 @@ def _foreign(path: Path) -> bool:
 
 def ci_files() -> Any:
     """What writes the files of a pipeline."""
-    return import_module("kitaru.ci.files")
+    from kitaru.ci import files
+
+    return files
 
 
 def forge(environ: Mapping[str, str]) -> Forge:
     """Where the job of that environment runs. Raises ``KitaruUsageError`` outside a job."""
     if environ.get("GITHUB_REPOSITORY"):
-        github: Forge = import_module("kitaru.ci.github").GitHub(environ)
-        return github
+        from kitaru.ci.github import GitHub
+
+        return GitHub(environ)
     if environ.get("CI_API_V4_URL"):
-        gitlab: Forge = import_module("kitaru.ci.gitlab").GitLab(environ)
-        return gitlab
+        from kitaru.ci.gitlab import GitLab
+
+        return GitLab(environ)
     raise KitaruUsageError(
         "this is no job of GitHub or GitLab: neither GITHUB_REPOSITORY nor CI_API_V4_URL is set",
         hint="kitaru ci init writes a pipeline that calls this",
@@ -66,13 +73,13 @@ class Repository:
     @cached_property
     def source(self) -> Source:
         """The Git repository that the manifest is in."""
-        source: Source = self._git
-        return source
+        return self._git
 
     @cached_property
-    def _git(self) -> Any:
-        git = import_module("kitaru.source.git")
-        return git.GitSource(self.loaded.root, self.settings.cache, manifest=self.loaded.path.name)
+    def _git(self) -> GitSource:
+        from kitaru.source.git import GitSource
+
+        return GitSource(self.loaded.root, self.settings.cache, manifest=self.loaded.path.name)
 
     @cached_property
     def _cache(self) -> Path:
@@ -86,9 +93,9 @@ class Repository:
         Raises ``KitaruSourceError`` outside a repository. For who wants to know no more of it: ``source.commit`` tells
         this as well.
         """
-        git = import_module("kitaru.source.git_process")
-        found: bytes = git.run(self.loaded.root, "rev-parse", "--show-prefix")
-        return found.decode("utf-8", "surrogateescape").rstrip("\n")
+        from kitaru.source.git_process import run
+
+        return run(self.loaded.root, "rev-parse", "--show-prefix").decode("utf-8", "surrogateescape").rstrip("\n")
 
     def known(self, around: Surroundings, target: str) -> FlowFacts | None:
         """What an earlier import of that target taught."""
@@ -128,37 +135,38 @@ class Repository:
 
     def pack(self, selection: Selection) -> bytes:
         """The deterministic archive of a selection."""
-        bundle = import_module("kitaru.source.bundle")
-        archive: bytes = bundle.pack(self._git.read(selection))
-        return archive
+        from kitaru.source.bundle import pack
+
+        return pack(self._git.read(selection))
 
     def left_out(self, selection: Selection, spec: SourceSpec, targets: Sequence[str]) -> Sequence[Problem]:
         """Warnings about modules that are imported and not in the selection."""
-        checking = import_module("kitaru.source.import_check")
-        found: Sequence[Problem] = checking.left_out_imports(
+        from kitaru.source.import_check import left_out_imports
+
+        return left_out_imports(
             self._git.read(selection),
             selection.tree,
             self.loaded.root,
             explain=lambda path: self._git.why_left_out(path, spec),
             folders={str(Path(place).parent) for place in _files(targets)} - {"."},
         )
-        return found
 
     def declared_by(self, manifest: str, prefix: str) -> frozenset[str]:
         """The flows that another manifest of the repository declares."""
-        reading = import_module("kitaru.manifest.reading")
-        names: frozenset[str] = reading.flow_names(Path(self.loaded.root, "../" * prefix.count("/"), manifest))
-        return names
+        from kitaru.manifest.reading import flow_names
+
+        return flow_names(Path(self.loaded.root, "../" * prefix.count("/"), manifest))
 
     def neighbours(self, flows: Collection[str], own: str, also: Collection[str], commit: str | None) -> Neighbours:
         """The other manifests of the repository that claim any of ``flows`` for the same project and store.
 
         Where store or project were given outright, they were not given for this manifest alone.
         """
-        finding = import_module("kitaru.source.neighbours")
+        from kitaru.source.neighbours import Wanted, find_neighbours
+
         settings, manifest = self.settings, self.loaded.manifest
         elsewhere = manifest.store is not None and settings.store != manifest.store
-        wanted = finding.Wanted(
+        wanted = Wanted(
             own=own,
             flows=flows,
             also=also,
@@ -167,8 +175,7 @@ class Repository:
             store=manifest.store,
             any_store=elsewhere or bool(settings.environ.get("KITARU_STORE")),
         )
-        found: Neighbours = finding.find_neighbours(self.loaded.root, wanted, commit)
-        return found
+        return find_neighbours(self.loaded.root, wanted, commit)
 
     def actor(self) -> str:
         """Who acts, as CI or Git says."""
@@ -180,9 +187,10 @@ def actor_in(folder: Path, environ: Mapping[str, str]) -> str:
 
     def configured() -> str:
         # By the git binary in 3 ms: each run asks, and GitPython's import takes 95.
-        git = import_module("kitaru.source.git_process")
+        from kitaru.source.git_process import run
+
         try:
-            listed: bytes = git.run(folder, "config", "--get-regexp", r"^(committer|user)\.(name|email)$")
+            listed = run(folder, "config", "--get-regexp", r"^(committer|user)\.(name|email)$")
         except KitaruSourceError:
             return ""
         told = dict(line.partition(" ")[::2] for line in listed.decode("utf-8", "replace").splitlines())
@@ -216,28 +224,34 @@ def _files(targets: Sequence[str]) -> list[str]:
 
 def unpacked(settings: Settings, source: str, archive: Callable[[], bytes]) -> Path:
     """The folder of an unpacked, verified source tree."""
-    unpacking = import_module("kitaru.source.unpacked")
-    folder: Path = unpacking.ensure_source(settings.cache / "sources", source, archive)
-    return folder
+    from kitaru.source.unpacked import ensure_source
+
+    return ensure_source(settings.cache / "sources", source, archive)
 
 
 def past_sources() -> Any:
     """What reads the source archives of earlier versions, and asks Git about their commits."""
-    return import_module("kitaru.source.bundle")
+    from kitaru.source import bundle
+
+    return bundle
 
 
-def manifest_edits() -> Any:
+def manifest_edits() -> ModuleType:
     """What edits a manifest's bytes, and writes them."""
-    return import_module("kitaru.manifest.edit")
+    from kitaru.manifest import edit
+
+    return edit
 
 
 def can_be_of(root: Path, sha: str, branch: str) -> bool:
     """Whether Git has nothing against the commit being of that branch."""
-    found: bool = import_module("kitaru.source.git").can_be_of(root, sha, branch)
-    return found
+    from kitaru.source.git import can_be_of
+
+    return can_be_of(root, sha, branch)
 
 
 def working_tree(folder: Path) -> Path:
     """The root of the Git repository around ``folder``. Raises ``KitaruSourceError`` where there is none."""
-    git = import_module("kitaru.source.git_process")
-    return Path(git.run(folder, "rev-parse", "--show-toplevel").decode("utf-8", "surrogateescape").rstrip("\n"))
+    from kitaru.source.git_process import run
+
+    return Path(run(folder, "rev-parse", "--show-toplevel").decode("utf-8", "surrogateescape").rstrip("\n"))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from kitaru.ports import Step
     from kitaru.run.port import Mask
     from kitaru.store.port import Store
+
+
+_FILE = re.compile(r"file:(//localhost(?=/)|//|(?=/))", re.IGNORECASE)
+"""What stands before the path in the address of a folder."""
 
 
 class SystemClock:
@@ -60,9 +64,9 @@ def load_manifest(asked: Asked, cwd: Path) -> ManifestFile:
     path = asked.manifest or find_manifest(cwd)
     if path is None:
         raise KitaruUsageError(f"there is no {MANIFEST} in {cwd} or above it", hint="kitaru init")
-    reading = import_module("kitaru.manifest.reading")
-    loaded: ManifestFile = reading.load(path, target=asked.target)
-    return loaded
+    from kitaru.manifest.reading import load
+
+    return load(path, target=asked.target)
 
 
 def settle(asked: Asked, *, cwd: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -85,6 +89,13 @@ def settle(asked: Asked, *, cwd: Path | None = None, environ: Mapping[str, str] 
         raise KitaruUsageError(
             f"--target {asked.target} needs a {MANIFEST}, and there is none here", hint="kitaru init"
         )
+    if store and not asked.store and store == environ.get("KITARU_STORE") and _is_relative(store):
+        if path is None:
+            raise KitaruUsageError(
+                f"KITARU_STORE is {store!r}, relative to a {MANIFEST}, and there is none here",
+                hint=f"export KITARU_STORE=file://{cwd / _place(store)}",
+            )
+        base = path.parent.resolve()
     if store is None or project is None or stack is None:
         where, table = find_pyproject(cwd)
         stack = stack or table.get("stack")
@@ -121,9 +132,9 @@ def _store_and_project(asked: Asked, path: Path, cwd: Path) -> tuple[str | None,
 
 def open_store(settings: Settings) -> Store:
     """The store of these settings; opening it makes no request."""
-    stores = import_module("kitaru.store.open")
-    store: Store = stores.open_store(absolute_store(settings), base=settings.base)
-    return store
+    from kitaru.store.open import open_store
+
+    return open_store(absolute_store(settings), base=settings.base)
 
 
 def own_store(settings: Settings) -> Store | None:
@@ -133,12 +144,27 @@ def own_store(settings: Settings) -> Store | None:
 
 
 def absolute_store(settings: Settings) -> str:
-    """The store's address, the same from every folder: a worker's present folder is another one."""
-    protocol, found, place = settings.store.partition("://")
-    if found and (protocol != "file" or not place):
-        return settings.store
-    path = settings.base / Path(place if found else settings.store).expanduser()
-    return f"file://{Path(os.path.normpath(path))}"
+    """The store's address, the same from every folder and in every spelling.
+
+    ``file:/a/b``, ``file://localhost/a/b`` and ``/a/b`` are ``file:///a/b``; ``s3://bucket/prefix/`` ends before its
+    last slash.
+    """
+    if not _place(settings.store):
+        return settings.store.rstrip("/") if not settings.store.endswith("://") else settings.store
+    return f"file://{Path(os.path.normpath(settings.base / Path(_place(settings.store)).expanduser()))}"
+
+
+def _place(store: str) -> str:
+    """The path of a store that is a folder; nothing for any other."""
+    known = _FILE.match(store)
+    if known is not None:
+        return store[known.end() :]
+    return "" if "://" in store else store
+
+
+def _is_relative(store: str) -> bool:
+    place = _place(store)
+    return bool(place) and not place.startswith(("/", "~"))
 
 
 def store_id(store: Store) -> str:
@@ -158,27 +184,34 @@ def store_id(store: Store) -> str:
 def probe_store(store: Store) -> None:
     """Refuse a store of an unknown make that breaks its promises; on disk and in memory our own code keeps them."""
     if not store.url.startswith(("file:", "memory:")):
-        import_module("kitaru.store.open").check_store(store)
+        from kitaru.store.open import check_store
+
+        check_store(store)
 
 
 def secret_mask(environ: Mapping[str, str]) -> Mask:
     """What takes the secrets of that environment out of a text, those that come into it later, too."""
-    mask: Mask = import_module("kitaru.run.masking").Masking(environ)
-    return mask
+    from kitaru.run.masking import Masking
+
+    return Masking(environ)
 
 
 def template(name: str) -> str:
     """The text of one of the templates that travel with Kitaru."""
-    return str(import_module("kitaru.data_files").template(name))
+    from kitaru.data_files import template
+
+    return template(name)
 
 
 def check_inputs(schema: Mapping[str, Any], inputs: Mapping[str, Any]) -> Sequence[str]:
     """What of the inputs doesn't fit the schema, one sentence each."""
-    found: Sequence[str] = import_module("kitaru.manifest.inputs").check(schema, inputs)
-    return found
+    from kitaru.manifest.inputs import check
+
+    return check(schema, inputs)
 
 
 def check_answer(schema: Mapping[str, Any] | None, value: Any) -> Sequence[str]:
     """What of an answer doesn't fit the schema of its wait, one sentence each."""
-    found: Sequence[str] = import_module("kitaru.manifest.inputs").check_value(schema or {}, value)
-    return found
+    from kitaru.manifest.inputs import check_value
+
+    return check_value(schema or {}, value)
