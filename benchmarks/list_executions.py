@@ -27,7 +27,7 @@ from kitaru.model.event import (
     encode_entry,
 )
 from kitaru.model.execution import fold
-from kitaru.run.index import note_end, note_open, note_parked
+from kitaru.run.index import note_end, note_open, note_waiting
 from kitaru.store.port import Created, Listed, Taken
 
 GOAL = "100,000 executions stored: `executions list --limit 20` with filters"
@@ -183,11 +183,11 @@ def _write(store: PagedStore, moment: datetime, token: str, flow: str, kind: str
     store.create(address.journal_entry(PROJECT, exec_id, 1), encode_entry(1, f"{token}.1", events[:1]))
     store.create(address.journal_entry(PROJECT, exec_id, 2), encode_entry(2, f"{token}.2", events[1:]))
     if kind in ("completed", "failed"):
-        note_end(store, fold(events), 2, 0, open_hint=False)
+        note_end(store, fold(events), 2, open_hint=False)
     elif kind == "waiting":
-        note_parked(store, fold(events), 2, 0)
+        note_waiting(store, fold(events), 2)
     else:
-        note_open(store, PROJECT, exec_id, flow)
+        note_open(store, fold(events))
         held = timedelta(hours=-1 if kind == "lost" else 1)
         until = address.timestamp(datetime.now(UTC) + held)
         shown = fold(events).summary()

@@ -239,7 +239,7 @@ def opened(store: AgedStore, snapshot: str | None, *, end: str = "", key: str | 
         record = {"exec_id": exec_id, "inputs": address.digest(b"{}\n"), "write": "w"}
         store.create(address.idempotency(SNAPSHOT_PROJECT, "agent", key), address.canonical_json(record))
     if end:
-        note_end(store, fold(events), 2, 0)
+        note_end(store, fold(events), 2)
     return exec_id
 
 

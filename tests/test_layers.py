@@ -59,7 +59,6 @@ NOT_YET: set[tuple[str, str]] = {
     ("release", "wiring"),
     ("run", "client"),
     ("run", "release"),
-    ("run", "stacks"),
     ("run", "wiring"),
     ("source", "manifest"),
     ("stacks", "run"),
@@ -245,7 +244,7 @@ def test_only_the_command_line_prints_prompts_and_exits() -> None:
             if called in ("input", "exit", "quit", "sys.exit") or (called == "print" and not to_log):
                 wrong.append(f"{module}:{node.lineno} {called}")
     # Two processes of their own: one answers its parent on standard output, the other ends with an exit code.
-    processes = ("kitaru.source.discovery", "kitaru.source.discovery_child", "kitaru.run.worker")
+    processes = ("kitaru.source.discovery", "kitaru.source.discovery_child", "kitaru.wiring.worker")
     assert [one for one in wrong if not one.startswith(processes)] == []
 
 

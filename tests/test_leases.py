@@ -130,7 +130,7 @@ def test_a_runner_that_was_asleep_takes_the_mark_away(lab: Lab) -> None:
     exec_id = lab.open(holding)
     thread, outcome = run_in_thread(lab, holding, exec_id)
     until(lambda: lease_of(lab, exec_id))
-    mark = address.open_hint(PROJECT, exec_id, "holding~lost")
+    mark = f"{address.open_hints(PROJECT)}{exec_id}~holding~~~lost"
     lab.store.overwrite(mark, b"{}")
     before = lease_of(lab, exec_id)
     until(lambda: lease_of(lab, exec_id) != before)

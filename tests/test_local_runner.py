@@ -18,10 +18,10 @@ import pytest
 from kitaru.errors import KitaruStackError
 from kitaru.model.address import canonical_json
 from kitaru.ports import Step
-from kitaru.run.worker import decode_order
-from kitaru.stacks.local import LocalRunner, encode_order, secret_variable
+from kitaru.stacks.local import LocalRunner, secret_variable
 from kitaru.stacks.port import RunnerInfo, RunOrder
 from kitaru.stacks.process import describe_process, this_host
+from kitaru.wiring.worker import decode_order
 
 EXEC_ID = "ex-0123456789abcdefgh"
 
@@ -78,8 +78,7 @@ def make_snapshot(**image: Any) -> bytes:
     return canonical_json({"format": 1, "flow": "f", "target": "f.py:f", "source": "0" * 64, "image": image})
 
 
-def make_order(snapshot: bytes = b"", *head: bytes) -> RunOrder:
-    return RunOrder("research", EXEC_ID, "file://store", snapshot or make_snapshot(), head or (b"{}\n",))
+ORDER = RunOrder(store="file://store", project="research", exec_id=EXEC_ID)
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 20) -> None:
@@ -160,16 +159,13 @@ def test_a_secret_of_another_shape_is_refused_unseen(tmp_path: Path, value: str)
 # --- launch -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_order_arrives_whole_and_not_in_the_arguments(
-    tmp_path: Path, stand_in: str, started: list[RunnerInfo]
-) -> None:
-    """A large order reaches the worker's standard input as it was, bytes that are no UTF-8 included."""
-    order = make_order(make_snapshot(environment={"BIG": "x" * 100_000}), b'{"n":1}\n', b"\xff\xfe")
-    started.append(make_runner(tmp_path, python=stand_in).launch(replace(order, snapshot=order.snapshot)))
+def test_the_order_arrives_on_standard_input(tmp_path: Path, stand_in: str, started: list[RunnerInfo]) -> None:
+    """Arguments are seen by every user of the machine; they say nothing but which module runs."""
+    started.append(make_runner(tmp_path, python=stand_in).launch(ORDER, make_snapshot()))
     wait_for((tmp_path / "ready").exists)
 
-    assert decode_order((tmp_path / "order").read_bytes()) == order
-    assert (tmp_path / "arguments").read_text() == "-P -m kitaru.run.worker\n"
+    assert decode_order((tmp_path / "order").read_bytes()) == ORDER
+    assert (tmp_path / "arguments").read_text() == "-P -m kitaru.wiring.worker\n"
 
 
 def test_the_worker_gets_environment_and_secrets(tmp_path: Path, stand_in: str, started: list[RunnerInfo]) -> None:
@@ -183,7 +179,7 @@ def test_the_worker_gets_environment_and_secrets(tmp_path: Path, stand_in: str, 
     }
     image = {"environment": {"MODE": "image", "TOKEN": "image"}, "secret_environment_from": ["my-creds", "other"]}
     runner = make_runner(tmp_path, python=stand_in, environ=environ)
-    started.append(runner.launch(make_order(make_snapshot(**image))))
+    started.append(runner.launch(ORDER, make_snapshot(**image)))
     wait_for((tmp_path / "ready").exists)
 
     found = dict(line.split("=", 1) for line in (tmp_path / "environ").read_text().splitlines())
@@ -194,7 +190,9 @@ def test_a_checkout_shows_kitaru_and_nothing_beside_it(
     tmp_path: Path, stand_in: str, started: list[RunnerInfo]
 ) -> None:
     """What is put on the worker's path holds the package of the running Kitaru alone."""
-    started.append(make_runner(tmp_path, python=stand_in, environ={"PATH": os.environ["PATH"]}).launch(make_order()))
+    started.append(
+        make_runner(tmp_path, python=stand_in, environ={"PATH": os.environ["PATH"]}).launch(ORDER, make_snapshot())
+    )
     wait_for((tmp_path / "ready").exists)
     found = dict(line.split("=", 1) for line in (tmp_path / "environ").read_text().splitlines())
     [visible] = list(Path(found["PYTHONPATH"]).iterdir())
@@ -210,11 +208,11 @@ def test_a_worker_outlives_its_starter_and_its_terminal(
         "from dataclasses import asdict\n"
         "from pathlib import Path\n"
         "from kitaru.stacks.local import LocalRunner\n"
-        "from kitaru.run.worker import decode_order\n"
+        "from kitaru.wiring.worker import decode_order\n"
         "folder = Path(sys.argv[1])\n"
         "runner = LocalRunner(environment='current', cache=folder / 'c', log_dir=folder / 'logs',\n"
         "                     python=sys.argv[2], environ=os.environ)\n"
-        "print(json.dumps(asdict(runner.launch(decode_order(sys.stdin.buffer.read())))), flush=True)\n"
+        "print(json.dumps(asdict(runner.launch(decode_order(sys.stdin.buffer.read()), b'{}'))), flush=True)\n"
         "os.close(1)\n"
         "os.kill(0, 1)\n"
     )
@@ -225,7 +223,7 @@ def test_a_worker_outlives_its_starter_and_its_terminal(
         start_new_session=True,
     )
     # communicate() returns when nobody holds the pipe any more: a worker that kept it would hold up a CI job.
-    said, _ = starter.communicate(encode_order(make_order()), timeout=20)
+    said, _ = starter.communicate(json.dumps(ORDER.to_json()).encode(), timeout=20)
     worker = RunnerInfo(**json.loads(said))
     started.append(worker)
 
@@ -241,7 +239,7 @@ def test_launching_is_quick(tmp_path: Path, stand_in: str, started: list[RunnerI
     durations = []
     for _ in range(7):
         begun = time.perf_counter()
-        started.append(runner.launch(make_order()))
+        started.append(runner.launch(ORDER, make_snapshot()))
         durations.append(time.perf_counter() - begun)
     assert sorted(durations)[3] < 0.03
 
@@ -249,14 +247,14 @@ def test_launching_is_quick(tmp_path: Path, stand_in: str, started: list[RunnerI
 def test_a_python_that_can_not_start_is_an_error(tmp_path: Path) -> None:
     """A missing interpreter is named at once, before anything could wait for it."""
     with pytest.raises(KitaruStackError, match="no-python"):
-        make_runner(tmp_path, python=str(tmp_path / "no-python")).launch(make_order())
+        make_runner(tmp_path, python=str(tmp_path / "no-python")).launch(ORDER, make_snapshot())
 
 
 def test_why_a_worker_died_early_can_be_read(tmp_path: Path) -> None:
     """A worker that ends before its journal says anything leaves its last words; of two launches, the newer one's."""
     runner = make_runner(tmp_path, environ={**os.environ, "PYTHONHOME": "/nowhere"})
     assert runner.startup_failure(EXEC_ID) == ""
-    first = runner.launch(make_order())
+    first = runner.launch(ORDER, make_snapshot())
     wait_for(lambda: not runner.alive(first))
     wait_for(lambda: "encodings" in runner.startup_failure(EXEC_ID))
 
@@ -264,31 +262,31 @@ def test_why_a_worker_died_early_can_be_read(tmp_path: Path) -> None:
     path.write_text("#!/bin/sh\necho 'no room left' >&2\nexit 3\n")
     path.chmod(0o755)
     runner = make_runner(tmp_path, python=str(path))
-    second = runner.launch(make_order())
+    second = runner.launch(ORDER, make_snapshot())
     wait_for(lambda: not runner.alive(second))
     assert runner.startup_failure(EXEC_ID) == "no room left"
 
 
 def test_the_log_is_private(tmp_path: Path, stand_in: str, started: list[RunnerInfo]) -> None:
     """What a worker prints is for its owner's eyes only."""
-    started.append(make_runner(tmp_path, python=stand_in).launch(make_order()))
+    started.append(make_runner(tmp_path, python=stand_in).launch(ORDER, make_snapshot()))
     assert (tmp_path / "logs" / f"{EXEC_ID}.log").stat().st_mode & 0o777 == 0o600
 
 
 def test_old_logs_are_removed(tmp_path: Path, stand_in: str, started: list[RunnerInfo]) -> None:
     """A launch removes logs that nobody wrote to for weeks, at most once a day, and no other file."""
     runner = make_runner(tmp_path, python=stand_in)
-    started.append(runner.launch(make_order()))
+    started.append(runner.launch(ORDER, make_snapshot()))
     logs = tmp_path / "logs"
     long_ago = time.time() - 15 * 24 * 3600
     for name in ("ex-old.log", "notes.txt"):
         (logs / name).touch()
         os.utime(logs / name, (long_ago, long_ago))
-    started.append(runner.launch(make_order()))
+    started.append(runner.launch(ORDER, make_snapshot()))
     assert (logs / "ex-old.log").exists()
 
     os.utime(logs / ".pruned", (long_ago, long_ago))
-    started.append(runner.launch(make_order()))
+    started.append(runner.launch(ORDER, make_snapshot()))
     assert not (logs / "ex-old.log").exists()
     assert (logs / "notes.txt").exists()
     assert (logs / f"{EXEC_ID}.log").exists()
@@ -298,7 +296,7 @@ def test_a_folder_that_can_not_be_written_is_an_error(tmp_path: Path) -> None:
     """What is in the way of a launch is said as an error of the stack, with the folder's name."""
     (tmp_path / "logs").write_text("a file")
     with pytest.raises(KitaruStackError, match="logs") as caught:
-        make_runner(tmp_path).launch(make_order())
+        make_runner(tmp_path).launch(ORDER, make_snapshot())
     assert "can be written" in caught.value.hint
 
 
@@ -308,7 +306,7 @@ def test_a_folder_that_can_not_be_written_is_an_error(tmp_path: Path) -> None:
 def test_an_ended_worker_leaves_no_zombie(tmp_path: Path, stand_in: str) -> None:
     """In a parent that lives on, a worker that ends is taken away, and is not alive."""
     runner = make_runner(tmp_path, python=stand_in)
-    worker = runner.launch(make_order())
+    worker = runner.launch(ORDER, make_snapshot())
     wait_for((tmp_path / "ready").exists)
     assert runner.alive(worker) is True
 

@@ -16,14 +16,13 @@ from kitaru.model.event import (
     Event,
     Failed,
     Failure,
-    Kept,
     RunnerRecord,
     Started,
     Value,
     WaitAnswered,
     WaitOpened,
 )
-from kitaru.model.standing import Standing
+from kitaru.run.waits import RecordedWait, WaitBook
 
 AT = "2026-11-21T00:00:00.000000Z"
 VALUE = Value("json", 1, "0" * 64, "inline", 1)
@@ -151,45 +150,24 @@ def recorded(call: str, outcome: str) -> list[Event]:
 
 
 @given(OUTCOMES, st.data())
-def test_a_new_attempt_computes_what_it_failed_by_and_keeps_the_rest(outcomes: list[str], data: st.DataObject) -> None:
-    """Before the first of these failures all is as it was; after it results are kept where the same call is made, at
-    whatever place, each once; nothing there is a divergence, and no result is lost.
-    """
+def test_a_new_attempt_takes_each_result_once_and_computes_the_rest(outcomes: list[str], data: st.DataObject) -> None:
+    """Wherever the body makes the same call; nothing is a divergence, and no result is lost."""
     events: list[Event] = []
     for number, outcome in enumerate(outcomes, start=1):
         events += recorded(str(number), outcome)
-    final = [str(number) for number, outcome in enumerate(outcomes, start=1) if outcome == "final"]
-    blamed = data.draw(st.sets(st.sampled_from(final))) if final else set()
     end = data.draw(st.sampled_from(["attempt", "failed"]))
-    calls = sorted(blamed) or None
-    events.append(
-        AttemptFailed(at=AT, attempt=1, error=FAILURE, calls=calls)
-        if end == "attempt"
-        else Failed(at=AT, error=FAILURE, calls=calls)
-    )
-    anew = blamed or set(final)
-    first = min(map(int, anew), default=len(outcomes) + 1)
-    known = RecordedCalls(events)
-    for number, outcome in enumerate(outcomes, start=1):
-        same = CallIdentity(str(number), "a", str(number))
-        if number < first:
-            assert isinstance(known.decide(same), {"ok": Reuse, "final": Reraise}.get(outcome, Compute))
-    places = data.draw(st.permutations(range(first, len(outcomes) + 1)))
-    taken: list[Event] = []
-    for place, made in zip(range(first, len(outcomes) + 1), places, strict=True):
-        decision = known.decide(CallIdentity(str(place), "a", str(made)))
-        if outcomes[made - 1] == "ok":
-            assert decision == Reuse(VALUE, str(made), kept=True)
-            taken.append(Kept(at=AT, of=str(made), place=str(place)))
-        else:
-            assert isinstance(decision, Compute) and decision.call not in done(events)
-    # A runner that goes on from there finds the same, and by now it binds.
-    runner = RunnerRecord("r", "h", 1)
-    again = RecordedCalls([*events, Started(at=AT, runner=runner, attempt=2), *taken])
-    for kept in taken:
-        assert isinstance(kept, Kept)
-        assert again.decide(CallIdentity(kept.place, "a", kept.of)) == Reuse(VALUE, kept.of)
-        assert isinstance(again.decide(CallIdentity(kept.place, "b", kept.of)), Diverged)
+    events.append(AttemptFailed(at=AT, attempt=1, error=FAILURE) if end == "attempt" else Failed(at=AT, error=FAILURE))
+    places = data.draw(st.permutations(range(1, len(outcomes) + 1)))
+    runner = Started(at=AT, runner=RunnerRecord("r", "h", 1), attempt=2)
+    for known in (RecordedCalls(events), RecordedCalls([*events, runner])):
+        for place, made in enumerate(places, start=1):
+            same = CallIdentity(str(place), "a", str(made))
+            decision = known.decide(same)
+            if outcomes[made - 1] == "ok":
+                assert decision == Reuse(VALUE, str(made))
+                assert isinstance(known.decide(same), Compute)
+            else:
+                assert isinstance(decision, Compute) and decision.call not in done(events)
 
 
 def done(events: list[Event]) -> set[str]:
@@ -210,32 +188,38 @@ def test_another_call_at_the_place_of_a_finished_one_has_an_id_of_its_own() -> N
         completed("2@2", "c"),
         AttemptFailed(at=AT, attempt=2, error=FAILURE),
     ]
-    assert decide(events, CallIdentity("2", "b", "d")) == Reuse(VALUE, "2", kept=True)
-    assert decide(events, CallIdentity("2", "c", "d")) == Reuse(VALUE, "2@2", kept=True)
+    assert decide(events, CallIdentity("2", "b", "d")) == Reuse(VALUE, "2")
+    assert decide(events, CallIdentity("2", "c", "d")) == Reuse(VALUE, "2@2")
     assert decide(events, CallIdentity("2", "a", "d")) == Compute("2@3")
 
 
-def test_a_failure_in_which_no_body_ran_changes_nothing() -> None:
-    """As where the source could not be loaded: the body goes on as if its runner had ended."""
-    events: list[Event] = [failed("1", 1, retry=False), completed("2"), Failed(at=AT, error=FAILURE, calls=[])]
-    assert decide(events, CallIdentity("1", "a", "d")) == Reraise(FAILURE, "1")
-    assert decide(events, CallIdentity("2", "a", "d")) == Reuse(VALUE, "2")
+def test_what_this_attempt_recorded_binds_it_and_earlier_attempts_do_not() -> None:
+    """A runner that goes on with attempt 2 meets the calls of attempt 2, at their places."""
+    events: list[Event] = [
+        completed("1"),
+        completed("2", "b"),
+        AttemptFailed(at=AT, attempt=1, error=FAILURE),
+        Started(at=AT, runner=RunnerRecord("r", "h", 1), attempt=2),
+        completed("1@2", "c"),
+        Started(at=AT, runner=RunnerRecord("s", "h", 1), attempt=2),
+    ]
+    assert decide(events, CallIdentity("1", "c", "d")) == Reuse(VALUE, "1@2")
+    assert isinstance(decide(events, CallIdentity("1", "a", "d")), Diverged)
+    assert decide(events, CallIdentity("2", "a", "d")) == Reuse(VALUE, "1")
 
 
-def test_what_was_asked_after_the_failure_is_asked_by_nobody_until_it_is_asked_again() -> None:
-    """Waits are loose from there as calls are; those before it stand."""
-    standing = Standing()
-    for event in (
-        WaitOpened(at=AT, wait="w1", name="early"),
-        failed("1", 1, retry=False),
-        WaitOpened(at=AT, wait="w2", name="late"),
-        WaitAnswered(at=AT, wait="w2", name="late", value=VALUE),
-        AttemptFailed(at=AT, attempt=1, error=FAILURE, calls=["1"]),
-    ):
-        standing.add(event)
-    assert (standing.wait_at("w1"), standing.wait_at("w2")) == ("w1", "w2")
-    standing.begin()
-    assert (standing.wait_at("w1"), standing.wait_at("w2")) == ("w1", None)
-    assert list(standing.loose_waits) == ["w2"] and standing.next_id("w2") == "w2@2"
-    standing.add(Kept(at=AT, of="w2", place="w3"))
-    assert (standing.wait_at("w2"), standing.wait_at("w3"), list(standing.loose_waits)) == (None, "w2", [])
+def test_a_question_of_a_failed_attempt_is_withdrawn_until_it_is_asked_again() -> None:
+    """Its answer is taken wherever the same is asked; a question without one keeps its id at its own place."""
+    book = WaitBook(
+        [
+            WaitOpened(at=AT, wait="w1", name="early"),
+            WaitOpened(at=AT, wait="w2", name="late"),
+            WaitAnswered(at=AT, wait="w2", name="late", value=VALUE),
+            AttemptFailed(at=AT, attempt=1, error=FAILURE),
+        ]
+    )
+    assert not book.asks and list(book.withdrawn) == ["w1"]
+    assert book.find("w3", "late", None, None).wait == "w2"
+    assert book.find("w3", "late", None, None).answered is None
+    assert book.find("w1", "early", None, None) == RecordedWait("w1")
+    assert book.find("w1", "other", None, None) == RecordedWait("w1@2")

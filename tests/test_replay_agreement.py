@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from kitaru import KitaruClient, checkpoint, flow
 from kitaru.client.values import plain_value
-from kitaru.core.replay_plan import Changes, plan_replay
+from kitaru.core.replay import Changes, plan_replay
 from kitaru.errors import KitaruStateError, KitaruUsageError, KitaruWaitValidationError
 from kitaru.flows.flow import Flow
 from kitaru.model import address
@@ -470,7 +470,7 @@ def test_a_plan_says_what_any_replay_does(
     movable = data.draw(st.booleans())
     same = (ops, number) == (before, x)
     changes = Changes(code="v2" if movable else "", inputs=not same, results=given)
-    plan = plan_replay(original.checkpoints, (), cut=str(cut), changes=changes)
+    plan = plan_replay(original, cut=str(cut), changes=changes)
     if same and not given and not movable:
         assert {call.action for call in plan.calls} <= {"reuse", "rerun"}
         assert sum(call.action == "reuse" for call in plan.calls) == cut - 1
@@ -494,7 +494,7 @@ def test_what_failed_before_the_cut_fails_again_though_it_would_succeed_now(
     lab.go_on(program, first)
     original = lab.load(first)
     cut = data.draw(st.integers(1, len(original.checkpoints)))
-    plan = plan_replay(original.checkpoints, (), cut=str(cut), changes=Changes(code="v2" if movable else ""))
+    plan = plan_replay(original, cut=str(cut), changes=Changes(code="v2" if movable else ""))
     concurrent = "map" in {op[0] for op in before}
     exec_id = replay(lab, first, plan, {"ops": before, "x": x}, {}, movable)
     RAN.clear()

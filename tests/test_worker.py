@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -25,14 +26,14 @@ from kitaru.model.image import ImageSettings
 from kitaru.model.snapshot import Snapshot, SourceFile, SourceTree
 from kitaru.model.stack import LocalStack, NamedStack
 from kitaru.run.journal import load, open_execution, read_entries
-from kitaru.run.worker import decode_order
 from kitaru.source import bundle
 from kitaru.source.unpacked import ensure_source, holds_tree
-from kitaru.stacks.local import LocalRunner, encode_order
+from kitaru.stacks.local import LocalRunner
 from kitaru.stacks.port import RunOrder
 from kitaru.store.local import LocalStore
 from kitaru.store.port import Taken
 from kitaru.values.codec import encode
+from kitaru.wiring.worker import decode_order
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PROJECT = "research"
@@ -152,17 +153,14 @@ class World:
         )
         entry = open_execution(self.store, opened, f"test-{exec_id}")
         assert not isinstance(entry, Taken)
-        return RunOrder(PROJECT, exec_id, self.store.url, snapshot.canonical(), (entry,))
-
-    def again(self, order: RunOrder) -> RunOrder:
-        """The order for a worker that takes the execution up where the journal stands."""
-        return replace(order, journal_head=read_entries(self.store, PROJECT, order.exec_id))
+        self.store.create(address.blob(PROJECT, snapshot.digest), snapshot.canonical())
+        return RunOrder(store=self.store.url, project=PROJECT, exec_id=exec_id)
 
     def work(self, order: RunOrder, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run the worker in the working tree, to its end."""
         return subprocess.run(
-            [sys.executable, "-P", "-m", "kitaru.run.worker"],
-            input=encode_order(order).decode(),
+            [sys.executable, "-P", "-m", "kitaru.wiring.worker"],
+            input=encoded(order).decode(),
             capture_output=True,
             text=True,
             cwd=self.tree,
@@ -178,6 +176,11 @@ class World:
             (alone / "kitaru").symlink_to(CHECKOUT / "kitaru")
         return alone
 
+    def snapshot(self, order: RunOrder) -> bytes:
+        body = self.store.read(address.blob(PROJECT, self.execution(order).snapshot or ""))
+        assert body is not None
+        return body
+
     def execution(self, order: RunOrder) -> Execution:
         return load(self.store, PROJECT, order.exec_id)
 
@@ -186,6 +189,10 @@ class World:
         assert execution.status == "completed", execution.failure
         assert execution.output is not None
         return execution.output.inline
+
+
+def encoded(order: RunOrder) -> bytes:
+    return json.dumps(order.to_json()).encode()
 
 
 @pytest.fixture
@@ -240,8 +247,8 @@ def test_a_launched_worker_completes_by_itself(world: World) -> None:
     """The runner's worker needs nobody: the journal ends with the result, and the process is gone."""
     runner = world.runner()
     order = world.open(GREETING, "flows/greet.py:greeting", {"name": "you"}, environment={"MODE": "test"})
-    runner.check(order.snapshot)
-    worker = runner.launch(order)
+    runner.check(world.snapshot(order))
+    worker = runner.launch(order, world.snapshot(order))
     wait_for(lambda: runner.alive(worker) is False)
     assert world.result(order)["said"] == "hello you", runner.startup_failure(order.exec_id)
     recorded = world.execution(order).runner
@@ -298,17 +305,18 @@ def test_a_missing_archive_is_in_the_journal(world: World) -> None:
     assert (origin, archive.name in message) == ("backend", True)
 
 
-def test_another_snapshot_than_the_opened_one_never_runs(world: World) -> None:
-    """A worker that was given the wrong snapshot fails the execution instead of running other code."""
+def test_a_damaged_snapshot_never_runs(world: World) -> None:
+    """Bytes that are not those that the execution was opened with fail it; the failure is the backend's."""
     order = world.open(GREETING, "flows/greet.py:greeting", {"name": "you"})
     other = world.open({"f.py": "print('ran')\n"}, "f.py:f", {})
-    origin, message = failure_of(world, replace(order, snapshot=other.snapshot))
+    world.store.overwrite(address.blob(PROJECT, world.execution(order).snapshot or ""), world.snapshot(other))
+    origin, message = failure_of(world, order)
     assert (origin, "snapshot" in message) == ("backend", True)
 
 
 def test_a_store_that_only_the_opener_sees_is_refused(world: World) -> None:
     """memory:// of another process is another store: the worker says so and ends."""
-    order = replace(world.open(GREETING, "flows/greet.py:greeting", {"name": "you"}), store_url="memory://here")
+    order = replace(world.open(GREETING, "flows/greet.py:greeting", {"name": "you"}), store="memory://here")
     done = world.work(order)
     assert done.returncode == 1
     assert "no other process can see" in done.stderr
@@ -320,7 +328,7 @@ def test_an_order_that_is_none_is_explained(world: World) -> None:
         with pytest.raises(KitaruUsageError, match="expects an order"):
             decode_order(body)
     done = subprocess.run(
-        [sys.executable, "-m", "kitaru.run.worker"], input=b"", capture_output=True, cwd=CHECKOUT, timeout=60
+        [sys.executable, "-m", "kitaru.wiring.worker"], input=b"", capture_output=True, cwd=CHECKOUT, timeout=60
     )
     assert (done.returncode, b"expects an order" in done.stderr, b"Traceback" in done.stderr) == (2, True, False)
 
@@ -354,13 +362,13 @@ def test_an_ended_worker_leaves_a_journal_to_resume(world: World, number: signal
     folder.mkdir()
     order = world.open({"steps.py": code}, "steps.py:steps", {"folder": str(folder)})
     worker = subprocess.Popen(
-        [sys.executable, "-P", "-m", "kitaru.run.worker"],
+        [sys.executable, "-P", "-m", "kitaru.wiring.worker"],
         stdin=subprocess.PIPE,
         cwd=world.tree,
         env=world.environ(PYTHONPATH=str(world.kitaru_alone())),
     )
     assert worker.stdin is not None
-    worker.stdin.write(encode_order(order))
+    worker.stdin.write(encoded(order))
     worker.stdin.close()
     wait_for((folder / "reached").exists)
     worker.send_signal(number)
@@ -369,7 +377,8 @@ def test_an_ended_worker_leaves_a_journal_to_resume(world: World, number: signal
     assert ended == (128 + signal.SIGTERM if number == signal.SIGTERM else -signal.SIGKILL)
     assert not world.execution(order).ended
     (folder / "go").touch()
-    assert world.work(world.again(order)).returncode == 0
+    entries = len(read_entries(world.store, PROJECT, order.exec_id))
+    assert world.work(replace(order, entries=entries)).returncode == 0
     assert world.result(order) == ["one", "two"]
     assert (folder / "first").read_text() == "ran\n"
 
@@ -379,10 +388,9 @@ def test_an_ended_worker_leaves_a_journal_to_resume(world: World, number: signal
 COUNTED = """
 import sys
 from pathlib import Path
-from kitaru import wiring
-from kitaru.store import stores
+from kitaru.store import open as stores
 from kitaru.store.local import LocalStore
-from kitaru.run.worker import decode_order
+from kitaru.wiring.worker import decode_order, run_order
 
 class Counting(LocalStore):
     made = []
@@ -401,7 +409,7 @@ class Counting(LocalStore):
 
 sys.modules["request_log"] = Counting
 stores.LocalStore = Counting
-sys.exit(wiring.run_order(decode_order(sys.stdin.buffer.read())))
+sys.exit(run_order(decode_order(sys.stdin.buffer.read())))
 """
 
 COUNTING = """
@@ -414,24 +422,25 @@ def counting() -> list[str]:
 """
 
 
-def test_no_request_precedes_the_flow(world: World) -> None:
-    """With the source unpacked, a worker makes no read and no write between its start and the flow's first line."""
+def test_the_requests_before_the_flow_begins(world: World) -> None:
+    """The journal, the snapshot, and the source where it is not unpacked yet; nothing is written."""
     files = {"f.py": COUNTING}
     seen = []
     for _ in range(2):
         order = world.open(files, "f.py:counting", {})
         done = subprocess.run(
             [sys.executable, "-P", "-c", COUNTED],
-            input=encode_order(order),
+            input=encoded(order),
             capture_output=True,
             cwd=world.tree,
             env=world.environ(PYTHONPATH=str(world.kitaru_alone())),
         )
         assert done.returncode == 0, done.stderr
         seen.append(world.result(order))
-    [fetched] = seen[0]
+    *read, fetched = seen[0]
     assert fetched.startswith(f"read {PROJECT}/objects/source/")
-    assert seen[1] == []
+    kinds = [line.removeprefix(f"read {PROJECT}/").partition("/")[0] for line in seen[1]]
+    assert (len(read), kinds) == (2, ["executions", "objects"])
 
 
 # --- the unpacked source ----------------------------------------------------------------------------------------------
@@ -507,8 +516,8 @@ def test_a_flow_runs_in_its_own_environment(world: World) -> None:
     runner = world.runner(environment="venv")
     requirement = f"flowlib @ {make_wheel(world.folder).as_uri()}"
     order = world.open({"f.py": IN_VENV}, "f.py:where", {}, requirements=(requirement,))
-    runner.check(order.snapshot)
-    worker = runner.launch(order)
+    runner.check(world.snapshot(order))
+    worker = runner.launch(order, world.snapshot(order))
     wait_for(lambda: runner.alive(worker) is False)
     assert world.execution(order).ended, runner.startup_failure(order.exec_id)
     found = world.result(order)

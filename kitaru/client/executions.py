@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from itertools import groupby, islice, takewhile
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from kitaru import wiring
@@ -104,27 +101,14 @@ class ExecutionsClient:
         ``"2026-11-30"``, ``"2026-11-30T09:30Z"``, ``"2d"`` for two days ago. Raises ``KitaruUsageError`` for a status
         or a time that is none.
         """
-        wanted = [status] if isinstance(status, str) or status is None else list(dict.fromkeys(status))
-        _must_be_statuses(*wanted)
+        statuses = [status] if isinstance(status, str) else None if status is None else list(status)
+        _must_be_statuses(*(statuses or ()))
         now = self._session.clock.now()
         first, last = (None if bound is None else moment(bound, now) for bound in (since, until))
-        floor = address.exec_floor(first) if first is not None else ""
-        ceiling = address.exec_floor(last) if last is not None else ""
-        number = version_or_none(version)
-        unfiltered = tag is None and number is None and not ceiling
-        newest = self._session.executions.newest
-        listings = [newest(flow=flow, status=one, limit=limit if unfiltered else None) for one in wanted]
-        merged = heapq.merge(*listings, key=attrgetter("exec_id"), reverse=True)
-        # One that changed from one status to the other meanwhile is in both listings.
-        single = (first for _, (first, *_) in groupby(merged, attrgetter("exec_id")))
-        fitting = (
-            one
-            for one in takewhile(lambda one: one.exec_id >= floor, single)
-            if (tag is None or one.tag == tag)
-            and (number is None or one.version == number)
-            and (not ceiling or one.exec_id < ceiling)
+        found = self._session.executions.newest(
+            flow=flow, status=statuses, version=version_or_none(version), tag=tag, since=first, until=last, limit=limit
         )
-        return list(islice(fitting, limit))
+        return list(found)
 
     def latest(self, *, flow: str | None = None, status: str | None = None) -> Execution:
         """The newest execution that fits. ``KitaruUsageError`` where none does."""
@@ -386,16 +370,16 @@ class ExecutionsClient:
         order = RunOrder(
             project=session.project,
             exec_id=execution.exec_id,
-            store_url=session.store.url,
-            snapshot=session.snapshot_body(execution),
-            journal_head=entries,
+            store=session.store.url,
+            entries=len(entries),
             takes_over=True,
         )
-        runner = wiring.runner_for_order(session.settings, order, session.reporter)
+        snapshot = session.snapshot_body(execution)
+        runner = wiring.runner_for_snapshot(session.settings, snapshot, session.reporter)
         # Late: the invoker brings pydantic, as the runner's snapshot just did; a script that runs flows needs neither.
         from kitaru.run.invoker import Launched
 
-        return Launched(runner, runner.launch(order))
+        return Launched(runner, runner.launch(order, snapshot))
 
     def load(self, target: str) -> Flow[..., Any]:
         """The flow that ``path/to/file.py:flow`` or ``package.module:flow`` names, imported into this process.

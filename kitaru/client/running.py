@@ -21,7 +21,6 @@ from kitaru.model.execution import Execution
 from kitaru.run.cancel import ForcedEnd
 from kitaru.run.executor import execute
 from kitaru.run.journal import open_execution
-from kitaru.run.order import leave_process
 from kitaru.run.output import Descriptors
 from kitaru.settings import lease_seconds
 from kitaru.store.port import Taken
@@ -151,7 +150,7 @@ class Running:
 
         def run_here() -> Any:
             with wiring.captured_descriptors() as descriptors:
-                return run(leave_process, descriptors)
+                return run(wiring.leave_process, descriptors)
 
         handle = FlowHandle(session, exec_id)
         if session.hosts_runs:

@@ -1,19 +1,20 @@
-"""What a replay may take over: results and answers of the execution that it replays, each taken once.
+"""What a body may take over from what is recorded, and what a replay takes from the execution that it replays. Pure.
 
-Where the code is that of the replayed execution, a call takes what is offered at its own place in the flow body, if
-name and inputs are those recorded. Other code may have moved the call: then the first call of a name with certain
-inputs takes what the first such call gave there, the second what the second gave, and so on. What nobody asks for
-leaves no trace. Pure but for the taking, which any thread may do.
+A body that goes on where its runner ended meets what this attempt recorded, in the same order. When the body runs
+again after a failure, a call with the same name and arguments as one that was completed takes its result, each once,
+best at its own place; everything else is computed.
+
+A call's id is its place in the body, ``3``. The id of another call that a later attempt makes there is ``3@2``.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from kitaru.errors import KitaruUsageError
 from kitaru.model.event import (
     AnswerOffered,
     AttemptFailed,
@@ -25,100 +26,28 @@ from kitaru.model.event import (
     Event,
     Failed,
     Failure,
-    FailureOffered,
-    Kept,
+    Started,
     Suspended,
     Value,
     WaitAnswered,
 )
-from kitaru.model.standing import Standing, place_of
+from kitaru.model.execution import CheckpointCall, Execution, Wait
+from kitaru.model.replay import Action, PlannedCall, PlannedWait, ReplayPlan, WaitAction
 
-Offer = CheckpointOffered | FailureOffered
-Queues = dict[tuple[str, str], deque[Offer]]
+AGAIN = "@"
+"""Between a place and the attempt in which another call came to stand there."""
 
 
-class Offers:
-    """The offers in ``events`` that no event after them took."""
-
-    def __init__(self, events: Iterable[Event]) -> None:
-        self._placed: dict[str, Offer] = {}
-        self._movable: Queues = {}
-        self._movable_names: set[str] = set()
-        self._given: dict[str, CheckpointOffered] = {}
-        self._answers: dict[str, AnswerOffered] = {}
-        self._given_answers: dict[str, AnswerOffered] = {}
-        for event in events:
-            if isinstance(event, (CheckpointOffered, FailureOffered)):
-                self._offer(event)
-            elif isinstance(event, AnswerOffered):
-                answers = self._given_answers if event.given else self._answers
-                answers[event.name if event.given else event.wait] = event
-            elif isinstance(event, (CheckpointCompleted, CheckpointFailed)):
-                self._drop(event)
-            elif isinstance(event, WaitAnswered):
-                taken = [one.wait for one in self.answers(event.wait, event.name) if not one.given]
-                self._answers.pop(taken[0] if taken else "", None)
-
-    def _offer(self, event: Offer) -> None:
-        if isinstance(event, CheckpointOffered) and not event.input_digest:
-            self._given[event.name] = event
-        elif event.movable:
-            self._movable_names.add(event.name)
-            self._movable.setdefault((event.name, event.input_digest), deque()).append(event)
-        else:
-            self._placed[event.call] = event
-
-    def _drop(self, event: CheckpointCompleted | CheckpointFailed) -> None:
-        """What this call took, before its runner ended."""
-        if event.original_call_id is None:
-            return
-        self._placed.pop(event.original_call_id, None)
-        queue = self._movable.get((event.name, event.input_digest), ())
-        found = [one for one in queue if one.call == event.original_call_id]
-        if found:
-            self._movable[event.name, event.input_digest].remove(found[0])
-
-    def may_fit(self, call: str, name: str) -> bool:
-        """Whether ``take`` may find something for the call at that place; its inputs are not known yet."""
-        return call in self._placed or name in self._given or name in self._movable_names
-
-    def take(self, call: CallIdentity) -> Offer | None:
-        """The outcome for this call, which no other call gets then; one that was given fits every call of its name."""
-        given = self._given.get(call.name)
-        if given is not None:
-            return given
-        placed = self._placed.get(call.key)
-        if placed is not None and (placed.name, placed.input_digest) == (call.name, call.input_digest):
-            return self._placed.pop(call.key, None)
-        queue = self._movable.get((call.name, call.input_digest))
-        try:
-            return queue.popleft() if queue else None
-        except IndexError:  # Another thread had the last one.
-            return None
-
-    def answers(self, wait: str, name: str, asked: str | None = None) -> list[AnswerOffered]:
-        """The answers that may fit the wait at that place, the best first. ``asked``: the digest of what it asks; an
-        answer to something else does not fit, unless it was given.
-        """
-        given = self._given_answers.get(name)
-        if given is not None:
-            return [given]
-        named = [one for one in self._answers.values() if one.name == name]
-        if asked is not None:
-            named = [one for one in named if one.asked in (None, asked)]
-        return sorted(named, key=lambda one: one.wait != wait)
-
-    def take_answer(self, offered: AnswerOffered) -> bool:
-        """Whether it is still to be had; nobody else gets it then, unless it was given."""
-        return offered.given or self._answers.pop(offered.wait, None) is not None
+def place_of(call: str) -> str:
+    """The place in the body of a call or wait: ``2/3`` of ``2/3@2``."""
+    return call.partition(AGAIN)[0]
 
 
 class Branch:
-    """A line of calls made one after the other. Concurrent tasks get a branch of their own, numbered where they are
-    created.
+    """A line of calls made one after the other. Each concurrent task has a branch, numbered where it is created.
 
     Keys: ``1``, ``2``, … on the root branch; ``2/1`` is the first call of the root's second branch, ``2.1/3`` the
-    third of that one's first. No key is given out twice, but only calls made one after the other keep theirs.
+    third of that one's first. No key is given out twice.
     """
 
     __slots__ = ("_branches", "_calls", "_waits", "path")
@@ -147,7 +76,7 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class CallIdentity:
-    """What a call must have in common with a recorded one to take its result."""
+    """What a call must have in common with a recorded one to take its result. ``key``: its place."""
 
     key: str
     name: str
@@ -159,8 +88,7 @@ class RecordedCall:
     """What the journal knows about one call.
 
     ``attempts`` counts failed ones; ``open_attempts`` those since the last that was final. ``failure``: of a call that
-    failed for good. ``offer``: the outcome is taken from the execution that this one replays, and that is not recorded
-    yet.
+    failed for good. ``offer``: the outcome is taken from the execution that this one replays, and is not recorded yet.
     """
 
     name: str
@@ -169,7 +97,7 @@ class RecordedCall:
     attempts: int = 0
     open_attempts: int = 0
     failure: Failure | None = None
-    offer: CheckpointOffered | FailureOffered | None = None
+    offer: CheckpointOffered | None = None
 
     def is_of(self, call: CallIdentity) -> bool:
         """Whether ``call`` is the recorded one."""
@@ -178,13 +106,10 @@ class RecordedCall:
 
 @dataclass(frozen=True, slots=True)
 class Reuse:
-    """The call ``call`` finished before: this is its result. ``kept``: in an attempt at the body that failed, and it is
-    taken for this place now, which is to be recorded.
-    """
+    """The call ``call`` finished before: this is its result."""
 
     output: Value
     call: str
-    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,30 +152,35 @@ Decision: TypeAlias = Reuse | Reraise | Compute | Diverged
 class RecordedCalls:
     """What a journal's events know about each call, by its id, and what that means for the calls that the body makes.
 
-    A completed call stays completed. A call that failed for good stays failed, and the body meets its failure again,
-    until an attempt at the body has failed by it: whoever goes on where a runner ended takes the way that was taken.
+    Asked by one thread at a time.
     """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
-        self.standing = Standing()
         self._calls: dict[str, RecordedCall] = {}
-        self._loose: dict[tuple[str, str], list[str]] = {}
-        self._ids: dict[str, str] = {}
+        self._here: dict[str, str] = {}
+        """Place → call, of this attempt at the body."""
+        self._earlier: dict[tuple[str, str], list[str]] = {}
+        """Name and inputs → completed calls of earlier attempts that this one has not made yet."""
+        self._attempt = 1
+        self._failed = False
         for event in events:
             self.add(event)
         self.begin_again()
 
     def begin_again(self) -> None:
         """The body begins once more, if an attempt at it has failed."""
-        self.standing.begin()
-        self._loose, self._ids = {}, {}
-        for call in self.standing.loose:
-            known = self._calls.get(call)
-            if known is not None and known.output is not None:
-                self._loose.setdefault((known.name, known.input_digest), []).append(call)
+        if not self._failed:
+            return
+        self._failed = False
+        self._attempt += 1
+        self._here, self._earlier = {}, {}
+        for call, known in self._calls.items():
+            if known.output is not None:
+                self._earlier.setdefault((known.name, known.input_digest), []).append(call)
 
     def __contains__(self, place: str) -> bool:
-        return self.standing.newest(place) in self._calls or bool(self.standing.loose)
+        """Whether the call at that place may find its outcome here."""
+        return place in self._here or bool(self._earlier)
 
     def __getitem__(self, call: str) -> RecordedCall:
         return self._calls[call]
@@ -259,80 +189,52 @@ class RecordedCalls:
         self._calls[call] = known
 
     def get(self, call: str) -> RecordedCall | None:
-        """What is known of the call with that id."""
+        """The record of the call with that id."""
         return self._calls.get(call)
-
-    def id_at(self, place: str) -> str:
-        """The id of the call that the body made at that place in this attempt."""
-        return self._ids.get(place, place)
-
-    @property
-    def completed(self) -> int:
-        """How many calls have a result."""
-        return sum(call.output is not None for call in self._calls.values())
 
     def add(self, event: Event) -> None:
         """Take one more event."""
-        self.standing.add(event)
-        if isinstance(event, CheckpointCompleted):
-            self._calls[event.call] = RecordedCall(event.name, event.input_digest, event.output)
-        elif isinstance(event, CheckpointFailed):
-            self._note_failure(event)
-        elif isinstance(event, CheckpointLost):
-            self._note_lost(event)
+        if isinstance(event, (AttemptFailed, Failed)):
+            self._failed = True
+        elif isinstance(event, Started):
+            self.begin_again()
+            self._attempt = event.attempt
+        elif isinstance(event, (CheckpointStarted, CheckpointCompleted, CheckpointFailed, CheckpointLost)):
+            self._here[place_of(event.call)] = event.call
+            if isinstance(event, CheckpointCompleted):
+                self._calls[event.call] = RecordedCall(event.name, event.input_digest, event.output)
+            elif isinstance(event, CheckpointFailed):
+                self._add_failure(event)
+            elif isinstance(event, CheckpointLost):
+                self._add_lost(event)
 
     def decide(self, call: CallIdentity) -> Decision:
-        """Whether ``call``, with its place as key, takes a recorded outcome, is run, or stands where the journal has
-        another call. What it takes is its own from now on. Asked by one thread at a time.
-        """
-        decision = self._decide(call)
-        if not isinstance(decision, Diverged) and decision.call != call.key:
-            self._ids[call.key] = decision.call
-        return decision
-
-    def _decide(self, call: CallIdentity) -> Decision:
-        standing = self.standing
-        binding = standing.call_at(call.key)
-        if binding is not None:
-            bound = self._calls[binding]
-            if not bound.is_of(call):
-                return Diverged(CallIdentity(call.key, bound.name, bound.input_digest), call)
-            return _outcome(bound, binding)
-        if self._loose and (found := self._take_loose(call)) is not None:
-            return found
-        here = standing.newest(call.key)
-        known = self._calls.get(here)
-        if known is not None and known.offer is None and (known.output is not None or self._is_other(known, call)):
-            here = standing.next_id(call.key)
+        """Whether ``call`` takes a recorded outcome, is run, or stands where the journal has another call."""
+        here = self._here.get(call.key)
+        if here is not None:
             known = self._calls.get(here)
-        if known is not None and known.offer is not None:
-            if known.is_of(call):
-                return _outcome(known, here)
-            # Taken in an earlier attempt of this process, which failed before it was recorded.
-            del self._calls[here]
-            known = None
-        if known is None:
-            return Compute(here)
-        return Compute(here, known.attempts, known.open_attempts if known.is_of(call) else 0)
+            if known is None:
+                return Compute(here)
+            if known.output is None and known.failure is None:
+                return Compute(here, known.attempts, known.open_attempts if known.is_of(call) else 0)
+            if not known.is_of(call):
+                return Diverged(CallIdentity(call.key, known.name, known.input_digest), call)
+            return Reuse(known.output, here) if known.output is not None else Reraise(_failure(known), here)
+        same = self._earlier.get((call.name, call.input_digest))
+        if same:
+            taken = min(same, key=lambda one: place_of(one) != call.key)
+            same.remove(taken)
+            output = self._calls[taken].output
+            assert output is not None
+            return Reuse(output, taken)
+        known = self._calls.get(call.key)
+        if known is None or (known.offer is not None and known.output is None):
+            return Compute(call.key)
+        if known.output is not None or known.name != call.name or known.input_digest not in ("", call.input_digest):
+            return Compute(f"{call.key}{AGAIN}{self._attempt}")
+        return Compute(call.key, known.attempts, known.open_attempts)
 
-    def _is_other(self, known: RecordedCall, call: CallIdentity) -> bool:
-        """Whether an earlier attempt at the body made another call there, which has no result."""
-        other = known.name != call.name or known.input_digest not in ("", call.input_digest)
-        return other and self.standing.attempt > 1
-
-    def _take_loose(self, call: CallIdentity) -> Reuse | None:
-        """What an earlier attempt at the body finished, best at the same place, else the first that is the same."""
-        same = self._loose.get((call.name, call.input_digest), [])
-        if not same:
-            return None
-        taken = min(same, key=lambda one: place_of(one) != call.key)
-        same.remove(taken)
-        self.standing.keep(Kept(at="", of=taken, place=call.key))
-        found = _outcome(self._calls[taken], taken)
-        assert isinstance(found, Reuse)
-        return replace(found, kept=True)
-
-    def _note_failure(self, event: CheckpointFailed) -> None:
+    def _add_failure(self, event: CheckpointFailed) -> None:
         """Count one more failed attempt."""
         known = self._calls.get(event.call)
         if known is not None and known.output is not None:
@@ -344,7 +246,7 @@ class RecordedCalls:
             event.name, event.input_digest, None, attempts, still_open, failure=failure
         )
 
-    def _note_lost(self, event: CheckpointLost) -> None:
+    def _add_lost(self, event: CheckpointLost) -> None:
         """Give the number of a lost attempt to no other one; it uses up no retry."""
         known = self._calls.get(event.call)
         if known is None:
@@ -353,18 +255,13 @@ class RecordedCalls:
             self._calls[event.call] = replace(known, attempts=max(known.attempts, event.attempt))
 
 
-def _outcome(known: RecordedCall, call: str) -> Reuse | Reraise:
-    if known.output is not None:
-        return Reuse(known.output, call)
+def _failure(known: RecordedCall) -> Failure:
     assert known.failure is not None
-    return Reraise(known.failure, call)
+    return known.failure
 
 
 def calls_under_way(events: Iterable[Event]) -> tuple[CheckpointStarted, ...]:
-    """The attempts whose outcome their runner has not recorded, in the order in which they began.
-
-    One that ended the body in words, or left, had none under way any more.
-    """
+    """The attempts that have no recorded outcome, in the order in which they began."""
     begun: dict[tuple[str, int], CheckpointStarted] = {}
     for event in events:
         if isinstance(event, CheckpointStarted):
@@ -374,3 +271,254 @@ def calls_under_way(events: Iterable[Event]) -> tuple[CheckpointStarted, ...]:
         elif isinstance(event, (AttemptFailed, Failed, Suspended)):
             begun.clear()
     return tuple(begun.values())
+
+
+# --- a replay: what it is offered, and what is planned ----------------------------------------------------------------
+
+
+class Offers:
+    """Results and answers that a replay may take over, each once: those that no later event took.
+
+    Where the code is that of the replayed execution, a call takes the offer of its own place. Other code may have
+    moved the call: there the first call of a name with certain inputs takes the first offer of these, and so on.
+    """
+
+    def __init__(self, events: Iterable[Event]) -> None:
+        self._outcomes: dict[tuple[str, str], list[CheckpointOffered]] = {}
+        self._given: dict[str, CheckpointOffered] = {}
+        self._answers: dict[str, AnswerOffered] = {}
+        self._given_answers: dict[str, AnswerOffered] = {}
+        for event in events:
+            if isinstance(event, CheckpointOffered):
+                if event.input_digest:
+                    self._outcomes.setdefault((event.name, event.input_digest), []).append(event)
+                else:
+                    self._given[event.name] = event
+            elif isinstance(event, AnswerOffered):
+                answers = self._given_answers if event.given else self._answers
+                answers[event.name if event.given else event.wait] = event
+            elif isinstance(event, (CheckpointCompleted, CheckpointFailed)) and event.original_call_id is not None:
+                queue = self._outcomes.get((event.name, event.input_digest), [])
+                queue[:] = [offer for offer in queue if offer.call != event.original_call_id]
+            elif isinstance(event, WaitAnswered):
+                taken = [offer.wait for offer in self.answers(event.wait, event.name) if not offer.given]
+                self._answers.pop(taken[0] if taken else "", None)
+
+    def __bool__(self) -> bool:
+        return bool(self._given or self._outcomes)
+
+    def take(self, call: CallIdentity) -> CheckpointOffered | None:
+        """The outcome for this call, which no other call gets then; a given one fits every call of its name.
+
+        Asked by one thread at a time.
+        """
+        given = self._given.get(call.name)
+        if given is not None:
+            return given
+        queue = self._outcomes.get((call.name, call.input_digest), [])
+        for offer in queue:
+            if offer.movable or offer.call == call.key:
+                queue.remove(offer)
+                return offer
+        return None
+
+    def answers(self, wait: str, name: str, asked: str | None = None) -> list[AnswerOffered]:
+        """The answers that may fit the wait at that place, the best first. ``asked``: the digest of its question; an
+        answer to another question does not fit, unless it was given.
+        """
+        given = self._given_answers.get(name)
+        if given is not None:
+            return [given]
+        named = [offer for offer in self._answers.values() if offer.name == name]
+        if asked is not None:
+            named = [offer for offer in named if offer.asked in (None, asked)]
+        return sorted(named, key=lambda offer: offer.wait != wait)
+
+    def take_answer(self, offered: AnswerOffered) -> bool:
+        """Whether it is still to be had; no other wait gets it then, unless it was given."""
+        return offered.given or self._answers.pop(offered.wait, None) is not None
+
+
+CHECKPOINT = "checkpoint."
+WAIT = "wait."
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What differs from the execution that is replayed.
+
+    ``code``: what runs now, in words (``v2``), where it is or may be other code. ``inputs``: whether the flow's inputs
+    are others. ``results`` and ``answers``: the checkpoints and waits for which one is given. ``gone``: checkpoints
+    that the code to run is known not to have; ``there``: those that it is known to have.
+    """
+
+    code: str = ""
+    inputs: bool = False
+    results: Collection[str] = ()
+    answers: Collection[str] = ()
+    gone: Collection[str] = ()
+    there: Collection[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """Where the replay begins: at that call or wait, which began at ``at``. ``place`` is the call's, in their order."""
+
+    at: str
+    place: int | None = None
+    wait: Wait | None = None
+
+    def is_before(self, place: int, started: str) -> bool:
+        """Whether a call began before it."""
+        return place < self.place if self.place is not None else started < self.at
+
+
+def plan_replay(original: Execution, *, cut: str, changes: Changes = Changes()) -> ReplayPlan:
+    """Take over what finished before ``cut`` began, failures that the body went on from among it.
+
+    ``cut``: a call's id (``3``), the name of a checkpoint or wait (the first of that name), a wait's id (``w1``), or a
+    call's position from 1. ``KitaruUsageError`` for a cut or a name that is not there.
+    """
+    calls = sorted(original.checkpoints, key=lambda call: call.started_at)
+    waits = sorted(original.waits, key=lambda wait: wait.opened_at)
+    called = [call.name for call in calls]
+    asked = list(dict.fromkeys(wait.name for wait in waits))
+    for name in changes.results:
+        if name in changes.gone:
+            raise KitaruUsageError(
+                f"{changes.code or 'the code to run'} has no checkpoint {name}: a result for it would have no effect",
+                hint=f"it has: {_listed(changes.there)}" if changes.there else "leave that override out",
+            )
+    must_be_known(changes.results, [*called, *changes.there], "call of checkpoint", CHECKPOINT)
+    if not changes.code:  # other code may ask what was not asked before
+        must_be_known(changes.answers, asked, "wait", WAIT)
+    begins = _cut(calls, waits, cut)
+    doubts = _Doubts(original, changes)
+    planned = [_planned_call(call, place, begins, changes, doubts) for place, call in enumerate(calls)]
+    new = [name for name in dict.fromkeys(changes.results) if name not in called]
+    planned += [PlannedCall("", name, "override", "its result is given to each call of it") for name in new]
+    answers = [_planned_wait(wait, begins, changes, doubts) for wait in waits]
+    if_asked = f"its answer is given, if {changes.code} asks it"
+    answers += [PlannedWait("", name, "override", if_asked) for name in changes.answers if name not in asked]
+    return ReplayPlan(tuple(planned), tuple(answers))
+
+
+def _ended(call: CheckpointCall) -> str:
+    return call.ended_at or call.started_at
+
+
+class _Doubts:
+    """Why a recorded call may come with other inputs, or not at all."""
+
+    def __init__(self, original: Execution, changes: Changes) -> None:
+        self.failed = original.status == "failed"
+        if changes.code:
+            self._always = f"if {changes.code} calls it with the same inputs"
+        elif changes.inputs or len(original.attempts) > 1:
+            self._always = "if it is called with the same inputs"
+        else:
+            self._always = ""
+        given = [(call.started_at, call.name) for call in original.checkpoints if call.name in changes.results]
+        given += [(wait.opened_at, wait.name) for wait in original.waits if wait.name in changes.answers]
+        self._first = min(given, default=None)
+        failed = [_ended(call) for call in original.checkpoints if call.status == "failed"]
+        self._rerun = min(failed, default=None) if self.failed else None
+
+    def about(self, started: str) -> str:
+        """The doubt about a call that began then; empty where there is none."""
+        if self._always:
+            return self._always
+        if self._first is not None and started >= self._first[0]:
+            return f"unless what is given for {self._first[1]} changes its inputs"
+        after = self._rerun is not None and started >= self._rerun
+        return "if the body comes to it: a call that failed before it is run anew" if after else ""
+
+
+def _planned_call(call: CheckpointCall, place: int, begins: _Cut, changes: Changes, doubts: _Doubts) -> PlannedCall:
+    action, reason = _fate(call, place, begins, changes, failed=doubts.failed)
+    doubt = doubts.about(call.started_at) if action == "reuse" else ""
+    if doubt:
+        action, reason = "reuse_if_same", "; ".join(part for part in (reason, doubt) if part)
+    return PlannedCall(call.call_id, call.name, action, reason)
+
+
+def _fate(call: CheckpointCall, place: int, begins: _Cut, changes: Changes, *, failed: bool) -> tuple[Action, str]:
+    """``failed``: the execution did, so that a failure met again might only fail the replay."""
+    if call.name in changes.gone:
+        return "incompatible", f"{changes.code or 'the code to run'} has no checkpoint {call.name}"
+    if call.name in changes.results:
+        sure = call.name in changes.there or not changes.code
+        return "override", "its result is given" if sure else f"its result is given, if {changes.code} calls it"
+    if place == begins.place:
+        return "rerun", "the replay begins here"
+    if not begins.is_before(place, call.started_at):
+        return "rerun", "it began after that" if begins.wait is None else f"it began after {begins.wait.name} was asked"
+    if call.status == "failed" and call.failure is not None:
+        if failed:
+            return "rerun", "it failed, as did the execution"
+        met_before = _ended(call) <= begins.at
+        return ("reuse", "its failure is met again") if met_before else ("rerun", "it failed after that")
+    if call.status != "completed" or call.output is None:
+        return "rerun", "it did not finish"
+    return "reuse", ""
+
+
+def _planned_wait(wait: Wait, begins: _Cut, changes: Changes, doubts: _Doubts) -> PlannedWait:
+    action: WaitAction = "ask"
+    if wait.name in changes.answers:
+        action, reason = "override", "its answer is given"
+    elif wait is begins.wait:
+        reason = "the replay begins here"
+    elif wait.value is None or wait.answered_at is None:
+        reason = "it has no answer"
+    elif wait.answered_at > begins.at:
+        reason = "it was answered after that"
+    elif doubts.about(wait.opened_at):
+        action = "reuse_if_same"
+        reason = f"if {changes.code} asks the same" if changes.code else "if the same is asked"
+    else:
+        action, reason = "reuse", ""
+    return PlannedWait(wait.wait_id, wait.name, action, reason)
+
+
+def _cut(calls: Sequence[CheckpointCall], waits: Sequence[Wait], cut: str) -> _Cut:
+    """``checkpoint.NAME`` and ``wait.NAME`` tell a checkpoint and a wait of one name apart."""
+    wanted = cut.removeprefix(CHECKPOINT)
+    for known in ([call.call_id for call in calls], [call.name for call in calls]):
+        if wanted in known:
+            place = known.index(wanted)
+            return _Cut(calls[place].started_at, place)
+    for wait in waits:
+        if cut.removeprefix(WAIT) in (wait.wait_id, wait.name):
+            return _Cut(wait.opened_at, wait=wait)
+    if cut.isdecimal() and 1 <= int(cut) <= len(calls):
+        return _Cut(calls[int(cut) - 1].started_at, int(cut) - 1)
+    names = list(dict.fromkeys([call.name for call in calls] + [wait.name for wait in waits]))
+    if not names:
+        raise KitaruUsageError("it made no call that a replay could begin from", hint="start a new execution")
+    raise KitaruUsageError(
+        f"there is no call or wait {cut!r} to begin from{_near(cut, names)[1]}",
+        hint="give the name of a checkpoint or wait, the id of a call, or its position from 1",
+    )
+
+
+def must_be_known(names: Iterable[str], there: Sequence[str], kind: str, prefix: str) -> None:
+    """``KitaruUsageError`` for a name to override that no call or wait has."""
+    for name in names:
+        if name not in there:
+            close, words = _near(name, there)
+            raise KitaruUsageError(
+                f"there is no {kind} {name!r} to override{words}", hint=f"--override {prefix}{close or 'NAME'}=JSON"
+            )
+
+
+def _near(name: str, names: Sequence[str]) -> tuple[str, str]:
+    """The nearest name, or an empty text; and what an error says of that."""
+    import difflib  # Late: every run imports this module, and almost none makes a mistake.
+
+    close = difflib.get_close_matches(name, names, n=1)
+    return (close[0], f"; did you mean {close[0]}?") if close else ("", f"; there are: {_listed(names)}")
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(sorted(set(names))) or "none"

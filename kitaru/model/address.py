@@ -180,33 +180,25 @@ def logs(project: str, execution: str) -> str:
 
 
 def open_hints(project: str) -> str:
-    """Where the names of executions that have not ended are; see ``run.listing``."""
+    """Where the names of executions that have not ended are; see ``run.index``."""
     return f"{project}/index/open/"
 
 
-def open_hint(project: str, execution: str, flow: str) -> str:
-    return f"{project}/index/open/{execution}~{flow}"
+def ended_hints(project: str, status: str) -> str:
+    return f"{project}/index/ended/by-status/{status}/"
 
 
-RENAMED = "was"
-"""What begins the name of a hint among those of open executions that is about a flow; no execution's id does."""
+def ended_flow_hints(project: str, flow: str) -> str:
+    return f"{project}/index/ended/by-flow/{flow}/"
+
+
+def renamed_hints(project: str) -> str:
+    return f"{project}/index/renamed/"
 
 
 def renamed_hint(project: str, flow: str, was: str) -> str:
     """A hint that ``flow`` was once called ``was``."""
-    return f"{project}/index/open/{RENAMED}~{flow}~{was}"
-
-
-def status_hints(project: str, status: str) -> str:
-    return f"{project}/index/by-status/{status}/"
-
-
-def flow_hints(project: str, flow: str) -> str:
-    return f"{project}/index/by-flow/{flow}/"
-
-
-def flow_status_hints(project: str, flow: str, status: str) -> str:
-    return f"{project}/index/by-both/{flow}/{status}/"
+    return f"{project}/index/renamed/{flow}~{was}"
 
 
 def idempotency(project: str, flow: str, key: str) -> str:

@@ -22,11 +22,6 @@ from kitaru.model.jsonable import RunnerRecord as RunnerRecord
 from kitaru.model.jsonable import SourcePlace as SourcePlace
 from kitaru.model.jsonable import Value as Value
 from kitaru.model.jsonable import record, text, whole
-from kitaru.model.wait_event import AnswerOffered as AnswerOffered
-from kitaru.model.wait_event import AnswerRefused as AnswerRefused
-from kitaru.model.wait_event import WaitAborted as WaitAborted
-from kitaru.model.wait_event import WaitAnswered as WaitAnswered
-from kitaru.model.wait_event import WaitOpened as WaitOpened
 
 FORMAT = 1
 """The newest entry format that this release writes and reads."""
@@ -112,12 +107,13 @@ class CheckpointCompleted(Event):
 
 @record(kw_only=True)
 class CheckpointOffered(Event):
-    """A result that a replay may take over, written when it is opened: that of ``call`` in the replayed execution.
+    """An outcome that a replay may take over, recorded when it is opened: that of ``call`` in the replayed execution.
 
-    Nothing happened yet: where the body makes such a call, a ``CheckpointCompleted`` follows. ``input_digest`` is empty
-    where whoever replays, ``by``, gave the result as JSON: it fits whatever the inputs are; ``call`` is then empty
-    where the replayed execution made no such call. ``movable``: other code may make the
-    call at another place. ``notes``: the call's metadata and artifacts, as events in their JSON form.
+    Where the body makes such a call, a ``CheckpointCompleted`` or ``CheckpointFailed`` follows. It is ``output``, or
+    ``error`` of a call that failed for good, with ``returns`` as for ``CheckpointFailed``. ``input_digest`` is empty
+    for a result that ``by`` gave as JSON: it fits whatever the inputs are; ``call`` is then empty where the replayed
+    execution made no such call. ``movable``: the call may be made at another place. ``notes``: the call's metadata and
+    artifacts, as events in their JSON form.
     """
 
     kind: Literal["checkpoint_offered"] = "checkpoint_offered"
@@ -126,29 +122,12 @@ class CheckpointOffered(Event):
     name: str
     input_digest: str
     args: Any = None
-    output: Value
+    output: Value | None = None
+    error: Failure | None = None
+    returns: dict[str, Any] | None = None
     movable: bool = False
     notes: list[dict[str, Any]] = field(default_factory=list)
     by: str = ""
-
-
-@record(kw_only=True)
-class FailureOffered(Event):
-    """As ``CheckpointOffered``, of a call that failed for good, and whose failure the body went on from.
-
-    ``returns``: as for ``CheckpointFailed``.
-    """
-
-    kind: Literal["failure_offered"] = "failure_offered"
-    at: str
-    call: str
-    name: str
-    input_digest: str
-    args: Any = None
-    error: Failure
-    movable: bool = False
-    notes: list[dict[str, Any]] = field(default_factory=list)
-    returns: dict[str, Any] | None = None
 
 
 @record(kw_only=True)
@@ -195,34 +174,12 @@ class CheckpointLost(Event):
 
 @record(kw_only=True)
 class AttemptFailed(Event):
-    """The flow body failed, and will be run again in this same execution.
-
-    ``calls``: those whose failures it failed by, which are computed anew then; None where no failure of a call is seen
-    in its own, empty where it failed by none: no body ran, or the flow's time was over.
-    """
+    """The flow body failed, and will be run again in this same execution."""
 
     kind: Literal["attempt_failed"] = "attempt_failed"
     at: str
     attempt: int
     error: Failure
-    calls: list[str] | None = None
-
-
-@record(kw_only=True)
-class Kept(Event):
-    """A later attempt at the flow body made a call, or asked a question, that an earlier one had finished: what is
-    recorded as the call (or wait) ``of`` stands at ``place`` now.
-    """
-
-    kind: Literal["kept"] = "kept"
-    at: str
-    of: str
-    place: str
-
-    @property
-    def is_wait(self) -> bool:
-        """Whether it is a wait; else it is a call."""
-        return self.of.rpartition("/")[2].startswith("w")
 
 
 @record(kw_only=True)
@@ -236,12 +193,11 @@ class Completed(Event):
 
 @record(kw_only=True)
 class Failed(Event):
-    """The flow failed for good, unless somebody has it taken up again. ``calls``: as for ``AttemptFailed``."""
+    """The flow failed for good, unless it is resumed."""
 
     kind: Literal["failed"] = "failed"
     at: str
     error: Failure
-    calls: list[str] | None = None
 
 
 @record(kw_only=True)
@@ -287,17 +243,87 @@ class Suspended(Event):
     at: str
 
 
+@record(kw_only=True)
+class WaitOpened(Event):
+    """The flow asked a question. ``wait`` is its place in the body: ``w1``, or ``2/w1`` in a concurrent branch.
+
+    ``schema`` is the JSON Schema of an answer; ``timeout``, in seconds, bounds only how long the runner polls.
+    """
+
+    kind: Literal["waiting_for"] = "waiting_for"
+    at: str
+    wait: str
+    name: str
+    question: str | None = None
+    schema: dict[str, Any] | None = None
+    timeout: float | None = None
+    metadata: dict[str, Any] | None = None
+
+
+@record(kw_only=True)
+class WaitAnswered(Event):
+    """The answer to a wait, for ever."""
+
+    kind: Literal["wait_answered"] = "wait_answered"
+    at: str
+    wait: str
+    name: str
+    value: Value
+    by: str = ""
+
+
+@record(kw_only=True)
+class AnswerRefused(Event):
+    """An answer fitted the wait's JSON Schema and not its type: it was put aside, and the wait goes on.
+
+    ``answered``: when ``by`` gave it. ``reason`` is for people.
+    """
+
+    kind: Literal["answer_refused"] = "answer_refused"
+    at: str
+    wait: str
+    name: str
+    reason: str
+    answered: str
+    by: str = ""
+
+
+@record(kw_only=True)
+class AnswerOffered(Event):
+    """An answer that a replay may take over: to the wait ``wait`` of the replayed execution. ``given``: by whoever
+    replays, and then for every wait of that name. ``asked``: the digest of what was asked, see ``digest_question``;
+    where it is None, the answer is to whatever that wait asks.
+    """
+
+    kind: Literal["answer_offered"] = "answer_offered"
+    at: str
+    wait: str
+    name: str
+    value: Value
+    by: str = ""
+    given: bool = False
+    asked: str | None = None
+
+
+@record(kw_only=True)
+class WaitAborted(Event):
+    """Somebody declined to answer; the execution is cancelled."""
+
+    kind: Literal["wait_aborted"] = "wait_aborted"
+    at: str
+    wait: str
+    by: str = ""
+
+
 KINDS: dict[str, type[Event]] = {
     "opened": Opened,
     "started": Started,
     "checkpoint_started": CheckpointStarted,
     "checkpoint_completed": CheckpointCompleted,
     "checkpoint_offered": CheckpointOffered,
-    "failure_offered": FailureOffered,
     "checkpoint_failed": CheckpointFailed,
     "checkpoint_lost": CheckpointLost,
     "attempt_failed": AttemptFailed,
-    "kept": Kept,
     "completed": Completed,
     "failed": Failed,
     "cancelled": Cancelled,

@@ -1,4 +1,4 @@
-"""One captured line of what a flow printed or logged."""
+"""An execution, its calls, waits, artifacts and log lines; and the fold of events that tells of it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,6 @@ from kitaru.model.event import (
     WaitOpened,
 )
 from kitaru.model.jsonable import Failure, Record, Value, record
-from kitaru.model.standing import Standing
 
 
 @record()
@@ -73,7 +72,7 @@ class Wait(Record):
 
     ``schema`` is a JSON Schema of the answer, None where any JSON will do. ``timeout``: for how many seconds the
     runner polls before it leaves; the wait itself never expires. ``refused``: answers that were put aside, the newest
-    last. ``superseded``: an earlier attempt at the body asked it, and the last one took a way without it.
+    last.
     """
 
     wait_id: str
@@ -88,7 +87,6 @@ class Wait(Record):
     by: str | None = None
     value: Value | None = None
     refused: tuple[RefusedAnswer, ...] = ()
-    superseded: bool | None = None
 
 
 def digest_question(question: str | None, schema: Mapping[str, Any] | None, metadata: Mapping[str, Any] | None) -> str:
@@ -225,8 +223,7 @@ class CheckpointCall(Record):
     """One durable call. ``call_id`` is its place in the flow body: ``3``, or ``1.2/3`` in a concurrent branch; ``3@2``
     where the second attempt at the body made another call there than the first.
 
-    ``given_by``: who gave its result by hand, in a replay; ``original_call_id`` is then the call it stands in for.
-    ``superseded``: an earlier attempt at the body made it, and the last one took a way without it.
+    ``given_by``: the person who gave its result, in a replay; ``original_call_id`` is then the call it stands in for.
     """
 
     call_id: str
@@ -246,7 +243,6 @@ class CheckpointCall(Record):
     input_digest: str | None = None
     args: Any = None
     output: Value | None = None
-    superseded: bool | None = None
 
 
 ExecutionStatus = Literal["pending", "running", "waiting", "completed", "failed", "cancelled", "lost"]
@@ -345,11 +341,9 @@ class Fold:
         self._waits: dict[str, Wait] = {}
         self._given: dict[str, str] = {}
         self._notes = Notes()
-        self._standing = Standing()
 
     def add(self, event: Event) -> None:
         """Take one more event."""
-        self._standing.add(event)
         step = _STEPS.get(type(event))
         if step is not None:
             step(self, event)
@@ -365,7 +359,6 @@ class Fold:
                 **{**call, "attempts": tuple(call["attempts"].values())},
                 metadata=self._notes.metadata(key),
                 artifacts=saved.get(key, ()),
-                superseded=self._standing.is_superseded(key, kept=call["status"] == "completed") or None,
             )
             for key, call in self._calls.items()
         )
@@ -391,12 +384,7 @@ class Fold:
             inputs=opened.inputs,
             attempts=tuple(self._attempts.values()),
             checkpoints=calls,
-            waits=tuple(
-                replace(one, superseded=True)
-                if self._standing.is_superseded(one.wait_id, kept=one.status == "answered")
-                else one
-                for one in self._waits.values()
-            ),
+            waits=tuple(self._waits.values()),
             metadata=self._notes.metadata(None),
             artifacts=saved.get(None, ()),
             unused_overrides=list(self._given) if self._fields["status"] in ENDED else [],
@@ -422,10 +410,9 @@ class Fold:
         self._fields.setdefault("started_at", event.at)
         self._fields.update(status="running", runner=event.runner, ended_at=None, failure=None)
         self._fields.update(runner_since=event.at, suspended_at=None)
-        self._attempts.setdefault(event.attempt, Attempt(event.attempt, "running", event.at))
-        for key, wait in self._waits.items():
-            if wait.status == "open" and key in self._standing.loose_waits:
-                self._waits[key] = replace(wait, status="cancelled")
+        if event.attempt not in self._attempts:
+            self._attempts[event.attempt] = Attempt(event.attempt, "running", event.at)
+            self._close_waits()  # those of the attempt before; the body asks again what it still needs
 
     def _fail_attempt(self, event: AttemptFailed) -> None:
         self._end_attempt(event.attempt, "failed", event.at, event.error)
@@ -453,6 +440,9 @@ class Fold:
         if self._attempts and self._attempts[max(self._attempts)].status == "running":
             self._end("cancelled", event.at)
         self._stop_calls(event.at)
+        self._close_waits()
+
+    def _close_waits(self) -> None:
         for key, wait in self._waits.items():
             if wait.status == "open":
                 self._waits[key] = replace(wait, status="cancelled")
@@ -535,7 +525,7 @@ class Fold:
             self._waits[event.wait] = replace(asked, refused=(*asked.refused, refused))
 
     def _offer_call(self, event: CheckpointOffered) -> None:
-        if not event.input_digest:
+        if not event.input_digest and event.output is not None:
             self._given[f"checkpoint.{event.name}"] = event.output.sha256
 
     def _offer_answer(self, event: AnswerOffered) -> None:

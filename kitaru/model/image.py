@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field
 
-from kitaru.model.jsonable import Noun
+from kitaru.model.noun import Noun
 
 
 class ImageSettings(Noun):

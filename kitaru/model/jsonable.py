@@ -13,10 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, Self, TypeVar, cast, dataclass_transform
 
-from pydantic import BaseModel, ConfigDict
-
-from kitaru.model.address import canonical_json, digest
-
 Kind = TypeVar("Kind", bound=type)
 
 
@@ -285,33 +281,6 @@ def _no_members(value: Any, name: str) -> tuple[()]:
     if value:
         raise ValueError(f"{name} can't be read back")
     return ()
-
-
-class Noun(BaseModel):
-    """A frozen value; a key that it does not know is an error."""
-
-    # Deferred: a command uses few of the nouns, and making the validator of one takes longer than importing it.
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=False, ser_json_inf_nan="constants", defer_build=True
-    )
-
-    def data(self) -> dict[str, Any]:
-        """The noun as JSON data. A default is left out, so that a key of a later release changes no old digest."""
-        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-
-    def canonical(self) -> bytes:
-        """Canonical bytes, the same on every machine: what is stored, and what is hashed."""
-        return canonical_json(self.data())
-
-    @property
-    def digest(self) -> str:
-        """The SHA-256 of the canonical bytes."""
-        return digest(self.canonical())
-
-    @classmethod
-    def parse(cls, body: bytes) -> Self:
-        """The inverse of ``canonical``. Raises pydantic's ``ValidationError``."""
-        return cls.model_validate_json(body)
 
 
 def parse_json(text: str) -> Any:

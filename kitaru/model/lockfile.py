@@ -7,7 +7,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 from kitaru.model.address import canonical_json, digest
-from kitaru.model.jsonable import Noun, record
+from kitaru.model.jsonable import record
+from kitaru.model.noun import Noun
 from kitaru.model.route import APPLY, Assignment, Hold, Protection, Route
 from kitaru.model.snapshot import Commit
 

@@ -10,7 +10,8 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, Posi
 
 from kitaru.model.address import FLOW_NAME, PROJECT_NAME, TAG_NAME, is_tag
 from kitaru.model.image import ImageSettings
-from kitaru.model.jsonable import Noun, record
+from kitaru.model.jsonable import record
+from kitaru.model.noun import Noun
 from kitaru.model.route import Protection, RouteTargetField
 from kitaru.model.stack import DEFAULT_STACK, LocalStack, NamedStack, StackSpec
 

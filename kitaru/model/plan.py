@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from kitaru.model.jsonable import Noun
 from kitaru.model.lockfile import Edit
+from kitaru.model.noun import Noun
 from kitaru.model.route import Assignment
 from kitaru.model.snapshot import Commit, Snapshot
 

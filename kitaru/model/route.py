@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
 
-from kitaru.model.jsonable import Noun, record
+from kitaru.model.jsonable import record
+from kitaru.model.noun import Noun
 
 DEFAULT_TAG = "default"
 """The reserved route: always exclusive, never removed, only moved."""

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from kitaru.model.image import ImageSettings
-from kitaru.model.jsonable import Noun
+from kitaru.model.noun import Noun
 from kitaru.model.stack import NamedStack
 
 FORMAT: Final = 1

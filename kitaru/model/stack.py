@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from kitaru.model.jsonable import Noun
+from kitaru.model.noun import Noun
 
 
 class LocalStack(Noun):

@@ -356,7 +356,6 @@ class CallRun:
             run.journal.commit(event, replaces=self._started)
             if found and self._encoded is not None:
                 stored.settle(run.store, run.project, self._encoded)
-            next(run.completions)
             # The value is the flow's to change from now on.
             output = self._encoded.detached() if self._encoded is not None else event.output
             if run.keeps_outputs:

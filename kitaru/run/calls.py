@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,11 @@ from kitaru.errors import KitaruUsageError
 from kitaru.flows.checkpoint import Checkpoint
 from kitaru.flows.future import CheckpointFuture, CheckpointFutures, FanOut, futures_in, resolved
 from kitaru.flows.waiting import Question
-from kitaru.run import waits
 from kitaru.run.artifacts import NotesHere
 from kitaru.run.call_run import CallRun
 from kitaru.run.pool import Lane, ThreadPool
 from kitaru.run.run_state import RunState
+from kitaru.run.waits import PendingAnswer, Poll, until_answered
 
 if TYPE_CHECKING:
     from kitaru.run.event_loop import LoopThread
@@ -59,7 +60,15 @@ class FlowScope(NotesHere):
 
     def wait(self, question: Question) -> Any:
         """The answer to a question; a ``PendingAnswer`` where an event loop runs."""
-        return waits.ask(self.run, self.branch.next_wait(), question)
+        run = self.run
+        run.check()
+        poll = Poll(run, self.branch.next_wait(), question)
+        if "asyncio" in sys.modules:
+            from kitaru.run import event_loop
+
+            if event_loop.running_loop() is not None:
+                return PendingAnswer(event_loop.answered(run, poll))
+        return run.interrupts.shielded(lambda: until_answered(run, poll))
 
     def submit(
         self, checkpoint: Checkpoint[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], after: Any
@@ -117,7 +126,7 @@ class FlowScope(NotesHere):
             return future
         waits = waits + futures_in(arguments) if run.futures else waits
         run.futures.append(future)
-        if not waits and (key in run.recorded or run.offers.may_fit(key, checkpoint.name)):
+        if not waits and (key in run.recorded or run.offers):
             call = CallRun(run, checkpoint, key, *arguments)
             if call.reusable_inline:
                 _settle(future, lambda: perform(call))

@@ -12,7 +12,7 @@ from kitaru.model.event import Cancelled, WaitAborted
 from kitaru.model.execution import Execution, fold
 from kitaru.ports import Clock
 from kitaru.run.halting import CancelRequested
-from kitaru.run.index import completed_calls, note_end
+from kitaru.run.index import note_end
 from kitaru.run.journal import Fenced, Journal, Stopped, read_entries, read_events
 from kitaru.run.run_state import RunState
 from kitaru.store.log import claim
@@ -115,7 +115,7 @@ def record_cancelled(
         entries = read_entries(store, project, exec_id, entries)
         execution = fold(read_events(entries, exec_id))
         if execution.ended:
-            note_end(store, execution, len(entries), completed_calls(execution))
+            note_end(store, execution, len(entries))
             return execution
         journal = Journal(store, project, exec_id, written=len(entries), write_id=clock.token(26))
         try:

@@ -1,8 +1,8 @@
-"""Executions as their journals tell of them: one, many, and which of them lost their runner."""
+"""The executions of one project: one, many, and which of them lost their runner."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -10,19 +10,21 @@ from kitaru.errors import KitaruIntegrityError, KitaruUsageError
 from kitaru.model import address
 from kitaru.model.address import parse_timestamp, timestamp
 from kitaru.model.event import ExecutionOptions, Failure, RunnerRecord, Value
-from kitaru.model.execution import Execution, fold
+from kitaru.model.execution import ENDED, STATUSES, Execution, fold
 from kitaru.ports import Clock
 from kitaru.run import journal
 from kitaru.run.index import (
+    LOST,
     OPEN,
     STARTS_WITHIN,
+    WAITING,
     Candidate,
-    Listing,
-    completed_calls,
+    Filter,
+    Index,
     note_end,
     note_lost,
     note_open,
-    note_parked,
+    note_waiting,
     read_lost,
 )
 from kitaru.run.lease import LEASE_SECONDS, PATIENCE, Lease, lapsed, read_lease, silent_for
@@ -66,7 +68,7 @@ class Executions:
         self._alive = alive
         self._lease_seconds = lease_seconds
         self._launched = launched
-        self._listing = Listing(store, project, clock)
+        self._index = Index(store, project, clock)
 
     def get(self, exec_id: str) -> Execution:
         """The execution, ``lost`` where its runner is known to be gone. ``KitaruUsageError`` where there is none."""
@@ -76,7 +78,7 @@ class Executions:
         """As ``get``, with the entries of the journal that say so."""
         whole = self.full_id(exec_id)
         entries = journal.read_entries(self._store, self._project, whole)
-        return self._as_it_stands(whole, entries, None)
+        return self._judged(whole, entries, None)
 
     def full_id(self, text: str) -> str:
         """``text`` itself when it is an id; else the one id that ends or begins with it."""
@@ -100,38 +102,38 @@ class Executions:
         return [name.removesuffix("/") for name in reversed(names)]
 
     def newest(
-        self, *, flow: str | None = None, status: str | None = None, limit: int | None = None
+        self,
+        *,
+        flow: str | None = None,
+        status: str | Collection[str] | None = None,
+        version: int | None = None,
+        tag: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
     ) -> Iterator[Execution]:
-        """Executions, newest first, that fit; those of ``flow`` under any name that it had. What that costs is in
-        ``run.listing``.
+        """The executions that fit, newest first; those of ``flow`` under any name that it had.
+
+        ``status``: one, or several. ``since`` and ``until``: when they were opened.
         """
-        found = 0
+        statuses = frozenset((status,) if isinstance(status, str) else status) if status is not None else None
+        wanted = Filter(flow, statuses, version, tag, since, until)
+        flows = self._index.names_of(wanted.flow) if wanted.flow is not None else frozenset()
+        count = 0
         if limit == 0:
             return
-        for candidate in self._listing.candidates(flow=flow, status=status):
+        for candidate in self._index.candidates(wanted, flows):
             execution = self._look_safely(candidate)
-            if execution is None or (flow and execution.flow_name not in self._listing.names_of(flow)):
-                continue
-            if execution.status == "lost" and not candidate.under_way and not candidate.lost:
-                # Its runner never came as far as to say so; when it is older, nothing else would lead to it.
-                note_open(self._store, self._project, execution.exec_id, execution.flow_name)
-            if status and execution.status != status:
+            if execution is None or not _fits(execution, wanted, flows):
                 continue
             yield execution
-            found += 1
-            if found == limit:
+            count += 1
+            if count == limit:
                 return
 
     def open_ones(self, flow: str) -> Sequence[Execution]:
         """The flow's executions that have not ended, newest first; those that have are not looked at."""
-        found = []
-        for candidate in self._listing.candidates(flow=flow, status=OPEN):
-            execution = self._look_safely(candidate)
-            if execution is None or execution.ended:
-                continue
-            if execution.flow_name in self._listing.names_of(flow):
-                found.append(execution)
-        return found
+        return list(self.newest(flow=flow, status=frozenset(STATUSES) - ENDED))
 
     def _look_safely(self, candidate: Candidate) -> Execution | None:
         """As ``_look``, but an execution whose records are damaged is shown as such, and hides none of the others."""
@@ -141,23 +143,22 @@ class Executions:
             return damaged(self._project, candidate.exec_id, error.message)
 
     def _look(self, candidate: Candidate) -> Execution | None:
-        """From its summary or its runner's lease, else from its journal; None for an id that leads nowhere.
+        """From its summary, its mark or its runner's lease, else from its journal; None for an id that leads nowhere.
 
-        Hints that are missing or wrong, of one that has ended or was left, are put right.
+        Hints that are missing or wrong, of one that has ended or is left, are put right.
         """
         exec_id = candidate.exec_id
         lease = None
-        if candidate.lost:
-            marked = read_lost(self._store, self._project, exec_id, candidate.lost)
+        if candidate.mark == LOST:
+            marked = read_lost(self._store, self._project, candidate)
             if marked is not None:
                 return marked
-            candidate = Candidate(exec_id, under_way=True, asking=candidate.asking)
-        if candidate.under_way:
+        if candidate.mark in (LOST, OPEN):
             lease = self.lease(exec_id)
             shown = lease.shown(self._clock.now()) if lease is not None else None
-            if shown is not None and candidate.asking == (shown.status == "waiting") and self._may_live(shown):
+            if shown is not None and self._may_live(shown):
                 return shown
-            lost = self._lost_by_lease(lease) if lease is not None and not candidate.asking else None
+            lost = self._lost_by_lease(lease) if lease is not None else None
             if lost is not None:
                 return lost
         else:
@@ -168,14 +169,13 @@ class Executions:
         entries = journal.read_entries(self._store, self._project, exec_id)
         if not entries:
             return None
-        execution, entries = self._as_it_stands(exec_id, entries, lease)
-        count = len(entries)
+        execution, entries = self._judged(exec_id, entries, lease)
         if execution.ended:
-            note_end(self._store, execution, count, completed_calls(execution))
-        elif execution.suspended_at is not None and candidate.under_way:
-            note_parked(self._store, execution, count, completed_calls(execution))
-        elif execution.status == "lost":
-            self._mark_lost(execution, count, lease)
+            note_end(self._store, execution, len(entries))
+        elif execution.suspended_at is not None and candidate.mark != WAITING:
+            note_waiting(self._store, execution, len(entries))
+        elif execution.status == "lost" and not self._mark_lost(execution, len(entries), lease) and not candidate.mark:
+            note_open(self._store, execution)  # when it is older, nothing else would lead to it
         return execution
 
     def _lost_by_lease(self, lease: Lease) -> Execution | None:
@@ -199,7 +199,7 @@ class Executions:
             return False
         return note_lost(self._store, execution, entries, lambda: lapsed_long_ago(self.lease(execution.exec_id)))
 
-    def _as_it_stands(
+    def _judged(
         self, exec_id: str, entries: tuple[bytes, ...], lease: Lease | None
     ) -> tuple[Execution, tuple[bytes, ...]]:
         """The execution of this journal, ``lost`` where nobody has it; and the entries that there are by now."""
@@ -278,6 +278,14 @@ class Executions:
         """The newest sign of life of the execution's runner: one read."""
         body = self._store.read(address.lease(self._project, exec_id))
         return read_lease(body) if body is not None else None
+
+
+def _fits(execution: Execution, wanted: Filter, flows: frozenset[str]) -> bool:
+    """Whether that is an execution that is asked for; its time was compared before."""
+    status = wanted.statuses is None or execution.status in wanted.statuses
+    version = wanted.version is None or wanted.version == execution.version
+    tag = wanted.tag is None or wanted.tag == execution.tag
+    return status and version and tag and (wanted.flow is None or execution.flow_name in flows)
 
 
 def damaged(project: str, exec_id: str, why: str) -> Execution:

@@ -24,7 +24,6 @@ from kitaru.manifest.port import AnswerCheck
 from kitaru.model.event import AttemptFailed, Cancelled, Completed, Event, Failed, RunnerRecord, Started
 from kitaru.model.execution import fold
 from kitaru.ports import Clock
-from kitaru.run.blame import failed_calls
 from kitaru.run.calls import FlowScope
 from kitaru.run.cancel import CancelWatch, ForcedEnd, cancelled_error
 from kitaru.run.failures import as_failure, error_of
@@ -90,7 +89,7 @@ def execute(
     lease = LeaseKeeping(run, runner.runner_id, lease_seconds)
     logs = LogWriter(store, project, exec_id, keeper.wake, mask, lease.holds) if capture else None
     keeper.start(logs, (lease.tick, CancelWatch(run, forced_end).tick))
-    run.presence.begin(run.history.headlines, clock.now(), run.waits.left)
+    run.presence.begin(run.history.headlines, clock.now())
     here = _Runner(run, runner, logs, descriptors, claims=takes_over or len(entries) > 1)
     try:
         return here.run_to_end()
@@ -129,8 +128,6 @@ class _Runner:
         self._run = run
         self._runner = RunnerRecord(runner.runner_id, runner.host, runner.pid, runner.started)
         self._logs = logs
-        self._in_body = False
-        """Whether the present attempt came as far as the flow's body."""
 
     def run_to_end(self) -> Any:
         """The flow's result; ``KitaruExecutionError`` for its failure."""
@@ -153,8 +150,7 @@ class _Runner:
                 delay = self._delay(problem, failed, time.monotonic() - began)
                 if delay is None:
                     raise self._failed(problem) from problem
-                failure, calls = run.failure_of(problem), self._blamed(problem)
-                again = AttemptFailed(at=run.now(), attempt=attempt, error=failure, calls=calls)
+                again = AttemptFailed(at=run.now(), attempt=attempt, error=run.failure_of(problem))
                 self._commit(again)
                 attempt += 1
                 run.begin_again(again)
@@ -179,7 +175,7 @@ class _Runner:
             self._claims = False
             lost = lost_attempts(run)
             run.journal.commit(event, *lost)
-            run.presence.alive()
+            run.presence.confirm()
             for one in lost:
                 run.recorded.add(one)
         else:
@@ -189,7 +185,6 @@ class _Runner:
         """One run of the body, and of every call that it submitted: the result, and as it is to be recorded."""
         run = self._run
         flow = run.flow
-        self._in_body = False
         with ExitStack() as stack:
             if self._logs is not None:
                 alone = threading.current_thread() is threading.main_thread()
@@ -200,7 +195,6 @@ class _Runner:
                 run.store, run.project, run.opened.inputs, subject=f"the inputs of flow {flow.name!r}", home=run.home
             )
             args, kwargs = flow.parameters.arguments(flow.bind(kwargs=recorded))
-            self._in_body = True
             try:
                 with WakingMain():
                     result = _within_timeout(run, _call_async if flow.is_async else _call, args, kwargs)
@@ -232,14 +226,10 @@ class _Runner:
 
     def _failed(self, error: Exception) -> KitaruExecutionError:
         failure = self._run.failure_of(error)
-        self._end(Failed(at=self._run.now(), error=failure, calls=self._blamed(error)))
+        self._end(Failed(at=self._run.now(), error=failure))
         if isinstance(error, KitaruDivergenceError) and error.exec_id == self._run.exec_id:
             return error
         return error_of(failure, flow=self._run.flow.name, exec_id=self._run.exec_id, status="failed")
-
-    def _blamed(self, error: Exception) -> list[str] | None:
-        """The calls that the body failed by; none where it never began."""
-        return failed_calls(self._run, error) if self._in_body else []
 
     def _unrecorded(self, reason: BaseException) -> BaseException:
         """The store failed: nothing more can be recorded, not even that."""
@@ -333,4 +323,4 @@ def _wait_for_calls(run: RunState) -> None:
 def _write_summary(run: RunState) -> None:
     execution = fold(run.history.headlines)
     run.presence.end()
-    note_end(run.store, execution, run.journal.written, next(run.completions), open_hint=run.presence.written)
+    note_end(run.store, execution, run.journal.written, open_hint=run.presence.written)

@@ -1,69 +1,35 @@
-"""Finding executions among very many: hints whose names say enough to look at a few only.
+"""Names by which executions are found among very many. Hints: the journal decides, and readers put wrong ones right.
 
-Hints are empty of truth: a name that leads to an execution makes it worth a look, and what is said of it comes from
-its summary, its runner's lease or its journal. Losing one costs time; a reader that finds one wrong puts it right.
+===============================================  ============================================  =====================
+name, below ``<project>/index/``                 written                                       removed
+===============================================  ============================================  =====================
+``open/<name>``                                  by a runner after a second, and by a reader   after the end
+                                                 that meets a lost execution
+``open/<name>~waiting``                          by a runner that leaves while it waits        by the next runner
+``open/<name>~lost``, its body a summary         by a reader, if the loss is certain           by the next runner
+``ended/by-status/<status>/<name>``              after the end                                 if a failed execution
+``ended/by-flow/<flow>/<name>``, the status in                                                 is resumed
+place of the flow
+``renamed/<flow>~<former name>``                 by an apply that renames a flow               never
+===============================================  ============================================  =====================
 
-=========================================  =======================================  ====================================
-hint, below ``<project>/index/``           written                                  removed
-=========================================  =======================================  ====================================
-``open/<exec_id>~<flow>``                  by the runner when it ran for a second,  by the runner after the end
-                                           and by a reader that finds it lost
-``open/<exec_id>~<flow>~asking``           by the runner before it asks             by the runner once that is answered
-``open/<exec_id>~<flow>~waiting``          by a runner that leaves while it waits   by the runner that goes on, first
-``open/<exec_id>~<flow>~ending``           by a runner whose execution is known to  by the runner after the end
-                                           be open, before it records the end
-``open/<exec_id>~<flow>~lost``             by a reader that finds it lost; its      by the runner that goes on, after it
-                                           body is what a list shows of it          recorded that, or whose lease had
-                                                                                    lapsed
-``open/was~<flow>~<its former name>``      by an apply that renames a flow, or     never
-                                           whoever reads that entry first
-``by-status/<status>/<exec_id>~<flow>``    by the runner after the end              when a failed one is taken up again
-``by-flow/<flow>/<exec_id>~<status>``      the same                                 the same
-``by-both/<flow>/<status>/<exec_id>``      the same                                 the same
-=========================================  =======================================  ====================================
+A ``<name>`` is ``<exec_id>~<flow>~<version>~<tag>``, so that most filters cost no read. Ids sort by time: the newest
+are found by listing the last ten minutes, then forty times as much, and so on; on a local disk by one listing.
 
-Hence an open execution without ``~asking`` and ``~waiting`` does not wait, and one without ``~ending`` has not ended by
-its runner's hand: a reader that looks for others need not look at it. Nor at one with ``~lost``, unless it looks for
-lost ones. That mark is left once it is certain: the runner's process was on this machine and is dead, or its last lease
-lapsed ten minutes ago, which is more than clocks differ by.
-
-Ids sort by time, so the newest are found by listing what is younger than ten minutes, then twelve times as long, and so
-on: six listings (pages of 1,000 names) reach back for ever. On a local disk one listing of everything is cheaper.
-
-Requests of ``executions list --limit L``, of a store of any size where there are L that fit in the first w windows
-(w is at most 6). One that ended or waits parked costs 1 read, as does one under way whose runner renews its lease, and
-one that is marked as lost; one that is younger than its first lease (5 s), or whose runner has just gone, costs up to
-n + 3 (n: entries of its journal). Whoever first meets one that is lost for certain leaves its mark: 3 requests more.
-
-What no name says is which of the unmarked ones have lost their runner since: whoever asks for lost ones, or for running
-ones of which there are less than L, reads once for each execution that runs right now. Listings count pages of 1,000
-names; one that runs, waits or is lost has one to three names among the open ones.
-
-====================================  ==================================================================================
-asked for                             requests
-====================================  ==================================================================================
-nothing in particular                 1 + w listings, and the reads of L
-``--status running`` (or pending)     5 listings; the reads of those that are open, neither parked nor marked as lost
-``--status lost``                     5 listings; the reads of those that are open and not parked
-``--status waiting``                  5 listings; the reads of those that wait
-``--status failed`` (or completed …)  4 + w listings; the reads of L, and of those younger than ten minutes in no index
-``--flow F``                          the same; only those of F that are open; w more for each former name of F
-====================================  ==================================================================================
-
-The command asks once more for each row that waits: 1 listing of the answers that were left for it, and where there are
-any the reads of its journal, so that it can say ``waiting (answered)``. ``KitaruClient.executions.list`` does not.
+A list costs, beside its names, one read for each execution that it shows and one for each that runs right now.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import chain
 
 from kitaru.errors import KitaruStoreError
 from kitaru.model import address
+from kitaru.model.event import Opened
 from kitaru.model.execution import ENDED, Execution, fold
 from kitaru.ports import Clock
 from kitaru.run.journal import encode_summary, read_entries, read_events, read_summary
@@ -71,68 +37,55 @@ from kitaru.store import hints
 from kitaru.store.port import Store
 
 FIRST_WINDOW = timedelta(minutes=10)
-"""Executions younger than this may not be in any index yet; and the first stretch of time that is listed."""
+"""The first stretch of time that is listed; a younger execution may be in no index yet."""
 
-GROWTH = 12
+GROWTH = 40
 LONGEST_WINDOW = timedelta(days=365)
 STARTS_WITHIN = timedelta(seconds=60)
-"""An execution that nobody has begun to run after this long has no runner that will, as far as can be seen from here.
-"""
+"""An execution that has no runner after so long is lost, as far as can be seen from here."""
 
 OPEN = "open"
-"""Stands for every status of an execution that has not ended."""
-
-PARKED = "waiting"
-ASKING = "asking"
-ENDING = "ending"
+WAITING = "waiting"
 LOST = "lost"
-"""Marks: what the last part of the name of an open execution's hint says of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """The executions that a list shows. ``since`` and ``until``: when they were opened."""
+
+    flow: str | None = None
+    statuses: frozenset[str] | None = None
+    version: int | None = None
+    tag: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    @property
+    def by_time_alone(self) -> bool:
+        """Whether nothing but time is asked for."""
+        return (self.flow, self.statuses, self.version, self.tag) == (None,) * 4
+
+    def fits(self, version: str, tag: str) -> bool:
+        """Whether that version and tag, as an index has them, are asked for."""
+        return (self.version is None or version == str(self.version)) and (self.tag is None or tag == self.tag)
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An execution worth a look.
-
-    ``under_way``: by its hints a runner has it, and no summary was written. ``asking``: it may wait for an answer.
-    ``lost``: the flow of one that is marked as lost, else empty.
-    """
+    """An execution worth a look. ``mark``: ``open``, ``waiting`` or ``lost`` by its hint; empty without one."""
 
     exec_id: str
-    under_way: bool = False
-    asking: bool = False
-    lost: str = ""
+    mark: str = ""
+    flow: str = ""
+    version: str = ""
+    tag: str = ""
+
+    def may_be(self, statuses: frozenset[str]) -> bool:
+        """Whether an execution of that mark may have one of these; a runner may have just ended."""
+        return self.mark == OPEN or self.mark in statuses
 
 
-@dataclass(slots=True)
-class _Open:
-    """An execution that is open by its hints."""
-
-    exec_id: str
-    flow: str
-    marks: set[str]
-
-    def may_be(self, status: str | None) -> bool:
-        if status in (None, OPEN):
-            return True
-        if status in ENDED:
-            return ENDING in self.marks
-        if self.lost:
-            return status == "lost"
-        if status == "waiting":
-            return not self.marks.isdisjoint((PARKED, ASKING))
-        return PARKED not in self.marks
-
-    def candidate(self) -> Candidate:
-        under_way = self.marks.isdisjoint((PARKED, ENDING, LOST))
-        return Candidate(self.exec_id, under_way, ASKING in self.marks, self.flow if self.lost else "")
-
-    @property
-    def lost(self) -> bool:
-        """By its marks. One that may have ended is no such: its journal says which."""
-        return LOST in self.marks and self.marks.isdisjoint((PARKED, ENDING))
-
-
-class Listing:
+class Index:
     """Candidates among the executions of one project, newest first."""
 
     def __init__(self, store: Store, project: str, clock: Clock) -> None:
@@ -140,143 +93,130 @@ class Listing:
         self._project = project
         self._clock = clock
         self._local = store.url.startswith(("file:", "memory:"))
-        self._renames: list[frozenset[str]] = []
 
-    def candidates(self, *, flow: str | None = None, status: str | None = None) -> Iterator[Candidate]:
-        """All executions that may fit, newest first; some of them won't. Those of ``flow`` have any of its names."""
+    def candidates(self, wanted: Filter, flows: frozenset[str]) -> Iterator[Candidate]:
+        """All executions that may fit, newest first; some of them won't. ``flows``: the names of ``wanted.flow``."""
+        low = address.exec_floor(wanted.since) if wanted.since is not None else ""
+        high = address.exec_floor(wanted.until) if wanted.until is not None else ""
         opened = self._open()
-        flows = self.names_of(flow) if flow is not None else None
-        if flow is None and status is None:
-            for names, _ in self._windows(address.executions(self._project)):
+        if wanted.by_time_alone:
+            for names, _ in self._windows([address.executions(self._project)], low, high):
                 for exec_id in (name.rstrip("/") for name in names):
-                    yield opened[exec_id].candidate() if exec_id in opened else Candidate(exec_id)
+                    yield opened.get(exec_id) or Candidate(exec_id)
             return
-        loose, indexed = self._loose(opened, flows, status)
-        if status is None or status in ENDED:
-            young = self._of(indexed, flows, status) if indexed is not None else None
-            for names, floor in self._windows(*self._ended_prefixes(flows, status), young=young):
-                found = {exec_id: Candidate(exec_id) for exec_id in (name.partition("~")[0] for name in names)}
+        loose = [
+            candidate
+            for candidate in (*opened.values(), *self._young(opened))
+            if candidate.exec_id > low and not (high and candidate.exec_id > high)
+            if not candidate.mark
+            or (
+                (wanted.statuses is None or candidate.may_be(wanted.statuses))
+                and (wanted.flow is None or candidate.flow in flows)
+                and wanted.fits(candidate.version, candidate.tag)
+            )
+        ]
+        loose.sort(key=lambda candidate: candidate.exec_id)
+        if wanted.statuses is None or wanted.statuses & ENDED:
+            for names, floor in self._windows(self._ended_prefixes(wanted, flows), low, high):
+                window = {exec_id: Candidate(exec_id) for exec_id in self._fitting(names, wanted)}
                 while loose and loose[-1].exec_id > floor:
-                    one = loose.pop()
-                    found.setdefault(one.exec_id, one)
-                yield from (found[exec_id] for exec_id in sorted(found, reverse=True))
+                    candidate = loose.pop()
+                    window[candidate.exec_id] = candidate
+                yield from (window[exec_id] for exec_id in sorted(window, reverse=True))
         yield from reversed(loose)
 
     def names_of(self, flow: str) -> frozenset[str]:
-        """All the names that ``flow`` had or has, as of the last look at ``candidates``."""
+        """All the names that ``flow`` had or has: one listing."""
+        pairs = [frozenset(name.split("~", 1)) for name in self._store.names(address.renamed_hints(self._project))]
         names = frozenset((flow,))
         while True:
-            more = names.union(*(one for one in self._renames if not names.isdisjoint(one)))
+            more = names.union(*(pair for pair in pairs if not names.isdisjoint(pair)))
             if more == names:
                 return names
             names = more
 
-    def _open(self) -> dict[str, _Open]:
-        """By id."""
-        found: dict[str, _Open] = {}
-        self._renames = []
-        for name in self._names(address.open_hints(self._project), ""):
-            exec_id, _, rest = name.partition("~")
-            flow, _, mark = rest.partition("~")
-            if exec_id == address.RENAMED:
-                self._renames.append(frozenset((flow, mark)))
-                continue
-            found.setdefault(exec_id, _Open(exec_id, flow, set())).marks.add(mark)
-        return found
+    def _open(self) -> dict[str, Candidate]:
+        """By id. Of two hints the plain one counts: a runner writes it before it removes a mark."""
+        opened: dict[str, Candidate] = {}
+        for name in self._store.names(address.open_hints(self._project)):
+            exec_id, flow, version, tag, *mark = name.split("~")
+            if not mark or exec_id not in opened:
+                opened[exec_id] = Candidate(exec_id, mark[0] if mark else OPEN, flow, version, tag)
+        return opened
 
-    def _loose(
-        self, opened: dict[str, _Open], flows: frozenset[str] | None, status: str | None
-    ) -> tuple[list[Candidate], dict[str, list[str]] | None]:
-        """Those that no index of ended ones holds, oldest first: open ones, and young ones in no index at all.
-
-        Beside them the young ones that are in an index, by status, where that had to be looked at.
-        """
-        floor = self._floor(FIRST_WINDOW)
+    def _young(self, opened: dict[str, Candidate]) -> list[Candidate]:
+        """Executions of the last minutes that are in no index."""
+        floor = address.exec_floor(self._clock.now() - FIRST_WINDOW)
         young = {name.rstrip("/") for name in self._names(address.executions(self._project), floor)} - opened.keys()
-        indexed = None
-        if young:
-            indexed = {ended: self._names(address.status_hints(self._project, ended), floor) for ended in sorted(ENDED)}
-            for names in indexed.values():
-                young -= {name.partition("~")[0] for name in names}
-        found = [Candidate(exec_id) for exec_id in young]
-        fitting = (one for one in opened.values() if (flows is None or one.flow in flows) and one.may_be(status))
-        found += [one.candidate() for one in fitting]
-        return sorted(found, key=lambda one: one.exec_id), indexed
+        for status in ENDED if young else ():
+            names = self._names(address.ended_hints(self._project, status), floor)
+            young -= {name.partition("~")[0] for name in names}
+        return [Candidate(exec_id) for exec_id in young]
 
-    def _of(self, indexed: dict[str, list[str]], flows: frozenset[str] | None, status: str | None) -> list[str]:
-        """The ids of those that fit, oldest first."""
-        fitting = (name for ended, names in indexed.items() if status in (None, ended) for name in names)
-        return sorted(name.partition("~")[0] for name in fitting if flows is None or name.partition("~")[2] in flows)
+    def _ended_prefixes(self, wanted: Filter, flows: frozenset[str]) -> list[str]:
+        if wanted.flow is not None:
+            return [address.ended_flow_hints(self._project, flow) for flow in sorted(flows)]
+        statuses = ENDED if wanted.statuses is None else ENDED & wanted.statuses
+        return [address.ended_hints(self._project, status) for status in sorted(statuses)]
 
-    def _ended_prefixes(self, flows: frozenset[str] | None, status: str | None) -> list[str]:
-        if flows is None:
-            return [address.status_hints(self._project, status or "")]
-        return [
-            address.flow_hints(self._project, flow)
-            if status is None
-            else address.flow_status_hints(self._project, flow, status)
-            for flow in sorted(flows)
-        ]
+    def _fitting(self, names: Iterable[str], wanted: Filter) -> Iterator[str]:
+        for name in names:
+            exec_id, kind, version, tag = name.split("~")
+            if wanted.fits(version, tag) and (
+                wanted.flow is None or wanted.statuses is None or kind in wanted.statuses
+            ):
+                yield exec_id
 
-    def _windows(self, *prefixes: str, young: list[str] | None = None) -> Iterator[tuple[list[str], str]]:
-        """Names below ``prefixes`` in stretches of time that grow, the newest first; and the floor of each stretch.
-
-        ``young``: what the first stretch holds, where that is known.
-        """
-        if self._local:
-            yield self._below(prefixes, "")[::-1], ""
-            return
-        span, above = FIRST_WINDOW, ""
+    def _windows(self, prefixes: Sequence[str], low: str, high: str) -> Iterator[tuple[list[str], str]]:
+        """Names below ``prefixes`` in stretches of time that grow, the newest first; and the floor of each stretch."""
+        span, above = FIRST_WINDOW, high
         while True:
-            floor = self._floor(span) if span < LONGEST_WINDOW else ""
-            listed = young if young is not None and not above else self._below(prefixes, floor)
-            names = [name for name in listed if not above or name <= above]
-            yield names[::-1], floor
-            if not floor:
+            floor = low
+            if not self._local and span < LONGEST_WINDOW:
+                floor = max(low, address.exec_floor(self._clock.now() - span))
+            if not above or floor < above:
+                names = sorted(chain.from_iterable(self._names(prefix, floor) for prefix in prefixes), reverse=True)
+                yield [name for name in names if not above or name <= above], floor
+                above = floor
+            if floor == low:
                 return
-            span, above = span * GROWTH, floor
-
-    def _below(self, prefixes: Sequence[str], after: str) -> list[str]:
-        found = [self._names(prefix, after) for prefix in prefixes]
-        return found[0] if len(found) == 1 else sorted(chain.from_iterable(found))
+            span *= GROWTH
 
     def _names(self, prefix: str, after: str) -> list[str]:
         return self._store.names(prefix, after=after)
 
-    def _floor(self, span: timedelta) -> str:
-        return address.exec_floor(self._clock.now() - span)
+
+# --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def note_open(store: Store, project: str, exec_id: str, flow: str) -> None:
-    """Leave the hint that an execution is open. What fails is not missed."""
-    hints.leave(store, address.open_hint(project, exec_id, flow))
+def note_open(store: Store, execution: Execution | Opened) -> None:
+    """Leave the hint that an execution is open. A failure to do so costs others time."""
+    hints.leave(store, _open_key(execution))
 
 
-def note_end(store: Store, execution: Execution, entries: int, completed: int, *, open_hint: bool = True) -> None:
+def note_end(store: Store, execution: Execution, entries: int, *, open_hint: bool = True) -> None:
     """Leave the hints of an execution that has ended after ``entries`` journal entries.
 
-    ``completed``: its completed checkpoints. ``open_hint``: there may be one, to be removed.
+    ``open_hint``: there may be one, to be removed.
     """
-    project = execution.project
     with suppress(KitaruStoreError):
-        for key in _ended_keys(execution):
+        for key in _ended_keys(execution, execution.status):
             hints.write(store, key)
-        summary = encode_summary(execution, entries, completed)
-        hints.write(store, address.summary(project, execution.exec_id), summary)
+        hints.write(store, address.summary(execution.project, execution.exec_id), encode_summary(execution, entries))
         if open_hint:
-            _remove_open(store, execution)
+            hints.remove(store, *(_open_key(execution, mark) for mark in ("", WAITING, LOST)))
 
 
-def note_parked(store: Store, execution: Execution, entries: int, completed: int) -> None:
+def note_waiting(store: Store, execution: Execution, entries: int) -> None:
     """Leave the hints of an execution whose runner has left while it waits: its summary will do to show it."""
-    project, exec_id, flow = execution.project, execution.exec_id, execution.flow_name
+    project, exec_id = execution.project, execution.exec_id
     with suppress(KitaruStoreError):
-        hints.write(store, address.summary(project, exec_id), encode_summary(execution, entries, completed))
+        hints.write(store, address.summary(project, exec_id), encode_summary(execution, entries))
         if store.read(address.journal_entry(project, exec_id, entries + 1)) is not None:
-            hints.remove(store, address.summary(project, exec_id))  # Somebody went on with it meanwhile.
+            hints.remove(store, address.summary(project, exec_id))  # another runner went on with it meanwhile
             return
-        hints.write(store, address.open_hint(project, exec_id, f"{flow}~{PARKED}"))
-        _remove_open(store, execution, but=PARKED)
+        hints.write(store, _open_key(execution, WAITING))
+        hints.remove(store, _open_key(execution), _open_key(execution, LOST))
 
 
 def note_lost(store: Store, execution: Execution, entries: int, still: Callable[[], bool]) -> bool:
@@ -286,68 +226,69 @@ def note_lost(store: Store, execution: Execution, entries: int, still: Callable[
     so that either sees the other.
     """
     project, exec_id = execution.project, execution.exec_id
-    key = address.open_hint(project, exec_id, f"{execution.flow_name}~{LOST}")
-    hints.leave(store, key, encode_summary(execution, entries, completed_calls(execution)))
+    key = _open_key(execution, LOST)
+    hints.leave(store, key, encode_summary(execution, entries))
     if store.read(address.journal_entry(project, exec_id, entries + 1)) is None and still():
+        hints.drop(store, _open_key(execution))
         return True
+    note_open(store, execution)
     hints.drop(store, key)
     return False
 
 
-def read_lost(store: Store, project: str, exec_id: str, flow: str) -> Execution | None:
-    """What the mark of a lost execution says of it; None where it was removed meanwhile."""
-    body = store.read(address.open_hint(project, exec_id, f"{flow}~{LOST}"))
+def read_lost(store: Store, project: str, candidate: Candidate) -> Execution | None:
+    """The execution as its mark says it was lost; None if the mark was removed meanwhile."""
+    name = f"{candidate.exec_id}~{candidate.flow}~{candidate.version}~{candidate.tag}~{LOST}"
+    body = store.read(f"{address.open_hints(project)}{name}")
     execution = read_summary(body) if body is not None else None
     return execution if execution is not None and execution.status == "lost" else None
 
 
 def note_state(store: Store, project: str, exec_id: str, known: tuple[bytes, ...]) -> None:
-    """Leave the hints of an execution that has ended or was left, as its journal says: ``known`` and what follows."""
+    """Leave the hints of an execution that has ended or waits, as its journal says: ``known`` and what follows."""
     with suppress(KitaruStoreError):
         entries = read_entries(store, project, exec_id, known)
         execution = fold(read_events(entries, exec_id))
         if execution.ended:
-            note_end(store, execution, len(entries), completed_calls(execution))
+            note_end(store, execution, len(entries))
         elif execution.suspended_at is not None:
-            note_parked(store, execution, len(entries), completed_calls(execution))
-
-
-def completed_calls(execution: Execution) -> int:
-    """How many of its checkpoint calls have a result."""
-    return sum(call.status == "completed" for call in execution.checkpoints)
+            note_waiting(store, execution, len(entries))
 
 
 def withdraw(store: Store, execution: Execution) -> None:
-    """Before an execution that failed or waits is taken up again: what was left about that is not so any more."""
-    project, exec_id, flow = execution.project, execution.exec_id, execution.flow_name
-    note_open(store, project, exec_id, flow)
-    ended = reversed(_ended_keys(execution))
-    parked = address.open_hint(project, exec_id, f"{flow}~{PARKED}")
-    hints.remove(store, address.summary(project, exec_id), *ended, parked)
+    """Before an execution that failed or waits is resumed: the hints that it ended or waits are no longer true."""
+    note_open(store, execution)
+    ended = _ended_keys(execution, "failed")
+    summary = address.summary(execution.project, execution.exec_id)
+    hints.remove(store, summary, *ended, _open_key(execution, WAITING))
+
+
+def remove_lost(store: Store, execution: Execution | Opened) -> None:
+    """After a runner has shown that it lives: it is not lost."""
+    note_open(store, execution)
+    hints.drop(store, _open_key(execution, LOST))
 
 
 def hint_keys(execution: Execution) -> tuple[str, ...]:
     """Every hint that there may be of an execution, its summary aside."""
-    project, exec_id, flow = execution.project, execution.exec_id, execution.flow_name
+    ended = _ended_keys(execution, execution.status)
+    return (*ended, *(_open_key(execution, mark) for mark in ("", WAITING, LOST)))
+
+
+def _open_key(execution: Execution | Opened, mark: str = "") -> str:
+    flow = execution.flow if isinstance(execution, Opened) else execution.flow_name
+    name = f"{execution.exec_id}~{flow}~{_choice(execution)}"
+    return f"{address.open_hints(execution.project)}{name}{'~' if mark else ''}{mark}"
+
+
+def _ended_keys(execution: Execution, status: str) -> tuple[str, str]:
+    """In the order in which they are written: a reader that finds the last takes the other for written, too."""
+    project, exec_id, flow, choice = execution.project, execution.exec_id, execution.flow_name, _choice(execution)
     return (
-        *_ended_keys(execution),
-        address.open_hint(project, exec_id, flow),
-        address.open_hint(project, exec_id, f"{flow}~{PARKED}"),
+        f"{address.ended_flow_hints(project, flow)}{exec_id}~{status}~{choice}",
+        f"{address.ended_hints(project, status)}{exec_id}~{flow}~{choice}",
     )
 
 
-def _ended_keys(execution: Execution) -> tuple[str, str, str]:
-    """In the order in which they are written: a reader that finds the last takes the others for written, too."""
-    project, exec_id, flow, status = execution.project, execution.exec_id, execution.flow_name, execution.status
-    return (
-        f"{address.flow_status_hints(project, flow, status)}{exec_id}",
-        f"{address.flow_hints(project, flow)}{exec_id}~{status}",
-        f"{address.status_hints(project, status)}{exec_id}~{flow}",
-    )
-
-
-def _remove_open(store: Store, execution: Execution, *, but: str | None = None) -> None:
-    for mark in ("", ASKING, PARKED, ENDING, LOST):
-        if mark != but:
-            name = f"{execution.flow_name}~{mark}" if mark else execution.flow_name
-            hints.remove(store, address.open_hint(execution.project, execution.exec_id, name))
+def _choice(execution: Execution | Opened) -> str:
+    return f"{execution.version or ''}~{execution.tag or ''}"

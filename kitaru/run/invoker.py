@@ -146,15 +146,9 @@ class Invoker:
         return Invoked(opened.exec_id, flow, resolved.version, resolved.tag, launched=launched)
 
     def _launch(self, runner: Runner, exec_id: str, snapshot: bytes, entry: bytes) -> Launched:
-        order = RunOrder(
-            project=self.project,
-            exec_id=exec_id,
-            store_url=self.store.url,
-            snapshot=snapshot,
-            journal_head=(entry,),
-        )
+        order = RunOrder(store=self.store.url, project=self.project, exec_id=exec_id)
         try:
-            return Launched(runner, runner.launch(order))
+            return Launched(runner, runner.launch(order, snapshot))
         except KitaruError as error:
             journal = Journal(self.store, self.project, exec_id, written=1, write_id=self.clock.token(26))
             failure = Failure(type=type(error).__name__, message=error.message, origin="runtime")

@@ -67,12 +67,11 @@ def load(store: Store, project: str, exec_id: str) -> Execution:
     return fold(read_events(entries, exec_id))
 
 
-def encode_summary(execution: Execution, entries: int, completed_checkpoints: int) -> bytes:
+def encode_summary(execution: Execution, entries: int) -> bytes:
     """The hint that is left when the execution has ended, was left or is found lost, after ``entries`` entries."""
     summary = {
         "format": FORMAT,
         "entries": entries,
-        "completed_checkpoints": completed_checkpoints,
         "execution": execution.summary(),
     }
     return address.canonical_json(summary)

@@ -1,10 +1,10 @@
-"""A run says in the store that it is open, that it asks and that it ends: hints for lists; see ``run.listing``."""
+"""Signs of life: the lease that a runner renews while it runs an execution, and its hint that the execution is open."""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -16,7 +16,7 @@ from kitaru.model.address import canonical_json, parse_timestamp, timestamp
 from kitaru.model.event import CheckpointLost, Event, Failed, Failure, Opened, Started, Suspended
 from kitaru.model.execution import Execution, fold
 from kitaru.run.halting import OVERDUE_SECONDS
-from kitaru.run.index import ASKING, ENDING, LOST, STARTS_WITHIN, note_open, withdraw
+from kitaru.run.index import STARTS_WITHIN, note_open, remove_lost, withdraw
 from kitaru.run.journal import Fenced
 from kitaru.store import hints
 from kitaru.store.port import Store
@@ -30,76 +30,50 @@ OPEN_AFTER = 1.0
 
 
 class Presence:
-    """Says that an execution is open once its run has taken a while, that it asks, and that it is about to end."""
+    """Leaves the hint that an execution is open, once its run has taken a while."""
 
-    def __init__(self, store: Store, project: str, opened: Opened) -> None:
+    def __init__(self, store: Store, opened: Opened) -> None:
         self._store = store
-        self._project = project
         self._opened = opened
         self._guard = threading.Lock()
         self._over = False
-        self._resumed = False
-        self._may_be_marked = False
-        self._asked: set[str] = set()
-        self.written = False
-        """Whether this, or an earlier runner, may have said so."""
         self._timer = threading.Timer(OPEN_AFTER, self._write)
         self._timer.daemon = True
+        self.written = False
+        """Whether there may be a hint, of this run or an earlier one."""
+        self.may_be_marked = False
+        """Whether a reader may have marked the execution as lost before this run began."""
 
-    def begin(self, recorded: Iterable[Event], now: datetime, left: Collection[str] = ()) -> None:
-        """Say so later, unless the run is over by then.
+    def begin(self, recorded: Sequence[Event], now: datetime) -> None:
+        """Write the hint in a while; at once if ``recorded`` says that the execution had failed or waited."""
+        resumed = any(isinstance(event, Started) for event in recorded)
+        self.may_be_marked = resumed or parse_timestamp(self._opened.at) + STARTS_WITHIN < now
+        self.written = self.may_be_marked
+        if any(isinstance(event, (Failed, Suspended)) for event in recorded):
+            withdraw(self._store, fold(recorded))
+        else:
+            self._timer.start()
 
-        At once where ``recorded`` says that the execution had failed or was left: hints of that are not so any more.
-        ``left``: waits that nobody asks any more.
+    def confirm(self) -> None:
+        """A reader that marked the execution as lost was mistaken. To be called after the runner has recorded that it
+        goes on, or renewed its lease: a reader that marks it looks at these afterwards.
         """
-        events = list(recorded)
-        self._resumed = self.written = any(isinstance(event, Started) for event in events)
-        # Of one that nobody had begun for so long, too, a reader may have said that it is lost.
-        self._may_be_marked = self._resumed or parse_timestamp(self._opened.at) + STARTS_WITHIN < now
-        self.written = self._may_be_marked
-        if self._resumed:
-            execution = fold(events)
-            for wait in execution.open_waits:
-                if wait.wait_id not in left:
-                    self.ask(wait.wait_id)
-            if any(isinstance(event, (Failed, Suspended)) for event in events):
-                withdraw(self._store, execution)
-                return
-        self._timer.start()
-
-    @property
-    def may_be_marked(self) -> bool:
-        """Whether a reader may have said that it is lost before this run began."""
-        return self._may_be_marked
-
-    def alive(self) -> None:
-        """Whoever said that it is lost was mistaken. After its runner has recorded that it goes on, or renewed its
-        lease: a reader that marks it looks at these afterwards.
-        """
-        self._unmark(LOST)
-
-    def ask(self, wait: str) -> None:
-        """Before the question is recorded."""
         with self._guard:
-            if not self._asked and not self._over:
+            if not self._over:
                 self.written = True
-                self._mark(ASKING)
-            self._asked.add(wait)
-
-    def answered(self, wait: str) -> None:
-        """The answer is recorded."""
-        with self._guard:
-            self._asked.discard(wait)
-            if not self._asked and not self._over:
-                self._unmark(ASKING)
+                remove_lost(self._store, self._opened)
 
     def ending(self) -> None:
-        """Before the end is recorded; nothing but that and what follows from it is said from here on."""
-        self._timer.cancel()
+        """Before the end is recorded: the lease says no longer that the execution runs."""
+        self.end()
+        if self.written:
+            hints.drop(self._store, address.lease(self._opened.project, self._opened.exec_id))
+
+    def renew(self, body: bytes) -> None:
+        """Write the lease, unless the run is over."""
         with self._guard:
-            if self.written and not self._over:
-                self._mark(ENDING)
-            self._over = True
+            if not self._over:
+                hints.write(self._store, address.lease(self._opened.project, self._opened.exec_id), body)
 
     def end(self) -> None:
         """The run is over: nothing is written after this returns."""
@@ -109,22 +83,9 @@ class Presence:
 
     def _write(self) -> None:
         with self._guard:
-            if self._over:
-                return
-            self.written = True
-            note_open(self._store, self._project, self._opened.exec_id, self._opened.flow)
-            if self._resumed:
-                # Its last runner may have been killed at the very end.
-                self._unmark(ENDING)
-
-    def _mark(self, mark: str) -> None:
-        hints.leave(self._store, self._key(mark))
-
-    def _unmark(self, mark: str) -> None:
-        hints.drop(self._store, self._key(mark))
-
-    def _key(self, mark: str) -> str:
-        return address.open_hint(self._project, self._opened.exec_id, f"{self._opened.flow}~{mark}")
+            if not self._over:
+                self.written = True
+                note_open(self._store, self._opened)
 
 
 LEASE_SECONDS = 45.0
@@ -291,13 +252,13 @@ class LeaseKeeping:
         run = self._run
         moment = run.clock.now()
         until = moment + timedelta(seconds=self._seconds)
-        hints.write(run.store, address.lease(run.project, run.exec_id), self._body(asks, moment, until))
+        run.presence.renew(self._body(asks, moment, until))
         self._asks = asks
         slept = self._until is not None and self._until < moment
         self._until = until
         if slept:
             # The machine was asleep, or the store away: meanwhile a reader may have marked it as lost.
-            run.presence.alive()
+            run.presence.confirm()
 
     def _body(self, asks: bool, moment: datetime, until: datetime) -> bytes:
         run = self._run

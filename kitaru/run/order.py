@@ -1,6 +1,6 @@
-"""What a worker does with its order: the source in place, the flow loaded, the flow run.
+"""A worker carries out its order: it reads the journal and the snapshot, loads the flow from its source, and runs it.
 
-Whatever keeps a flow from its first line ends in the journal as a failure, so that whoever waits learns why.
+A failure before the flow's first line ends in the journal like any other.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from kitaru.errors import (
     KitaruBackendError,
@@ -21,6 +21,7 @@ from kitaru.errors import (
     KitaruExecutionError,
     KitaruIntegrityError,
     KitaruStackError,
+    KitaruUsageError,
 )
 from kitaru.model import address
 from kitaru.model.event import Failed, Opened, Origin
@@ -31,7 +32,7 @@ from kitaru.run.index import note_state
 from kitaru.run.journal import Fenced, Journal, read_events
 from kitaru.run.port import Mask
 from kitaru.stacks.port import RunOrder
-from kitaru.stacks.process import leave_with_children
+from kitaru.store.log import read_many
 from kitaru.store.port import Store
 
 COMPLETED = 0
@@ -48,8 +49,8 @@ Unpack = Callable[[str, Callable[[], bytes]], Path]
 Load = Callable[[Path, str, tuple[str, ...]], Any]
 """From the folder, a target and the folders to import from to the flow."""
 
-Execute = Callable[[Any], int]
-"""Runs the loaded flow to its end, which its journal records, and gives the exit code."""
+Execute = Callable[[Any, tuple[bytes, ...], Mapping[str, Any]], int]
+"""From the loaded flow, the journal's entries and the snapshot: runs it to its end; the exit code."""
 
 
 class Terminated(SystemExit):
@@ -68,20 +69,21 @@ def run_order(
 ) -> int:
     """Carry out ``order`` in this process, on its main thread; the exit code.
 
-    Reads nothing from the store where the source lies unpacked, and writes nothing before the flow does. SIGTERM ends
-    it with what is recorded. ``mask`` takes secrets out of the reason why the flow never began. Raises ``KitaruError``
-    only where the store can't be told of a failure.
+    SIGTERM ends it with what is recorded. ``mask`` takes secrets out of the reason of a failure. ``KitaruError`` only
+    if the store can't be read, or can't be written to record the failure.
     """
     try:
         with _stopping_on_sigterm():
+            entries = _read_journal(order, store)
             try:
-                flow = _prepare(order, store, unpack, load)
+                snapshot = _read_snapshot(order, store, entries[0])
+                flow = _prepare(order, store, snapshot, unpack, load)
             except Terminated:
                 raise
             except (Exception, SystemExit) as error:
-                _record_failure(order, store, clock, error, mask)
+                _record_failure(order, store, clock, entries, error, mask)
                 return FAILED
-            return execute(flow)
+            return execute(flow, entries, snapshot)
     except Terminated:
         return STOPPED
     except Left:
@@ -96,45 +98,44 @@ def run_order(
     return FAILED
 
 
-def _prepare(order: RunOrder, store: Store, unpack: Unpack, load: Load) -> Any:
+def _read_journal(order: RunOrder, store: Store) -> tuple[bytes, ...]:
     if not store.durable_across_processes:
         raise KitaruStackError(
             f"the execution was opened in {store.url}, which no other process can see",
             hint="use a file:// or s3:// store",
         )
-    snapshot = read_order_snapshot(order)
+    numbers = range(1, order.entries + 1)
+    keys = [address.journal_entry(order.project, order.exec_id, number) for number in numbers]
+    entries = tuple(body for body in read_many(store, keys) if body)
+    if len(entries) != order.entries:
+        raise KitaruUsageError(
+            f"execution {order.exec_id} is not in project {order.project} of {store.url}, or not whole",
+            hint="kitaru executions list",
+        )
+    return entries
+
+
+def _read_snapshot(order: RunOrder, store: Store, entry: bytes) -> dict[str, Any]:
+    """The snapshot that the execution was opened with, as JSON data; its digest says that Kitaru wrote it."""
+    opened = read_events((entry,), order.exec_id)[0]
+    if not isinstance(opened, Opened) or opened.snapshot is None:
+        raise KitaruIntegrityError(f"the journal of {order.exec_id} does not say which snapshot it runs")
+    key = address.blob(order.project, opened.snapshot)
+    body = store.read(key)
+    if body is None or address.digest(body) != opened.snapshot:
+        raise KitaruIntegrityError(
+            f"the snapshot of {order.exec_id} is missing or damaged ({key})",
+            hint="restore that key of the store from a backup, or deploy the same commit again",
+        )
+    snapshot: dict[str, Any] = json.loads(body)
+    return snapshot
+
+
+def _prepare(order: RunOrder, store: Store, snapshot: Mapping[str, Any], unpack: Unpack, load: Load) -> Any:
     source = snapshot["source"]
     root = unpack(source, lambda: _fetch_archive(store, order.project, source))
     enter_source(root, _working_folder())
     return load(root, snapshot["target"], tuple(snapshot.get("roots") or ()))
-
-
-def leave_process(error: KitaruExecutionError) -> NoReturn:
-    """Leave at once, in a process that exists for one execution: that one's end is recorded, and the code that is under
-    way does not react.
-    """
-    print(f"error: {error.message}; it did not end by itself", file=sys.stderr, flush=True)
-    leave_with_children(FAILED)
-
-
-def read_order_snapshot(order: RunOrder) -> dict[str, Any]:
-    """The snapshot of the order as plain JSON data, once it is the one that the execution was opened with.
-
-    No model is needed to read it: its digest says that it is what a Kitaru wrote. Raises ``KitaruIntegrityError``.
-    """
-    opened = read_events(order.journal_head[:1], order.exec_id)
-    if not opened or not isinstance(opened[0], Opened):
-        raise KitaruIntegrityError(f"the order for {order.exec_id} does not say how it was opened")
-    expected = opened[0].snapshot
-    found = address.digest(order.snapshot)
-    if expected is not None and found != expected:
-        raise KitaruIntegrityError(
-            f"the order holds snapshot {address.short(found)}, and the execution was opened with "
-            f"{address.short(expected)}",
-            hint="invoke the flow again; if that fails too, restore the snapshot from a backup",
-        )
-    content: dict[str, Any] = json.loads(order.snapshot)
-    return content
 
 
 def enter_source(root: Path, caller: Path | None) -> None:
@@ -165,19 +166,24 @@ def _fetch_archive(store: Store, project: str, source: str) -> bytes:
     return body
 
 
-def _record_failure(order: RunOrder, store: Store, clock: Clock, error: BaseException, mask: Mask | None) -> None:
-    """Say in the journal, and in the worker's own log, why the flow never began."""
+def _record_failure(
+    order: RunOrder,
+    store: Store,
+    clock: Clock,
+    entries: tuple[bytes, ...],
+    error: BaseException,
+    mask: Mask | None,
+) -> None:
+    """Record in the journal, and in the worker's own log, why the flow never began."""
     folder = _working_folder()  # the source's, once that was found
     failure = failure_of(error, (str(folder),) if folder is not None else (), mask)
     hint = error.hint if isinstance(error, KitaruError) else ""
     message = f"{failure.message}\n{mask(hint) if mask is not None else hint}" if hint else failure.message
     origin: Origin = "backend" if isinstance(error, KitaruBackendError) else "runtime"
     print(f"error: {message}", failure.traceback, sep="\n", file=sys.stderr)
-    journal = Journal(store, order.project, order.exec_id, written=len(order.journal_head), write_id=clock.token(26))
-    journal.commit(
-        Failed(at=address.timestamp(clock.now()), error=replace(failure, message=message, origin=origin), calls=[])
-    )
-    note_state(store, order.project, order.exec_id, order.journal_head)
+    journal = Journal(store, order.project, order.exec_id, written=len(entries), write_id=clock.token(26))
+    journal.commit(Failed(at=address.timestamp(clock.now()), error=replace(failure, message=message, origin=origin)))
+    note_state(store, order.project, order.exec_id, entries)
 
 
 @contextmanager

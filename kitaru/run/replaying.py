@@ -1,13 +1,13 @@
-"""Opening an execution that replays another: what it may take over is recorded before its first runner begins.
+"""Opening an execution that replays another: the outcomes that it may take over are recorded first, as offers.
 
-Nobody has taken it then. What the body asks for is recorded as taken; the rest leaves no trace in the execution.
+The body takes an offer by making the call, and then that is recorded; the rest leaves no trace in the execution.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, TypeGuard
+from typing import Any
 
 from kitaru.core.replay import RecordedCall
 from kitaru.errors import KitaruStateError
@@ -18,8 +18,6 @@ from kitaru.model.event import (
     CheckpointFailed,
     CheckpointOffered,
     Event,
-    FailureOffered,
-    Kept,
     MetadataLogged,
     Opened,
     Value,
@@ -30,7 +28,6 @@ from kitaru.model.event import (
 )
 from kitaru.model.execution import digest_question
 from kitaru.model.replay import REUSED, ReplayPlan
-from kitaru.model.standing import place_of
 from kitaru.ports import Clock
 from kitaru.run.journal import log_of, open_execution
 from kitaru.store.port import Store, Taken
@@ -54,85 +51,70 @@ def offers(
     at: str,
     movable: bool,
 ) -> list[Event]:
-    """What a replay begins with: each outcome and answer that it may take over, with the call's notes and artifacts.
+    """The first events of a replay: each outcome and answer that it may take over, with the call's notes and artifacts.
 
-    ``results`` (by checkpoint) and ``answers`` (by wait) are given by whoever replays. ``movable``: other code runs,
-    which may make the calls at other places. Made at ``at``.
+    ``results`` (by checkpoint) and ``answers`` (by wait) are given by the person ``by`` who replays. ``movable``: calls
+    may be made at other places. Made at ``at``.
     """
     reused = {call.call_id for call in plan.calls if call.action in REUSED}
     taken = {wait.wait_id for wait in plan.waits if wait.action in REUSED}
     outcomes: dict[str, CheckpointCompleted | CheckpointFailed] = {}
-    moved: set[str] = set()
     asked: dict[str, str] = {}
     notes: dict[str, list[dict[str, Any]]] = {}
     order = {call.call_id: place for place, call in enumerate(plan.calls)}
-    found: list[Event] = []
+    offered: list[Event] = []
     for event in events:
-        if _is_outcome(event):
+        if isinstance(event, CheckpointCompleted) or (isinstance(event, CheckpointFailed) and not event.retry):
             if event.call in reused:
                 outcomes[event.call] = event
-        elif isinstance(event, Kept) and event.of != event.place:
-            moved.add(event.of)
         elif isinstance(event, (MetadataLogged, ArtifactSaved)) and event.call in reused:
             notes.setdefault(event.call or "", []).append(event.to_json())
         elif isinstance(event, WaitOpened):
             asked[event.wait] = digest_question(event.question, event.schema, event.metadata)
         elif isinstance(event, WaitAnswered) and event.wait in taken:
-            found.append(
-                AnswerOffered(
-                    at=at,
-                    wait=event.wait,
-                    name=event.name,
-                    value=event.value,
-                    by=event.by,
-                    asked=asked.get(event.wait),
-                )
+            question = asked.get(event.wait)
+            offered.append(
+                AnswerOffered(at=at, wait=event.wait, name=event.name, value=event.value, by=event.by, asked=question)
             )
-    for call, event in sorted(outcomes.items(), key=lambda item: order[item[0]]):
-        # Under another id than that of its place, it is found by name and inputs.
-        elsewhere = movable or call in moved or place_of(call) != call
-        found.append(_offer(event, at, elsewhere, notes.get(call, [])))
+    for call, outcome in sorted(outcomes.items(), key=lambda item: order[item[0]]):
+        offered.append(_offer(outcome, at, movable, notes.get(call, [])))
     first = {call.name: call.call_id for call in reversed(plan.calls)}
-    found += [
+    offered += [
         CheckpointOffered(at=at, call=first.get(name, ""), name=name, input_digest="", output=value, by=by or SOMEBODY)
         for name, value in results.items()
     ]
     waits = {wait.name: wait.wait_id for wait in reversed(plan.waits)}
-    found += [
+    offered += [
         AnswerOffered(at=at, wait=waits.get(name, ""), name=name, value=value, by=by, given=True)
         for name, value in answers.items()
     ]
-    return found
-
-
-def _is_outcome(event: Event) -> TypeGuard[CheckpointCompleted | CheckpointFailed]:
-    return isinstance(event, CheckpointCompleted) or (isinstance(event, CheckpointFailed) and not event.retry)
+    return offered
 
 
 def _offer(
     event: CheckpointCompleted | CheckpointFailed, at: str, movable: bool, notes: list[dict[str, Any]]
-) -> CheckpointOffered | FailureOffered:
-    shared: dict[str, Any] = {
-        "at": at,
-        "call": event.call,
-        "name": event.name,
-        "input_digest": event.input_digest,
-        "args": event.args,
-        "movable": movable,
-        "notes": notes,
-    }
-    if isinstance(event, CheckpointFailed):
-        return FailureOffered(error=event.error, returns=event.returns, **shared)
-    return CheckpointOffered(output=event.output, **shared)
+) -> CheckpointOffered:
+    return CheckpointOffered(
+        at=at,
+        call=event.call,
+        name=event.name,
+        input_digest=event.input_digest,
+        args=event.args,
+        output=None if isinstance(event, CheckpointFailed) else event.output,
+        error=event.error if isinstance(event, CheckpointFailed) else None,
+        returns=event.returns if isinstance(event, CheckpointFailed) else None,
+        movable=movable,
+        notes=notes,
+    )
 
 
 def taken_events(
-    offer: CheckpointOffered | FailureOffered, call: str, taken: RecordedCall, at: str
+    offer: CheckpointOffered, call: str, taken: RecordedCall, at: str
 ) -> tuple[list[Event], CheckpointCompleted | CheckpointFailed]:
-    """What is recorded when the call takes the offer: its notes, and its outcome."""
+    """The events of a call that takes the offer: its notes, and its outcome."""
     read = [event for event in map(read_event, offer.notes) if isinstance(event, (MetadataLogged, ArtifactSaved))]
     notes: list[Event] = [replace(note, at=at, call=call) for note in read]
-    if isinstance(offer, FailureOffered):
+    if offer.error is not None:
         return notes, CheckpointFailed(
             at=at,
             started=at,

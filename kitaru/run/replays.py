@@ -12,7 +12,7 @@ from kitaru import wiring
 from kitaru.client.handle import FlowHandle
 from kitaru.client.session import Session
 from kitaru.client.values import plain_value, read_value
-from kitaru.core.replay_plan import CHECKPOINT, WAIT, Changes, failing_calls, must_be_known, on_its_way, plan_replay
+from kitaru.core.replay import CHECKPOINT, WAIT, Changes, must_be_known, plan_replay
 from kitaru.errors import KitaruError, KitaruInputError, KitaruUsageError, KitaruWaitValidationError, Problem
 from kitaru.model import address
 from kitaru.model.address import canonical_json, timestamp
@@ -254,9 +254,8 @@ class Replays:
             answers=answers,
             gone=self._gone(original, released) if released is not None and not same_code else (),
             there=_there(released, flow),
-            failing=failing_calls(events, original),
         )
-        plan = plan_replay(*on_its_way(events, original), cut=cut, changes=changes)
+        plan = plan_replay(original, cut=cut, changes=changes)
         returned = failed_returns(events) if same_code else {}
         check_results(session, original, results, flow, changes.there, returned)
         return Replay(original, plan, events, results, answers, inputs, released, flow, same_code)
@@ -311,15 +310,15 @@ class Replays:
             answers,
             by=session.actor,
             at=at,
-            movable=not settled.same_code,
+            movable=not settled.same_code or len(original.attempts) > 1,
         )
         entries = open_replay(store, session.clock, opened, offered)
         if runner is None or released is None:
             assert settled.flow is not None
             return self._running.in_thread(settled.flow, opened.exec_id, entries)
-        order = RunOrder(project, opened.exec_id, store.url, released.body, entries)
+        order = RunOrder(store=store.url, project=project, exec_id=opened.exec_id, entries=len(entries))
         try:
-            runner.launch(order)
+            runner.launch(order, released.body)
         except KitaruError as error:
             journal = Journal(store, project, opened.exec_id, written=len(entries), write_id=session.clock.token(26))
             failure = Failure(type=type(error).__name__, message=error.message, origin="runtime")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
 import time
@@ -38,8 +37,6 @@ from kitaru.model.event import (
     Event,
     Failed,
     Failure,
-    FailureOffered,
-    Kept,
     Opened,
     Started,
     Value,
@@ -54,7 +51,7 @@ from kitaru.run.lease import Presence
 from kitaru.run.pool import ThreadPool
 from kitaru.run.port import Mask
 from kitaru.run.replaying import taken_events
-from kitaru.run.wait_book import WaitBook
+from kitaru.run.waits import WaitBook
 from kitaru.source.port import NO_CODE, CodeBase
 from kitaru.store.port import Store
 
@@ -116,17 +113,15 @@ class RunState:
         """Why the run goes no further though nothing failed: cancelled, left, taken over by another runner."""
         self.cancel_recorded = False  # over the head of code that does not react
         self.under_way = UnderWay()
-        self.waits = WaitBook(events, self.recorded.standing)
+        self.waits = WaitBook(events)
         self.abandoned: BaseException | None = None
         """Why calls that wait for their turn must not begin any more."""
         self.diverged: KitaruDivergenceError | None = None
-        self.completions = itertools.count(self.recorded.completed)
-        """Counts completed calls, from any thread."""
         self.home = flow.func.__module__
         self.mask = mask
         self.check_answer = check_answer
         self.cache = Cache(store, self.opened, code, home=self.home, resumed=len(entries) > 1)
-        self.presence = Presence(store, project, self.opened)
+        self.presence = Presence(store, self.opened)
         self.logged: dict[str, dict[str, Any]] = {}
         """The metadata of calls, by their keys, as far as this run knows it."""
 
@@ -143,19 +138,17 @@ class RunState:
         """What ``call`` takes: an outcome that is recorded, else one of the execution that this one replays."""
         with self._deciding:
             decision = self.recorded.decide(call)
-        if isinstance(decision, Reuse) and decision.kept:
-            self.journal.buffer(Kept(at=self.now(), of=decision.call, place=call.key))
-        if not isinstance(decision, Compute) or self.recorded.get(decision.call) is not None:
-            return decision
-        offer = self.offers.take(call)
-        if offer is None:
-            return decision
-        if isinstance(offer, FailureOffered):
-            taken = RecordedCall(call.name, call.input_digest, failure=offer.error, offer=offer)
+            if not isinstance(decision, Compute) or self.recorded.get(decision.call) is not None:
+                return decision
+            offer = self.offers.take(call)
+            if offer is None:
+                return decision
+            taken = RecordedCall(call.name, call.input_digest, offer.output, failure=offer.error, offer=offer)
             self.recorded[decision.call] = taken
-            return Reraise(offer.error, decision.call)
-        self.recorded[decision.call] = RecordedCall(call.name, call.input_digest, offer.output, offer=offer)
-        return Reuse(offer.output, decision.call)
+        if offer.output is not None:
+            return Reuse(offer.output, decision.call)
+        assert offer.error is not None
+        return Reraise(offer.error, decision.call)
 
     def took(self, key: str, output: Value | None = None) -> None:
         """The offer for this call fits: record that, with ``output`` where it is stored anew. Durable with what comes
@@ -169,8 +162,6 @@ class RunState:
         for event in (*notes, outcome):
             self.journal.buffer(event)
         self.recorded.add(outcome)
-        if isinstance(outcome, CheckpointCompleted):
-            next(self.completions)
 
     def failure_of(self, error: BaseException) -> Failure:
         """``error`` as this run records it."""

@@ -1,29 +1,42 @@
-"""Waits of a running flow: the question is recorded, the answer polled for, and the runner leaves where it is long in
-coming.
+"""Waits of a running flow: it records the question and polls for the answer; an idle runner leaves.
 
-The answer is an object of its own, created once by whoever answers first. Only the runner writes the journal.
+The answer is an object of its own, which the first answer creates. Only the runner writes the journal.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from kitaru.core.replay import AGAIN, place_of
 from kitaru.errors import KitaruDivergenceError, KitaruIntegrityError, KitaruUsageError, KitaruWaitValidationError
-from kitaru.flows.waiting import Question
 from kitaru.model import address
-from kitaru.model.event import AnswerRefused, Kept, Suspended, WaitAborted, WaitAnswered, WaitOpened
+from kitaru.model.event import (
+    AnswerRefused,
+    AttemptFailed,
+    Event,
+    Failed,
+    Started,
+    Suspended,
+    WaitAborted,
+    WaitAnswered,
+    WaitOpened,
+)
 from kitaru.model.execution import digest_question
 from kitaru.run.halting import CancelRequested, Left
 from kitaru.run.masking import mask_tree
-from kitaru.run.run_state import RunState
 from kitaru.store.log import withdraw
 from kitaru.values import stored
 from kitaru.values.codec import encode
+
+if TYPE_CHECKING:
+    from kitaru.flows.waiting import Question
+    from kitaru.run.run_state import RunState
 
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 2.0
@@ -49,6 +62,96 @@ def read_answer(body: bytes, where: str) -> Answer:
         raise KitaruIntegrityError(f"{where} is no answer to a wait: {error}", hint="kitaru store verify") from error
 
 
+@dataclass(frozen=True, slots=True)
+class RecordedWait:
+    """The record of a wait that the body comes to, under the id ``wait``; empty where it was not asked before."""
+
+    wait: str
+    opened: WaitOpened | None = None
+    answered: WaitAnswered | None = None
+
+
+class WaitBook:
+    """The record of an execution's waits, by their ids, and those that this run polls for.
+
+    As for calls, an attempt after a failure takes each answer to the same question once, best at its own place.
+    """
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        self.opened: dict[str, WaitOpened] = {}
+        """Questions that stand, with an answer or without one."""
+        self.answered: dict[str, WaitAnswered] = {}
+        self.polled: dict[str, float] = {}
+        """Waits that are being polled → until when (on the monotonic clock) at least."""
+        self.leaving = threading.RLock()
+        """Held while it is decided that the run halts."""
+        self._guard = threading.Lock()
+        self._here: dict[str, str] = {}
+        """Place → wait, of this attempt at the body."""
+        self._earlier: list[str] = []
+        """Answered waits of earlier attempts that this one has not come to yet."""
+        self.withdrawn: dict[str, WaitOpened] = {}
+        """Questions of earlier attempts that have no answer."""
+        self._attempt = 1
+        failed = False
+        for event in events:
+            if isinstance(event, WaitOpened):
+                self.open(event)
+            elif isinstance(event, WaitAnswered):
+                self.answer(event)
+            elif isinstance(event, (AttemptFailed, Failed)):
+                failed = True
+            elif isinstance(event, Started):
+                if failed:
+                    self.begin_again()
+                failed = False
+                self._attempt = event.attempt
+        if failed:
+            self.begin_again()
+
+    @property
+    def asks(self) -> bool:
+        """Whether a question is open."""
+        return len(self.opened) > len(self.answered)
+
+    def begin_again(self) -> None:
+        """The body begins once more: it asks again the questions that it still comes to."""
+        self._attempt += 1
+        self.polled, self._here = {}, {}
+        self.withdrawn |= {wait: event for wait, event in self.opened.items() if wait not in self.answered}
+        self._earlier = list(self.answered)
+        self.opened = {wait: event for wait, event in self.opened.items() if wait in self.answered}
+
+    def find(self, place: str, name: str, question: str | None, schema: dict[str, Any] | None) -> RecordedWait:
+        """The record of the wait at that place. ``opened`` may be of another name: then the body diverged."""
+
+        def is_same(opened: WaitOpened | None) -> bool:
+            return opened is not None and (opened.name, opened.question, opened.schema) == (name, question, schema)
+
+        with self._guard:
+            wait = self._here.get(place)
+            if wait is None:
+                same = [wait for wait in self._earlier if is_same(self.opened.get(wait))]
+                if same:
+                    wait = min(same, key=lambda wait: place_of(wait) != place)
+                    self._earlier.remove(wait)
+            if wait is not None:
+                return RecordedWait(wait, self.opened.get(wait), self.answered.get(wait))
+        before = self.withdrawn.get(place) or self.opened.get(place)
+        return RecordedWait(place if before is None or is_same(before) else f"{place}{AGAIN}{self._attempt}")
+
+    def open(self, event: WaitOpened) -> None:
+        """It is asked."""
+        self.withdrawn.pop(event.wait, None)
+        self.opened[event.wait] = event
+        self._here[place_of(event.wait)] = event.wait
+
+    def answer(self, event: WaitAnswered) -> None:
+        """It is answered."""
+        self.answered[event.wait] = event
+        self.polled.pop(event.wait, None)
+
+
 class Poll:
     """One wait of this run, from its question to its answer."""
 
@@ -70,8 +173,6 @@ class Poll:
         text, metadata = mask_tree(question.text, run.mask), mask_tree(question.metadata, run.mask)
         known = run.waits.find(self._place, self._name, text, question.schema)
         opened, answered, self._wait = known.opened, known.answered, known.wait
-        if known.kept:
-            run.journal.buffer(Kept(at=run.now(), of=known.wait, place=self._place))
         if opened is not None and opened.name != self._name:
             run.diverged = KitaruDivergenceError(
                 f"flow {run.flow.name!r} no longer asks what execution {run.exec_id} recorded: "
@@ -98,7 +199,6 @@ class Poll:
         if opened is None and self._take_over(asking):
             return
         if opened is None:
-            run.presence.ask(self._wait)
             run.journal.commit(asking, *self._refused)
             run.waits.open(asking)
         enough = float("inf") if question.timeout is None else time.monotonic() + question.timeout
@@ -182,7 +282,6 @@ class Poll:
         if found:
             stored.settle(run.store, run.project, encoded)
         run.waits.answer(event)
-        run.presence.answered(self._wait)
         self.found = [value]
         return True
 
@@ -232,19 +331,8 @@ class PendingAnswer:
         raise KitaruUsageError("wait() in an async flow must be awaited", hint="Write: answer = await wait(...)")
 
 
-def ask(run: RunState, wait: str, question: Question) -> Any:
-    """The answer to a wait, which this thread waits for; a ``PendingAnswer`` where an event loop runs."""
-    run.check()
-    poll = Poll(run, wait, question)
-    if "asyncio" in sys.modules:
-        from kitaru.run import event_loop
-
-        if event_loop.running_loop() is not None:
-            return PendingAnswer(event_loop.answered(run, poll))
-    return run.interrupts.shielded(lambda: _poll(run, poll))
-
-
-def _poll(run: RunState, poll: Poll) -> Any:
+def until_answered(run: RunState, poll: Poll) -> Any:
+    """The answer, for which this thread waits."""
     poll.open()
     while not poll.found:
         poll.look()

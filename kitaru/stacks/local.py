@@ -24,7 +24,7 @@ from kitaru.stacks.process import describe_process, process_alive
 
 Environment = Literal["current", "venv"]
 
-WORKER = "kitaru.run.worker"
+WORKER = "kitaru.wiring.worker"
 PACKAGE = Path(__file__).resolve().parents[1]
 
 INSTALLED = ("site-packages", "dist-packages")
@@ -105,13 +105,13 @@ class LocalRunner:
         elif requirements:
             self._check_installed(requirements)
 
-    def launch(self, order: RunOrder) -> RunnerInfo:
+    def launch(self, order: RunOrder, snapshot: bytes) -> RunnerInfo:
         """Start the worker in a session of its own: it outlives this process and its terminal.
 
         Raises ``KitaruStackError`` where the process can't be started at all. What goes wrong later the worker writes
         into the journal, or, before it gets that far, to its log: see ``startup_failure``.
         """
-        image = _image_of(order.snapshot)
+        image = _image_of(snapshot)
         try:
             python, environ = self._interpreter(image)
             process = self._start(order, python, environ)
@@ -157,7 +157,7 @@ class LocalRunner:
         descriptor = os.open(self._log(order.exec_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         # The order travels in a file without a name: private, gone with the worker, and no pipe to wait at.
         with open(descriptor, "ab", buffering=0) as log, tempfile.TemporaryFile() as stdin:
-            stdin.write(encode_order(order))
+            stdin.write(json.dumps(order.to_json()).encode())
             stdin.seek(0)
             log.write(HEADER + f"{order.exec_id} {python}\n".encode())
             try:
@@ -298,19 +298,6 @@ def _log(folder: Path, exec_id: str) -> Path:
 def secret_variable(name: str) -> str:
     """The environment variable that stands for the secret: ``openai-creds`` is ``KITARU_SECRET_OPENAI_CREDS``."""
     return "KITARU_SECRET_" + re.sub(r"[^A-Z0-9]", "_", name.upper())
-
-
-def encode_order(order: RunOrder) -> bytes:
-    """The order as the JSON that ``kitaru.run.worker`` reads from its standard input."""
-    content = {
-        "project": order.project,
-        "exec_id": order.exec_id,
-        "store_url": order.store_url,
-        "snapshot": order.snapshot.decode("utf-8", "surrogateescape"),
-        "journal_head": [entry.decode("utf-8", "surrogateescape") for entry in order.journal_head],
-        "takes_over": order.takes_over,
-    }
-    return json.dumps(content).encode()
 
 
 def _image_of(snapshot: bytes) -> dict[str, Any]:

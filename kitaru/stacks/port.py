@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from kitaru.model.jsonable import record
+from kitaru.model.jsonable import Record, record
 
 
 @record()
@@ -18,18 +18,25 @@ class RunnerInfo:
     """The process's start, in the kernel's own words, so that a reused pid is told apart. Empty where unknown."""
 
 
-@record()
-class RunOrder:
-    """What a runner is given to start one execution; ``journal_head`` spares it the first read.
+ORDER_FORMAT = 1
 
+
+@record(kw_only=True)
+class RunOrder(Record):
+    """A worker's order: an execution in a store, by name, as its caller saw it.
+
+    ``entries``: how many entries its journal had. If another runner has added one since, that one has the execution.
     ``takes_over``: another runner may have begun, or may be about to; without it this is the execution's first one.
+
+    >>> RunOrder(store="s3://bucket/kitaru", project="research", exec_id="ex-…").to_json()
+    {'format': 1, 'store': 's3://bucket/kitaru', 'project': 'research', 'exec_id': 'ex-…', 'entries': 1, ...}
     """
 
+    format: int = ORDER_FORMAT
+    store: str
     project: str
     exec_id: str
-    store_url: str
-    snapshot: bytes
-    journal_head: tuple[bytes, ...]
+    entries: int = 1
     takes_over: bool = False
 
 
@@ -40,8 +47,11 @@ class Runner(Protocol):
         """Raise ``KitaruStackError`` where this stack can't run the snapshot (requirements, ...). Starts nothing."""
         ...
 
-    def launch(self, order: RunOrder) -> RunnerInfo:
-        """Start it and return at once; the execution goes on when the caller exits."""
+    def launch(self, order: RunOrder, snapshot: bytes) -> RunnerInfo:
+        """Start a worker with this order and return at once; the execution goes on when the caller exits.
+
+        ``snapshot``: the one that the execution is pinned to, which ``check`` passed.
+        """
         ...
 
     def startup_failure(self, exec_id: str) -> str:

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from kitaru.errors import KitaruError, KitaruIntegrityError, KitaruStoreFormatError
 from kitaru.model import address
-from kitaru.model.jsonable import Noun
 from kitaru.model.lockfile import VersionTable
+from kitaru.model.noun import Noun
 from kitaru.model.pieces import Body
 from kitaru.model.snapshot import Snapshot
 from kitaru.store.port import Created, Store

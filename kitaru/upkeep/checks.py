@@ -24,8 +24,8 @@ from kitaru.model.event import (
     decode_entry,
 )
 from kitaru.model.execution import Execution, fold
-from kitaru.model.jsonable import Noun
 from kitaru.model.lockfile import FlowState, Lockfile, VersionTable
+from kitaru.model.noun import Noun
 from kitaru.model.snapshot import Snapshot
 from kitaru.ports import Reporter, Step
 from kitaru.run.journal import read_entries

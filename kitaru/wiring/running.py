@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from kitaru.errors import KitaruCancelledError, KitaruExecutionError, KitaruStackError, KitaruUsageError
+from kitaru.errors import KitaruExecutionError, KitaruStackError, KitaruUsageError
 from kitaru.flows import binding
 from kitaru.settings import (
     MANIFEST,
     Asked,
     Settings,
-    cache_folder,
-    lease_seconds,
 )
 
 if TYPE_CHECKING:
@@ -27,8 +23,8 @@ if TYPE_CHECKING:
     from kitaru.ports import Reporter
     from kitaru.run.output import Descriptors
     from kitaru.source.port import CodeBase
-    from kitaru.stacks.port import Runner, RunnerInfo, RunOrder
-from kitaru.wiring.settling import SystemClock, check_answer, environment, load_manifest, secret_mask
+    from kitaru.stacks.port import Runner, RunnerInfo
+from kitaru.wiring.settling import load_manifest
 
 
 def runner_of(settings: Settings, stack: NamedStack, reporter: Reporter) -> Runner:
@@ -88,11 +84,11 @@ def check_image(image: Any) -> None:
         raise KitaruUsageError(f"image=: {flaw.member}: {flaw.expected}, found {flaw.value[:80]!r}", hint=flaw.hint)
 
 
-def runner_for_order(settings: Settings, order: RunOrder, reporter: Reporter) -> Runner:
-    """The runner of the stack that an order's snapshot is placed on."""
+def runner_for_snapshot(settings: Settings, snapshot: bytes, reporter: Reporter) -> Runner:
+    """The runner of the stack that a snapshot is placed on."""
     from kitaru.model.snapshot import Snapshot
 
-    return runner_of(settings, Snapshot.parse(order.snapshot).stack, reporter)
+    return runner_of(settings, Snapshot.parse(snapshot).stack, reporter)
 
 
 def this_process() -> RunnerInfo:
@@ -126,16 +122,12 @@ def end_process(runner: RunnerInfo, *, hard: bool) -> bool:
     return ended
 
 
-def before_end(code: int) -> None:
-    """What a worker does before it ends. Does not return where it was stopped, or its execution was: it waits for no
-    thread then, and what it started ends with it. Else Python waits, for ``multiprocessing`` children unless the
-    execution failed.
-    """
-    work, leaving = import_module("kitaru.run.order"), import_module("kitaru.stacks.process")
-    if code not in (work.COMPLETED, work.FAILED):
-        leaving.leave_with_children(code)
-    if code == work.FAILED:
-        leaving.end_workers()
+def leave_process(error: KitaruExecutionError) -> NoReturn:
+    """End at once this process, which exists for one execution: its end is recorded, and its code does not react."""
+    from kitaru.stacks.process import leave_with_children
+
+    print(f"error: {error.message}; it did not end by itself", file=sys.stderr, flush=True)
+    leave_with_children(1)
 
 
 def prune_caches(settings: Settings, unused_for: timedelta, *, delete: bool) -> Any:
@@ -156,62 +148,3 @@ def working_code(root: Path, store_url: str) -> CodeBase:
 
     ignoring = [Path(store_url.removeprefix("file://"))] if store_url.startswith("file://") else []
     return codebase(root, since=binding.IMPORTED, ignoring=ignoring)
-
-
-def _codebase(snapshot: dict[str, Any], root: Path) -> CodeBase:
-    from kitaru.source.worktree import codebase
-
-    return codebase(root, since=binding.IMPORTED, source=snapshot["source"], image=snapshot.get("image"))
-
-
-def run_order(order: RunOrder) -> int:
-    """Carry out a runner's order in this process: the worker's whole work. The exit code."""
-    from kitaru.flows.loading import load_target
-    from kitaru.run import order as work
-    from kitaru.run.executor import execute
-    from kitaru.run.output import Descriptors
-    from kitaru.source.unpacked import ensure_source, hold
-    from kitaru.store.open import open_store
-
-    environ = environment()
-    store = open_store(order.store_url, base=Path.cwd())
-    clock, mask, descriptors = SystemClock(), secret_mask(environ), Descriptors()
-    cache = cache_folder(environ)
-    if Path(sys.prefix).parent == cache / "environments":
-        # For as long as the worker lives; a flow may run longer than an unused environment is kept.
-        hold(Path(sys.prefix))
-
-    def run(flow: Any) -> int:
-        code = partial(_codebase, json.loads(order.snapshot), Path.cwd())
-        try:
-            execute(
-                flow,
-                store=store,
-                clock=clock,
-                project=order.project,
-                exec_id=order.exec_id,
-                entries=order.journal_head,
-                takes_over=order.takes_over,
-                runner=this_process(),
-                capture=True,
-                code=code,
-                lease_seconds=lease_seconds(environ),
-                forced_end=work.leave_process,
-                mask=mask,
-                descriptors=descriptors,
-                check_answer=check_answer,
-            )
-        except KitaruExecutionError as error:
-            print(f"error: {error.message}", file=sys.stderr)
-            return work.CANCELLED if isinstance(error, KitaruCancelledError) else work.FAILED
-        return work.COMPLETED
-
-    return work.run_order(
-        order,
-        store=store,
-        clock=clock,
-        unpack=partial(ensure_source, cache / "sources"),
-        load=partial(load_target, alone=True),
-        execute=run,
-        mask=mask,
-    )

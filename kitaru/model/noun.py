@@ -1,0 +1,36 @@
+"""The base of what people declare and Kitaru stores: frozen, checked by pydantic, with one canonical form."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from kitaru.model.address import canonical_json, digest
+
+
+class Noun(BaseModel):
+    """A frozen value; a key that it does not know is an error."""
+
+    # Deferred: a command uses few of the nouns, and making the validator of one takes longer than importing it.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=False, ser_json_inf_nan="constants", defer_build=True
+    )
+
+    def data(self) -> dict[str, Any]:
+        """The noun as JSON data. A default is left out, so that a key of a later release changes no old digest."""
+        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
+    def canonical(self) -> bytes:
+        """Canonical bytes, the same on every machine: what is stored, and what is hashed."""
+        return canonical_json(self.data())
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the canonical bytes."""
+        return digest(self.canonical())
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """The inverse of ``canonical``. Raises pydantic's ``ValidationError``."""
+        return cls.model_validate_json(body)
