@@ -17,8 +17,8 @@ from pydantic_core import ErrorDetails
 
 from kitaru.manifest.yaml import described, did_you_mean, shown
 from kitaru.model.image import ImageSettings, base_hint, image_flaws
-from kitaru.model.noun import Noun
 from kitaru.model.manifest import FlowSpec, Manifest, Overlay, SourceSpec, is_branch
+from kitaru.model.noun import Noun
 from kitaru.model.route import DEFAULT_TAG, Protection
 from kitaru.model.stack import DEFAULT_STACK, DockerStack, KubernetesStack, LocalStack
 
