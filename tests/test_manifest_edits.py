@@ -443,6 +443,18 @@ def test_a_file_that_changed_in_the_meantime_is_left_alone(tmp_path: Path) -> No
     assert [one.name for one in tmp_path.iterdir()] == ["kitaru.yaml"]
 
 
+def test_the_leftover_of_a_killed_edit_is_no_change(tmp_path: Path) -> None:
+    """It lies in a folder that no plan looks at, and the next edit takes its place."""
+    path, left = tmp_path / "kitaru.yaml", tmp_path / ".kitaru/kitaru.yaml.edit"
+    path.write_bytes(b"old")
+    left.parent.mkdir()
+    left.symlink_to(tmp_path / "elsewhere")
+    write(path, b"old", b"new")
+    assert path.read_bytes() == b"new"
+    assert not list(left.parent.iterdir())
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_a_file_that_is_gone_is_said_so(tmp_path: Path) -> None:
     """What can't be written is an error in words."""
     with pytest.raises(KitaruBackendError, match="can't be written"):

@@ -135,6 +135,14 @@ PROBLEMS = [
         FLOW + "    routes: {stable: [1, 1]}\n", "stable", "route 'stable' of flow 'agent': a version is listed twice"
     ),
     case(FLOW + "    routes: {stable: 0}\n", "0}", "route 'stable' of flow 'agent': 0 is not a version number"),
+    case(FLOW + "    routes: {default: [1, 2]}\n", "default", "default is always exclusive", "write one version, or"),
+    case(FLOW + "    routes: {default: [head]}\n", "default", "default is always exclusive", "write default: head"),
+    case(FLOW + "    routes:\n      default: [2]\n", "default", "default is always exclusive", "write default: 2"),
+    case(
+        HEAD + "targets: {p: {flows: {a: {target: 'a.py:a', routes: {default: [1, 2]}}}}}\n",
+        "default",
+        "default is always exclusive",
+    ),
     case(FLOW + "    routes: {v2: 1}\n", "v2", "expected a tag:"),
     case(FLOW + "    routes: {3: 1}\n", "3", "expected a tag:"),
     case(

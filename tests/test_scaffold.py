@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from kitaru import data_files
 from kitaru.errors import KitaruBackendError, KitaruUsageError
-from kitaru.manifest.flow_finding import Parameter, find_flows
 from kitaru.manifest.reading import load
-from kitaru.manifest.scaffold import SCHEMA_FILE, ScaffoldResult, project_name, scaffold
+from kitaru.manifest.scaffold import SCHEMA_FILE, Parameter, ScaffoldResult, find_flows, project_name, scaffold
 from kitaru.manifest.yaml import parse
 from kitaru.model.address import FLOW_NAME, PROJECT_NAME
 from kitaru.model.route import Pin
@@ -225,31 +224,70 @@ def test_an_existing_manifest_is_never_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "kitaru.yaml").is_symlink() and not (tmp_path / "nowhere.yaml").exists()
 
 
-ADDED = "# Kitaru's local store and caches\n.kitaru/\n"
+ADDED = data_files.template("gitignore")
 
 
 @pytest.mark.parametrize(
     ("before", "after"),
     [
         (None, ADDED),
-        ("", ADDED),
-        ("*.pyc\n", "*.pyc\n" + ADDED),
         ("*.pyc", "*.pyc\n" + ADDED),
         ("*.pyc\r\nx", "*.pyc\r\nx\r\n" + ADDED.replace("\n", "\r\n")),
-        (".kitaru/\n", ".kitaru/\n"),
-        ("/.kitaru\n", "/.kitaru\n"),
-        ("a\n.kitaru", "a\n.kitaru"),
+        ("/.kitaru\n", "/.kitaru\n" + ADDED.replace(".kitaru/\n", "")),
+        (ADDED.removesuffix("\n"), ADDED.removesuffix("\n")),
         (".kitaru/cache\n", ".kitaru/cache\n" + ADDED),
     ],
 )
-def test_gitignore_gains_one_entry_and_keeps_the_rest(tmp_path: Path, before: str | None, after: str) -> None:
-    """Once, with the file's own line endings, and never on the end of somebody's last line."""
+def test_gitignore_gains_its_lines_once_and_keeps_the_rest(tmp_path: Path, before: str | None, after: str) -> None:
+    """With the file's own line endings, and never on the end of the author's last line."""
     ignore = tmp_path / ".gitignore"
     if before is not None:
         ignore.write_bytes(before.encode())
     for _ in range(2):
         init(tmp_path)
         assert ignore.read_bytes().decode() == after
+
+
+def test_files_of_tools_are_neither_offered_nor_committed(tmp_path: Path) -> None:
+    """An environment under any name, bytecode and builds hold no flows of the project, and Git ignores them."""
+    body = "from kitaru import flow\n@flow\ndef theirs(): ...\n"
+    places = (
+        ".venv/x.py",
+        "myenv/lib/x.py",
+        "__pycache__/x.py",
+        "build/lib/x.py",
+        "a/node_modules/x.py",
+        "p.egg-info/x.py",
+    )
+    put(tmp_path, {"flows/a.py": RESEARCH, "myenv/pyvenv.cfg": "", **dict.fromkeys(places, body)})
+    assert {flow.file for flow in init(tmp_path).flows} == {"flows/a.py"}
+    assert {".venv/", "myenv/", "__pycache__/", "build/"} <= set((tmp_path / ".gitignore").read_text().splitlines())
+
+
+def test_the_source_is_the_folders_of_the_flows_and_of_their_imports(tmp_path: Path) -> None:
+    """A file beside them, a pipeline say, builds no new version."""
+    flow = "import os, lib.tools\nfrom kitaru import flow\n@flow\ndef a(): ...\n"
+    put(tmp_path, {"flows/a.py": flow, "lib/tools.py": "import helper\n", "helper.py": "", "docs/conf.py": ""})
+    init(tmp_path)
+    assert load(tmp_path / "kitaru.yaml").manifest.source.include == ("*.py", "flows/**", "lib/**")
+
+
+def test_a_file_that_no_target_can_name_is_a_problem_of_its_own(tmp_path: Path) -> None:
+    """An editor's ``~backup.py`` never makes a manifest that validate refuses."""
+    put(tmp_path, {"flows/a.py": RESEARCH, "~backup.py": RESEARCH})
+    result = init(tmp_path)
+    assert {flow.file for flow in result.flows} == {"flows/a.py"}
+    assert "begins with no '~'" in result.problems[0].message
+
+
+def test_a_block_for_a_manifest_without_flows_can_be_pasted(tmp_path: Path) -> None:
+    """It stands for ``flows: {}``, key and all."""
+    init(tmp_path)
+    put(tmp_path, {"a.py": RESEARCH})
+    paste = init(tmp_path).paste
+    manifest = tmp_path / "kitaru.yaml"
+    manifest.write_text(manifest.read_text().replace("flows: {}\n", paste))
+    assert load(manifest).manifest.flows
 
 
 def test_a_gitignore_of_any_encoding_is_appended_to(tmp_path: Path) -> None:
@@ -274,7 +312,7 @@ def test_what_init_cannot_do_it_says(tmp_path: Path) -> None:
     assert refused.value.hint == "kitaru init --project my-project"
     with pytest.raises(KitaruUsageError, match="expected a folder"):
         init(tmp_path / "none")
-    (tmp_path / ".kitaru").write_text("a file")
+    (tmp_path / "kitaru.schema.json").mkdir()
     with pytest.raises(KitaruBackendError, match="can't be written"):
         init(tmp_path)
     if os.geteuid() != 0:

@@ -97,6 +97,8 @@ def test_the_manifest_schema_accepts_any_valid_manifest(manifest: dict[str, Any]
         (FLOW + "    routes: {stable: 0}\n", ["flows", "agent", "routes", "stable"]),
         (FLOW + "    routes: {stable: []}\n", ["flows", "agent", "routes", "stable"]),
         (FLOW + "    routes: {beta: {one: 100}}\n", ["flows", "agent", "routes", "beta"]),
+        (FLOW + "    routes: {default: [1, 2]}\n", ["flows", "agent", "routes", "default"]),
+        (HEAD + "targets: {p: {flows: {a: {routes: {default: [head]}}}}}\n", ["targets", "p", "flows"]),
         (FLOW + "    routes: {Stable: 1}\n", ["flows", "agent", "routes"]),
         (FLOW + "    retries: three\n", ["flows", "agent", "retries"]),
         (HEAD + "flows: {1x: {target: 'a.py:a'}}\n", ["flows"]),

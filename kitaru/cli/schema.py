@@ -45,8 +45,10 @@ class Published:
 
 
 def _refine_manifest(schema: Schema) -> None:
-    """In an overlay every key may be left out, but a key that nothing knows is as wrong as elsewhere."""
+    """``default`` is no shared label; in an overlay every key may be left out, and an unknown key is wrong."""
     definitions = schema["$defs"]
+    exclusive = {"not": {"type": "array"}, "description": "default is always exclusive: it leads to one version"}
+    definitions["FlowSpec"]["properties"]["routes"]["properties"] = {"default": exclusive}
     partial = {**definitions["FlowSpec"], "description": "What the overlay changes about a flow, or a whole flow"}
     partial.pop("required", None)
     definitions["FlowOverlay"] = partial

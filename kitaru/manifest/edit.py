@@ -30,8 +30,8 @@ from kitaru.model.manifest import FlowSpec
 from kitaru.model.route import RouteTarget, Split, parse_target, target_data
 
 MANIFEST = "kitaru.yaml"
-EDIT_SUFFIX = ".edit~"
-"""An edit is written to ``.kitaru.yaml.edit~`` first: one name, so that the leftover of a killed edit is known."""
+STATE_FOLDER = ".kitaru"
+"""An edit is first written to this folder, which no plan looks at: the leftover of a killed edit is no change."""
 
 _BOM = b"\xef\xbb\xbf"
 _ORDER = ("target", "inputs", "stack", "retries", "cache", "timeout", "image", "source", "routes")
@@ -295,11 +295,13 @@ def write(path: Path, before: bytes, after: bytes) -> None:
     written. Nothing is written then.
     """
     place = Path(os.path.realpath(path))
-    temporary = place.with_name(f".{place.name}{EDIT_SUFFIX}")
+    folder = place.parent / STATE_FOLDER
+    temporary, is_new = folder / f"{place.name}.edit", not folder.exists()
     try:
         with _alone_in(place.parent):
             if place.exists() and not os.access(place, os.W_OK):
                 raise PermissionError(errno.EACCES, "it is read-only", str(place))
+            folder.mkdir(exist_ok=True)
             temporary.unlink(missing_ok=True)  # of an edit that was killed
             try:
                 mode = stat.S_IMODE(place.stat().st_mode)
@@ -318,6 +320,8 @@ def write(path: Path, before: bytes, after: bytes) -> None:
             finally:
                 with contextlib.suppress(OSError):
                     temporary.unlink(missing_ok=True)
+                    if is_new:
+                        folder.rmdir()
     except OSError as error:
         raise KitaruBackendError(
             f"{path} can't be written: {error.strerror or error}",

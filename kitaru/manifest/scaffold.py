@@ -1,13 +1,18 @@
-"""``kitaru init``: a first ``kitaru.yaml`` with the flows that are there, and what an existing one does not declare."""
+"""``kitaru init``: find the flows of a repository, and write a first ``kitaru.yaml`` for them.
+
+Flows are found by reading source code: nothing is imported, so a broken file costs only its own flows.
+"""
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
@@ -15,25 +20,25 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from kitaru import data_files
 from kitaru.errors import KitaruBackendError, KitaruManifestError, KitaruUsageError, Problem
 from kitaru.manifest import reading
-from kitaru.manifest.flow_finding import FoundFlow, find_flows, name_apart
-from kitaru.manifest.yaml import quote
-from kitaru.model.address import PROJECT_NAME
+from kitaru.manifest.yaml import quote, shown
+from kitaru.model.address import FLOW_NAME, PROJECT_NAME
 from kitaru.model.manifest import Manifest
 
-SCHEMA_FILE = ".kitaru/kitaru.schema.json"
-"""Where editors find the schema: written by every ``init``, so that it is that of the Kitaru in use, network or not."""
+SCHEMA_FILE = "kitaru.schema.json"
+"""The schema for editors, beside the manifest: a fresh clone has it, and it is that of the Kitaru in use."""
 
-_IGNORED = frozenset({".kitaru", ".kitaru/", "/.kitaru", "/.kitaru/"})
+_NOT_OURS = re.compile(r"\..*|venv|env|site-packages|node_modules|build|dist|__pycache__|.*\.egg-info")
+"""Folders of tools: hidden ones, environments, bytecode, builds."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScaffoldResult:
-    """What ``init`` did and found.
+    """The result of ``init``.
 
-    ``created``: whether the manifest was written; an existing one is never touched. ``flows`` are all that were found,
-    ``undeclared`` those that an existing manifest lacks, with ``paste`` the YAML lines for them, to stand under
-    ``flows:``. ``written`` are the files that this run wrote or changed. ``project`` is empty, and ``undeclared`` too,
-    where an existing manifest can't be loaded; ``problems`` then says why, beside the files that are not valid Python.
+    ``created``: whether the manifest was written; an existing one is never touched. ``flows`` are all flows,
+    ``undeclared`` those that an existing manifest lacks, with ``paste`` the YAML block for them. ``written`` are the
+    files that this run wrote or changed. ``project`` is empty, and ``undeclared`` too, if an existing manifest can't be
+    loaded; ``problems`` then has the reason, beside the files that are not valid Python.
     """
 
     manifest: Path
@@ -47,10 +52,10 @@ class ScaffoldResult:
 
 
 def scaffold(root: Path, *, files: Sequence[Path], project: str | None = None) -> ScaffoldResult:
-    """Write ``kitaru.yaml``, the ``.gitignore`` line and the schema for editors below ``root``, where they are missing.
+    """Write ``kitaru.yaml``, lines of ``.gitignore`` and the schema for editors below ``root``, if they are missing.
 
     ``files`` are searched for flows; absolute, or relative to ``root``. ``project`` defaults to the folder's name.
-    Raises ``KitaruUsageError`` for a name that can't be a project's, ``KitaruBackendError`` where writing fails.
+    Raises ``KitaruUsageError`` for a name that can't be a project's, ``KitaruBackendError`` if writing fails.
     """
     if not root.is_dir():
         raise KitaruUsageError(f"expected a folder, and {root} is none", hint="kitaru init runs in an existing folder")
@@ -67,9 +72,10 @@ def scaffold(root: Path, *, files: Sequence[Path], project: str | None = None) -
             return _beside_existing(root, path, found, problems)
         name = project or project_name(root.resolve().name)
         flows = name_apart(found)
-        _create(path, _render("kitaru.yaml.j2", project=name, flows=flows, schema=SCHEMA_FILE))
+        include = source_of(root, files, flows)
+        _create(path, _render("kitaru.yaml.j2", project=name, flows=flows, schema=SCHEMA_FILE, include=include))
         written = (path, *_write_surroundings(root))
-    except FileExistsError:  # somebody wrote it just now: theirs stays
+    except FileExistsError:  # another process wrote it just now: theirs stays
         return _beside_existing(root, path, found, problems)
     except OSError as error:
         raise _unwritable(error, path) from error
@@ -94,6 +100,7 @@ def _beside_existing(root: Path, path: Path, found: list[FoundFlow], problems: l
     flows = name_apart([flow for flow in found if flow.target in missing], taken=manifest.flows)
     known = [flow for flow in found if flow.target not in missing]
     paste = "".join(_render("flow.yaml.j2", flow=flow) for flow in flows)
+    paste = paste if manifest.flows or not paste else f"flows:\n{paste}"
     every_flow = tuple(sorted([*known, *flows], key=lambda flow: (flow.file, flow.line)))
     return ScaffoldResult(path, False, manifest.project, every_flow, tuple(flows), paste, written, tuple(problems))
 
@@ -123,23 +130,24 @@ def _is_declared(flow: FoundFlow, declared: set[str]) -> bool:
 
 
 def _write_surroundings(root: Path) -> tuple[Path, ...]:
-    """The ``.gitignore`` line and the schema for editors, where they are missing or stale; the files that changed."""
+    """The lines of ``.gitignore`` and the schema for editors, if they are missing or stale; the files that changed."""
     changed = []
     schema, text = root / SCHEMA_FILE, data_files.schema("kitaru")
     try:
         if not schema.is_file() or schema.read_bytes() != text.encode():
-            schema.parent.mkdir(parents=True, exist_ok=True)
             schema.write_bytes(text.encode())
             changed.append(schema)
         ignore = root / ".gitignore"
         body = ignore.read_bytes() if ignore.exists() else b""
-        lines = {line.strip() for line in body.decode("utf-8", "replace").splitlines()}
-        if not lines & _IGNORED:
+        known = {line.strip().strip("/") for line in body.decode("utf-8", "replace").splitlines()}
+        environments = sorted(f"{config.parent.name}/" for config in root.glob("*/pyvenv.cfg"))
+        wanted = [*data_files.template("gitignore").splitlines(), *environments]
+        missing = [line for line in dict.fromkeys(wanted) if line.strip("/") not in known]
+        if any(not line.startswith("#") for line in missing):
             ending = b"\r\n" if b"\r\n" in body else b"\n"
             gap = b"" if not body or body.endswith(b"\n") else ending
-            added = data_files.template("gitignore").encode().replace(b"\n", ending)
-            with ignore.open("ab") as stream:  # appending keeps what is there, whatever its encoding
-                stream.write(gap + added)
+            with ignore.open("ab") as stream:  # appending keeps the rest, whatever its encoding
+                stream.write(gap + b"".join(line.encode() + ending for line in missing))
             changed.append(ignore)
     except OSError as error:
         raise _unwritable(error, root) from error
@@ -168,3 +176,223 @@ def _render(name: str, **values: Any) -> str:
     )
     environment.filters["yaml"] = quote
     return environment.get_template(name).render(**values)
+
+
+# --- flows in source code ---------------------------------------------------------------------------------------------
+
+_TEST_FILE = re.compile(r"test_.*\.py|.*_test\.py|conftest\.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter without default; ``annotation`` as the source spells it, or empty."""
+
+    name: str
+    annotation: str
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFlow:
+    """A function decorated with ``@flow``. ``name`` is for the manifest; ``file`` is relative, ``line`` from 1."""
+
+    name: str
+    target: str
+    function: str
+    file: str
+    line: int
+    parameters: tuple[Parameter, ...] = ()
+
+
+def find_flows(root: Path, files: Sequence[Path]) -> tuple[list[FoundFlow], list[Problem]]:
+    """The flows at module level in ``files``, by path and line, and the files that could not be read.
+
+    ``files`` are absolute, or relative to ``root``; those outside it, tests, files of tools (an environment, a build)
+    and files that are not Python are passed over.
+    """
+    flows: list[FoundFlow] = []
+    problems: list[Problem] = []
+    for file in _python_files(root, files):
+        if _TEST_FILE.fullmatch(PurePosixPath(file).name):
+            continue
+        try:
+            found = _flows_in(file, (root / file).read_bytes())
+            if found and (":" in file or "\\" in file or file.startswith("~") or not file.isprintable()):
+                message = "expected a path without ':' or '\\' that begins with no '~', so that a target can name it"
+                problems.append(Problem(message, file=shown(file)))
+            else:
+                flows += found
+        except SyntaxError as error:
+            message = f"not valid Python: {error.msg}"
+            problems.append(Problem(message, file=file, line=error.lineno or 0, column=error.offset or 0))
+        except OSError as error:
+            problems.append(Problem(f"can't be read: {error.strerror or error}", file=file))
+        except (ValueError, RecursionError, MemoryError) as error:
+            problems.append(Problem(f"not valid Python: {error}", file=file))
+    return flows, problems
+
+
+def source_of(root: Path, files: Sequence[Path], flows: Sequence[FoundFlow]) -> list[str]:
+    """Patterns for ``source.include``: the folders of the flows, and those of the modules that they import.
+
+    >>> source_of(root, files, flows)
+    ['flows/**', 'lib/**']
+    """
+    python = _python_files(root, files)
+    tops = {PurePosixPath(file).parts[0] for file in python}
+    waiting, taken = [_top(flow.file) for flow in flows], set[str]()
+    while waiting:
+        top = waiting.pop()
+        if top in taken:
+            continue
+        taken.add(top)
+        for file in python:
+            if _top(file) == top:
+                names = _imported_modules(root / file)
+                waiting += [
+                    _top(f"{name}.py" if f"{name}.py" in tops else name)
+                    for name in names
+                    if name in tops or f"{name}.py" in tops
+                ]
+    return ["*.py"] * ("" in taken) + [f"{top}/**" for top in sorted(taken - {""})]
+
+
+def _top(file: str) -> str:
+    """The first folder of a path; empty for a file beside the manifest."""
+    parts = PurePosixPath(file).parts
+    return parts[0] if len(parts) > 1 or not file.endswith(".py") else ""
+
+
+def _imported_modules(path: Path) -> set[str]:
+    """The first names of the modules that a file imports; none for a file that is not valid Python."""
+    try:
+        tree = _parsed(path.read_bytes(), str(path))
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return set()
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level}
+    return {name.partition(".")[0] for name in names}
+
+
+def _python_files(root: Path, files: Sequence[Path]) -> list[str]:
+    """The paths of Python files below ``root``, sorted, without those in folders of tools."""
+    environments = {config.parent.name for config in root.glob("*/pyvenv.cfg")}
+    paths = set[str]()
+    for file in files:
+        path = _relative(root, file)
+        folders = PurePosixPath(path or "").parts[:-1]
+        is_ours = not any(_NOT_OURS.fullmatch(name) or name in environments for name in folders)
+        if path is not None and path.endswith(".py") and is_ours:
+            paths.add(path)
+    return sorted(paths)
+
+
+def name_apart(flows: Sequence[FoundFlow], taken: Collection[str] = ()) -> list[FoundFlow]:
+    """The flows with names that differ from each other and from ``taken``, made longer by file and folder at need."""
+    used = set(taken)
+    named = []
+    for flow in flows:
+        name = next(name for name in _names(flow) if name not in used)
+        used.add(name)
+        named.append(replace(flow, name=name))
+    return named
+
+
+def _names(flow: FoundFlow) -> Iterator[str]:
+    parts = [*PurePosixPath(flow.file).with_suffix("").parts, flow.function]
+    for count in range(1, len(parts) + 1):
+        yield _flow_name("_".join(parts[-count:]))
+    number = 2
+    while True:
+        yield f"{_flow_name(flow.function)[:90]}_{number}"
+        number += 1
+
+
+def _flow_name(text: str) -> str:
+    """The nearest text that can name a flow."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    plain = re.sub(r"[^A-Za-z0-9_-]", "_", plain)[-100:].lstrip("-0123456789")
+    return plain if FLOW_NAME.fullmatch(plain) and plain.strip("_") else "flow"
+
+
+def _relative(root: Path, file: Path) -> str | None:
+    try:
+        relative = (file.relative_to(root) if file.is_absolute() else file).as_posix()
+    except ValueError:
+        return None
+    return None if ".." in relative.split("/") else relative
+
+
+def _flows_in(file: str, body: bytes) -> list[FoundFlow]:
+    if b"kitaru" not in body:
+        return []
+    module = _parsed(body, file)
+    names = _imported(module)
+    found: dict[str, FoundFlow] = {}
+    for function in _functions(module.body):
+        if any(_is_flow(decorator, names) for decorator in function.decorator_list):
+            found[function.name] = FoundFlow(
+                name=_flow_name(function.name),
+                target=f"{file}:{function.name}",
+                function=function.name,
+                file=file,
+                line=function.lineno,
+                parameters=tuple(_required(function.args)),
+            )
+    return sorted(found.values(), key=lambda flow: flow.line)
+
+
+def _parsed(body: bytes, file: str) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an odd escape in a text of the user's
+        return ast.parse(body, filename=file)
+
+
+def _imported(module: ast.Module) -> dict[str, str]:
+    """Imported name → its meaning: ``f`` → ``kitaru.flow`` after ``from kitaru import flow as f``."""
+    names: dict[str, str] = {}
+    for node in ast.walk(module):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                first = alias.name.partition(".")[0]
+                names[alias.asname or first] = alias.name if alias.asname else first
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            for alias in node.names:
+                if alias.name == "*":
+                    names["flow"] = f"{node.module}.flow"
+                else:
+                    names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+    return names
+
+
+def _functions(body: Sequence[ast.stmt]) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Functions that a module has as attributes: its own, and those inside ``if``, ``try`` and ``with``."""
+    for statement in body:
+        match statement:
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                yield statement
+            case ast.If() | ast.With():
+                yield from _functions([*statement.body, *getattr(statement, "orelse", [])])
+            case ast.Try():
+                handlers = [line for handler in statement.handlers for line in handler.body]
+                yield from _functions([*statement.body, *handlers, *statement.orelse, *statement.finalbody])
+
+
+def _is_flow(decorator: ast.expr, names: dict[str, str]) -> bool:
+    expression = decorator.func if isinstance(decorator, ast.Call) else decorator
+    attributes: list[str] = []
+    while isinstance(expression, ast.Attribute):
+        attributes.insert(0, expression.attr)
+        expression = expression.value
+    if not isinstance(expression, ast.Name) or expression.id not in names:
+        return False
+    dotted = ".".join([names[expression.id], *attributes])
+    return dotted.startswith("kitaru.") and dotted.endswith(".flow")
+
+
+def _required(arguments: ast.arguments) -> Iterator[Parameter]:
+    positional = [*arguments.posonlyargs, *arguments.args]
+    required = positional[: len(positional) - len(arguments.defaults)]
+    named = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    for argument in [*required, *(argument for argument, default in named if default is None)]:
+        annotation = ast.unparse(argument.annotation) if argument.annotation else ""
+        yield Parameter(argument.arg, annotation if annotation.isprintable() and len(annotation) <= 60 else "")

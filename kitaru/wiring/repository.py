@@ -30,14 +30,9 @@ def scaffold(folder: Path, project: str | None) -> Any:
     try:
         listed = git_process.run(folder, "ls-files", "-co", "--exclude-standard", "-z", "--", "*.py")
         files = [folder / name.decode("utf-8", "surrogateescape") for name in listed.split(b"\0") if name]
-    except KitaruSourceError:
-        # No repository yet: hidden folders and virtual environments are nobody's flows.
-        files = [path for path in sorted(folder.rglob("*.py")) if not _foreign(path.relative_to(folder))]
+    except KitaruSourceError:  # no repository yet
+        files = sorted(folder.rglob("*.py"))
     return scaffold(folder, files=files, project=project)
-
-
-def _foreign(path: Path) -> bool:
-    return any(part.startswith(".") or part in ("venv", "site-packages", "node_modules") for part in path.parts)
 
 
 def ci_files() -> Any:
