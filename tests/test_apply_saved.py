@@ -296,7 +296,7 @@ def test_a_change_of_protection_is_reviewed(repository: Repository) -> None:
     plan = repository.plan()
     assert unreviewed(plan, [plan]) == ()
     quiet = plan.model_copy(update={"flows": tuple(flow.model_copy(update={"notes": ()}) for flow in plan.flows)})
-    rule = "agent: default is protected from now on: branch main, clean commit, which nobody was shown"
+    rule = "agent: default is protected from now on: branch main, clean commit, which was not reviewed"
     assert unreviewed(plan, [quiet]) == (rule,)
     assert unreviewed(plan, [])[0] == rule
     with pytest.raises(KitaruIntegrityError):

@@ -63,7 +63,7 @@ def test_a_refused_review_is_in_the_summary(repository: Repository, files: tuple
     empty.mkdir()
     kitaru("apply", "--yes", "--reviewed", empty, cwd=repository.folder).must(1)
     assert "### Not applied" in files[0].read_text()
-    assert "which nobody was shown" in files[0].read_text()
+    assert "which was not reviewed" in files[0].read_text()
 
 
 def test_no_value_ends_its_own_output(files: tuple[Path, Path]) -> None:

@@ -62,7 +62,7 @@ def test_other_content_is_refused(repository: Repository) -> None:
     plan = save(repository)
     new_version(repository, "unreviewed")
     done = kitaru("apply", "--yes", "--reviewed", plan, cwd=repository.folder)
-    done.refused("nothing was applied", "agent: the new version is not the one reviewed", "source", code=1)
+    done.refused("nothing was applied", "a new version", "of other content than was reviewed", code=1)
     assert generation(repository) == 0
 
 
@@ -112,7 +112,7 @@ def test_several_reviews_count_together(repository: Repository) -> None:
     for name in ("agent", "greeter"):
         kitaru("plan", name, "--out", folder / f"{name}.json", cwd=repository.folder).must()
     refused = kitaru("apply", "--yes", "--reviewed", folder / "agent.json", cwd=repository.folder)
-    refused.refused("greeter: a new version", "which nobody was shown", code=1)
+    refused.refused("greeter: a new version", "which was not reviewed", code=1)
     kitaru("apply", "--yes", "--reviewed", folder, cwd=repository.folder).must()
     assert generation(repository) == 1
 
@@ -191,10 +191,10 @@ def test_the_differences_that_were_shown_are_bound(repository: Repository, what:
         "gone": "no difference since v1",
         "false text": "description changed since v1",
         "false file": "source: 1 file changed (~ flows/notes.md) since v1",
-        "made the first": "the first version",
+        "made the first": "the first one, from flows/work.py:agent",
     }[what]
-    truth = "where it is source: 1 file changed (~ flows/work.py) since v1"
-    done.refused("nothing was applied", f"agent: reviewed was {shown}, {truth}", code=1)
+    truth = "now it would be a new version, source: 1 file changed (~ flows/work.py) since v1"
+    done.refused("nothing was applied", f"agent: reviewed was a new version, {shown}, {truth}", code=1)
     assert generation(repository) == 1
 
 
@@ -243,5 +243,5 @@ def test_a_removal_is_no_side_effect(repository: Repository, monkeypatch: pytest
     new_version(repository, "second")
     plan = save(repository)
     done = kitaru("apply", "--prune", "--yes", "--reviewed", plan, cwd=repository.folder)
-    done.refused("greeter: it is removed, with all its routes, which nobody was shown", code=1)
+    done.refused("greeter: it is removed, with all its routes, which was not reviewed", code=1)
     assert generation(repository) == 1

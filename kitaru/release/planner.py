@@ -12,10 +12,10 @@ from kitaru.core.consequences import (
     InputCheck,
     InUse,
     Stored,
+    asks_for_inputs,
     asks_for_use,
     consequences,
     passages,
-    turns,
 )
 from kitaru.core.drift import find_drift
 from kitaru.core.planning import Desired, Facts, StoredFlow, draft_plan, left_out, needs, newcomers
@@ -187,7 +187,7 @@ class Planner:
         for digest in dict.fromkeys(one.snapshot for way in passages(flow) for one in (way.left, way.reached)):
             snapshots[digest] = built.get(digest) or self._snapshot_if_readable(digest, flow.flow)
         in_use = self.used_by(name) if asks_for_use(flow) else ()
-        stored = self.stored_inputs(name, STORED_INPUTS) if turns(flow, snapshots) else ()
+        stored = self.stored_inputs(name, STORED_INPUTS) if asks_for_inputs(flow, snapshots) else ()
         return Usage(in_use, stored, snapshots)
 
     def _told(self, flow: FlowPlan, usage: Usage) -> FlowPlan:
