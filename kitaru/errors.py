@@ -1,31 +1,31 @@
-"""Every error that Kitaru raises: one tree, grouped by what the one who catches it does next.
+"""Every error that Kitaru raises: one tree, grouped by the next step of the caller.
 
-KitaruError                             anything Kitaru says no to
+KitaruError                             anything Kitaru refuses
 ├── KitaruUsageError      (ValueError)  fix the call, the file or the command, and try again
 │   ├── KitaruManifestError             ... in kitaru.yaml: every problem, with file, line and column
 │   ├── KitaruInputError                ... in the inputs of a flow
-│   ├── KitaruSelectorError             ... in flow + tag / version: says what there is
+│   ├── KitaruSelectorError             ... in flow + tag / version: lists what there is
 │   ├── KitaruSourceError               ... in the Git repository, or in the code of a flow
 │   └── KitaruWaitValidationError       ... in the answer to a wait
 ├── KitaruContextError  (RuntimeError)  called at the wrong place: outside a flow, inside a checkpoint
 ├── KitaruStateError    (RuntimeError)  right call, wrong moment: look at the state, then decide
 │   ├── KitaruTimeoutError (TimeoutError)
-│   └── KitaruConflictError             somebody else moved it first: look, then repeat
+│   └── KitaruConflictError             another writer moved it first: look, then repeat
 ├── KitaruRuntimeError  (RuntimeError)  it was tried, and failed
 │   ├── KitaruExecutionError            an execution ended badly: exec_id, status, failure_origin
 │   │   ├── KitaruUserCodeError         ... because the flow's own code raised
 │   │   ├── KitaruDivergenceError       ... because the code no longer makes the recorded calls
-│   │   └── KitaruCancelledError        ... because somebody cancelled it
+│   │   └── KitaruCancelledError        ... because it was cancelled
 │   ├── KitaruValueError                a value that can't be stored, or no longer be read
-│   ├── KitaruStackError                where it should run can't run it
+│   ├── KitaruStackError                the stack can't run it
 │   └── KitaruBackendError              the outside world: network, bucket, disk
-│       ├── KitaruStoreError            the object store said no, or did not answer
+│       ├── KitaruStoreError            the object store refused, or did not answer
 │       │   ├── KitaruStoreFormatError  written by a newer Kitaru: upgrade
-│       │   └── KitaruIntegrityError    bytes that are not what their digest says
+│       │   └── KitaruIntegrityError    bytes that their digest does not fit
 │       └── KitaruLogRetrievalError
 └── KitaruFeatureNotAvailableError (NotImplementedError)   known, and not in this release
 
-Each carries a stable ``code`` for scripts, a ``hint`` that says what to type next, and the ``exit_code`` of a
+Each carries a stable ``code`` for scripts, a ``hint`` with the next command, and the ``exit_code`` of a
 command that ends with it. Nothing here prints.
 """
 
@@ -37,7 +37,7 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong, and where. ``line`` and ``column`` count from 1; 0 means "no such place"."""
+    """One problem and its place. ``line`` and ``column`` count from 1; 0 means "no such place"."""
 
     message: str
     file: str = ""
@@ -125,7 +125,7 @@ class KitaruWaitValidationError(KitaruUsageError):
 
 
 class KitaruContextError(KitaruError, RuntimeError):
-    """Called where it can't work: a checkpoint outside a flow, say."""
+    """Called at the wrong place: a checkpoint outside a flow, for example."""
 
     code = "context"
     exit_code = 2
@@ -227,7 +227,7 @@ class KitaruStoreFormatError(KitaruStoreError):
 
 
 class KitaruIntegrityError(KitaruStoreError):
-    """Bytes that are not what their digest says."""
+    """Bytes that their digest does not fit."""
 
     code = "integrity"
 

@@ -26,7 +26,7 @@ INTERRUPTED = 130
 NO_SERVER = "no server is needed: commands work on the store itself, as in: kitaru flow list --store s3://bucket/prefix"
 
 NOT_HERE = {"serve": NO_SERVER, "login": NO_SERVER, "logout": NO_SERVER, "auth": NO_SERVER}
-"""Commands that people look for, and what does that work here."""
+"""Commands that people look for, and their hints."""
 
 
 def _version(wanted: bool) -> None:
@@ -69,11 +69,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 GROUPS = {"flow": consumer.flow_app, "executions": executions.app, "store": store.store_app, "ci": ci.app}
 ADDED = (executions, routes)
-"""Modules whose commands join a group that another module has."""
+"""Modules with commands for a group of another module."""
 
 
 def assemble(*names: str) -> typer.Typer:
-    """The command line with these commands and groups; with all of them, where none is named."""
+    """The command line with these commands and groups; with all of them, if none is named."""
     made = typer.Typer(
         name="kitaru",
         help="Git-native declarative deployments for durable Python flows.",

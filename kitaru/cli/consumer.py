@@ -1,4 +1,4 @@
-"""The consumer's commands: run, invoke, and what there is to invoke."""
+"""The consumer's commands: run, invoke, flow list, flow deployments list and show."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ AFTERWARDS = {
     "lost": "go on with it: kitaru executions resume {exec_id}, or start afresh with another key",
     "cancelled": "it does not go on; start afresh with another key",
 }
-"""What to do next with the execution that an invoke led to, by its status."""
+"""The next step for the execution that an invoke led to, by its status."""
 
 
 def _chosen(started: Any, status: str) -> str:
@@ -203,7 +203,7 @@ flow_app.add_typer(deployments_app, name="deployments")
 def flow_list(
     at: Place,
 ) -> None:
-    """List the project's flows and where their routes lead."""
+    """List the project's flows and their routes."""
     client = at.connect()
     flows = client.deployments.flows()
     from kitaru.cli.views import deployments as view

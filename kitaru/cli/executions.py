@@ -127,7 +127,7 @@ def get(
 
 
 def _with_answers(client: Any, execution: Any) -> Any:
-    """The execution with those waits as answered that were, though nobody has gone on with it yet."""
+    """The execution with its waits as answered, though no runner has taken the answers yet."""
     if execution.status != "waiting":
         return execution
     pending = {wait.wait_id for wait in client.executions.pending_waits(execution.exec_id)}
@@ -174,7 +174,7 @@ def logs(
         bool, typer.Option("--verbose", "-v", help="With time (UTC), stream, checkpoint, call and attempt.")
     ] = False,
 ) -> None:
-    """Print what an execution printed and logged.
+    """Print the output and the log of an execution.
 
     With -o json one JSON object a line.
     """
@@ -215,13 +215,13 @@ def retry(
     """Try a failed execution again; finished checkpoints are kept.
 
     For an execution that failed: after the outage is over, or the data is mended. It stays the same execution, on the
-    version that it started with; one that began from source runs here, in this process, on what the code is now. To go
-    on with one that was answered, interrupted or whose runner died, use resume; to run it on new code or with other
+    version that it started with; one that began from source runs here, in this process, on the present code. To go
+    on with one that was answered, interrupted or lost its runner, use resume; to run it on new code or with other
     inputs, replay.
 
-    Of the checkpoints that failed, those run again by which the flow failed: whose error left its body, or is what that
-    error was raised from, or while handling. Where the body raised an error of its own, apart from theirs, all that
-    failed run again. Any other failure that the body caught stays, and is met again.
+    Of the checkpoints that failed, those run again that made the flow fail: their error left its body, or is its cause
+    or context. If the body raised an unrelated error of its own, all that failed run again. Any other failure that the
+    body caught stays, and is met again.
     """
     client = at.connect()
     _go_on(client, client.executions.retry(exec_id), wait=wait, timeout=timeout)
@@ -235,14 +235,14 @@ def resume(
     wait: WaitOption = False,
     timeout: TimeoutOption = None,
 ) -> None:
-    """Go on with one that nobody runs; finished checkpoints are kept.
+    """Go on with one that has no runner; finished checkpoints are kept.
 
-    For an execution that nobody runs: it is lost (its process died or was interrupted), or its wait was answered with
+    For an execution without a runner: it is lost (its process died or was interrupted), or its wait was answered with
     --no-resume. It works for a failed one, too, as retry does; one that still waits needs its answer first
     (kitaru executions input).
 
     An execution of a deployed version goes on in the background, on any machine. One that began from source (kitaru
-    run, or .run()) runs here, in this process, to its end, from the folder where it began, on what the code is now.
+    run, or .run()) runs here, in this process, to its end, from the folder of its first run, on the present code.
     """
     client = at.connect()
     _go_on(client, client.executions.resume(exec_id), wait=wait, timeout=timeout)
@@ -259,10 +259,10 @@ def _go_on(client: Any, handle: Any, *, wait: bool, timeout: float | None) -> No
 
 
 SETTLES_WITHIN = 5.0
-"""Seconds that a runner has for taking an answer before its status is told."""
+"""Seconds that a runner has for taking an answer before its status is shown."""
 
 VERDICT_WITHIN = 2.5
-"""Seconds to stay for a refusal, where nothing else is told: a runner looks for answers at least every two."""
+"""Seconds to stay for a refusal, if there is nothing else to show: a runner looks every two at least."""
 
 PAUSE = 0.1
 
@@ -334,7 +334,7 @@ def _after_answer(client: Any, handle: Any, asked: Any, *, resume: bool) -> None
 
 
 def _must_not_be_refused(execution: Any, asked: Any) -> None:
-    """``KitaruWaitValidationError`` where the runner put this answer aside."""
+    """``KitaruWaitValidationError`` if the runner put this answer aside."""
     for wait in execution.open_waits:
         if wait.wait_id == asked.wait_id and len(wait.refused) > len(asked.refused):
             raise KitaruWaitValidationError(
@@ -344,7 +344,7 @@ def _must_not_be_refused(execution: Any, asked: Any) -> None:
 
 
 def _settled(client: Any, exec_id: str, asked: Any, within: float = SETTLES_WITHIN) -> Any:
-    """The execution once it has taken what was said to the wait ``asked``, or put it aside, or after a few seconds."""
+    """The execution once it has taken the answer to the wait ``asked``, or put it aside, or after a few seconds."""
     deadline = time.monotonic() + within
     while True:
         execution = client.executions.get(exec_id)
@@ -388,7 +388,7 @@ def _ask(client: Any, exec_id: str, name: str | None) -> Any:
 
 
 def _json(text: str, option: str, before: str = " ") -> Any:
-    """``before``: what stands between the option and its value where it is typed."""
+    """``before`` stands between the option and its value on the command line."""
     try:
         return parse_json(text)
     except KeyGivenTwice as error:
@@ -405,7 +405,7 @@ def cancel(
     at: Place,
     exec_id: ExecArgument,
 ) -> None:
-    """Cancel an execution. Its runner is asked, then ended; what finished stays recorded."""
+    """Cancel an execution. Its runner is asked, then ended; finished calls stay recorded."""
     client = at.connect()
     execution = client.executions.cancel(exec_id)
     terminal.item(execution.summary(), [execution.exec_id])
@@ -453,12 +453,12 @@ def replay(
 ) -> None:
     """Run one again from a checkpoint on, as a new execution.
 
-    What it finished before that checkpoint or wait is reused, the rest runs anew. With other inputs (--args), given
-    results (--override) or other code (--version), a call before that point is reused where its own inputs are
-    those recorded; else it runs anew. --dry-run says what is certain and what is not. From a wait, the question is
+    Its calls before that checkpoint or wait are reused, the rest runs anew. With other inputs (--args), given
+    results (--override) or other code (--version), a call before that point is reused if its own inputs are
+    those recorded; else it runs anew. --dry-run lists the calls, and the uncertain ones. From a wait, the question is
     asked again, unless --override wait.NAME=JSON answers it.
 
-    A version runs in the background. What began from source runs here, in this process, on what the code is now.
+    A version runs in the background. An execution from source runs here, in this process, on the present code.
     """
     client = at.connect()
     asked: dict[str, Any] = {
@@ -488,7 +488,7 @@ def replay(
 
 
 def _tell_unused(client: Any, exec_id: str, *, given: bool) -> None:
-    """What was given and had no effect; nothing is said where that can't be looked up."""
+    """The overrides without an effect, if they can be looked up."""
     if not given:
         return
     with suppress(KitaruError):

@@ -80,7 +80,7 @@ def add_outputs(**values: str) -> None:
 
 
 def run_url(environ: Mapping[str, str] | None = None) -> str:
-    """The address of the run that this job is part of, on GitHub or GitLab; empty where CI says none."""
+    """The address of the run that this job is part of, on GitHub or GitLab; empty if CI has none."""
     environ = os.environ if environ is None else environ
     server, repository, run = (environ.get(f"GITHUB_{name}", "") for name in ("SERVER_URL", "REPOSITORY", "RUN_ID"))
     # On GitLab the job that comments is not the one whose log has the plan: the pipeline leads to both.

@@ -1,6 +1,7 @@
-"""Options that say what a command is about: given twice with different values, none of them is taken by guess.
+"""Options of commands, the place that they make, and hints.
 
-Of options that say where and how (a store, a limit, ``-o``) the last one counts, so that a wrapper may give defaults.
+An option for the subject of a command (``ONCE``) may not be given twice with different values. Of the others, such as
+``--store``, the last one counts, so that a wrapper may give defaults.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ ONCE = frozenset(
 """Those options, in whichever command they take one value."""
 
 TELLING = frozenset({"--input", "--args", "--value", "--image"})
-"""Of these no message repeats a value: it may be secret."""
+"""No message repeats a value of these: it may be secret."""
 
 
 class GivenOnce(TyperCommand):
@@ -115,7 +116,7 @@ TagArgument = Annotated[str, typer.Argument(metavar="TAG", help="The tag.")]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a command works, by its options. ``form`` is what ``-o`` said."""
+    """The place that a command works at, by its options. ``form`` is the value of ``-o``."""
 
     store: str | None = None
     project: str | None = None
@@ -194,7 +195,7 @@ EXAMPLE = '{"topic": "durable execution"}'
 
 
 def parse_inputs(text: str | None, option: str = "--input") -> dict[str, Any]:
-    """``--input``: a JSON object, or one in a file. ``option``: how it was called where it was typed."""
+    """``--input``: a JSON object, or one in a file. ``option`` is its name in errors."""
     if text is None:
         return {}
     source = option
@@ -224,12 +225,12 @@ PLAIN = {"type", "title", "description"}
 
 
 def command_line(command: str, *words: str | Path) -> str:
-    """``command`` and its words, quoted for a shell where they need it."""
+    """``command`` and its words, quoted for a shell: ``kitaru invoke 'a b'``."""
     return " ".join([command, *(shlex.quote(str(word)) for word in words)])
 
 
 def example_inputs(schema: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A value for each required parameter that ``given`` has none for; None where one is no plain text or number."""
+    """A value for each required parameter that ``given`` lacks: ``{"topic": "..."}``; None if that takes more."""
     made = {}
     for name in schema.get("required", ()):
         if name in given:

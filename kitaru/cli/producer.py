@@ -38,7 +38,7 @@ def import_(
         bool, typer.Option("--dry-run", help="Show the edit of the manifest, and write nothing.")
     ] = False,
 ) -> None:
-    """Declare in the manifest what only the store has. Flows and routes that were made past it."""
+    """Declare flows and routes that only the store has."""
     client = at.connect()
     done = client.import_flows(flows or (), dry_run=dry_run)
     progress.close()
@@ -130,7 +130,7 @@ def plan(
         bool, typer.Option("--drift", help="Show only what was changed by hand. Exit 0: nothing, 2: drift, 1: error.")
     ] = False,
 ) -> None:
-    """Show what apply would do, and why. Writes nothing."""
+    """Show the changes that apply would make, and why. Writes nothing."""
     if at.form not in ("text", "json", "markdown"):
         raise KitaruUsageError(f"-o {at.form}: expected text, json or markdown", hint="kitaru plan -o markdown")
     terminal.detailed = detailed_exitcode or drift
@@ -170,7 +170,7 @@ def plan(
 
 
 def _show_drift(made: Any, at: Place) -> None:
-    """What was changed in the store by hand; exit code 2 where anything was."""
+    """Show the changes made by hand in the store; exit code 2 if there are any."""
     job.add_drift(made)
     if at.form == "markdown":
         from kitaru.cli.views.plan_markdown import drift_markdown
@@ -191,7 +191,7 @@ def _show_drift(made: Any, at: Place) -> None:
 
 
 def _plan_data(made: Any) -> Any:
-    """The plan for standard output; made only where it is wanted."""
+    """The plan for standard output; made only for JSON."""
     from kitaru.cli.views.plan import plan_data
 
     return plan_data(made) if terminal.json else None
@@ -217,7 +217,7 @@ def apply(
     message: MessageOption = "",
     reviewed: ReviewedOption = None,
 ) -> None:
-    """Build what is new, then switch every route at once."""
+    """Build new versions, then switch every route at once."""
     client = at.connect()
     saved = _saved_plan(flows or [])
     ignoring = [*(reviewed or ()), *([Path(saved[1])] if saved is not None else ())]
@@ -282,7 +282,7 @@ def _applied(done: Any, client: Any, place: list[str]) -> list[str]:
 
 
 def _try_it(client: Any, plan: Any, flow: str, version: int, place: list[str]) -> list[str]:
-    """How to start the flow just released; nothing where its inputs can't be made up."""
+    """The command that starts the flow just released; none if its inputs can't be made up."""
     builds = {name: build.snapshot for name, build in plan.builds if build.version == version}
     try:
         snapshot = builds.get(flow) or client.deployments.get(flow, version=version).details
@@ -297,7 +297,7 @@ def _try_it(client: Any, plan: Any, flow: str, version: int, place: list[str]) -
 
 
 def _saved_plan(words: list[str]) -> tuple[bytes, str] | None:
-    """The plan's bytes, where the one argument is a file; a flow's name is never taken for one."""
+    """The plan's bytes, if the one argument is a file; a flow's name is never taken for one."""
     if len(words) != 1 or not (words[0].endswith(".json") or "/" in words[0] or Path(words[0]).is_file()):
         return None
     try:
@@ -315,7 +315,7 @@ def schema(
     ] = "manifest",
     output: OutputOption = Output.text,
 ) -> None:
-    """Print a JSON Schema, of kitaru.yaml or of what Kitaru writes. With -o json it is the item of an answer."""
+    """Print the JSON Schema of kitaru.yaml, or of another file. With -o json it is the item of an answer."""
     terminal.begin("schema", output)
     from kitaru.cli import schema as schemas
 

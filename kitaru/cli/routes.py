@@ -275,7 +275,7 @@ def _image_given(text: str) -> str | dict[str, object]:
 
 
 def _asking(yes: bool) -> Callable[[FlowPlan], None]:
-    """Show what a move means for callers; on a terminal, ask if it breaks them."""
+    """Show the consequences of a move for callers; on a terminal, ask if it breaks them."""
 
     def confirm(plan: FlowPlan) -> None:
         progress.close()

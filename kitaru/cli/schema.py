@@ -1,4 +1,4 @@
-"""The JSON Schemas of what Kitaru reads and writes, generated from the models.
+"""The JSON Schemas of the files that Kitaru reads and writes, generated from the models.
 
 ``python -m kitaru.cli.schema --write schemas`` brings the files in step; a test holds them there.
 """
@@ -37,7 +37,7 @@ class _Untitled(GenerateJsonSchema):
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One schema: the type that it describes, its title, and what the type alone can't say."""
+    """One schema: the type that it describes, its title, and refinements that the type can't express."""
 
     type: Any
     title: str
@@ -68,7 +68,7 @@ def _refine_manifest(schema: Schema) -> None:
 
 
 def _refine_execution(schema: Schema) -> None:
-    """A stored value is written with its body under ``inline``, or without that key where the body is an object."""
+    """A stored value is written with its body under ``inline``, or without that key if the body is an object."""
     value = schema["$defs"]["Value"]
     value["properties"].pop("stored")
     value["required"].remove("stored")

@@ -1,4 +1,4 @@
-"""Commands that look back: history, blame, diff."""
+"""Commands about the record and the store: history, blame, diff, verify, gc."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def history(
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many generations.")] = 20,
     everything: Annotated[bool, typer.Option("--all", help="All generations there are.")] = False,
 ) -> None:
-    """Show who moved what, when, from which commit; newest first. Exit code 1 where one is missing or unreadable."""
+    """Show the changes of the store: actor, time, commit. Newest first. Exit code 1: one is missing or unreadable."""
     client = at.connect()
     happened = client.history.list(flow, limit=None if everything else limit)
     from kitaru.cli.views import history as view
@@ -45,7 +45,7 @@ def blame(
     at: Place,
     exec_id: Annotated[str, typer.Argument(metavar="EXEC_ID", help="The execution's id, or the end of it.")],
 ) -> None:
-    """Show which commit an execution runs, and who led it there."""
+    """Show the commit of an execution, and the move that led to it."""
     client = at.connect()
     found = client.history.blame(exec_id)
     from kitaru.cli.views import history as view
@@ -90,13 +90,13 @@ def verify(
         typer.Option("--expect", metavar="DIGEST", help="A digest of the head, noted earlier: it must be there."),
     ] = None,
 ) -> None:
-    """Check that nobody changed the history. Every generation names the digest of the one before it.
+    """Check that the history was not changed. Every generation names the digest of the one before it.
 
     Exit code 0: sound, 1: not. Who rewrites the log from one entry to its end leaves a chain that fits, as who cuts off
     its newest entries and edits kitaru.lock does: note the digest of the head elsewhere, and ask for it with --expect.
 
-    Where kitaru.lock is ahead of the log, or denies it, plan and every verb that writes refuse. After a restore from a
-    backup that lacks the newest generations: look at what this command says, then delete PROJECT/kitaru.lock.
+    If kitaru.lock is ahead of the log, or denies it, plan and every verb that writes refuse. After a restore from a
+    backup that lacks the newest generations: look at the result of this command, then delete PROJECT/kitaru.lock.
     """
     if expect is not None and not expect.strip():
         raise KitaruUsageError(
@@ -146,17 +146,17 @@ def gc(
         str, typer.Option("--unused-for", metavar="AGE", help=f"With --local: what nobody used for so long. {AGE}")
     ] = "30d",
 ) -> None:
-    """Find what nothing leads to any more, and remove it with --delete.
+    """Find garbage in the store, and remove it with --delete.
 
-    Versions and executions go only where an option says so.
+    Garbage is an object that nothing needs any more. Versions and executions go only by an option.
 
     A version never goes that a route, a label, a hold or an unfinished execution needs; with both --keep-versions and
-    --older-than, those go that are outside of both. What deleted versions leave goes one grace period later.
+    --older-than, those go that are outside of both. The objects of deleted versions go one grace period later.
 
     An execution goes only when it has completed, failed or was cancelled; one that waits, runs or is lost stays,
     however old it is. With it go its journal, logs, results, artifacts and idempotency key.
 
-    Others may work on the store meanwhile; with --grace 0d nobody may.
+    Others may work on the store meanwhile, but not with --grace 0d.
     """
     from kitaru.cli.views import history as view
 
@@ -190,7 +190,7 @@ def _prune(client: KitaruClient, unused_for: str, *, delete: bool) -> None:
 
 
 def _again(chosen: Mapping[str, object], place: Sequence[str]) -> str:
-    """The command that removes what this one showed."""
+    """The command that removes the garbage that this one showed."""
     words = ["kitaru", "store", "gc", "--delete"]
     for name, value in chosen.items():
         if value is not None:

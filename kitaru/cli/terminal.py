@@ -1,4 +1,4 @@
-"""What the command line prints: results on standard output, words for people on standard error."""
+"""Output of the command line: results on standard output, words for people on standard error."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ COLOURS = {
 }
 
 _OURS = chr(0xF0000 + int.from_bytes(os.urandom(2), "big") % 0xFFFE)
-"""Stands for Escape in our own styling until it is printed: nobody can have recorded what each process chooses anew."""
+"""Stands for Escape in our own styling until it is printed; each process chooses it anew: no recorded text has it."""
 
 
 class Output(StrEnum):
@@ -51,7 +51,7 @@ class Output(StrEnum):
 
 
 class Terminal:
-    """One command's output. ``chosen`` is what ``-o`` said; errors need it too, wherever they are raised."""
+    """One command's output. ``chosen`` is the value of ``-o``; errors need it, too."""
 
     def __init__(self) -> None:
         self.chosen = Output.text
@@ -94,9 +94,9 @@ class Terminal:
         return not self.json and sys.stdin.isatty() and sys.stdout.isatty()
 
     def confirm(self, question: str, again: str, *, yes: bool) -> None:
-        """Go on only if ``yes`` was given, or a person says so.
+        """Go on only if ``yes`` was given, or a person agrees.
 
-        ``KitaruUsageError`` with the command ``again`` if there is nobody to ask.
+        ``KitaruUsageError`` with the command ``again`` if there is no terminal.
         """
         if yes:
             return
@@ -117,12 +117,12 @@ class Terminal:
 
     @property
     def width(self) -> int:
-        """How many characters a line of standard output takes; 100 where that is no terminal."""
+        """How many characters a line of standard output takes; 100 if that is no terminal."""
         return shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
 
     @property
     def room(self) -> int | None:
-        """The width that a table has to fit; None where standard output is no terminal: nothing is cut then."""
+        """The width that a table has to fit; None if standard output is no terminal: nothing is cut then."""
         return self.width if sys.stdout.isatty() else None
 
     @property
@@ -131,11 +131,11 @@ class Terminal:
         return "utf" not in (sys.stdout.encoding or "utf-8").lower()
 
     def style(self, text: str, kind: str) -> str:
-        """``text`` in the colour of its kind, where standard output is a terminal that shows colours."""
+        """``text`` in the colour of its kind, if standard output is a terminal that shows colours."""
         return _styled(text, kind) if colours(sys.stdout) else text
 
     def dim(self, text: str) -> str:
-        """``text`` dimmed, for standard error, where that is a terminal that shows colours."""
+        """``text`` dimmed, for standard error, if that is a terminal that shows colours."""
         return _styled(text, "dim") if colours(sys.stderr) else text
 
     def item(self, item: Any, lines: Sequence[str] = ()) -> None:
@@ -146,7 +146,7 @@ class Terminal:
             self.lines(lines)
 
     def items(self, items: Sequence[Any], lines: Sequence[str], **beside: Any) -> None:
-        """Several results: ``{"command", "items", "count"}`` and what is said ``beside`` them; or their lines."""
+        """Several results: ``{"command", "items", "count"}`` and the keys of ``beside``; or their lines."""
         if self.json:
             listed = [plain_data(one) for one in items]
             self._emit({"command": self.command, "items": listed, "count": len(listed), **beside})
@@ -159,7 +159,7 @@ class Terminal:
             print(_printed(line))
 
     def raw(self, text: str) -> None:
-        """What a program made, or a file holds, on standard output as it is, but for our own styling."""
+        """The text of a program or a file on standard output, as it is, but for our own styling."""
         print(text.replace(_OURS, "\x1b"))
 
     def note(self, text: str) -> None:
@@ -214,7 +214,7 @@ def _printed(line: str) -> str:
 
 
 def json_text(data: Any, indent: int | None = None) -> str:
-    """``data`` as JSON that standard output can take: what its encoding has no bytes for is escaped."""
+    """``data`` as JSON that standard output can take: characters outside its encoding are escaped."""
     text = json.dumps(data, ensure_ascii=False, indent=indent, default=str)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
@@ -224,7 +224,7 @@ def json_text(data: Any, indent: int | None = None) -> str:
 
 
 def colours(stream: Any) -> bool:
-    """Whether ``stream`` is a terminal, and nobody asked for no colour (https://no-color.org)."""
+    """Whether ``stream`` is a terminal, and NO_COLOR is not set (https://no-color.org)."""
     return bool(stream.isatty()) and not os.environ.get("NO_COLOR")
 
 
@@ -305,9 +305,9 @@ class Progress:
 
 
 class LiveLine:
-    """A line on standard error that changes while a command waits; nothing where that is no terminal.
+    """A line on standard error that changes while a command waits; nothing if that is no terminal.
 
-    It gives way to what is printed meanwhile, and stays away from a line that somebody has begun.
+    It gives way to other output, and stays away from a line that has begun.
     """
 
     def __init__(self, *, quiet: bool) -> None:
@@ -323,7 +323,7 @@ class LiveLine:
         return shutil.get_terminal_size((80, 24)).columns - 1
 
     def show(self, text: Callable[[], str]) -> None:
-        """Say this instead of what was said; a few times a second at most."""
+        """Show this text instead; a few times a second at most."""
         with self._guard:
             if not self.on or self._line_begun or time.monotonic() < self._due:
                 return

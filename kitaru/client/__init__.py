@@ -32,7 +32,7 @@ _configured: dict[str, str | None] = {}
 
 
 def configure(*, store: str | None = None, project: str | None = None, stack: str | None = None) -> None:
-    """Set what clients of this process use where a call does not say otherwise; None leaves it as it is.
+    """Set the defaults of all clients of this process; None leaves a default as it is.
 
     Stronger than the environment and the files, weaker than an argument or a decorator.
     """
@@ -57,9 +57,8 @@ class KitaruClient:
         reporter: Reporter | None = None,
         hosts_runs: bool = False,
     ) -> None:
-        """``hosts_runs`` is for a process that exists for what it runs, as ``kitaru run`` does: a run from source goes
-        on in the main thread while ``handle.wait()`` blocks there, not beside it; so code that blocks is stopped on
-        time, and what child processes print is in its logs.
+        """``hosts_runs``: this process exists for its runs, as ``kitaru run`` does: a run from source has the main
+        thread while ``handle.wait()`` blocks there, so that its timeouts and child processes work.
         """
         asked = Asked(
             store=store or _configured.get("store"),
@@ -93,7 +92,7 @@ class KitaruClient:
 
     @cached_property
     def history(self) -> History:
-        """Verbs that look back: what happened, what differs, whether the record is sound."""
+        """Verbs that look back: history, differences, whether the record is sound."""
         from kitaru.release.client_history import History
 
         return History(self.session)
@@ -113,7 +112,7 @@ class KitaruClient:
         return Project(self.session)
 
     def import_flows(self, flows: Sequence[str] = (), *, dry_run: bool = False) -> Imported:
-        """Write into the manifest what the store has and the manifest does not name, of these flows or of all."""
+        """Write into the manifest the flows and routes that only the store has, of these flows or of all."""
         from kitaru.client.working_tree import importer
 
         done = importer(self.session).run(flows, dry_run=dry_run)
@@ -133,7 +132,7 @@ class KitaruClient:
         allow_dirty: bool = False,
         ignoring: Sequence[Path] = (),
     ) -> Plan:
-        """What apply would do. Files of ``ignoring`` do not count as changes of the repository."""
+        """The plan that apply would carry out. Files of ``ignoring`` do not count as changes of the repository."""
         return self.project.plan(flows, prune=prune, force=force, allow_dirty=allow_dirty, ignoring=ignoring)
 
     def apply(

@@ -1,4 +1,4 @@
-"""Version numbers as callers write them: 3, "3" or "v3"; everything else is refused before it does harm."""
+"""Arguments as callers write them, checked before anything is done: versions, tags, times, images."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from kitaru.model.jsonable import parse_json
 from kitaru.model.route import Selector, selector
 
 PREVIOUS = -1
-"""``rollback(to=-1)``: where the route led before, passing over what a rollback left and what was deleted."""
+"""``rollback(to=-1)``: the version before, never one that a rollback left or that was deleted."""
 
 
 def version_number(value: Any) -> int:
-    """The number. Raises ``KitaruUsageError`` for what is none: True, 1.0, "head", 0."""
+    """The number of ``3``, ``"3"`` or ``"v3"``. Raises ``KitaruUsageError``: for True, 1.0, "head", 0."""
     number = _whole(value)
     if number is None or number < 1:
         raise KitaruUsageError(
@@ -30,7 +30,7 @@ def version_number(value: Any) -> int:
 
 
 def tag_name(value: Any) -> str:
-    """The tag. Raises ``KitaruUsageError`` for what is no text: a list, None."""
+    """The tag. Raises ``KitaruUsageError`` for anything but text."""
     if not isinstance(value, str):
         raise KitaruUsageError(f"{value!r} is no tag: expected one text, such as 'stable'", hint="one verb, one tag")
     return value
@@ -49,7 +49,7 @@ def version_or_none(value: Any) -> int | None:
 
 
 def version_back(value: Any) -> int:
-    """Where a rollback is to lead: a version, or -1."""
+    """The version that a rollback leads to, or -1."""
     number = _whole(value)
     if number is None or (number < 1 and number != PREVIOUS):
         raise KitaruUsageError(
@@ -81,7 +81,7 @@ def moment(value: datetime | str, now: datetime) -> datetime:
 
 
 def chosen(tag: Any, version: Any) -> Selector:
-    """What a tag or a version selects. Raises ``KitaruUsageError`` for both at once, and for what is neither."""
+    """The selector of a tag or a version. Raises ``KitaruUsageError`` for both at once, and for anything else."""
     if tag is not None and not isinstance(tag, str):
         raise KitaruUsageError(f"{tag!r} is no tag: expected a text, such as 'stable'", hint="version=N is a number")
     try:
@@ -124,7 +124,7 @@ def check_base_image(text: str) -> None:
 
 
 def asked_image(value: str | Mapping[str, Any] | ImageSettings | None, called: str = "image=") -> ImageSettings | None:
-    """The settings that ``value`` stands for; None stays None. ``called``: how it was named where it was given.
+    """The settings that ``value`` stands for; None stays None. ``called`` is its name in errors: ``--image``.
 
     Raises ``KitaruUsageError`` with every member that is wrong.
     """

@@ -68,8 +68,8 @@ class ArtifactRef:
         return tuple(self.record.tags)
 
     def load(self, *, as_plain: bool = False) -> Any:
-        """The value as its own type, ``KitaruValueError`` where this process can't import that; ``as_plain``: as
-        JSON-like data, whatever its type was.
+        """The value as its own type, ``KitaruValueError`` if this process can't import that; ``as_plain``: as
+        JSON-like data, of any type.
         """
         subject = f"artifact {self.name!r}"
         if as_plain:
@@ -96,13 +96,13 @@ class Artifacts:
         producing_call: str | None = None,
         limit: int | None = None,
     ) -> list[ArtifactRef]:
-        """What an execution saved, oldest first. ``producing_call``: a call's id, or a checkpoint's name."""
+        """The artifacts of an execution, oldest first. ``producing_call``: a call's id, or a checkpoint's name."""
         session = self._session
         there = read_artifacts(session.store, session.project, session.executions.full_id(exec_id))
         found = select(there, name=name, kind=kind, producing_call=producing_call)
         return [ArtifactRef(one, session) for one in islice(found, limit)]
 
     def get(self, artifact_id: str) -> ArtifactRef:
-        """The artifact with that id. ``KitaruUsageError`` where there is none."""
+        """The artifact with that id. ``KitaruUsageError`` if there is none."""
         session = self._session
         return ArtifactRef(find(session.store, session.project, artifact_id), session)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from kitaru.release.mover import Rerouted as Rerouted
 
 Confirm = Callable[["FlowPlan"], None]
-"""Is given what a verb means for callers, before anything is written; raises to stop it."""
+"""Is given the consequences of a verb for callers, before anything is written; raises to stop it."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -72,7 +72,7 @@ class Deployment:
         return f"<Deployment {self.flow} v{self.version}{f': {tags}' if tags else ''}>"
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON data; the snapshot in full where it was asked for."""
+        """As JSON data; the snapshot in full if it was asked for."""
         names = [name for name in self.__dataclass_fields__ if name != "details"]
         data = {name: getattr(self, name) for name in names}
         if self.details is not None:
@@ -82,7 +82,7 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class FlowSummary:
-    """One flow of the project: its highest version and where its tags lead; of divided routes also the percents."""
+    """One flow of the project: its highest version and its routes; of divided routes also the percents."""
 
     flow: str
     latest: int
@@ -127,7 +127,7 @@ class Deployments:
         cache: bool | None = None,
         idempotency_key: str | None = None,
     ) -> FlowHandle:
-        """Start an execution of the version that the selector leads to (``default`` where there is none).
+        """Start an execution of the version that the selector leads to (``default`` without one).
 
         Raises ``KitaruSelectorError``, ``KitaruInputError``, ``KitaruStackError``: no execution exists then.
         """
@@ -267,9 +267,9 @@ class Deployments:
         message: str = "",
         confirm: Confirm | None = None,
     ) -> Released:
-        """As ``deploy``, or as ``build`` without a ``tag``, but says all that was done.
+        """As ``deploy``, or as ``build`` without a ``tag``, but returns all that was done.
 
-        ``manifest="only"`` edits the manifest alone. ``confirm`` is given what callers meet, and raises to stop it.
+        ``manifest="only"`` edits the manifest alone. ``confirm`` is given the consequences, and raises to stop it.
         """
         # Late: a consumer that invokes a version needs nothing that makes one.
         from kitaru.client.working_tree import Targets, build, manifest_sync

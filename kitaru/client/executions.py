@@ -1,4 +1,4 @@
-"""``client.executions``: runs, wherever they run."""
+"""``client.executions``: runs, in this process or elsewhere."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ class ExecutionsClient:
         return self._running.run(flow, inputs, stack=stack, retries=retries, cache=cache, image=image)
 
     def get(self, exec_id: str) -> Execution:
-        """The execution with its checkpoints. Part of an id will do, where it fits one only."""
+        """The execution with its checkpoints. The end of an id is enough, if it fits one only."""
         return self._session.executions.get(exec_id)
 
     def silent_for(self, execution: Execution) -> float | None:
-        """Seconds since the last sign of life of a runner that is late with it; None where all is well."""
+        """Seconds since the last sign of life of a runner that is late with it; None if all is well."""
         return self._session.executions.silent_for(execution)
 
     def list(
@@ -111,15 +111,15 @@ class ExecutionsClient:
         return list(found)
 
     def latest(self, *, flow: str | None = None, status: str | None = None) -> Execution:
-        """The newest execution that fits. ``KitaruUsageError`` where none does."""
+        """The newest execution that fits. ``KitaruUsageError`` if none does."""
         _must_be_statuses(status)
         for execution in self._session.executions.newest(flow=flow, status=status, limit=1):
             return execution
         raise KitaruUsageError("there is no such execution", hint="kitaru executions list")
 
     def elsewhere(self, *, flow: str | None = None) -> str:
-        """Options that lead to executions of ``flow`` (or any) in the user's own store, where that is another one than
-        this; empty where there are none. Runs from before there was a manifest are there.
+        """Options that lead to executions of ``flow`` (or any) in the user's own store, which holds runs from before
+        there was a manifest: ``--store file:///… --project ai``; empty if there are none.
         """
         session = self._session
         own = wiring.own_store(session.settings)
@@ -132,10 +132,7 @@ class ExecutionsClient:
         return ""
 
     def left_alone(self, execution: Execution) -> bool:
-        """Whether its runner is gone without having said so; what it had under way is not, any more.
-
-        That makes an execution ``lost``, unless it waits for an answer: it goes on with that.
-        """
+        """Whether its runner is gone and recorded no end: it is ``lost``, unless it waits for an answer."""
         begun = execution.runner is not None and not execution.ended and execution.suspended_at is None
         return begun and not self._session.executions.held(execution)
 
@@ -146,11 +143,11 @@ class ExecutionsClient:
     def logs(
         self, exec_id: str, *, follow: bool = False, checkpoint: str | None = None, limit: int | None = None
     ) -> Iterator[LogLine]:
-        """What the execution printed and logged; ``checkpoint``: only what the calls of that name did, or that call.
+        """The output and the log of the execution; ``checkpoint``: only of the calls of that name, or of that call.
 
         ``limit``: only so many lines, the last ones, and no more is read than that takes. ``KitaruUsageError`` for a
         checkpoint that it has not called; of one that is followed it may yet come. Following ends with
-        ``KitaruStateError`` where its runner is gone.
+        ``KitaruStateError`` if its runner is gone.
         """
         session = self._session
         if follow and limit is not None:
@@ -167,11 +164,11 @@ class ExecutionsClient:
         return filter(fits, self.handle(execution.exec_id).logs(follow=follow))
 
     def page_template(self) -> str:
-        """What ``executions get --html`` draws a page with."""
+        """The template of the page of ``executions get --html``."""
         return wiring.template("execution.html.j2")
 
     def explain_cache(self, exec_id: str) -> Sequence[CacheReport]:
-        """What the cache did for each call of an execution, and why."""
+        """The cache's decision for each call of an execution, and why."""
         from kitaru.run.cache import explain
 
         return explain(self._session.store, self._session.project, self.get(exec_id))
@@ -179,8 +176,8 @@ class ExecutionsClient:
     def result(self, execution: Execution | str, *, as_plain: bool = False) -> Any:
         """The result of a completed execution, or of the one of that id; ``KitaruStateError`` for any other.
 
-        As its own type, ``KitaruValueError`` where that can't be imported here; ``as_plain``: as JSON-like data,
-        whatever its type was.
+        As its own type, ``KitaruValueError`` if that can't be imported here; ``as_plain``: as JSON-like data, of
+        any type.
         """
         if isinstance(execution, str):
             execution = self.get(execution)
@@ -195,20 +192,20 @@ class ExecutionsClient:
         return read_value(self._session, execution.output, subject, exec_id=execution.exec_id)
 
     def value(self, value: Value | None, subject: str, *, as_plain: bool = False) -> Any:
-        """A stored value of an execution; ``as_plain``: as JSON-like data, whatever its type was."""
+        """A stored value of an execution; ``as_plain``: as JSON-like data, of any type."""
         if value is None:
             return None
         read = plain_value if as_plain else read_value
         return read(self._session, value, subject)
 
     def resume(self, exec_id: str, *, flow: Flow[..., Any] | None = None) -> FlowHandle:
-        """Go on with an execution that failed, was answered, or whose runner is gone. No finished checkpoint runs
+        """Go on with an execution that failed, was answered, or lost its runner. No finished checkpoint runs
         again.
 
         An invoked one goes on from its own snapshot, in a process of its own. One that was run from source goes on in a
-        thread of this process, from ``flow``, else from the folder where it began as that is now, else from the source
-        that is here: ``KitaruSourceError`` where there is none, ``KitaruDivergenceError`` from its handle where the
-        code no longer makes the recorded calls.
+        thread of this process, from ``flow``, else from the folder of its first run as it is now, else from the source
+        that is here: ``KitaruSourceError`` without any, ``KitaruDivergenceError`` from its handle if the code makes
+        other calls than those recorded.
         """
         session = self._session
         # Taken over as it was judged: whoever else went on with it meanwhile is met before any code runs.
@@ -226,7 +223,7 @@ class ExecutionsClient:
     retry = resume
 
     def pending_waits(self, exec_id: str) -> Sequence[Wait]:
-        """What the execution asks and nobody has answered yet."""
+        """The waits of the execution that have no answer yet."""
         return answers.pending(self._session, self.get(exec_id))
 
     def pending_wait(self, exec_id: str, *, wait: str | None = None) -> Wait:
@@ -234,7 +231,7 @@ class ExecutionsClient:
         return answers.chosen(self._session, self.get(exec_id), wait)
 
     def answered(self, executions: Sequence[Execution]) -> set[str]:
-        """Ids of those that wait though every question of theirs has an answer: they are to be resumed.
+        """Ids of those that wait with an answer to every question: they are to be resumed.
 
         One listing for each that waits, and a few reads for each that has answers.
         """
@@ -256,8 +253,8 @@ class ExecutionsClient:
         """Answer a wait: the only pending one, or the one of that name. The first answer counts.
 
         ``KitaruWaitValidationError`` for a value that doesn't fit its schema: the execution waits on.
-        ``KitaruConflictError`` where somebody answered before. Where nobody polls for the answer any more, the
-        execution is resumed as by ``resume``, unless ``resume`` is False.
+        ``KitaruConflictError`` if there is an answer already. If no runner polls for it any more, the execution is
+        resumed as by ``resume``, unless ``resume`` is False.
         """
         execution = self.get(exec_id)
         answers.answer(self._session, execution, answers.chosen(self._session, execution, wait), value)
@@ -298,13 +295,13 @@ class ExecutionsClient:
         tag: str | None = None,
         flow: Flow[..., Any] | None = None,
     ) -> FlowHandle:
-        """Start a new execution that takes over what this one finished before ``from_``, and runs the rest anew.
+        """Start a new execution: it takes over the calls that this one finished before ``from_``, and runs the rest.
 
         ``from_``: the name of a checkpoint or wait, the id of a call, or its position from 1. ``args`` replace inputs;
-        what was recorded is then taken where a call's own inputs are the same. ``overrides`` give results and answers:
+        a recorded call is then taken if its own inputs are the same. ``overrides`` give results and answers:
         ``{"checkpoint.research": ..., "wait.approve": ...}``; one that doesn't fit is refused, and nothing is opened:
         ``KitaruInputError``, ``KitaruWaitValidationError``. It runs on the version of the original, on ``version``
-        or ``tag``, or from source where the original did or ``flow`` is given.
+        or ``tag``, or from source if the original did or ``flow`` is given.
         """
         settled = self._replays.prepare(
             exec_id, cut=str(from_), args=args, overrides=overrides or {}, version=version, tag=tag, flow=flow
@@ -322,7 +319,7 @@ class ExecutionsClient:
         tag: str | None = None,
         flow: Flow[..., Any] | None = None,
     ) -> ReplayPlan:
-        """What ``replay`` would take over, run anew, or can't use, call by call. Writes nothing."""
+        """The calls that ``replay`` would take over, run anew, or can't use. Writes nothing."""
         settled = self._replays.prepare(
             exec_id, cut=str(from_), args=args, overrides=overrides or {}, version=version, tag=tag, flow=flow
         )
@@ -347,7 +344,7 @@ class ExecutionsClient:
         )
 
     def _hint_for_silence(self, execution: Execution) -> str:
-        """What helps where the process of this machine lives, and gives no sign of life."""
+        """The hint for a process of this machine that lives, and gives no sign of life."""
         silent, runner = self.silent_for(execution), execution.runner
         if silent is None or runner is None:
             return ""

@@ -1,4 +1,4 @@
-"""A handle on one execution, wherever it runs."""
+"""A handle on one execution, in this process or elsewhere."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class FlowHandle:
         return f"FlowHandle({self.exec_id!r})"
 
     def __dir__(self) -> list[str]:
-        """What a caller needs; the rest serves the command line."""
+        """The names for callers; the others serve the command line."""
         return ["cancel", "exec_id", "get", "logs", "status", "wait"]
 
     @property
@@ -88,7 +88,7 @@ class FlowHandle:
         return self._session.executions.get(self.exec_id).status
 
     def wait(self, timeout: float | None = None, *, as_plain: bool = False) -> Any:
-        """Block until the execution ends, and return its result; ``as_plain``: as JSON-like data, whatever its type.
+        """Block until the execution ends, and return its result; ``as_plain``: as JSON-like data, of any type.
 
         ``timeout`` in seconds: ``KitaruTimeoutError`` then, while the execution goes on. ``KitaruExecutionError`` (or a
         subclass) when it failed; ``KitaruStateError`` when its runner is gone, or left because it waits for an answer.
@@ -128,8 +128,8 @@ class FlowHandle:
     def logs(self, *, follow: bool = False) -> Iterator[LogLine]:
         """The lines that the execution printed or logged; ``follow`` goes on until it ends.
 
-        ``KitaruStateError`` where it is followed, its runner is gone, and nobody went on with it within
-        ``LIVENESS_EVERY`` seconds; ``KitaruStackError`` where its worker ended before it began.
+        ``KitaruStateError`` if it is followed, its runner is gone, and no other took it over within ``LIVENESS_EVERY``
+        seconds; ``KitaruStackError`` if its worker ended before it began.
         """
         if self._hosted is not None:
             self._begin(here=False)
@@ -156,14 +156,14 @@ class FlowHandle:
         return self._runs_here
 
     def cancel(self) -> None:
-        """Cancel the execution; returns when that is recorded. ``KitaruStateError`` where it has ended before."""
+        """Cancel the execution; returns when that is recorded. ``KitaruStateError`` if it has ended before."""
         from kitaru.run.cancels import cancel
 
         cancel(self._session, self.exec_id)
 
-    def tell_of_waits(self, told: Callable[[Execution], None]) -> None:
-        """While ``wait()`` blocks, call ``told`` each time that the execution asks something new."""
-        self._told = told
+    def tell_of_waits(self, show: Callable[[Execution], None]) -> None:
+        """While ``wait()`` blocks, call ``show`` each time that the execution asks something new."""
+        self._told = show
 
     def tell_of_progress(self, shown: Callable[[Execution], None], printed: Callable[[str], None]) -> None:
         """While ``wait()`` blocks, call ``shown`` with the execution as it stands, about once a second; and ``printed``
@@ -181,14 +181,14 @@ class FlowHandle:
         self._thread.start()
 
     def host(self, here: Callable[[], Any], beside: Callable[[], Any]) -> None:
-        """Let the execution begin with the call that waits for it: ``here``, in the main thread, where that waits
+        """Let the execution begin with the call that waits for it: ``here``, in the main thread, if that waits
         without a limit; else ``beside`` it, in a thread.
         """
         self._runs_here = True
         self._hosted = (here, beside)
 
     def fail(self, error: BaseException) -> None:
-        """The execution ended with this error. Called in its thread, or in its place where that does not react."""
+        """The execution ended with this error. Called in its thread, or in its place if that does not react."""
         self._error.append(error)
         self._settled.set()
 
@@ -222,7 +222,7 @@ class FlowHandle:
                 pause = max(TOLD_EVERY, TOLD_COST * (time.monotonic() - began))
 
     def _until_settled(self, deadline: float | None) -> bool:
-        """Wait for the thread of this process; False where the deadline came first."""
+        """Wait for the thread of this process; False if the deadline came first."""
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if not self._tells:
@@ -302,7 +302,7 @@ class FlowHandle:
         )
 
     def _must_go_on(self, execution: Execution, seconds: float) -> None:
-        """Nobody runs it: that is as it should be only while whoever answered is about to resume it."""
+        """Without a runner it goes on only while the one that answered is about to resume it."""
         keys = [self._answer_key(wait.wait_id) for wait in execution.open_waits]
         if not any(self._session.store.read(key) is not None for key in keys):
             raise waiting_error(execution)
@@ -313,7 +313,7 @@ class FlowHandle:
             )
 
     def _must_have_begun(self, execution: Execution) -> None:
-        """A worker that ended before it could write to the journal left its reason where its runner finds it."""
+        """A worker that ended before it could write to the journal left its reason with its runner."""
         launched = self._launched
         begun = execution.runner is not None and self._has_begun
         if begun or launched is None or launched.runner.alive(launched.process) is not False:
@@ -347,7 +347,7 @@ class FlowHandle:
 
 
 def waiting_error(execution: Execution) -> KitaruStateError:
-    """What the caller gets of an execution that waits while nobody runs it."""
+    """The error for an execution that waits without a runner."""
     waits = execution.open_waits
     asked = "; ".join(f"{wait.name!r}" + (f": {wait.question}" if wait.question else "") for wait in waits)
     chosen = f" --wait {told_apart(waits[0], waits)}" if len(waits) > 1 else ""

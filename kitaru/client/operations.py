@@ -82,19 +82,19 @@ OPERATIONS = (
         item=keys("project flows warnings"),
     ),
     Operation(
-        "plan", "plan", "Show what apply would do, and why.",
+        "plan", "plan", "Show the changes that apply would make, and why.",
         names("flows=FLOW prune=--prune force=--force allow_dirty=--allow-dirty ignoring="), "Plan", MANIFEST,
         shown=keys("--out --files --detailed-exitcode --drift"), exits=(1, 2),
     ),
     Operation(
-        "apply", "apply", "Build what is new, then switch every route at once.",
+        "apply", "apply", "Build new versions, then switch every route at once.",
         names("flows=FLOW|PLAN plan= saved= prune=--prune force=--force allow_dirty=--allow-dirty "
               "message=--message ignoring="),
         "Applied", (*MANIFEST, KitaruConflictError, KitaruIntegrityError, KitaruStateError),
         shown=keys("--yes --reviewed"), item=keys("generation changed by plan"), writes=True,
     ),
     Operation(
-        "import_flows", "import", "Declare in the manifest what only the store has.",
+        "import_flows", "import", "Declare flows and routes that only the store has.",
         names("flows=FLOW dry_run=--dry-run"), "Imported", (*MANIFEST, KitaruSelectorError),
         item=keys("path written flows diff warnings notes"), writes=True,
     ),
@@ -132,7 +132,7 @@ OPERATIONS = (
         "Rerouted", ROUTE, item=keys("flow version labels_lost generation manifest"), writes=True,
     ),
     Operation(
-        "deployments.flows", "flow list", "List the project's flows and where their routes lead.", {},
+        "deployments.flows", "flow list", "List the project's flows and their routes.", {},
         "list[FlowSummary]", item=keys("flow latest routes exclusive managed weights"), listed=True,
     ),
     Operation(
@@ -167,7 +167,7 @@ OPERATIONS = (
         shown=keys("--html --explain-cache"),
     ),
     Operation(
-        "executions.logs", "executions logs", "Print what an execution printed and logged.",
+        "executions.logs", "executions logs", "Print the output and the log of an execution.",
         names("exec_id=EXEC_ID follow=--follow checkpoint=--checkpoint limit=--limit"), "Iterator[LogLine]",
         (KitaruStateError, KitaruUsageError), shown=keys("--grouped --verbose"),
     ),
@@ -177,7 +177,7 @@ OPERATIONS = (
         shown=keys("--wait --timeout"), writes=True,
     ),
     Operation(
-        "executions.resume", "executions resume", "Go on with one that nobody runs; finished checkpoints are kept.",
+        "executions.resume", "executions resume", "Go on with one that has no runner; finished checkpoints are kept.",
         names("exec_id=EXEC_ID flow="), "FlowHandle", (KitaruExecutionError, KitaruSourceError, KitaruStateError),
         shown=keys("--wait --timeout"), writes=True,
     ),
@@ -197,11 +197,11 @@ OPERATIONS = (
         shown=keys("--dry-run --wait --timeout"), writes=True,
     ),
     Operation(
-        "history.list", "history", "Show who moved what, when, from which commit; newest first.",
+        "history.list", "history", "Show the changes of the store: actor, time, commit.",
         names("flow=FLOW limit=--limit+--all"), "Happened", (KitaruSelectorError,), listed=True, exits=(1,),
     ),
     Operation(
-        "history.blame", "blame", "Show which commit an execution runs, and who led it there.",
+        "history.blame", "blame", "Show the commit of an execution, and the move that led to it.",
         names("exec_id=EXEC_ID"), "Blame",
     ),
     Operation(
@@ -209,11 +209,11 @@ OPERATIONS = (
         names("flow=FLOW before=A after=B full=--full"), "Difference", (KitaruIntegrityError, KitaruSelectorError),
     ),
     Operation(
-        "history.verify", "store verify", "Check that nobody changed the history.",
+        "history.verify", "store verify", "Check that the history was not changed.",
         names("deep=--deep expect=--expect"), "Verified", exits=(1,),
     ),
     Operation(
-        "housekeeping.collect", "store gc", "Find what nothing leads to any more, and remove it with --delete.",
+        "housekeeping.collect", "store gc", "Find garbage in the store, and remove it with --delete.",
         names("delete=--delete keep_versions=--keep-versions older_than=--older-than "
               "executions_older_than=--executions-older-than grace=--grace"),
         "Collected", shown=keys("--yes --local --unused-for"), writes=True,

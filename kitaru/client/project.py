@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Applied:
-    """What apply did: the plan that it carried out, and the generation that the project is at now."""
+    """The plan that apply carried out, and the generation that the project is at now."""
 
     plan: Plan
     generation: int
@@ -45,7 +45,7 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What validate looked at: flows and their inputs' schemas by name, and what is worth a look."""
+    """The flows that validate looked at, and its warnings."""
 
     project: str
     flows: tuple[str, ...]
@@ -53,7 +53,7 @@ class Checked:
 
 
 class Project:
-    """Verbs about what a repository's manifest wants."""
+    """Verbs about a repository's manifest."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -75,11 +75,11 @@ class Project:
         return self._around
 
     def workshop(self, *, allow_dirty: bool, ignoring: Sequence[Path] = ()) -> Workshop:
-        """The manifest at the repository's present state. ``KitaruSourceError`` where that can't be built from.
+        """The manifest at the repository's present state. ``KitaruSourceError`` if that can't be built from.
 
         ``ignoring`` are files that do not count as changes, such as a saved plan; of a folder, those in it that can be
         plans.
-        As long as that state is the same it is the same workshop: what a plan packed, an apply need not pack again.
+        While that state is the same it is the same workshop: an apply packs nothing that a plan has packed.
         """
         repository = self._repository
         found, _ = open_workshop(self._session, repository, allow_dirty=allow_dirty, ignoring=_files(ignoring))
@@ -116,9 +116,9 @@ class Project:
         allow_dirty: bool = False,
         ignoring: Sequence[Path] = (),
     ) -> Plan:
-        """What apply would do for the flows named (all, when none is). Writes nothing, takes no lock.
+        """The plan for the flows named, or for all. Writes nothing, takes no lock.
 
-        ``force`` passes over rollbacks and the order of commits; the plan says over which.
+        ``force`` passes over rollbacks and the order of commits; the plan shows which.
         """
         _must_be_names(flows)
         workshop = self.workshop(allow_dirty=allow_dirty, ignoring=ignoring)
@@ -138,8 +138,8 @@ class Project:
     ) -> Applied:
         """Carry out a plan, made now unless one is given; all of it at once, or none of it.
 
-        ``saved``: the plan comes from a file, and is refused as ``reopened`` refuses it. Guards and commit are those of
-        this repository, whatever the file says.
+        ``saved``: the plan comes from a file, and is checked as by ``reopened``. Guards and commit are those of
+        this repository, never of the file.
         Raises ``KitaruConflictError`` when another writer moved what it wants to move; nothing has moved then.
         An interruption comes through as long as nothing is committed; after that it is too late, and the result stands.
         """
@@ -188,10 +188,10 @@ class Project:
         allow_dirty: bool = False,
         ignoring: Sequence[Path] = (),
     ) -> Plan:
-        """A plan from a file, made again from what there is now; ``apply(plan=..., saved=True)`` carries it out.
+        """A plan from a file, made again from the present state; ``apply(plan=..., saved=True)`` carries it out.
 
         Raises ``KitaruConflictError`` unless repository, manifest and store are as the file's plan saw them,
-        ``KitaruIntegrityError`` where the plan made now says otherwise than the file, ``KitaruUsageError`` for
+        ``KitaruIntegrityError`` if the plan made now is not the one of the file, ``KitaruUsageError`` for
         ``flows`` and ``prune``, which a plan that was made already takes no more.
         """
         _must_be_whole(flows, prune, force)
@@ -201,7 +201,7 @@ class Project:
         return self._reopened
 
     def file_lines(self, plan: Plan, *, allow_dirty: bool, ignoring: Sequence[Path] = ()) -> list[str]:
-        """What each distinct source holds: the flows that share it, its files and their sizes."""
+        """Each distinct source: the flows that share it, its files and their sizes."""
         workshop = self.workshop(allow_dirty=allow_dirty, ignoring=ignoring)
         flows = workshop.loaded.manifest.flows
         groups: dict[str, list[str]] = {}
@@ -227,7 +227,7 @@ class Project:
         return Applier(session.store, session.project, self.releases, session.clock, session.reporter)
 
     def _made_again(self, plan: Plan, workshop: Workshop, planner: Planner, head: Lockfile) -> Plan:
-        """The same plan, made now: what is in a file proves nothing. Raises as ``reopened`` does."""
+        """The same plan, made now: a file proves nothing. Raises as ``reopened`` does."""
         self._must_match(plan, workshop)
         # One without edits, too: that nothing is to be done was true of its own generation.
         self._applier().must_stand(plan, head)
@@ -275,7 +275,7 @@ class Project:
         """Whether the plan's store may be this one, though its address is another.
 
         A folder's path may differ between machines that share it. Then its history is the same, once there is any, and
-        the folder itself, where the plan knows it: a copy has the history alone.
+        the folder itself, if the plan knows it: a copy has the history alone.
         """
         known = not plan.store_id or plan.store_id == wiring.store_id(self._session.store)
         return plan.base > 0 and plan.store.startswith("file:") and known
@@ -296,7 +296,7 @@ def _must_be_names(flows: Sequence[str]) -> None:
 
 
 def _must_be_whole(flows: Sequence[str], prune: bool, force: bool) -> None:
-    """A saved plan is carried out as it was shown: what it is about was chosen when it was made."""
+    """A saved plan is carried out as it was shown: its flows were chosen when it was made."""
     given = [*flows, *(["--prune"] if prune else []), *(["--force"] if force else [])]
     if given:
         raise KitaruUsageError(

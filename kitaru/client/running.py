@@ -31,7 +31,7 @@ LOCAL = "local"
 
 
 class Running:
-    """What ``client.executions`` does with source that is here."""
+    """The part of ``client.executions`` that runs source."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -68,10 +68,8 @@ class Running:
         return load_target(root, target, roots)
 
     def source_of(self, execution: Execution) -> Flow[..., Any]:
-        """The flow of an execution that began from source: from the folder where it began where that is on this machine
-        still, else from the source that is here, where that holds the target.
-
-        ``KitaruSourceError`` where neither does, with where it began.
+        """The flow of an execution that began from source: from the folder of its first run, if that is on this
+        machine, else from the source that is here. ``KitaruSourceError`` if neither has the target.
         """
         place, _, _ = execution.target.partition(":")
         began = execution.source
@@ -110,7 +108,7 @@ class Running:
     def place_of(self, flow: Flow[..., Any]) -> tuple[SourcePlace, str]:
         """The folder and host of the flow's source, and the target in that folder.
 
-        The folder is the source's root where the flow is below that, else the folder of its file.
+        The folder is the source's root if the flow is below that, else the folder of its file.
         """
         path = Path(flow.func.__code__.co_filename)
         if not path.is_absolute():
@@ -124,8 +122,8 @@ class Running:
     def in_thread(
         self, flow: Flow[..., Any], exec_id: str, entries: tuple[bytes, ...], *, takes_over: bool = False
     ) -> FlowHandle:
-        """Run an execution with these journal entries on in a thread of this process; where this process exists for it,
-        in the one that waits for it. ``takes_over``: somebody else may have begun with it, or be about to.
+        """Run an execution with these journal entries on in a thread of this process; if this process exists for it,
+        in the one that waits for it. ``takes_over``: another runner may have begun with it, or be about to.
         """
         session = self._session
 
@@ -176,7 +174,7 @@ def _not_here(execution: Execution) -> KitaruSourceError:
 
 
 def _options(flow: Flow[..., Any], retries: int | Retry | None, cache: bool | None) -> ExecutionOptions:
-    """What the call says, else the decorator, else the default."""
+    """The options of the call, else of the decorator, else the defaults."""
     chosen = flow.options.retries if retries is None else retries
     return ExecutionOptions(
         retries=further_attempts(chosen),

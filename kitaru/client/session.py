@@ -1,4 +1,4 @@
-"""What every verb of one client shares: settings, store, clock, and who acts."""
+"""The state that all verbs of one client share: settings, store, clock, actor."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Session:
     """One client's connection: everything is made when it is first needed, and then kept."""
 
     def __init__(self, asked: Asked, reporter: Reporter | None = None, *, hosts_runs: bool = False) -> None:
-        """``hosts_runs``: this process exists for what it runs; see ``KitaruClient``."""
+        """``hosts_runs``: this process exists for its runs; see ``KitaruClient``."""
         self.asked = asked
         self.hosts_runs = hosts_runs
         self.clock = wiring.SystemClock()
@@ -52,7 +52,7 @@ class Session:
 
     @cached_property
     def manifest(self) -> ManifestFile:
-        """The manifest in reach. Raises ``KitaruManifestError``, or ``KitaruUsageError`` where there is none."""
+        """The manifest in reach. Raises ``KitaruManifestError``, or ``KitaruUsageError`` if there is none."""
         return wiring.load_manifest(self.asked, self.settings.cwd)
 
     def forget_manifest(self) -> None:
@@ -99,7 +99,7 @@ class Session:
         return Executions(store, project, self.clock, self._alive, lease_seconds(self.settings.environ), self._launched)
 
     def _launched(self, execution: Execution) -> RunnerInfo | None:
-        """The process that is to run an execution whose journal knows no runner yet, where that is known here."""
+        """The process that is to run an execution without a runner in its journal yet, if it is known here."""
         opener = execution.opener
         if opener is not None:
             return RunnerInfo(opener.runner_id, opener.host, opener.pid, opener.started)
@@ -113,13 +113,13 @@ class Session:
     def _alive(self, runner: RunnerInfo) -> bool | None:
         return wiring.process_at_work(runner)
 
-    def get_object(self, sha: str, what: str) -> bytes:
-        """The object of that digest, verified. ``what`` names it in errors."""
+    def get_object(self, sha: str, subject: str) -> bytes:
+        """The object of that digest, verified. ``subject`` names it in errors: ``snapshot of ex-…``."""
         key = address.blob(self.project, sha)
         body = self.store.read(key)
         if body is None or address.digest(body) != sha:
             raise KitaruIntegrityError(
-                f"the {what} is missing or damaged ({key})", hint="restore that key of the store from a backup"
+                f"the {subject} is missing or damaged ({key})", hint="restore that key of the store from a backup"
             )
         return body
 
@@ -128,5 +128,5 @@ class Session:
         return self.get_object(execution.snapshot or "", f"snapshot of {execution.exec_id}")
 
     def check_inputs(self, schema: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
-        """What of the inputs doesn't fit."""
+        """The problems of the inputs, one sentence each."""
         return wiring.check_inputs(schema, inputs)

@@ -1,4 +1,4 @@
-"""Stored values for whoever asks the client: as their own types, or as plain data where these are not at hand."""
+"""Stored values for callers: as their own types, or as plain data if these are not at hand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IMPORTABLE = (
 
 
 def read_value(session: Session, value: Value, subject: str, *, exec_id: str = "EXEC") -> Any:
-    """A stored value as its own type. ``KitaruValueError`` where this process can't import that, with the way to have
+    """A stored value as its own type. ``KitaruValueError`` if this process can't import that, with the way to have
     it as plain data; ``exec_id`` is of the execution that holds it.
     """
     try:
@@ -34,9 +34,9 @@ def read_value(session: Session, value: Value, subject: str, *, exec_id: str = "
 
 
 def plain_value(session: Session, value: Value, subject: str) -> Any:
-    """A stored value as plain data, whatever its type was.
+    """A stored value as plain data, of any type.
 
-    What has no JSON form (a frame, a pickle) is read as it is: ``KitaruValueError`` where its library is not here.
+    A value without a JSON form (a frame, a pickle) is read as it is: ``KitaruValueError`` without its library.
     """
     if value.format in JSON_FORMATS:
         return get_plain(session.store, session.project, value, subject=subject, checked=True)

@@ -1,4 +1,4 @@
-"""The repository around the manifest in reach: what verbs build from it, and what they edit in it."""
+"""The repository around the manifest in reach, for verbs that build from it or edit it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ TARGET_HINT = "kitaru deploy flows/research.py:research_agent"
 def manifest_sync(session: Session, mode: Mode) -> ManifestSync:
     """The manifest in reach, for a verb that changes the store.
 
-    A verb that leaves the manifest alone does without one that can't be read: what was applied binds anyway.
+    A verb that leaves the manifest alone does without one that can't be read: the applied rules bind anyway.
     """
     check_mode(mode)
     settings = session.settings
@@ -111,7 +111,7 @@ def _other_manifest(session: Session, file: ManifestFile, flow: str, lock: Lockf
 
 
 def importer(session: Session) -> Importer:
-    """What takes flows of the store into the manifest. Raises ``KitaruUsageError`` if that is about another store."""
+    """The importer of flows into the manifest. Raises ``KitaruUsageError`` if that is about another store."""
     sync, loaded = manifest_sync(session, "only"), session.manifest
     if sync.elsewhere:
         raise KitaruUsageError(
@@ -168,7 +168,7 @@ def _on_branch(commit: Commit, root: Path, session: Session) -> tuple[Commit, tu
 
 
 def planner(session: Session, releases: Releases) -> Planner:
-    """What plans for the session's project, and says what a move means for callers."""
+    """The planner of the session's project; it also adds the consequences of a move."""
 
     def used_by(flow: str) -> list[InUse]:
         return [InUse(one.exec_id, one.version, one.status) for one in session.executions.open_ones(flow)]

@@ -1,4 +1,4 @@
-"""A flow's entry of the manifest: which one a target means, and what it says after a deploy, a build, a move. Pure."""
+"""A flow's entry of the manifest: the one that a target means, and its edits after a deploy, a build, a move. Pure."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def tagged(
 ) -> Edits:
     """``tag`` leads to the holder's version: to it alone if ``exclusive``, else as one more label.
 
-    ``managed``: the manifest says so from now on; None leaves that as it is. A rollback's hold ends.
+    ``managed``: the manifest declares it from now on; None leaves that as it is. A rollback's hold ends.
     Raises ``KitaruUsageError`` for a shared label if the tag is exclusive; ``default`` always is.
     """
     state = live_flow(lock, flow)
@@ -242,7 +242,7 @@ def rolled_back(
 ) -> Edits:
     """``tag`` leads to ``holders`` again, with a hold until the manifest agrees.
 
-    No hold if the manifest, which says ``said``, leads the route there already; no edit if the route is there already.
+    No hold if the manifest leads the route there already; no edit if the route is there.
     """
     route, reason = rollable(lock, flow, tag), recorded_line(reason)
     if route.holders == holders:
@@ -322,7 +322,7 @@ def _moved(
 
 
 def wish_of(route: Route | None) -> RouteTarget | None:
-    """The manifest's word that leads to the route as it is; None for no route."""
+    """The manifest's target that leads to the route as it is; None for no route."""
     if route is None:
         return None
     if not route.exclusive:
@@ -333,7 +333,7 @@ def wish_of(route: Route | None) -> RouteTarget | None:
 
 
 def agrees(wish: RouteTarget | None, route: Route | None, head: int | None) -> bool:
-    """Whether a manifest that says ``wish`` leaves the route where it is; ``head`` is the version that it builds."""
+    """Whether a manifest with the target ``wish`` leaves the route as it is; ``head`` is the version that it builds."""
     if wish is None or route is None:
         return wish is None and route is None
     match wish:
@@ -349,7 +349,7 @@ def agrees(wish: RouteTarget | None, route: Route | None, head: int | None) -> b
 
 
 def described(lock: Lockfile, flow: str, wishes: Mapping[str, RouteTarget], table: VersionTable) -> Lockfile:
-    """The state once a manifest is applied that says ``wishes`` of the flow; ``table`` has its versions.
+    """The state once a manifest with the targets ``wishes`` is applied; ``table`` has its versions.
 
     Routes that it leads to head, or does not name, are as in ``lock``; a new route to head has no holders.
     """
@@ -390,7 +390,7 @@ def routes_to_write(
     head: int | None = None,
     keeps_head: bool = False,
 ) -> dict[str, RouteTarget | None]:
-    """What the manifest must say of ``tags`` to agree: ``{"stable": Pin(3), "beta": None}``; None removes the route.
+    """The targets that make the manifest agree on ``tags``: ``{"stable": Pin(3), "beta": None}``; None: no route.
 
     ``head`` is the version that the manifest builds. ``keeps_head``: a shared label on head as well keeps it.
     """

@@ -36,7 +36,7 @@ class ImportedFlow:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What import did: ``diff`` of the manifest in the unified form, empty if it names everything already."""
+    """The result of an import: ``diff`` of the manifest in the unified form, empty if it names everything already."""
 
     path: str
     written: bool = False
@@ -65,7 +65,7 @@ class Importer:
     def run(self, flows: Sequence[str] = (), *, dry_run: bool = False) -> Imported:
         """Declare what the manifest lacks, of these flows or of all.
 
-        A route that apply itself led where it is stays as the manifest says: that is to be applied yet.
+        A route that apply itself moved last stays as the manifest has it: that is to be applied yet.
         Raises ``KitaruUsageError`` for a flow of another manifest, ``KitaruSelectorError`` for one that the store does
         not have, ``KitaruManifestError`` if the manifest can't be edited.
         """
@@ -115,7 +115,7 @@ class Importer:
         return HeadNow(version, sha)
 
     def _keys(self, lacking: Sequence[Missing]) -> dict[str, dict[str, Any]]:
-        """What each entry gets: ``{"agent": {"target": "flows/work.py:agent", "routes": {"default": 1}}}``."""
+        """The keys of each entry: ``{"agent": {"target": "flows/work.py:agent", "routes": {"default": 1}}}``."""
         keys: dict[str, dict[str, Any]] = {}
         snapshots: dict[str, Snapshot] = {}
         for lack in lacking:
@@ -147,7 +147,7 @@ class Importer:
         return read_snapshot(self.store, project, sha, flow) if sha is not None else None
 
     def _plain(self, snapshots: Mapping[str, Snapshot]) -> dict[str, Snapshot]:
-        """What each flow becomes if its target alone is declared, by its code in the working tree."""
+        """Each flow as it is if its target alone is declared, by its code in the working tree."""
         plain = {flow: bare(self.loaded.manifest, snapshot) for flow, snapshot in snapshots.items()}
         specs = {flow: FlowSpec(target=snapshot.target) for flow, snapshot in snapshots.items()}
         if self.workshop is None or not specs:

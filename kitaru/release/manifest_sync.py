@@ -22,14 +22,14 @@ ROUNDS = 20
 """How often the manifest is read anew if another process writes it, or moves the same route, at the same moment."""
 
 Draw = Callable[[Lockfile, Manifest], ManifestEdit]
-"""(state, manifest as it is) → what the manifest must say."""
+"""(state, manifest as it is) → the edit that makes the manifest agree."""
 
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """What became of the manifest: ``diff`` in the unified form; ``problem`` is why it could not be written.
+    """The edit of the manifest: ``diff`` in the unified form; ``problem`` is why it could not be written.
 
-    ``note`` says why it was left alone.
+    ``note`` is why it was left alone.
     """
 
     path: str = ""
@@ -84,7 +84,7 @@ class ManifestSync:
         return self.writes and self.manifest is not None and flow in self.manifest.flows
 
     def declaring(self, flow: str, lock: Lockfile) -> Manifest:
-        """The manifest that has the flow. Raises ``KitaruUsageError`` with where the flow is declared instead."""
+        """The manifest that has the flow. Raises ``KitaruUsageError`` with the manifest that declares it."""
         if self.manifest is None:
             raise KitaruUsageError("there is no kitaru.yaml here to edit", hint="kitaru init")
         if flow in self.manifest.flows:
@@ -119,7 +119,7 @@ class ManifestSync:
         return synced
 
     def follow(self, draw: Draw, lock: Lockfile, releases: Releases | None = None) -> Synced:
-        """Edit the manifest so that it agrees with the store, which is as ``lock`` says; never raises.
+        """Edit the manifest so that it agrees with the store, whose state is ``lock``; never raises.
 
         With ``releases`` the store is looked at again: if several commands move the same routes in the same working
         tree, the last one to write leaves the newest state.

@@ -65,7 +65,7 @@ class RouteChange:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """What a deploy or a build did; ``version`` is None if the manifest alone was edited.
+    """The result of a deploy or a build; ``version`` is None if the manifest alone was edited.
 
     ``changed`` are the files that were built without being committed.
     """
@@ -85,12 +85,12 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Rerouted:
-    """What a verb did to one route, or to one version; ``changed`` is False if it was so already.
+    """The result of a verb on one route, or on one version; ``changed`` is False if it was so already.
 
-    ``before`` and ``after`` say in words where the route leads (``nothing`` for no route). ``held``: a rollback left a
-    hold; ``hold_ended``: the verb took one away. ``lost`` are the labels of a deleted version, ``skipped`` what a
-    rollback passed over, ``rolled_back`` earlier rollbacks of what the route leads to now. ``converted``: a shared
-    label became an exclusive route, or the other way round.
+    ``before`` and ``after`` are the holders of the route: ``v2``, ``nothing``. ``held``: a rollback left a hold;
+    ``hold_ended``: the verb took one away. ``lost`` are the labels of a deleted version, ``skipped`` versions that a
+    rollback passed over, ``rolled_back`` earlier rollbacks of the version that the route leads to now. ``converted``:
+    a shared label became an exclusive route, or the other way round.
     """
 
     flow: str
@@ -113,7 +113,7 @@ class Rerouted:
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """Where a route led before; ``skipped``: what a rollback passes over on the way there, and why."""
+    """The earlier holders of a route; ``skipped``: versions that a rollback passes over, and why."""
 
     holders: tuple[Assignment, ...]
     skipped: tuple[str, ...] = ()
@@ -139,9 +139,9 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """One verb on one flow: its edits in a state, the routes that it moves there, and what the manifest then says.
+    """One verb on one flow: its edits in a state, the routes that it moves there, and the edit of the manifest.
 
-    ``prepared`` stores what the edits lead to, just before they are appended. ``keeps_head``: a shared label that the
+    ``prepared`` stores the objects of the edits, just before they are appended. ``keeps_head``: a shared label that the
     manifest leads to head as well still has it. ``asks``: a person confirms it always, or if it has consequences.
     """
 
@@ -158,7 +158,7 @@ class Verb:
     asks: Literal["never", "news", "always"] = "news"
 
     def drawn(self, before: Lockfile, *, keeps_head: bool = False) -> Draw:
-        """What the manifest must say of the flow, once its routes were moved from the state ``before``."""
+        """The edit of the manifest once the routes were moved from the state ``before``."""
         if self.draw is not None:
             return self.draw
         tags = self.tags(before)
@@ -174,7 +174,7 @@ class Verb:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The states around the generation that a verb wrote, the same if it wrote none, and what it meant for callers."""
+    """The states around the generation that a verb wrote, the same if it wrote none, and its consequences."""
 
     before: Lockfile
     after: Lockfile
@@ -184,7 +184,7 @@ class Done:
 
 
 def no_consequences(plan: FlowPlan) -> FlowPlan:
-    """For verbs that nobody has to be told of."""
+    """For tests and verbs without callers."""
     return plan
 
 
@@ -192,7 +192,7 @@ def no_consequences(plan: FlowPlan) -> FlowPlan:
 class Mover:
     """The imperative verbs on one project. ``by`` acts; ``sync`` is the manifest in reach.
 
-    ``consequences`` adds to a plan what it means for callers; ``confirm`` is asked before anything is written, and
+    ``consequences`` adds to a plan those for callers; ``confirm`` is asked before anything is written, and
     raises to stop the verb.
     """
 
@@ -380,14 +380,14 @@ class Mover:
         )
 
     def _carry_out(self, verb: Verb, *, write: bool = True, writes: bool | None = None) -> Done:
-        """Move in the store, then in the manifest; whatever can be refused is refused before either."""
+        """Move in the store, then in the manifest; all refusals come before either."""
         lock = self.releases.head(verified=True)
         edits = self._decide(verb, lock)
         syncs = self.sync.declares(verb.flow) if writes is None else writes
         shown = Synced()
         if syncs and self.sync.manifest is not None:
             shown = self.sync.rehearse(verb.drawn(lock)(_foreseen(lock, edits), self.sync.manifest))
-        told = self._tell(verb, lock, edits, None)
+        confirmed = self._confirm(verb, lock, edits, None)
         turns, after = Turns(self.releases), lock
         while edits:
             ready = verb.prepared(lock, edits)
@@ -400,12 +400,12 @@ class Mover:
             lock = after = turns.again(outcome)
             # Another verb may have applied a rule, moved the route, or taken the number.
             edits = self._decide(verb, lock)
-            told = self._tell(verb, lock, edits, told)
+            confirmed = self._confirm(verb, lock, edits, confirmed)
         if not syncs:
             shown = self.sync.untouched(verb.flow, after)
         elif write:
             shown = self.sync.follow(verb.drawn(lock), after, self.releases)
-        return Done(lock, after, edits, shown, told or ())
+        return Done(lock, after, edits, shown, confirmed or ())
 
     def _decide(self, verb: Verb, lock: Lockfile) -> Edits:
         if verb.snapshot is None:
@@ -413,15 +413,15 @@ class Mover:
         self.sync.check_free(lock, verb.flow, *sorted(verb.tags(lock)))
         return verb.decide(lock)
 
-    def _tell(
-        self, verb: Verb, lock: Lockfile, edits: Edits, told: tuple[Consequence, ...] | None
+    def _confirm(
+        self, verb: Verb, lock: Lockfile, edits: Edits, confirmed: tuple[Consequence, ...] | None
     ) -> tuple[Consequence, ...]:
-        """What the edits mean for callers; ``told`` is what a person has confirmed, None at first."""
+        """The consequences of the edits for callers; ``confirmed`` are those that a person has seen, None at first."""
         plan = flow_plan(verb.flow, edits, lock, verb.snapshot)
         if any(move.exclusive and move.before for move in plan.moves):
             plan = self.consequences(plan)
-        news = verb.asks == "news" and plan.consequences != (told or ())
-        if self.confirm is not None and (news or (verb.asks == "always" and told is None)):
+        news = verb.asks == "news" and plan.consequences != (confirmed or ())
+        if self.confirm is not None and (news or (verb.asks == "always" and confirmed is None)):
             self.confirm(plan)
         return plan.consequences
 
@@ -471,7 +471,7 @@ class Mover:
         return self._earlier(lock, flow, tag)
 
     def _earlier(self, lock: Lockfile, flow: str, tag: str) -> Earlier:
-        """Where the route led before, from the log: not where a rollback left it, and no deleted version.
+        """The earlier holders of the route, from the log: none that a rollback left, and no deleted version.
 
         Raises ``KitaruSelectorError`` if there is nothing of that kind, or it was a shared label then.
         """
@@ -500,7 +500,7 @@ class Mover:
 
 
 def _as_plan(release: Release, applier: Applier, lock: Lockfile, edits: Edits) -> Plan:
-    """The deploy as a plan, for the applier to store what it leads to."""
+    """The deploy as a plan, for the applier to store its objects."""
     workshop = release.workshop
     return Plan(
         project=applier.project,
