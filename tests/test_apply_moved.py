@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,8 @@ from kitaru import KitaruClient
 from kitaru.client.project import read_plan
 from kitaru.errors import KitaruConflictError, KitaruManifestError, KitaruSelectorError
 from kitaru.model import address
-from kitaru.upkeep.needs import Expirer
 from tests.applying import TWO, new_version, problems, routes_of
-from tests.repository import MANIFEST, Repository, WallClock, Watched, kitaru
+from tests.repository import MANIFEST, Repository, Watched, kitaru
 
 RENAMED = MANIFEST.replace("  agent:\n", "  researcher:\n") + "moved: {agent: researcher}\n"
 
@@ -240,10 +239,9 @@ def test_a_key_of_a_renamed_flow_goes_with_its_execution(repository: Repository)
     handle.wait(60)
     keys = address.idempotency("research", "agent", "order 1").rpartition("/")[0] + "/"
     assert repository.store().names(keys)
-    flows = repository.client().project.releases.head().flows
-    horizon = datetime.now(UTC) + timedelta(days=1)
-    expirer = Expirer(repository.store(), "research", WallClock(), horizon, flows)
-    assert expirer.expire([handle.exec_id], ()) == 1
+    moment = timedelta(microseconds=1)
+    found = repository.client().housekeeping.collect(delete=True, executions_older_than=moment, grace=timedelta(0))
+    assert found.executions == (handle.exec_id,)
     assert not repository.store().names(keys)
 
 

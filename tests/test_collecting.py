@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import pytest
 
 from kitaru import KitaruClient
-from kitaru.errors import KitaruIntegrityError, KitaruStateError, KitaruUsageError
+from kitaru.errors import KitaruIntegrityError, KitaruStoreError, KitaruUsageError
 from kitaru.model import address
 from kitaru.model.lockfile import FlowState, Release, VersionTable
 from kitaru.model.route import Assignment, Hold, Route
 from kitaru.release.releases import Releases
+from kitaru.store import objects
 from kitaru.store.port import Store
 from kitaru.upkeep.checks import verify_objects
 from kitaru.upkeep.collect import Collected
@@ -22,7 +24,7 @@ from kitaru.wiring import Silent, past_sources
 from tests.applying import new_version
 from tests.execution_lab import WallClock
 from tests.repository import Repository, kitaru
-from tests.turns import AgedStore, Cut, CutStore
+from tests.turns import AgedStore, Cut, CutStore, StoreClock
 
 PROJECT = "research"
 DAY = timedelta(days=1)
@@ -37,7 +39,9 @@ class Place:
         self.store = AgedStore()
 
     def client(self, store: Store | None = None) -> KitaruClient:
-        return self.repository.client(wrap=lambda _: store or self.store)
+        client = self.repository.client(wrap=lambda _: store or self.store)
+        client.session.clock = StoreClock(getattr(store, "_inner", store) or self.store)  # type: ignore[assignment]
+        return client
 
     def apply(self, word: str = "") -> None:
         if word:
@@ -98,7 +102,7 @@ def test_of_a_living_project_only_outdated_tables_go(grown: Place) -> None:
     """Four versions without terms: each keeps all it has; the three version tables that were replaced go."""
     before = grown.objects
     found = grown.collect()
-    assert amounts(found) == {"version tables": 3}
+    assert amounts(found) == {"objects": 3}
     assert len(before - grown.objects) == 3
     assert not found.versions
     check_intact(grown.store)
@@ -118,7 +122,7 @@ def test_a_dry_run_lists_the_same_and_removes_nothing(grown: Place) -> None:
     assert done.objects == planned.objects
     assert done.versions == planned.versions
     assert done.later == planned.later
-    assert amounts(done) == {"version tables": 3, "outputs and other objects": 1}
+    assert amounts(done) == {"objects": 4}
 
 
 def test_an_orphan_goes_after_the_grace_period_by_the_stores_clock(grown: Place) -> None:
@@ -130,7 +134,7 @@ def test_an_orphan_goes_after_the_grace_period_by_the_stores_clock(grown: Place)
     assert key in grown.objects
     assert grown.collect(delete=False, grace=timedelta(hours=22)).objects[0].bytes == 17
     grown.store.pass_time(timedelta(hours=2))
-    assert amounts(grown.collect()) == {"outputs and other objects": 1}
+    assert amounts(grown.collect()) == {"objects": 1}
     assert key not in grown.objects
 
 
@@ -190,7 +194,7 @@ def test_versions_go_in_the_log_first_and_their_objects_after_the_grace_period(g
     assert grown.collect(keep_versions=2).nothing
     grown.store.pass_time(timedelta(hours=5))
     later = grown.collect(keep_versions=2)
-    assert amounts(later) == {"source archives": 2, "source listings": 2, "snapshots": 2, "version tables": 1}
+    assert amounts(later) == {"source archives": 2, "objects": 5}
     check_intact(grown.store)
     assert grown.client().plan().is_empty
 
@@ -274,7 +278,7 @@ def test_many_versions_are_deleted_by_several_generations(grown: Place, monkeypa
 # --- while others work, one step at a time ---------------------------------------------------------------------------
 
 
-def test_a_collector_that_dies_at_any_call_leaves_a_sound_store(grown: Place) -> None:
+def test_a_collector_that_dies_at_any_call_leaves_a_sound_store(grown: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped at call k, for every k: nothing needed is gone, and the next one, when it may, ends where one would."""
     grown.orphan()
     grown.collect(keep_versions=2)
@@ -294,42 +298,85 @@ def test_a_collector_that_dies_at_any_call_leaves_a_sound_store(grown: Place) ->
         check_intact(store)
         store.pass_time(timedelta(hours=2))
         grown.collect(store=store)
-        left = {key: body for key, (body, _) in store.bodies.items() if ".kitaru-probe/" not in key}
+        left = {key: body for key, (body, _) in store.bodies.items() if "/gc/running/" not in key}
         assert left == end, cut
     assert cut > 25
 
 
-def test_only_one_collector_removes_at_a_time(grown: Place) -> None:
-    """A second one is told so; a dry run is not; one that was killed stands in the way for an hour."""
+def test_a_writer_waits_for_collectors_until_they_are_known_to_be_dead(
+    grown: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as a mark stands; one of a killed collector is removed by whoever waited for it."""
+    alive, dead = (f"{address.collecting(PROJECT)}{name}" for name in ("alive", "dead"))
+    text = b"old bytes"
+    grown.orphan(text)
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            grown.store.remove(alive)
+        elif len(waits) == 6:
+            monkeypatch.setattr(objects, "COLLECTOR_SECONDS", -1.0)
+
+    monkeypatch.setattr(objects.time, "sleep", sleep)
+    for mark in (alive, dead):
+        grown.store.create(mark, b"{}")
+    objects.put_object(grown.store, PROJECT, text)
+    assert len(waits) == 6
+    assert dead not in grown.store.bodies
+    objects.put_object(grown.store, PROJECT, b"new bytes")
+    assert len(waits) == 6
+
+
+def test_a_look_writes_nothing(grown: Place) -> None:
+    """Not even for a moment: a store that is read-only, or full, can be looked at."""
     grown.orphan()
     grown.store.pass_time(2 * DAY)
-    grown.store.create(address.collecting(PROJECT), b'{"by": "Bob"}\n')
-    with pytest.raises(KitaruStateError, match="another collector") as refused:
-        grown.collect()
-    assert refused.value.hint
-    assert amounts(grown.collect(delete=False))["outputs and other objects"] == 1
-    grown.store.pass_time(timedelta(minutes=61))
-    assert amounts(grown.collect())["outputs and other objects"] == 1
-    assert address.collecting(PROJECT) not in grown.store.bodies
+
+    class ReadOnly(AgedStore):
+        def create(self, key: str, body: bytes) -> Any:
+            raise KitaruStoreError("read-only")
+
+        overwrite = create  # type: ignore[assignment]
+
+    store = ReadOnly()
+    store.now, store.bodies = grown.store.now, dict(grown.store.bodies)
+    assert amounts(grown.collect(delete=False, store=store, keep_versions=1))["objects"] == 4
 
 
-def test_a_collector_that_was_taken_for_dead_stops(grown: Place) -> None:
-    """It removes nothing more, and what it had just removed it puts back."""
-    key = grown.orphan()
+def test_a_full_disk_can_be_freed(grown: Place) -> None:
+    """Nothing can be written until something is removed; then versions are deleted, too."""
+    grown.orphan()
     grown.store.pass_time(2 * DAY)
 
-    class Overtaken(AgedStore):
-        def remove(self, key: str) -> None:
-            super().remove(key)
-            if "/objects/" in key:
-                self.overwrite(address.collecting(PROJECT), b"another")
+    class Full(AgedStore):
+        def create(self, key: str, body: bytes) -> Any:
+            if len(self.bodies) >= full:
+                raise KitaruStoreError("full") from OSError(errno.ENOSPC, "No space left on device")
+            return super().create(key, body)
 
-    store = Overtaken()
+    store = Full()
     store.now, store.bodies = grown.store.now, dict(grown.store.bodies)
-    with pytest.raises(KitaruStateError, match="another collector has begun"):
-        grown.collect(store=store)
-    assert key in store.bodies
+    full = len(store.bodies)
+    found = grown.collect(store=store, keep_versions=2)
+    assert [one.version for one in found.versions] == [1, 2]
+    assert len(store.bodies) < full
     check_intact(store)
+
+
+def test_versions_of_the_last_day_stay(place: Place) -> None:
+    """Whatever --keep-versions says: made a moment ago, or led to until a moment ago."""
+    place.apply()
+    place.apply("second")
+    place.store.pass_time(MONTH)
+    for word in ("third", "fourth"):
+        place.apply(word)
+    found = place.collect(keep_versions=1)
+    assert [one.version for one in found.versions] == [1]
+    assert [one.version for one in place.client().deployments.list("agent")] == [2, 3, 4]
+    place.store.pass_time(2 * DAY)
+    assert [one.version for one in place.collect(keep_versions=1).versions] == [2, 3]
 
 
 def test_where_it_cant_be_told_what_is_needed_nothing_goes(grown: Place) -> None:
@@ -375,7 +422,7 @@ def test_the_command_shows_what_would_go_and_how(repository: Repository) -> None
     )
     assert data["command"] == "store.gc"
     assert [one["version"] for one in data["item"]["versions"]] == [1, 2]
-    assert {one["kind"] for one in data["item"]["objects"]} == {"version tables"}
+    assert {one["kind"] for one in data["item"]["objects"]} == {"objects"}
     done = kitaru(
         *("store", "gc", "--grace", "0d", "--keep-versions", "1", "--delete", "--yes"), cwd=repository.folder
     ).must()

@@ -16,13 +16,13 @@ from kitaru.model.event import Completed, Failed, Failure, Opened, RunnerRecord,
 from kitaru.model.execution import fold
 from kitaru.release.releases import Releases
 from kitaru.run.index import note_end
+from kitaru.store import objects
 from kitaru.upkeep.collect import Collected, Collector
 from kitaru.upkeep.needs import Terms
-from kitaru.values import stored
 from kitaru.wiring import Silent
 from tests.execution_lab import PROJECT, CountingStore, Lab, WallClock
 from tests.repository import Repository, until
-from tests.turns import AgedStore, Cut, CutStore
+from tests.turns import AgedStore, Cut, CutStore, StoreClock
 
 YEAR = timedelta(days=365)
 MONTH = timedelta(days=30)
@@ -43,7 +43,7 @@ def work(number: int = 1) -> str:
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
-    stored._written.clear()
+    objects._written.clear()
     RUNS.clear()
     made = Lab(tmp_path)
     made.store = AgedStore()
@@ -58,7 +58,8 @@ def aged(lab: Lab) -> AgedStore:
 
 def collect(store: Any, *, delete: bool = True, **terms: Any) -> Collected:
     releases = Releases(store, PROJECT, WallClock())
-    return Collector(store, PROJECT, releases, WallClock(), Silent(), Terms(**terms)).collect(delete=delete, by="Bob")
+    clock: Any = StoreClock(store) if isinstance(store, AgedStore) else WallClock()
+    return Collector(store, PROJECT, releases, clock, Silent(), Terms(**terms)).collect(delete=delete, by="Bob")
 
 
 def run(lab: Lab, number: int) -> str:
@@ -86,7 +87,7 @@ def test_what_journals_name_stays(lab: Lab, aged: AgedStore) -> None:
     before = below(aged, "/objects/")
     aged.pass_time(YEAR)
     found = collect(aged)
-    assert [(one.kind, one.count) for one in found.objects] == [("outputs and other objects", 1)]
+    assert [(one.kind, one.count) for one in found.objects] == [("objects", 1)]
     assert len(below(aged, "/objects/")) == len(before) - 1 == 2
 
 

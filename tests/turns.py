@@ -9,6 +9,7 @@ from itertools import count
 from typing import Any
 
 from kitaru.store.port import Created, Listed, Store, Taken
+from tests.execution_lab import WallClock
 
 PATIENCE = 30.0
 
@@ -63,11 +64,23 @@ class AgedStore:
             self.bodies.pop(key, None)
 
 
+class StoreClock(WallClock):
+    """A machine whose clock agrees with the store's."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def now(self) -> datetime:
+        now: datetime = self._store.now
+        return now
+
+
 class Turns:
     """Runs actors in threads; each of their store calls waits until it is the actor's turn.
 
     ``order`` names whose turn it is; an actor that is through is skipped, and when the order is used up the actors
-    finish one after the other. Actors may use threads of their own: one call of any of them is a turn.
+    finish one after the other. An actor that finds a collector's mark lets another one
+    go on. Actors may use threads of their own: one call of any of them is a turn.
     """
 
     def __init__(self, store: Store, order: Sequence[int]) -> None:
@@ -77,6 +90,7 @@ class Turns:
         self._waiting: dict[int, list[object]] = {}
         self._granted: object | None = None
         self._done: set[int] = set()
+        self._outwaiting: set[int] = set()
         self.calls: list[tuple[int, str, str]] = []
         self.errors: list[BaseException] = []
 
@@ -90,6 +104,8 @@ class Turns:
         while len(self._done) < len(actors):
             left = [at for at in range(len(actors)) if at not in self._done]
             actor = next(turns, left[0])
+            if actor in self._outwaiting and (others := [at for at in left if at not in self._outwaiting]):
+                actor = others[0]
             if actor in left:
                 self._grant(actor)
         for thread in threads:
@@ -125,10 +141,17 @@ class Turns:
             assert self._changed.wait_for(lambda: self._granted is ticket, PATIENCE), "nobody gives a turn"
             try:
                 self.calls.append((actor, verb, key))
-                return work()
+                found = work()
+                self._note_mark(actor, verb, key, found)
+                return found
             finally:
                 self._granted = None
                 self._changed.notify_all()
+
+    def _note_mark(self, actor: int, verb: str, key: str, found: object) -> None:
+        self._outwaiting = set()
+        if verb == "names" and key.endswith("/gc/running/") and found:
+            self._outwaiting = {actor}
 
 
 class _Seat:

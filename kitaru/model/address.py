@@ -122,8 +122,8 @@ def collection(project: str, token: str) -> str:
 
 
 def collecting(project: str) -> str:
-    """Where the collector that is at work says so."""
-    return f"{project}/gc/running.json"
+    """The folder of the marks of collectors that remove objects at this moment."""
+    return f"{project}/gc/running/"
 
 
 def source_archive(project: str, sha: str) -> str:

@@ -26,6 +26,7 @@ from kitaru.model.lockfile import (
     Rename,
     VersionTable,
 )
+from kitaru.model.manifest import FlowSpec
 from kitaru.model.plan import Build, Plan
 from kitaru.model.route import Assignment
 from kitaru.model.snapshot import Commit
@@ -33,7 +34,7 @@ from kitaru.ports import Clock, Reporter, Step
 from kitaru.release.planner import author_of
 from kitaru.release.releases import Releases, Turns
 from kitaru.release.workshop import Workshop
-from kitaru.store.objects import Borrowed, put_object, read_table
+from kitaru.store.objects import has_archive, put_archive, put_object, read_table
 from kitaru.store.port import Store
 
 UPLOADS_AT_ONCE = 8
@@ -47,15 +48,10 @@ class Prepared:
 
     edits: tuple[Edit, ...]
     tables: Mapping[str, str]
-    borrowed: Borrowed
 
     def fits(self, flows: Mapping[str, FlowState]) -> bool:
         """Whether these are still the version tables of that state."""
         return all(flow in flows and flows[flow].table == table for flow, table in self.tables.items() if table)
-
-    def settle(self) -> None:
-        """The edits are committed: make sure that what was there before still is."""
-        self.borrowed.settle()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +93,6 @@ class Applier:
             edits = self._recounted(prepared.edits, flows)
             outcome = self.releases.append(lock, edits, by=by, commit=plan.commit, message=message)
             if isinstance(outcome, Lockfile):
-                prepared.settle()
                 return outcome
             if isinstance(outcome, tuple):
                 raise _conflict(plan, outcome, lock, self.releases)
@@ -130,13 +125,12 @@ class Applier:
         flows = _named(plan, lock).flows
         states = {flow: flows.get(flow) for flow, _ in builds}
         rows = {flow: self._rows(flow, state) for flow, state in states.items()}
-        borrowed = Borrowed(self.store, self.project)
-        self._upload_sources(builds, workshop, rows, borrowed)
+        self._upload_sources(builds, workshop, rows)
         at = timestamp(self.clock.now())
         tables: dict[str, str] = {}
 
         def write(flow: str, build: Build) -> str:
-            self._write_snapshot(flow, build, rows[flow], borrowed)
+            self._write_snapshot(flow, build)
             return self._write_table(flow, build, plan.commit, rows[flow], at, by)
 
         with ThreadPoolExecutor(max_workers=UPLOADS_AT_ONCE) as pool:
@@ -145,7 +139,7 @@ class Applier:
                 tables[flow] = job.result()
                 self.reporter.step(Step("build", f"{flow} v{build.version}", done, len(builds)))
         edits = tuple(_completed(edit, tables, plan.commit) for edit in plan.edits)
-        return Prepared(edits, {flow: state.table if state else "" for flow, state in states.items()}, borrowed)
+        return Prepared(edits, {flow: state.table if state else "" for flow, state in states.items()})
 
     def _recounted(self, edits: tuple[Edit, ...], flows: Mapping[str, FlowState]) -> tuple[Edit, ...]:
         """The edits, each move with its flow's count of deletions as it is by now, where none concerns the move.
@@ -176,39 +170,32 @@ class Applier:
         builds: tuple[tuple[str, Build], ...],
         workshop: Workshop,
         rows: Mapping[str, tuple[Release, ...]],
-        borrowed: Borrowed,
     ) -> None:
         """One archive and one listing for each distinct source tree that is not there yet."""
         flows = workshop.loaded.manifest.flows
         sources = {build.snapshot.source: flows[flow] for flow, build in builds}
         needed = {row.source for releases in rows.values() for row in releases if not row.deleted}
         for done, (digest, flow) in enumerate(sources.items(), 1):
-            key = address.source_archive(self.project, digest)
-            folder, _, name = key.rpartition("/")
-            there = name in self.store.names(f"{folder}/")
-            if there and digest in needed:
+            if digest in needed and has_archive(self.store, self.project, digest):
                 continue
             selection = workshop.selection(flow)
             if selection.digest != digest:
                 raise KitaruConflictError("the source is not the one that was planned", hint="kitaru plan")
-            listing = canonical_json(selection.tree.listing())
-            if there:
-                borrowed.rely_on_archive(digest, listing, partial(workshop.archive, flow))
-                continue
-            archive = workshop.archive(flow)
-            self.reporter.step(Step("upload", f"source {_size(len(archive))}", done, len(sources)))
-            # The listing first: an archive that is there promises that its listing is.
-            borrowed.store_object(listing)
-            self.store.create(key, archive)
+            upload = partial(self._packed, workshop, flow, done, len(sources))
+            put_archive(self.store, self.project, digest, canonical_json(selection.tree.listing()), upload)
 
-    def _write_snapshot(self, flow: str, build: Build, rows: tuple[Release, ...], borrowed: Borrowed) -> None:
+    def _packed(self, workshop: Workshop, flow: FlowSpec, done: int, total: int) -> bytes:
+        archive = workshop.archive(flow)
+        self.reporter.step(Step("upload", f"source {_size(len(archive))}", done, total))
+        return archive
+
+    def _write_snapshot(self, flow: str, build: Build) -> None:
         body = build.snapshot.canonical()
         if address.digest(body) != build.snapshot_digest:
             raise KitaruIntegrityError(
                 f"the plan's snapshot of {flow} was changed after it was made", hint="kitaru plan"
             )
-        kept = any(row.snapshot == build.snapshot_digest and not row.deleted for row in rows)
-        borrowed.store_object(body, kept=kept)
+        put_object(self.store, self.project, body, sha=build.snapshot_digest)
 
     def _write_table(self, flow: str, build: Build, commit: Commit, rows: tuple[Release, ...], at: str, by: str) -> str:
         release = Release(

@@ -326,8 +326,6 @@ class Mover:
             workshop.commit,
         )
         done = self._carry_out(verb, writes=self.sync.writes)
-        if last is not None:
-            last[1].settle()
         plan = flow_plan(flow, done.edits, done.before, release.snapshot)
         manifest = self.sync.manifest
         notes = draw(done.after, manifest).notes if manifest is not None and self.sync.writes else ()

@@ -61,11 +61,9 @@ class NotesHere:
         run, call = self.run, self.call_id
         _check_names(name, kind, tags)
         encoded = encode(value, subject=f"artifact {name!r}", serializer=serializer, way_out=SAVE_PICKLED)
-        found = stored.put(run.store, run.project, encoded)
+        stored.put(run.store, run.project, encoded)
         event = ArtifactSaved(at=run.now(), call=call, name=name, type=kind, value=encoded.detached(), tags=list(tags))
         run.journal.commit(event)
-        if found:
-            stored.settle(run.store, run.project, encoded)
         return artifact_id(run.exec_id, call, name)
 
     def load(self, exec_id: str, name: str) -> Any:

@@ -352,10 +352,9 @@ class CallRun:
     def _commit(self, event: CheckpointCompleted | CheckpointFailed) -> None:
         run = self.run
         if isinstance(event, CheckpointCompleted):
-            found = self._encoded is not None and stored.put(run.store, run.project, self._encoded)
+            if self._encoded is not None:
+                stored.put(run.store, run.project, self._encoded)
             run.journal.commit(event, replaces=self._started)
-            if found and self._encoded is not None:
-                stored.settle(run.store, run.project, self._encoded)
             # The value is the flow's to change from now on.
             output = self._encoded.detached() if self._encoded is not None else event.output
             if run.keeps_outputs:

@@ -139,7 +139,7 @@ class _Runner:
             self._started(attempt)
             try:
                 result, encoded = self._attempt()
-                found = stored.put(run.store, run.project, encoded)
+                stored.put(run.store, run.project, encoded)
             except Exception as error:
                 problem = run.diverged or error
                 if run.halted is not None:
@@ -157,8 +157,6 @@ class _Runner:
                 run.pause(delay)
                 continue
             self._end(Completed(at=run.now(), output=encoded.value))
-            if found:
-                stored.settle(run.store, run.project, encoded)
             return result
 
     def _delay(self, error: Exception, failed: int, elapsed: float) -> float | None:

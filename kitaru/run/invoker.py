@@ -34,7 +34,7 @@ from kitaru.store.log import claim
 from kitaru.store.objects import get_object, parse, read_table
 from kitaru.store.port import Store, Taken
 from kitaru.values.codec import encode
-from kitaru.values.stored import put, settle
+from kitaru.values.stored import put
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class Invoker:
         runner = self.runner_of(place)
         runner.check(body)
         encoded = encode(merged, subject=f"the inputs of {flow}", typed=False)
-        borrowed = put(self.store, self.project, encoded)
+        put(self.store, self.project, encoded)
         opened = Opened(
             at=timestamp(self.clock.now()),
             project=self.project,
@@ -140,8 +140,6 @@ class Invoker:
         if isinstance(entry, Taken):
             # Another caller with the same key opened it between our look and our write.
             return Invoked(opened.exec_id, flow, reused=True)
-        if borrowed:
-            settle(self.store, self.project, encoded)
         launched = self._launch(runner, opened.exec_id, body, entry)
         return Invoked(opened.exec_id, flow, resolved.version, resolved.tag, launched=launched)
 

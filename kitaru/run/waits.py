@@ -276,11 +276,9 @@ class Poll:
             withdraw(run.store, key)
             return False
         encoded = encode(answer.value, subject=f"the answer to {self._name!r}", typed=False)
-        found = stored.put(run.store, run.project, encoded)
+        stored.put(run.store, run.project, encoded)
         event = WaitAnswered(at=run.now(), wait=self._wait, name=self._name, value=encoded.value, by=answer.by)
         run.journal.commit(event)
-        if found:
-            stored.settle(run.store, run.project, encoded)
         run.waits.answer(event)
         self.found = [value]
         return True

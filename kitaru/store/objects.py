@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pydantic import ValidationError
 
-from kitaru.errors import KitaruError, KitaruIntegrityError, KitaruStoreFormatError
+from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
 from kitaru.model import address
 from kitaru.model.lockfile import VersionTable
 from kitaru.model.noun import Noun
 from kitaru.model.pieces import Body
 from kitaru.model.snapshot import Snapshot
-from kitaru.store.port import Created, Store
+from kitaru.store.port import Store, Taken
 
 AnyNoun = TypeVar("AnyNoun", bound=Noun)
 
@@ -72,51 +71,66 @@ def read_table(store: Store, project: str, sha: str, flow: str) -> VersionTable:
     return parse(VersionTable, get_object(store, project, sha, what), what)
 
 
-def put_object(store: Store, project: str, body: bytes) -> str:
-    """Store ``body`` under its own digest, which is returned. Storing it twice is storing it once."""
-    sha = address.digest(body)
-    store.create(address.blob(project, sha), body)
+YOUNG_SECONDS = 1800.0
+"""For how long an object counts as young after this process wrote it. Collectors leave alone what is an hour old."""
+
+MOST_REMEMBERED = 4096
+_written: dict[tuple[str, str], float] = {}
+"""(store, key) → the time of this process's write, by its monotonic clock."""
+
+PAUSE_SECONDS = 0.05
+COLLECTOR_SECONDS = 120.0
+"""A collector whose mark stands for so long is dead: it removes for 20 seconds at most under one mark."""
+
+
+def put_object(store: Store, project: str, body: Body, *, sha: str = "") -> str:
+    """Store ``body`` under its digest, which is returned. From then on it may be referred to.
+
+    ``sha``: the digest, if the caller has it. An object that was there already may be old and unreferenced, so it is
+    made young again, and a collector that looked at it before that is waited for: no longer than a few seconds, unless
+    it was killed. Then it is created once more. So a reference is never older than its object.
+    """
+    sha = sha or address.digest(bytes(body))
+    key = address.blob(project, sha)
+    outcome = store.create(key, body)
+    if isinstance(outcome, Taken) or (outcome.found and not _is_young(store, key)):
+        # Other bytes under a digest are damaged ones: these replace them.
+        store.overwrite(key, body)
+        outwait_collectors(store, project)
+        store.create(key, body)
+    if len(_written) >= MOST_REMEMBERED:
+        _written.clear()
+    _written[store.url, key] = time.monotonic()
     return sha
 
 
-@dataclass(frozen=True, slots=True)
-class Borrowed:
-    """What one commit relies on that was there before. Its methods may be called from several threads."""
+def put_archive(store: Store, project: str, sha: str, listing: bytes, archive: Callable[[], bytes]) -> None:
+    """Store a source tree: its ``listing`` under the digest ``sha``, then its archive, made if it is not there.
 
-    store: Store
-    project: str
-    _objects: dict[str, bytes] = field(default_factory=dict)
-    _archives: dict[str, Callable[[], bytes]] = field(default_factory=dict)
-
-    def store_object(self, body: bytes, *, kept: bool = False) -> str:
-        """Store ``body`` under its digest, which is returned. ``kept``: the state that is built upon needs it too."""
-        sha = address.digest(body)
-        key = address.blob(self.project, sha)
-        if was_there(self.store, key, body) and not kept:
-            self.store.overwrite(key, body)
-            self._objects[key] = body
-        return sha
-
-    def rely_on_archive(self, sha: str, listing: bytes, archive: Callable[[], bytes]) -> None:
-        """The archive of the source ``sha`` is there. Its listing is made young, and stands for the two of them."""
-        key = address.blob(self.project, sha)
-        self.store.overwrite(key, listing)
-        self._objects[key] = listing
-        self._archives[address.source_archive(self.project, sha)] = archive
-
-    def settle(self) -> None:
-        """After the commit: put back what was removed between the look and the commit. One request for each."""
-        for key, archive in self._archives.items():
-            with suppress(KitaruError):
-                folder, _, name = key.rpartition("/")
-                if name not in self.store.names(f"{folder}/"):
-                    self.store.create(key, archive())
-        for key, body in self._objects.items():
-            with suppress(KitaruError):
-                self.store.create(key, body)
+    An archive that is there promises its listing, and is as young as that.
+    """
+    put_object(store, project, listing, sha=sha)
+    if not has_archive(store, project, sha):
+        store.create(address.source_archive(project, sha), archive())
 
 
-def was_there(store: Store, key: str, body: Body) -> bool:
-    """Create ``key``; whether it may have been there already, with these bytes or, being damaged, with others."""
-    outcome = store.create(key, body)
-    return not isinstance(outcome, Created) or outcome.found
+def has_archive(store: Store, project: str, sha: str) -> bool:
+    """Whether the archive of a source tree is there; it is not read."""
+    folder, _, name = address.source_archive(project, sha).rpartition("/")
+    return name in store.names(f"{folder}/")
+
+
+def outwait_collectors(store: Store, project: str) -> None:
+    """Return once the collectors that remove objects at this moment are through; the marks of dead ones are removed."""
+    folder = address.collecting(project)
+    marks = set(store.names(folder))
+    since = time.monotonic()
+    while marks and time.monotonic() - since < COLLECTOR_SECONDS:
+        time.sleep(PAUSE_SECONDS)
+        marks &= set(store.names(folder))
+    for name in marks:
+        store.remove(folder + name)
+
+
+def _is_young(store: Store, key: str) -> bool:
+    return time.monotonic() - _written.get((store.url, key), -YOUNG_SECONDS) < YOUNG_SECONDS

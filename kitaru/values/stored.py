@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from base64 import b64decode
-from contextlib import suppress
 from typing import Any
 
-from kitaru.errors import KitaruError, KitaruIntegrityError
+from kitaru.errors import KitaruIntegrityError
 from kitaru.model import address
 from kitaru.model.jsonable import JSON_FORMATS, Value
-from kitaru.store.objects import was_there
+from kitaru.store.objects import put_object
 from kitaru.store.port import Store
 from kitaru.values import blocks
 from kitaru.values.codec import Encoded, decode, decode_plain
@@ -62,38 +60,10 @@ def _body(value: Value) -> bytes:
     return b64decode(value.inline, validate=True)
 
 
-YOUNG_SECONDS = 1800.0
-"""For how long an object that this process wrote counts as young. Collectors leave alone what is a day old."""
-
-MOST_REMEMBERED = 4096
-_written: dict[tuple[str, str], float] = {}
-"""(store, key) → when this process wrote it, by its monotonic clock."""
-
-
-def put(store: Store, project: str, encoded: Encoded) -> bool:
-    """Make the bytes durable where they are an object of their own. Must come before the event that names them.
-
-    True where somebody else had written them: they are young again now, and ``settle`` must follow the event.
-    """
-    if not encoded.apart:
-        return False
-    key = address.blob(project, encoded.value.sha256)
-    found = was_there(store, key, encoded.body)
-    # A flow often returns what its last checkpoint did, and a gigabyte is not written twice for that.
-    others = found and time.monotonic() - _written.get((store.url, key), -YOUNG_SECONDS) >= YOUNG_SECONDS
-    if others:
-        store.overwrite(key, encoded.body)
-    if not found or others:
-        if len(_written) >= MOST_REMEMBERED:
-            _written.clear()
-        _written[store.url, key] = time.monotonic()
-    return others
-
-
-def settle(store: Store, project: str, encoded: Encoded) -> None:
-    """After the event: put the bytes back, should a collector have removed them before it could see the event."""
-    with suppress(KitaruError):
-        store.create(address.blob(project, encoded.value.sha256), encoded.body)
+def put(store: Store, project: str, encoded: Encoded) -> None:
+    """Make the bytes durable if they are an object of their own. Must come before the event that names them."""
+    if encoded.apart:
+        put_object(store, project, encoded.body, sha=encoded.value.sha256)
 
 
 def get(store: Store, project: str, value: Value, *, subject: str, home: str = "", checked: bool = False) -> Any:

@@ -120,8 +120,6 @@ def collected_lines(found: Any, command: str, style: Style = bare) -> list[str]:
         rows.append(("together", str(number), size(everything)))
         lines += columns(rows, ("removed" if found.deleted else "would be removed", "keys", "size"), style)
     lines += _later(found, style)
-    if found.restored:
-        lines.append(style(f"{count(found.restored, 'object')} came to be needed meanwhile, and stayed", "dim"))
     return lines if found.deleted else [*lines, "", f"Nothing was removed. To do it: {command}"]
 
 
