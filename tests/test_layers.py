@@ -13,12 +13,13 @@ LONGEST_FILE = 600
 LONGEST_FUNCTION = 60
 FULLEST_FOLDER = 25
 
-BELOW = {"errors", "model", "data_files", "_version"}
+BELOW = {"errors", "model", "data_files", "local_cache", "_version"}
 PORTS = {"ports", "store", "values"}
 ALLOWED = {
     "errors": set(),
     "_version": set(),
     "data_files": set(),
+    "local_cache": {"errors", "model"},
     "model": BELOW,
     "settings": BELOW,
     "ports": BELOW,
@@ -60,9 +61,6 @@ NOT_YET: set[tuple[str, str]] = {
     ("run", "client"),
     ("run", "release"),
     ("run", "wiring"),
-    ("source", "manifest"),
-    ("stacks", "run"),
-    ("stacks", "source"),
     ("upkeep", "client"),
     ("upkeep", "wiring"),
 }

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from kitaru.local_cache import Pruned, hold, lock_of, prune, using
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.snapshot import SourceFile, SourceTree
 from kitaru.source.bundle import pack
-from kitaru.source.unpacked import Pruned, ensure_source, hold, lock_of, prune, using
+from kitaru.source.unpacked import ensure_source
 from tests.repository import CHECKOUT, kitaru
 
 DAY = 86_400
@@ -60,7 +61,7 @@ def test_what_a_process_holds_stays(tmp_path: Path) -> None:
     """However long ago it began; when that process is killed, nothing holds it any more."""
     folder = make(tmp_path, "environments/aa", days=100)
     code = (
-        "import os, sys, time; from pathlib import Path; from kitaru.source.unpacked import hold, lock_of\n"
+        "import os, sys, time; from pathlib import Path; from kitaru.local_cache import hold, lock_of\n"
         f"folder = Path({str(folder)!r}); hold(folder)\n"
         "os.utime(lock_of(folder), (1e9, 1e9)); print('held', flush=True); time.sleep(60)"
     )

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from kitaru.core.renames import taken_over
 from kitaru.errors import KitaruManifestError, KitaruUsageError
 from kitaru.manifest.reading import read_leniently
 from kitaru.model.manifest import Neighbour, Neighbours
-from kitaru.source import git_process, neighbours
+from kitaru.source import git_process
 from kitaru.source.neighbours import Wanted, find_neighbours
 from tests.repository import FLOWS, Done, Repository, git, kitaru
 
@@ -326,9 +327,7 @@ def test_a_quiet_plan_looks_at_no_other_manifest(monorepo: Monorepo, asked: list
     assert asked.count(LISTING) == 1
 
 
-def test_hundreds_of_manifests_are_read_by_one_process(
-    own_world: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hundreds_of_manifests_are_read_by_one_process(own_world: Path, asked: list[str]) -> None:
     """Of 300 manifests only those are parsed that can have one of the flows."""
     many = Repository.make(own_world / "many", {}, manifest("agent", "own"))
     for number in range(300):
@@ -337,17 +336,16 @@ def test_hundreds_of_manifests_are_read_by_one_process(
     sha = many.commit()
     parsed: list[bytes] = []
 
-    def noted(body: bytes, target: str | None) -> object:
+    def noted(body: bytes, target: str | None) -> tuple[dict[str, Any] | None, str]:
         parsed.append(body)
         return read_leniently(body, target)
 
-    monkeypatch.setattr(neighbours, "read_leniently", noted)
     asked.clear()
     wanted = Wanted("kitaru.yaml", ("agent", "own"), project="research", store="file://../store")
-    (found,) = find_neighbours(many.folder, wanted, sha).found
+    (found,) = find_neighbours(many.folder, wanted, sha, noted).found
     assert found == Neighbour("services/s7/kitaru.yaml", frozenset({"own"}), {})
     assert (len(parsed), asked) == (1, [LISTING, "cat-file --batch"])
-    assert find_neighbours(many.folder, wanted, None).found == (found,)
+    assert find_neighbours(many.folder, wanted, None, noted).found == (found,)
 
 
 @pytest.mark.parametrize(
@@ -365,7 +363,7 @@ def test_a_name_is_found_however_it_is_spelled(repository: Repository, text: str
     repository.write("other/kitaru.yaml", f"project: research\n{text}\n")
     sha = repository.commit()
     wanted = Wanted("kitaru.yaml", ("own",), project="research")
-    assert [one.flows for one in find_neighbours(repository.folder, wanted, sha).found] == [{"own"}]
+    assert [one.flows for one in find_neighbours(repository.folder, wanted, sha, read_leniently).found] == [{"own"}]
 
 
 def test_links_and_folders_are_no_manifests(repository: Repository) -> None:
@@ -377,7 +375,9 @@ def test_links_and_folders_are_no_manifests(repository: Repository) -> None:
     git(repository.folder, "add", "-A")
     sha = repository.commit()
     for commit in (sha, None):
-        found = find_neighbours(repository.folder, Wanted("kitaru.yaml", ("own",), any_store=True), commit).found
+        found = find_neighbours(
+            repository.folder, Wanted("kitaru.yaml", ("own",), any_store=True), commit, read_leniently
+        ).found
         assert [one.path for one in found] == ["a/kitaru.yaml"]
 
 

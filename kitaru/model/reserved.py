@@ -1,4 +1,4 @@
-"""Names that a project's own modules can't have at the top of its import path."""
+"""Names that Kitaru keeps: those that no module at the top of a project has, and those of variables with secrets."""
 
 from __future__ import annotations
 
@@ -15,3 +15,9 @@ LIBRARIES = frozenset(_LIBRARIES.split())
 
 RESERVED = LIBRARIES | sys.stdlib_module_names
 """Names that no module of a project can have."""
+
+SECRET = "KITARU_SECRET_"
+"""How variables begin that hold a secret: a JSON object of the variables that it stands for."""
+
+NAMED = "KITARU_SECRET_VARIABLES"
+"""Names, with commas between, of the variables that a runner took from secrets."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+from kitaru.model.reserved import NAMED, SECRET
 from kitaru.run.port import Mask
 
 
@@ -24,12 +25,6 @@ def mask_tree(tree: Any, mask: Mask | None) -> Any:
         return {mask(key): mask_tree(item, mask) for key, item in tree.items()}
     return tree
 
-
-SECRET = "KITARU_SECRET_"
-"""How variables begin that hold a secret: a JSON object of the variables that it stands for."""
-
-NAMED = "KITARU_SECRET_VARIABLES"
-"""Names, with commas between, of the variables that a runner took from secrets."""
 
 TELLING = re.compile(r"((_|^)(KEY|TOKEN|SECRET)|PASSWORD|PASSWD|PASSPHRASE)$", re.IGNORECASE)
 """Names of variables that hold something secret by all experience."""

@@ -27,11 +27,11 @@ from pydantic import ValidationError
 
 from kitaru._version import __version__
 from kitaru.errors import KitaruSourceError, Problem
+from kitaru.local_cache import read_entry, write_entry
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.snapshot import FlowFacts
 from kitaru.source.import_check import shadowed_imports
 from kitaru.source.port import Surroundings
-from kitaru.source.unpacked import read_entry, write_entry
 
 DISCOVERY_VARIABLE = "KITARU_DISCOVERY"
 """Set to 1 while flows are imported only to be looked at, so that code may know."""

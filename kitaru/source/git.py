@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from kitaru.errors import KitaruSourceError, Problem
+from kitaru.local_cache import read_entry, write_entry
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.manifest import DEFAULT_BUDGET_MB, SourceSpec, is_branch
 from kitaru.model.snapshot import Commit, SourceFile, SourceTree
@@ -35,7 +36,6 @@ from kitaru.source.selection import (
     selection_bytes,
     tree_digest,
 )
-from kitaru.source.unpacked import read_entry, write_entry
 
 
 def can_be_of(root: Path, sha: str, branch: str) -> bool:

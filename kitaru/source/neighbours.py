@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kitaru.manifest.reading import read_leniently
 from kitaru.model.jsonable import record
 from kitaru.model.manifest import Neighbour, Neighbours
 from kitaru.source import git_process
@@ -42,7 +41,11 @@ class Wanted:
     any_store: bool = False
 
 
-def find_neighbours(root: Path, wanted: Wanted, commit: str | None) -> Neighbours:
+Read = Callable[[bytes, str | None], tuple[Mapping[str, Any] | None, str]]
+"""From a manifest's bytes and a target to its data, or None and the reason."""
+
+
+def find_neighbours(root: Path, wanted: Wanted, commit: str | None, read: Read) -> Neighbours:
     """Who else claims the flows: in ``commit``, or in the working tree around ``root`` where that is None.
 
     A manifest of another project or store, or without the target that is asked for, is none of them. One that can't be
@@ -55,7 +58,7 @@ def find_neighbours(root: Path, wanted: Wanted, commit: str | None) -> Neighbour
     for path, body in _bodies(root, wanted, commit):
         if not _can_matter(body, claim, wanted.project):
             continue
-        data, problem = read_leniently(body, wanted.target) if len(body) <= MAX_BYTES else (None, "it is too large")
+        data, problem = read(body, wanted.target) if len(body) <= MAX_BYTES else (None, "it is too large")
         if problem:
             unread.append(f"{path} can't be read ({problem}), so which flows it declares is not known")
         elif data is not None and _same_place(data, path, root, wanted):

@@ -1,184 +1,18 @@
-"""Small files that only save time: written whole or not at all, and checked when read, so that damage is a miss."""
+"""Source trees as folders of this machine's cache, verified each time that they are used."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import secrets
-import shutil
 import stat
-import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
+from kitaru.local_cache import hold
 from kitaru.model.address import canonical_json, digest
 
-_SUM_SIZE = 64
-
-
-def read_entry(path: Path) -> bytes | None:
-    """The body kept at ``path``; None where there is none, or where it is not what was written."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
-    checksum, body = content[:_SUM_SIZE], content[_SUM_SIZE + 1 :]
-    return body if checksum == hashlib.sha256(body).hexdigest().encode() else None
-
-
-def write_entry(path: Path, body: bytes) -> None:
-    """Keep ``body`` at ``path``. Where the cache can't be written (read-only, full), the next reader misses."""
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-        with os.fdopen(handle, "wb") as file:
-            file.write(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-        Path(temporary).replace(path)
-    except OSError:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-
-
-KINDS = {"environments": "environment", "sources": "source"}
-"""Folder of the cache → what is in it."""
-
-DOOMED = ".gone-"
-DAY = 86_400
 COPIES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Unused:
-    """A folder that nobody has used for so many days; its size in bytes."""
-
-    kind: str
-    path: str
-    days: int
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Pruned:
-    """What was, or would be, removed below ``cache``."""
-
-    cache: str
-    deleted: bool
-    folders: tuple[Unused, ...]
-
-
-def prune(cache: Path, unused_for: timedelta, *, delete: bool) -> Pruned:
-    """Find the environments and sources below ``cache`` that nobody uses or used lately; ``delete``: remove them."""
-    found = []
-    for name, kind in KINDS.items():
-        with suppress(FileNotFoundError, NotADirectoryError):
-            for folder in sorted(path for path in (cache / name).iterdir() if path.is_dir() and not path.is_symlink()):
-                with suppress(OSError):
-                    unused = _look_at(folder, kind, unused_for.total_seconds(), delete=delete)
-                    found += [unused] if unused else []
-    return Pruned(str(cache), delete, tuple(found))
-
-
-def _look_at(folder: Path, kind: str, seconds: float, *, delete: bool) -> Unused | None:
-    if DOOMED in folder.name:
-        # Somebody was stopped while removing it; nobody finds it under this name.
-        return _remove(folder, kind, folder, delete=delete)
-    # Nothing is locked, nor a lock file made, for what was used lately.
-    lock = lock_of(folder)
-    if time.time() - (lock if lock.exists() else folder).stat().st_mtime < seconds:
-        return None
-    with alone(folder) as used:
-        if used is None or time.time() - used < seconds:
-            return None
-        doomed = folder
-        if delete:
-            doomed = folder.with_name(f"{folder.name}{DOOMED}{os.getpid()}")
-            folder.rename(doomed)
-    return _remove(doomed, kind, folder, delete=delete, days=int((time.time() - used) // DAY))
-
-
-def _remove(doomed: Path, kind: str, folder: Path, *, delete: bool, days: int = 0) -> Unused:
-    size = sum(path.lstat().st_size for path in doomed.rglob("*") if not path.is_dir() or path.is_symlink())
-    if delete:
-        shutil.rmtree(doomed, ignore_errors=True)
-    return Unused(kind, str(folder), days, size)
-
-
-SUFFIX = ".used"
-_held: dict[str, int] = {}
-"""Folder → the descriptor by which this process holds it."""
-
-
-@contextmanager
-def using(folder: Path) -> Iterator[None]:
-    """Hold ``folder``, which need not be there yet, for as long as the block lasts."""
-    descriptor = take(folder)
-    try:
-        yield
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def take(folder: Path) -> int | None:
-    """Hold ``folder`` until the descriptor that is returned is closed, or this process has ended.
-
-    None where the cache can't be written: then nobody can remove anything there either.
-    """
-    try:
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(lock_of(folder), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        os.utime(descriptor)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def hold(folder: Path) -> None:
-    """Hold ``folder`` until this process has ended; it is used now."""
-    name = str(folder)
-    if name in _held:
-        with suppress(OSError):
-            os.utime(_held[name])
-    elif (descriptor := take(folder)) is not None:
-        _held[name] = descriptor
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[float | None]:
-    """Hold ``folder`` against every user; gives when it was last used, None where somebody uses it now.
-
-    A folder that an earlier release made has no time of use: that of its own last change stands for it.
-    """
-    path = lock_of(folder)
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        used = folder.stat().st_mtime
-        os.utime(descriptor, (used, used))
-    except FileExistsError:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield os.fstat(descriptor).st_mtime
-    except BlockingIOError:
-        yield None
-    finally:
-        os.close(descriptor)
-
-
-def lock_of(folder: Path) -> Path:
-    """The lock file of a folder; copies of one source (``<digest>.1``) share it."""
-    return folder.with_name(f"{folder.name.partition('.')[0]}{SUFFIX}")
 
 
 def ensure_source(cache: Path, sha: str, fetch: Callable[[], bytes]) -> Path:

@@ -11,14 +11,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from kitaru.errors import KitaruStackError
+from kitaru.model.reserved import NAMED, SECRET
 from kitaru.ports import Reporter, Step
-from kitaru.run.masking import NAMED
 from kitaru.stacks.port import RunnerInfo, RunOrder
 from kitaru.stacks.process import describe_process, process_alive
 
@@ -65,7 +65,8 @@ class LocalRunner:
     """The ``Runner`` of stacks of type ``local``.
 
     ``environment``: ``current`` runs flows with ``python`` itself, ``venv`` in a virtual environment made from it, kept
-    below ``cache``. ``environ`` is what the worker inherits. A worker that writes to its own output writes to
+    below ``cache``, with the ``extras`` of Kitaru that its store needs.
+    ``environ`` is what the worker inherits. A worker that writes to its own output writes to
     ``<log_dir>/<exec_id>.log``.
     """
 
@@ -78,6 +79,7 @@ class LocalRunner:
         python: str = sys.executable,
         environ: Mapping[str, str],
         report: Reporter | None = None,
+        extras: Sequence[str] = (),
     ) -> None:
         self._environment = environment
         self._cache = cache
@@ -85,6 +87,7 @@ class LocalRunner:
         self._python = python
         self._environ = environ
         self._report = report
+        self._extras = extras
 
     def check(self, snapshot: bytes) -> None:
         """Compare the image's requirements with what is installed here; for ``venv``, build the environment.
@@ -233,7 +236,7 @@ class LocalRunner:
         # packaging, zipfile and others: 40 ms that a stack of type `current` does not owe.
         from kitaru.stacks.venv import ensure_environment
 
-        return ensure_environment(self._cache, requirements, self._python, self._report, self._environ)
+        return ensure_environment(self._cache, requirements, self._python, self._report, self._environ, self._extras)
 
     def _check_installed(self, requirements: list[str]) -> None:
         # packaging and importlib.metadata cost 40 ms; most flows have no requirements of their own.
@@ -297,7 +300,7 @@ def _log(folder: Path, exec_id: str) -> Path:
 
 def secret_variable(name: str) -> str:
     """The environment variable that stands for the secret: ``openai-creds`` is ``KITARU_SECRET_OPENAI_CREDS``."""
-    return "KITARU_SECRET_" + re.sub(r"[^A-Z0-9]", "_", name.upper())
+    return SECRET + re.sub(r"[^A-Z0-9]", "_", name.upper())
 
 
 def _image_of(snapshot: bytes) -> dict[str, Any]:

@@ -67,12 +67,20 @@ def process_at_work(runner: RunnerInfo) -> bool | None:
 
 
 def this_host() -> str:
-    """``name machine boot namespace``: hostname, machine id, boot id, pid namespace; ``-`` where the system has none.
+    """``name machine boot namespace``: hostname, keyed digests of the machine's id and of this boot's, pid namespace;
+    ``-`` where the system has none.
 
     Two containers of one machine share the boot id and differ in the namespace: a pid means another process there.
     """
     name = os.uname().nodename.replace(" ", "_") or UNKNOWN
-    return f"{name} {_read('/etc/machine-id')} {_boot_id()} {_pid_namespace()}"
+    return f"{name} {_keyed(_read('/etc/machine-id'))} {_keyed(_boot_id())} {_pid_namespace()}"
+
+
+def _keyed(identity: str) -> str:
+    """In place of an id that other software may use as a secret."""
+    if identity == UNKNOWN:
+        return identity
+    return hashlib.sha256(f"kitaru host\n{identity}".encode()).hexdigest()[:16]
 
 
 def start_time(pid: int) -> str | None:

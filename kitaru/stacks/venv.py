@@ -32,8 +32,8 @@ from packaging.version import InvalidVersion, Version
 from kitaru import _version
 from kitaru._version import __version__
 from kitaru.errors import KitaruStackError
+from kitaru.local_cache import using
 from kitaru.ports import Reporter, Step
-from kitaru.source.unpacked import using
 
 PACKAGE = Path(__file__).resolve().parents[1]
 WHEEL = "Wheel-Version: 1.0\nGenerator: kitaru\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -294,6 +294,7 @@ def ensure_environment(
     python: str = sys.executable,
     report: Report = None,
     environ: Mapping[str, str] | None = None,
+    extras: Sequence[str] = (),
 ) -> Path:
     """The Python of a virtual environment that holds ``requirements`` and the Kitaru that runs here.
 
@@ -305,7 +306,7 @@ def ensure_environment(
     variables = clean_environ(os.environ if environ is None else environ)
     wheel = collect_wheel()
     lines = sorted(set(clean_lines(requirements)))
-    key = _environment_key(python, lines, wheel, variables)
+    key = _environment_key(python, [*lines, *extras], wheel, variables)
     folder = cache / "environments" / key
     with using(folder):
         if _complete(folder):
@@ -314,7 +315,7 @@ def ensure_environment(
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _only_builder(folder.with_suffix(".lock"), report) as lock:
             if not _complete(folder):
-                _Build(folder, python, variables, report, lock).run(lines, wheel)
+                _Build(folder, python, variables, report, lock).run(lines, wheel, extras)
     return _python_of(folder)
 
 
@@ -389,7 +390,7 @@ class _Build:
         self._lock = lock
         self._log = folder.with_suffix(".log")
 
-    def run(self, requirements: Sequence[str], wheel: OwnWheel) -> None:
+    def run(self, requirements: Sequence[str], wheel: OwnWheel, extras: Sequence[str]) -> None:
         if self._folder.exists():
             shutil.rmtree(self._folder)
         with self._log.open("w", encoding="utf-8", errors="replace") as log:
@@ -401,7 +402,8 @@ class _Build:
             count = len(requirements)
             extra = f" and {count} requirement{'s' if count > 1 else ''}" if count else ""
             _tell(self._report, f"installing kitaru {__version__}{extra}")
-            self._install([str(packed), "-r", str(listed)], log.fileno())
+            own = f"{packed}[{','.join(extras)}]" if extras else str(packed)
+            self._install([own, "-r", str(listed)], log.fileno())
         marker = self._folder / (MARKER + ".new")
         marker.write_text(json.dumps({"format": FORMAT, "kitaru": wheel.digest, "requirements": list(requirements)}))
         marker.replace(self._folder / MARKER)

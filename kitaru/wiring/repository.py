@@ -157,6 +157,7 @@ class Repository:
 
         Where store or project were given outright, they were not given for this manifest alone.
         """
+        from kitaru.manifest.reading import read_leniently
         from kitaru.source.neighbours import Wanted, find_neighbours
 
         settings, manifest = self.settings, self.loaded.manifest
@@ -170,7 +171,7 @@ class Repository:
             store=manifest.store,
             any_store=elsewhere or bool(settings.environ.get("KITARU_STORE")),
         )
-        return find_neighbours(self.loaded.root, wanted, commit)
+        return find_neighbours(self.loaded.root, wanted, commit, read_leniently)
 
     def actor(self) -> str:
         """Who acts, as CI or Git says."""

@@ -6,7 +6,6 @@ import os
 import sys
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -35,16 +34,17 @@ def runner_of(settings: Settings, stack: NamedStack, reporter: Reporter) -> Runn
             f"stack {stack.name} is of type {spec.type}, which this release can't run executions on",
             hint="--stack local runs it on this machine",
         )
-    local = import_module("kitaru.stacks.local")
-    runner: Runner = local.LocalRunner(
+    from kitaru.stacks.local import LocalRunner
+
+    return LocalRunner(
         environment=spec.environment,
         cache=settings.cache,
         log_dir=settings.cache / "workers",
         python=sys.executable,
         environ=settings.environ,
         report=reporter,
+        extras=("s3",) if settings.store.startswith("s3:") else (),
     )
-    return runner
 
 
 def stack_named(settings: Settings, name: str) -> NamedStack:
@@ -75,12 +75,13 @@ def must_run_here(settings: Settings, name: str) -> None:
 
 def check_image(image: Any) -> None:
     """Refuse image settings that are none. A run from source uses this process's environment, whatever they say."""
-    parse = import_module("kitaru.model.image").parse_image
+    from kitaru.model.image import parse_image, settings_flaws
+
     try:
-        settings = parse(image)
+        settings = parse_image(image)
     except (ValueError, TypeError) as error:
         raise KitaruUsageError(f"image= is neither a base image nor ImageSettings: {error}") from error
-    for flaw in import_module("kitaru.model.image").settings_flaws(settings):
+    for flaw in settings_flaws(settings):
         raise KitaruUsageError(f"image=: {flaw.member}: {flaw.expected}, found {flaw.value[:80]!r}", hint=flaw.hint)
 
 
@@ -93,33 +94,37 @@ def runner_for_snapshot(settings: Settings, snapshot: bytes, reporter: Reporter)
 
 def this_process() -> RunnerInfo:
     """This process, as a runner."""
-    found: RunnerInfo = import_module("kitaru.stacks.process").describe_process(os.getpid())
-    return found
+    from kitaru.stacks.process import describe_process
+
+    return describe_process(os.getpid())
 
 
 def process_alive(runner: RunnerInfo) -> bool | None:
     """Whether a runner's process still lives; None where that can't be known from here."""
-    found: bool | None = import_module("kitaru.stacks.process").process_alive(runner)
-    return found
+    from kitaru.stacks.process import process_alive
+
+    return process_alive(runner)
 
 
 def process_at_work(runner: RunnerInfo) -> bool | None:
     """As ``process_alive``; None for a process that was stopped, too."""
-    found: bool | None = import_module("kitaru.stacks.process").process_at_work(runner)
-    return found
+    from kitaru.stacks.process import process_at_work
+
+    return process_at_work(runner)
 
 
 def launched_worker(settings: Settings, exec_id: str) -> RunnerInfo | None:
     """The worker that was last started from here for an execution; None where none is known of."""
-    launched_worker = import_module("kitaru.stacks.local").launched_worker
-    found: RunnerInfo | None = launched_worker(settings.cache / "workers", exec_id)
-    return found
+    from kitaru.stacks.local import launched_worker
+
+    return launched_worker(settings.cache / "workers", exec_id)
 
 
 def end_process(runner: RunnerInfo, *, hard: bool) -> bool:
     """Tell the process of a runner on this machine to end, or end it; False where there is no such process."""
-    ended: bool = import_module("kitaru.stacks.process").end_process(runner, hard=hard)
-    return ended
+    from kitaru.stacks.process import end_process
+
+    return end_process(runner, hard=hard)
 
 
 def leave_process(error: KitaruExecutionError) -> NoReturn:
@@ -132,7 +137,9 @@ def leave_process(error: KitaruExecutionError) -> NoReturn:
 
 def prune_caches(settings: Settings, unused_for: timedelta, *, delete: bool) -> Any:
     """Find what nobody has used for so long in this machine's caches, and ``delete`` it."""
-    return import_module("kitaru.source.unpacked").prune(settings.cache, unused_for, delete=delete)
+    from kitaru.local_cache import prune
+
+    return prune(settings.cache, unused_for, delete=delete)
 
 
 def captured_descriptors() -> AbstractContextManager[Descriptors | None]:

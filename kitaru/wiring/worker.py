@@ -77,10 +77,11 @@ def before_end(code: int) -> None:
 def run_order(order: RunOrder) -> int:
     """Carry out a runner's order in this process: the worker's whole work. The exit code."""
     from kitaru.flows.loading import load_target
+    from kitaru.local_cache import hold
     from kitaru.run import order as work
     from kitaru.run.executor import execute
     from kitaru.run.output import Descriptors
-    from kitaru.source.unpacked import ensure_source, hold
+    from kitaru.source.unpacked import ensure_source
     from kitaru.store.open import open_store
 
     environ = environment()
