@@ -8,14 +8,17 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def template(name: str) -> str:
-    """The text of ``templates/<name>``, a folder included. Raises ``FileNotFoundError`` where there is none."""
+    """The text of ``templates/<name>``, a folder included. Raises ``FileNotFoundError`` if there is none.
+
+    >>> template("gitignore")
+    """
     return _read("templates", name)
 
 
 def schema(name: str) -> str:
     """The JSON Schema ``name`` (``kitaru``, ``lockfile``, ``snapshot``, ``plan``, ...) as text.
 
-    Raises ``FileNotFoundError`` where there is no such schema.
+    Raises ``FileNotFoundError`` if there is no such schema.
     """
     return _read("schemas", f"{name}.schema.json")
 

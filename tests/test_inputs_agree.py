@@ -18,7 +18,7 @@ from kitaru import flow
 from kitaru.errors import KitaruInputError
 from kitaru.flows.describe import input_schema
 from kitaru.flows.flow import Flow
-from kitaru.manifest.input_schema import check
+from kitaru.manifest.inputs import check
 
 
 class Query(TypedDict):

@@ -49,7 +49,7 @@ def _refine_manifest(schema: Schema) -> None:
     definitions = schema["$defs"]
     exclusive = {"not": {"type": "array"}, "description": "default is always exclusive: it leads to one version"}
     definitions["FlowSpec"]["properties"]["routes"]["properties"] = {"default": exclusive}
-    partial = {**definitions["FlowSpec"], "description": "What the overlay changes about a flow, or a whole flow"}
+    partial = {**definitions["FlowSpec"], "description": "Changes of the overlay to a flow, or a whole flow"}
     partial.pop("required", None)
     definitions["FlowOverlay"] = partial
     stacks = [definitions[name] for name in ("LocalStack", "DockerStack", "KubernetesStack")]
@@ -57,7 +57,7 @@ def _refine_manifest(schema: Schema) -> None:
     types = [stack["properties"]["type"]["const"] for stack in stacks]
     definitions["StackOverlay"] = {
         "type": "object",
-        "description": "What the overlay changes about a stack, or a whole stack",
+        "description": "Changes of the overlay to a stack, or a whole stack",
         "additionalProperties": False,
         "properties": {"type": {"enum": types}, **keys},
     }

@@ -277,7 +277,7 @@ def _renamed_and_declared(was: str, name: str, moved: dict[str, Any]) -> Finding
 
 
 def _check_protect(rules: dict[str, Any]) -> Iterator[Finding]:
-    """A rule whose branch can't be would lock its route for good."""
+    """A rule with an impossible branch would lock its route for good."""
     for tag, rule in rules.items():
         branch = _mapping(rule).get("branch")
         if not isinstance(branch, str) or is_branch(branch):

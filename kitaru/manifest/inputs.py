@@ -23,7 +23,7 @@ NAMES |= {"array": "a list", "object": "an object", "null": "null"}
 
 
 def check(schema: Mapping[str, Any], inputs: Mapping[str, Any]) -> Sequence[str]:
-    """What of ``inputs`` doesn't fit ``schema``; empty where all of it does."""
+    """The inputs that don't fit ``schema``, one sentence each: ``n: expected a whole number, got 3.5``."""
     if not schema:
         return ()
     try:
@@ -36,7 +36,7 @@ def check(schema: Mapping[str, Any], inputs: Mapping[str, Any]) -> Sequence[str]
 
 
 def check_value(schema: Mapping[str, Any], value: Any) -> Sequence[str]:
-    """What of ``value``, which need not be an object, doesn't fit ``schema``; empty where all of it does."""
+    """As ``check``, for a value of any kind."""
     try:
         Draft202012Validator.check_schema(dict(schema))
         errors = sorted(_validator(schema).iter_errors(value), key=lambda error: str(error.path))
@@ -80,27 +80,27 @@ def _reads(adapter: Any, value: Any) -> bool:
 
 
 def _sentences(error: ValidationError) -> Iterator[str]:
-    where = _path(error.absolute_path)
+    place = _path(error.absolute_path)
     schema = error.schema if isinstance(error.schema, dict) else {}
     properties = schema.get("properties", {})
     match error.validator:
         case "required":
             for name in schema.get("required", ()):
                 if isinstance(error.instance, dict) and name not in error.instance:
-                    yield f"{_under(where, name)} is missing: expected {_expected(properties.get(name, {}))}"
+                    yield f"{_under(place, name)} is missing: expected {_expected(properties.get(name, {}))}"
         case "additionalProperties":
             for name in error.instance if isinstance(error.instance, dict) else ():
                 if name not in properties:
                     close = difflib.get_close_matches(name, list(properties), 1)
                     have = ", ".join(properties) or "none"
                     guess = f"did you mean {close[0]}?" if close else f"it takes {have}"
-                    yield f"{_under(where, name)} is not an input; {guess}"
+                    yield f"{_under(place, name)} is not an input; {guess}"
         case _:
-            yield f"{where or 'the value'}: expected {_expected(schema)}, got {_shown(error.instance)}"
+            yield f"{place or 'the value'}: expected {_expected(schema)}, got {_shown(error.instance)}"
 
 
-def _under(where: str, name: str) -> str:
-    return f"{where}.{name}" if where else name
+def _under(place: str, name: str) -> str:
+    return f"{place}.{name}" if place else name
 
 
 def _path(parts: Any) -> str:

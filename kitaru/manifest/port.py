@@ -21,7 +21,7 @@ class ManifestFile(Protocol):
     def path(self) -> Path: ...
     @property
     def root(self) -> Path:
-        """The manifest's folder: what its paths are relative to."""
+        """The manifest's folder: its paths are relative to it."""
         ...
 
     @property
@@ -65,8 +65,8 @@ class Editor(Protocol):
 
 
 AnswerCheck = Callable[[Mapping[str, Any] | None, Any], Sequence[str]]
-"""What of an answer doesn't fit the JSON Schema of its wait, one sentence each."""
+"""The parts of an answer that don't fit the JSON Schema of its wait, one sentence each."""
 
 
 InputCheck = Callable[[Mapping[str, Any], Mapping[str, Any]], Sequence[str]]
-"""(JSON Schema, inputs) → what doesn't fit, one sentence each; empty where all does."""
+"""(JSON Schema, inputs) → the inputs that don't fit, one sentence each."""

@@ -33,7 +33,7 @@ class Unsure(Exception):
 
 
 def rewritten(text: str, root: Node, wanted: dict[str, Any]) -> str:
-    """``text``, whose tree is ``root``, changed to mean ``wanted``. Raises ``Unsure``.
+    """``text`` with the tree ``root``, changed to mean ``wanted``. Raises ``Unsure``.
 
     >>> rewritten("a: 1  # one\\nb: 2\\n", parse("a: 1  # one\\nb: 2\\n").root, {"a": 3, "b": 2})
     'a: 3  # one\\nb: 2\\n'
@@ -79,7 +79,7 @@ def _by_parts(text: str, root: Node, wanted: dict[str, Any]) -> str:
 
 
 def _part(text: str, node: Node, span: tuple[int, int], wanted: Mapping[str, Any], step: int, depth: int = 0) -> str:
-    """``text`` with the mapping ``node``, whose lines are ``span``, as ``wanted``. New keys go behind the last one."""
+    """``text`` with the mapping ``node``, on the lines ``span``, as ``wanted``. New keys go behind the last one."""
     entries = node.entries or {}
     starts = [key.start - key.column + 1 for key, _ in entries.values()]
     lines = [text[start : key.start] for start, (key, _) in zip(starts, entries.values(), strict=True)]

@@ -220,7 +220,7 @@ class _Builder:
         self._open.append((node, event.anchor, []))
 
     def _add(self, node: Node, anchor: str | None, alias: Any = None) -> None:
-        """Hand a finished value to what holds it; ``alias`` is the mark of its alias."""
+        """Hand a finished value to its parent; ``alias`` is the mark of its alias."""
         if anchor is not None:
             self._anchors[anchor] = node
         if not self._open:

@@ -1,4 +1,4 @@
-"""What a flow needs around its source to run."""
+"""The environment of a flow: settings of its image, and their rules."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class ImageSettings(Noun):
     build_context_root: str | None = Field(None, description="Folder sent to the image build, relative to the manifest")
     environment: dict[str, str] | None = Field(None, description="Environment variables; never put a secret here")
     secret_environment_from: tuple[str, ...] | None = Field(
-        None, description="Names of secrets whose values become environment variables when the flow runs"
+        None, description="Names of secrets; their values become environment variables when the flow runs"
     )
     apt_packages: tuple[str, ...] | None = Field(None, description="Debian packages to install")
     replicate_local_python_environment: bool | None = Field(
         None, description="Install the packages of the Python that builds"
     )
     image_tag: str | None = Field(None, description="Tag of the image that is built")
-    target_repository: str | None = Field(None, description="Where the image that is built is pushed")
+    target_repository: str | None = Field(None, description="Repository that the built image is pushed to")
     user: str | None = Field(None, description="User that the flow runs as inside the container")
     platform: str | None = Field(None, description="Platform to build for, e.g. linux/amd64")
 
@@ -82,7 +82,7 @@ _SIMPLE_REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*[A-Za-z0-9](?:(?:>=
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """One wrong member: where it is (keys and positions), what belongs there, what is there instead.
+    """One wrong member: its path of keys and positions, the expected value, the value that is there.
 
     ``at_key``: the last key of the path is wrong, not its value.
     """

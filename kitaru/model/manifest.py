@@ -1,4 +1,4 @@
-"""What can be the name of a Git branch, by the rules of ``git check-ref-format --branch``."""
+"""The manifest: the desired state of a project, as ``kitaru.yaml`` spells it; and the manifests beside it."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ ImageField = Annotated[ImageSettings, BeforeValidator(_image), _OrBaseImage()]
 
 
 class SourceSpec(Noun):
-    """What a snapshot holds. Patterns are Git's own kind of globs, relative to the manifest; None inherits."""
+    """The files of a snapshot. Patterns are Git's own kind of globs, relative to the manifest; None inherits."""
 
     include: tuple[str, ...] | None = Field(
         None, description="Globs of files to take; default: all that Git tracks here"
@@ -123,7 +123,7 @@ class SourceSpec(Noun):
 class FlowSpec(Noun):
     """One flow as the manifest declares it. An absent key is not managed, or inherited."""
 
-    target: Target = Field(description="Where the flow is: path/to/file.py:flow or package.module:flow")
+    target: Target = Field(description="Place of the flow: path/to/file.py:flow or package.module:flow")
     inputs: dict[str, Any] = Field(
         default_factory=dict, description="Representative inputs; each invoke may override them"
     )
@@ -139,7 +139,7 @@ class FlowSpec(Noun):
 
 
 class Overlay(Noun):
-    """What ``--target NAME`` puts over the manifest, key by key; mappings are merged, all else is replaced."""
+    """The changes of ``--target NAME`` to the manifest, key by key; mappings are merged, all else is replaced."""
 
     project: ProjectName | None = None
     store: str | None = None
@@ -159,7 +159,7 @@ class Manifest(Noun):
     store: str | None = Field(None, description="file://path, s3://bucket/prefix, ...; relative to this file")
     image: ImageField = Field(default_factory=ImageSettings)
     source: SourceSpec = Field(default_factory=SourceSpec)
-    stacks: dict[str, StackSpec] = Field(default_factory=dict, description="Where flows may run")
+    stacks: dict[str, StackSpec] = Field(default_factory=dict, description="Stacks that flows may run on")
     flows: dict[FlowName, FlowSpec] = Field(default_factory=dict)
     targets: dict[str, Overlay] = Field(default_factory=dict, description="Overlays: kitaru apply --target NAME")
     protect: dict[TagName, Protection] = Field(default_factory=dict, description="Routes that only a branch may move")
@@ -188,7 +188,7 @@ class Manifest(Noun):
         )
 
     def stack_named(self, name: str | None) -> NamedStack | None:
-        """The stack of that name; ``local`` is there even when nobody declared it. None where there is none."""
+        """The stack of that name, or None; ``local`` exists without a declaration."""
         chosen = name or DEFAULT_STACK
         spec = self.stacks.get(chosen)
         if spec is None and chosen == DEFAULT_STACK:

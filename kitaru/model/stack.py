@@ -1,4 +1,4 @@
-"""Where executions run. A stack names secrets, and never holds their values."""
+"""Stacks: the places that executions run on. A stack names secrets, and never holds their values."""
 
 from __future__ import annotations
 
