@@ -15,6 +15,9 @@ from ruamel.yaml import YAML
 
 from tests.repository import CHECKOUT, Done
 
+INSTALL = ("--install", "git+https://git.example.org/kitaru@0123456789abcdef0123456789abcdef01234567")
+
+
 EXPRESSION = re.compile(r"\$\{\{(.*?)\}\}", re.DOTALL)
 
 

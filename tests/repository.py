@@ -325,7 +325,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(CHECKOUT / name, source / name)
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
     run_checked([*command, "-w", str(folder), str(source)])
-    (found,) = folder.glob("kitaru-*.whl")
+    (found,) = folder.glob("kitaru_gitops-*.whl")
     return found
 
 

@@ -12,7 +12,7 @@ import pytest
 from kitaru.ci.files import Choices
 from kitaru.cli import ci as commands
 from kitaru.client import ci
-from tests.ci_jobs import load
+from tests.ci_jobs import INSTALL, load
 from tests.ci_servers import GitHubState, github
 from tests.repository import MANIFEST, Repository, kitaru
 
@@ -27,7 +27,7 @@ def several(repository: Repository) -> Repository:
         if folder:
             repository.write(f"{folder}/kitaru.yaml", MANIFEST)
         for provider in ("github", "gitlab"):
-            kitaru("ci", "init", provider, cwd=repository.folder / folder).must()
+            kitaru("ci", "init", *INSTALL, provider, cwd=repository.folder / folder).must()
     return repository
 
 
@@ -89,7 +89,7 @@ def test_two_targets_of_one_manifest_have_two_pipelines(repository: Repository, 
     pipelines = ((), ("--target", "staging"), ("--target", "production"))
     for provider in ("github", "gitlab"):
         for words in (*pipelines, *pipelines):  # a second time, nothing is to be written
-            done = kitaru("ci", "init", provider, *words, cwd=repository.folder / folder).must()
+            done = kitaru("ci", "init", *INSTALL, provider, *words, cwd=repository.folder / folder).must()
         assert {line.partition(":")[0] for line in done.out.splitlines() if line.endswith(".yml")} == {"unchanged"}
     for kind in ("plan", "apply", "drift"):
         paths = sorted(repository.folder.glob(f".github/workflows/*-{kind}.yml"))
@@ -108,11 +108,11 @@ def test_two_targets_of_one_manifest_have_two_pipelines(repository: Repository, 
 
 def test_an_entry_with_more_in_it_is_left_alone(repository: Repository) -> None:
     """Only a .gitlab-ci.yml that Kitaru wrote gets another line; a third run changes nothing."""
-    kitaru("ci", "init", "gitlab", cwd=repository.folder).must()
+    kitaru("ci", "init", *INSTALL, "gitlab", cwd=repository.folder).must()
     theirs = (repository.folder / ROOT).read_text() + "job:\n  script: ['true']\n"
     repository.write(ROOT, theirs)
     repository.write("a/kitaru.yaml", MANIFEST)
-    done = kitaru("ci", "init", "gitlab", cwd=repository.folder / "a").must()
+    done = kitaru("ci", "init", *INSTALL, "gitlab", cwd=repository.folder / "a").must()
     assert "left as it is: .gitlab-ci.yml" in done.out
     assert "under its include:" in done.out
     assert (repository.folder / ROOT).read_text() == theirs
@@ -123,7 +123,7 @@ def test_names_that_can_not_be_spelled_differ() -> None:
     folders = ["", "流", "流れ", "team a", "team_a", "team-a", "team  a", "A/b"]
     names = [Choices(project="p", store="", branch="main", python="3.12", folder=one).name for one in folders]
     assert len(set(names)) == len(folders)
-    assert (names[0], names[5], names[7]) == ("kitaru", "kitaru-team-a", "kitaru-a-b")
+    assert (names[0], names[5], names[7]) == ("kitaru", "kitaru-team-a", "kitaru-a-559aea_b")
 
 
 def test_folders_and_targets_do_not_meet() -> None:

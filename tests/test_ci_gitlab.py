@@ -13,7 +13,7 @@ import pytest
 from kitaru.client import ci
 from kitaru.errors import KitaruStateError
 from tests.applying import generation
-from tests.ci_jobs import load, run, tools
+from tests.ci_jobs import INSTALL, load, run, tools
 from tests.ci_servers import TOKEN, GitLabState, gitlab
 from tests.repository import MANIFEST, Done, Repository, git, kitaru
 
@@ -82,7 +82,7 @@ def stage(own_world: Path) -> Iterator[Stage]:
     repository = Repository.make(own_world / "repository", manifest=manifest)
     # Nothing here keeps what the jobs leave out of Git's sight but the jobs themselves.
     repository.write(".gitignore", "__pycache__/\n")
-    kitaru("ci", "init", "gitlab", cwd=repository.folder).must()
+    kitaru("ci", "init", *INSTALL, "gitlab", cwd=repository.folder).must()
     repository.commit("pipeline")
     with gitlab() as lab:
         yield Stage(repository, lab, own_world)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
-from kitaru import __version__
-from tests.ci_jobs import EXPRESSION, load, scripts
+from kitaru.ci import files as ci_files
+from tests.ci_jobs import EXPRESSION, INSTALL, load, scripts
 from tests.repository import MANIFEST, Done, Repository, git, kitaru
 
 WORKFLOWS = [f".github/workflows/kitaru-{one}.yml" for one in ("apply", "drift", "plan")]
@@ -20,7 +23,7 @@ S3 = MANIFEST.replace("file://.kitaru/store", "s3://bucket/prefix") + "targets:\
 
 
 def ci_init(repository: Repository, *arguments: str) -> Done:
-    return kitaru("ci", "init", *arguments, cwd=repository.folder)
+    return kitaru("ci", "init", *INSTALL, *arguments, cwd=repository.folder)
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -47,7 +50,18 @@ def pipelines(request: pytest.FixtureRequest, repository: Repository) -> Reposit
     repository.write(f"{folder}/kitaru.yaml", S3)
     repository.write(f"{folder}/requirements.txt", "httpx\n")
     for provider in ("github", "gitlab"):
-        command = ("ci", "init", provider, "--target", "production", "--branch", "release/1.0", "--python", "3.13")
+        command = (
+            "ci",
+            "init",
+            *INSTALL,
+            provider,
+            "--target",
+            "production",
+            "--branch",
+            "release/1.0",
+            "--python",
+            "3.13",
+        )
         kitaru(*command, cwd=repository.folder / folder).must()
     return repository
 
@@ -166,7 +180,7 @@ def test_it_says_what_it_wrote_and_what_is_next(repository: Repository) -> None:
     assert sorted(files(repository.folder)) == WORKFLOWS
     for word in (*WORKFLOWS, "jobs can't reach", "environment kitaru", "protect main", "open a pull request"):
         assert word in done.out
-    assert f"kitaru=={__version__}" in files(repository.folder)[WORKFLOWS[0]]
+    assert INSTALL[1] in files(repository.folder)[WORKFLOWS[0]]
     listed = ci_init(repository, "github", "-o", "json").must().json["item"]["files"]
     assert {one["action"] for one in listed} == {"unchanged"}
 
@@ -227,7 +241,7 @@ def test_the_branch_is_the_remotes(repository: Repository) -> None:
     """Where the remote calls another branch its own, that is the one."""
     git(repository.folder, "branch", "-m", "trunk")
     clone = repository.clone(repository.folder.parent / "clone")
-    kitaru("ci", "init", "github", cwd=clone.folder).must()
+    kitaru("ci", "init", *INSTALL, "github", cwd=clone.folder).must()
     assert "branches: [trunk]" in files(clone.folder)[WORKFLOWS[0]]
 
 
@@ -242,7 +256,7 @@ def test_what_can_not_be_written_down_is_refused(repository: Repository) -> None
     ):
         ci_init(repository, "github", *arguments).refused()
     ci_init(repository, "jenkins").refused("expected github or gitlab")
-    ci_init(repository).refused("who runs its pipelines", "kitaru ci init github")
+    ci_init(repository).refused("name its forge", "kitaru ci init github")
     assert files(repository.folder) == {}
     (repository.folder / "kitaru.yaml").unlink()
     ci_init(repository, "github").refused("there is no kitaru.yaml", "kitaru init")
@@ -251,7 +265,7 @@ def test_what_can_not_be_written_down_is_refused(repository: Repository) -> None
 def test_a_manifest_without_a_repository(own_world: Path) -> None:
     """Outside Git there is nothing to run a pipeline for."""
     (own_world / "kitaru.yaml").write_text(MANIFEST)
-    kitaru("ci", "init", "github", cwd=own_world).refused("not in a Git repository")
+    kitaru("ci", "init", *INSTALL, "github", cwd=own_world).refused("not in a Git repository")
 
 
 def test_the_wheel_carries_the_templates(installed: Path, repository: Repository) -> None:
@@ -261,7 +275,7 @@ def test_the_wheel_carries_the_templates(installed: Path, repository: Repository
     for name in before:
         (repository.folder / name).unlink()
     done = subprocess.run(
-        [installed, "-m", "kitaru", "ci", "init", "github"],
+        [installed, "-m", "kitaru", "ci", "init", *INSTALL, "github"],
         cwd=repository.folder,
         capture_output=True,
         text=True,
@@ -269,3 +283,70 @@ def test_the_wheel_carries_the_templates(installed: Path, repository: Repository
     )
     assert done.returncode == 0, done.stderr
     assert files(repository.folder) == before
+
+
+def test_a_name_of_the_public_index_is_never_written(repository: Repository) -> None:
+    """Jobs install what is pinned: a checkout has no address that they could reach, so the option is asked for."""
+    kitaru("ci", "init", "github", cwd=repository.folder).refused("kitaru ci init --install")
+    assert not (repository.folder / ".github").exists()
+
+
+@pytest.mark.parametrize(
+    ("record", "requirement"),
+    [
+        (
+            {"url": "https://git.example.org/kitaru", "vcs_info": {"vcs": "git", "commit_id": "0" * 40}},
+            f"kitaru-gitops[s3] @ git+https://git.example.org/kitaru@{'0' * 40}",
+        ),
+        (
+            {"url": "https://example.org/k.whl", "archive_info": {"hashes": {"sha256": "1" * 64}}},
+            f"kitaru-gitops[s3] @ https://example.org/k.whl#sha256={'1' * 64}",
+        ),
+        ({"url": "file:///home/ann/kitaru", "dir_info": {"editable": True}}, ""),
+        ({"url": "file:///home/ann/k.whl", "archive_info": {"hashes": {"sha256": "1" * 64}}}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_running_installation_as_a_requirement(
+    record: dict[str, Any], requirement: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Git commit or a wheel with an address is a pinned requirement; a folder of this machine is none."""
+    info = tmp_path / "kitaru_gitops-9.9.9.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kitaru-gitops\nVersion: 9.9.9\n")
+    (info / "direct_url.json").write_text(json.dumps(record))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert ci_files.own_requirement("[s3]") == requirement
+
+
+def test_folders_and_targets_never_share_a_name() -> None:
+    """Folders that differ in a separator, a space or case alone have pipelines of their own."""
+    folders = ["", "svc/a", "svc_a", "svc-a", "SVC-a", "svc a", "a/b-c", "a-b/c", "svc-a.production", "ünï", "[x]*"]
+    choices = [
+        ci_files.Choices("p", "s3://b", "main", "3.12", target=target, folder=folder)
+        for folder in folders
+        for target in (None, "production", "Production")
+    ]
+    names = [one.name for one in choices]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[a-z0-9._-]+", name) for name in names)
+
+
+def test_force_leaves_the_pipeline_of_another_folder(repository: Repository) -> None:
+    """A file that names another manifest is kept, also with --force."""
+    ci_init(repository, "github").must()
+    path = repository.folder / WORKFLOWS[0]
+    path.write_text(path.read_text().replace("# Pipeline of kitaru.yaml", "# Pipeline of other/kitaru.yaml"))
+    ci_init(repository, "github", "--force").refused("the pipeline of other/kitaru.yaml", code=1)
+    assert "other/kitaru.yaml" in path.read_text()
+
+
+def test_a_folder_that_looks_like_an_expression_stays_text(repository: Repository) -> None:
+    """GitHub evaluates what stands between ${{ and }}; a folder's name must not be evaluated."""
+    choices = ci_files.Choices(
+        "p", "s3://b", "main", "3.12", folder="svc/${{ github.actor }}", requirement="k @ git+https://x@0"
+    )
+    for text in ci_files.render("github", choices).values():
+        workflow = YAML(typ="safe").load(text)
+        places = [job["defaults"]["run"]["working-directory"] for job in workflow["jobs"].values() if "defaults" in job]
+        assert places and set(places) == {"svc/${{ '${{' }} github.actor }}"}

@@ -14,7 +14,7 @@ import pytest
 from kitaru.client import ci
 from kitaru.errors import KitaruStateError, KitaruUsageError
 from tests.applying import generation, routes_of
-from tests.ci_jobs import run, step, tools
+from tests.ci_jobs import INSTALL, run, step, tools
 from tests.ci_servers import PERSON, TOKEN, GitHubState, github
 from tests.repository import MANIFEST, Done, Repository, git, kitaru
 
@@ -153,7 +153,7 @@ def stage(own_world: Path) -> Iterator[Stage]:
     with github() as hub:
         made = Stage(repository, hub, own_world)
         made.next_run()
-        kitaru("ci", "init", "github", cwd=repository.folder).must()
+        kitaru("ci", "init", *INSTALL, "github", cwd=repository.folder).must()
         repository.commit("pipeline")
         git(repository.folder, "push", "-q", "origin", "main")
         yield made

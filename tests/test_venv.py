@@ -158,7 +158,7 @@ def test_the_own_wheel_is_reproducible(tmp_path: Path) -> None:
     assert wheel.write(tmp_path / "a").read_bytes() == wheel.write(tmp_path / "b").read_bytes()
 
     files = dict(wheel.files)
-    info = f"kitaru-{__version__}.dist-info"
+    info = f"kitaru_gitops-{__version__}.dist-info"
     metadata = files[f"{info}/METADATA"].decode()
     assert f"Version: {__version__}\n" in metadata
     assert "Requires-Dist: pydantic" in metadata

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -16,7 +18,7 @@ from urllib.parse import urlsplit
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from kitaru import data_files
-from kitaru._version import __version__
+from kitaru._version import DISTRIBUTION
 from kitaru.errors import KitaruBackendError, KitaruSourceError, KitaruStateError, KitaruUsageError
 from kitaru.manifest.yaml import quote
 from kitaru.source import git_process
@@ -51,44 +53,46 @@ class Choices:
     target: str | None = None
     folder: str = ""
     install: str = ""
+    requirement: str = ""
 
     @property
     def name(self) -> str:
-        """What workflows, jobs and environments begin with: ``kitaru``, the manifest's folder, and its target.
+        """The name of workflows, jobs and environments, one for each manifest and target.
 
-        As in ``kitaru``, ``kitaru-team-a``, ``kitaru-team-a.production``. What can't be spelled so gets some digits of
-        its digest: two manifests never share a name, nor do two targets of one.
+        Examples: ``kitaru``, ``kitaru-team-a``, ``kitaru-services_a.production``, and ``kitaru-my-team-3fa2c1`` for the
+        folder ``My Team``: a name that can't be spelled so gets digits of its digest.
         """
-        parts = ["kitaru", *(_slug(self.folder.lower().replace("/", "-"), self.folder) if self.folder else ())]
-        return "-".join(parts) + (f".{'-'.join(_slug(self.target, self.target))}" if self.target else "")
+        folder = "_".join(map(_slug, self.folder.split("/"))) if self.folder else ""
+        return "-".join(filter(None, ("kitaru", folder))) + (f".{_slug(self.target)}" if self.target else "")
 
     @property
     def is_one_of_several(self) -> bool:
-        """Whether the repository may well have other pipelines beside this one."""
+        """Whether the repository may have other pipelines beside this one."""
         return bool(self.folder or self.target)
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """One file: where it is below the root, and what became of it. ``theirs`` was there before, and was left alone."""
+    """One file below the root and its fate; ``theirs`` was there before, and was left alone."""
 
     path: str
     action: Literal["created", "overwritten", "extended", "unchanged", "theirs"]
 
 
-def _slug(spelled: str, whole: str) -> list[str]:
-    """What any name may have of ``spelled``; where that is not all of it, digits of the digest of ``whole`` besides."""
-    slug = re.sub(r"[^a-z0-9]+", "-", spelled.lower()).strip("-")
-    return [part for part in (slug, "" if slug == spelled else hashlib.sha256(whole.encode()).hexdigest()[:6]) if part]
+def _slug(text: str) -> str:
+    """``team-a`` for itself, ``my-team-3fa2c1`` for ``My Team``: other texts never give the same."""
+    slug = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    digits = "" if slug == text else hashlib.sha256(text.encode()).hexdigest()[:6]
+    return "-".join(filter(None, (slug, digits)))
 
 
 def repository_root(folder: Path) -> Path:
-    """The root of the Git repository that ``folder`` is in. Raises ``KitaruSourceError`` where it is in none."""
+    """The root of the Git repository around ``folder``. Raises ``KitaruSourceError`` outside a repository."""
     return Path(os.fsdecode(git_process.run(folder, "rev-parse", "--show-toplevel").rstrip(b"\n")))
 
 
 def provider_of(root: Path) -> Provider:
-    """Who runs this repository's pipelines, by its remotes, else by its files. Raises where that can't be told."""
+    """The forge of this repository, by its remotes, else by its files. Raises ``KitaruUsageError`` if neither tells."""
     try:
         listed = git_process.run(root, "config", "--get-regexp", r"^remote\..*\.url$").decode("utf-8", "replace")
     except KitaruSourceError:
@@ -102,13 +106,13 @@ def provider_of(root: Path) -> Provider:
         if found == {"gitlab"}:
             return "gitlab"
     raise KitaruUsageError(
-        "neither the remotes nor the files of this repository say who runs its pipelines",
+        "neither the remotes nor the files of this repository name its forge",
         hint="kitaru ci init github, or: kitaru ci init gitlab",
     )
 
 
 def main_branch(root: Path) -> str:
-    """The branch that the remote calls its own; ``main`` where it was never asked."""
+    """The default branch of the remote; ``main`` if Git has not recorded it."""
     try:
         found = git_process.run(root, "symbolic-ref", "--short", "refs/remotes/origin/HEAD").decode().strip()
     except KitaruSourceError:
@@ -116,8 +120,28 @@ def main_branch(root: Path) -> str:
     return found.partition("/")[2] or "main"
 
 
+def own_requirement(extras: str = "") -> str:
+    """The running Kitaru as a requirement that is pinned, by the record of its installation (PEP 610); else empty.
+
+    Example: ``kitaru-gitops[s3] @ git+https://github.com/acme/kitaru@3f2a9c…``. Never a bare name: a public index may
+    have somebody else's package under it.
+    """
+    try:
+        text = distribution(DISTRIBUTION).read_text("direct_url.json")
+        record = json.loads(text or "{}")
+    except (PackageNotFoundError, ValueError):
+        return ""
+    url, version, archive = record.get("url", ""), record.get("vcs_info", {}), record.get("archive_info", {})
+    if version.get("commit_id"):
+        return f"{DISTRIBUTION}{extras} @ {version['vcs']}+{url}@{version['commit_id']}"
+    digest = (archive.get("hashes") or {}).get("sha256")
+    if url.startswith("https://") and digest:
+        return f"{DISTRIBUTION}{extras} @ {url}#sha256={digest}"
+    return ""
+
+
 def install_command(folder: Path) -> str:
-    """How to install what the code in ``folder`` imports; empty where nothing there says."""
+    """The command that installs the imports of the code in ``folder``; empty if no file there lists them."""
     if (folder / "requirements.txt").is_file():
         return "python -m pip install -r requirements.txt"
     pyproject = folder / "pyproject.toml"
@@ -137,16 +161,27 @@ def render(provider: Provider, choices: Choices) -> dict[str, str]:
             raise KitaruUsageError(f"{text!r} can't stand in a pipeline's file", hint=f"expected something like {what}")
     if not choices.folder.isprintable():
         raise KitaruUsageError(f"the folder {choices.folder!r} can't stand in a pipeline's file")
+    if not choices.requirement:
+        raise KitaruUsageError(
+            "this Kitaru was installed neither from a Git commit nor from a wheel's address: jobs can't do the same",
+            hint="kitaru ci init --install 'git+https://HOST/PATH@COMMIT', or a wheel's address or path",
+        )
     return _github(choices) if provider == "github" else _gitlab(choices)
 
 
 def write(root: Path, files: Mapping[str, str], *, force: bool) -> tuple[Written, ...]:
-    """Write what is missing. Raises ``KitaruStateError`` with a diff, before it writes anything, where a file differs.
+    """Write the missing files. Raises ``KitaruStateError`` with a diff, before any write, if a file differs.
 
-    ``force`` overwrites those, save a ``.gitlab-ci.yml``, which holds more than ours.
+    ``force`` overwrites those, but no pipeline of another folder, and no ``.gitlab-ci.yml``, which may hold more.
     """
     there = {path: _present(root / path) for path in files}
     differing = [path for path, text in files.items() if there[path] not in (None, text) and path != GITLAB_ENTRY]
+    foreign = [path for path in differing if _owner(there[path] or "") not in ("", _owner(files[path]))]
+    if foreign:
+        raise KitaruStateError(
+            f"{', '.join(foreign)}: the pipeline of {_owner(there[foreign[0]] or '')}; nothing was written",
+            hint="remove the file, if that manifest is gone",
+        )
     if differing and not force:
         diffs = "\n".join(_diff(path, there[path] or "", files[path]) for path in differing)
         raise KitaruStateError(
@@ -154,6 +189,12 @@ def write(root: Path, files: Mapping[str, str], *, force: bool) -> tuple[Written
             hint="kitaru ci init --force overwrites",
         )
     return tuple(_put(root, path, text, there[path]) for path, text in files.items())
+
+
+def _owner(text: str) -> str:
+    """The manifest that a pipeline says it is of: ``team-a/kitaru.yaml``; empty if it does not say."""
+    found = re.search(r"^# Pipeline of (.+)$", text, re.MULTILINE)
+    return found.group(1) if found else ""
 
 
 def _put(root: Path, path: str, text: str, old: str | None) -> Written:
@@ -221,6 +262,7 @@ def _fill(template: str, choices: Choices, **more: str) -> str:
         keep_trailing_newline=True,
     )
     environment.filters.update(yaml=quote, sh=shlex.quote)
+    environment.filters.update(github=_github_text)
     s3 = choices.store.startswith("s3://")
     return environment.get_template(template).render(
         name=choices.name,
@@ -231,7 +273,8 @@ def _fill(template: str, choices: Choices, **more: str) -> str:
         folder=choices.folder,
         prefix=f"{choices.folder}/" if choices.folder else "",
         target=f" --target {choices.target}" if choices.target else "",
-        requirement=f"kitaru{'[s3]' if s3 else ''}=={__version__}",
+        owner=f"{choices.folder}/kitaru.yaml".lstrip("/") + (f" --target {choices.target}" if choices.target else ""),
+        requirement=choices.requirement,
         install=choices.install,
         told_apart=f" --as {choices.name}" if choices.is_one_of_several else "",
         beside=f", {choices.name}" if choices.is_one_of_several else "",
@@ -239,6 +282,11 @@ def _fill(template: str, choices: Choices, **more: str) -> str:
         **ACTIONS,
         **more,
     )
+
+
+def _github_text(text: str) -> str:
+    """``text`` without expressions: GitHub would evaluate ``${{ … }}`` in any value of a workflow."""
+    return text.replace("${{", "${{ '${{' }}")
 
 
 def _host(url: str) -> str:
@@ -252,6 +300,6 @@ def _host(url: str) -> str:
 
 
 def lines_to_paste(written: Sequence[Written], files: Mapping[str, str]) -> str:
-    """What a ``.gitlab-ci.yml`` that was left alone still lacks; empty where nothing is."""
+    """The lines that a ``.gitlab-ci.yml`` of the user still lacks."""
     theirs = [one.path for one in written if one.action == "theirs"]
     return "".join(files[path] for path in theirs)

@@ -27,7 +27,7 @@ class GitLab:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
         token = self._must("KITARU_GITLAB_TOKEN")
-        self._api = WebApi(self.name, self._must("CI_API_V4_URL"), {"Private-token": token})
+        self._api = WebApi(self.name, self._must("CI_API_V4_URL"), {"Authorization": f"Bearer {token}"})
         self._at = f"projects/{segment(self._must('CI_PROJECT_ID'))}"
 
     def request_number(self) -> int | None:

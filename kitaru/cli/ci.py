@@ -34,6 +34,10 @@ def init(
     python: Annotated[
         str, typer.Option("--python", metavar="VERSION", help="The version of Python that jobs use.")
     ] = "3.12",
+    install: Annotated[
+        str | None,
+        typer.Option("--install", metavar="REQUIREMENT", help="What jobs install. Default: as here."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that are there and differ.")] = False,
     manifest: ManifestOption = None,
     target: TargetOption = None,
@@ -46,7 +50,9 @@ def init(
     terminal.begin("ci.init", output)
     from kitaru.client import ci as pipelines
 
-    done = pipelines.init(provider, branch=branch, python=python, manifest=manifest, target=target, force=force)
+    done = pipelines.init(
+        provider, branch=branch, python=python, manifest=manifest, target=target, install=install, force=force
+    )
     terminal.item(done, [] if terminal.json else _written(done))
 
 

@@ -48,6 +48,7 @@ def init(
     python: str = "3.12",
     manifest: Path | None = None,
     target: str | None = None,
+    install: str | None = None,
     force: bool = False,
 ) -> Pipeline:
     """Write the files of a pipeline for the manifest in reach.
@@ -69,6 +70,7 @@ def init(
         target=target,
         folder="" if folder == root else folder.relative_to(root).as_posix(),
         install=files.install_command(folder),
+        requirement=install or files.own_requirement("[s3]" if store.startswith("s3://") else ""),
     )
     texts = files.render(chosen, choices)
     written = files.write(root, texts, force=force)

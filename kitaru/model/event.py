@@ -371,7 +371,7 @@ def decode_entry(body: bytes, subject: str = "journal entry") -> Entry:
         if newest > FORMAT:
             raise KitaruStoreFormatError(
                 f"The {subject} has format {newest}; this release reads up to {FORMAT}.",
-                hint="It was written by a newer Kitaru. Upgrade: pip install -U kitaru",
+                hint="It was written by a newer Kitaru: install that; kitaru version shows this one",
             )
         events = [read_event(item) for item in content["events"]]
         return Entry(

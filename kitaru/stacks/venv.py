@@ -30,12 +30,13 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from kitaru import _version
-from kitaru._version import __version__
+from kitaru._version import DISTRIBUTION, __version__
 from kitaru.errors import KitaruStackError
 from kitaru.local_cache import using
 from kitaru.ports import Reporter, Step
 
 PACKAGE = Path(__file__).resolve().parents[1]
+WHEEL_NAME = f"{DISTRIBUTION.replace('-', '_')}-{__version__}"
 WHEEL = "Wheel-Version: 1.0\nGenerator: kitaru\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 DATA = ("schemas", "templates")
 """Folders beside the package in a checkout that an installed Kitaru carries inside it, below ``_data``."""
@@ -58,8 +59,8 @@ class OwnWheel:
         return total.hexdigest()
 
     def write(self, folder: Path) -> Path:
-        """Write ``kitaru-<version>-py3-none-any.whl`` into ``folder``; equal files give equal bytes."""
-        path = folder / f"kitaru-{__version__}-py3-none-any.whl"
+        """Write ``kitaru_gitops-0.1.0-py3-none-any.whl`` into ``folder``; equal files give equal bytes."""
+        path = folder / f"{WHEEL_NAME}-py3-none-any.whl"
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, body in self.files:
                 archive.writestr(zipfile.ZipInfo(name, EPOCH), body, zipfile.ZIP_DEFLATED)
@@ -72,7 +73,7 @@ def collect_wheel(package: Path = PACKAGE) -> OwnWheel:
     Raises ``KitaruStackError`` where neither an installed distribution nor a checkout says what Kitaru depends on.
     """
     files = dict(_package_files(package))
-    info = f"kitaru-{__version__}.dist-info"
+    info = f"{WHEEL_NAME}.dist-info"
     metadata, entry_points = _described(package)
     files[f"{info}/METADATA"] = metadata.encode()
     files[f"{info}/entry_points.txt"] = entry_points.encode()
@@ -116,7 +117,7 @@ def _described(package: Path) -> tuple[str, str]:
 
 
 def _metadata(project: dict[str, Any]) -> str:
-    lines = ["Metadata-Version: 2.1", "Name: kitaru", f"Version: {__version__}"]
+    lines = ["Metadata-Version: 2.1", f"Name: {DISTRIBUTION}", f"Version: {__version__}"]
     if "requires-python" in project:
         lines.append(f"Requires-Python: {project['requires-python']}")
     lines += [f"Requires-Dist: {needed}" for needed in project.get("dependencies", ())]
@@ -129,7 +130,7 @@ def _metadata(project: dict[str, Any]) -> str:
 def _installed(package: Path) -> Distribution | None:
     """The distribution that the running package belongs to; None for one of the same name installed elsewhere."""
     try:
-        found = distribution("kitaru")
+        found = distribution(DISTRIBUTION)
     except PackageNotFoundError:
         return None
     if Path(str(found.locate_file("kitaru"))).resolve() == package:
@@ -219,7 +220,7 @@ def _check(requirement: Requirement, wanted_by: str, find: Find, findings: Findi
         version = installed.version if installed else ""
     except PackageNotFoundError:
         installed, version = None, ""
-        if canonicalize_name(requirement.name) == "kitaru":
+        if canonicalize_name(requirement.name) in ("kitaru", DISTRIBUTION):
             # Run from a checkout: there is no distribution, and yet it is here.
             version = _version.__version__
     if not version:

@@ -43,7 +43,7 @@ def _refuse_newer(body: bytes, where: str) -> None:
     if isinstance(found, int) and found > FORMATS:
         raise KitaruStoreFormatError(
             f"{where} was written in format {found}; this release knows formats up to {FORMATS}",
-            hint="upgrade: pip install --upgrade kitaru",
+            hint="install a newer Kitaru; kitaru version shows this one",
         )
 
 

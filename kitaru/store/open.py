@@ -140,7 +140,7 @@ def _open_s3(url: str, options: Mapping[str, Any] | None) -> Store:
             raise
         raise KitaruStoreError(
             f"a store at s3:// needs s3fs, and the module {error.name!r} is not installed",
-            hint="pip install 'kitaru[s3]'",
+            hint="pip install 's3fs>=2026.9'",
         ) from error
     store: Store = module.S3Store(url, _with_region(options or {}))
     return store

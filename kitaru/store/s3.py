@@ -426,7 +426,7 @@ def _check_conditions(client: Any) -> None:
     if "IfNoneMatch" not in client.meta.service_model.operation_model("PutObject").input_shape.members:
         raise KitaruStoreError(
             "the installed botocore can't send conditional writes, which Kitaru needs",
-            hint="pip install --upgrade 'kitaru[s3]'",
+            hint="pip install --upgrade s3fs",
         )
 
 

@@ -244,7 +244,7 @@ def format_named(name: str) -> Format:
     if name not in installed.formats:
         raise KitaruFeatureNotAvailableError(
             f"a value was stored in the format {name!r}, which neither this release nor an installed package knows",
-            hint="Install the package that brings that format, or upgrade: pip install -U kitaru",
+            hint="Install the package that brings that format, or a newer Kitaru; kitaru version shows this one",
         )
     return installed.formats[name]
 
