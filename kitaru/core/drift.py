@@ -20,54 +20,47 @@ from kitaru.model.snapshot import Options, Snapshot
 def find_drift(
     manifest: Manifest, flows: Sequence[FlowPlan], lock: Lockfile, *, whole: bool = False
 ) -> tuple[Drift, ...]:
-    """Routes that somebody moved, removed, added or holds otherwise than the manifest says, in the order of the plan.
+    """Routes that were moved, removed, added or held past the manifest, in the order of the plan.
 
     A route that apply itself moved last and the manifest now wants elsewhere is no drift: that change is to be applied.
     With ``whole`` the plan is about all flows: then one that was deployed by hand, and is in no manifest, is drift too.
     """
     found: list[Drift] = []
     for plan in flows:
-        state = lock.flow(plan.flow)
-        if state is not None and plan.flow in manifest.flows:
-            found += [
-                *_moved(plan, state),
-                *_removed(plan, state),
-                *_added(manifest.flows[plan.flow], plan.flow, state),
-            ]
-    return (*found, *(_beside(manifest, lock) if whole else ()))
+        state, spec = lock.flow(plan.flow), manifest.flows.get(plan.flow)
+        if state is not None and spec is not None:
+            found += [*_held(plan), *_moved(plan, state), *_removed(plan, state), *_added(spec, plan.flow, state)]
+    return (*found, *(_undeclared(manifest, lock) if whole else ()))
 
 
-def _beside(manifest: Manifest, lock: Lockfile) -> Iterator[Drift]:
+def _undeclared(manifest: Manifest, lock: Lockfile) -> Iterator[Drift]:
     """Flows that no manifest ever declared. One that was taken out of a manifest is to be pruned, which is no drift."""
     for name, state in sorted(lock.flows.items()):
         if state.retired or state.managed or name in manifest.flows:
             continue
-        last = max(state.routes.values(), key=lambda route: route.generation, default=None)
-        told = last or Route(holders=(), via="")
+        last = max(state.routes.values(), key=lambda route: route.generation, default=Route(holders=(), via=""))
         tags = ", ".join(f"{tag} at {describe_holders(route.holders)}" for tag, route in sorted(state.routes.items()))
         text = f"the flow is in no manifest ({tags or f'v{state.latest}, without a route'})"
-        yield _drift(name, "", text, told)
+        yield _drift(name, "", text, last)
+
+
+def _held(plan: FlowPlan) -> Iterator[Drift]:
+    for held in plan.held:
+        says = f"says {describe_holders(held.wanted)}" if held.wanted else "does not name it"
+        text = f"{held.tag} is held at {describe_holders(held.holders)} by a rollback; "
+        text += held.why or f"the manifest {says}"
+        yield Drift(flow=plan.flow, tag=held.tag, text=text, via="rollback", by=held.by, at=held.at)
 
 
 def _moved(plan: FlowPlan, state: FlowState) -> Iterator[Drift]:
-    for held in plan.held:
-        at, wanted = describe_holders(held.holders), describe_holders(held.wanted)
-        says = held.why or f"the manifest {f'says {wanted}' if held.wanted else 'does not name it'}"
-        yield Drift(
-            flow=plan.flow,
-            tag=held.tag,
-            text=f"{held.tag} is held at {at} by a rollback; {says}",
-            via="rollback",
-            by=held.by,
-            at=held.at,
-        )
     for move in plan.moves:
         route = state.routes.get(move.tag)
         if route is None or route.via == APPLY or move.adopts or move.after is None:
             continue
         at, wanted = describe_holders(route.holders), describe_holders(move.after)
         if move.converts:
-            at, wanted = _as(at, exclusive=route.exclusive), _as(wanted, exclusive=move.exclusive)
+            kinds = "exclusively", "as a shared label"
+            at, wanted = f"{at} {kinds[not route.exclusive]}", f"{wanted} {kinds[not move.exclusive]}"
         yield _drift(plan.flow, move.tag, f"{move.tag} leads to {at}; the manifest says {wanted}", route)
 
 
@@ -86,10 +79,6 @@ def _added(spec: FlowSpec, flow: str, state: FlowState) -> Iterator[Drift]:
             yield _drift(flow, tag, text, route)
 
 
-def _as(holders: str, *, exclusive: bool) -> str:
-    return f"{holders} {'exclusively' if exclusive else 'as a shared label'}"
-
-
 def _drift(flow: str, tag: str, text: str, route: Route) -> Drift:
     return Drift(flow=flow, tag=tag, text=text, via=route.via, by=route.by, at=route.at)
 
@@ -99,9 +88,9 @@ def _drift(flow: str, tag: str, text: str, route: Route) -> Drift:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What the manifest lacks of one flow: the whole of it where ``declared`` is False, else these routes.
+    """What the manifest lacks of one flow: the whole of it if not ``declared``, else these routes.
 
-    ``dropped`` are routes that it names and that somebody removed.
+    ``dropped`` are routes that it names and that were removed.
     """
 
     flow: str
@@ -113,30 +102,27 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class HeadNow:
-    """What ``head`` means for a flow at this moment: the version of that content, None where none was built yet."""
+    """The version that ``head`` is for a flow now, and its snapshot; None if none was built yet."""
 
     version: int | None = None
     snapshot: str = ""
 
 
 Heads = Callable[[str], HeadNow]
-"""(flow) → what head is for it. Asked only where a route that the manifest leads to head was moved past it."""
+"""(flow) → its head. Asked only if a route that the manifest leads to head was moved past it."""
 
 
 def missing(
     manifest: Manifest, lock: Lockfile, owner: str, only: Sequence[str] = (), *, heads: Heads = lambda _flow: HeadNow()
 ) -> tuple[Missing, ...]:
-    """What the manifest does not say of the flows (all, when ``only`` names none) and routes of the store, by name.
+    """The flows (all, if ``only`` is empty) and routes of the store that the manifest does not say, by name.
 
-    Flows and routes that it does not name, and routes that it names and that somebody moved, holds or removed since;
-    one that apply itself moved last, and the manifest wants elsewhere, is to be applied. Without the flows that another
-    manifest of the repository declares, and those that ``moved:`` gives another name.
+    Not those that are to be applied, that another manifest declares, or that ``moved:`` renames.
     Raises ``KitaruSelectorError`` for a flow that the store does not have, ``KitaruUsageError`` for one of these.
     """
     for name in only:
         state = live_flow(lock, name)
-        why = _not_ours(manifest, name, state, owner)
-        if why:
+        if why := _not_ours(manifest, name, state, owner):
             there = f"kitaru import {name}, typed beside {state.owner or 'kitaru.yaml at the root'}"
             hint = "kitaru plan" if name in manifest.moved else there
             raise KitaruUsageError(f"{name} can't be imported: {why}", hint=hint)
@@ -145,14 +131,13 @@ def missing(
         if state.retired or (only and name not in only) or _not_ours(manifest, name, state, owner):
             continue
         spec = manifest.flows.get(name)
-        if spec is None:
-            once = (f"{name} was once in the manifest",) if state.managed else ()
-            wishes = {tag: wish for tag in _ordered(state.routes) if (wish := wish_of(state.routes[tag]))}
-            found.append(Missing(name, declared=False, routes=wishes, notes=once))
+        if spec is not None:
+            entry = _differences(name, spec, state, heads)
+            found += [entry] if entry.routes or entry.dropped or entry.notes else []
             continue
-        one = _Differing(name, spec, state, heads)
-        if one.routes or one.dropped or one.notes:
-            found.append(Missing(name, True, one.routes, tuple(one.dropped), tuple(one.notes)))
+        once = (f"{name} was once in the manifest",) if state.managed else ()
+        targets = {tag: target for tag in _ordered(state.routes) if (target := wish_of(state.routes[tag]))}
+        found.append(Missing(name, declared=False, routes=targets, notes=once))
     return tuple(found)
 
 
@@ -164,60 +149,50 @@ def _not_ours(manifest: Manifest, name: str, state: FlowState, owner: str) -> st
     return ""
 
 
-class _Differing:
-    """The routes of one flow that the manifest is to say otherwise, or no more, and why."""
-
-    def __init__(self, flow: str, spec: FlowSpec, state: FlowState, heads: Heads) -> None:
-        self.routes: dict[str, RouteTarget] = {}
-        self.dropped: list[str] = []
-        self.notes: list[str] = []
-        self._flow, self._heads = flow, heads
-        for tag in _ordered(state.routes):
-            self._there(tag, spec.routes.get(tag), state.routes[tag])
-        for tag, route in sorted(state.untagged.items()):
-            wish = spec.routes.get(tag)
-            if wish is not None and tag not in state.routes and self._still_says(wish, route):
-                self.dropped.append(tag)
-                self.notes.append(f"route {tag} of {flow} was removed by {route.by} ({route.via})")
-
-    def _there(self, tag: str, said: RouteTarget | None, route: Route) -> None:
-        wish = wish_of(route)
-        if wish is None:
-            return
+def _differences(flow: str, spec: FlowSpec, state: FlowState, heads: Heads) -> Missing:
+    """The routes of a declared flow that its entry does not name, or names otherwise than they were led by hand."""
+    routes: dict[str, RouteTarget] = {}
+    dropped, notes = [], []
+    for tag in _ordered(state.routes):
+        route, said = state.routes[tag], spec.routes.get(tag)
+        target = wish_of(route)
+        if target is None or (
+            said is not None and (route.via == APPLY or agrees(said, route, _head(flow, said, route, heads)))
+        ):
+            continue
+        moved = f"route {tag} of {flow} was led to {describe_holders(route.holders)} by {route.by} ({route.via})"
         if said is None:
-            self.routes[tag] = wish
-            if route.managed:
-                self.notes.append(f"route {tag} of {self._flow} was once in the manifest")
-            return
-        if route.via == APPLY or agrees(said, route, self._head(said, route)):
-            return
-        at, by = describe_holders(route.holders), f"{route.by} ({route.via})"
-        if None in versions_named(said) and self._heads(self._flow).version is None and route.hold is None:
-            why = "stays so: the manifest leads it to head, which is not built yet"
-            self.notes.append(f"route {tag} of {self._flow} was led to {at} by {by}, and {why}")
-            return
-        self.routes[tag] = wish
-        self.notes.append(f"route {tag} of {self._flow} was led to {at} by {by}")
+            notes += [f"route {tag} of {flow} was once in the manifest"] if route.managed else []
+        elif None in versions_named(said) and heads(flow).version is None and route.hold is None:
+            notes.append(f"{moved}, and stays so: the manifest leads it to head, which is not built yet")
+            continue
+        else:
+            notes.append(moved)
+        routes[tag] = target
+    for tag, route in sorted(state.untagged.items()):
+        said = spec.routes.get(tag)
+        # A number that differs from where the route was is newer than its removal.
+        if said and tag not in state.routes and (None in versions_named(said) or agrees(said, route, None)):
+            dropped.append(tag)
+            notes.append(f"route {tag} of {flow} was removed by {route.by} ({route.via})")
+    return Missing(flow, True, routes, tuple(dropped), tuple(notes))
 
-    def _head(self, wish: RouteTarget, route: Route) -> int | None:
-        if None not in versions_named(wish):
-            return None
-        now = self._heads(self._flow)
-        return None if now.version is None else head_of(wish, route, now.version, now.snapshot)
 
-    def _still_says(self, wish: RouteTarget, gone: Route) -> bool:
-        """Whether the manifest wants a removed route where it was. A number that differs was written since then."""
-        return None in versions_named(wish) or agrees(wish, gone, None)
+def _head(flow: str, target: RouteTarget, route: Route, heads: Heads) -> int | None:
+    if None not in versions_named(target):
+        return None
+    now = heads(flow)
+    return None if now.version is None else head_of(target, route, now.version, now.snapshot)
 
 
 def _ordered(routes: Mapping[str, Route]) -> list[str]:
     return sorted(routes, key=lambda tag: (tag != DEFAULT_TAG, tag))
 
 
-def told_by(state: FlowState, table: VersionTable | None) -> str | None:
-    """The digest of the snapshot that a flow is described by: that of ``default``, else of its newest version.
+def described_by(state: FlowState, table: VersionTable | None) -> str | None:
+    """The digest of the snapshot that describes a flow: that of ``default``, else of its newest version.
 
-    None where every version was deleted, or where ``table`` has to be read to tell.
+    None if every version was deleted, or ``table`` has to be read to tell.
     """
     route = state.routes.get(DEFAULT_TAG)
     if route is not None and route.holders:
@@ -229,7 +204,7 @@ def told_by(state: FlowState, table: VersionTable | None) -> str | None:
 
 
 def bare(manifest: Manifest, snapshot: Snapshot) -> Snapshot:
-    """What the manifest makes of a flow that it declares by its target alone, where the code can't be asked."""
+    """The snapshot of a flow that is declared by its target alone, if the code can't be asked."""
     spec = FlowSpec(target=snapshot.target)
     stack = manifest.stack_named(None) or snapshot.stack
     plain = {"image": manifest.image_of(spec), "stack": stack, "options": Options(), "inputs": {}}
@@ -237,9 +212,10 @@ def bare(manifest: Manifest, snapshot: Snapshot) -> Snapshot:
 
 
 def keys_of(snapshot: Snapshot, plain: Snapshot) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The keys of a flow's entry that lead to ``snapshot`` where its target alone leads to ``plain``.
+    """The keys of a flow's entry that lead to ``snapshot``, if its target alone leads to ``plain``.
 
-    Besides, the names of inherited settings that the version was built without, which no key can say.
+    Besides, the names of inherited settings that the version was built without, which no key can say:
+    ``({"inputs": {"topic": "x"}}, ("timeout",))``.
     """
     keys: dict[str, Any] = {}
     if snapshot.inputs != plain.inputs:

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kitaru.core.drift import HeadNow, Missing, bare, keys_of, missing, told_by
+from kitaru.core.drift import HeadNow, Missing, bare, described_by, keys_of, missing
 from kitaru.errors import KitaruManifestError
 from kitaru.manifest.port import Editor, ManifestFile
 from kitaru.model.lockfile import FlowState, Lockfile
@@ -143,7 +143,7 @@ class Importer:
 
     def _snapshot(self, flow: str, state: FlowState) -> Snapshot | None:
         project = self.lock.project
-        sha = told_by(state, None) or told_by(state, read_table(self.store, project, state.table, flow))
+        sha = described_by(state, None) or described_by(state, read_table(self.store, project, state.table, flow))
         return read_snapshot(self.store, project, sha, flow) if sha is not None else None
 
     def _plain(self, snapshots: Mapping[str, Snapshot]) -> dict[str, Snapshot]:
