@@ -32,7 +32,7 @@ BACK = {"managed": True, "retired": False, "renamed_to": "", "renamed_commit": "
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What a generation writes on the routes that it moves: its number and time, its author, and the verb."""
+    """The mark of a generation on the routes that it moves: its number and time, its author, and the verb."""
 
     number: int
     at: str
@@ -289,7 +289,7 @@ def edit_data(edit: Edit) -> dict[str, Any]:
     """The edit as JSON data: ``kind``, ``flow``, ``text``, and the fields of its kind.
 
     mint, drop: ``version``. move, untag: ``tag``, ``before`` and ``after`` as lists of ``{"version", "weight"}``, null
-    for no route. move: ``exclusive``, and where they apply ``hold``, ``ends_hold``, ``converts``, ``floor``. rename:
+    for no route. move: ``exclusive``, and if they apply ``hold``, ``ends_hold``, ``converts``, ``floor``. rename:
     ``was``. protect: ``rules`` and ``was`` by tag, ``{"branch", "clean"}`` each.
     """
     data: dict[str, Any] = {"kind": edit.kind, "flow": edit.flow, "text": edit_words(edit)}

@@ -28,8 +28,8 @@ def compare_inputs(
 ) -> tuple[Change, ...]:
     """The differences, in the order of the parameters, breaking ones first.
 
-    ``given`` names the parameters that the new version fills in by itself (its representative inputs): a new required
-    one among them breaks nobody. ``given_before`` names those of the old version: callers could leave them out.
+    ``given`` names the sample inputs of the new version: a new required parameter among them breaks no caller.
+    ``given_before`` names those of the old version: callers could leave them out.
     """
     found = list(_object(_inlined(before, before), _inlined(after, after), "", given, given_before - given))
     return tuple(sorted(found, key=lambda change: not change.breaking))
@@ -42,22 +42,22 @@ def _change(text: str, breaking: bool) -> Change:
 def _object(
     before: Schema, after: Schema, path: str, given: frozenset[str] = frozenset(), lost: frozenset[str] = frozenset()
 ) -> Iterator[Change]:
-    """``lost``: what the old version filled in by itself, and the new one does not."""
+    """``lost``: the sample inputs of the old version that the new one lacks."""
     old, new = before.get("properties", {}), after.get("properties", {})
     required_before, required_after = set(before.get("required", ())), set(after.get("required", ()))
     closed = after.get("additionalProperties", True) is False
     for name in old:
-        where = f"{path}{name}"
+        place = f"{path}{name}"
         if name not in new:
-            yield _change(f"{where} removed", closed)
+            yield _change(f"{place} removed", closed)
             continue
         if name in required_after and name in lost:
-            yield _change(f"{where} is now required: its sample input is gone", True)
+            yield _change(f"{place} is now required: its sample input is gone", True)
         elif name in required_after - required_before:
-            yield _change(f"{where} is now required", name not in given)
+            yield _change(f"{place} is now required", name not in given)
         elif name in required_before - required_after:
-            yield _change(f"{where} is now optional", False)
-        yield from _value(old[name], new[name], where)
+            yield _change(f"{place} is now optional", False)
+        yield from _value(old[name], new[name], place)
     for name in new:
         if name not in old:
             needed = name in required_after and name not in given
@@ -67,22 +67,22 @@ def _object(
         yield _change(f"{path or 'inputs: '}other names are no longer accepted", True)
 
 
-def _value(old: Schema, new: Schema, where: str) -> Iterator[Change]:
+def _value(old: Schema, new: Schema, place: str) -> Iterator[Change]:
     if _core(old) == _core(new):
         if _default(old) != _default(new):
-            yield _change(f"{where}: {_default_words(old, new)}", False)
+            yield _change(f"{place}: {_default_words(old, new)}", False)
         return
     if old.get("type") == new.get("type") == "object" and "properties" in old and "properties" in new:
-        yield from _object(old, new, f"{where}.")
+        yield from _object(old, new, f"{place}.")
         return
     if old.get("type") == new.get("type") == "array" and "items" in old and "items" in new:
-        yield from _value(old["items"], new["items"], f"{where}[]")
+        yield from _value(old["items"], new["items"], f"{place}[]")
         return
-    yield _change(f"{where}: {_describe(old)} → {_describe(new)}", not _accepts(old, new))
+    yield _change(f"{place}: {_describe(old)} → {_describe(new)}", not _accepts(old, new))
 
 
 def _accepts(old: Schema, new: Schema) -> bool:
-    """Whether every value that ``old`` takes is surely taken by ``new``; False where it can't be told."""
+    """Whether ``new`` surely takes every value that ``old`` takes; False in doubt."""
     if not _core(new):
         return True
     olds, news = _alternatives(old), _alternatives(new)
@@ -118,7 +118,7 @@ def _alternatives(schema: Schema) -> list[Schema]:
 
 
 def _inlined(schema: Any, root: Schema, within: tuple[str, ...] = ()) -> Any:
-    """``schema`` with every local ``$ref`` replaced by what it names; one that leads back into itself stays a name."""
+    """``schema`` with every local ``$ref`` resolved; one that leads back into itself stays a name."""
     if isinstance(schema, list):
         return [_inlined(item, root, within) for item in schema]
     if not isinstance(schema, dict):
@@ -134,7 +134,7 @@ def _inlined(schema: Any, root: Schema, within: tuple[str, ...] = ()) -> Any:
 
 
 def _core(schema: Any) -> Any:
-    """What decides about values: the schema without its words, at every depth. ``properties`` names are no keywords."""
+    """The part of a schema that decides about values, at every depth. Names of ``properties`` are no keywords."""
     if isinstance(schema, list):
         return [_core(item) for item in schema]
     if not isinstance(schema, dict):

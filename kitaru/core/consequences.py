@@ -121,7 +121,7 @@ def _asked(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def _broken(way: Passage, snapshots: Snapshots) -> Iterator[Consequence]:
-    """What breaks callers on the way, or may."""
+    """The changes that break callers on the way, or may."""
     found = Consequence(
         kind="breaking_inputs",
         text="",
@@ -178,7 +178,7 @@ def _refused(
 
 
 def _call(one: Stored, lefts: Iterable[Snapshot | None], check: InputCheck) -> dict[str, Any] | None:
-    """The caller's own inputs, as far as can be told: sample inputs are stored with the rest."""
+    """The caller's own inputs, as far as is known: sample inputs are stored with the rest."""
     for left in lefts:
         if left is not None and not check(left.input_schema, one.inputs):
             given = left.inputs

@@ -19,7 +19,7 @@ Listing = Sequence[Sequence[str]]
 def snapshot_changes(
     before: Snapshot, after: Snapshot, files_before: Listing | None, files_after: Listing
 ) -> tuple[Change, ...]:
-    """Every difference, what breaks callers first."""
+    """Every difference, the breaking ones first."""
     found: list[Change] = []
     if before.input_schema != after.input_schema or before.inputs != after.inputs:
         given, given_before = frozenset(after.inputs), frozenset(before.inputs)
@@ -120,8 +120,8 @@ _SNIFFED = 8000
 class FileDiff:
     """One file. ``lines`` is its unified diff, from ``---`` on; ``hidden`` lines of it are left out.
 
-    ``was``: the earlier path of a renamed file. ``modes``: before and after, in octal, where they differ. ``note`` says
-    why there are no lines: ``binary``, ``too large``, or that the content is not there any more.
+    ``was``: the earlier path of a renamed file. ``modes``: before and after, in octal, if they differ. ``note`` says
+    why there are no lines: ``binary``, ``too large``, or no longer in the store.
     """
 
     path: str
@@ -135,7 +135,7 @@ class FileDiff:
     lines: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON data: each key always there; ``was``, ``modes`` and ``note`` null where they say nothing."""
+        """As JSON data: each key always there; ``was``, ``modes`` and ``note`` null if empty."""
         data: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {
             **data,
@@ -148,7 +148,7 @@ class FileDiff:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A path of one of the trees, with what it is."""
+    """One path of a tree: its mode and digest."""
 
     path: str
     mode: str
@@ -156,7 +156,7 @@ class Entry:
 
 
 def pairs(before: Listing, after: Listing) -> list[tuple[Entry | None, Entry | None]]:
-    """What differs: each file as it was and as it is, in path order; a file that only moved is one pair."""
+    """Each file that differs, as it was and as it is, in path order; a file that only moved is one pair."""
     old = {row[0]: Entry(row[0], row[1], row[2]) for row in before}
     new = {row[0]: Entry(row[0], row[1], row[2]) for row in after}
     # All empty files are alike: none of them is known again by its content.

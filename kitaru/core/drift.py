@@ -1,4 +1,4 @@
-"""What the store has and the manifest does not say: drift, and the entries that ``import`` writes for it. Pure."""
+"""Drift of the store from the manifest, and the entries that ``import`` writes for it. Pure."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _drift(flow: str, tag: str, text: str, route: Route) -> Drift:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What the manifest lacks of one flow: the whole of it if not ``declared``, else these routes.
+    """The part of one flow that the manifest lacks: all of it if not ``declared``, else these routes.
 
     ``dropped`` are routes that it names and that were removed.
     """

@@ -44,7 +44,7 @@ class Desired:
 
 @dataclass(frozen=True, slots=True)
 class StoredFlow:
-    """What the store holds of one flow beyond the lockfile, as far as ``needs`` asked for it."""
+    """One flow in the store beyond the lockfile, as far as ``needs`` asked for it."""
 
     table: VersionTable | None = None
     previous: Snapshot | None = None
@@ -53,7 +53,7 @@ class StoredFlow:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What must be read before a flow can be planned."""
+    """The objects to read before a flow can be planned."""
 
     table: bool = False
     previous: bool = False
@@ -97,7 +97,7 @@ class Draft:
 
 
 def needs(desired: Desired, lock: Lockfile) -> Needs:
-    """What to read of a flow: nothing at all if its content and its routes are those of the lockfile."""
+    """The objects to read of a flow: none at all if its content and its routes are those of the lockfile."""
     state = lock.flows.get(desired.name)
     if state is None:
         return Needs()
@@ -108,7 +108,7 @@ def needs(desired: Desired, lock: Lockfile) -> Needs:
 
 
 def draft_plan(facts: Facts) -> Draft:
-    """Flows, edits, warnings and problems of the plan; what it means for callers is told afterwards."""
+    """Flows, edits, warnings and problems of the plan, without its consequences for callers."""
     renames = plan_renames(facts.manifest, facts.lock, facts.place, facts.contains.get, facts.only, force=facts.force)
     draft = Draft(renames.lock, [], list(renames.edits), list(renames.problems), list(renames.warnings))
     was = {edit.flow: edit.was for edit in renames.edits}

@@ -24,7 +24,7 @@ Told = Callable[[int], str]
 
 
 def untold(_generation: int) -> str:
-    """For a question whose answer names nobody."""
+    """No author, for a question that needs none."""
     return ""
 
 
@@ -113,7 +113,7 @@ def guards(
 
     ``wanted`` are the manifest's rules, ``lock`` the state in which the renames are made. A protected route moves,
     goes, or gets its flow's new name only as its rules say, and an applied rule changes only as it says itself. A new
-    rule binds nobody before it.
+    rule binds only later moves.
     """
     found: list[str] = []
     for edit in edits:
@@ -203,7 +203,7 @@ def _led_elsewhere(edit: Edit, state: FlowState | None) -> Sequence[str]:
 
 
 def _refusals(rule: Protection, commit: Commit) -> list[tuple[str, str]]:
-    """What the rule asks for and ``commit`` lacks: ``("only from branch main", "this commit is on side")``."""
+    """The rule's demands that ``commit`` does not meet: ``("only from branch main", "this commit is on side")``."""
     found = []
     if rule.branch and commit.branch != rule.branch:
         here = f"on {commit.branch}" if commit.branch else "not on a branch"

@@ -1,4 +1,4 @@
-"""Flow and selector → version: what a caller meets. Pure."""
+"""Flow and selector → version. Pure."""
 
 from __future__ import annotations
 

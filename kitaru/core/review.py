@@ -24,7 +24,7 @@ Subject = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Deed:
-    """What a plan made on generation ``base`` does to one subject, with ``text`` for people."""
+    """The change that a plan made on generation ``base`` makes to one subject; ``text`` is for people."""
 
     content: bytes
     text: str
@@ -33,7 +33,7 @@ class Deed:
 
 
 def unreviewed(plan: Plan, reviewed: Sequence[Plan]) -> tuple[str, ...]:
-    """What ``plan`` does and none of ``reviewed`` showed, one sentence each; empty if there is nothing.
+    """The deeds of ``plan`` that none of ``reviewed`` showed, one sentence each.
 
     Deeds are compared by content: a version by its snapshot, and by the changes shown since the one before it, as long
     as that is still the one before it; a route by its holders before and after. The number of a new version does not
@@ -49,7 +49,7 @@ def unreviewed(plan: Plan, reviewed: Sequence[Plan]) -> tuple[str, ...]:
 
 
 def no_longer_done(plan: Plan, reviewed: Sequence[Plan]) -> tuple[str, ...]:
-    """What the reviewed plans showed and ``plan`` does not do, because it is so already, or no longer wanted."""
+    """The deeds that the reviewed plans showed and ``plan`` lacks: they are done, or no longer wanted."""
     done = _deeds(plan)
     shown = [(subject, deed) for one in reviewed for subject, deed in _deeds(one).items()]
     return tuple(dict.fromkeys(f"{_name(one)}: {deed.text}" for one, deed in shown if one not in done))
@@ -97,7 +97,7 @@ def _content_of(flows: Sequence[FlowPlan]) -> dict[str, bytes]:
 
 
 def _deeds(plan: Plan) -> Mapping[Subject, Deed]:
-    """What the plan shows that it does: people saw that, not what a changed file may hold beside it."""
+    """The deeds that the plan shows: people saw these, not the other fields of a changed file."""
     found: dict[Subject, Deed] = {}
     for flow in plan.flows:
         new = flow.build.version if flow.build else None

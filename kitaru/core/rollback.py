@@ -1,7 +1,7 @@
-"""Rollback and the order of deploys: what keeps a route, which commits move it, and the way back. Pure.
+"""Rollback and the order of deploys: holds, floors, and the way back of a route. Pure.
 
 A rollback leaves a hold. It keeps the route until the manifest names numbers that no rollback took off it, or until
-``head`` builds what the route leads to. Each apply records the commit from which it set a route, the route's floor.
+``head`` builds the version that it leads to. Each apply records the commit from which it set a route, its floor.
 ``head`` moves the route only from a commit that contains the floor, as Git moves a branch.
 """
 
@@ -79,7 +79,7 @@ def held_versions(state: FlowState) -> frozenset[int]:
 
 
 def held(tag: str, target: RouteTarget, route: Route | None, wanted: Holders, contains: Contains) -> Held | None:
-    """The hold that keeps the route where it is; None if there is none, or it ends."""
+    """The hold that keeps the route in its place; None if there is none, or it ends."""
     if route is None or route.hold is None:
         return None
     why = ""
@@ -143,7 +143,7 @@ def refusals(edits: Sequence[Edit], lock: Lockfile, contains: Contains) -> tuple
 
 
 def override(tag: str, route: Route | None, wanted: Holders, back: str) -> Consequence | None:
-    """What a forced move passes over: a rollback, or the order of commits (``back``); None if nothing."""
+    """The rollback, or the order of commits (``back``), that a forced move passes over; None if neither."""
     texts = [back.partition(": ")[2]] if back else []
     if route is not None and route.hold is not None:
         whole = rolled_back(route, wanted) or rolled_back(route, route.hold.left)
@@ -175,9 +175,9 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class WayBack:
-    """Where a rollback leads a route; no holders if there is nothing left.
+    """The place that a rollback leads a route to; no holders if there is none left.
 
-    ``skipped``: what it passes over, in words, newest first. ``label``: the route was a shared label before.
+    ``skipped``: the places that it passes over, in words, newest first. ``label``: the route was a shared label before.
     """
 
     holders: Holders = ()
@@ -200,10 +200,10 @@ def steps(entries: Iterable[tuple[Sequence[Edit], str]], names: Collection[str],
 
 
 def way_back(history: Iterable[Step], here: Holders, versions: Collection[int]) -> WayBack:
-    """Where the route led before ``here``; ``versions`` are those that are not deleted.
+    """The place of the route before ``here``; ``versions`` are those that are not deleted.
 
-    A second rollback goes one step further back, never to what a rollback left. One to a version that the route never
-    led to undid the newest step alone.
+    A second rollback goes one step further back, never to a version that a rollback left. One to a version that the
+    route never led to undid the newest step alone.
     """
     here = place = ascending(here)
     left: list[Holders] = []

@@ -23,7 +23,7 @@ _CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",
 def canonical_json(value: Any) -> bytes:
     """``value`` as UTF-8 JSON with sorted keys, no spaces and one final newline: equal values, equal bytes.
 
-    Raises ``ValueError`` for NaN and infinities, ``TypeError`` for what JSON does not have.
+    Raises ``ValueError`` for NaN and infinities, ``TypeError`` for a value that JSON lacks.
     """
     return _CANONICAL.encode(value).encode("utf-8", "surrogatepass") + b"\n"
 
@@ -59,7 +59,7 @@ def exec_id(moment: datetime, token: str) -> str:
 
 
 def exec_floor(moment: datetime) -> str:
-    """What sorts before the ids of all executions made at ``moment`` or later, and after those of all made before."""
+    """A text that sorts before the ids made at ``moment`` or later, and after all earlier ones."""
     number = int(moment.timestamp() * 1000)
     digits = []
     for _ in range(10):
@@ -69,7 +69,7 @@ def exec_floor(moment: datetime) -> str:
 
 
 def exec_moment(execution: str) -> datetime:
-    """When an execution with this id was made; the beginning of time for what is no id."""
+    """The time at which an execution got this id; 1970 for a text that is no id."""
     number = 0
     for digit in execution.removeprefix("ex-")[:10]:
         number = number * 32 + max(CROCKFORD.find(digit), 0)
@@ -113,7 +113,7 @@ def generations(project: str) -> str:
 
 
 def collections(project: str) -> str:
-    """Where collectors leave word of what the executions that they removed referred to."""
+    """Notes of collectors on the objects of executions that they removed."""
     return f"{project}/gc/"
 
 
@@ -149,7 +149,7 @@ def journal(project: str, execution: str) -> str:
 
 
 def wait_answer(project: str, execution: str, wait: str) -> str:
-    """Where the answer to a wait is left for the runner; created once, so the first answer counts."""
+    """The answer to a wait, for the runner; created once, so the first answer counts."""
     return f"{project}/executions/{execution}/waits/{wait.replace('/', '~')}.json"
 
 
@@ -158,7 +158,7 @@ def wait_answers(project: str, execution: str) -> str:
 
 
 def cancel_request(project: str, execution: str) -> str:
-    """Where the runner is asked to cancel."""
+    """The request to cancel, for the runner."""
     return f"{project}/executions/{execution}/cancel.json"
 
 
@@ -180,7 +180,7 @@ def logs(project: str, execution: str) -> str:
 
 
 def open_hints(project: str) -> str:
-    """Where the names of executions that have not ended are; see ``run.index``."""
+    """The names of executions that have not ended; see ``run.index``."""
     return f"{project}/index/open/"
 
 
@@ -202,7 +202,7 @@ def renamed_hint(project: str, flow: str, was: str) -> str:
 
 
 def idempotency(project: str, flow: str, key: str) -> str:
-    """Where the execution that a caller's key led to is remembered; the key itself is hashed, it may hold anything."""
+    """The execution of a caller's key; the key is hashed, as it may hold any text."""
     name = digest(f"{flow}\n{key}".encode())
     return f"{project}/index/idempotency/{name}.json"
 
@@ -212,7 +212,7 @@ def cache_index(project: str) -> str:
 
 
 def cache_hints(project: str, recipe: str) -> str:
-    """Where the results of a checkpoint are known, by the digest of their inputs; see ``run.cache``."""
+    """The results of a checkpoint, by the digest of their inputs; see ``run.cache``."""
     return f"{project}/index/cache/{recipe[:2]}/{recipe}/"
 
 
@@ -221,7 +221,7 @@ def cache_hint(project: str, recipe: str, inputs: str) -> str:
 
 
 def cache_records(project: str, checkpoint: str) -> str:
-    """Where executions note what the cache did for a checkpoint; its name may hold any letters, so it is hashed."""
+    """Notes of executions on the cache and a checkpoint; its name is hashed, as it may hold any letters."""
     return f"{project}/index/cache/seen/{digest(checkpoint.encode())[:16]}/"
 
 

@@ -1,4 +1,4 @@
-"""The released state of a project: each flow's versions and routes, and the log of edits that led there."""
+"""The released state of a project: each flow's versions and routes, and the log of edits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMAT: Final = 1
 
 
 class Release(Noun):
-    """One version of a flow: never renumbered, never reused. ``by`` says who made it, ``commit`` from what.
+    """One version of a flow: never renumbered, never reused. ``by`` is its author, ``commit`` its source.
 
     A deleted one keeps its number and its row, and is led to by nothing.
     """
@@ -84,16 +84,15 @@ class Broken:
 
 
 class FlowState(Noun):
-    """What the lockfile holds of one flow: small, however many versions there are.
+    """One flow in the lockfile: small, however many versions there are.
 
-    ``latest`` is the highest number ever given, ``snapshot`` what it stands for, ``table`` the digest of the version
-    table. ``managed`` once a manifest declared the flow, ``owner`` being that manifest's path below the repository's
-    root ("" for the one at the root); ``retired`` once a prune removed it, or ``renamed_to`` gave it another name (its
-    numbers stay taken), applied from commit ``renamed_commit``. ``untagged`` remembers the manifest's routes that
-    another verb than apply removed.
-    ``deletions`` counts the versions that were deleted; ``latest_deleted``: the highest is one. ``first_name`` is what
-    the flow was called at first, once a rename back to a former name made that hard to tell. ``protect`` are the rules
-    of the manifest, by tag, as generation ``protect_generation`` applied them: they outlive a removal.
+    ``latest`` is the highest number ever given, ``snapshot`` its digest, ``table`` the digest of the version table.
+    ``managed`` once a manifest declared the flow, ``owner`` being its path below the repository's root ("" for the one
+    at the root); ``retired`` once a prune removed it, or commit ``renamed_commit`` renamed it to ``renamed_to`` (its
+    numbers stay taken). ``untagged``: the manifest's routes that another verb than apply removed. ``deletions`` counts
+    the deleted versions; ``latest_deleted``: the highest is one. ``first_name``: the flow's first name, once a rename
+    back made that hard to find. ``protect``: the manifest's rules by tag, as generation ``protect_generation`` applied
+    them; they outlive a removal.
     """
 
     latest: int
@@ -113,14 +112,14 @@ class FlowState(Noun):
     protect_generation: int = 0
 
     def known_version(self, snapshot: str) -> int | None:
-        """A version of that snapshot that can be told without the version table; None says nothing."""
+        """A version of that snapshot, if the state alone knows one."""
         if snapshot == self.snapshot and not self.latest_deleted:
             return self.latest
         held = (holder for route in self.routes.values() for holder in route.holders)
         return max((holder.version for holder in held if holder.snapshot == snapshot), default=None)
 
     def known_snapshot(self, version: int) -> str | None:
-        """The snapshot of that version, where it can be told without the version table."""
+        """The snapshot of that version, if the state alone knows it."""
         if version == self.latest and not self.latest_deleted:
             return self.snapshot
         held = (holder for route in self.routes.values() for holder in route.holders)
@@ -145,7 +144,7 @@ class Move(Noun):
 
     Nor may a version have been deleted since: ``deletions`` is the flow's count of them. ``hold`` is what a rollback
     leaves behind; a route on hold moves only by an edit that leaves one or ``ends_hold``. ``floor`` is the commit that
-    the route remembers from now on (None: the one that it has); ``expects_floor`` is the one until now where the commit
+    the route remembers from now on (None: the one that it has); ``expects_floor`` is the one until now, if the commit
     at hand must contain it. ``converts``: a shared label becomes an exclusive route, or the other way round.
     """
 
@@ -190,12 +189,11 @@ class Retire(Noun):
 
 
 class Rename(Noun):
-    """A flow has another name: versions and routes go with it, the old name leads nowhere any more.
+    """A flow has another name: versions and routes go with it, the old name has no routes any more.
 
-    Valid while ``expects`` is the highest number under the old name ``was``, and the new one was never used, or is one
-    that this very flow had before. The other edits of its generation are those of a flow that has its new name already.
-    ``retired``: it is one that a prune removed, and stays so until one of them says otherwise. ``commit`` is the SHA
-    that was applied ("" where that was not written down).
+    Valid while ``expects`` is the highest number under the old name ``was``, and the new one was never used, or was
+    this flow's own. The other edits of the generation use the new name. ``retired``: a prune had removed the flow.
+    ``commit`` is the SHA that was applied.
     """
 
     kind: Literal["rename"]
@@ -220,7 +218,7 @@ class Drop(Noun):
 
 
 class Protect(Noun):
-    """These rules, by tag, say from now on who may move the flow's routes. Valid while those of ``expects`` say so."""
+    """Rules by tag that bind the flow's routes from now on. Valid while ``expects`` are the present ones."""
 
     kind: Literal["protect"]
     flow: str
@@ -248,7 +246,7 @@ class Lockfile(Noun):
 
     @property
     def state_digest(self) -> str:
-        """The digest of the flows alone: what two histories that lead to the same place agree on."""
+        """The digest of the flows alone: equal for two histories that lead to the same place."""
         return digest(canonical_json({name: flow.data() for name, flow in self.flows.items()}))
 
     def flow(self, name: str) -> FlowState | None:
@@ -258,7 +256,7 @@ class Lockfile(Noun):
 
 
 class Generation(Noun):
-    """One entry of the lock log: who changed what, with which verb, from which commit, and the state that this led to.
+    """One entry of the lock log: author, verb, commit, edits, and the state that they lead to.
 
     ``parent`` is the digest of the previous entry's bytes, ``write`` is unique, ``state_digest`` is that of the state
     after it; ``state`` carries the state itself in small projects and every so often in large ones.

@@ -1,4 +1,4 @@
-"""A plan: what apply would do, and why. Apply decides nothing that is not written here."""
+"""A plan: the changes of an apply, and why. Apply decides nothing that is not written here."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from kitaru.model.snapshot import Commit, Snapshot
 FORMAT: Final = 1
 
 REDACTED: Final = "***"
-"""What stands in a saved plan for the value of an environment variable: many people read such a file."""
+"""The sign in a saved plan for the value of an environment variable: many people read such a file."""
 
 Subject = Literal["source", "target", "image", "options", "stack", "inputs", "input_schema", "checkpoints", "summary"]
 
 
 class Change(Noun):
-    """One difference between a version and what this commit would build. ``breaking`` for callers of the flow."""
+    """One difference between a version and the one that this commit builds. ``breaking`` for callers of the flow."""
 
     subject: Subject
     text: str
@@ -65,15 +65,15 @@ class RouteMove(Noun):
 
     @property
     def adopts(self) -> bool:
-        """Whether it leaves the route where it is: it only comes under the manifest's care, or loses its hold."""
+        """Whether the route stays: it only comes under the manifest's care, or loses its hold."""
         return self.before is not None and self.before == self.after and not self.converts
 
 
 class Consequence(Noun):
-    """What carrying the plan out means for those who use a flow. ``severe``: somebody has to do something about it.
+    """The meaning of a plan for users of a flow. ``severe``: callers break, or a person must know.
 
-    ``count`` executions, of ``of`` that were looked at; ``exec_ids`` names a few of them. ``routes`` lead their callers
-    from the versions ``left`` to those ``reached``; ``changes`` are what breaks them on the way.
+    ``count`` executions, of ``of`` that were tried; ``exec_ids`` names a few of them. ``routes`` lead their callers
+    from the versions ``left`` to those ``reached``; ``changes`` break them on the way.
     """
 
     kind: Literal["breaking_inputs", "stored_inputs", "in_use", "renamed", "override", "protected"]
@@ -89,9 +89,9 @@ class Consequence(Noun):
 
 
 class Drift(Noun):
-    """Something that is not as the manifest says and its last apply left it: somebody changed it in the store.
+    """A change that was made in the store past the manifest, with the verb ``via``.
 
-    ``via`` is the verb that did so; ``tag`` is empty where it is about a version, or the flow itself.
+    ``tag`` is empty if it is about the flow itself.
     """
 
     flow: str
@@ -119,9 +119,9 @@ class Held(Noun):
 
 
 class FlowPlan(Noun):
-    """What happens to one flow. ``version`` is the one that this commit's content is, or becomes.
+    """The changes of one flow. ``version`` is the one that this commit's content is, or becomes.
 
-    ``renamed_from``: its name until now; ``held``: routes that stay where a rollback put them.
+    ``renamed_from``: its name until now; ``held``: routes that a rollback keeps in their place.
     """
 
     flow: str
@@ -144,11 +144,9 @@ class FlowPlan(Noun):
 class Plan(Noun):
     """The whole of it, bound to the generation that it was made on.
 
-    ``base`` and ``base_entry`` name that generation; ``store_id`` tells a store in a folder from a copy of it that has
-    the same generations (empty for other stores, and in older plans); ``manifest`` is the digest of the manifest's
-    bytes and target; ``drift`` is what others changed in the store since the manifest was applied; ``guards`` say why
-    this plan may be looked at but not applied from here; ``force``: it passes over rollbacks and the order of commits;
-    ``edits`` are what apply appends.
+    ``base`` and ``base_entry`` name that generation; ``store_id`` tells a store in a folder from a copy of it (empty
+    for other stores); ``manifest`` is the digest of the manifest's bytes and target; ``force``: it passes over
+    rollbacks and the order of commits; ``guards``: why it may not be applied from here; ``edits``: apply appends them.
     """
 
     format: Literal[1] = FORMAT
@@ -179,7 +177,7 @@ class Plan(Noun):
 
     @property
     def redacted(self) -> Plan:
-        """What a file holds that others read: the plan without the values of environment variables."""
+        """The plan for a file that others read: without the values of environment variables."""
         return self.model_copy(update={"flows": tuple(flow.redacted for flow in self.flows)})
 
     @property

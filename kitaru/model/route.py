@@ -1,4 +1,4 @@
-"""Routes: what the manifest asks for, what the lockfile holds, and what a user types to choose one."""
+"""Routes: in the manifest, in the lockfile, and as a user types them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _version(value: Any) -> int:
 
 
 def parse_target(value: Any) -> RouteTarget:
-    """What the manifest says behind a tag. Raises ``ValueError`` with what was expected."""
+    """The value of a tag in the manifest: ``1``, ``head``, ``[1, head]``, ``{2: 10, 1: 90}``. Raises ``ValueError``."""
     if isinstance(value, Pin | Head | Label | Split):
         return value
     if value == "head":
@@ -148,7 +148,7 @@ class Assignment(Noun):
 
 
 class Hold(Noun):
-    """What rollbacks took off a route, and why: plan and apply leave the route alone until the hold ends."""
+    """The versions that rollbacks took off a route, and why: plan and apply leave it alone until the hold ends."""
 
     left: tuple[Assignment, ...]
     reason: str = ""
@@ -162,7 +162,7 @@ class Protection(Noun):
 
 
 class Route(Noun):
-    """Where a tag leads now, and who moved it there last, with which verb (``via``).
+    """The versions that a tag leads to now, and the last move: author, time and verb (``via``).
 
     ``floor``: the commit from which apply last set it; empty if it never did.
     """
@@ -206,7 +206,7 @@ Selector = ByTag | ByVersion
 
 
 def selector(*, tag: str | None = None, version: int | None = None) -> Selector:
-    """What a caller typed: nothing is the default tag. Raises ``ValueError`` when both are given."""
+    """The selector of ``--tag`` or ``--version``; of neither, the default tag. Raises ``ValueError`` for both."""
     if tag is not None and version is not None:
         raise ValueError("give a tag or a version, not both")
     return ByVersion(version) if version is not None else ByTag(tag or DEFAULT_TAG)

@@ -39,7 +39,7 @@ from kitaru.store.port import Store
 
 UPLOADS_AT_ONCE = 8
 LINES_SHOWN = 10
-"""How many of the edits that lost a race, and of the rules that forbid a plan, are told one by one."""
+"""How many of the edits that lost a race, and of the rules that forbid a plan, are shown one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +74,11 @@ class Applier:
         message: str = "",
         lock: Lockfile | None = None,
     ) -> Lockfile:
-        """Carry out ``plan`` and return the new state; ``lock`` is the newest one, where that was read already.
+        """Carry out ``plan`` and return the new state; ``lock`` is the newest one, if that was read already.
 
-        A ``saved`` plan must still stand on the newest generation. Any other goes on when somebody else wrote first,
-        as long as each edit's own requirement holds. Raises ``KitaruConflictError`` otherwise, naming who moved what;
-        ``KitaruStateError`` where a protected route may not move from here. Whatever is raised, no route has moved.
+        A ``saved`` plan must still stand on the newest generation. Any other goes on after a lost race, as long as each
+        edit's own requirement holds. Raises ``KitaruConflictError`` otherwise, with the winner; ``KitaruStateError`` if
+        a route may not move from this commit. After an error no route has moved.
         """
         lock = self.releases.newest(lock)
         if saved:
@@ -106,7 +106,7 @@ class Applier:
                 prepared = self.prepared(plan, lock, workshop, by)
 
     def must_stand(self, plan: Plan, lock: Lockfile) -> None:
-        """Raise ``KitaruConflictError`` where ``lock`` is not the state that the plan was made on."""
+        """Raise ``KitaruConflictError`` if ``lock`` is not the state that the plan was made on."""
         if (plan.base, plan.base_entry) == (lock.generation, lock.entry):
             return
         if plan.base > lock.generation:
@@ -120,7 +120,7 @@ class Applier:
         raise _stale(plan, following[0])
 
     def prepared(self, plan: Plan, lock: Lockfile, workshop: Workshop, by: str) -> Prepared:
-        """Store what the builds need, and return the plan's edits with the digest of each flow's new version table."""
+        """Store the objects of the builds; the plan's edits with the digest of each flow's new version table."""
         builds = plan.builds
         flows = _named(plan, lock).flows
         states = {flow: flows.get(flow) for flow, _ in builds}
@@ -142,10 +142,7 @@ class Applier:
         return Prepared(edits, {flow: state.table if state else "" for flow, state in states.items()})
 
     def _recounted(self, edits: tuple[Edit, ...], flows: Mapping[str, FlowState]) -> tuple[Edit, ...]:
-        """The edits, each move with its flow's count of deletions as it is by now, where none concerns the move.
-
-        A move wants all that it leads to to be there. That nothing at all was deleted is only the cheap way to know.
-        """
+        """The edits, each move with its flow's present count of deletions if all its versions are still there."""
         minted = {(edit.flow, edit.version) for edit in edits if isinstance(edit, AddVersion)}
         tables: dict[str, dict[int, Release]] = {}
         found: list[Edit] = []
@@ -211,7 +208,7 @@ class Applier:
 
 
 def _completed(edit: Edit, tables: Mapping[str, str], commit: Commit) -> Edit:
-    """The edit with what is known only now. Two commits of the same files have the same plan, and are two commits."""
+    """The edit with the digest of its table, or its commit: two commits of the same files have the same plan."""
     match edit:
         case AddVersion(flow=flow):
             return edit.model_copy(update={"table": tables[flow]})
@@ -234,7 +231,7 @@ def _named(plan: Plan, lock: Lockfile) -> Lockfile:
 def _admitted(plan: Plan, lock: Lockfile, workshop: Workshop, releases: Releases) -> Lockfile:
     """The state that the plan's edits build upon, flows having the names that it gives them.
 
-    Raises where it may not be built upon from here: a flow has another name by now, or a protected route forbids it.
+    Raises if a flow has another name by now, or a protected route forbids it.
     """
     named = _named(plan, lock)
     _must_have_their_names(plan, named)
@@ -252,7 +249,7 @@ def _must_have_their_names(plan: Plan, named: Lockfile) -> None:
 
 
 def _must_be_later(plan: Plan, named: Lockfile, workshop: Workshop) -> None:
-    """Raise ``KitaruStateError`` for a route that would move back. Each edit holds on to the floor that it was told."""
+    """Raise ``KitaruStateError`` for a route that would move back. Each edit then holds on to the floor that it saw."""
     older = refusals(plan.edits, named, workshop.contains)
     if older:
         raise KitaruStateError(
@@ -262,7 +259,7 @@ def _must_be_later(plan: Plan, named: Lockfile, workshop: Workshop) -> None:
 
 
 def _must_be_free(plan: Plan, named: Lockfile, workshop: Workshop, releases: Releases) -> None:
-    """Raise ``KitaruStateError`` for protected routes, by the state and the commit at hand, whatever the plan says."""
+    """Raise ``KitaruStateError`` for protected routes, by the state and the commit at hand, not the plan's guards."""
     wanted = workshop.loaded.manifest.protect
     found = guards(wanted, plan.edits, named, workshop.commit, author_of(releases))
     if not found:
@@ -314,6 +311,6 @@ def _conflict(plan: Plan, broken: tuple[Broken, ...], lock: Lockfile, releases: 
 
 
 def describe_edits(entry: Generation) -> str:
-    """What a generation did, in a few words: ``agent v2 built, agent default: v1 → v2``."""
+    """The edits of a generation in a few words: ``agent v2 built, agent default: v1 → v2``."""
     parts = [f"{edit.flow} {edit_words(edit)}" for edit in entry.edits]
     return ", ".join(parts[:4]) + (f" and {len(parts) - 4} more" if len(parts) > 4 else "")

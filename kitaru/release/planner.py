@@ -58,7 +58,7 @@ def author_of(releases: Releases) -> Callable[[int], str]:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What is known of one flow's callers: executions under way, stored inputs, snapshots on both ends of its moves."""
+    """One flow's callers: executions under way, stored inputs, snapshots on both ends of its moves."""
 
     in_use: Sequence[InUse] = ()
     stored: Sequence[Stored] = ()
@@ -90,7 +90,7 @@ class Planner:
         force: bool = False,
         head: Lockfile | None = None,
     ) -> Plan:
-        """What apply would do now, on ``head`` if that was read already. Writes nothing.
+        """The plan of an apply now, on ``head`` if that was read already. Writes nothing.
 
         Raises ``KitaruManifestError`` with all problems.
         """
@@ -135,7 +135,7 @@ class Planner:
         force: bool = False,
         head: Lockfile | None = None,
     ) -> Facts:
-        """Read what the plan of this manifest at this commit is made from.
+        """Read the facts of the plan of this manifest at this commit.
 
         The lockfile (three requests); for a flow whose content or pins that does not know its version table and the
         snapshot that it is compared with; Git's word on commits that routes were set from; and the repository's other
@@ -176,11 +176,11 @@ class Planner:
         ]
 
     def with_consequences(self, flow: FlowPlan) -> FlowPlan:
-        """The flow's plan with what it means for callers and for executions under way."""
+        """The flow's plan with its consequences for callers and for executions under way."""
         return self._told(flow, self._usage(flow))
 
     def _usage(self, flow: FlowPlan) -> Usage:
-        """Read what callers of a route meet now and then, and executions only if a route leaves a version."""
+        """Read the snapshots on both ends of its moves, and executions only if a route leaves a version."""
         name = flow.renamed_from or flow.flow
         built = {flow.build.snapshot_digest: flow.build.snapshot} if flow.build else {}
         snapshots: dict[str, Snapshot | None] = {}
@@ -207,7 +207,7 @@ class Planner:
         return self.snapshots[digest]
 
     def _stored(self, flow: Desired, lock: Lockfile, workshop: Workshop) -> tuple[StoredFlow, Desired]:
-        """What the store holds of the flow, and the flow with its files if they are to be compared."""
+        """The flow in the store, and the flow with its files if they are to be compared."""
         wanted, state = needs(flow, lock), lock.flows.get(flow.name)
         if state is None:
             return StoredFlow(), flow

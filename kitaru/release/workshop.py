@@ -1,4 +1,4 @@
-"""A manifest as one deploy needs it: the one in reach with a flow changed, or one made up where there is none."""
+"""A manifest at one state of its repository, and the snapshots that it wants."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kitaru.source.port import Describer, ImportJob, Selection, Source, Surround
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """A manifest whose text is not, or not yet, in a file."""
+    """A manifest that is not, or not yet, in a file."""
 
     manifest: Manifest
     path: Path
@@ -52,14 +52,14 @@ def made_up(root: Path, project: str, name: str, spec: FlowSpec) -> Declared:
 
 
 WORTH_A_WORD = 200
-"""Files from which packing takes long enough to be told of."""
+"""Files from which packing takes long enough to show progress."""
 
 
 @dataclass
 class Workshop:
     """Desired snapshots of one manifest at one state of its repository; selections and archives are made once each.
 
-    ``doubts``: why the commit is not on the branch that it is said to be on, for people.
+    ``doubts``: why the commit is not on the branch that CI names, for people.
     """
 
     loaded: ManifestFile
@@ -84,10 +84,9 @@ class Workshop:
         return self.owner or MANIFEST
 
     def beside(self, flows: Iterable[str], *, owners: Iterable[str] = (), uncommitted: bool = False) -> Neighbours:
-        """The other manifests of the repository that claim any of ``flows``; ``owners`` are some that are known to.
+        """The other manifests of the repository that claim any of ``flows``; ``owners`` are known to.
 
-        They are read as this one was: from the commit, or from the working tree where that is what is built from, or
-        ``uncommitted`` says so.
+        They are read as this one was: from the commit, or from the working tree if it has changes, or ``uncommitted``.
         """
         names, also = set(flows), {owner or MANIFEST for owner in owners}
         if not names:
@@ -96,7 +95,7 @@ class Workshop:
         return self.describer.neighbours(names, self.path, also, commit)
 
     def contains(self, sha: str) -> bool | None:
-        """Whether the commit at hand is that one, or came after it; None where a shallow clone can't tell."""
+        """Whether the commit at hand is that one, or came after it; None if a shallow clone can't tell."""
         return True if sha == self.commit.sha else self.source.contains(self.commit.sha, sha)
 
     def desired(self, only: Sequence[str] = ()) -> tuple[Desired, ...]:
@@ -129,7 +128,7 @@ class Workshop:
         return tuple(found)
 
     def spec_of(self, flow: FlowSpec) -> SourceSpec:
-        """What the flow's source is selected by."""
+        """The patterns that select the flow's source."""
         return self.loaded.manifest.source_of(flow)
 
     def selection(self, flow: FlowSpec) -> Selection:
@@ -151,7 +150,7 @@ class Workshop:
         return self._archives[selection.digest]
 
     def warnings(self, flows: Iterable[FlowSpec]) -> tuple[str, ...]:
-        """What is worth a look in the sources of these flows, each said once."""
+        """Warnings about the sources of these flows, each once."""
         groups: dict[str, list[FlowSpec]] = {}
         for flow in flows:
             groups.setdefault(self.spec_of(flow).digest, []).append(flow)
@@ -174,7 +173,7 @@ class Workshop:
         return {name: flow for name, flow in flows.items() if not only or name in only}
 
     def _facts(self, flows: dict[str, FlowSpec], digests: dict[str, str]) -> dict[str, FlowFacts | Problem]:
-        """From the cache where the content is known; the rest is imported, in a child process."""
+        """From the cache if the content is known; the rest is imported, in a child process."""
         facts: dict[str, FlowFacts | Problem] = {}
         unknown: dict[Surroundings, dict[str, str]] = {}
         for name, flow in flows.items():
@@ -199,7 +198,7 @@ class Workshop:
         return self.loaded.problem(problem.message, "flows", name, "target", hint=problem.hint)
 
     def _missing_dockerfile(self, name: str, flow: FlowSpec, dockerfile: str | None) -> list[Problem]:
-        """The problem where the flow's image names a Dockerfile that is not there, placed where it is named."""
+        """The problem of an image that names a Dockerfile which is not there, at the key that names it."""
         if dockerfile is None or (self.loaded.root / dockerfile).is_file():
             return []
         place: tuple[str, ...] = ("image", "dockerfile")
@@ -243,13 +242,13 @@ class Workshop:
 
 
 def owner_of(prefix: str, name: str) -> str:
-    """What the lockfile calls a manifest: its path in the repository, or nothing for ``kitaru.yaml`` at the root."""
+    """The lockfile's name of a manifest: its path in the repository, empty for ``kitaru.yaml`` at the root."""
     path = f"{prefix}{name}"
     return "" if path == MANIFEST else path
 
 
 def _options(flow: FlowSpec, facts: FlowFacts) -> Options:
-    """The manifest's word where it says something, else the decorator's, else the default."""
+    """The manifest's word if it has one, else the decorator's, else the default."""
     chosen = {}
     for name in Options.model_fields:
         value = getattr(flow, name)
