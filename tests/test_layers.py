@@ -58,9 +58,6 @@ NOT_YET: set[tuple[str, str]] = {
     ("release", "settings"),
     ("release", "upkeep"),
     ("release", "wiring"),
-    ("run", "client"),
-    ("run", "release"),
-    ("run", "wiring"),
     ("upkeep", "client"),
     ("upkeep", "wiring"),
 }

@@ -21,7 +21,7 @@ from kitaru.model import address
 from kitaru.model.event import Opened
 from kitaru.model.execution import Execution
 from kitaru.model.replay import ReplayPlan
-from kitaru.run.replaying import given_value, offers, open_replay
+from kitaru.run.replay import given_value, offers, open_replay
 from kitaru.values import stored
 from kitaru.values.codec import encode
 from tests.execution_lab import PROJECT, Lab

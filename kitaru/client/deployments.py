@@ -24,10 +24,11 @@ from kitaru.client.arguments import (
 )
 from kitaru.client.handle import FlowHandle
 from kitaru.client.session import Session
-from kitaru.core.resolving import Resolved
-from kitaru.errors import KitaruInputError, KitaruSelectorError, KitaruUsageError
+from kitaru.core.renames import first_name, names_of, present_name
+from kitaru.core.resolving import Resolved, in_table, resolve
+from kitaru.errors import KitaruConflictError, KitaruInputError, KitaruSelectorError, KitaruUsageError
 from kitaru.model.lockfile import FlowState, Lockfile, Release
-from kitaru.model.route import DEFAULT_TAG, ByTag
+from kitaru.model.route import DEFAULT_TAG, ByTag, Selector
 from kitaru.model.snapshot import Snapshot
 from kitaru.release.releases import Releases
 from kitaru.run.invoker import Invoked, Invoker
@@ -109,7 +110,6 @@ class Deployments:
         return Invoker(
             store=session.store,
             project=session.project,
-            releases=self.releases,
             clock=session.clock,
             check_inputs=session.check_inputs,
             runner_of=lambda stack: wiring.runner_of(session.settings, stack, session.reporter),
@@ -152,16 +152,41 @@ class Deployments:
         idempotency_key: str | None = None,
     ) -> Invoked:
         """As ``invoke``, but says which version was chosen, and whether the execution was there already."""
+        selector, given = chosen(tag, version), _jsonable(flow, inputs or {})
+        lock = self.releases.head()
+        if idempotency_key is not None and (earlier := self._earlier(lock, flow, selector, idempotency_key, given)):
+            return earlier
+        return self._invoker.invoke(
+            self._resolve(lock, flow, selector, idempotency_key or self._session.clock.token(26)),
+            given,
+            actor=self._session.actor,
+            stack=stack,
+            cache=cache,
+            idempotency_key=idempotency_key,
+            first_name=first_name(lock.flows, flow),
+        )
+
+    def _earlier(
+        self, lock: Lockfile, flow: str, selector: Selector, key: str, inputs: Mapping[str, Any]
+    ) -> Invoked | None:
+        names = {flow, *names_of(lock.flows, present_name(lock.flows, flow))}
+        try:
+            return self._invoker.earlier(flow, names, key, inputs)
+        except KitaruConflictError:
+            self._resolve(lock, flow, selector)  # that the flow was renamed comes first
+            raise
+
+    def _resolve(self, lock: Lockfile, flow: str, selector: Selector, key: str | None = None) -> Resolved:
+        """The version that the selector leads to: no read, or one for a version that no route holds.
+
+        ``key``: by which a version is drawn if the route is divided by weights.
+        """
         with self._placed():
-            return self._invoker.invoke(
-                flow,
-                chosen(tag, version),
-                _jsonable(flow, inputs or {}),
-                actor=self._session.actor,
-                stack=stack,
-                cache=cache,
-                idempotency_key=idempotency_key,
-            )
+            found = resolve(lock, flow, selector, key=key)
+            if isinstance(found, Resolved):
+                return found
+            table = read_table(self._session.store, self._session.project, found.table, flow)
+            return in_table(table, found, getattr(selector, "version", 0))
 
     @contextmanager
     def _placed(self) -> Iterator[None]:
@@ -203,7 +228,7 @@ class Deployments:
         """The version that the selector leads to, with its snapshot."""
         selector = chosen(tag, version)
         lock, state = self._state(flow)
-        resolved: Resolved = self._invoker.resolve(flow, selector)
+        resolved = self._resolve(lock, flow, selector)
         table = read_table(self._session.store, lock.project, state.table, flow)
         release = table.release(resolved.version)
         if release is None:
@@ -402,8 +427,7 @@ class Deployments:
         lock = self.releases.head()
         state = lock.flows.get(flow)
         if state is None:
-            with self._placed():
-                self._invoker.resolve(flow, ByTag(DEFAULT_TAG))
+            self._resolve(lock, flow, ByTag(DEFAULT_TAG))
             raise KitaruSelectorError(f"{flow} has no deployments", hint="kitaru flow list")
         return lock, state
 

@@ -19,19 +19,20 @@ from kitaru.model import address
 from kitaru.model.event import Value
 from kitaru.model.execution import STATUSES, Execution, LogLine, Wait
 from kitaru.model.replay import ReplayPlan
-from kitaru.run import answers
+from kitaru.run.answers import Answers
 from kitaru.run.logs import read_newest
+from kitaru.run.waits import check_fits
 from kitaru.settings import DEFAULT_PROJECT
 from kitaru.stacks.port import RunOrder
 from kitaru.store.log import withdraw
 
 if TYPE_CHECKING:
+    from kitaru.client.replays import Replays
     from kitaru.client.running import Running
     from kitaru.flows.flow import Flow
     from kitaru.flows.retry import Retry
     from kitaru.run.cache import CacheReport
     from kitaru.run.invoker import Launched
-    from kitaru.run.replays import Replays
 
 
 def _must_have_called(execution: Execution, checkpoint: str) -> None:
@@ -224,22 +225,22 @@ class ExecutionsClient:
 
     def pending_waits(self, exec_id: str) -> Sequence[Wait]:
         """The waits of the execution that have no answer yet."""
-        return answers.pending(self._session, self.get(exec_id))
+        return self._answers.pending(self.get(exec_id))
 
     def pending_wait(self, exec_id: str, *, wait: str | None = None) -> Wait:
         """The only pending wait, or the one of that name; raises as ``input`` does."""
-        return answers.chosen(self._session, self.get(exec_id), wait)
+        return self._answers.choose(self.get(exec_id), wait)
 
     def answered(self, executions: Sequence[Execution]) -> set[str]:
         """Ids of those that wait with an answer to every question: they are to be resumed.
 
         One listing for each that waits, and a few reads for each that has answers.
         """
-        return {one.exec_id for one in executions if answers.all_answered(self._session, one)}
+        return {one.exec_id for one in executions if self._answers.all_answered(one)}
 
     def check_answer(self, wait: Wait, value: Any) -> None:
         """``KitaruWaitValidationError`` for a value that ``input`` would refuse."""
-        answers.check_fits(wait, value)
+        check_fits(wait, value, wiring.check_answer)
 
     def input(
         self,
@@ -257,7 +258,7 @@ class ExecutionsClient:
         resumed as by ``resume``, unless ``resume`` is False.
         """
         execution = self.get(exec_id)
-        answers.answer(self._session, execution, answers.chosen(self._session, execution, wait), value)
+        self._answers.give(execution, self._answers.choose(execution, wait), value)
         current = self.get(execution.exec_id)
         if not resume or current.ended or self._session.executions.held(current):
             return FlowHandle(self._session, execution.exec_id)
@@ -272,7 +273,7 @@ class ExecutionsClient:
     def abort_wait(self, exec_id: str, *, wait: str | None = None) -> FlowHandle:
         """Decline to answer a wait: the execution is cancelled."""
         execution = self.get(exec_id)
-        answers.abort(self._session, execution, answers.chosen(self._session, execution, wait))
+        self._answers.decline(execution, self._answers.choose(execution, wait))
         return FlowHandle(self._session, execution.exec_id)
 
     def cancel(self, exec_id: str) -> Execution:
@@ -280,9 +281,9 @@ class ExecutionsClient:
 
         ``KitaruStateError`` for one that has ended.
         """
-        from kitaru.run.cancels import cancel
+        from kitaru.run.cancel import cancel
 
-        return cancel(self._session, exec_id)
+        return cancel(self._session.executions, exec_id, self._session.actor, wiring.stop_process)
 
     def replay(
         self,
@@ -329,7 +330,7 @@ class ExecutionsClient:
         if execution.status in ("failed", "lost"):
             return
         if execution.status == "waiting" and not self._session.executions.held(execution):
-            waits = answers.pending(self._session, execution)
+            waits = self._answers.pending(execution)
             if execution.suspended_at is None or len(waits) < len(execution.open_waits):
                 return
             raise waiting_error(execution)
@@ -386,9 +387,13 @@ class ExecutionsClient:
         return self._running.load(target)
 
     @cached_property
+    def _answers(self) -> Answers:
+        return Answers(self._session.executions, self._session.actor, wiring.check_answer)
+
+    @cached_property
     def _replays(self) -> Replays:
         # Late, as what it needs of `_running`.
-        from kitaru.run.replays import Replays
+        from kitaru.client.replays import Replays
 
         return Replays(self._session, self._running)
 

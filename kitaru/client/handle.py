@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
+from kitaru import wiring
 from kitaru.client.session import Session
 from kitaru.client.values import plain_value, read_value
 from kitaru.errors import (
@@ -157,9 +158,9 @@ class FlowHandle:
 
     def cancel(self) -> None:
         """Cancel the execution; returns when that is recorded. ``KitaruStateError`` if it has ended before."""
-        from kitaru.run.cancels import cancel
+        from kitaru.run.cancel import cancel
 
-        cancel(self._session, self.exec_id)
+        cancel(self._session.executions, self.exec_id, self._session.actor, wiring.stop_process)
 
     def tell_of_waits(self, show: Callable[[Execution], None]) -> None:
         """While ``wait()`` blocks, call ``show`` each time that the execution asks something new."""

@@ -1,22 +1,27 @@
-"""Cancelling: the request that a runner looks for, what it does about it, and who records the end where nobody runs."""
+"""Cancelling: the request that a runner looks for, its reaction, and the end that is recorded in its place."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from kitaru.errors import KitaruCancelledError, KitaruStateError, KitaruStoreError
 from kitaru.model import address
 from kitaru.model.address import canonical_json, timestamp
-from kitaru.model.event import Cancelled, WaitAborted
+from kitaru.model.event import Cancelled, RunnerRecord, WaitAborted
 from kitaru.model.execution import Execution, fold
 from kitaru.ports import Clock
 from kitaru.run.halting import CancelRequested
 from kitaru.run.index import note_end
 from kitaru.run.journal import Fenced, Journal, Stopped, read_entries, read_events
 from kitaru.run.run_state import RunState
-from kitaru.store.log import claim
+from kitaru.store.log import claim, withdraw
 from kitaru.store.port import Store, Taken
+
+if TYPE_CHECKING:
+    from kitaru.run.executions import Executions
 
 LOOK_SECONDS = 1.0
 """Between two looks of a runner for a request."""
@@ -87,8 +92,55 @@ def cancelled_error(flow: str, exec_id: str, by: str) -> KitaruCancelledError:
     )
 
 
+REACTION_SECONDS = LOOK_SECONDS + GRACE_SECONDS + 3.0
+"""The time that a live runner has for recording the end itself."""
+
+PAUSE = 0.1
+
+
+def cancel(executions: Executions, exec_id: str, by: str, stop: Callable[[RunnerRecord], object]) -> Execution:
+    """Cancel an execution; how it ended, once that is recorded. ``KitaruStateError`` for one that has ended before.
+
+    Its runner is asked. If it does not react, it is fenced, and a worker is ended by ``stop``; a run from source is in
+    a person's own process. If it has no runner, the end is recorded here.
+    """
+    execution = executions.get(exec_id)
+    exec_id, store, project = execution.exec_id, executions.store, execution.project
+    if execution.ended:
+        raise _too_late(execution)
+    if executions.held(execution):
+        by = request_cancel(store, executions.clock, project, exec_id, by)
+        execution = _until_ended(executions, execution)
+        if not execution.ended and execution.runner is not None and execution.origin == "invoke":
+            stop(execution.runner)
+    if not execution.ended:
+        execution = record_cancelled(store, executions.clock, project, exec_id, by)
+    if execution.status != "cancelled":
+        withdraw(store, address.cancel_request(project, exec_id))  # it is void, and must not cancel a retry
+        raise _too_late(execution)
+    return execution
+
+
+def _until_ended(executions: Executions, execution: Execution) -> Execution:
+    deadline = time.monotonic() + REACTION_SECONDS
+    entries: tuple[bytes, ...] = ()
+    while True:
+        entries = read_entries(executions.store, execution.project, execution.exec_id, entries)
+        execution = fold(read_events(entries, execution.exec_id))
+        if execution.ended or time.monotonic() >= deadline or not executions.held(execution):
+            return execution
+        time.sleep(PAUSE)
+
+
+def _too_late(execution: Execution) -> KitaruStateError:
+    return KitaruStateError(
+        f"{execution.exec_id} can't be cancelled: it is {execution.status}",
+        hint=f"kitaru executions get {execution.exec_id}",
+    )
+
+
 def requested_by(body: bytes) -> str:
-    """Who made a request; empty where that can't be read."""
+    """The person who made a request; empty if that can't be read."""
     try:
         return str(json.loads(body)["by"])
     except (ValueError, KeyError, TypeError):
@@ -96,7 +148,7 @@ def requested_by(body: bytes) -> str:
 
 
 def request_cancel(store: Store, clock: Clock, project: str, exec_id: str, by: str) -> str:
-    """Ask the runner to cancel; who asked first."""
+    """Ask the runner to cancel; the person who asked first."""
     content = {"by": by, "at": timestamp(clock.now()), "write": clock.token(26)}
     outcome = claim(store, address.cancel_request(project, exec_id), canonical_json(content))
     return requested_by(outcome.existing) if isinstance(outcome, Taken) else by

@@ -62,9 +62,9 @@ class Executions:
         lease_seconds: float = LEASE_SECONDS,
         launched: Launched = nothing_launched,
     ) -> None:
-        self._store = store
-        self._project = project
-        self._clock = clock
+        self.store = store
+        self.project = project
+        self.clock = clock
         self._alive = alive
         self._lease_seconds = lease_seconds
         self._launched = launched
@@ -77,7 +77,7 @@ class Executions:
     def get_recorded(self, exec_id: str) -> tuple[Execution, tuple[bytes, ...]]:
         """As ``get``, with the entries of the journal that say so."""
         whole = self.full_id(exec_id)
-        entries = journal.read_entries(self._store, self._project, whole)
+        entries = journal.read_entries(self.store, self.project, whole)
         return self._judged(whole, entries, None)
 
     def full_id(self, text: str) -> str:
@@ -93,12 +93,12 @@ class Executions:
                 f"{text!r} could be {len(found)} executions: {', '.join(found[:4])}", hint="give more of the id"
             )
         raise KitaruUsageError(
-            f"there is no execution {text!r} in project {self._project}", hint="kitaru executions list"
+            f"there is no execution {text!r} in project {self.project}", hint="kitaru executions list"
         )
 
     def ids(self) -> Sequence[str]:
         """All ids, newest first."""
-        names = self._store.names(address.executions(self._project))
+        names = self.store.names(address.executions(self.project))
         return [name.removesuffix("/") for name in reversed(names)]
 
     def newest(
@@ -140,7 +140,7 @@ class Executions:
         try:
             return self._look(candidate)
         except KitaruIntegrityError as error:
-            return damaged(self._project, candidate.exec_id, error.message)
+            return damaged(self.project, candidate.exec_id, error.message)
 
     def _look(self, candidate: Candidate) -> Execution | None:
         """From its summary, its mark or its runner's lease, else from its journal; None for an id that leads nowhere.
@@ -150,38 +150,38 @@ class Executions:
         exec_id = candidate.exec_id
         lease = None
         if candidate.mark == LOST:
-            marked = read_lost(self._store, self._project, candidate)
+            marked = read_lost(self.store, self.project, candidate)
             if marked is not None:
                 return marked
         if candidate.mark in (LOST, OPEN):
             lease = self.lease(exec_id)
-            shown = lease.shown(self._clock.now()) if lease is not None else None
+            shown = lease.shown(self.clock.now()) if lease is not None else None
             if shown is not None and self._may_live(shown):
                 return shown
             lost = self._lost_by_lease(lease) if lease is not None else None
             if lost is not None:
                 return lost
         else:
-            body = self._store.read(address.summary(self._project, exec_id))
+            body = self.store.read(address.summary(self.project, exec_id))
             summary = journal.read_summary(body) if body is not None else None
             if summary is not None:
                 return summary
-        entries = journal.read_entries(self._store, self._project, exec_id)
+        entries = journal.read_entries(self.store, self.project, exec_id)
         if not entries:
             return None
         execution, entries = self._judged(exec_id, entries, lease)
         if execution.ended:
-            note_end(self._store, execution, len(entries))
+            note_end(self.store, execution, len(entries))
         elif execution.suspended_at is not None and candidate.mark != WAITING:
-            note_waiting(self._store, execution, len(entries))
+            note_waiting(self.store, execution, len(entries))
         elif execution.status == "lost" and not self._mark_lost(execution, len(entries), lease) and not candidate.mark:
-            note_open(self._store, execution)  # when it is older, nothing else would lead to it
+            note_open(self.store, execution)  # when it is older, nothing else would lead to it
         return execution
 
     def _lost_by_lease(self, lease: Lease) -> Execution | None:
         """From a lease that lapsed, where nothing was recorded since and that is certain; else the journal knows."""
         shown = lease.last_shown()
-        if shown is None or shown.status != "running" or self._is_patient(shown, lease, self._clock.now()):
+        if shown is None or shown.status != "running" or self._is_patient(shown, lease, self.clock.now()):
             return None
         lost = replace(shown, status="lost")
         return lost if self._mark_lost(lost, lease.entries, lease) else None
@@ -189,15 +189,15 @@ class Executions:
     def _mark_lost(self, execution: Execution, entries: int, lease: Lease | None) -> bool:
         """Spare other readers the look, where it is certain; whether it is."""
         if execution.runner is not None and not self._may_live(execution):
-            return note_lost(self._store, execution, entries, lambda: True)
+            return note_lost(self.store, execution, entries, lambda: True)
         since = parse_timestamp(execution.runner_since or execution.created_at)
 
         def lapsed_long_ago(seen: Lease | None) -> bool:
-            return max(since, seen.until if seen is not None else since) + MARKED_AFTER < self._clock.now()
+            return max(since, seen.until if seen is not None else since) + MARKED_AFTER < self.clock.now()
 
         if not lapsed_long_ago(lease):
             return False
-        return note_lost(self._store, execution, entries, lambda: lapsed_long_ago(self.lease(execution.exec_id)))
+        return note_lost(self.store, execution, entries, lambda: lapsed_long_ago(self.lease(execution.exec_id)))
 
     def _judged(
         self, exec_id: str, entries: tuple[bytes, ...], lease: Lease | None
@@ -207,12 +207,12 @@ class Executions:
             execution = (
                 fold(journal.read_events(entries, exec_id))
                 if entries
-                else journal.load(self._store, self._project, exec_id)
+                else journal.load(self.store, self.project, exec_id)
             )
             if execution.status not in ("pending", "running") or self.held(execution, lease):
                 return execution, entries
             # Its runner may have written, and ended, between the look at the journal and the look at the process.
-            newer = journal.read_entries(self._store, self._project, exec_id, entries)
+            newer = journal.read_entries(self.store, self.project, exec_id, entries)
             if len(newer) == len(entries):
                 return replace(execution, status="lost"), entries
             entries = newer
@@ -229,7 +229,7 @@ class Executions:
         if not self._may_live(execution):
             return False
         since = execution.runner_since or execution.created_at
-        now = self._clock.now()
+        now = self.clock.now()
         if not lapsed(None, "", since, now, self._lease_seconds):
             return True
         newest = lease or self.lease(execution.exec_id)
@@ -250,7 +250,7 @@ class Executions:
         runner = execution.runner
         if execution.status != "running" or runner is None:
             return None
-        lease, now = self.lease(execution.exec_id), self._clock.now()
+        lease, now = self.lease(execution.exec_id), self.clock.now()
         since = execution.runner_since or execution.created_at
         if not lapsed(lease, runner.runner_id, since, now, self._lease_seconds):
             return None
@@ -268,7 +268,7 @@ class Executions:
             return 0.0
         if alive and execution.origin == "invoke":
             return float("inf")
-        waited = self._clock.now() - parse_timestamp(execution.created_at)
+        waited = self.clock.now() - parse_timestamp(execution.created_at)
         return max(0.0, (STARTS_WITHIN - waited).total_seconds())
 
     def _may_live(self, execution: Execution) -> bool:
@@ -276,7 +276,7 @@ class Executions:
 
     def lease(self, exec_id: str) -> Lease | None:
         """The newest sign of life of the execution's runner: one read."""
-        body = self._store.read(address.lease(self._project, exec_id))
+        body = self.store.read(address.lease(self.project, exec_id))
         return read_lease(body) if body is not None else None
 
 

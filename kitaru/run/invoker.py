@@ -1,14 +1,13 @@
-"""Resolve, validate, open, launch: an execution of a released version."""
+"""An execution of a released version: validate its inputs, open its journal, launch its worker."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kitaru.core.renames import first_name, names_of, present_name
-from kitaru.core.resolving import Resolved, in_table, resolve
+from kitaru.core.resolving import Resolved
 from kitaru.errors import (
     KitaruConflictError,
     KitaruError,
@@ -21,17 +20,14 @@ from kitaru.manifest.port import InputCheck
 from kitaru.model import address
 from kitaru.model.address import canonical_json, digest, timestamp
 from kitaru.model.event import ExecutionOptions, Failed, Failure, Opened
-from kitaru.model.lockfile import Lockfile
-from kitaru.model.route import Selector
 from kitaru.model.snapshot import Snapshot
 from kitaru.model.stack import NamedStack
 from kitaru.ports import Clock
-from kitaru.release.releases import Releases
 from kitaru.run.index import note_state
 from kitaru.run.journal import Journal, open_execution
 from kitaru.stacks.port import Runner, RunnerInfo, RunOrder
 from kitaru.store.log import claim
-from kitaru.store.objects import get_object, parse, read_table
+from kitaru.store.objects import get_object, parse
 from kitaru.store.port import Store, Taken
 from kitaru.values.codec import encode
 from kitaru.values.stored import put
@@ -39,7 +35,7 @@ from kitaru.values.stored import put
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """The process that was started, and the runner that started it: who waits asks it why nothing came."""
+    """The process that was started, and the runner that started it, which knows why nothing came of it."""
 
     runner: Runner
     process: RunnerInfo
@@ -67,52 +63,56 @@ class Invoker:
 
     store: Store
     project: str
-    releases: Releases
     clock: Clock
     check_inputs: InputCheck
     runner_of: Callable[[NamedStack], Runner]
     stack_named: Callable[[str], NamedStack]
 
-    def resolve(self, flow: str, selector: Selector) -> Resolved:
-        """The version that the selector leads to now: two reads, three for a version that no route holds."""
-        return self._resolved(self.releases.head(), flow, selector)
+    def earlier(self, flow: str, names: Collection[str], key: str, inputs: Mapping[str, Any]) -> Invoked | None:
+        """The execution that this idempotency key led to before, under any of the flow's names; None if there is none.
 
-    def _resolved(self, lock: Lockfile, flow: str, selector: Selector, key: str | None = None) -> Resolved:
-        """``key``: what a version is drawn by, where the route is divided by weights."""
-        found = resolve(lock, flow, selector, key=key)
-        if isinstance(found, Resolved):
-            return found
-        table = read_table(self.store, self.project, found.table, flow)
-        return in_table(table, found, getattr(selector, "version", 0))
+        ``KitaruUsageError`` for an empty key, ``KitaruConflictError`` for one that was used with other inputs.
+        """
+        if not key.strip():
+            raise KitaruUsageError(
+                "the idempotency key is empty",
+                hint="give each request a key of its own, such as an order's number, or leave the key out",
+            )
+        for name in sorted(names, key=lambda name: name != flow):
+            body = self.store.read(address.idempotency(self.project, name, key))
+            if body is None:
+                continue
+            exec_id = _same_request(body, flow, key, inputs)
+            # A caller that died between the two writes left the key alone: then this call opens the execution.
+            if self.store.read(address.journal_entry(self.project, exec_id, 1)) is not None:
+                return Invoked(exec_id, flow, reused=True)
+        return None
 
     def invoke(
         self,
-        flow: str,
-        selector: Selector,
+        resolved: Resolved,
         inputs: Mapping[str, Any],
         *,
         actor: str,
         stack: str | None = None,
         cache: bool | None = None,
         idempotency_key: str | None = None,
+        first_name: str = "",
     ) -> Invoked:
-        """Start an execution, which goes on by itself. ``cache``: instead of what the snapshot says.
+        """Start an execution of that version, which goes on by itself. ``cache``: instead of the snapshot's own choice.
 
-        Nothing exists when it raises: ``KitaruSelectorError``, ``KitaruInputError`` (with all that is wrong), others.
+        ``first_name``: the name that the flow began with, under which the key is kept. Nothing exists when it raises:
+        ``KitaruInputError`` (with all that is wrong), ``KitaruStackError``, others.
         """
         if not self.store.durable_across_processes:
             raise KitaruStackError(
                 f"{self.store.url} lives inside this process, and an invoked execution runs in a process of its own",
                 hint="use a file:// or s3:// store, or my_flow.run() here",
             )
-        _must_say_something(idempotency_key)
-        found = self._looked_up(flow, selector, inputs, idempotency_key)
-        if isinstance(found, Invoked):
-            return found
-        resolved, first = found
-        what = f"snapshot of {flow} v{resolved.version}"
-        body = get_object(self.store, self.project, resolved.snapshot, what)
-        snapshot = parse(Snapshot, body, what)
+        flow = resolved.flow
+        subject = f"snapshot of {flow} v{resolved.version}"
+        body = get_object(self.store, self.project, resolved.snapshot, subject)
+        snapshot = parse(Snapshot, body, subject)
         merged = self._fitting(flow, resolved.version, snapshot, inputs)
         place = self.stack_named(stack) if stack else snapshot.stack
         runner = self.runner_of(place)
@@ -122,7 +122,7 @@ class Invoker:
         opened = Opened(
             at=timestamp(self.clock.now()),
             project=self.project,
-            exec_id=self._exec_id(flow, idempotency_key, inputs, first),
+            exec_id=self._exec_id(flow, idempotency_key, inputs, first_name or flow),
             flow=flow,
             target=snapshot.target,
             inputs=encoded.value,
@@ -167,42 +167,6 @@ class Invoker:
             )
         return merged
 
-    def _looked_up(
-        self, flow: str, selector: Selector, inputs: Mapping[str, Any], key: str | None
-    ) -> Invoked | tuple[Resolved, str]:
-        """What the key led to before, under any name of the flow; else the version, and the flow's first name.
-
-        One that was never renamed has one name, and costs no more reads for that.
-        """
-        if key is not None:
-            try:
-                found = self._earlier(flow, key, inputs, flow)
-            except KitaruConflictError:
-                # What a caller of a former name must know first: the key is not what to look into.
-                lock = self.releases.head()
-                if present_name(lock.flows, flow) != flow:
-                    resolve(lock, flow, selector)
-                raise
-            if found:
-                return found
-        lock = self.releases.head()
-        if key is not None:
-            for name in sorted(names_of(lock.flows, present_name(lock.flows, flow)) - {flow}):
-                if found := self._earlier(flow, key, inputs, name):
-                    return found
-        resolved = self._resolved(lock, flow, selector, key or self.clock.token(26))
-        return resolved, first_name(lock.flows, flow)
-
-    def _earlier(self, flow: str, key: str, inputs: Mapping[str, Any], name: str) -> Invoked | None:
-        """The execution that this key led to before, under that name of the flow, whatever became of it since."""
-        body = self.store.read(address.idempotency(self.project, name, key))
-        if body is None:
-            return None
-        exec_id = _same_request(body, flow, key, inputs)
-        first = self.store.read(address.journal_entry(self.project, exec_id, 1))
-        # A caller that died between the two writes left the key alone: then this call opens the execution.
-        return Invoked(exec_id, flow, reused=True) if first is not None else None
-
     def _exec_id(self, flow: str, key: str | None, inputs: Mapping[str, Any], first: str) -> str:
         """A new id, or the one that the key led to: it is kept under the name that the flow began with."""
         fresh = address.exec_id(self.clock.now(), self.clock.token(8))
@@ -213,16 +177,11 @@ class Invoker:
         return _same_request(outcome.existing, flow, key, inputs) if isinstance(outcome, Taken) else fresh
 
 
-def _must_say_something(key: str | None) -> None:
-    if key is not None and not key.strip():
-        raise KitaruUsageError(
-            "the idempotency key is empty",
-            hint="give each request a key of its own, such as an order's number, or leave the key out",
-        )
-
-
 def _drawn(resolved: Resolved, key: str | None) -> dict[str, Any] | None:
-    """What the journal says of a version that was drawn; None where the route leads to one alone."""
+    """The draw of the version, for the journal; None if the route leads to one version.
+
+    Example: ``{"weights": {"1": 90, "2": 10}, "by": "chance"}``.
+    """
     if not resolved.weights:
         return None
     weights = {str(version): weight for version, weight in resolved.weights}

@@ -50,7 +50,7 @@ from kitaru.run.journal import Fenced, Journal, Stopped, read_events
 from kitaru.run.lease import Presence
 from kitaru.run.pool import ThreadPool
 from kitaru.run.port import Mask
-from kitaru.run.replaying import taken_events
+from kitaru.run.replay import taken_events
 from kitaru.run.waits import WaitBook
 from kitaru.source.port import NO_CODE, CodeBase
 from kitaru.store.port import Store

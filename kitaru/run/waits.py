@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from kitaru.core.replay import AGAIN, place_of
 from kitaru.errors import KitaruDivergenceError, KitaruIntegrityError, KitaruUsageError, KitaruWaitValidationError
+from kitaru.manifest.port import AnswerCheck
 from kitaru.model import address
+from kitaru.model.address import canonical_json
 from kitaru.model.event import (
     AnswerRefused,
     AttemptFailed,
@@ -27,7 +29,7 @@ from kitaru.model.event import (
     WaitAnswered,
     WaitOpened,
 )
-from kitaru.model.execution import digest_question
+from kitaru.model.execution import Wait, digest_question
 from kitaru.run.halting import CancelRequested, Left
 from kitaru.run.masking import mask_tree
 from kitaru.store.log import withdraw
@@ -60,6 +62,21 @@ def read_answer(body: bytes, where: str) -> Answer:
         return Answer(content.get("value"), bool(content.get("abort")), str(content["by"]), str(content["at"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise KitaruIntegrityError(f"{where} is no answer to a wait: {error}", hint="kitaru store verify") from error
+
+
+def check_fits(wait: Wait, value: Any, check: AnswerCheck) -> None:
+    """``KitaruWaitValidationError`` for an answer that doesn't fit the wait's schema."""
+    try:
+        canonical_json(value)
+    except (TypeError, ValueError) as error:
+        raise KitaruWaitValidationError(f"the answer to {wait.name!r} has no JSON form: {error}") from error
+    wrong = check(wait.schema, value)
+    if wrong:
+        lines = "\n".join(f"  {text}" for text in wrong)
+        raise KitaruWaitValidationError(
+            f"the answer doesn't fit {wait.name!r}, which waits on:\n{lines}",
+            hint=f"expected, as JSON Schema: {json.dumps(wait.schema)}",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from kitaru.wiring.repository import unpacked as unpacked
 from kitaru.wiring.repository import working_tree as working_tree
 from kitaru.wiring.running import captured_descriptors as captured_descriptors
 from kitaru.wiring.running import check_image as check_image
-from kitaru.wiring.running import end_process as end_process
 from kitaru.wiring.running import launched_worker as launched_worker
 from kitaru.wiring.running import leave_process as leave_process
 from kitaru.wiring.running import must_run_here as must_run_here
@@ -28,6 +27,7 @@ from kitaru.wiring.running import prune_caches as prune_caches
 from kitaru.wiring.running import runner_for_snapshot as runner_for_snapshot
 from kitaru.wiring.running import runner_of as runner_of
 from kitaru.wiring.running import stack_named as stack_named
+from kitaru.wiring.running import stop_process as stop_process
 from kitaru.wiring.running import this_process as this_process
 from kitaru.wiring.running import working_code as working_code
 from kitaru.wiring.settling import Silent as Silent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ from kitaru.settings import (
 )
 
 if TYPE_CHECKING:
+    from kitaru.model.jsonable import RunnerRecord
     from kitaru.model.stack import NamedStack
     from kitaru.ports import Reporter
     from kitaru.run.output import Descriptors
@@ -120,11 +122,22 @@ def launched_worker(settings: Settings, exec_id: str) -> RunnerInfo | None:
     return launched_worker(settings.cache / "workers", exec_id)
 
 
-def end_process(runner: RunnerInfo, *, hard: bool) -> bool:
-    """Tell the process of a runner on this machine to end, or end it; False where there is no such process."""
-    from kitaru.stacks.process import end_process
+KILL_SECONDS = 2.0
+"""Between telling a process to end and ending it."""
 
-    return end_process(runner, hard=hard)
+
+def stop_process(runner: RunnerRecord) -> None:
+    """End the process of a runner on this machine: it is told to, and then killed."""
+    from kitaru.stacks.port import RunnerInfo
+    from kitaru.stacks.process import end_process, process_alive
+
+    here = RunnerInfo(runner.runner_id, runner.host, runner.pid, runner.started)
+    if not end_process(here, hard=False):
+        return
+    deadline = time.monotonic() + KILL_SECONDS
+    while process_alive(here) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    end_process(here, hard=True)
 
 
 def leave_process(error: KitaruExecutionError) -> NoReturn:
