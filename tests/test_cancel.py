@@ -18,10 +18,11 @@ from kitaru import checkpoint, flow, wait
 from kitaru.errors import KitaruCancelledError, KitaruStateError
 from kitaru.model import address
 from kitaru.model.event import Cancelled, CheckpointCompleted
-from kitaru.run import cancel, cancels
+from kitaru.run import cancel
 from kitaru.run.cancel import record_cancelled, request_cancel
 from kitaru.run.journal import Fenced
 from kitaru.stacks.port import RunnerInfo
+from kitaru.wiring import running
 from tests.durable_flows import deployed, ran
 from tests.execution_lab import PROJECT, Lab
 from tests.repository import Repository, kitaru, until
@@ -270,8 +271,8 @@ def test_a_worker_that_holds_the_interpreter_is_killed(
     house: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker whose every thread stands still, stuck in C, is ended from outside, and its end recorded by that."""
-    monkeypatch.setattr(cancels, "REACTION_SECONDS", 1.5)
-    monkeypatch.setattr(cancels, "KILL_SECONDS", 0.5)
+    monkeypatch.setattr(cancel, "REACTION_SECONDS", 1.5)
+    monkeypatch.setattr(running, "KILL_SECONDS", 0.5)
     client = house.client()
     exec_id = invoke("stuck", tmp_path)
     runner = until(lambda: client.executions.get(exec_id).runner)
@@ -283,8 +284,8 @@ def test_a_worker_that_holds_the_interpreter_is_killed(
 
 def test_a_stopped_worker_is_ended(house: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that was stopped (SIGSTOP) can't be asked; cancel ends it and records that."""
-    monkeypatch.setattr(cancels, "REACTION_SECONDS", 1.0)
-    monkeypatch.setattr(cancels, "KILL_SECONDS", 0.5)
+    monkeypatch.setattr(cancel, "REACTION_SECONDS", 1.0)
+    monkeypatch.setattr(running, "KILL_SECONDS", 0.5)
     client = house.client()
     exec_id = invoke("steps", tmp_path)
     until(lambda: (tmp_path / "reached").exists())
