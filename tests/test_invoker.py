@@ -192,7 +192,7 @@ def test_an_invoke_costs_three_reads_and_one_write(own_world: Path, flows: int) 
 
 def test_selectors_that_lead_nowhere(deployed: Repository) -> None:
     """No such flow, tag or version: what there is, the next command, and no execution."""
-    assert "did you mean agent?" in refused(deployed, KitaruSelectorError, "agnt", {})
+    assert "did you mean 'agent'?" in refused(deployed, KitaruSelectorError, "agnt", {})
     assert "no deployments yet" in refused(deployed, KitaruSelectorError, "zzz", {})
     assert "its tags: default" in refused(deployed, KitaruSelectorError, "agent", {}, tag="stable")
     assert "agent has no version 4; it has v1" in refused(deployed, KitaruSelectorError, "agent", {}, version=4)

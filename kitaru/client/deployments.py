@@ -152,6 +152,7 @@ class Deployments:
         idempotency_key: str | None = None,
     ) -> Invoked:
         """As ``invoke``, but says which version was chosen, and whether the execution was there already."""
+        self._invoker.check_store()
         selector, given = chosen(tag, version), _jsonable(flow, inputs or {})
         lock = self.releases.head()
         if idempotency_key is not None and (earlier := self._earlier(lock, flow, selector, idempotency_key, given)):

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import field
-from typing import Any, Literal
+from dataclasses import field, fields
+from typing import Any, Literal, cast
 
 from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
 from kitaru.model.jsonable import Event as Event
@@ -315,27 +315,13 @@ class WaitAborted(Event):
     by: str = ""
 
 
-KINDS: dict[str, type[Event]] = {
-    "opened": Opened,
-    "started": Started,
-    "checkpoint_started": CheckpointStarted,
-    "checkpoint_completed": CheckpointCompleted,
-    "checkpoint_offered": CheckpointOffered,
-    "checkpoint_failed": CheckpointFailed,
-    "checkpoint_lost": CheckpointLost,
-    "attempt_failed": AttemptFailed,
-    "completed": Completed,
-    "failed": Failed,
-    "cancelled": Cancelled,
-    "metadata": MetadataLogged,
-    "artifact_saved": ArtifactSaved,
-    "waiting_for": WaitOpened,
-    "wait_answered": WaitAnswered,
-    "answer_refused": AnswerRefused,
-    "answer_offered": AnswerOffered,
-    "wait_aborted": WaitAborted,
-    "suspended": Suspended,
-}
+_EVENTS: tuple[type[Event], ...] = (
+    *(Opened, Started, Completed, Failed, Cancelled, AttemptFailed, Suspended),
+    *(CheckpointStarted, CheckpointCompleted, CheckpointFailed, CheckpointLost, CheckpointOffered),
+    *(WaitOpened, WaitAnswered, WaitAborted, AnswerRefused, AnswerOffered, MetadataLogged, ArtifactSaved),
+)
+KINDS: dict[str, type[Event]] = {str(fields(cast("Any", cls))[0].default): cls for cls in _EVENTS}
+"""``opened``, ``checkpoint_completed``, … → the class of the event."""
 
 
 @record()

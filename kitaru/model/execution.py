@@ -319,11 +319,15 @@ class Execution(Record):
         return written
 
 
-def fold(events: Iterable[Event]) -> Execution:
-    """The execution that ``events`` tell of.
+_OPENED = (
+    *("exec_id", "project", "target", "origin", "version", "tag", "snapshot", "commit", "actor"),
+    *("idempotency_key", "original_exec_id", "source", "opener", "draw", "options", "inputs"),
+)
+"""Fields that an execution has from the event that opened it, under the same names."""
 
-    The first one that counts is ``Opened``; kinds unknown here change nothing.
-    """
+
+def fold(events: Iterable[Event]) -> Execution:
+    """The execution that ``events`` tell of; the first one is ``Opened``, and unknown kinds change nothing."""
     state = Fold()
     for event in events:
         state.add(event)
@@ -344,9 +348,9 @@ class Fold:
 
     def add(self, event: Event) -> None:
         """Take one more event."""
-        step = _STEPS.get(type(event))
+        step: Callable[[Event], None] | None = getattr(self, f"_on_{event.kind}", None)
         if step is not None:
-            step(self, event)
+            step(event)
 
     def execution(self) -> Execution:
         """The execution so far. ``KitaruIntegrityError`` where it was never opened."""
@@ -363,25 +367,10 @@ class Fold:
             for key, call in self._calls.items()
         )
         return Execution(
-            exec_id=opened.exec_id,
-            project=opened.project,
+            **{name: getattr(opened, name) for name in _OPENED},
             flow_name=opened.flow,
             created_at=opened.at,
             stack_name=opened.stack,
-            target=opened.target,
-            origin=opened.origin,
-            version=opened.version,
-            tag=opened.tag,
-            snapshot=opened.snapshot,
-            commit=opened.commit,
-            actor=opened.actor,
-            idempotency_key=opened.idempotency_key,
-            original_exec_id=opened.original_exec_id,
-            source=opened.source,
-            opener=opened.opener,
-            draw=opened.draw,
-            options=opened.options,
-            inputs=opened.inputs,
             attempts=tuple(self._attempts.values()),
             checkpoints=calls,
             waits=tuple(self._waits.values()),
@@ -396,17 +385,17 @@ class Fold:
         asked = status == "running" and any(wait.status == "open" for wait in self._waits.values())
         return "waiting" if asked else status
 
-    def _log(self, event: MetadataLogged) -> None:
+    def _on_metadata(self, event: MetadataLogged) -> None:
         self._notes.log(event)
 
-    def _save(self, event: ArtifactSaved) -> None:
+    def _on_artifact_saved(self, event: ArtifactSaved) -> None:
         self._notes.save(event)
 
-    def _open(self, event: Opened) -> None:
+    def _on_opened(self, event: Opened) -> None:
         if self._opened is None:
             self._opened = event
 
-    def _start(self, event: Started) -> None:
+    def _on_started(self, event: Started) -> None:
         self._fields.setdefault("started_at", event.at)
         self._fields.update(status="running", runner=event.runner, ended_at=None, failure=None)
         self._fields.update(runner_since=event.at, suspended_at=None)
@@ -414,7 +403,7 @@ class Fold:
             self._attempts[event.attempt] = Attempt(event.attempt, "running", event.at)
             self._close_waits()  # those of the attempt before; the body asks again what it still needs
 
-    def _fail_attempt(self, event: AttemptFailed) -> None:
+    def _on_attempt_failed(self, event: AttemptFailed) -> None:
         self._end_attempt(event.attempt, "failed", event.at, event.error)
         self._stop_calls(event.at)
 
@@ -426,16 +415,16 @@ class Fold:
         if self._attempts:
             self._end_attempt(max(self._attempts), status, at, failure)
 
-    def _complete(self, event: Completed) -> None:
+    def _on_completed(self, event: Completed) -> None:
         self._fields.update(status="completed", ended_at=event.at, output=event.output, failure=None)
         self._end("completed", event.at)
 
-    def _fail(self, event: Failed) -> None:
+    def _on_failed(self, event: Failed) -> None:
         self._fields.update(status="failed", ended_at=event.at, failure=event.error)
         self._end("failed", event.at, event.error)
         self._stop_calls(event.at)
 
-    def _cancel(self, event: Cancelled) -> None:
+    def _on_cancelled(self, event: Cancelled) -> None:
         self._fields.update(status="cancelled", ended_at=event.at, cancelled_by=event.by or None)
         if self._attempts and self._attempts[max(self._attempts)].status == "running":
             self._end("cancelled", event.at)
@@ -466,11 +455,11 @@ class Fold:
             known.update(name=name, status="running", ended_at=None, failure=None)
         return known
 
-    def _start_call(self, event: CheckpointStarted) -> None:
+    def _on_checkpoint_started(self, event: CheckpointStarted) -> None:
         call = self._call(event.call, event.name, event.at)
         call["attempts"][event.attempt] = Attempt(event.attempt, "running", event.at)
 
-    def _complete_call(self, event: CheckpointCompleted) -> None:
+    def _on_checkpoint_completed(self, event: CheckpointCompleted) -> None:
         call = self._call(event.call, event.name, event.started)
         call.update(status="completed", ended_at=event.at, output=event.output, failure=None)
         call.update(input_digest=event.input_digest, args=event.args, original_call_id=event.original_call_id)
@@ -479,7 +468,7 @@ class Fold:
             self._given.pop(f"checkpoint.{event.name}", None)
         call["attempts"][event.attempt] = Attempt(event.attempt, "completed", event.started, event.at)
 
-    def _fail_call(self, event: CheckpointFailed) -> None:
+    def _on_checkpoint_failed(self, event: CheckpointFailed) -> None:
         call = self._call(event.call, event.name, event.started)
         if call["status"] != "completed":
             call.update(input_digest=event.input_digest, args=event.args, failure=event.error)
@@ -488,14 +477,14 @@ class Fold:
                 call.update(status="failed", ended_at=event.at)
         call["attempts"][event.attempt] = Attempt(event.attempt, "failed", event.started, event.at, event.error)
 
-    def _lose_call(self, event: CheckpointLost) -> None:
+    def _on_checkpoint_lost(self, event: CheckpointLost) -> None:
         call = self._call(event.call, event.name, event.started)
         status: CheckpointStatus = "cancelled" if event.stopped else "failed"
         if event.stopped and call["status"] == "running":
             call.update(status=status, ended_at=event.seen)
         call["attempts"][event.attempt] = Attempt(event.attempt, status, event.started, event.seen, event.error)
 
-    def _open_wait(self, event: WaitOpened) -> None:
+    def _on_waiting_for(self, event: WaitOpened) -> None:
         self._waits[event.wait] = Wait(
             wait_id=event.wait,
             name=event.name,
@@ -507,7 +496,7 @@ class Fold:
             metadata=event.metadata,
         )
 
-    def _answer_wait(self, event: WaitAnswered) -> None:
+    def _on_wait_answered(self, event: WaitAnswered) -> None:
         asked = self._waits.get(event.wait) or Wait(
             wait_id=event.wait, name=event.name, status="open", opened_at=event.at
         )
@@ -518,47 +507,24 @@ class Fold:
         if self._given.get(f"wait.{event.name}") == event.value.sha256:  # another answer: the given one didn't do
             del self._given[f"wait.{event.name}"]
 
-    def _refuse_answer(self, event: AnswerRefused) -> None:
+    def _on_answer_refused(self, event: AnswerRefused) -> None:
         asked = self._waits.get(event.wait)
         if asked is not None:
             refused = RefusedAnswer(by=event.by, answered_at=event.answered, refused_at=event.at, reason=event.reason)
             self._waits[event.wait] = replace(asked, refused=(*asked.refused, refused))
 
-    def _offer_call(self, event: CheckpointOffered) -> None:
+    def _on_checkpoint_offered(self, event: CheckpointOffered) -> None:
         if not event.input_digest and event.output is not None:
             self._given[f"checkpoint.{event.name}"] = event.output.sha256
 
-    def _offer_answer(self, event: AnswerOffered) -> None:
+    def _on_answer_offered(self, event: AnswerOffered) -> None:
         if event.given:
             self._given[f"wait.{event.name}"] = event.value.sha256
 
-    def _abort_wait(self, event: WaitAborted) -> None:
+    def _on_wait_aborted(self, event: WaitAborted) -> None:
         asked = self._waits.get(event.wait)
         if asked is not None:
             self._waits[event.wait] = replace(asked, status="aborted", answered_at=event.at, by=event.by or None)
 
-    def _suspend(self, event: Suspended) -> None:
+    def _on_suspended(self, event: Suspended) -> None:
         self._fields["suspended_at"] = event.at
-
-
-_STEPS: dict[type[Event], Callable[[Fold, Any], None]] = {
-    Opened: Fold._open,
-    MetadataLogged: Fold._log,
-    ArtifactSaved: Fold._save,
-    Started: Fold._start,
-    CheckpointStarted: Fold._start_call,
-    CheckpointCompleted: Fold._complete_call,
-    CheckpointFailed: Fold._fail_call,
-    CheckpointLost: Fold._lose_call,
-    AttemptFailed: Fold._fail_attempt,
-    Completed: Fold._complete,
-    Failed: Fold._fail,
-    Cancelled: Fold._cancel,
-    WaitOpened: Fold._open_wait,
-    WaitAnswered: Fold._answer_wait,
-    AnswerRefused: Fold._refuse_answer,
-    CheckpointOffered: Fold._offer_call,
-    AnswerOffered: Fold._offer_answer,
-    WaitAborted: Fold._abort_wait,
-    Suspended: Fold._suspend,
-}

@@ -68,6 +68,14 @@ class Invoker:
     runner_of: Callable[[NamedStack], Runner]
     stack_named: Callable[[str], NamedStack]
 
+    def check_store(self) -> None:
+        """``KitaruStackError`` for a store that no worker could see."""
+        if not self.store.durable_across_processes:
+            raise KitaruStackError(
+                f"{self.store.url} lives inside this process, and an invoked execution runs in a process of its own",
+                hint="use a file:// or s3:// store, or my_flow.run() here",
+            )
+
     def earlier(self, flow: str, names: Collection[str], key: str, inputs: Mapping[str, Any]) -> Invoked | None:
         """The execution that this idempotency key led to before, under any of the flow's names; None if there is none.
 
@@ -104,11 +112,7 @@ class Invoker:
         ``first_name``: the name that the flow began with, under which the key is kept. Nothing exists when it raises:
         ``KitaruInputError`` (with all that is wrong), ``KitaruStackError``, others.
         """
-        if not self.store.durable_across_processes:
-            raise KitaruStackError(
-                f"{self.store.url} lives inside this process, and an invoked execution runs in a process of its own",
-                hint="use a file:// or s3:// store, or my_flow.run() here",
-            )
+        self.check_store()
         flow = resolved.flow
         subject = f"snapshot of {flow} v{resolved.version}"
         body = get_object(self.store, self.project, resolved.snapshot, subject)
