@@ -55,20 +55,21 @@ def test_a_file_and_a_module_name_the_same_flow(tmp_path: Path) -> None:
         tmp_path,
         {
             "flows/a.py": """\
+                from typing import Literal
                 from kitaru import flow
                 from lib.words import WORD
                 from .near import NEAR
                 import near
                 assert __name__ == "flows.a", __name__
                 @flow
-                def f(x: int = len(WORD + NEAR)): return x
+                def f(x: Literal[len(WORD + NEAR)]): return x
             """,
             "flows/near.py": "NEAR = 'nn'\n",
             "lib/words.py": "WORD = 'www'\n",
         },
     )
     by_file = facts(tmp_path, "flows/a.py:f")
-    assert by_file.input_schema["properties"] == {"x": {"default": 5, "type": "integer"}}
+    assert by_file.input_schema["properties"] == {"x": {"const": 5, "type": "integer"}}
     write(tmp_path, {"flows/a.py": (tmp_path / "flows/a.py").read_text().replace("import near\n", "")})
     assert facts(tmp_path, "flows.a:f") == by_file
 
@@ -95,10 +96,11 @@ def test_neighbours_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
             **{
                 f"{folder}/flow.py": f"""\
                     import near
+                    from typing import Literal
                     from lib import once
                     from kitaru import flow
                     @flow
-                    def {folder}(x: str = near.WHO + str(len(once.SEEN))): ...
+                    def {folder}(x: Literal[near.WHO + str(len(once.SEEN))]): ...
                 """
                 for folder in ("a", "b")
             },
@@ -108,8 +110,8 @@ def test_neighbours_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
         },
     )
     found = describe(tmp_path, {"a": "a/flow.py:a", "b": "b/flow.py:b"})
-    defaults = [answer.input_schema["properties"]["x"]["default"] for answer in found.values()]  # type: ignore[union-attr]
-    assert defaults == ["a1", "b1"]
+    constants = [answer.input_schema["properties"]["x"]["const"] for answer in found.values()]  # type: ignore[union-attr]
+    assert constants == ["a1", "b1"]
 
 
 def test_the_trees_own_modules_do_not_break_the_start(tmp_path: Path) -> None:
@@ -242,7 +244,10 @@ def test_a_crash_is_told_of_its_own_target_alone(tmp_path: Path, name: str) -> N
 def test_trees_are_looked_at_apart(tmp_path: Path, name: str) -> None:
     """Modules of one name are each tree's own, a crash is its own target's, and Kitaru is started once for the rest."""
     body, message = CRASHES[name]
-    flow = "import os, words\nfrom kitaru import flow\n@flow\ndef f(x: list = [words.WORD, os.getppid()]): return x\n"
+    flow = (
+        "import os, words\nfrom typing import Literal\nfrom kitaru import flow\n"
+        "@flow\ndef f(x: Literal[words.WORD, os.getppid()]): return x\n"
+    )
     trees = {}
     for word in ("one", "two", "three"):
         files = {"flows/f.py": flow, "flows/words.py": f"WORD = {word!r}\n", "flows/bad.py": body}
@@ -256,7 +261,7 @@ def test_trees_are_looked_at_apart(tmp_path: Path, name: str) -> None:
     for word in ("one", "two", "three"):
         taught = found[word]
         assert isinstance(taught, FlowFacts), taught
-        starts[word] = taught.input_schema["properties"]["x"]["default"]
+        starts[word] = taught.input_schema["properties"]["x"]["enum"]
     assert [start[0] for start in starts.values()] == ["one", "two", "three"]
     assert starts["one"][1] == starts["two"][1]
 
