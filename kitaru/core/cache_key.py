@@ -1,4 +1,4 @@
-"""What two checkpoint calls must have in common for one to take the other's result, and how they differ. Pure."""
+"""The key by which one checkpoint call takes the result of another, and the difference of two keys. Pure."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
+class CacheNote:
     """The cache's word on one call. ``inputs``: a digest of each argument. ``why``: a sentence for people."""
 
     call: str
@@ -47,16 +47,16 @@ class Noted:
         return {"call": self.call, "word": self.word, "inputs": dict(self.inputs), "why": self.why}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Noted:
+    def from_json(cls, data: Mapping[str, Any]) -> CacheNote:
         """The inverse of ``to_json``."""
         return cls(data["call"], data["word"], dict(data["inputs"]), data["why"])
 
 
 def explain_miss(
     recipe: Mapping[str, str],
-    call: Noted,
+    call: CacheNote,
     earlier: Mapping[str, str] | None,
-    earlier_calls: Iterable[Noted],
+    earlier_calls: Iterable[CacheNote],
     earlier_id: str,
 ) -> str:
     """Why a call was computed, compared with the newest execution before it that had this checkpoint."""

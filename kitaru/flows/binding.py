@@ -1,4 +1,4 @@
-"""Where a flow object meets the client that runs it, without importing it."""
+"""The client that runs a flow object, without an import of it."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Checkpoint(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it here, in the flow body, and return its value; recorded results are returned without running it.
 
-        Raises what the function raises, once its retries are used up. ``KitaruContextError`` outside a flow, and
+        Raises the function's own error, once its retries are used up. ``KitaruContextError`` outside a flow, and
         inside another checkpoint.
         """
         result: R = require_scope(self.name).call(self, args, kwargs)

@@ -1,4 +1,4 @@
-"""What a flow says about itself: its options, the JSON Schema of its inputs, the checkpoints that its body reaches."""
+"""A flow's options, the JSON Schema of its inputs, and the checkpoints that its body reaches."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SINGLE_SCHEMAS = ("items", "additionalProperties", "not", "contains", "property
 
 
 def facts_of(flow: Flow[..., Any]) -> FlowFacts:
-    """What ``flow`` says, the same on every machine and in every run.
+    """The facts of ``flow``, the same on every machine and in every run.
 
     Raises ``KitaruSourceError`` for parameters that inputs can't be given to by name, and for wrong image settings.
     """
@@ -212,7 +212,7 @@ def _tidied(schema: Any) -> Any:
 def reached_checkpoints(func: Any) -> list[str]:
     """Names of the checkpoints that the body of ``func`` mentions, itself or through functions of its own module.
 
-    In the order in which they stand in the code; ``steps.fetch``, where ``steps`` is a module, counts too.
+    In the order in which they stand in the code; ``steps.fetch`` counts, too, if ``steps`` is a module.
     """
     return [found.name for found in checkpoints_of(func)]
 

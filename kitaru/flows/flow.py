@@ -1,11 +1,11 @@
-"""What a caller holds of a running execution."""
+"""``@flow``: a durable function, started from source or as a deployed version."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Coroutine, Mapping
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from kitaru.errors import KitaruInputError, KitaruUsageError
 from kitaru.flows.binding import connect
@@ -17,26 +17,22 @@ Result_co = TypeVar("Result_co", covariant=True)
 
 
 class Handle(Protocol[Result_co]):
-    """A running execution, as ``.run()`` and ``.invoke()`` return it. The client's ``FlowHandle`` is one."""
+    """A running execution, as ``.run()`` and ``.invoke()`` return it. The client's ``FlowHandle`` is one.
+
+    ``status``, at each access anew: ``pending``, ``running``, ``waiting``, ``completed``, ``failed``, ``cancelled``.
+    """
 
     @property
-    def exec_id(self) -> str:
-        """The execution's id."""
-        ...
-
+    def exec_id(self) -> str: ...
     @property
-    def status(self) -> str:
-        """``pending``, ``running``, ``waiting``, ``completed``, ``failed`` or ``cancelled``, looked up at each
-        access.
-        """
-        ...
+    def status(self) -> str: ...
 
     def wait(self, timeout: float | None = None) -> Result_co:
-        """Block until it ends; the flow's result. ``KitaruExecutionError`` where it failed."""
+        """Block until it ends; the flow's result. ``KitaruExecutionError`` if it failed."""
         ...
 
     def cancel(self) -> None:
-        """Cancel it; returns when that is recorded. ``KitaruStateError`` where it has ended before."""
+        """Cancel it; returns when that is recorded. ``KitaruStateError`` if it has ended before."""
         ...
 
     def get(self) -> Result_co:
@@ -45,66 +41,35 @@ class Handle(Protocol[Result_co]):
 
 
 class Deployment(Protocol):
-    """A released version, as ``.deploy()`` and ``.deployment()`` return it. The client's ``Deployment`` is one."""
+    """A released version, as ``.deploy()`` and ``.deployment()`` return it. The client's ``Deployment`` is one.
+
+    ``tags``: the tags that led here when it was looked up → whether each is exclusive. ``snapshot``: a digest.
+    ``commit_dirty``: the working tree had changes. ``input_schema``: a JSON Schema.
+    """
 
     @property
-    def flow(self) -> str:
-        """The flow's name."""
-        ...
-
+    def flow(self) -> str: ...
     @property
-    def version(self) -> int:
-        """Its number: 1, 2, 3, and so on; never used for another one."""
-        ...
-
+    def version(self) -> int: ...
     @property
-    def tags(self) -> Mapping[str, bool]:
-        """The tags that led here when it was looked up, and whether each is exclusive."""
-        ...
-
+    def tags(self) -> Mapping[str, bool]: ...
     @property
-    def snapshot(self) -> str:
-        """The digest of what it runs."""
-        ...
-
+    def snapshot(self) -> str: ...
     @property
-    def created_at(self) -> str:
-        """When it was made."""
-        ...
-
+    def created_at(self) -> str: ...
     @property
-    def by(self) -> str:
-        """Who made it."""
-        ...
-
+    def by(self) -> str: ...
     @property
-    def commit_sha(self) -> str | None:
-        """The commit that it was made from."""
-        ...
-
+    def commit_sha(self) -> str | None: ...
     @property
-    def commit_dirty(self) -> bool:
-        """Whether the working tree had changes that were not committed."""
-        ...
-
+    def commit_dirty(self) -> bool: ...
     @property
-    def target(self) -> str:
-        """Where the flow is in its source."""
-        ...
-
+    def target(self) -> str: ...
     @property
-    def stack(self) -> str:
-        """The name of the stack that runs it."""
-        ...
-
+    def stack(self) -> str: ...
     @property
-    def input_schema(self) -> Mapping[str, Any] | None:
-        """A JSON Schema of its inputs."""
-        ...
+    def input_schema(self) -> Mapping[str, Any] | None: ...
 
-
-if TYPE_CHECKING:
-    pass
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -126,7 +91,7 @@ class Flow(Generic[P, R]):
         return f"<flow {self.name}>"
 
     def settle(self, retries: int | Retry) -> int | Retry:
-        """``retries`` with the names of its exceptions found. ``KitaruUsageError`` for one that is not there."""
+        """``retries`` with its exceptions looked up by name. ``KitaruUsageError`` for an unknown one."""
         if not isinstance(retries, Retry):
             return retries
         return settled(retries, self.func.__globals__, f"flow {self.name!r}")
@@ -174,8 +139,8 @@ class Flow(Generic[P, R]):
     ) -> Handle[Any]:
         """Start an execution from this source and return at once.
 
-        Inputs are the flow's arguments; ``inputs`` holds those whose names are options here. ``KitaruInputError``
-        where they don't fit. Options given here win over the decorator's.
+        Inputs are the flow's arguments; ``inputs`` takes those with the name of an option. Options win over the
+        decorator's. Raises ``KitaruInputError``.
         """
         owner = f"flow {self.name!r}"
         self.settle(check_retries(self.options.retries if retries is None else retries, owner))
@@ -196,10 +161,7 @@ class Flow(Generic[P, R]):
         tag: str | None = None,
         **kwargs: Any,
     ) -> Handle[Any]:
-        """Start an execution of a deployed version:
-
-        the one that ``default`` points at, unless ``version`` or ``tag`` says.
-        """
+        """Start an execution of a deployed version, ``default``'s unless ``version`` or ``tag`` is given."""
         return connect().deployments.invoke(  # type: ignore[no-any-return]
             flow=self.name, inputs=self._merged(inputs, kwargs), version=version, tag=tag
         )
@@ -216,10 +178,9 @@ class Flow(Generic[P, R]):
     ) -> Deployment:
         """Save this flow as a new version that others can invoke, and lead one tag to it.
 
-        ``tag`` is ``default`` unless it is given; the first deploy of a flow gets ``default`` in any case. Inputs are
-        representative: consumers override them, and some may be left out. Kitaru builds the working tree as it is, and
-        keeps the manifest in reach true: that of the current folder, or the one around this flow's file where the file
-        is not below that manifest's folder.
+        ``tag`` is ``default`` unless it is given; the first deploy of a flow gets ``default``, too. Inputs are
+        representative: consumers override them. Kitaru builds the working tree as it is, and keeps the manifest true:
+        that of the current folder, or the one around this flow's file.
         """
         given = self._partial(args, self._merged(inputs, kwargs))
         return connect().deployments.deploy(  # type: ignore[no-any-return]
@@ -227,7 +188,7 @@ class Flow(Generic[P, R]):
         )
 
     def deployment(self, *, version: int | None = None, tag: str | None = None) -> Deployment:
-        """A deployed version: the one that ``default`` leads to, unless ``version`` or ``tag`` says."""
+        """A deployed version, ``default``'s unless ``version`` or ``tag`` is given."""
         return connect().deployments.get(self.name, version=version, tag=tag)  # type: ignore[no-any-return]
 
     def replay(
@@ -240,9 +201,9 @@ class Flow(Generic[P, R]):
         version: int | None = None,
         tag: str | None = None,
     ) -> Handle[Any]:
-        """Start a new execution that takes over what ``exec_id`` finished before ``from_``, and runs the rest anew.
+        """Start a new execution that takes over the calls of ``exec_id`` before ``from_``, and runs the rest anew.
 
-        From this source, or as a deployed version where ``version`` or ``tag`` says which. ``from_``: the name of a
+        It runs this source, or the deployed version that ``version`` or ``tag`` names. ``from_``: the name of a
         checkpoint or wait, the id of a call, or its position from 1. ``args`` replace inputs; ``overrides`` give
         results and answers: ``{"checkpoint.research": ..., "wait.approve": ...}``.
         """
@@ -252,14 +213,14 @@ class Flow(Generic[P, R]):
         )
 
     def bind(self, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The flow's inputs by name, defaults filled in, converted to what the annotations say.
+        """The flow's inputs by name, defaults filled in, converted to the types of the annotations.
 
-        ``KitaruInputError`` with every problem at once where they don't fit.
+        Raises ``KitaruInputError`` with every problem at once.
         """
         return self.parameters.bind_inputs(args, kwargs or {}, f"flow {self.name!r}")
 
     def _partial(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Some of the inputs by name, no defaults filled in. ``KitaruInputError`` for one that the flow has not."""
+        """Some of the inputs by name, no defaults filled in. ``KitaruInputError`` for an unknown one."""
         try:
             return dict(self.parameters.signature.bind_partial(*args, **kwargs).arguments)
         except TypeError as error:

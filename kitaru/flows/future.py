@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class CheckpointFuture(Generic[T]):
-    """What ``checkpoint.submit()`` returns.
+    """The result of ``checkpoint.submit()``, once there is one.
 
     Pass it to another checkpoint as it is, ask for ``result()``, or ``await`` it.
     """
@@ -45,9 +45,9 @@ class CheckpointFuture(Generic[T]):
         return self._settled
 
     def result(self, timeout: float | None = None) -> T:
-        """The value, waiting for it up to ``timeout`` seconds; raises what the checkpoint raised.
+        """The value, waiting for it up to ``timeout`` seconds; raises the checkpoint's error.
 
-        ``KitaruTimeoutError`` where it takes longer; the checkpoint goes on.
+        ``KitaruTimeoutError`` if it takes longer; the checkpoint goes on.
         """
         self._wait(timeout)
         self._observed = True
@@ -57,7 +57,7 @@ class CheckpointFuture(Generic[T]):
         return value
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """What the checkpoint raised, or None; waits like ``result``."""
+        """The checkpoint's error, or None; waits like ``result``."""
         self._wait(timeout)
         self._observed = True
         return self._error
@@ -89,7 +89,7 @@ class CheckpointFuture(Generic[T]):
         callback(self)
 
     def refuse_wait_when(self, blocked: Callable[[], bool]) -> None:
-        """Where ``blocked()`` holds, waiting would stop the very loop that makes the value."""
+        """Refuse to wait while ``blocked()``: that would stop the very loop that makes the value."""
         self._refuse_wait = blocked
 
     def settled(self) -> None:
@@ -100,7 +100,7 @@ class CheckpointFuture(Generic[T]):
         """As ``settled``, while the event loop goes on."""
         if self._settled:
             return
-        import asyncio  # slow to load; who awaits has loaded it
+        import asyncio  # slow to load; an awaiting flow has loaded it
 
         loop = asyncio.get_running_loop()
         waiter = loop.create_future()
@@ -117,7 +117,7 @@ class CheckpointFuture(Generic[T]):
         await waiter
 
     def observe(self) -> None:
-        """Its failure is somebody's to look at, and does not fail the flow by itself."""
+        """Its failure is looked at elsewhere, and does not fail the flow by itself."""
         self._observed = True
 
     @property
@@ -127,7 +127,7 @@ class CheckpointFuture(Generic[T]):
 
     @property
     def lost_error(self) -> BaseException | None:
-        """The error of a call that failed and that nobody asked about."""
+        """The error of a failed call, unless the flow has asked for it."""
         return None if self._observed else self._error
 
     def _wait(self, timeout: float | None) -> None:
@@ -186,7 +186,7 @@ class FanOut:
 
 
 class CheckpointFutures(Sequence[CheckpointFuture[T]]):
-    """What ``map`` and ``product`` return: the futures, in the order of the arguments."""
+    """The futures of ``map`` and ``product``, in the order of the arguments."""
 
     def __init__(self, futures: Sequence[CheckpointFuture[T]]) -> None:
         self._futures = tuple(futures)
@@ -260,7 +260,7 @@ def futures_in(value: Any) -> list[CheckpointFuture[Any]]:
 
 
 def resolved(value: Any) -> Any:
-    """``value`` with each future in it replaced by its result; the same object where there is none."""
+    """``value`` with each future in it replaced by its result; the same object if there is none."""
     kind = type(value)
     if kind is CheckpointFuture:
         return value.result()

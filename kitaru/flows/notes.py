@@ -1,4 +1,4 @@
-"""``log``, ``save`` and ``load``: what an author notes beside the results of a flow and its checkpoints."""
+"""``log``, ``save`` and ``load``: notes beside the results of a flow and its checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kitaru.flows.scope import find_scope
 
 
 class NoteTaker(Protocol):
-    """What a scope does with notes."""
+    """Takes notes for a scope."""
 
     def log(self, metadata: dict[str, Any]) -> None:
         """Merge into the metadata of this call, or of the execution."""
@@ -29,7 +29,7 @@ class NoteTaker(Protocol):
 def log(**metadata: Any) -> None:
     """Note ``metadata``: in a checkpoint about that call, in a flow's body about the execution.
 
-    Objects merge with what was logged before, at every depth; everything else replaces it. Values are JSON-like;
+    Objects merge with earlier ones, at every depth; any other value replaces the earlier one. Values are JSON-like;
     models and dataclasses become objects. It is recorded with the next entry of the journal, at the latest with the
     end of the checkpoint: a crash before that loses it. Raises ``KitaruContextError`` outside a flow,
     ``KitaruValueError`` for a value that has no JSON form.
@@ -58,12 +58,10 @@ def save(
 def load(exec_id: str, name: str) -> Any:
     """The value saved under ``name`` by an execution of this project, this one or another.
 
-    Where several of its calls saved that name, it is the value that was saved last; of calls that run beside each other
-    that may be any: give each a name of its own, or pass the value.
+    If several calls saved that name, it is the newest; give calls that run beside each other names of their own.
 
-    Call it in a checkpoint where what it gives must not change when the flow is taken up again: a flow body that runs
-    again also loads again. Raises ``KitaruUsageError`` for what is no execution's id, and where there is no such
-    artifact.
+    A flow body that runs again also loads again: call it in a checkpoint to keep the value. Raises
+    ``KitaruUsageError`` for a text that is no execution's id, and for an unknown name.
     """
     return _here("load").load(exec_id, name)
 

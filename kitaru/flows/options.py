@@ -1,4 +1,4 @@
-"""What decorators accept, checked where it is written."""
+"""The options of decorators, checked at decoration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kitaru.flows.retry import Retry
 
 @dataclass(frozen=True, slots=True)
 class FlowOptions:
-    """Defaults of a flow. None: not said. ``image`` is a base image's name, a mapping, or ``ImageSettings``."""
+    """Defaults of a flow; None leaves one open. ``image`` is a base image's name, a mapping, or ``ImageSettings``."""
 
     retries: int | Retry = 0
     cache: bool | None = None
@@ -94,17 +94,20 @@ def check_timeout(timeout: Any, owner: str) -> float | None:
 
 
 def check_runtime(runtime: Any, owner: str) -> str | None:
-    """``inline``, ``isolated`` or None."""
-    if runtime not in (None, "inline", "isolated"):
-        raise KitaruUsageError(f'runtime of {owner} must be "inline" or "isolated", not {runtime!r}')
-    return str(runtime) if runtime else None
+    """``inline``, ``isolated`` or None; else ``KitaruUsageError``."""
+    return _check_word("runtime", runtime, ("inline", "isolated"), owner)
 
 
 def check_serializer(serializer: Any, owner: str) -> str | None:
-    """``pickle`` or None."""
-    if serializer not in (None, "pickle"):
-        raise KitaruUsageError(f'serializer of {owner} must be "pickle" or left out, not {serializer!r}')
-    return str(serializer) if serializer else None
+    """``pickle`` or None; else ``KitaruUsageError``."""
+    return _check_word("serializer", serializer, ("pickle",), owner)
+
+
+def _check_word(option: str, value: Any, words: tuple[str, ...], owner: str) -> str | None:
+    if value is not None and value not in words:
+        known = " or ".join(f'"{word}"' for word in words)
+        raise KitaruUsageError(f"{option} of {owner} must be {known} or left out, not {value!r}")
+    return value  # type: ignore[no-any-return]
 
 
 def check_function(func: Any, decorator: str) -> Callable[..., Any]:

@@ -85,7 +85,7 @@ class Retry:
 
 
 def policy_of(retries: int | Retry) -> Retry:
-    """What ``retries=`` means: a number of further attempts is made at once, whatever the error."""
+    """``retries=`` as a policy: a number of further attempts is made at once, after any error."""
     return retries if isinstance(retries, Retry) else Retry(attempts=retries + 1, backoff=0.0, jitter=0.0)
 
 
@@ -100,10 +100,10 @@ def with_further(retries: int | Retry, further: int) -> Retry:
 
 
 def settled(policy: Retry, known: Mapping[str, Any], owner: str, *, recorded: bool = False) -> Retry:
-    """The policy with the names of its exceptions found: among the built-in ones, else in ``known``, what the module of
-    ``owner`` (``flow research``) defines, else in the module that they name, as far as that is loaded.
+    """The policy with its exceptions looked up by name: built in, else in ``known``, the names of the module of
+    ``owner`` (``flow research``), else in the module that they name, if that is loaded.
 
-    ``KitaruUsageError`` where there is none of that name; one that was ``recorded`` stays as it is.
+    ``KitaruUsageError`` for an unknown name; a ``recorded`` policy keeps it.
     """
     found: dict[str, Kinds] = {}
     for option in ("on", "not_on"):
@@ -117,7 +117,7 @@ def settled(policy: Retry, known: Mapping[str, Any], owner: str, *, recorded: bo
 
 
 def _found(name: str, known: Mapping[str, Any]) -> type[BaseException] | str | None:
-    """The type of that name; the name itself where its module isn't loaded; None where there is no such type."""
+    """The type of that name; the name itself if its module isn't loaded; None if there is no such type."""
     module, _, bare = name.rpartition(":") if ":" in name else name.rpartition(".")
     space = known
     if module not in ("", "builtins", "__main__", known.get("__name__")):

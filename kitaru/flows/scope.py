@@ -1,4 +1,4 @@
-"""Where a piece of code runs: in a flow body, in a checkpoint, or in neither."""
+"""The scope of running code: a flow body, a checkpoint, or neither."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Scope(Protocol):
-    """What checkpoints can do here. Each method raises ``KitaruContextError`` where it can't be done."""
+    """A running flow or checkpoint, for the code in it. ``KitaruContextError`` for a call that it doesn't allow."""
 
     @property
     def process(self) -> int:
@@ -49,35 +49,35 @@ class Scope(Protocol):
         ...
 
     def wait(self, question: Question) -> Any:
-        """The answer to a question, or what to await for it."""
+        """The answer to a question; an awaitable of it in an async flow."""
         ...
 
 
 scope: ContextVar[Scope | None] = ContextVar("kitaru_scope", default=None)
 
 
-def find_scope(what: str) -> Scope | None:
-    """The scope of the code that does ``what``; None outside every flow.
+def find_scope(verb: str) -> Scope | None:
+    """The scope of the code that calls ``verb``; None outside every flow.
 
     ``KitaruContextError`` in a process that was forked in one: it has the memory of its parent, and not its threads.
     """
     current = scope.get()
     if current is not None:
-        must_run_in(current.process, what)
+        must_run_in(current.process, verb)
     return current
 
 
-def must_run_in(process: int, what: str) -> None:
-    """``KitaruContextError`` in any other process than that: it was forked, and nothing of ``what`` would be kept."""
+def must_run_in(process: int, verb: str) -> None:
+    """``KitaruContextError`` in a process that was forked from that one: nothing of ``verb`` would be kept."""
     if os.getpid() != process:
         raise KitaruContextError(
-            f"{what} was called in a process that was forked from the one that runs the execution, and records nothing",
+            f"{verb} was called in a process that was forked from the one that runs the execution, and records nothing",
             hint="Call it in the flow's own process, or return the value to it, and go on with that there.",
         )
 
 
 def require_scope(checkpoint: str) -> Scope:
-    """The scope of the code that calls ``checkpoint``; ``KitaruContextError`` where there is none to call it in."""
+    """The scope of the code that calls ``checkpoint``; ``KitaruContextError`` if there is none."""
     current = find_scope(f"checkpoint {checkpoint!r}")
     if current is None:
         raise KitaruContextError(

@@ -1,4 +1,4 @@
-"""What a function takes and returns, and inputs made into it: ``datetime``s, enums and models arrive as JSON.
+"""A function's parameters and result, and inputs converted to them: ``datetime``s, enums and models arrive as JSON.
 
 Plain types are checked by hand, and strictly: 3 is no ``str``, ``True`` no ``int``. pydantic converts all others.
 """
@@ -24,7 +24,7 @@ _PLAIN: dict[Any, str] = {
 
 
 class Mismatch(ValueError):
-    """The value is not what was expected; the text says both."""
+    """The value doesn't fit its annotation; the text has both."""
 
 
 def convert(value: Any, annotation: Any) -> Any:
@@ -40,7 +40,7 @@ def convert(value: Any, annotation: Any) -> Any:
 
 
 def fits(value: Any, annotation: Any) -> bool:
-    """Whether ``value`` is what ``annotation`` says, as far as that can be told without converting it."""
+    """Whether ``value`` fits ``annotation``, as far as can be seen without a conversion."""
     plain = _is(value, annotation)
     if plain is not None:
         return plain
@@ -194,7 +194,7 @@ _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 
 
 class Parameters:
-    """What a function takes. Looked at once, when first needed."""
+    """The parameters of a function, looked at when first needed."""
 
     def __init__(self, func: Callable[..., Any]) -> None:
         self._func = func
@@ -224,7 +224,7 @@ class Parameters:
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a call by name, defaults filled in.
 
-        ``TypeError`` where they don't fit, as Python would say it.
+        ``TypeError`` in Python's own words.
         """
         positional, names, defaults, simple = self._names
         if simple and len(args) <= len(positional):
@@ -243,7 +243,7 @@ class Parameters:
         return dict(found.arguments)
 
     def _as_method(self) -> str:
-        """What to do about a method, whose first parameter nobody fills in; empty for a plain function."""
+        """Advice for a method, whose first parameter stays empty; nothing for a plain function."""
         owner = self._func.__qualname__.rpartition(".")[0]
         first = next(iter(self.signature.parameters), "")
         if not owner or owner.endswith("<locals>") or first not in ("self", "cls"):
@@ -254,9 +254,9 @@ class Parameters:
         )
 
     def bind_inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], owner: str) -> dict[str, Any]:
-        """Inputs by name, defaults filled in, each converted to what its annotation says.
+        """Inputs by name, defaults filled in, each converted to its annotation's type.
 
-        Raises ``KitaruInputError`` with every problem; ``KitaruUsageError`` for a function whose inputs have no names
+        Raises ``KitaruInputError`` with every problem; ``KitaruUsageError`` for a function of inputs without names
         (``*args``).
         """
         positional, names, defaults, _ = self._names
@@ -295,11 +295,11 @@ class Parameters:
 
     @cached_property
     def returned(self) -> dict[str, Any] | None:
-        """What is returned, as a JSON Schema, whose title is the annotation as written; None where nothing is known."""
+        """The return annotation as a JSON Schema; None if any value may be returned."""
         return returned_schema(self.annotations.get("return", Any))
 
     def result_fits(self, value: Any) -> bool:
-        """Whether ``value`` is what the return annotation says; True where there is none."""
+        """Whether ``value`` fits the return annotation; True if there is none."""
         annotation = self.annotations.get("return", Any)
         return annotation is type(value) or fits(value, annotation)
 
@@ -316,7 +316,7 @@ class Parameters:
         return f"({', '.join(typed)})"
 
     def _check_kinds(self, owner: str) -> str:
-        """The name of ``**kwargs``, empty where there is none."""
+        """The name of ``**kwargs``, empty if there is none."""
         for item in self.signature.parameters.values():
             if item.kind is inspect.Parameter.VAR_POSITIONAL:
                 raise KitaruUsageError(
@@ -333,7 +333,7 @@ def _as_written(annotation: Any) -> str:
 
 
 def _unexpected(name: str, names: frozenset[str]) -> str:
-    import difflib  # only for somebody's typing mistake
+    import difflib  # only for a typing mistake
 
     close = difflib.get_close_matches(name, names, n=1)
     return f"{name}: unexpected" + (f" (did you mean {close[0]}?)" if close else "")

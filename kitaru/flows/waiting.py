@@ -1,4 +1,4 @@
-"""``wait``: a question that only somebody outside can answer."""
+"""``wait``: a question to a person."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PLAIN: dict[Any, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a wait asks. ``annotation``: the Python type of the answer, None where it stays JSON."""
+    """The question of a wait. ``annotation``: the Python type of the answer, None if it stays JSON."""
 
     name: str | None
     text: str | None
@@ -38,7 +38,7 @@ class Question:
     metadata: dict[str, Any] | None
 
     def answer(self, value: Any) -> Any:
-        """The JSON ``value`` as the author's type. ``KitaruWaitValidationError`` where it can't be."""
+        """The JSON ``value`` as the author's type. Raises ``KitaruWaitValidationError``."""
         if self.annotation is None:
             return value
         try:
@@ -78,11 +78,11 @@ def wait(
     timeout: float | None = POLLING_SECONDS,
     metadata: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Ask ``question`` and pause the flow until somebody answers; the answer, as ``schema`` says.
+    """Ask ``question`` and pause the flow until a person answers; the answer, of the type of ``schema``.
 
     ``schema`` is a type (``bool``, a ``Literal``, a dataclass, a pydantic model) or a JSON Schema; None takes any JSON.
     ``timeout``: for how many seconds the runner stays and polls. Then it leaves, and nothing runs until the answer
-    comes; the wait itself never expires. None: it stays. In an async flow, ``await`` what this returns.
+    comes; the wait itself never expires. None: it stays. In an async flow, ``await`` the call.
 
     It belongs in the flow body: ``KitaruContextError`` in a checkpoint and outside a flow. An answer comes from
     ``kitaru executions input``; an abort there cancels the execution.
@@ -106,9 +106,9 @@ def wait(
     return current.wait(asked)
 
 
-def _text(what: str, value: Any) -> str | None:
+def _text(name: str, value: Any) -> str | None:
     if value is not None and (not isinstance(value, str) or not value.strip()):
-        raise KitaruUsageError(f"{what} of wait() must be a text, not {value!r}")
+        raise KitaruUsageError(f"{name} of wait() must be a text, not {value!r}")
     return value
 
 
@@ -123,7 +123,7 @@ def _metadata(metadata: Any) -> dict[str, Any] | None:
 
 
 def _schema_of(schema: Any) -> tuple[dict[str, Any] | None, Any]:
-    """The JSON Schema of the answer, and its Python type where it has one."""
+    """The JSON Schema of the answer, and its Python type if it has one."""
     if schema is None:
         return None, None
     if isinstance(schema, Mapping):

@@ -84,9 +84,9 @@ class Pieces:
 
 
 Body = bytes | Pieces
-"""What a store takes."""
+"""The body of a key in a store."""
 
 
 def chunks_of(body: Body) -> Iterator[bytes | memoryview]:
-    """``body`` in order, in few and large parts that are no copies where that can be."""
+    """``body`` in order, in few and large parts, copied only if it must be."""
     return body.chunks() if isinstance(body, Pieces) else iter((body,))

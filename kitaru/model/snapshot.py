@@ -22,7 +22,7 @@ class Options(Noun):
 
 
 class FlowFacts(Noun):
-    """What importing a target taught: the decorator's options (None where it is silent) and the shape of the inputs."""
+    """The facts of an imported target: the decorator's options (None if it has none) and the shape of the inputs."""
 
     retries: int | None = None
     cache: bool | None = None
@@ -61,7 +61,7 @@ class Snapshot(Noun):
 
 
 class Commit(Noun):
-    """Where source came from: recorded beside a snapshot, never inside its digest."""
+    """The commit of a source: recorded beside a snapshot, never inside its digest."""
 
     sha: str
     branch: str | None = None
@@ -83,5 +83,5 @@ class SourceTree(Noun):
     files: tuple[SourceFile, ...]
 
     def listing(self) -> list[list[Any]]:
-        """What is hashed: path, mode in octal, SHA-256."""
+        """The parts of the digest: path, mode in octal, SHA-256."""
         return [[file.path, f"{file.mode:o}", file.sha256] for file in self.files]

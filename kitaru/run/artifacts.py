@@ -33,7 +33,7 @@ NAME_LIMIT = 200
 
 
 class NotesHere:
-    """``log``, ``save`` and ``load`` of one scope: a checkpoint call, or the flow body where ``call_id`` is None."""
+    """``log``, ``save`` and ``load`` of one scope: a checkpoint call, or the flow body if ``call_id`` is None."""
 
     __slots__ = ()
     run: RunState
@@ -98,7 +98,7 @@ def plain_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     if size > METADATA_LIMIT:
         raise KitaruValueError(
             f"log() was given {size:,} bytes of metadata, more than {METADATA_LIMIT:,}",
-            hint="Keep what is large with save(name, value).",
+            hint="Keep a large value with save(name, value).",
         )
     return copied
 
@@ -106,8 +106,8 @@ def plain_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
 def read_artifacts(store: Store, project: str, exec_id: str) -> list[Artifact]:
     """The artifacts of an execution, oldest first. Reads all of its journal.
 
-    Those of a call whose result came out of the cache, or from the execution that it replays, are the original's.
-    Raises ``KitaruUsageError`` where there is no such execution.
+    A call with a result from the cache, or from the execution that it replays, has the original's.
+    Raises ``KitaruUsageError`` for an unknown execution.
     """
     own, borrowed = _own_artifacts(store, project, exec_id)
     for origin, calls in borrowed.items():
@@ -118,7 +118,7 @@ def read_artifacts(store: Store, project: str, exec_id: str) -> list[Artifact]:
 
 
 def _own_artifacts(store: Store, project: str, exec_id: str) -> tuple[list[Artifact], dict[str, dict[str | None, str]]]:
-    """What an execution's own journal holds, and which calls took their result from where: origin → call → call."""
+    """The artifacts of an execution's own journal, and the origins of its calls: origin → call → call."""
     entries = journal.read_entries(store, project, exec_id)
     if not entries:
         raise KitaruUsageError(
@@ -153,7 +153,7 @@ def select(
 
 
 def find(store: Store, project: str, text: str) -> Artifact:
-    """The artifact with that id. ``KitaruUsageError`` where it is no id, or leads nowhere."""
+    """The artifact with that id. ``KitaruUsageError`` for a text that is no id, or leads nowhere."""
     parts = split_artifact_id(text)
     if parts is None:
         raise KitaruUsageError(
@@ -176,9 +176,9 @@ def missing(store: Store, project: str, exec_id: str, name: str) -> KitaruUsageE
 
 
 def _check_names(name: str, kind: str, tags: Sequence[str]) -> None:
-    for what, text in (("name", name), ("type", kind), *(("tag", tag) for tag in tags)):
+    for part, text in (("name", name), ("type", kind), *(("tag", tag) for tag in tags)):
         if not isinstance(text, str) or not text or len(text) > NAME_LIMIT or not text.isprintable():
             raise KitaruUsageError(
-                f"save(): the {what} must be text of 1 to {NAME_LIMIT} printable characters, not {text!r:.80}",
+                f"save(): the {part} must be text of 1 to {NAME_LIMIT} printable characters, not {text!r:.80}",
                 hint='save("report", value, type="output", tags=["draft"])',
             )

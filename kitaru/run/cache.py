@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from kitaru.core.cache_key import MOST_NOTED, Noted, Recipe, explain_miss
+from kitaru.core.cache_key import MOST_NOTED, CacheNote, Recipe, explain_miss
 from kitaru.errors import KitaruError
 from kitaru.flows.checkpoint import Checkpoint
 from kitaru.flows.flow import Flow
@@ -97,8 +97,8 @@ def _read(store: Store, key: str) -> Mapping[str, Any] | None:
     return None
 
 
-def _calls(record: Mapping[str, Any] | None) -> dict[str, Noted]:
-    return {item["call"]: Noted.from_json(item) for item in record["calls"]} if record else {}
+def _calls(record: Mapping[str, Any] | None) -> dict[str, CacheNote]:
+    return {item["call"]: CacheNote.from_json(item) for item in record["calls"]} if record else {}
 
 
 LINGER_SECONDS = 1.0
@@ -137,7 +137,7 @@ class Hint:
         return f"{self.exec_id}/{self.call}"
 
 
-class _Known:
+class _Entry:
     """A distinct checkpoint of the run. ``why``: the reason that it takes no part, empty if it does."""
 
     def __init__(self, recipe: Recipe, why: str) -> None:
@@ -146,7 +146,7 @@ class _Known:
         self.digest = recipe.digest
         self.guard = threading.Lock()
         self.listed: frozenset[str] | None = None
-        self.noted: list[Noted] = []
+        self.noted: list[CacheNote] = []
 
 
 class Cache:
@@ -166,7 +166,7 @@ class Cache:
         self._resumed = resumed
         self._guard = threading.Lock()
         self._codebase: CodeBase | None = None
-        self._known: dict[int, _Known] = {}
+        self._known: dict[int, _Entry] = {}
         self._origins: dict[str, bool] = {}
         self._publisher = _Publisher(store)
 
@@ -186,12 +186,12 @@ class Cache:
         if why := self._switched_off(checkpoint, answered=answered):
             if _is_on(self._options):
                 with self._guard:
-                    known = self._known.setdefault(id(checkpoint), _Known(Recipe(checkpoint.name, {}), why))
-                self._note(known, Noted(call, "off", why=why))
+                    known = self._known.setdefault(id(checkpoint), _Entry(Recipe(checkpoint.name, {}), why))
+                self._note(known, CacheNote(call, "off", why=why))
             return None
         known = self._of(checkpoint)
         if known.why:
-            self._note(known, Noted(call, "opaque", why=known.why))
+            self._note(known, CacheNote(call, "opaque", why=known.why))
             return None
         parts, opaque = dict[str, str](), []
         exact = Exact(self._home, summaries.summary)
@@ -201,7 +201,7 @@ class Cache:
             except Inexact as error:
                 opaque.append(f"{name}: {error}")
         if opaque:
-            self._note(known, Noted(call, "opaque", parts, "; ".join(opaque)))
+            self._note(known, CacheNote(call, "opaque", parts, "; ".join(opaque)))
             return None
         return Ticket(known.digest, _hashed(parts), parts)
 
@@ -248,11 +248,11 @@ class Cache:
 
     def took(self, checkpoint: Checkpoint[..., Any], ticket: Ticket, call: str) -> None:
         """The call has an earlier result."""
-        self._note(self._of(checkpoint), Noted(call, "hit", ticket.parts))
+        self._note(self._of(checkpoint), CacheNote(call, "hit", ticket.parts))
 
     def missed(self, checkpoint: Checkpoint[..., Any], ticket: Ticket, call: str) -> None:
         """The call is computed."""
-        self._note(self._of(checkpoint), Noted(call, "miss", ticket.parts))
+        self._note(self._of(checkpoint), CacheNote(call, "miss", ticket.parts))
 
     def publish(self, ticket: Ticket, call: str, output: Value, metadata: Mapping[str, Any]) -> None:
         """Offer a result, and its metadata, to later executions. Its event must be durable."""
@@ -271,7 +271,7 @@ class Cache:
                 self._publisher.add(key, address.canonical_json(content), merges=self._resumed)
         self._publisher.close()
 
-    def _of(self, checkpoint: Checkpoint[..., Any]) -> _Known:
+    def _of(self, checkpoint: Checkpoint[..., Any]) -> _Entry:
         known = self._known.get(id(checkpoint))
         if known is None:
             with self._guard:
@@ -280,7 +280,7 @@ class Cache:
                     known = self._known[id(checkpoint)] = self._recipe(checkpoint)
         return known
 
-    def _recipe(self, checkpoint: Checkpoint[..., Any]) -> _Known:
+    def _recipe(self, checkpoint: Checkpoint[..., Any]) -> _Entry:
         self._codebase = code = self._codebase or self._code()
         options = checkpoint.options
         parts, flaws = dict(code.parts), dict(code.flaws)
@@ -296,7 +296,7 @@ class Cache:
             flaws["function"] = str(error)
         except RecursionError:
             flaws["function"] = "its closure contains itself"
-        return _Known(Recipe(checkpoint.name, parts), "; ".join(flaws.values()))
+        return _Entry(Recipe(checkpoint.name, parts), "; ".join(flaws.values()))
 
     def _list(self, recipe: str) -> frozenset[str]:
         try:
@@ -304,7 +304,7 @@ class Cache:
         except KitaruError:
             return frozenset()
 
-    def _note(self, known: _Known, noted: Noted) -> None:
+    def _note(self, known: _Entry, noted: CacheNote) -> None:
         if len(known.noted) < MOST_NOTED:
             known.noted.append(noted)
 
@@ -313,7 +313,7 @@ class _Closures:
     """Functions as JSON: name, place in the source, and defaults and closure by value."""
 
     def __init__(self, home: str, code: CodeBase | None) -> None:
-        """``home``: the module whose name differs between a script and a worker. ``code`` None: a version stands in."""
+        """``home``: the module that a script and a worker name differently. ``code`` None: a version stands in."""
         self._home = home
         self._code = code
         self._exact = Exact(home, Summaries(home).summary)
@@ -434,7 +434,7 @@ class _Publisher:
                 hints.write(self._store, key, self._merged(key, body) if merges else body, durable=False)
 
     def _merged(self, key: str, body: bytes) -> bytes:
-        """A resumed execution notes what it did beside what was noted before it stopped."""
+        """The notes of a resumed execution are kept with those of before it stopped."""
         with suppress(ValueError, TypeError, KeyError):
             before = self._store.read(key)
             if before is not None:

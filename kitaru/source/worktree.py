@@ -69,8 +69,8 @@ def codebase(
 def worktree_digest(root: Path, *, since: float, ignoring: Collection[Path] = ()) -> str:
     """The digest of the files below ``root``: the ones that Git tracks or doesn't ignore, else every Python file.
 
-    ``since``: the time (seconds) at which this process began to import: a Python file that is newer may not be what
-    was imported. ``ignoring``: folders that don't count. Raises ``InexactTree``.
+    ``since``: the time (seconds) at which this process began to import: a newer Python file may not be the
+    imported one. ``ignoring``: folders that don't count. Raises ``InexactTree``.
     """
     root = Path(os.path.realpath(root))
     entries = _git_entries(root) or dict.fromkeys(_python_files(root), "")
@@ -87,7 +87,7 @@ def worktree_digest(root: Path, *, since: float, ignoring: Collection[Path] = ()
 
 
 def distributions() -> tuple[list[str], set[Path]]:
-    """What this interpreter has installed, and the folders of code that it imports as they are.
+    """The distributions of this interpreter, and the folders that it imports code from.
 
     A distribution counts by name and version; one that comes from no index by its list of files, too. An editable one
     is a folder, as is each entry of ``sys.path`` that is no library.
@@ -115,7 +115,7 @@ def is_library(path: str) -> bool:
 
 
 def _git_entries(root: Path) -> dict[str, str]:
-    """Path → Git's id of the content, empty for content that Git has not; nothing where Git doesn't know the folder."""
+    """Path → Git's id of the content, empty for changed content; nothing if Git doesn't know the folder."""
     try:
         staged = git_process.start(root, "ls-files", "-z", "--stage", "--", ".")
         changed = git_process.run(
@@ -177,7 +177,7 @@ def _content(root: Path, path: Path) -> str:
 
 
 def _unpublished(info: Path, folders: set[Path]) -> Iterator[str]:
-    """What tells two installations of one version apart, where they don't come from an index."""
+    """The difference of two installations of one version that don't come from an index."""
     try:
         origin = json.loads((info / "direct_url.json").read_bytes())
     except (OSError, ValueError):

@@ -1,6 +1,6 @@
 """JSON in which bytes may stand apart: a typed tree with large blocks of bytes is stored without a text form of them.
 
-Such a body is one line with the lengths of what follows, the JSON, then the blocks::
+Such a body is one line with the lengths of the rest, the JSON, then the blocks::
 
     [43,300000000]
     [{"$type":"bytes","value":{"$part":0}}]
@@ -22,7 +22,7 @@ from kitaru.model.pieces import Body, Pieces
 
 PART = "$part"
 APART_BYTES = 256
-"""Bytes from which a block stands apart, where its value does not fit into a journal entry."""
+"""Bytes from which a block stands apart, if its value does not fit into a journal entry."""
 
 SORTED_BYTES = 4096
 """Up to here a set's blocks are sorted by their own text."""
@@ -34,7 +34,7 @@ _WRITTEN = f'{{"{PART}":'
 
 
 def as_text(block: Any) -> str:
-    """Base64: what bytes are inside a JSON text. To be given to an encoder as its ``default``."""
+    """Base64: the form of bytes inside a JSON text. To be given to an encoder as its ``default``."""
     if type(block) is not bytes:
         raise TypeError(f"a {type(block).__name__} has no JSON form")
     return b64encode(block).decode()
@@ -53,7 +53,7 @@ def as_order(block: bytes) -> str:
 def write(tree: Any, limit: int) -> tuple[Body, bool, bool]:
     """The tree as JSON, whether blocks stand apart in it, and whether it has any.
 
-    None stands apart where that makes a body of up to ``limit`` bytes, or the tree holds what looks like a block.
+    None stands apart if that makes a body of up to ``limit`` bytes, or the tree holds an object like a block's.
     """
     names = _Names()
     text = _encoder(names.name).encode(tree)
@@ -86,7 +86,7 @@ class _Names:
         self.called = False
 
     def name(self, block: Any) -> Any:
-        """What an encoder writes for a block."""
+        """A block as an encoder writes it."""
         self.called = True
         if type(block) is not bytes or len(block) < APART_BYTES:
             return as_text(block)

@@ -71,7 +71,7 @@ def encode(
 ) -> Encoded:
     """``value`` as it is stored. ``subject`` names it in errors: ``the result of checkpoint collect``.
 
-    ``way_out``: what else its owner can do where it can't be stored. ``typed`` False leaves out the type, for a value
+    ``way_out``: another way for its owner, for an error's hint. ``typed`` False leaves out the type, for a value
     that did not fit its annotation. An inline record shares containers with ``value``. Raises ``KitaruValueError`` for
     what can't be stored.
     """
@@ -98,10 +98,10 @@ def encode(
 
 
 def decode(value: Value, body: Body | None, *, subject: str, home: str = "") -> Any:
-    """The Python value. ``body`` is the object's bytes where the value is stored as one; they are verified.
+    """The Python value. ``body`` is the object's bytes if the value is stored as one; they are verified.
 
     ``home`` is the module in which classes recorded in ``__main__`` are looked for. Raises ``KitaruIntegrityError``
-    for bytes that are not what the digest says, ``KitaruValueError`` where a type is gone or no longer fits.
+    for bytes with another digest, ``KitaruValueError`` if a type is gone or no longer fits.
     """
     whole = _verified(value, body, subject)
     try:
@@ -157,10 +157,10 @@ def _decode(value: Value, body: bytes | None, home: str) -> Any:
 
 
 class Summaries:
-    """What one call's arguments are told apart by, where their text would only be hashed: each is made once.
+    """Stand-ins for large arguments of one call, whose text would only be hashed: each is made once.
 
-    ``home`` is the flow's module, whose name may differ in another process. To be used for one call, and at once: it
-    takes a value that it has seen for unchanged.
+    ``home`` is the flow's module, named otherwise in another process. For one call, at once: a value that it has seen
+    counts as unchanged.
     """
 
     __slots__ = ("_made", "loose")
@@ -170,7 +170,7 @@ class Summaries:
         self.loose = Loose(home, self._summarise, self._summarise_added)
 
     def tree(self, value: Any) -> Any:
-        """``value`` as JSON types; the very same where it is plain."""
+        """``value`` as JSON types; the very same if it is plain."""
         return value if is_plain(value) else to_tree(value, loose=self.loose)
 
     def summary(self, value: Any) -> Any:
@@ -189,12 +189,12 @@ class Summaries:
             return None  # its own format can't hold it; then its type has to do
 
     def _summarise_added(self, value: Any) -> Any:
-        """The same where another package's format takes the value."""
+        """The same by another package's format."""
         try:
             form, _ = installed_format(value)
             return self._digest(form, value) if form is not None else None
         except Exception:
-            return None  # a result of that type will say what is wrong with the format
+            return None  # a result of that type tells of the format's error
 
     def _digest(self, form: Format, value: Any) -> Any:
         known = self._made.get(id(value))
@@ -204,10 +204,10 @@ class Summaries:
 
 
 def digest_arguments(arguments: dict[str, Any], home: str = "", summaries: Summaries | None = None) -> tuple[str, Any]:
-    """The digest of a call's bound arguments, and a readable copy of them where it is small, else None.
+    """The digest of a call's bound arguments, and a readable copy of them if it is small, else None.
 
-    Equal arguments have equal digests in every process; ``home`` is the flow's module, whose name may differ there.
-    What has no stored form (a client, a lambda) counts by its type only.
+    Equal arguments have equal digests in every process; ``home`` is the flow's module, named otherwise there.
+    A value without a stored form (a client, a lambda) counts by its type only.
     """
     summaries = summaries or Summaries(home)
     try:
@@ -293,7 +293,7 @@ def _encode_added(form: Format, value: Any, named: str, inline_limit: int, subje
     except BadFormat as error:
         raise KitaruValueError(
             f"{subject} ({type_name(type(value))}) can't be stored: {error}",
-            hint="Mend that package, or make of the value what needs no format: "
+            hint="Mend that package, or make of the value one that needs no format: "
             "JSON-like values, dataclasses, pydantic models, bytes or text.",
         ) from error.__cause__
     return _raw(form.name, body, named, inline_limit)

@@ -1,6 +1,6 @@
 """NumPy arrays, pandas data frames and series, Arrow tables and batches, each in the format of its own library.
 
-A library is used only where the program has loaded it: a value of its types can't exist otherwise. Reading loads it.
+A library is used only if the program has loaded it: a value of its types can't exist otherwise. Reading loads it.
 
 Other packages add formats of their own. Such a package names, in the entry point group ``kitaru.formats``, a module or
 an object with three functions::
@@ -12,7 +12,7 @@ an object with three functions::
     def write(value) -> bytes: ...           # equal values, equal bytes
     def read(body: bytes) -> object: ...     # the inverse
 
-The entry point's name is what is recorded with each value, so it must stay. It is asked for values that nothing built
+The entry point's name is recorded with each value, so it must stay. It is asked for values that nothing built
 in takes: no JSON, no bytes or text, no dataclass or model. Packages are looked for when the first such value comes.
 One that can't be used matters only for values that nothing else takes: their error names it. So does the error of a
 value that a format takes and can't write, or read.
@@ -37,7 +37,7 @@ from kitaru.model.pieces import CHUNK_BYTES, Body, Pieces
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How one family of values is written. ``module``: the library whose being loaded makes the format apply."""
+    """How one family of values is written. ``module``: the library that brings them."""
 
     name: str
     takes: Callable[[Any], bool]
@@ -45,9 +45,9 @@ class Format:
     read: Callable[[bytes], Any]
     module: str
     lay_out: Callable[[Any], Body] | None = None
-    """As ``write``, with the value's own memory where it is stored as it lies: for a value that nobody changes then."""
+    """As ``write``, with the value's own memory if it is stored as it lies: for a value that stays unchanged."""
     origin: str = ""
-    """Of one that another package brings: its name, its package and what the entry point names, for errors."""
+    """Of another package's format: its name, its package and its entry point, for errors."""
 
     def body(self, value: Any) -> Body:
         """The bytes that are stored, copied no more often than they have to be."""
@@ -65,7 +65,7 @@ def _write_array(value: Any) -> bytes:
 
 
 def _lay_out_array(value: Any) -> Body:
-    """What ``_write_array`` gives; of a large array the numbers are not copied."""
+    """As ``_write_array``; the numbers of a large array are not copied."""
     numpy = sys.modules["numpy"]
     plain = value if value.flags.c_contiguous else value.T if value.flags.f_contiguous else None
     if plain is None or value.nbytes < CHUNK_BYTES or value.dtype.hasobject:
@@ -83,12 +83,8 @@ def _read_array(body: bytes) -> Any:
     return importlib.import_module("numpy").load(io.BytesIO(body), allow_pickle=False, max_header_size=len(body))
 
 
-COMPARED_BYTES = 64 << 20
-"""About how much of a frame is read back at once to be compared with what was written."""
-
-
 def _write_frame(value: Any) -> bytes:
-    """Parquet; what Parquet can't hold exactly (columns of mixed types, names that come back as others) is an error."""
+    """Parquet. A frame that it can't hold exactly (columns of mixed types, names that change) is an error."""
     if value.attrs:
         raise ValueError("Parquet does not keep its attrs: clear them")
     if not value.columns.is_unique:
@@ -97,26 +93,8 @@ def _write_frame(value: Any) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         body: bytes = value.to_parquet(engine="pyarrow")
-        _require_same(value, body)
-    return body
-
-
-def _require_same(value: Any, body: bytes) -> None:
-    """Raise ``ValueError`` unless ``body`` reads back as ``value``: some columns at a time, so that no second one of
-    it is held.
-    """
-    names = list(value.columns)
-    at_once = max(1, len(names) * COMPARED_BYTES // max(len(body), int(value.memory_usage().sum()), 1))
-    if at_once >= len(names) or not all(type(name) is str for name in names):
         _require_equal(value, _read_frame(body))
-        return
-    parquet = importlib.import_module("pyarrow.parquet")
-    file = parquet.ParquetFile(io.BytesIO(body))
-    _require_same_names(value.columns, file.schema_arrow.empty_table().to_pandas().columns)
-    for start in range(0, len(names), at_once):
-        part = names[start : start + at_once]
-        # A column "a" brings "a.b" along: to Parquet that could be a part of it.
-        _require_equal(value[part], file.read(part, use_pandas_metadata=True).to_pandas()[part])
+    return body
 
 
 def _require_equal(value: Any, back: Any) -> None:
@@ -218,7 +196,7 @@ def builtin_format(value: Any) -> Format | None:
 
 
 def way_out(kind: type) -> str:
-    """What to make of a library's value that nothing here writes; empty where nothing is known."""
+    """Advice for a library's value without a format; empty if there is none."""
     places = [(base.__module__.partition(".")[0], base.__name__) for base in kind.__mro__]
     return next((_WAYS_OUT[place] for place in places if place in _WAYS_OUT), "")
 
@@ -231,15 +209,15 @@ _WAYS_OUT = {
 
 
 def format_named(name: str) -> Format:
-    """The format of that name, built in or installed. ``KitaruFeatureNotAvailableError`` where there is none."""
-    found = next((form for form in FORMATS if form.name == name), None)
-    if found is not None:
-        return found
+    """The format of that name, built in or installed. Raises ``KitaruFeatureNotAvailableError``."""
+    for form in FORMATS:
+        if form.name == name:
+            return form
     installed = _installed()
     if name in installed.broken:
         raise KitaruFeatureNotAvailableError(
             f"a value was stored in the format {name!r}: {installed.broken[name]}",
-            hint="Mend that installation, or run where the package works.",
+            hint="Mend that installation, or run in an environment in which the package works.",
         )
     if name not in installed.formats:
         raise KitaruFeatureNotAvailableError(
@@ -255,45 +233,42 @@ RESERVED = frozenset({*JSON_FORMATS, "text", "bytes", "pickle", *(form.name for 
 
 
 class BadFormat(TypeError):
-    """An installed package's format failed, or gave what can't be used; the message says which, and why."""
+    """An installed package's format failed, or gave no usable bytes; the message names it and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Installed:
-    """The formats of other packages by name, and what is wrong with those that can't be used."""
+    """The formats of other packages by name, and the faults of unusable ones."""
 
     formats: dict[str, Format]
     broken: dict[str, str]
 
 
 def installed_format(value: Any) -> tuple[Format | None, tuple[str, ...]]:
-    """The first installed format, by name, that takes ``value``; beside it what kept others from being asked."""
+    """The first installed format, by name, that takes ``value``; beside it the faults of the others."""
     installed = _installed()
-    wrong = list(installed.broken.values())
+    faults = list(installed.broken.values())
     for form in installed.formats.values():
         try:
             if form.takes(value):
-                return form, tuple(wrong)
-        except BaseException as error:  # one package's mistake is nothing to the values of others
-            if _is_signal(error):
-                raise
-            wrong.append(f"the format {form.name!r} failed when it was asked: {_told(error)}")
-    return None, tuple(wrong)
+                return form, tuple(faults)
+        except (Exception, SystemExit) as error:  # one package's mistake is nothing to the values of others
+            faults.append(f"the format {form.name!r} failed when it was asked: {_words(error)}")
+    return None, tuple(faults)
 
 
 def written(form: Format, value: Any) -> bytes:
     """The bytes that another package's format makes of ``value``; ``BadFormat`` for anything else."""
     body: Any = form.write(value)
-    if type(body) is not bytes:
-        raise BadFormat(f"{form.origin}: its write() returned {type(body).__name__}, expected bytes")
-    if not body:
-        raise BadFormat(f"{form.origin}: its write() returned no bytes, which nothing can be read back from")
+    if type(body) is not bytes or not body:
+        kind = type(body).__name__ if type(body) is not bytes else "no bytes, which nothing can be read back from"
+        raise BadFormat(f"{form.origin}: its write() returned {kind}, expected bytes")
     return body
 
 
-def _added(name: str, whose: str, point: str, made: Any) -> Format:
-    """``made``, a module or an object, as a format: ``AttributeError`` where it lacks one of the three functions."""
-    origin = f"{whose} ({point})"
+def _added(name: str, owner: str, point: str, made: Any) -> Format:
+    """``made``, a module or an object, as a format: ``AttributeError`` if it lacks one of the three functions."""
+    origin = f"{owner} ({point})"
     write, read = made.write, made.read
     return Format(
         name,
@@ -308,29 +283,12 @@ def _added(name: str, whose: str, point: str, made: Any) -> Format:
 def _tried(function: Callable[[Any], Any], argument: Any, problem: str) -> Any:
     try:
         return function(argument)
-    except BaseException as error:
-        if _is_signal(error):
-            raise
-        raise BadFormat(f"{problem}: {_told(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise BadFormat(f"{problem}: {_words(error)}") from error
 
 
-def _is_signal(error: BaseException) -> bool:
-    """Whether it only happened to come there: Ctrl-C, or whatever tells the flow or its process to stop."""
-    if isinstance(error, Exception):
-        return False
-    if isinstance(error, SystemExit):
-        return type(error) is not SystemExit
-    homes = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
-    return isinstance(error, KeyboardInterrupt) or not homes.isdisjoint(("kitaru", "asyncio"))
-
-
-def _told(error: BaseException) -> str:
-    kind = type(error).__name__
-    try:
-        said = repr(error.code) if isinstance(error, SystemExit) else str(error)
-    except Exception:  # somebody's __str__ is broken, too
-        said = ""
-    return f"{kind}({said})" if isinstance(error, SystemExit) else f"{kind}: {said}".removesuffix(": ")
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 @cache
@@ -338,22 +296,19 @@ def _installed() -> _Installed:
     # Late: it takes as long to load as all of this, and most flows have no such value.
     from importlib.metadata import entry_points
 
-    found = _Installed({}, {})
-    points = sorted(entry_points(group=GROUP), key=lambda one: (one.name, one.value))
+    installed = _Installed({}, {})
+    points = sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value))
     packages: dict[str, list[str]] = {}
     for point in points:
         packages.setdefault(point.name, []).append(point.dist.name if point.dist is not None else point.value)
     for point in points:
         name, owners = point.name, packages[point.name]
-        whose = f"the format {name!r} of package {' and of package '.join(owners)}"
+        owner = f"the format {name!r} of package {' and of package '.join(owners)}"
         if name in RESERVED or len(owners) > 1:
-            found.broken[name] = f"{whose} has a name that is taken"
+            installed.broken[name] = f"{owner} has a name that is taken"
             continue
         try:
-            found.formats[name] = _added(name, whose, point.value, point.load())
-        except BaseException as error:  # whatever somebody's module does while it is imported
-            if _is_signal(error):
-                raise
-            said = str(error) if isinstance(error, (ImportError, AttributeError)) else _told(error)
-            found.broken[name] = f"{whose} can't be loaded: {said}"
-    return found
+            installed.formats[name] = _added(name, owner, point.value, point.load())
+        except (Exception, SystemExit) as error:  # the import runs code of that package
+            installed.broken[name] = f"{owner} can't be loaded: {_words(error)}"
+    return installed

@@ -1,4 +1,4 @@
-"""Values inside their journal entry: are they still what the digest beside them says?"""
+"""Values in a store: inside a journal entry, or as objects of their own, each with its digest."""
 
 from __future__ import annotations
 

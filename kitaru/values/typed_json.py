@@ -1,4 +1,4 @@
-"""Stored values as plain data, for readers who do not have the flow's own types. Pure."""
+"""Values as JSON with types, and as plain data for readers without the flow's own types. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kitaru.values.formats import builtin_format, format_named, way_out
 
 TAG = "$type"
 PAIRS = frozenset({"dict", "ordered_dict", "counter", "defaultdict"})
-"""What is written as a list of keys with their values."""
+"""Kinds that are written as a list of keys with their values."""
 
 
 def plain(tree: Any) -> Any:
@@ -74,7 +74,7 @@ PLAIN = frozenset({str, int, bool, type(None), float})
 class Loose:
     """How a tree for digests differs from one that is stored.
 
-    ``summarise`` gives a short stand-in for a value, or None where it has no need of one; ``summarise_unstorable`` the
+    ``summarise`` gives a short stand-in for a value, or None if it needs none; ``summarise_unstorable`` the
     same for a value that has no JSON form. Classes of the module
     ``home`` are named without it: the same file has another module name as a script, and again when a runner loads
     it.
@@ -123,9 +123,9 @@ def is_plain(value: Any) -> bool:
 
 
 def to_tree(value: Any, *, loose: Loose | None = None) -> Any:
-    """``value`` as JSON types, tagged where needed; blocks of bytes in it are left as they are (see ``core.blocks``).
+    """``value`` as JSON types, tagged where needed; blocks of bytes in it are left as they are (see ``blocks``).
 
-    ``loose`` is for digests: no order among dict keys, and what can't be stored becomes its type's name. Raises
+    ``loose`` is for digests: no order among dict keys, and a value that can't be stored becomes its type's name. Raises
     ``Unstorable``, and ``RecursionError`` for a value that contains itself.
     """
     kind = type(value)
@@ -151,7 +151,7 @@ def to_tree(value: Any, *, loose: Loose | None = None) -> Any:
 def from_tree(tree: Any, home: str = "") -> Any:
     """The inverse of ``to_tree``. ``home`` is the module to look in for classes recorded in ``__main__``.
 
-    Raises ``ValueError``, ``TypeError``, ``LookupError`` or ``ImportError`` where a recorded type is gone or no
+    Raises ``ValueError``, ``TypeError``, ``LookupError`` or ``ImportError`` if a recorded type is gone or no
     longer fits.
     """
     kind = type(tree)
@@ -174,9 +174,9 @@ def type_name(kind: type) -> str:
 
 
 def find_class(name: str, home: str) -> type:
-    """The class that ``type_name`` named. ``TypeGone`` where it is not there.
+    """The class that ``type_name`` named. Raises ``TypeGone``.
 
-    ``home``: the module of the code that made the value. It is asked first where the recorded module is not loaded: the
+    ``home``: the module of the code that made the value. It is asked first if the recorded module is not loaded: the
     same file has another module name as a script, and again when a runner loads it.
     """
     module, _, qualname = name.partition(":")
