@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from functools import lru_cache
+from typing import Any, Final, Literal, Self, cast
 
 from pydantic import Field
 
@@ -55,9 +56,19 @@ class Snapshot(Noun):
     checkpoints: tuple[str, ...] = ()
     summary: str = ""
 
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """As of every noun; the same bytes are parsed once a process."""
+        return cast("Self", _parsed(body))
+
     def data(self) -> dict[str, Any]:
         """As every noun, with the format always spelled out."""
         return {"format": self.format, **super().data()}
+
+
+@lru_cache(maxsize=256)
+def _parsed(body: bytes) -> Snapshot:
+    return Snapshot.model_validate_json(body)
 
 
 class Commit(Noun):
