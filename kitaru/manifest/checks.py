@@ -63,13 +63,22 @@ class Finding:
 def schema_findings(data: dict[str, Any], raw: Raw) -> list[Finding]:
     """Everything that the models refuse, types taken strictly: ``"1"`` is no number, ``1`` no text."""
     try:
-        # lists become tuples, because pydantic's strict mode takes nothing else for a tuple once a validator of ours
-        # has looked at the value
-        Manifest.model_validate(_tupled(data), strict=True)
+        model_of(data)
     except ValidationError as error:
         details = error.errors(include_url=False)[:MAX_FINDINGS]
         return [_translate(detail, data, raw) for detail in details]
     return []
+
+
+def model_of(data: dict[str, Any]) -> Manifest:
+    """The model of a manifest's data. Raises pydantic's ``ValidationError``."""
+    # Lists become tuples, because pydantic's strict mode takes nothing else for a tuple once a validator of ours has
+    # looked at the value; inputs are the user's, and stay as they are.
+    tupled = _tupled(data)
+    for name, flow in _mapping(data.get("flows")).items():
+        if isinstance(flow, dict) and "inputs" in flow:
+            tupled["flows"][name]["inputs"] = flow["inputs"]
+    return Manifest.model_validate(tupled, strict=True)
 
 
 def _tupled(value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,8 +11,8 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from kitaru.errors import KitaruManifestError, Problem
-from kitaru.manifest.checks import MAX_FINDINGS, Finding, check_findings, schema_findings
-from kitaru.manifest.yaml import Node, Path, described, did_you_mean, entry, parse, shown
+from kitaru.manifest.checks import MAX_FINDINGS, Finding, check_findings, model_of, schema_findings
+from kitaru.manifest.yaml import Node, Path, described, did_you_mean, entry, parse, plain_data, shown
 from kitaru.model.manifest import Manifest
 
 MANIFEST_NAME = "kitaru.yaml"
@@ -65,6 +64,9 @@ def read_manifest(body: bytes, file: str, target: str | None) -> Manifest:
 
     Raises ``KitaruManifestError`` with all problems, sorted by place.
     """
+    valid = _valid(body, target)
+    if valid is not None:
+        return valid
     root, problems = _tree(body)
     if root is not None and root.entries is not None:
         stale = _format_problem(root)
@@ -77,9 +79,27 @@ def read_manifest(body: bytes, file: str, target: str | None) -> Manifest:
             problems = _distinct([*problems, *fresh])
             if not problems:
                 data = root.value
-                chosen = merge(data, data["targets"][target]) if target is not None else data
-                return Manifest.model_validate_json(json.dumps(chosen))
+                return model_of(merge(data, data["targets"][target]) if target is not None else data)
     raise manifest_error([replace(problem, file=file) for problem in problems])
+
+
+def _valid(body: bytes, target: str | None) -> Manifest | None:
+    """The manifest of a plain file without any problem: most files, in half the time. None: look closer."""
+    try:
+        data = plain_data(body.decode("utf-8-sig"))
+        if not isinstance(data, dict) or type(data.get("kitaru")) is not int:
+            return None
+        overlays = data.get("targets", {})
+        without_targets = {key: value for key, value in data.items() if key != "targets"}
+        merged = {name: merge(without_targets, overlay) for name, overlay in overlays.items()}
+        chosen = data if target is None else merge(data, overlays[target])
+        if any(next(check_findings(one), None) for one in (chosen, *merged.values())):
+            return None
+        for one in merged.values():
+            model_of(one)
+        return model_of(chosen)
+    except (ValueError, KeyError, AttributeError):  # a wrong value, no such target, an overlay that is no mapping
+        return None
 
 
 def manifest_error(problems: list[Problem]) -> KitaruManifestError:

@@ -7,11 +7,11 @@ nothing until they are refused.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -84,6 +84,50 @@ def parse(text: str) -> Tree:
     except _Refused as stop:
         return Tree(None, [*builder.problems, stop.problem])
     return Tree(builder.root, builder.problems)
+
+
+@lru_cache(4)  # a command asks for the store first, then for the whole manifest
+def plain_data(text: str) -> Any:
+    """The data of a plain document; None for a text with problems, anchors, tags, or keys that are not text.
+
+    It equals the data of ``parse``, in half the time; callers share it, and leave it as it is.
+
+    >>> plain_data("a: [1]"), plain_data("a: &x 1")
+    ({'a': [1]}, None)
+    """
+    scalar, ends = yaml.ScalarEvent, (yaml.SequenceEndEvent, yaml.MappingEndEvent)
+    outer: list[list[Any]] = []
+    parts: list[Any] = []
+    count = 0
+    try:
+        for event in _events(text):
+            count += 1
+            kind: Any = type(event)
+            if kind is scalar:
+                value = event.value
+                if event.anchor or event.tag or value == "<<":
+                    return None
+                plain = not event.style and (not value or value[0] in _BEGINNINGS)
+                parts.append(resolve_plain(value) if plain else value)
+            elif kind in ends:
+                inner, parts = parts, outer.pop()
+                if kind is yaml.MappingEndEvent:
+                    mapping = dict(zip(inner[::2], inner[1::2], strict=True))
+                    if len(mapping) * 2 < len(inner) or not all(type(key) is str for key in mapping):
+                        return None
+                    parts.append(mapping)
+                else:
+                    parts.append(inner)
+            elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
+                if event.anchor or event.tag or len(outer) >= MAX_DEPTH:
+                    return None
+                outer.append(parts)
+                parts = []
+            elif kind is yaml.AliasEvent:
+                return None
+    except (_Refused, ValueError, TypeError):
+        return None
+    return parts[0] if len(parts) == 1 and count < MAX_NODES else None
 
 
 def entry(node: Node | None, path: Path) -> tuple[int, Node | None, Node | None]:
@@ -408,6 +452,8 @@ _MOST_NAMES = 300
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
     """``; did you mean 'routes'?`` or nothing."""
+    import difflib
+
     if len(word) > _LONGEST:
         return ""
     known = list(islice(options, _MOST_NAMES))
@@ -446,10 +492,10 @@ def store_and_project(body: bytes, target: str | None) -> tuple[str | None, str]
     A script that runs a flow asks for these two and needs no model of a manifest.
     """
     try:
-        tree = parse(body.decode("utf-8-sig"))
+        text = body.decode("utf-8-sig")
     except UnicodeDecodeError:
         return None
-    data = tree.root.value if tree.root is not None and not tree.problems else None
+    data = plain_data(text)
     if not isinstance(data, dict) or data.get("kitaru") != 1:
         return None
     overlays = data.get("targets")
