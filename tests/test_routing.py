@@ -169,7 +169,7 @@ def test_untag() -> None:
     [
         ("default", None, "default is reserved: it can't be removed, only moved"),
         ("canary", 3, "v3 of agent does not hold canary: it leads to v2"),
-        ("canery", None, "agent has no tag canery; did you mean canary?"),
+        ("canery", None, "agent has no tag canery; did you mean 'canary'?"),
         ("beta", 1, "is divided: v1 90 %, v2 10 %"),
     ],
 )
@@ -191,7 +191,7 @@ def test_promote() -> None:
         promoted(lock, "agent", "both", "default")
     with pytest.raises(KitaruUsageError, match="to itself"):
         promoted(lock, "agent", "canary", "canary")
-    with pytest.raises(KitaruSelectorError, match="no tag canry; did you mean canary"):
+    with pytest.raises(KitaruSelectorError, match="no tag canry; did you mean 'canary'"):
         promoted(lock, "agent", "canry", "default")
     lock = after(lock, *promoted(lock, "agent", "canary", "default"))
     assert promoted(lock, "agent", "canary", "default") == ()
@@ -221,7 +221,7 @@ def test_labels_go_with_their_version() -> None:
 def test_flows_that_are_not_there() -> None:
     """A flow that was renamed, removed, or never was, has no routes to move."""
     lock = after(state(), Rename(kind="rename", flow="researcher", was="agent", expects=3))
-    for name, words in (("agent", "was renamed to researcher"), ("resercher", "did you mean researcher?")):
+    for name, words in (("agent", "was renamed to researcher"), ("resercher", "did you mean 'researcher'?")):
         with pytest.raises(KitaruSelectorError) as caught:
             tagged(lock, name, "stable", holder("agent", 1), exclusive=True)
         assert words in caught.value.message
