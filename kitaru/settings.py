@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from kitaru.errors import KitaruUsageError
+from kitaru.model.address import MANIFEST as MANIFEST
 from kitaru.model.address import PROJECT_NAME
 from kitaru.model.jsonable import record, recorded_line
 
-MANIFEST = "kitaru.yaml"
 DEFAULT_PROJECT = "default"
 
 

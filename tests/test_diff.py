@@ -106,7 +106,7 @@ def test_what_is_no_version_is_refused(repository: Repository) -> None:
     repository.change("flows/work.py", "hello", "good morning")
     second(repository, ROUTED.replace("canary: head", "canary: head\n      both: [1, head]"))
     for flow, before, after, words in (
-        ("agnt", "1", "2", "did you mean agent"),
+        ("agnt", "1", "2", "did you mean 'agent'"),
         ("agent", "1", "3", "has no version 3"),
         ("agent", "0", "2", "has no tag 0"),
         ("agent", "canry", "2", "did you mean canary"),

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from kitaru import KitaruClient
 from kitaru.cli.views.history import WIDTH, chain_note, history_lines
+from kitaru.client.history import History
 from kitaru.core.commit import edit_data, edit_words
 from kitaru.errors import KitaruIntegrityError, KitaruSelectorError, KitaruUsageError
 from kitaru.model import address
@@ -27,7 +28,6 @@ from kitaru.model.address import digest
 from kitaru.model.lockfile import Drop, Edit, Lockfile, Manage, Move, Protect, Rename, Retire, Untag
 from kitaru.model.route import Hold, Protection
 from kitaru.model.snapshot import Commit
-from kitaru.release.client_history import History
 from kitaru.release.history import Past
 from kitaru.release.releases import FULL_STATE_EVERY
 from tests.applying import new_version, routed
@@ -159,7 +159,7 @@ def test_a_flow_that_never_was_costs_no_search(log: Log) -> None:
     """A misspelt flow is refused from the newest state alone, with the name that was meant."""
     log.grow(40, flows=3)
     log.store.calls.clear()
-    with pytest.raises(KitaruSelectorError, match="did you mean flow_001"):
+    with pytest.raises(KitaruSelectorError, match="did you mean 'flow_001'"):
         history(log).list("flow_0001")
     assert len(log.store.calls) == 2
 
@@ -186,7 +186,7 @@ def test_edits_of_others_are_counted(log: Log) -> None:
 
 def test_a_search_stops_somewhere(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a limit a search looks at so many generations and says so; without one it looks at all."""
-    monkeypatch.setattr("kitaru.release.client_history.SEARCHED", 50)
+    monkeypatch.setattr("kitaru.client.history.SEARCHED", 50)
     log.write(mint("agent", 1))
     log.write(move("agent", "default", 1))
     log.grow(100)
@@ -393,7 +393,7 @@ def test_history_is_pleasant_to_read(repository: Repository) -> None:
         "1 older generation: --limit N, or --all"
     )
     assert "Nothing has happened in project other yet" in do(repository, "history", "--project", "other").must().out
-    do(repository, "history", "agnt").refused("did you mean agent")
+    do(repository, "history", "agnt").refused("did you mean 'agent'")
 
 
 @pytest.mark.parametrize("columns", [60, 160])

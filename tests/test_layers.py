@@ -54,10 +54,6 @@ CROWDED = {PACKAGE / "run", PACKAGE / "model", PACKAGE / "core", PACKAGE / "mani
 NOT_YET: set[tuple[str, str]] = {
     ("ci", "manifest"),
     ("ci", "source"),
-    ("release", "client"),
-    ("release", "settings"),
-    ("release", "upkeep"),
-    ("release", "wiring"),
     ("upkeep", "client"),
     ("upkeep", "wiring"),
 }

@@ -11,11 +11,11 @@ import pytest
 
 from kitaru import KitaruClient
 from kitaru.cli.views.history import verified_lines
+from kitaru.client.history import Verified
 from kitaru.errors import KitaruIntegrityError, KitaruUsageError
 from kitaru.model import address
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.lockfile import Generation, Lockfile
-from kitaru.release.client_history import Verified
 from kitaru.release.releases import Releases
 from kitaru.upkeep import verify as verify_module
 from tests.applying import everything

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from kitaru.client.artifacts import Artifacts
     from kitaru.client.deployments import Deployments
     from kitaru.client.executions import ExecutionsClient
+    from kitaru.client.history import History
     from kitaru.client.project import Applied, Checked, Project
     from kitaru.model.plan import Plan
-    from kitaru.release.client_history import History
     from kitaru.release.importing import Imported
     from kitaru.upkeep.housekeeping import Housekeeping
 
@@ -93,7 +93,7 @@ class KitaruClient:
     @cached_property
     def history(self) -> History:
         """Verbs that look back: history, differences, whether the record is sound."""
-        from kitaru.release.client_history import History
+        from kitaru.client.history import History
 
         return History(self.session)
 

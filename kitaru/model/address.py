@@ -8,6 +8,8 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
+MANIFEST = "kitaru.yaml"
+
 CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 
 FLOW_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")

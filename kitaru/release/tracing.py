@@ -1,12 +1,11 @@
-"""Which commit an execution runs, and who led it there."""
+"""The commit of an execution, and the move that led to it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kitaru import wiring
-from kitaru.client.session import Session
 from kitaru.core.commit import edit_data
 from kitaru.core.renames import present_name
 from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
@@ -16,6 +15,7 @@ from kitaru.model.lockfile import Generation, Lockfile, Move, Release, VersionTa
 from kitaru.model.snapshot import Commit
 from kitaru.release.history import Past
 from kitaru.store.objects import read_table
+from kitaru.store.port import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +39,12 @@ class RouteMoved:
 
 @dataclass(frozen=True, slots=True)
 class Blame:
-    """What an execution runs, and why that.
+    """The version of an execution, and how it was chosen.
 
-    ``flow`` is the name that it was started by, ``now`` what the flow is called today. ``route`` is None for one that
-    was started by version number or from source, or where the log does not tell any more; where that is because the log
-    is damaged, ``route_problem`` says how ("" otherwise). ``words`` is what Git says of the commit, where a repository
-    is at hand that has it. ``original``: the execution that it replays, which
-    may have been tidied away (``original_is_there``).
+    ``flow`` is the name that it was started by, ``now`` the flow's present one. ``route`` is None for one that was
+    started by version number or from source, or if the log has no such move; ``route_problem`` is the damage of the
+    log, else empty. ``words`` are Git's about the commit, if a repository is at hand that has it. ``original``: the
+    execution that it replays, which may be removed (``original_is_there``).
     """
 
     exec_id: str
@@ -71,7 +70,7 @@ class Blame:
 
     @property
     def commands(self) -> tuple[str, ...]:
-        """What to type to see more: each of them works here."""
+        """Commands that show more: each of them works here."""
         found = [f"git show {self.commit.sha[:12]}"] if self.commit is not None and self.words is not None else []
         there = self.release is not None and not self.release.deleted
         if self.version is not None and self.previous is not None and there:
@@ -81,7 +80,7 @@ class Blame:
         return tuple(found)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON data; every key is always there, null where there is no answer."""
+        """As JSON data; every key is always there, null without an answer."""
         release = self.release
         return {
             "exec_id": self.exec_id,
@@ -114,13 +113,17 @@ def commit_data(commit: Commit | None) -> dict[str, Any] | None:
     return None if commit is None else {"sha": commit.sha, "branch": commit.branch, "dirty": commit.dirty}
 
 
-def trace(session: Session, lock: Lockfile, exec_id: str) -> Blame:
-    """Look an execution up: what it is pinned to, how it was chosen, and from what commit that was made."""
-    execution = session.executions.get(exec_id)
+CommitWords = Callable[[str], dict[str, str] | None]
+"""(SHA) → author, time and subject of a commit, as Git has them; None if it does not have the commit."""
+
+
+def trace(store: Store, lock: Lockfile, execution: Execution, commit_words: CommitWords) -> Blame:
+    """The version that an execution is pinned to, the move that led to it, and their commits."""
+    project = lock.project
     name = present_name(lock.flows, execution.flow_name)
     state, table = lock.flows.get(name), None
     if state is not None and execution.version is not None:
-        table = read_table(session.store, session.project, state.table, name)
+        table = read_table(store, project, state.table, name)
     release = table.release(execution.version) if table is not None and execution.version is not None else None
     if release is not None and execution.snapshot is not None and release.snapshot != execution.snapshot:
         raise KitaruIntegrityError(
@@ -128,7 +131,7 @@ def trace(session: Session, lock: Lockfile, exec_id: str) -> Blame:
             hint="kitaru store verify --deep tells what else is wrong",
         )
     commit = release.commit if release is not None else _own_commit(execution)
-    route, route_problem = _told_route(session, lock, execution, name)
+    route, route_problem = _told_route(store, lock, execution, name)
     return Blame(
         exec_id=execution.exec_id,
         flow=execution.flow_name,
@@ -148,14 +151,14 @@ def trace(session: Session, lock: Lockfile, exec_id: str) -> Blame:
         route_problem=route_problem,
         draw=execution.draw,
         original=execution.original_exec_id,
-        original_is_there=_is_there(session, execution.original_exec_id),
-        words=_words(session, commit),
+        original_is_there=_is_there(store, project, execution.original_exec_id),
+        words=commit_words(commit.sha) if commit is not None else None,
     )
 
 
-def _is_there(session: Session, exec_id: str | None) -> bool:
-    key = address.journal_entry(session.project, exec_id, 1) if exec_id is not None else None
-    return key is not None and session.store.read(key) is not None
+def _is_there(store: Store, project: str, exec_id: str | None) -> bool:
+    key = address.journal_entry(project, exec_id, 1) if exec_id is not None else None
+    return key is not None and store.read(key) is not None
 
 
 def _own_commit(execution: Execution) -> Commit | None:
@@ -170,22 +173,22 @@ def _previous(table: VersionTable | None, version: int | None) -> int | None:
     return max(earlier, default=None)
 
 
-def _told_route(session: Session, lock: Lockfile, execution: Execution, name: str) -> tuple[RouteMoved | None, str]:
-    """As ``_route``; and what is wrong with the log where it can't tell."""
+def _told_route(store: Store, lock: Lockfile, execution: Execution, name: str) -> tuple[RouteMoved | None, str]:
+    """As ``_route``; and the damage of the log if it can't tell."""
     try:
-        return _route(session, lock, execution, name), ""
+        return _route(store, lock, execution, name), ""
     except KitaruStoreFormatError:
         raise
     except KitaruIntegrityError as error:
         return None, error.message
 
 
-def _route(session: Session, lock: Lockfile, execution: Execution, name: str) -> RouteMoved | None:
-    """Who had moved the tag to the version: from the newest state where it still says so, else from the log."""
+def _route(store: Store, lock: Lockfile, execution: Execution, name: str) -> RouteMoved | None:
+    """The move of the tag to the version: from the newest state if that still has it, else from the log."""
     tag, version = execution.tag, execution.version
     if tag is None or version is None or lock.generation == 0:
         return None
-    past = Past(session.store, session.project)
+    past = Past(store, lock.project)
     route = lock.flows[name].routes.get(tag) if name in lock.flows else None
     if route is not None and version in route.versions and route.at <= execution.created_at:
         return _moved(past.entry(route.generation)[0], execution, tag)
@@ -213,12 +216,3 @@ def _moved(entry: Generation, execution: Execution, tag: str) -> RouteMoved:
         text=edit_data(named[0])["text"] if named else "",
         commit=entry.commit,
     )
-
-
-def _words(session: Session, commit: Commit | None) -> dict[str, str] | None:
-    if commit is None:
-        return None
-    settings = session.settings
-    folder = settings.manifest.parent if settings.manifest is not None else settings.cwd
-    words: dict[str, str] | None = wiring.past_sources().commit_words(folder, commit.sha)
-    return words

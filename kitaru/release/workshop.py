@@ -11,12 +11,11 @@ from typing import Any
 from kitaru.core.planning import Desired
 from kitaru.errors import KitaruManifestError, KitaruUsageError, Problem
 from kitaru.manifest.port import ManifestFile
-from kitaru.model.address import canonical_json, digest
+from kitaru.model.address import MANIFEST, canonical_json, digest
 from kitaru.model.manifest import FlowSpec, Manifest, Neighbours, SourceSpec
 from kitaru.model.snapshot import Commit, FlowFacts, Options, Snapshot
 from kitaru.model.stack import RUNNABLE
 from kitaru.ports import Reporter, Step
-from kitaru.settings import MANIFEST
 from kitaru.source.port import Describer, ImportJob, Selection, Source, Surroundings
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from kitaru import wiring
@@ -165,7 +165,11 @@ class History:
 
     def blame(self, exec_id: str) -> Blame:
         """Which commit an execution runs, and who led it there. ``KitaruUsageError`` where there is none of that id."""
-        return trace(self._session, self.releases.head(), exec_id)
+        session = self._session
+        settings = session.settings
+        folder = settings.manifest.parent if settings.manifest is not None else settings.cwd
+        words = partial(wiring.past_sources().commit_words, folder)
+        return trace(session.store, self.releases.head(), session.executions.get(exec_id), words)
 
     def diff(self, flow: str, before: str, after: str, *, full: bool = False) -> Difference:
         """How two versions of a flow differ; each is a number (``2``, ``v2``) or a tag.
@@ -173,7 +177,8 @@ class History:
         ``full``: large files and long differences too. Raises ``KitaruSelectorError``; ``KitaruIntegrityError`` where a
         snapshot is no longer in the store.
         """
-        return compare(self._session, self.releases.head(), flow, before, after, full=full)
+        read = wiring.past_sources().read_archive
+        return compare(self._session.store, self.releases.head(), flow, before, after, read, full=full)
 
     def verify(self, *, deep: bool = False, expect: str = "") -> Verified:
         """Read the whole lock log and check its chain; ``deep``: every object that it leads to and every journal too.
