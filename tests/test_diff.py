@@ -109,7 +109,7 @@ def test_what_is_no_version_is_refused(repository: Repository) -> None:
         ("agnt", "1", "2", "did you mean 'agent'"),
         ("agent", "1", "3", "has no version 3"),
         ("agent", "0", "2", "has no tag 0"),
-        ("agent", "canry", "2", "did you mean canary"),
+        ("agent", "canry", "2", "did you mean 'canary'"),
         ("agent", "both", "2", "ambiguous"),
     ):
         do(repository, "diff", flow, before, after).refused(words)

@@ -54,8 +54,6 @@ CROWDED = {PACKAGE / "run", PACKAGE / "model", PACKAGE / "core", PACKAGE / "mani
 NOT_YET: set[tuple[str, str]] = {
     ("ci", "manifest"),
     ("ci", "source"),
-    ("upkeep", "client"),
-    ("upkeep", "wiring"),
 }
 """Arrows between rooms that are still to be cut."""
 

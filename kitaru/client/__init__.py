@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from kitaru.client.deployments import Deployments
     from kitaru.client.executions import ExecutionsClient
     from kitaru.client.history import History
+    from kitaru.client.housekeeping import Housekeeping
     from kitaru.client.project import Applied, Checked, Project
     from kitaru.model.plan import Plan
     from kitaru.release.importing import Imported
-    from kitaru.upkeep.housekeeping import Housekeeping
 
 __all__ = ["KitaruClient", "configure"]
 
@@ -100,7 +100,7 @@ class KitaruClient:
     @cached_property
     def housekeeping(self) -> Housekeeping:
         """Verbs that free space, in the store and on this machine."""
-        from kitaru.upkeep.housekeeping import Housekeeping
+        from kitaru.client.housekeeping import Housekeeping
 
         return Housekeeping(self.session)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from kitaru import wiring
@@ -35,10 +34,10 @@ class Housekeeping:
     ) -> Collected:
         """Find the objects of the project that nothing needs, and ``delete``: remove them.
 
-        ``keep_versions`` and ``older_than`` delete versions that are outside of both (of the one, where one is given)
+        ``keep_versions`` and ``older_than`` delete versions that are outside of both (of the one, if one is given)
         and that no route, label, hold or unfinished execution needs; ``executions_older_than`` removes executions that
-        ended longer ago. Nothing goes that was written or needed within ``grace``, so what deleted versions leave goes
-        a grace period later. Safe beside whoever works on the store, unless ``grace`` is nought.
+        ended longer ago. Nothing goes that was written or needed within ``grace``: the objects of deleted versions go
+        a grace period later. Safe while others work on the store, unless ``grace`` is zero.
         """
         if keep_versions is not None and keep_versions < 1:
             raise KitaruUsageError(f"keep_versions is {keep_versions}, expected 1 or more")
@@ -50,17 +49,14 @@ class Housekeeping:
         session = self._session
         terms = Terms(grace, keep_versions, older_than, executions_older_than)
         releases = Releases(session.store, session.project, session.clock)
-        # Late: it brings all that reads the log and the journals.
-        collecting = import_module("kitaru.upkeep.collect")
-        collector = collecting.Collector(
-            session.store, session.project, releases, session.clock, session.reporter, terms
-        )
-        found: Collected = collector.collect(delete=delete, by=session.actor)
-        return found
+        from kitaru.upkeep.collect import Collector
+
+        collector = Collector(session.store, session.project, releases, session.clock, session.reporter, terms)
+        return collector.collect(delete=delete, by=session.actor)
 
     def prune_caches(self, *, delete: bool = False, unused_for: timedelta = UNUSED_FOR) -> Any:
-        """Find virtual environments and unpacked sources of this machine that nobody used lately; ``delete`` them.
+        """Find virtual environments and unpacked sources of this machine without a use lately; ``delete`` them.
 
-        What a process uses at the moment is left alone.
+        One that a process uses at the moment is left alone.
         """
         return wiring.prune_caches(self._session.settings, unused_for, delete=delete)
