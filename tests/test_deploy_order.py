@@ -119,12 +119,12 @@ def test_no_hint_suggests_what_was_rolled_back() -> None:
 
 def test_forward_is_from_a_commit_that_contains_the_floor() -> None:
     """A route that stays, is new, or was never set by apply goes anywhere."""
-    route = Route(holders=numbered(3), floor=C1)
-    assert backward("agent", "default", route, numbered(1), lambda _commit: True) == ""
-    assert backward("agent", "default", route, numbered(3), lambda _commit: False) == ""
-    assert backward("agent", "default", None, numbered(1), lambda _commit: False) == ""
-    assert backward("agent", "default", Route(holders=numbered(3)), numbered(1), lambda _commit: False) == ""
-    assert backward("agent", "default", route, numbered(1), lambda _commit: False) == (
+    three, one = numbered(3), numbered(1)
+    assert backward("agent", "default", three, C1, one, lambda _commit: True) == ""
+    assert backward("agent", "default", three, C1, three, lambda _commit: False) == ""
+    assert backward("agent", "default", None, "", one, lambda _commit: False) == ""
+    assert backward("agent", "default", three, "", one, lambda _commit: False) == ""
+    assert backward("agent", "default", three, C1, one, lambda _commit: False) == (
         "agent: default would move from v3 to v1: this commit does not contain 111111111111, from which it was last set"
     )
     assert "fetch-depth: 0" in why_not_after(C1, lambda _commit: None)

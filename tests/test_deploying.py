@@ -213,7 +213,7 @@ def test_the_shapes_of_an_image(fresh: Repository, given: str) -> None:
         ((AGENT, "--stack", "prod"), "asks for stack prod, which is not declared; there are: local"),
         ((AGENT, "--tag", "V 2"), "can't be a tag"),
         ((AGENT, "--manifest-only", "--no-manifest"), "exclude each other"),
-        (("flows/work.py:agnt",), "did you mean agent?"),
+        (("flows/work.py:agnt",), "did you mean 'agent'?"),
         (("flows/wrk.py:agent",), "there is no file flows/wrk.py"),
         (("flows/work.py",), "names no flow"),
         (("nobody",), "names no flow"),
@@ -516,7 +516,7 @@ def test_rollback_to_and_back(repository: Repository) -> None:
     do(repository, "rollback", "agent", "stable").refused("no tag stable")
     text = (repository.folder / "kitaru.yaml").read_text()
     repository.manifest(f"{text}protect: {{default: {{branch: main}}}}\n")
-    do(repository, "rollback", "agnt").refused("did you mean agent?")
+    do(repository, "rollback", "agnt").refused("did you mean 'agent'?")
     do(repository, "rollback", "nope").refused("nope has no deployments yet")
     do(repository, "rollback", "agent").refused("is protected", code=1)
     repository.manifest(text)

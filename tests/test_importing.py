@@ -92,7 +92,7 @@ def test_a_deploy_without_a_manifest_counts_from_the_folder_of_the_new_one(own_w
 def test_a_flow_that_the_store_has_not_is_refused(repository: Repository) -> None:
     """The error says what there is."""
     repository.apply()
-    with pytest.raises(KitaruSelectorError, match=r"agnt has no deployments.*did you mean agent"):
+    with pytest.raises(KitaruSelectorError, match=r"agnt has no deployments.*did you mean 'agent'"):
         repository.client().import_flows(["agnt"])
 
 

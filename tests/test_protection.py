@@ -435,19 +435,7 @@ def test_a_rule_that_is_applied_meanwhile_binds(repository: Repository, own_worl
     assert head(repository).generation == 3
 
 
-# --- rules that can't be, and routes that are not there yet -----------------------------------------------------------
-
-
-def test_a_branch_that_can_not_be_asks_for_a_clean_commit_alone() -> None:
-    """Stores of older releases may hold such a rule: it would lock its route for good."""
-    rule = Protection(branch="release/*", clean=False)
-    lock = bound(stable=rule)
-    lifting = Protect(kind="protect", flow="agent", rules={}, expects={"stable": rule})
-    edits = [move("agent", "stable", 2, expects=(1,)), lifting]
-    assert guards({}, edits, lock, ON_FEATURE) == ()
-    assert len(guards({}, edits, lock, Commit(sha="1", branch="main", dirty=True))) == 2
-    with pytest.raises(KitaruStateError, match="moves only by apply"):
-        check_protected({}, "agent", "stable", lock.flows["agent"])
+# --- routes that are not there yet ------------------------------------------------------------------------------------
 
 
 def test_a_protected_route_that_is_not_placed_yet(repository: Repository) -> None:

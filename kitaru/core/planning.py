@@ -262,7 +262,8 @@ class _FlowDraft:
             self._held.append(hold)
             return
         follows = None in versions_named(target)
-        back = backward(self._name, tag, route, holders, facts.contains.get)
+        before, floor = (route.holders, route.floor) if route else (None, "")
+        back = backward(self._name, tag, before, floor, holders, facts.contains.get)
         reason = move_reason(target, managed, route, holders, exclusive)
         if back and not follows:
             reason += f", though {back.partition(': ')[2].partition(': ')[2]}"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from kitaru.model.address import short
-from kitaru.model.lockfile import AddVersion, Edit, FlowState, Lockfile, Move
+from kitaru.model.lockfile import AddVersion, Edit, FlowState, Move
 from kitaru.model.plan import Consequence, Held
 from kitaru.model.route import (
     DEFAULT_TAG,
@@ -116,27 +116,25 @@ def _way_out(tag: str, route: Route, wanted: Holders) -> str:
 # --- the order of deploys ---------------------------------------------------------------------------------------------
 
 
-def backward(flow: str, tag: str, route: Route | None, wanted: Holders, contains: Contains) -> str:
-    """Why a move of the route to ``wanted`` is no step forward; empty if it is one.
+def backward(flow: str, tag: str, before: Holders | None, floor: str, after: Holders, contains: Contains) -> str:
+    """Why a move of the route is no step forward from its ``floor``; empty if it is one.
 
     ``agent: default would move from v3 to v1: this commit does not contain 1a2b3c4d5e6f, from which it was last set``
     """
-    if route is None or ascending(route.holders) == ascending(wanted):
+    if before is None or ascending(before) == ascending(after):
         return ""
-    why = why_not_after(route.floor, contains)
-    move = f"from {describe_holders(route.holders)} to {describe_holders(wanted)}"
+    why = why_not_after(floor, contains)
+    move = f"from {describe_holders(before)} to {describe_holders(after)}"
     return f"{flow}: {tag} would move {move}: {why}, from which it was last set" if why else ""
 
 
-def refusals(edits: Sequence[Edit], lock: Lockfile, contains: Contains) -> tuple[str, ...]:
+def refusals(edits: Sequence[Edit], contains: Contains) -> tuple[str, ...]:
     """Why moves that go forward only may not be made from the commit at hand, each with the ways out."""
     found = []
     for edit in edits:
-        state = lock.flow(edit.flow)
-        if not isinstance(edit, Move) or edit.expects_floor is None or state is None:
+        if not isinstance(edit, Move) or edit.expects_floor is None:
             continue
-        route = state.routes.get(edit.tag)
-        if why := backward(edit.flow, edit.tag, route, edit.holders, contains):
+        if why := backward(edit.flow, edit.tag, edit.expects, edit.expects_floor, edit.holders, contains):
             back = f"kitaru rollback {edit.flow}{'' if edit.tag == DEFAULT_TAG else f' {edit.tag}'}"
             found.append(f"{why}; pull or merge it; to go back: {back}; to move it all the same: kitaru apply --force")
     return tuple(found)

@@ -83,9 +83,8 @@ class Applier:
         lock = self.releases.newest(lock)
         if saved:
             self.must_stand(plan, lock)
-        named = _admitted(plan, lock, workshop, self.releases)
-        _must_be_later(plan, named, workshop)
-        flows = named.flows
+        _must_be_later(plan, workshop)
+        flows = _admitted(plan, lock, workshop, self.releases).flows
         prepared = self.prepared(plan, lock, workshop, by)
         self.reporter.step(Step("commit", f"writing generation {lock.generation + 1}"))
         turns = Turns(self.releases)
@@ -248,9 +247,9 @@ def _must_have_their_names(plan: Plan, named: Lockfile) -> None:
             )
 
 
-def _must_be_later(plan: Plan, named: Lockfile, workshop: Workshop) -> None:
+def _must_be_later(plan: Plan, workshop: Workshop) -> None:
     """Raise ``KitaruStateError`` for a route that would move back. Each edit then holds on to the floor that it saw."""
-    older = refusals(plan.edits, named, workshop.contains)
+    older = refusals(plan.edits, workshop.contains)
     if older:
         raise KitaruStateError(
             f"this commit is not later than the one that is live:\n{_lines(older)}",

@@ -120,7 +120,7 @@ class Planner:
             drift=find_drift(facts.manifest, draft.flows, draft.lock, whole=not only),
             warnings=(*doubts, *workshop.warnings(flow.spec for flow in building)),
             guards=(
-                *refusals(draft.edits, draft.lock, facts.contains.get),
+                *refusals(draft.edits, facts.contains.get),
                 *guards(protect, draft.edits, draft.lock, facts.commit, author_of(self.releases)),
             ),
             edits=tuple(draft.edits),
