@@ -549,6 +549,18 @@ def test_one_that_no_runner_ever_took_is_not_forgotten(world: World) -> None:
     assert f"{PROJECT}/index/open/{young}~f~~" in world.store.bodies
 
 
+def test_a_worker_that_died_before_its_first_entry_leaves_its_reason(world: World) -> None:
+    """Its output is the failure that is shown of the lost execution; other executions show their own."""
+    lost = world.add(timedelta(hours=1), "f", "pending")
+    failed = world.add(timedelta(hours=1), "f", "failed")
+    alive = lambda runner: world.alive.get(runner.pid, True)  # noqa: E731
+    reader = Executions(world.store, PROJECT, Still(), alive, last_words=lambda _exec_id: "no module named kitaru")
+    execution = reader.get(lost)
+    assert execution.failure is not None
+    assert (execution.status, execution.failure.message) == ("lost", "no module named kitaru")
+    assert reader.get(failed).failure == Failure("E", "m")
+
+
 # --- the hints that a real run leaves ---------------------------------------------------------------------------------
 
 

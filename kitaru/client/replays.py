@@ -1,4 +1,4 @@
-"""Replays: a new execution on a version, or from source, that takes over what another one finished."""
+"""Replays: a new execution on a version, or from source, that takes over the finished calls of another one."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class Released:
 
 @dataclass(frozen=True)
 class Replay:
-    """A replay that is settled and not begun: ``plan`` says what it takes over.
+    """A replay that is settled and not begun: ``plan`` says which calls it takes over.
 
-    ``inputs``: None where they are the recorded ones. ``same_code``: it is known to run what the original ran.
+    ``inputs``: None if they are the recorded ones. ``same_code``: it is known to run the code of the original.
     """
 
     original: Execution
@@ -66,7 +66,7 @@ class Replay:
 
 
 class Replays:
-    """What ``client.executions`` does to replay."""
+    """The replays of ``client.executions``."""
 
     def __init__(self, session: Session, running: Running) -> None:
         self._session = session
@@ -83,7 +83,7 @@ class Replays:
         tag: str | None,
         flow: Flow[..., Any] | None,
     ) -> Replay:
-        """Everything that can be wrong is said here; nothing is written."""
+        """Check everything; nothing is written."""
         session = self._session
         entries = read_entries(session.store, session.project, session.executions.full_id(exec_id))
         if not entries:
@@ -129,7 +129,7 @@ class Replays:
     def _gone(self, original: Execution, released: Released) -> set[str]:
         """The checkpoints that the version replayed was seen to have, and the one to run is not.
 
-        What was not seen there either, though it ran, says nothing: its call stands outside the flow's own module.
+        A checkpoint that ran and was not seen there either says nothing: it stands outside the flow's own module.
         """
         if original.snapshot is None:
             return set()
@@ -193,7 +193,7 @@ class Replays:
         return FlowHandle(session, opened.exec_id)
 
     def _released(self, original: Execution, version: int | None, tag: str | None) -> Released | None:
-        """The version to run; None where the original ran from source and nothing else is asked for."""
+        """The version to run; None if the original ran from source and nothing else is asked for."""
         if version is None and tag is None:
             if original.snapshot is None:
                 return None
@@ -212,7 +212,7 @@ class Replays:
         released: Released | None,
         flow: Flow[..., Any] | None,
     ) -> Mapping[str, Any] | None:
-        """The inputs where they differ from the recorded ones; ``KitaruInputError`` where they don't fit."""
+        """The inputs if they differ from the recorded ones; ``KitaruInputError`` if they don't fit."""
         session = self._session
         subject = f"the inputs of {original.exec_id}"
         if released is None:
@@ -241,7 +241,7 @@ class Replays:
         return merged
 
     def _are_recorded(self, original: Execution, inputs: Mapping[str, Any], *, typed: bool) -> bool:
-        """Whether the inputs are those of the original, in whatever order."""
+        """Whether the inputs are those of the original, in any order."""
         encoded = _encoded(inputs, typed=typed)
         value = original.inputs
         if encoded.value.sha256 == value.sha256 or "object" in (encoded.value.stored, value.stored):

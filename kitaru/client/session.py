@@ -96,7 +96,15 @@ class Session:
         # Late: a plan looks at them only where it would remove a flow.
         from kitaru.run.executions import Executions
 
-        return Executions(store, project, self.clock, self._alive, lease_seconds(self.settings.environ), self._launched)
+        return Executions(
+            store,
+            project,
+            self.clock,
+            self._alive,
+            lease_seconds(self.settings.environ),
+            self._launched,
+            self._last_words,
+        )
 
     def _launched(self, execution: Execution) -> RunnerInfo | None:
         """The process that is to run an execution without a runner in its journal yet, if it is known here."""
@@ -104,6 +112,9 @@ class Session:
         if opener is not None:
             return RunnerInfo(opener.runner_id, opener.host, opener.pid, opener.started)
         return wiring.launched_worker(self.settings, execution.exec_id)
+
+    def _last_words(self, exec_id: str) -> str:
+        return wiring.last_words(self.settings, exec_id)
 
     def this_process(self) -> RunnerRecord:
         """This process, as the one that is about to run an execution."""

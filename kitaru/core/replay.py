@@ -1,6 +1,6 @@
-"""What a body may take over from what is recorded, and what a replay takes from the execution that it replays. Pure.
+"""The recorded outcomes that a body takes over, and those that a replay takes from its original. Pure.
 
-A body that goes on where its runner ended meets what this attempt recorded, in the same order. When the body runs
+A body that goes on after its runner's end meets the calls that this attempt recorded, in the same order. When it runs
 again after a failure, a call with the same name and arguments as one that was completed takes its result, each once,
 best at its own place; everything else is computed.
 
@@ -44,7 +44,7 @@ def place_of(call: str) -> str:
 
 
 class Branch:
-    """A line of calls made one after the other. Each concurrent task has a branch, numbered where it is created.
+    """A line of calls made one after the other. Each concurrent task has a branch, numbered as it is created.
 
     Keys: ``1``, ``2``, … on the root branch; ``2/1`` is the first call of the root's second branch, ``2.1/3`` the
     third of that one's first. No key is given out twice.
@@ -76,7 +76,7 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class CallIdentity:
-    """What a call must have in common with a recorded one to take its result. ``key``: its place."""
+    """The identity that a call must share with a recorded one to take its result. ``key``: its place."""
 
     key: str
     name: str
@@ -85,7 +85,7 @@ class CallIdentity:
 
 @dataclass(frozen=True, slots=True)
 class RecordedCall:
-    """What the journal knows about one call.
+    """The record of one call.
 
     ``attempts`` counts failed ones; ``open_attempts`` those since the last that was final. ``failure``: of a call that
     failed for good. ``offer``: the outcome is taken from the execution that this one replays, and is not recorded yet.
@@ -150,7 +150,7 @@ Decision: TypeAlias = Reuse | Reraise | Compute | Diverged
 
 
 class RecordedCalls:
-    """What a journal's events know about each call, by its id, and what that means for the calls that the body makes.
+    """The record of each call, by its id, and the decision about each call that the body makes.
 
     Asked by one thread at a time.
     """
@@ -209,7 +209,7 @@ class RecordedCalls:
                 self._add_lost(event)
 
     def decide(self, call: CallIdentity) -> Decision:
-        """Whether ``call`` takes a recorded outcome, is run, or stands where the journal has another call."""
+        """Whether ``call`` takes a recorded outcome, is run, or differs from the call recorded at its place."""
         here = self._here.get(call.key)
         if here is not None:
             known = self._calls.get(here)
@@ -279,7 +279,7 @@ def calls_under_way(events: Iterable[Event]) -> tuple[CheckpointStarted, ...]:
 class Offers:
     """Results and answers that a replay may take over, each once: those that no later event took.
 
-    Where the code is that of the replayed execution, a call takes the offer of its own place. Other code may have
+    If the code is that of the replayed execution, a call takes the offer of its own place. Other code may have
     moved the call: there the first call of a name with certain inputs takes the first offer of these, and so on.
     """
 
@@ -345,9 +345,9 @@ WAIT = "wait."
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What differs from the execution that is replayed.
+    """The differences from the execution that is replayed.
 
-    ``code``: what runs now, in words (``v2``), where it is or may be other code. ``inputs``: whether the flow's inputs
+    ``code``: the code that runs now, in words (``v2``), if it may be other code. ``inputs``: whether the flow's inputs
     are others. ``results`` and ``answers``: the checkpoints and waits for which one is given. ``gone``: checkpoints
     that the code to run is known not to have; ``there``: those that it is known to have.
     """
@@ -362,7 +362,7 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class _Cut:
-    """Where the replay begins: at that call or wait, which began at ``at``. ``place`` is the call's, in their order."""
+    """The beginning of a replay: that call or wait, which began at ``at``. ``place`` is the call's, in their order."""
 
     at: str
     place: int | None = None
@@ -374,7 +374,7 @@ class _Cut:
 
 
 def plan_replay(original: Execution, *, cut: str, changes: Changes = Changes()) -> ReplayPlan:
-    """Take over what finished before ``cut`` began, failures that the body went on from among it.
+    """Take over the calls that finished before ``cut`` began, failures that the body went on from among it.
 
     ``cut``: a call's id (``3``), the name of a checkpoint or wait (the first of that name), a wait's id (``w1``), or a
     call's position from 1. ``KitaruUsageError`` for a cut or a name that is not there.
@@ -425,7 +425,7 @@ class _Doubts:
         self._rerun = min(failed, default=None) if self.failed else None
 
     def about(self, started: str) -> str:
-        """The doubt about a call that began then; empty where there is none."""
+        """The doubt about a call that began then; empty if there is none."""
         if self._always:
             return self._always
         if self._first is not None and started >= self._first[0]:
@@ -513,7 +513,7 @@ def must_be_known(names: Iterable[str], there: Sequence[str], kind: str, prefix:
 
 
 def _near(name: str, names: Sequence[str]) -> tuple[str, str]:
-    """The nearest name, or an empty text; and what an error says of that."""
+    """The nearest name, or an empty text; and the words about it for an error."""
     import difflib  # Late: every run imports this module, and almost none makes a mistake.
 
     close = difflib.get_close_matches(name, names, n=1)

@@ -1,4 +1,4 @@
-"""What a journal holds: stored values, failures, and the events of one execution, with their JSON form.
+"""The content of a journal: stored values, failures, and the events of one execution, with their JSON form.
 
 One journal entry is the JSON object ``{"format": 1, "write": "<unique id>", "n": 5, "events": [...]}``. Each event
 has a ``kind``. A reader skips kinds and keys that it does not know; an entry of a newer ``format`` it refuses. Plain
@@ -29,11 +29,11 @@ FORMAT = 1
 
 @record(kw_only=True)
 class Opened(Event):
-    """Entry 1: who asked for what. From here on the execution exists, pinned to one snapshot and its inputs.
+    """Entry 1: the request. From here on the execution exists, pinned to one snapshot and its inputs.
 
-    ``source``: of one that was run from source, where that lay; ``target`` is relative to that folder. ``opener``: the
+    ``source``: the folder of one that was run from source; ``target`` is relative to that folder. ``opener``: the
     process that opened such a one, and was to run it.
-    ``draw``, where the route was divided: ``{"weights": {"1": 90, "2": 10}, "by": "idempotency key"}``, or by
+    ``draw``, if the route was divided: ``{"weights": {"1": 90, "2": 10}, "by": "idempotency key"}``, or by
     ``chance``.
     """
 
@@ -71,7 +71,7 @@ class Started(Event):
 
 @record(kw_only=True)
 class CheckpointStarted(Event):
-    """Attempt ``attempt`` (from 1) of a call began. Left out where the call ended before this was written."""
+    """Attempt ``attempt`` (from 1) of a call began. Left out if the call ended before this was written."""
 
     kind: Literal["checkpoint_started"] = "checkpoint_started"
     at: str
@@ -86,8 +86,8 @@ class CheckpointCompleted(Event):
 
     ``args`` is a readable copy of small arguments; ``input_digest`` covers all of them. ``original_call_id``: the call
     of the replayed execution that this result was taken from, or given in place of. ``cached_from``: the execution and
-    call (``ex-…/3``) that computed the result, where no body was run for it; ``cache_key``: what the two calls have in
-    common. ``given_by``: who gave the result by hand, when the replay was opened; nothing computed it.
+    call (``ex-…/3``) that computed the result, if no body was run for it; ``cache_key``: the key that the two calls
+    share. ``given_by``: the person that gave the result, when the replay was opened; nothing computed it.
     """
 
     kind: Literal["checkpoint_completed"] = "checkpoint_completed"
@@ -109,9 +109,9 @@ class CheckpointCompleted(Event):
 class CheckpointOffered(Event):
     """An outcome that a replay may take over, recorded when it is opened: that of ``call`` in the replayed execution.
 
-    Where the body makes such a call, a ``CheckpointCompleted`` or ``CheckpointFailed`` follows. It is ``output``, or
+    When the body makes such a call, a ``CheckpointCompleted`` or ``CheckpointFailed`` follows. It is ``output``, or
     ``error`` of a call that failed for good, with ``returns`` as for ``CheckpointFailed``. ``input_digest`` is empty
-    for a result that ``by`` gave as JSON: it fits whatever the inputs are; ``call`` is then empty where the replayed
+    for a result that ``by`` gave as JSON: it fits whatever the inputs are; ``call`` is then empty if the replayed
     execution made no such call. ``movable``: the call may be made at another place. ``notes``: the call's metadata and
     artifacts, as events in their JSON form.
     """
@@ -134,8 +134,8 @@ class CheckpointOffered(Event):
 class CheckpointFailed(Event):
     """An attempt of a call failed; ``retry`` says whether another one follows by itself.
 
-    ``original_call_id``: the call of the replayed execution whose failure this is; nothing was run. ``returns``: of one
-    that failed for good, what a result of it would be, as a JSON Schema whose title is the return annotation; None
+    ``original_call_id``: the call of the replayed execution that failed so; nothing was run. ``returns``: for one that
+    failed for good, the JSON Schema of a result, with the return annotation as its title; None
     where that is not known.
     """
 
@@ -211,7 +211,7 @@ class Cancelled(Event):
 
 @record(kw_only=True)
 class MetadataLogged(Event):
-    """``values`` (plain JSON) were logged: to the call ``call``, or to the execution where that is None."""
+    """``values`` (plain JSON) were logged: to the call ``call``, or to the execution if that is None."""
 
     kind: Literal["metadata"] = "metadata"
     at: str
@@ -223,7 +223,7 @@ class MetadataLogged(Event):
 class ArtifactSaved(Event):
     """A named value was kept, in the call ``call`` or in the flow body. A later one of that name there replaces it.
 
-    ``type`` is what the author calls it; the value's Python type is its own.
+    ``type`` is the author's word for it; the value's Python type is its own.
     """
 
     kind: Literal["artifact_saved"] = "artifact_saved"
@@ -290,9 +290,9 @@ class AnswerRefused(Event):
 
 @record(kw_only=True)
 class AnswerOffered(Event):
-    """An answer that a replay may take over: to the wait ``wait`` of the replayed execution. ``given``: by whoever
-    replays, and then for every wait of that name. ``asked``: the digest of what was asked, see ``digest_question``;
-    where it is None, the answer is to whatever that wait asks.
+    """An answer that a replay may take over: to the wait ``wait`` of the replayed execution. ``given``: by the
+    person that replays, and then for every wait of that name. ``asked``: the digest of the question, see
+    ``digest_question``; if it is None, the answer is to any question of that wait.
     """
 
     kind: Literal["answer_offered"] = "answer_offered"
@@ -326,7 +326,7 @@ KINDS: dict[str, type[Event]] = {str(fields(cast("Any", cls))[0].default): cls f
 
 @record()
 class Entry:
-    """One journal entry, read: its number, its write id, and those of its events whose kind is known."""
+    """One journal entry, read: its number, its write id, and those of its events that have a known kind."""
 
     number: int
     write: str
@@ -349,7 +349,7 @@ def encode_entry(number: int, write: str, events: Iterable[Event]) -> bytes:
 def decode_entry(body: bytes, subject: str = "journal entry") -> Entry:
     """Read an entry.
 
-    ``KitaruStoreFormatError`` for a newer format, ``KitaruIntegrityError`` for what is no entry at all.
+    ``KitaruStoreFormatError`` for a newer format, ``KitaruIntegrityError`` if it is no entry at all.
     """
     try:
         content = json.loads(body)
@@ -370,7 +370,7 @@ def decode_entry(body: bytes, subject: str = "journal entry") -> Entry:
 
 
 def read_event(data: Any) -> Event | None:
-    """The event, or None where its kind is not known to this release. ``ValueError`` where it does not fit its kind."""
+    """The event, or None if its kind is not known to this release. ``ValueError`` if it does not fit its kind."""
     if not isinstance(data, Mapping):
         raise ValueError(f"expected an event, got {type(data).__name__}")
     known = KINDS.get(text(data["kind"], "kind"))

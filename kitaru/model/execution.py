@@ -40,7 +40,7 @@ from kitaru.model.jsonable import Failure, Record, Value, record
 class LogLine(Record):
     """``stream`` is ``stdout``, ``stderr`` or ``log``; ``level`` a logging level's name, for ``log`` only.
 
-    ``checkpoint``, ``call`` and ``attempt`` say whose line it is; absent for the flow body.
+    ``checkpoint``, ``call`` and ``attempt`` name the call that printed it; absent for the flow body.
     """
 
     at: str
@@ -58,7 +58,7 @@ WaitStatus = Literal["open", "answered", "aborted", "cancelled"]
 
 @record(kw_only=True)
 class RefusedAnswer(Record):
-    """An answer that was put aside, as it didn't fit: who gave it and when, and why it did not do."""
+    """An answer that was put aside, as it didn't fit: its author and time, and the reason."""
 
     by: str
     answered_at: str
@@ -70,7 +70,7 @@ class RefusedAnswer(Record):
 class Wait(Record):
     """One wait of an execution. ``wait_id`` is its place in the flow body: ``w1``, or ``2/w1`` in a branch.
 
-    ``schema`` is a JSON Schema of the answer, None where any JSON will do. ``timeout``: for how many seconds the
+    ``schema`` is a JSON Schema of the answer, None if any JSON will do. ``timeout``: for how many seconds the
     runner polls before it leaves; the wait itself never expires. ``refused``: answers that were put aside, the newest
     last.
     """
@@ -90,12 +90,12 @@ class Wait(Record):
 
 
 def digest_question(question: str | None, schema: Mapping[str, Any] | None, metadata: Mapping[str, Any] | None) -> str:
-    """What tells one question from another, whatever their names: 64 hexadecimal digits. All of it as recorded."""
+    """The digest of a question, its name aside, as it is recorded: 64 hexadecimal digits."""
     return digest(canonical_json({"question": question, "schema": schema, "metadata": metadata}))
 
 
 def told_apart(wait: Wait, among: Sequence[Wait]) -> str:
-    """What names this one alone of ``among``: its name, or its id where another one has that name."""
+    """The name of this wait, or its id if another one of ``among`` has that name."""
     others = {name for one in among if one.wait_id != wait.wait_id for name in (one.name, one.wait_id)}
     return wait.wait_id if wait.name in others else wait.name
 
@@ -108,7 +108,7 @@ FLOW = "flow"
 class Artifact(Record):
     """A named value of an execution. ``call`` is the checkpoint call that saved it, None for the flow body.
 
-    ``kind`` is what the author called it: ``output`` unless they said otherwise.
+    ``kind`` is the author's word for it: ``output`` by default.
     """
 
     artifact_id: str
@@ -123,12 +123,12 @@ class Artifact(Record):
 
 
 def artifact_id(exec_id: str, call: str | None, name: str) -> str:
-    """``ex-…:3:report``; ``ex-…:flow:report`` where the flow body saved it. A name may hold colons, the rest can't."""
+    """``ex-…:3:report``; ``ex-…:flow:report`` if the flow body saved it. A name may hold colons, the rest can't."""
     return f"{exec_id}:{call or FLOW}:{name}"
 
 
 def split_artifact_id(text: str) -> tuple[str, str | None, str] | None:
-    """Execution, call and name; None for what is no artifact's id."""
+    """Execution, call and name; None for any other text."""
     parts = text.split(":", 2)
     if len(parts) != 3 or not all(parts):
         return None
@@ -154,7 +154,7 @@ def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 class Notes:
     """The fold of an execution's notes, by the call that they belong to; None stands for the flow body.
 
-    They come before, between or after their call's own events, and stay whatever becomes of it.
+    They come before, between or after their call's own events, and stay even if it fails.
     """
 
     def __init__(self) -> None:
@@ -162,7 +162,7 @@ class Notes:
         self._artifacts: dict[tuple[str | None, str], ArtifactSaved] = {}
 
     def log(self, event: MetadataLogged) -> None:
-        """Merge what was logged."""
+        """Merge logged values."""
         self._metadata[event.call] = merge(self._metadata.get(event.call, {}), event.values)
 
     def save(self, event: ArtifactSaved) -> None:
@@ -207,7 +207,7 @@ CheckpointStatus = Literal["running", "completed", "failed", "cancelled"]
 class Attempt(Record):
     """One try, of a checkpoint call or of the flow body.
 
-    ``ended_at`` is None while it runs, or where its process died and nobody went on yet; afterwards such an attempt has
+    ``ended_at`` is None while it runs, or if its process died and no other went on yet; afterwards such an attempt has
     failed with ``RunnerLost``, at its runner's last sign of life.
     """
 
@@ -221,7 +221,7 @@ class Attempt(Record):
 @record(kw_only=True)
 class CheckpointCall(Record):
     """One durable call. ``call_id`` is its place in the flow body: ``3``, or ``1.2/3`` in a concurrent branch; ``3@2``
-    where the second attempt at the body made another call there than the first.
+    if the second attempt at the body made another call there than the first.
 
     ``given_by``: the person who gave its result, in a replay; ``original_call_id`` is then the call it stands in for.
     """
@@ -258,8 +258,8 @@ class Execution(Record):
     """One run of one snapshot.
 
     Times are RFC 3339 in UTC; ``stack_name``, ``tag`` and so on are as they were when it was opened.
-    ``unused_overrides``, of a replay that has ended: what was given (``checkpoint.NAME``, ``wait.NAME``) and nothing
-    asked for.
+    ``unused_overrides``, of a replay that has ended: the given results and answers (``checkpoint.NAME``,
+    ``wait.NAME``) that were never asked for.
     """
 
     exec_id: str
@@ -312,7 +312,7 @@ class Execution(Record):
         return tuple(wait for wait in self.waits if wait.status == "open")
 
     def summary(self) -> dict[str, Any]:
-        """What a list of executions shows, as JSON: all but the checkpoints, waits, attempts and artifacts."""
+        """The row of a list, as JSON: all but the checkpoints, waits, attempts and artifacts."""
         written = self.to_json()
         for key in ("checkpoints", "attempts", "artifacts", "waits"):
             del written[key]
@@ -353,7 +353,7 @@ class Fold:
             step(event)
 
     def execution(self) -> Execution:
-        """The execution so far. ``KitaruIntegrityError`` where it was never opened."""
+        """The execution so far. ``KitaruIntegrityError`` if it was never opened."""
         opened = self._opened
         if opened is None:
             raise KitaruIntegrityError("The journal does not begin with the event that opens an execution.")
@@ -437,7 +437,7 @@ class Fold:
                 self._waits[key] = replace(wait, status="cancelled")
 
     def _stop_calls(self, at: str) -> None:
-        """The attempt at the body has ended: what was under way goes no further."""
+        """The attempt at the body has ended: calls under way go no further."""
         for call in self._calls.values():
             if call["status"] != "running":
                 continue

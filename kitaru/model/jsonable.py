@@ -1,8 +1,7 @@
-"""Small frozen values that cost next to nothing to declare.
+"""Small frozen values that cost next to nothing to declare, and their JSON form.
 
-``dataclass(frozen=True)`` writes and compiles six methods a class, which is most of what importing a module of them
-takes. A record has one method of its own, its ``__init__``, and shares the rest; that it never changes is held by the
-type checker, not at run time.
+``dataclass(frozen=True)`` compiles six methods a class, which is most of the time of an import. A record has one method
+of its own, ``__init__``, and shares the rest; the type checker, not the run, holds that it never changes.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ Origin = Literal["user_code", "runtime", "backend", "divergence", "unknown"]
 
 
 class Record:
-    """Something with a JSON object form: one key a field, absent where the field is None."""
+    """Something with a JSON object form: one key a field, absent if the field is None."""
 
     __slots__ = ()
 
@@ -66,7 +65,7 @@ class Record:
 
     @classmethod
     def from_json(cls, data: Any) -> Self:
-        """The inverse of ``to_json``. Unknown keys are skipped; what does not fit raises ``ValueError``."""
+        """The inverse of ``to_json``. Unknown keys are skipped; a value that does not fit raises ``ValueError``."""
         if not isinstance(data, Mapping):
             raise ValueError(f"expected an object for {cls.__name__}, got {type(data).__name__}")
         given = {name: read(data[name], name) for name, read in _readers(cls) if data.get(name) is not None}
@@ -92,9 +91,9 @@ JSON_FORMATS = ("json", "json+types", "json+parts")
 class Value(Record):
     """A stored value.
 
-    ``format`` names the codec. ``stored`` says where the bytes are: ``inline`` is the value itself as JSON (readable
+    ``format`` names the codec. ``stored`` says how the bytes are kept: ``inline`` is the value itself as JSON (readable
     JSON for ``json``, a string for ``text``, base64 otherwise), or the bytes are the object named by ``sha256``.
-    ``size`` (in bytes) and ``sha256`` describe the encoded bytes either way. ``type`` is the Python type, where the
+    ``size`` (in bytes) and ``sha256`` describe the encoded bytes either way. ``type`` is the Python type, if the
     value fitted its annotation.
     """
 
@@ -106,7 +105,7 @@ class Value(Record):
     type: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """As every record, but the key ``inline`` is present exactly where the value is, also when it is null."""
+        """As every record, but the key ``inline`` is present exactly if the value is, also when it is null."""
         written: dict[str, Any] = {"format": self.format, "size": self.size, "sha256": self.sha256}
         if self.type:
             written["type"] = self.type
@@ -136,7 +135,7 @@ class Value(Record):
 class Failure(Record):
     """Why something ended badly:
 
-    the exception's qualified type, its message, its traceback as text, and whose doing it was.
+    the exception's qualified type, its message, its traceback as text, and its origin.
     """
 
     type: str
@@ -147,7 +146,7 @@ class Failure(Record):
 
 @record()
 class RunnerRecord(Record):
-    """Which process ran it: what ``stacks.port.RunnerInfo`` knows, as recorded."""
+    """The process that ran it, as recorded: see ``stacks.port.RunnerInfo``."""
 
     runner_id: str
     host: str
@@ -157,7 +156,7 @@ class RunnerRecord(Record):
 
 @record()
 class SourcePlace(Record):
-    """Where source lay that an execution was run from: the absolute folder, and the host as in ``RunnerRecord``."""
+    """The source of a run from source: the absolute folder, and the host as in ``RunnerRecord``."""
 
     folder: str
     host: str
@@ -165,10 +164,10 @@ class SourcePlace(Record):
 
 @record()
 class ExecutionOptions(Record):
-    """What was settled when the execution was opened.
+    """The options of an execution, as it was opened.
 
     ``cache`` is the flow's word; ``cache_asked`` the call's, which wins over that of flow and checkpoint.
-    ``timeout`` is in seconds, for each attempt at the flow's body. ``retry`` is the policy of its retries, where one
+    ``timeout`` is in seconds, for each attempt at the flow's body. ``retry`` is the policy of its retries, if one
     was given with the call; else the flow's own counts, with ``retries`` as the number of further attempts.
     """
 
@@ -284,7 +283,7 @@ def _no_members(value: Any, name: str) -> tuple[()]:
 
 
 def parse_json(text: str) -> Any:
-    """The value in ``text``. Raises ``ValueError``: what is no JSON, or which key is given twice."""
+    """The value in ``text``. Raises ``ValueError`` for invalid JSON, and for a key that is given twice."""
     return json.loads(text, object_pairs_hook=_object)
 
 
@@ -321,14 +320,14 @@ _COMMAND = re.compile(r"^(\s*):(?=:)|##(?=\[|vso\[)")
 def shown_line(text: str) -> str:
     """``text`` as one line to print: breaks are spaces, other control characters are marked, tabs stay.
 
-    What a CI runner would take for a command gets a space, ``: :error::`` and ``## [error]``, and is none.
+    A command to a CI runner gets a space, ``: :error::`` and ``## [error]``, and is none any more.
     """
     return _COMMAND.sub(lambda found: f"{found[0]} ", text.translate(_SHOWN))
 
 
 def recorded_line(text: str) -> str:
-    """``text`` as it is recorded where one line is meant, as a name: control characters are spaces, runs of them one,
-    bytes that were no text are marked, and what is longer than ``LONGEST`` is cut.
+    """``text`` as it is recorded as one line, such as a name: control characters are spaces, runs of them one,
+    bytes that were no text are marked, and a text longer than ``LONGEST`` is cut.
 
     Text without any of that is recorded as it is.
     """

@@ -1,4 +1,4 @@
-"""The base of what people declare and Kitaru stores: frozen, checked by pydantic, with one canonical form."""
+"""The base of declared and stored nouns: frozen, checked by pydantic, with one canonical form."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Noun(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
     def canonical(self) -> bytes:
-        """Canonical bytes, the same on every machine: what is stored, and what is hashed."""
+        """Canonical bytes, the same on every machine: these are stored and hashed."""
         return canonical_json(self.data())
 
     @property

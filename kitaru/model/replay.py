@@ -1,4 +1,4 @@
-"""What a replay takes from the execution that it replays, call by call."""
+"""The plan of a replay: which outcomes it takes from its original, call by call."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REUSED: Final = ("reuse", "reuse_if_same")
 
 @record()
 class PlannedCall(Record):
-    """One recorded call. ``call_id`` is empty for a checkpoint that was not called, and whose result is given."""
+    """One recorded call. ``call_id`` is empty for a given result of a checkpoint that was not called."""
 
     call_id: str
     name: str
@@ -30,7 +30,7 @@ class PlannedCall(Record):
 
 @record()
 class PlannedWait(Record):
-    """One recorded question. ``wait_id`` is empty for one that was not asked, and whose answer is given."""
+    """One recorded question. ``wait_id`` is empty for a given answer to one that was not asked."""
 
     wait_id: str
     name: str

@@ -34,7 +34,7 @@ class Answers:
     def all_answered(self, execution: Execution) -> bool:
         """Whether it waits though every question has an answer: it is to be resumed.
 
-        One listing, and a few reads where there is an answer.
+        One listing, and a few reads if there is an answer.
         """
         if execution.status != "waiting" or not self._names(execution):
             return False
@@ -124,7 +124,7 @@ class Answers:
         return KitaruConflictError(self._answer_words(execution, wait, f" of {execution.exec_id}") + ended, hint=hint)
 
     def _answer_words(self, execution: Execution, wait: Wait, of: str = "") -> str:
-        """The person who answered the wait, or declined to, and when."""
+        """The person that answered the wait, or declined to, and the time."""
         key = _key(execution, wait)
         body = self._store.read(key)
         by, when, verb = wait.by or "somebody", wait.answered_at, "declined" if wait.status == "aborted" else "answered"

@@ -45,7 +45,7 @@ class CancelWatch:
         self._deadline: float | None = None
 
     def tick(self, now: float) -> None:
-        """Do what is due at ``now`` (monotonic seconds). Called some times a second."""
+        """Look, if it is time by ``now`` (monotonic seconds). Called some times a second."""
         run = self._run
         if run.halted is None:
             self._look(now)
@@ -83,7 +83,7 @@ class CancelWatch:
 
 
 def cancelled_error(flow: str, exec_id: str, by: str) -> KitaruCancelledError:
-    """What the caller of a cancelled execution gets."""
+    """The error for the caller of a cancelled execution."""
     return KitaruCancelledError(
         f"execution {exec_id} of flow {flow!r} was cancelled" + (f" by {by}" if by else ""),
         exec_id=exec_id,
@@ -140,7 +140,7 @@ def _too_late(execution: Execution) -> KitaruStateError:
 
 
 def requested_by(body: bytes) -> str:
-    """The person who made a request; empty if that can't be read."""
+    """The author of a request; empty if that can't be read."""
     try:
         return str(json.loads(body)["by"])
     except (ValueError, KeyError, TypeError):
@@ -148,7 +148,7 @@ def requested_by(body: bytes) -> str:
 
 
 def request_cancel(store: Store, clock: Clock, project: str, exec_id: str, by: str) -> str:
-    """Ask the runner to cancel; the person who asked first."""
+    """Ask the runner to cancel; the author of the first request."""
     content = {"by": by, "at": timestamp(clock.now()), "write": clock.token(26)}
     outcome = claim(store, address.cancel_request(project, exec_id), canonical_json(content))
     return requested_by(outcome.existing) if isinstance(outcome, Taken) else by
@@ -159,7 +159,7 @@ def record_cancelled(
 ) -> Execution:
     """Write the end of an execution in its runner's place; the runner, should there be one, is fenced by that.
 
-    ``wait``: the wait whose answer was refused. Gives the execution as it ended, which may be otherwise where that
+    ``wait``: the wait whose answer was refused. Gives the execution as it ended, which may be otherwise if that
     came first.
     """
     entries: tuple[bytes, ...] = ()

@@ -32,10 +32,13 @@ from kitaru.stacks.port import RunnerInfo
 from kitaru.store.port import Store
 
 Alive = Callable[[RunnerInfo], bool | None]
-"""Whether that process still runs; None where it can't be known from here."""
+"""Whether that process still runs; None if it can't be known from here."""
 
 Launched = Callable[[Execution], RunnerInfo | None]
 """The process that was started for an execution, where it was started from this machine."""
+
+LastWords = Callable[[str], str]
+"""From an execution's id to the output of a worker that died before its first entry, if it was started from here."""
 
 MARKED_AFTER = timedelta(minutes=10)
 """A lost execution is marked as such so long after its lease lapsed: more than clocks differ by, or than a process that
@@ -61,6 +64,7 @@ class Executions:
         alive: Alive,
         lease_seconds: float = LEASE_SECONDS,
         launched: Launched = nothing_launched,
+        last_words: LastWords = lambda _exec_id: "",
     ) -> None:
         self.store = store
         self.project = project
@@ -68,10 +72,11 @@ class Executions:
         self._alive = alive
         self._lease_seconds = lease_seconds
         self._launched = launched
+        self._last_words = last_words
         self._index = Index(store, project, clock)
 
     def get(self, exec_id: str) -> Execution:
-        """The execution, ``lost`` where its runner is known to be gone. ``KitaruUsageError`` where there is none."""
+        """The execution, ``lost`` if its runner is known to be gone. ``KitaruUsageError`` for an unknown id."""
         return self.get_recorded(exec_id)[0]
 
     def get_recorded(self, exec_id: str) -> tuple[Execution, tuple[bytes, ...]]:
@@ -136,7 +141,7 @@ class Executions:
         return list(self.newest(flow=flow, status=frozenset(STATUSES) - ENDED))
 
     def _look_safely(self, candidate: Candidate) -> Execution | None:
-        """As ``_look``, but an execution whose records are damaged is shown as such, and hides none of the others."""
+        """As ``_look``, but an execution with damaged records is shown as such, and hides none of the others."""
         try:
             return self._look(candidate)
         except KitaruIntegrityError as error:
@@ -179,7 +184,7 @@ class Executions:
         return execution
 
     def _lost_by_lease(self, lease: Lease) -> Execution | None:
-        """From a lease that lapsed, where nothing was recorded since and that is certain; else the journal knows."""
+        """From a lease that lapsed, if nothing was recorded since and that is certain; else the journal knows."""
         shown = lease.last_shown()
         if shown is None or shown.status != "running" or self._is_patient(shown, lease, self.clock.now()):
             return None
@@ -187,7 +192,7 @@ class Executions:
         return lost if self._mark_lost(lost, lease.entries, lease) else None
 
     def _mark_lost(self, execution: Execution, entries: int, lease: Lease | None) -> bool:
-        """Spare other readers the look, where it is certain; whether it is."""
+        """Mark it for other readers, if its loss is certain; whether it is."""
         if execution.runner is not None and not self._may_live(execution):
             return note_lost(self.store, execution, entries, lambda: True)
         since = parse_timestamp(execution.runner_since or execution.created_at)
@@ -202,7 +207,7 @@ class Executions:
     def _judged(
         self, exec_id: str, entries: tuple[bytes, ...], lease: Lease | None
     ) -> tuple[Execution, tuple[bytes, ...]]:
-        """The execution of this journal, ``lost`` where nobody has it; and the entries that there are by now."""
+        """The execution of this journal, ``lost`` without a runner; and the entries that there are by now."""
         while True:
             execution = (
                 fold(journal.read_events(entries, exec_id))
@@ -214,13 +219,19 @@ class Executions:
             # Its runner may have written, and ended, between the look at the journal and the look at the process.
             newer = journal.read_entries(self.store, self.project, exec_id, entries)
             if len(newer) == len(entries):
-                return replace(execution, status="lost"), entries
+                return self._lost(execution), entries
             entries = newer
 
-    def held(self, execution: Execution, lease: Lease | None = None) -> bool:
-        """Whether a runner has it, or may yet begin with it: nobody else should go on with it then.
+    def _lost(self, execution: Execution) -> Execution:
+        """``execution`` as lost; if its worker died before its first entry, with the reason that it left."""
+        words = self._last_words(execution.exec_id) if execution.runner is None else ""
+        failure = Failure("WorkerLost", words, origin="runtime") if words else execution.failure
+        return replace(execution, status="lost", failure=failure)
 
-        ``lease``: its newest lease, where that was read already.
+    def held(self, execution: Execution, lease: Lease | None = None) -> bool:
+        """Whether a runner has it, or may yet begin with it: no other runner should go on with it then.
+
+        ``lease``: its newest lease, if that was read already.
         """
         if execution.ended or execution.suspended_at is not None:
             return False
@@ -246,7 +257,7 @@ class Executions:
         return silent < PATIENCE * self._lease_seconds
 
     def silent_for(self, execution: Execution) -> float | None:
-        """Seconds since the last sign of life of one that runs, where its lease has lapsed; None where all is well."""
+        """Seconds since the last sign of life of one that runs, if its lease has lapsed; None if all is well."""
         runner = execution.runner
         if execution.status != "running" or runner is None:
             return None
@@ -257,10 +268,9 @@ class Executions:
         return silent_for(lease, runner.runner_id, since, now)
 
     def may_begin_within(self, execution: Execution) -> float:
-        """The seconds in which a runner of which the journal knows nothing may yet begin; 0 where none will.
+        """The seconds in which a runner of which the journal knows nothing may yet begin; 0 if none will.
 
-        Where its process was started on this machine and has ended, that is known at once; a worker that lives may take
-        its time.
+        The end of a process that was started on this machine is known at once; a worker that lives may take its time.
         """
         process = self._launched(execution)
         alive = self._alive(process) if process is not None else None
@@ -289,7 +299,7 @@ def _fits(execution: Execution, wanted: Filter, flows: frozenset[str]) -> bool:
 
 
 def damaged(project: str, exec_id: str, why: str) -> Execution:
-    """What a list shows of an execution whose journal can't be read."""
+    """The row of a list for an execution with an unreadable journal."""
     return Execution(
         exec_id=exec_id,
         project=project,

@@ -208,7 +208,7 @@ def note_end(store: Store, execution: Execution, entries: int, *, open_hint: boo
 
 
 def note_waiting(store: Store, execution: Execution, entries: int) -> None:
-    """Leave the hints of an execution whose runner has left while it waits: its summary will do to show it."""
+    """Leave the hints of an execution that waits without a runner: its summary will do to show it."""
     project, exec_id = execution.project, execution.exec_id
     with suppress(KitaruStoreError):
         hints.write(store, address.summary(project, exec_id), encode_summary(execution, entries))
@@ -245,7 +245,7 @@ def read_lost(store: Store, project: str, candidate: Candidate) -> Execution | N
 
 
 def note_state(store: Store, project: str, exec_id: str, known: tuple[bytes, ...]) -> None:
-    """Leave the hints of an execution that has ended or waits, as its journal says: ``known`` and what follows."""
+    """Leave the hints of an execution that has ended or waits; ``known``: the first entries of its journal."""
     with suppress(KitaruStoreError):
         entries = read_entries(store, project, exec_id, known)
         execution = fold(read_events(entries, exec_id))

@@ -1,4 +1,4 @@
-"""The one background thread of a run: it writes what would otherwise wait for the next checkpoint."""
+"""The one background thread of a run: it writes events and output without waiting for the next checkpoint."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Keeper:
         self._thread = threading.Thread(target=self._keep, name=f"kitaru-keeper-{journal.exec_id}", daemon=True)
 
     def start(self, logs: LogWriter | None, duties: Sequence[Duty] = ()) -> None:
-        """Begin, for the journal and these logs; each duty is told the monotonic time, some times a second."""
+        """Begin, for the journal and these logs; each duty is called with the monotonic time, some times a second."""
         self._logs = logs
         self._duties = tuple(duties)
         self._thread.start()
@@ -40,7 +40,7 @@ class Keeper:
         self._wake.set()
 
     def close(self) -> None:
-        """End the thread; returns when it is gone, so that nothing is written after what the caller writes next."""
+        """End the thread; returns when it is gone, so that the caller's next write is the last."""
         self._closing = True
         self._wake.set()
         self._thread.join()

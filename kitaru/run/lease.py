@@ -105,7 +105,7 @@ RENEWAL_PART = 2 / 9
 class Lease:
     """``until``: when it lapses. ``doing``: the calls under way when it was written, each with ``since``.
 
-    ``execution``: how it stood then, without checkpoints, waits and artifacts; None where the lease does not say.
+    ``execution``: how it stood then, without checkpoints, waits and artifacts; None if the lease lacks it.
     """
 
     runner_id: str
@@ -123,11 +123,11 @@ class Lease:
         return any(isinstance(one.get("left"), (int, float)) and one["left"] < spent for one in self.doing)
 
     def shown(self, now: datetime) -> Execution | None:
-        """The execution as a list shows it while its runner is at work; None where the lease doesn't vouch for it."""
+        """The execution as a list shows it while its runner is at work; None if the lease doesn't vouch for it."""
         return None if self.until < now else self.last_shown()
 
     def last_shown(self) -> Execution | None:
-        """The execution as it stood after ``entries`` journal entries; None where the lease doesn't say."""
+        """The execution as it stood after ``entries`` journal entries; None if the lease doesn't say."""
         if self.execution is None:
             return None
         try:
@@ -140,7 +140,7 @@ class Lease:
 
 
 def read_lease(body: bytes) -> Lease | None:
-    """The lease in an object of the store; None for what can't be read as one: it is only a hint."""
+    """The lease in an object of the store; None if it can't be read: it is only a hint."""
     try:
         content = json.loads(body)
         return Lease(
@@ -171,9 +171,9 @@ def lapsed(lease: Lease | None, runner_id: str, since: str, now: datetime, secon
 
 
 def lost_attempts(run: RunState) -> list[CheckpointLost]:
-    """What a runner that takes over records of the attempts that its predecessor had under way.
+    """The events by which a runner that takes over ends the attempts that its predecessor had under way.
 
-    One read, where there are any: of the predecessor's lease, for its last sign of life.
+    One read, if there are any: of the predecessor's lease, for its last sign of life.
     """
     if not run.history.under_way:
         return []
@@ -198,7 +198,7 @@ def lost_attempts(run: RunState) -> list[CheckpointLost]:
 
 
 class LeaseKeeping:
-    """Renews the lease of one run, and stops the run where another runner has taken over. Used by one thread,
+    """Renews the lease of one run, and stops the run once another runner has taken over. Used by one thread,
     but for ``holds``.
     """
 
@@ -213,7 +213,7 @@ class LeaseKeeping:
         """What the newest lease says; None before the first."""
 
     def tick(self, now: float) -> None:
-        """Do what is due at ``now`` (monotonic seconds). Called some times a second."""
+        """Look, if it is time by ``now`` (monotonic seconds). Called some times a second."""
         run = self._run
         if run.halted is None and isinstance(run.journal.stopped, Fenced):
             # What runs in the flow may write nothing for hours, and is for nothing.
@@ -236,9 +236,9 @@ class LeaseKeeping:
             self._due = now + self._seconds * FIRST_PART
 
     def holds(self) -> bool:
-        """Whether this runner still has the execution, as far as it can know: what it prints is kept then.
+        """Whether this runner still has the execution, as far as it can know: its output is kept then.
 
-        One read where its last lease has lapsed, as after a sleep, for others may have taken over; no other request.
+        One read if its last lease has lapsed, as after a sleep, for others may have taken over; no other request.
         """
         run = self._run
         if isinstance(run.journal.stopped, Fenced):

@@ -63,7 +63,7 @@ def offers(
 ) -> list[Event]:
     """The first events of a replay: each outcome and answer that it may take over, with the call's notes and artifacts.
 
-    ``results`` (by checkpoint) and ``answers`` (by wait) are given by the person ``by`` who replays. ``movable``: calls
+    ``results`` (by checkpoint) and ``answers`` (by wait) are given by the person ``by``. ``movable``: calls
     may be made at other places. Made at ``at``.
     """
     reused = {call.call_id for call in plan.calls if call.action in REUSED}
@@ -161,7 +161,7 @@ def given_value(store: Store, project: str, value: Any, subject: str) -> Value:
 
 
 def open_replay(store: Store, clock: Clock, opened: Opened, offered: list[Event]) -> tuple[bytes, ...]:
-    """Create the execution with what it may take over; its entries.
+    """Create the execution with its offers; its entries.
 
     The second entry is written first: from the first one on the execution exists, and it must not exist without it.
     """
@@ -256,7 +256,7 @@ def check_results(
 
 
 def failed_returns(events: Iterable[Event]) -> dict[str, dict[str, Any]]:
-    """By checkpoint, what a call that failed would have returned, as a JSON Schema, where its failure records that."""
+    """Checkpoint → the JSON Schema of the result of a call that failed, if its failure records that."""
     return {
         event.name: event.returns
         for event in events
@@ -265,7 +265,7 @@ def failed_returns(events: Iterable[Event]) -> dict[str, dict[str, Any]]:
 
 
 def _annotations(flow: Flow[..., Any]) -> dict[str, Any]:
-    """What each checkpoint that the flow is seen to reach returns."""
+    """Checkpoint → its return annotation, of those that the flow is seen to reach."""
     from kitaru.flows.describe import checkpoints_of
 
     found = checkpoints_of(flow.func)
@@ -313,7 +313,7 @@ def _kind(read: ReadPlain, name: str, output: Value) -> str:
 
 
 def _kind_of(value: Any) -> str:
-    """What JSON calls it: whole numbers and others are one kind, and an enum or a date is a text."""
+    """Its kind in JSON: whole numbers and others are one kind, and an enum or a date is a text."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -47,7 +47,7 @@ LONGEST_PAUSE = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What somebody left for a wait: a JSON value, or the wish to end it all."""
+    """An answer to a wait: a JSON value, or the wish to end it all."""
 
     value: Any
     abort: bool
@@ -81,7 +81,7 @@ def check_fits(wait: Wait, value: Any, check: AnswerCheck) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RecordedWait:
-    """The record of a wait that the body comes to, under the id ``wait``; empty where it was not asked before."""
+    """The record of a wait that the body comes to, under the id ``wait``; empty if it was not asked before."""
 
     wait: str
     opened: WaitOpened | None = None
@@ -183,7 +183,7 @@ class Poll:
         """The answer, once it is there."""
 
     def open(self) -> None:
-        """Take the recorded answer, or record the question. ``KitaruDivergenceError`` where another one is recorded."""
+        """Take the recorded answer, or record the question. ``KitaruDivergenceError`` if another one is recorded."""
         run = self._run
         run.check()
         question = self._question
@@ -250,7 +250,7 @@ class Poll:
         return False
 
     def _check_schema(self, value: Any) -> None:
-        """``KitaruWaitValidationError`` where a value that was given for other code doesn't fit what this wait asks."""
+        """``KitaruWaitValidationError`` if a value that was given for other code doesn't fit this wait."""
         check, schema = self._run.check_answer, self._question.schema
         wrong = check(schema, value) if check is not None and self._question.annotation is None else ()
         if wrong:
@@ -313,7 +313,7 @@ class Poll:
         return all(enough <= now for enough in waits) and not run.under_way and all(map(_settled, list(run.futures)))
 
     def _leave(self) -> None:
-        """Record that the runner leaves, unless an answer came meanwhile: whoever gives one later resumes."""
+        """Record that the runner leaves, unless an answer came meanwhile: a later answer resumes it."""
         run = self._run
         with run.waits.leaving:
             run.check()
@@ -333,7 +333,7 @@ def _settled(future: Any) -> bool:
 
 
 class PendingAnswer:
-    """What ``wait()`` gives in an async flow: ``await`` it for the answer."""
+    """The value of ``wait()`` in an async flow: ``await`` it for the answer."""
 
     def __init__(self, answer: Coroutine[Any, Any, Any]) -> None:
         self._answer = answer

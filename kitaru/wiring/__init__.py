@@ -18,6 +18,7 @@ from kitaru.wiring.repository import unpacked as unpacked
 from kitaru.wiring.repository import working_tree as working_tree
 from kitaru.wiring.running import captured_descriptors as captured_descriptors
 from kitaru.wiring.running import check_image as check_image
+from kitaru.wiring.running import last_words as last_words
 from kitaru.wiring.running import launched_worker as launched_worker
 from kitaru.wiring.running import leave_process as leave_process
 from kitaru.wiring.running import must_run_here as must_run_here

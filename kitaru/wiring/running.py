@@ -122,6 +122,15 @@ def launched_worker(settings: Settings, exec_id: str) -> RunnerInfo | None:
     return launched_worker(settings.cache / "workers", exec_id)
 
 
+def last_words(settings: Settings, exec_id: str) -> str:
+    """The output of the worker that was last started from here for an execution and never reached its journal."""
+    from kitaru.stacks.local import LocalRunner
+
+    folder, cache = settings.cache / "workers", settings.cache
+    runner = LocalRunner(environment="current", cache=cache, log_dir=folder, environ=settings.environ)
+    return runner.startup_failure(exec_id)
+
+
 KILL_SECONDS = 2.0
 """Between telling a process to end and ending it."""
 
