@@ -277,7 +277,7 @@ def execution_lines(
         lines += ["", *picture]
     if execution.status == "completed":
         lines += ["", f"  result    {_stored(execution.output, read, 400)}"]
-    if execution.failure is not None and execution.status == "failed":
+    if execution.failure is not None and execution.status in ("failed", "lost"):
         lines += ["", *failure_lines(execution, style)]
     if execution.status == "cancelled":
         lines += ["", style(f"  {cancelled_line(execution)}", "warn")]
