@@ -334,7 +334,7 @@ def _init_lines(result: Any) -> list[str]:
         lines.append(f"{result.manifest} is there already; it was left as it is.")
         if result.undeclared:
             place = "in place of flows: {}" if result.paste.startswith("flows:") else "at the end of flows:"
-            lines += [f"These flows are not declared yet; paste this block {place}", "", result.paste]
+            lines += [f"These flows are not declared yet; paste this block {place}", "", *result.paste.splitlines()]
         return [*lines, "next: kitaru validate"]
     count = len(result.flows)
     lines.append(f"Wrote {result.manifest}: project {result.project}, {count} {'flow' if count == 1 else 'flows'}.")

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kitaru import data_files
+from kitaru.client.project import initialise
 from kitaru.errors import KitaruBackendError, KitaruUsageError
 from kitaru.manifest.reading import load
 from kitaru.manifest.scaffold import SCHEMA_FILE, Parameter, ScaffoldResult, find_flows, project_name, scaffold
@@ -278,6 +279,18 @@ def test_a_file_that_no_target_can_name_is_a_problem_of_its_own(tmp_path: Path) 
     result = init(tmp_path)
     assert {flow.file for flow in result.flows} == {"flows/a.py"}
     assert "begins with no '~'" in result.problems[0].message
+
+
+def test_the_block_for_a_second_flow_is_printed_line_by_line(tmp_path: Path) -> None:
+    """It can be pasted at the end of ``flows:`` as it stands."""
+    put(tmp_path, {"a.py": RESEARCH})
+    initialise(tmp_path, None)
+    put(tmp_path, {"b.py": "from kitaru import flow\n@flow\ndef second(): ...\n"})
+    lines = initialise(tmp_path, None).lines
+    block = "\n".join(line for line in lines if line.startswith("  "))
+    manifest = tmp_path / "kitaru.yaml"
+    manifest.write_text(manifest.read_text() + block + "\n")
+    assert "second" in load(manifest).manifest.flows
 
 
 def test_a_block_for_a_manifest_without_flows_can_be_pasted(tmp_path: Path) -> None:
