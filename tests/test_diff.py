@@ -21,7 +21,7 @@ from kitaru.errors import KitaruIntegrityError, KitaruSelectorError
 from kitaru.model import address
 from kitaru.model.address import digest
 from kitaru.model.snapshot import SourceFile, SourceTree
-from kitaru.release.differing import Difference
+from kitaru.release.difference import Difference
 from kitaru.source import bundle
 from kitaru.source.bundle import pack
 from kitaru.source.selection import FILE, SYMLINK, tree_digest

@@ -234,12 +234,12 @@ def test_reading_backwards_tells_the_same_log(
         for name in {edit.flow for edit in edits if not isinstance(edit, Rename)}:
             touched.setdefault(name, []).append(number)
     past = Past(log.store, PROJECT)
-    assert [one.entry.generation for one in past.page(len(entries)).found] == list(range(len(entries), 0, -1))
+    assert [one.generation for one in past.page(len(entries)).generations] == list(range(len(entries), 0, -1))
     for state in states:
         assert past.state(state.generation) == state
     for name, numbers_of in touched.items():
-        found = past.page(len(entries), flow=name).found
-        assert [one.entry.generation for one in found] == numbers_of[::-1]
+        found = past.page(len(entries), flow=name).generations
+        assert [one.generation for one in found] == numbers_of[::-1]
         assert all(one.edits for one in found)
 
 

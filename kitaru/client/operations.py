@@ -198,7 +198,7 @@ OPERATIONS = (
     ),
     Operation(
         "history.list", "history", "Show the changes of the store: actor, time, commit.",
-        names("flow=FLOW limit=--limit+--all"), "Happened", (KitaruSelectorError,), listed=True, exits=(1,),
+        names("flow=FLOW limit=--limit+--all"), "HistoryPage", (KitaruSelectorError,), listed=True, exits=(1,),
     ),
     Operation(
         "history.blame", "blame", "Show the commit of an execution, and the move that led to it.",

@@ -1,18 +1,7 @@
 """The lock log, looked back on: the newest generations first, and the state as it was at a moment.
 
-Requests, beyond those that find the newest state (two where the hint is fresh):
-
-==========================================  ============================================================================
-asked for                                   reads
-==========================================  ============================================================================
-the newest L generations                    L
-the newest L generations of one flow        as far back as the L-th of them or the flow's first version, in batches that
-                                            grow from 32 to 256 generations; at most ``SEARCHED`` unless all are wanted
-the state at a moment                       log2 of the number of generations to find it, then back to the nearest entry
-                                            that holds a full state: at most 64, and one in a small project
-==========================================  ============================================================================
-
-A batch is read by several threads where the store is not on this machine.
+The newest L generations cost L reads; those of one flow as many as lie back to the L-th of them, in batches that grow
+from 32 to 256; the state at a moment log2 of the number of generations, then the reads back to a full state.
 """
 
 from __future__ import annotations
@@ -21,18 +10,20 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
-from kitaru.core.commit import next_lockfile
+from kitaru.core.commit import edit_data, next_lockfile
 from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
 from kitaru.model import address
 from kitaru.model.address import digest
 from kitaru.model.lockfile import AddVersion, Edit, Generation, Lockfile, Move, Rename
+from kitaru.model.snapshot import Commit
 from kitaru.store.log import Log
 from kitaru.store.objects import parse
 from kitaru.store.port import Store
 
 SEARCHED = 5000
-"""How many generations a search for one flow looks at, where nobody asked for all."""
+"""How many generations a search for one flow looks at, unless all are wanted."""
 
 FIRST_BATCH, LARGEST_BATCH = 32, 256
 NEARBY = 64
@@ -47,29 +38,67 @@ class Gap(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Logged:
-    """A generation, the digest of its bytes, and those of its edits that were asked about."""
+class Change:
+    """One generation: actor, time, verb, commit.
 
-    entry: Generation
+    ``edits`` are JSON data (``core.commit.edit_data``), only those of the flow that was asked about; ``others``: how
+    many more there are. ``digest`` is that of the entry's bytes.
+    """
+
+    generation: int
     digest: str
-    edits: tuple[Edit, ...]
+    at: str
+    by: str
+    verb: str
+    commit: Commit | None
+    message: str
+    edits: tuple[dict[str, Any], ...]
+    others: int = 0
+
+    @classmethod
+    def of(cls, entry: Generation, sha: str, edits: Sequence[Edit]) -> Change:
+        """That generation, with these of its edits."""
+        shown = tuple(map(edit_data, edits))
+        others = len(entry.edits) - len(shown)
+        return cls(entry.generation, sha, entry.at, entry.by, entry.verb, entry.commit, entry.message, shown, others)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data; every key is always there. ``commit`` is null, or ``{"sha", "branch", "dirty"}``."""
+        data = {name: getattr(self, name) for name in self.__slots__}
+        return {**data, "commit": commit_data(self.commit), "edits": list(self.edits)}
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class HistoryPage:
     """Generations, newest first. ``reached`` is the oldest that was looked at; ``more``: older ones may fit too.
 
-    ``unchained``: generations, of those that were looked at, whose digest is not the one that their follower names.
-    ``missing``: those that should have been looked at, and are not in the log; ``unreadable``: those that are there and
-    are no generation any more.
+    Of those that were looked at, ``unchained`` have another digest than their follower names, ``missing`` are not in
+    the log, and ``unreadable`` are no generations any more. ``problem``: why the newest state can't be
+    told; "" if it can.
     """
 
-    found: tuple[Logged, ...]
+    generations: tuple[Change, ...]
+    head: int
     reached: int
     more: bool
     unchained: tuple[int, ...] = ()
     missing: tuple[int, ...] = ()
     unreadable: tuple[int, ...] = ()
+    problem: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that was looked at is there."""
+        return not (self.missing or self.unreadable or self.problem)
+
+    def gaps_to_json(self) -> dict[str, Any]:
+        """The gaps as JSON data; every key is always there. Numbers of generations, newest first."""
+        return {"missing": list(self.missing), "unreadable": list(self.unreadable), "problem": self.problem or None}
+
+
+def commit_data(commit: Commit | None) -> dict[str, Any] | None:
+    """``{"sha", "branch", "dirty"}``, or None."""
+    return None if commit is None else {"sha": commit.sha, "branch": commit.branch, "dirty": commit.dirty}
 
 
 class Past:
@@ -83,13 +112,13 @@ class Past:
 
     def page(
         self, head: int, *, flow: str | None = None, limit: int | None = None, searched: int | None = None
-    ) -> Page:
-        """At most ``limit`` generations from ``head`` backwards, those that touch ``flow`` where one is named.
+    ) -> HistoryPage:
+        """At most ``limit`` generations from ``head`` backwards; those that touch ``flow``, if one is named.
 
         A flow that was renamed is followed under its earlier names. At most ``searched`` generations are looked at.
-        A generation that is missing or can't be read is passed over, and said.
+        A gap is passed over, and reported.
         """
-        found: list[Logged] = []
+        found: list[Change] = []
         unchained: list[int] = []
         gaps: dict[Gap, list[int]] = {gap: [] for gap in Gap}
         named = ""
@@ -106,17 +135,17 @@ class Past:
             named = entry.parent
             edits = entry.edits if name is None else _of_flow(entry.edits, name)
             if edits or name is None:
-                found.append(Logged(entry, sha, edits))
+                found.append(Change.of(entry, sha, edits))
             first = name is not None and any(isinstance(edit, AddVersion) and edit.expects == 0 for edit in edits)
             if first or len(found) == limit:
                 break
             name = next((edit.was for edit in edits if isinstance(edit, Rename) and edit.flow == name), name)
         more = not first and number > 1
         missing, unreadable = (tuple(gaps[gap]) for gap in (Gap.MISSING, Gap.UNREADABLE))
-        return Page(tuple(found), number, more, tuple(unchained), missing, unreadable)
+        return HistoryPage(tuple(found), head, number, more, tuple(unchained), missing, unreadable)
 
     def entry(self, number: int) -> tuple[Generation, str]:
-        """Generation ``number`` and the digest of its bytes. ``KitaruIntegrityError`` where there is a gap."""
+        """Generation ``number`` and the digest of its bytes. ``KitaruIntegrityError`` for a gap."""
         return self._read([number])[0]
 
     def at_moment(self, moment: str, head: int) -> int:
@@ -150,7 +179,7 @@ class Past:
     def move_to(self, flow: str, tag: str, version: int, near: int, head: int) -> Generation | None:
         """The move that brought ``tag`` to ``version``, looked for around generation ``near``, backwards first.
 
-        ``KitaruIntegrityError`` where a gap comes first: the move may have been there.
+        ``KitaruIntegrityError`` if a gap comes first: the move may have been there.
         """
         backwards = range(near, max(0, near - NEARBY), -1)
         forwards = range(near + 1, min(head, near + NEARBY) + 1)
@@ -169,12 +198,12 @@ class Past:
         return next((entry.at for entry, _ in found), "")
 
     def _backwards(self, start: int, floor: int, first: int | None) -> Iterator[tuple[Generation, str]]:
-        """As ``_there``; ``KitaruIntegrityError`` where there is a gap."""
+        """As ``_there``; ``KitaruIntegrityError`` for a gap."""
         for number, read in self._there(start, floor, first):
             yield self._must(number, read)
 
     def _there(self, start: int, floor: int, first: int | None) -> Iterator[tuple[int, tuple[Generation, str] | Gap]]:
-        """From ``start`` down to above ``floor``; the first batch has ``first`` generations where that is known."""
+        """From ``start`` down to above ``floor``; the first batch has ``first`` generations, if given."""
         size = min(first or FIRST_BATCH, LARGEST_BATCH)
         number = start
         while number > floor:
@@ -213,9 +242,7 @@ class Past:
 
 
 def _not_so(project: str, number: int, why: str) -> KitaruIntegrityError:
-    return KitaruIntegrityError(
-        f"generation {number} of project {project} {why}", hint="kitaru store verify tells what else is wrong"
-    )
+    return KitaruIntegrityError(f"generation {number} of project {project} {why}", hint="kitaru store verify")
 
 
 def _of_flow(edits: Sequence[Edit], name: str) -> tuple[Edit, ...]:

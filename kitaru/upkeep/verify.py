@@ -85,6 +85,45 @@ class Chain:
             self.faults.append(Fault(key, message, generation))
 
 
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What ``store verify`` found. ``head`` is the digest of the newest generation: worth noting in another place.
+
+    It is "" where there is none, or where it is damaged.
+    """
+
+    project: str
+    store: str
+    generations: int
+    head: str
+    deep: bool
+    objects: int
+    executions: int
+    problems: tuple[Fault, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    @property
+    def first_bad(self) -> int | None:
+        """The first generation that something is wrong with."""
+        return min((fault.generation for fault in self.problems if fault.generation), default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data; every key is always there. ``problems`` are ``{"key", "generation", "message"}``."""
+        names = ("project", "store", "generations", "head", "deep", "objects", "executions")
+        return {
+            "sound": self.sound,
+            **{name: getattr(self, name) for name in names},
+            "first_bad": self.first_bad,
+            "problems": [fault.to_json() for fault in self.problems],
+            "notes": list(self.notes),
+        }
+
+
 def read_hint(store: Store, project: str) -> Hint:
     """The friendly copy of the newest state: whether it is there and whether it is whole."""
     key = address.lock_hint(project)

@@ -1,4 +1,4 @@
-"""The differences of two versions of a flow: inputs, settings, and the source file by file."""
+"""How two versions of a flow differ: what callers meet, what it is made of, and its source file by file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 from kitaru.core.diffing import LARGEST_FILE, FileDiff, Listing, file_diff, pairs, snapshot_changes
@@ -17,9 +16,12 @@ from kitaru.model.lockfile import Lockfile, Release
 from kitaru.model.plan import Change
 from kitaru.model.route import ByTag, ByVersion, Selector
 from kitaru.model.snapshot import Snapshot
-from kitaru.release.tracing import commit_data
+from kitaru.release.history import commit_data
 from kitaru.store.objects import get_object, read_snapshot, read_table
 from kitaru.store.port import Store
+
+Unpack = Callable[[bytes, str, Callable[[str, int], bool]], tuple[Any, Mapping[str, bytes]]]
+"""(archive, digest of the tree, whether to keep a path of that size) → listing, kept files by path."""
 
 VERSION = re.compile(r"v?([1-9][0-9]{0,8})")
 
@@ -27,8 +29,17 @@ Inputs = Literal["same", "compatible", "breaking"]
 
 
 @dataclass(frozen=True, slots=True)
+class Archives:
+    """A project's objects, and the means to look into an archive of source."""
+
+    store: Store
+    project: str
+    unpack: Unpack
+
+
+@dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two versions. ``tag`` is its name, if that was a tag."""
+    """One of the two versions. ``tag``: how it was named, where that was a tag."""
 
     version: int
     tag: str | None
@@ -51,7 +62,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """From ``before`` to ``after``. ``inputs`` is the change of the input schema for callers."""
+    """From ``before`` to ``after``. ``inputs`` says what the change of the input schema means for callers."""
 
     flow: str
     before: Side
@@ -81,55 +92,42 @@ class Difference:
         }
 
 
-ReadArchive = Callable[[bytes, str, Callable[[str, int], bool]], tuple[Any, Mapping[str, bytes]]]
-"""(archive, its source's digest, (path, size) → whether to keep the content) → listing, contents by path."""
-
-
-def compare(
-    store: Store, lock: Lockfile, flow: str, before: str, after: str, read_archive: ReadArchive, *, full: bool
-) -> Difference:
+def compare(place: Archives, lock: Lockfile, flow: str, before: str, after: str, *, full: bool) -> Difference:
     """How the version that ``before`` names differs from that of ``after``; see ``History.diff``."""
-    sides = [_side(store, lock, flow, word) for word in (before, after)]
+    sides = [_side(place, lock, flow, word) for word in (before, after)]
     (old_side, old), (new_side, new) = sides
-    old_files, new_files = _listings(store, lock.project, old, new)
+    old_files, new_files = _listings(place, old, new)
     changes = snapshot_changes(old, new, old_files, new_files if new_files is not None else ())
     if old_files is None or new_files is None:
-        # Without both listings the changed files are unknown.
+        # Without both listings nobody can say which files changed.
         changes = tuple(one if one.subject != "source" else _sourceless(old, new) for one in changes)
     schema = [change for change in changes if change.subject == "input_schema"]
     verdict: Inputs = "breaking" if any(one.breaking for one in schema) else "compatible" if schema else "same"
-    files: tuple[FileDiff, ...] = ()
-    if old_files is not None and new_files is not None:
-        found = pairs(old_files, new_files)
-        compared = [(one, other) for one, other in found if one is None or other is None or one.sha != other.sha]
-        read = partial(_bodies, store, lock.project, read_archive, full=full)
-        old_bodies = read(old.source, {one.path for one, _ in compared if one is not None})
-        new_bodies = read(new.source, {one.path for _, one in compared if one is not None})
-        files = tuple(file_diff(one, other, old_bodies, new_bodies, full=full) for one, other in found)
+    files = _files(place, old, new, old_files, new_files, full=full)
     return Difference(flow, old_side, new_side, verdict, changes, files)
 
 
-def _side(store: Store, lock: Lockfile, flow: str, word: str) -> tuple[Side, Snapshot]:
+def _side(place: Archives, lock: Lockfile, flow: str, word: str) -> tuple[Side, Snapshot]:
     number = VERSION.fullmatch(word)
     chosen: Selector = ByVersion(int(number[1])) if number else ByTag(word)
     found = resolve(lock, flow, chosen)
     state = lock.flows[flow]
-    table = read_table(store, lock.project, state.table, flow)
+    table = read_table(place.store, place.project, state.table, flow)
     resolved = found if isinstance(found, Resolved) else in_table(table, state, getattr(chosen, "version", 0))
-    snapshot = read_snapshot(store, lock.project, resolved.snapshot, flow)
+    snapshot = read_snapshot(place.store, place.project, resolved.snapshot, flow)
     release = table.release(resolved.version)
     return Side(resolved.version, resolved.tag, resolved.snapshot, snapshot.source, release), snapshot
 
 
-def _listings(store: Store, project: str, old: Snapshot, new: Snapshot) -> tuple[Listing | None, Listing | None]:
+def _listings(place: Archives, old: Snapshot, new: Snapshot) -> tuple[Listing | None, Listing | None]:
     if old.source == new.source:
         return (), ()
-    return _listing(store, project, old.source), _listing(store, project, new.source)
+    return _listing(place, old.source), _listing(place, new.source)
 
 
-def _listing(store: Store, project: str, source: str) -> Listing | None:
+def _listing(place: Archives, source: str) -> Listing | None:
     try:
-        body = get_object(store, project, source, f"source listing {address.short(source)}")
+        body = get_object(place.store, place.project, source, f"source listing {address.short(source)}")
     except KitaruIntegrityError:
         return None
     rows: Listing = json.loads(body)
@@ -141,17 +139,28 @@ def _sourceless(old: Snapshot, new: Snapshot) -> Change:
     return Change(subject="source", text=text)
 
 
-def _bodies(
-    store: Store, project: str, read_archive: ReadArchive, source: str, paths: set[str], *, full: bool
-) -> Mapping[str, bytes] | None:
-    """The content of those files of a source, verified; None if its archive is no longer in the store."""
+def _files(
+    place: Archives, old: Snapshot, new: Snapshot, before: Listing | None, after: Listing | None, *, full: bool
+) -> tuple[FileDiff, ...]:
+    if before is None or after is None:
+        return ()
+    found = pairs(before, after)
+    compared = [(one, other) for one, other in found if one is None or other is None or one.sha != other.sha]
+    bodies_before = _bodies(place, old.source, {one.path for one, _ in compared if one is not None}, full)
+    bodies_after = _bodies(place, new.source, {one.path for _, one in compared if one is not None}, full)
+    return tuple(file_diff(one, other, bodies_before, bodies_after, full=full) for one, other in found)
+
+
+def _bodies(place: Archives, source: str, paths: set[str], full: bool) -> Mapping[str, bytes] | None:
+    """The content of those files of a source, verified; None where its archive is no longer in the store."""
     if not paths:
         return {}
-    archive = store.read(address.source_archive(project, source))
+    archive = place.store.read(address.source_archive(place.project, source))
     if archive is None:
         return None
 
     def keep(path: str, size: int) -> bool:
         return path in paths and (full or size <= LARGEST_FILE)
 
-    return read_archive(archive, source, keep)[1]
+    kept: Mapping[str, bytes] = place.unpack(archive, source, keep)[1]
+    return kept

@@ -1,4 +1,4 @@
-"""The commit of an execution, and the move that led to it."""
+"""The commit of an execution, and the move that led it there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kitaru.model import address
 from kitaru.model.execution import Execution
 from kitaru.model.lockfile import Generation, Lockfile, Move, Release, VersionTable
 from kitaru.model.snapshot import Commit
-from kitaru.release.history import Past
+from kitaru.release.history import Past, commit_data
 from kitaru.store.objects import read_table
 from kitaru.store.port import Store
 
@@ -39,12 +39,12 @@ class RouteMoved:
 
 @dataclass(frozen=True, slots=True)
 class Blame:
-    """The version of an execution, and how it was chosen.
+    """The version of an execution, and the reason for it.
 
-    ``flow`` is the name that it was started by, ``now`` the flow's present one. ``route`` is None for one that was
-    started by version number or from source, or if the log has no such move; ``route_problem`` is the damage of the
-    log, else empty. ``words`` are Git's about the commit, if a repository is at hand that has it. ``original``: the
-    execution that it replays, which may be removed (``original_is_there``).
+    ``flow`` is the name that it was started by, ``now`` today's name of the flow. ``route`` is None if it was started
+    by version number or from source, or if the log can't tell; ``route_problem`` describes a damaged log ("" else).
+    ``words`` are Git's about the commit, if the repository at hand has it. ``original``: the execution that it replays;
+    it may have been removed (``original_is_there``).
     """
 
     exec_id: str
@@ -70,7 +70,7 @@ class Blame:
 
     @property
     def commands(self) -> tuple[str, ...]:
-        """Commands that show more: each of them works here."""
+        """What to type to see more: each of them works here."""
         found = [f"git show {self.commit.sha[:12]}"] if self.commit is not None and self.words is not None else []
         there = self.release is not None and not self.release.deleted
         if self.version is not None and self.previous is not None and there:
@@ -80,7 +80,7 @@ class Blame:
         return tuple(found)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON data; every key is always there, null without an answer."""
+        """As JSON data; every key is always there, null where there is no answer."""
         release = self.release
         return {
             "exec_id": self.exec_id,
@@ -108,18 +108,10 @@ class Blame:
         }
 
 
-def commit_data(commit: Commit | None) -> dict[str, Any] | None:
-    """``{"sha", "branch", "dirty"}``, or None."""
-    return None if commit is None else {"sha": commit.sha, "branch": commit.branch, "dirty": commit.dirty}
-
-
-CommitWords = Callable[[str], dict[str, str] | None]
-"""(SHA) → author, time and subject of a commit, as Git has them; None if it does not have the commit."""
-
-
-def trace(store: Store, lock: Lockfile, execution: Execution, commit_words: CommitWords) -> Blame:
-    """The version that an execution is pinned to, the move that led to it, and their commits."""
-    project = lock.project
+def trace(
+    store: Store, project: str, lock: Lockfile, execution: Execution, words: Callable[[str], dict[str, str] | None]
+) -> Blame:
+    """The version that an execution is pinned to, how it was chosen, and its commit. ``words``: a commit's in Git."""
     name = present_name(lock.flows, execution.flow_name)
     state, table = lock.flows.get(name), None
     if state is not None and execution.version is not None:
@@ -131,7 +123,7 @@ def trace(store: Store, lock: Lockfile, execution: Execution, commit_words: Comm
             hint="kitaru store verify --deep tells what else is wrong",
         )
     commit = release.commit if release is not None else _own_commit(execution)
-    route, route_problem = _told_route(store, lock, execution, name)
+    route, route_problem = _known_route(Past(store, project), lock, execution, name)
     return Blame(
         exec_id=execution.exec_id,
         flow=execution.flow_name,
@@ -152,13 +144,12 @@ def trace(store: Store, lock: Lockfile, execution: Execution, commit_words: Comm
         draw=execution.draw,
         original=execution.original_exec_id,
         original_is_there=_is_there(store, project, execution.original_exec_id),
-        words=commit_words(commit.sha) if commit is not None else None,
+        words=words(commit.sha) if commit is not None else None,
     )
 
 
 def _is_there(store: Store, project: str, exec_id: str | None) -> bool:
-    key = address.journal_entry(project, exec_id, 1) if exec_id is not None else None
-    return key is not None and store.read(key) is not None
+    return exec_id is not None and store.read(address.journal_entry(project, exec_id, 1)) is not None
 
 
 def _own_commit(execution: Execution) -> Commit | None:
@@ -173,22 +164,21 @@ def _previous(table: VersionTable | None, version: int | None) -> int | None:
     return max(earlier, default=None)
 
 
-def _told_route(store: Store, lock: Lockfile, execution: Execution, name: str) -> tuple[RouteMoved | None, str]:
-    """As ``_route``; and the damage of the log if it can't tell."""
+def _known_route(past: Past, lock: Lockfile, execution: Execution, name: str) -> tuple[RouteMoved | None, str]:
+    """As ``_route``; and the log's problem if it can't tell."""
     try:
-        return _route(store, lock, execution, name), ""
+        return _route(past, lock, execution, name), ""
     except KitaruStoreFormatError:
         raise
     except KitaruIntegrityError as error:
         return None, error.message
 
 
-def _route(store: Store, lock: Lockfile, execution: Execution, name: str) -> RouteMoved | None:
-    """The move of the tag to the version: from the newest state if that still has it, else from the log."""
+def _route(past: Past, lock: Lockfile, execution: Execution, name: str) -> RouteMoved | None:
+    """The move of the tag to the version: from the newest state if it still knows it, else from the log."""
     tag, version = execution.tag, execution.version
     if tag is None or version is None or lock.generation == 0:
         return None
-    past = Past(store, lock.project)
     route = lock.flows[name].routes.get(tag) if name in lock.flows else None
     if route is not None and version in route.versions and route.at <= execution.created_at:
         return _moved(past.entry(route.generation)[0], execution, tag)
