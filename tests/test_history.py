@@ -473,6 +473,7 @@ def test_the_json_of_history_is_stable(repository: Repository) -> None:
         "before": None,
         "after": [{"version": 1, "weight": 100}],
         "exclusive": True,
+        "floor": one["commit"]["sha"],
     }
 
 
