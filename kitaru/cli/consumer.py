@@ -89,7 +89,7 @@ def invoke(
     if not (wait or follow):
         terminal.item({**_started_data(started), "status": status}, [started.exec_id])
         then = AFTERWARDS[status].format(exec_id=started.exec_id)
-        terminal.note(f"{_chosen(started, status)}\n{terminal.dim(then)}")
+        terminal.note(f"{_chosen(started, status)}\n{terminal.dim(terminal.located(then))}")
         return
     terminal.note(f"{started.exec_id} {_chosen(started, status)}")
     if follow:
@@ -149,9 +149,11 @@ def _finish(client: Any, handle: Any, timeout: float | None) -> None:
     except KeyboardInterrupt:
         terminal.interrupted = True
         if handle.runs_here:
-            terminal.note(f"\nstopped; what finished is kept. Go on with it: kitaru executions resume {handle.exec_id}")
+            terminal.advise(
+                f"\nstopped; finished calls are kept. Go on with it: kitaru executions resume {handle.exec_id}"
+            )
         else:
-            terminal.note(f"\nno longer waiting; look: kitaru executions get {handle.exec_id}")
+            terminal.advise(f"\nno longer waiting; look: kitaru executions get {handle.exec_id}")
         raise typer.Exit(130) from None
     except (KitaruValueError, KitaruFeatureNotAvailableError) as error:
         if client.executions.get(handle.exec_id).status != "completed":
@@ -190,7 +192,7 @@ def _show_failure(client: Any, handle: Any, error: KitaruError) -> None:
         return
     for line in view.failure_lines(execution):
         terminal.note(line)
-    terminal.note(f"hint: kitaru executions get {handle.exec_id}")
+    terminal.advise(f"hint: kitaru executions get {handle.exec_id}")
 
 
 flow_app = typer.Typer(help="Flows of the project, their versions and routes.", no_args_is_help=True)
@@ -209,6 +211,8 @@ def flow_list(
     from kitaru.cli.views import deployments as view
 
     project, store = client.session.project, client.session.store.url
+    if not flows:
+        terminal.note(client.session.place)
     terminal.items(flows, view.flow_rows(flows, project, store, terminal.style, terminal.room))
 
 

@@ -198,7 +198,7 @@ def logs(
     for text in view.grouped(block, terminal.style, verbose=verbose):
         terminal.raw(text)
     if gone is not None:
-        terminal.note(f"{gone.message}; go on with it: {gone.hint}")
+        terminal.note(f"{gone.message}; go on with it: {terminal.located(gone.hint)}")
         raise typer.Exit(gone.exit_code)
     if not printed:
         terminal.note(view.silence(client.executions.get(exec_id), checkpoint))
@@ -255,7 +255,7 @@ def _go_on(client: Any, handle: Any, *, wait: bool, timeout: float | None) -> No
         _finish(client, handle, timeout)
     else:
         terminal.item({"exec_id": handle.exec_id}, [handle.exec_id])
-        terminal.note(f"it goes on; follow it: kitaru executions logs {handle.exec_id} --follow")
+        terminal.advise(f"it goes on; follow it: kitaru executions logs {handle.exec_id} --follow")
 
 
 SETTLES_WITHIN = 5.0
@@ -330,7 +330,7 @@ def _after_answer(client: Any, handle: Any, asked: Any, *, resume: bool) -> None
     data["status"] = execution.status
     terminal.item(data, [exec_id])
     following = f"go on with it: kitaru executions resume {exec_id}"
-    terminal.note(f"answered; {following if stands else f'it goes on: kitaru executions get {exec_id}'}")
+    terminal.advise(f"answered; {following if stands else f'it goes on: kitaru executions get {exec_id}'}")
 
 
 def _must_not_be_refused(execution: Any, asked: Any) -> None:
@@ -484,7 +484,7 @@ def replay(
             _tell_unused(client, handle.exec_id, given=bool(override))
         return
     terminal.item({"exec_id": handle.exec_id, "original_exec_id": exec_id}, [handle.exec_id])
-    terminal.note(f"it replays {exec_id}; follow it: kitaru executions logs {handle.exec_id} --follow")
+    terminal.advise(f"it replays {exec_id}; follow it: kitaru executions logs {handle.exec_id} --follow")
 
 
 def _tell_unused(client: Any, exec_id: str, *, given: bool) -> None:

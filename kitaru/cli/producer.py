@@ -185,7 +185,7 @@ def _show_drift(made: Any, at: Place) -> None:
         )
     if not made.base:
         # Who looks here every night may look in the wrong place.
-        terminal.note(terminal.dim("is this the place? see --store, --project and --target; if it is: kitaru apply"))
+        terminal.advise(terminal.dim("is this the place? see --store, --project and --target; if it is: kitaru apply"))
     if made.drift:
         raise typer.Exit(2)
 

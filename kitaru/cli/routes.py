@@ -296,7 +296,7 @@ def _note_manifest(done: Rerouted | Released) -> None:
 
     progress.close()
     for line in manifest_notes(done.manifest):
-        terminal.note(terminal.located(line))
+        terminal.advise(line)
 
 
 def _show_move(done: Rerouted, mode: str) -> None:

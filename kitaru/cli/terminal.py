@@ -167,8 +167,8 @@ class Terminal:
         print("\n".join(map(_printed, text.split("\n"))), file=sys.stderr)
 
     def advise(self, text: str) -> None:
-        """A hint, on standard error: its commands lead to the same place."""
-        self.note(self.dim(self.located(text)))
+        """A word with the next command, on standard error: it leads to the same place."""
+        self.note(self.located(text))
 
     def error(self, error: KitaruError) -> None:
         """An error: all its problems, and the next command to type."""
