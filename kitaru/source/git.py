@@ -1,4 +1,4 @@
-"""Whether a commit that was checked out without a branch is of the one that a pipeline's variables name."""
+"""A Git repository as a source: the commit, its tree, and the files that a flow selects from it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import os
 import re
 import shlex
 import shutil
-import stat
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,15 +39,10 @@ from kitaru.source.selection import (
 def can_be_of(root: Path, sha: str, branch: str) -> bool:
     """Whether Git, at ``root``, has nothing against commit ``sha`` being of ``branch``, here or of any remote.
 
-    So it has where it knows the branch, and no such branch contains the commit. Where history is cut off before a
-    branch comes to the commit nothing can be told: a shallow clone of a branch that has moved on meanwhile is what
-    pipelines work in. A commit that comes after such a branch is not of it.
+    A shallow clone can't tell, so it has nothing against it.
     """
     refs = _refs(root, branch) if is_branch(branch) else []
-    if not refs or any(_contains(root, ref, sha) for ref in refs):
-        return True
-    cut = _cut_off(root)
-    return bool(cut) and any(_reaches(root, ref, cut) and not _contains(root, sha, ref) for ref in refs)
+    return not refs or any(_contains(root, ref, sha) for ref in refs) or _is_shallow(root)
 
 
 def _refs(root: Path, branch: str) -> list[str]:
@@ -62,32 +55,18 @@ def _contains(root: Path, commit: str, ancestor: str) -> bool:
     return git_process.succeeds(root, "merge-base", "--is-ancestor", ancestor, commit)
 
 
-def _cut_off(root: Path) -> frozenset[str]:
-    """The commits of a shallow clone whose parents are not here; none in a whole one."""
-    if git_process.run(root, "rev-parse", "--is-shallow-repository").strip() != b"true":
-        return frozenset()
-    place = git_process.run(root, "rev-parse", "--git-path", "shallow").decode("utf-8", "surrogateescape").rstrip("\n")
-    try:
-        return frozenset((root / place).read_text("ascii").split())
-    except (OSError, ValueError):
-        return frozenset()
-
-
-def _reaches(root: Path, ref: str, commits: frozenset[str]) -> bool:
-    """Whether the history of ``ref`` ends at one of the commits."""
-    ends = git_process.run(root, "rev-list", "--max-parents=0", ref).decode("ascii", "replace")
-    return not commits.isdisjoint(ends.split())
+def _is_shallow(root: Path) -> bool:
+    return git_process.run(root, "rev-parse", "--is-shallow-repository").strip() == b"true"
 
 
 def is_committed(root: Path, name: str, blob: str) -> bool:
     """Whether the file ``name`` of the folder ``root`` has the content of Git's ``blob`` ("": the commit has none).
 
-    No ``git`` runs for equal bytes; one does for others, which may be equal by Git's own filters (line endings). A
-    symlink counts by what it leads to, as well.
+    No ``git`` runs for equal bytes; one does for others, which may be equal by Git's own filters (line endings).
     """
     path = root / name
     if path.is_symlink():
-        return _is_object(os.fsencode(path.readlink()), blob) and _leads_to_committed(root, path)
+        return _is_object(os.fsencode(path.readlink()), blob)
     try:
         body = path.read_bytes()
     except FileNotFoundError:
@@ -95,17 +74,6 @@ def is_committed(root: Path, name: str, blob: str) -> bool:
     except OSError:
         return False
     return bool(blob) and (_is_object(body, blob) or _filtered(root, name) == blob)
-
-
-def _leads_to_committed(root: Path, path: Path) -> bool:
-    real = path.resolve()
-    # Git takes ../ in such a path, and refuses one that leads out of the repository.
-    place = Path(os.path.relpath(real, root.resolve())).as_posix()
-    try:
-        blob = git_process.run(root, "rev-parse", "--verify", "-q", f"HEAD:./{place}").decode().strip()
-    except KitaruSourceError:
-        return False
-    return is_committed(real.parent, real.name, blob)
 
 
 def _is_object(body: bytes, blob: str) -> bool:
@@ -125,14 +93,10 @@ MANIFEST = "kitaru.yaml"
 
 _CACHE_FORMAT = 2
 _FILTERS = ("filter", "ident", "eol", "working-tree-encoding")
-_JUST_NOW = 30.0
-"""Seconds."""
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _LFS_MOST_BYTES = 1024
 _SHOWN = 10
 _ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_REVERTS = "This reverts commit "
-_REVERT = re.compile(rf"^{_REVERTS}({_ID.pattern})\b", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +170,7 @@ class GitSource:
         known = _ID.fullmatch(commit) and _ID.fullmatch(ancestor)
         if known and _contains(self.root, commit, ancestor):
             return True
-        return None if _cut_off(self.root) else False
+        return None if _is_shallow(self.root) else False
 
     def digest_of(self, tree: str, spec: SourceSpec) -> str:
         """The digest of ``select(tree, spec)``, from one small file where that was asked before. Raises as it does."""
@@ -443,18 +407,4 @@ def _dirty(root: Path, place: _Place) -> KitaruSourceError:
         message += f"\n{hidden} is in no commit, since Git ignores it"
         steps = f"git add --force {shlex.quote(hidden)} and git commit"
     hint = f"{steps}, or repeat with --allow-dirty to take the working tree as it is"
-    made = [path for path in changed if _was_just_made(root / path)]
-    if len(made) == 1:
-        name = printable(made[0])
-        message += f"\n{name} is empty, and was made just now, as a shell makes the file that a command writes to"
-        hint = f"write {name} outside the repository or name it in .gitignore (--out FILE is no change); else {hint}"
     return KitaruSourceError(message, hint=hint)
-
-
-def _was_just_made(path: Path) -> bool:
-    """As a shell makes the file of ``> FILE``, before the command begins."""
-    try:
-        found = path.lstat()
-    except OSError:
-        return False
-    return stat.S_ISREG(found.st_mode) and found.st_size == 0 and abs(time.time() - found.st_mtime) < _JUST_NOW

@@ -217,6 +217,7 @@ class LocalRunner:
 
         python = self._venv_python(image.get("requirements") or [])
         environ = clean_environ(self._environ)
+        environ["PYTHONPATH"] = str(self._own_package())
         environ["VIRTUAL_ENV"] = str(python.parent.parent)
         environ["PATH"] = os.pathsep.join((str(python.parent), environ.get("PATH", os.defpath)))
         return str(python), {**environ, **OUTPUT, **own}

@@ -1,12 +1,7 @@
-"""The running Kitaru, packed as a wheel, so that another environment gets exactly this one.
-
-Reading the code that runs serves an installed Kitaru, an editable one and a bare checkout alike, and needs no index,
-no build backend and no address that has to exist still.
-"""
+"""Requirements: whether this Python meets them, and virtual environments that do."""
 
 from __future__ import annotations
 
-import base64
 import fcntl
 import hashlib
 import json
@@ -16,14 +11,11 @@ import shutil
 import subprocess
 import sys
 import tomllib
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, requires
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -36,120 +28,6 @@ from kitaru.local_cache import using
 from kitaru.ports import Reporter, Step
 
 PACKAGE = Path(__file__).resolve().parents[1]
-WHEEL_NAME = f"{DISTRIBUTION.replace('-', '_')}-{__version__}"
-WHEEL = "Wheel-Version: 1.0\nGenerator: kitaru\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-DATA = ("schemas", "templates")
-"""Folders beside the package in a checkout that an installed Kitaru carries inside it, below ``_data``."""
-
-EPOCH = (1980, 1, 1, 0, 0, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class OwnWheel:
-    """What goes into the wheel: path within it, and bytes, in path order."""
-
-    files: tuple[tuple[str, bytes], ...]
-
-    @property
-    def digest(self) -> str:
-        """Of all paths and contents: changes with every edit of a checkout."""
-        total = hashlib.sha256()
-        for path, body in self.files:
-            total.update(f"{path}\0{hashlib.sha256(body).hexdigest()}\n".encode())
-        return total.hexdigest()
-
-    def write(self, folder: Path) -> Path:
-        """Write ``kitaru_gitops-0.1.0-py3-none-any.whl`` into ``folder``; equal files give equal bytes."""
-        path = folder / f"{WHEEL_NAME}-py3-none-any.whl"
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, body in self.files:
-                archive.writestr(zipfile.ZipInfo(name, EPOCH), body, zipfile.ZIP_DEFLATED)
-        return path
-
-
-def collect_wheel(package: Path = PACKAGE) -> OwnWheel:
-    """Gather the wheel of the running Kitaru.
-
-    Raises ``KitaruStackError`` where neither an installed distribution nor a checkout says what Kitaru depends on.
-    """
-    files = dict(_package_files(package))
-    info = f"{WHEEL_NAME}.dist-info"
-    metadata, entry_points = _described(package)
-    files[f"{info}/METADATA"] = metadata.encode()
-    files[f"{info}/entry_points.txt"] = entry_points.encode()
-    files[f"{info}/WHEEL"] = WHEEL.encode()
-    record = "".join(f"{path},sha256={_urlsafe(body)},{len(body)}\n" for path, body in sorted(files.items()))
-    files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
-    return OwnWheel(tuple(sorted(files.items())))
-
-
-def _package_files(package: Path) -> Iterator[tuple[str, bytes]]:
-    yield from _tree(package, "kitaru")
-    if not (package / "_data").is_dir():
-        for name in DATA:
-            yield from _tree(package.parent / name, f"kitaru/_data/{name}")
-
-
-def _tree(folder: Path, prefix: str) -> Iterator[tuple[str, bytes]]:
-    for path in folder.rglob("*"):
-        relative = path.relative_to(folder)
-        if path.is_file() and "__pycache__" not in relative.parts:
-            yield f"{prefix}/{relative.as_posix()}", path.read_bytes()
-
-
-def _described(package: Path) -> tuple[str, str]:
-    """METADATA and entry_points.txt: those of the installation, or for a bare checkout what its pyproject.toml says."""
-    installed = _installed(package)
-    text = installed.read_text("METADATA") if installed else None
-    if installed and text:
-        # The metadata of an editable installation may be older than its code.
-        metadata = re.sub(r"(?m)^Version: .*$", f"Version: {__version__}", text, count=1)
-        return metadata, installed.read_text("entry_points.txt") or ""
-    try:
-        project = tomllib.loads((package.parent / "pyproject.toml").read_text("utf-8"))["project"]
-    except (OSError, tomllib.TOMLDecodeError, KeyError) as error:
-        raise KitaruStackError(
-            f"can't tell what the Kitaru in {package} depends on: it has no metadata and no pyproject.toml",
-            hint="install Kitaru with pip, or take 'environment: venv' off the stack",
-        ) from error
-    scripts = "".join(f"{name} = {target}\n" for name, target in project.get("scripts", {}).items())
-    return _metadata(project), f"[console_scripts]\n{scripts}"
-
-
-def _metadata(project: dict[str, Any]) -> str:
-    lines = ["Metadata-Version: 2.1", f"Name: {DISTRIBUTION}", f"Version: {__version__}"]
-    if "requires-python" in project:
-        lines.append(f"Requires-Python: {project['requires-python']}")
-    lines += [f"Requires-Dist: {needed}" for needed in project.get("dependencies", ())]
-    for extra, needs in project.get("optional-dependencies", {}).items():
-        lines.append(f"Provides-Extra: {extra}")
-        lines += [f"Requires-Dist: {_with_extra(needed, extra)}" for needed in needs]
-    return "\n".join(lines) + "\n"
-
-
-def _installed(package: Path) -> Distribution | None:
-    """The distribution that the running package belongs to; None for one of the same name installed elsewhere."""
-    try:
-        found = distribution(DISTRIBUTION)
-    except PackageNotFoundError:
-        return None
-    if Path(str(found.locate_file("kitaru"))).resolve() == package:
-        return found
-    origin = json.loads(found.read_text("direct_url.json") or "{}")
-    checkout = Path(unquote(urlsplit(origin.get("url", "")).path))
-    editable = bool(origin.get("dir_info", {}).get("editable"))
-    return found if editable and package.is_relative_to(checkout.resolve()) else None
-
-
-def _with_extra(needed: str, extra: str) -> str:
-    requirement, _, marker = (part.strip() for part in needed.partition(";"))
-    condition = f'extra == "{extra}"'
-    return f"{requirement} ; ({marker}) and {condition}" if marker else f"{requirement} ; {condition}"
-
-
-def _urlsafe(body: bytes) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(body).digest()).rstrip(b"=").decode()
-
 
 COMMENT = re.compile(r"(^|\s+)#.*$")
 FOR_PIP_ALONE = re.compile(r"-|\.{0,2}/|\.{1,2}$|~/|[A-Za-z][A-Za-z0-9+.-]*://|.*\.(whl|zip|tar\.gz|txt)$")
@@ -273,7 +151,7 @@ def _without_marker(requirement: Requirement) -> str:
 
 
 MARKER = "kitaru-environment.json"
-FORMAT = 1
+FORMAT = 2
 SHOWN_ERRORS = 6
 """How many of pip's error lines a message holds; the log has them all."""
 
@@ -297,17 +175,17 @@ def ensure_environment(
     environ: Mapping[str, str] | None = None,
     extras: Sequence[str] = (),
 ) -> Path:
-    """The Python of a virtual environment that holds ``requirements`` and the Kitaru that runs here.
+    """The Python of a virtual environment that holds ``requirements`` and all that the running Kitaru needs.
 
-    Looks it up below ``cache`` by Python version, requirements and Kitaru's own content, and builds it where it is not
-    there yet: tens of seconds, told to ``report`` as steps of the phase ``environment``. Builders of the same
-    environment wait for each other. ``environ`` reaches pip, so its configuration by variables and files applies.
-    Raises ``KitaruStackError`` with pip's reason and the path of the whole log.
+    Kitaru itself is not in it: the worker imports the running one, so no index has a say in that. Looks it up below
+    ``cache`` by Python version and requirements, and builds it where it is not there yet: tens of seconds, reported as
+    steps of the phase ``environment``. Builders of the same environment wait for each other. ``environ`` reaches pip,
+    so its configuration by variables and files applies. Raises ``KitaruStackError`` with pip's reason and the path of
+    the whole log.
     """
     variables = clean_environ(os.environ if environ is None else environ)
-    wheel = collect_wheel()
-    lines = sorted(set(clean_lines(requirements)))
-    key = _environment_key(python, [*lines, *extras], wheel, variables)
+    lines = sorted({*_foreign(requirements), *own_requirements([*extras, *_own_extras(requirements)])})
+    key = _environment_key(python, lines, variables)
     folder = cache / "environments" / key
     with using(folder):
         if _complete(folder):
@@ -316,7 +194,7 @@ def ensure_environment(
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _only_builder(folder.with_suffix(".lock"), report) as lock:
             if not _complete(folder):
-                _Build(folder, python, variables, report, lock).run(lines, wheel, extras)
+                _Build(folder, python, variables, report, lock).run(lines)
     return _python_of(folder)
 
 
@@ -325,8 +203,55 @@ def clean_environ(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environ.items() if name not in MISLEADING}
 
 
-def _environment_key(python: str, requirements: Sequence[str], wheel: OwnWheel, environ: Mapping[str, str]) -> str:
-    facts = [FORMAT, _python_facts(python, environ), list(requirements), wheel.digest]
+def own_requirements(extras: Sequence[str] = ()) -> list[str]:
+    """What the running Kitaru depends on, with these extras, as pip reads it: ``["fsspec>=2026.9", ...]``.
+
+    Raises ``KitaruStackError`` where neither a checkout nor an installed distribution tells.
+    """
+    try:
+        project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text("utf-8"))["project"]
+        optional = project.get("optional-dependencies", {})
+        return [*project["dependencies"], *(line for extra in extras for line in optional.get(extra, ()))]
+    except (OSError, tomllib.TOMLDecodeError, KeyError):
+        pass
+    try:
+        lines = [Requirement(text) for text in requires(DISTRIBUTION) or ()]
+    except PackageNotFoundError as error:
+        raise KitaruStackError(
+            f"can't tell what the Kitaru in {PACKAGE} depends on: it has no metadata and no pyproject.toml",
+            hint="install Kitaru with pip, or take 'environment: venv' off the stack",
+        ) from error
+    wanted = [{"extra": extra} for extra in ("", *extras)]
+    return [_without_marker(line) for line in lines if line.marker is None or any(map(line.marker.evaluate, wanted))]
+
+
+def _foreign(requirements: Sequence[str]) -> list[str]:
+    return [line for line in clean_lines(requirements) if _own(line) is None]
+
+
+def _own_extras(requirements: Sequence[str]) -> list[str]:
+    """The extras of Kitaru that the lines name. Raises ``KitaruStackError`` for a release that does not run here."""
+    extras: set[str] = set()
+    for own in filter(None, map(_own, clean_lines(requirements))):
+        if not _admits(own, __version__):
+            raise KitaruStackError(
+                f"the flow's requirements name {own}, and {__version__} runs here",
+                hint="take Kitaru out of image.requirements: a flow runs with the Kitaru that starts it",
+            )
+        extras |= own.extras
+    return sorted(extras)
+
+
+def _own(line: str) -> Requirement | None:
+    try:
+        requirement = Requirement(line)
+    except InvalidRequirement:
+        return None
+    return requirement if canonicalize_name(requirement.name) in ("kitaru", DISTRIBUTION) else None
+
+
+def _environment_key(python: str, requirements: Sequence[str], environ: Mapping[str, str]) -> str:
+    facts = [FORMAT, _python_facts(python, environ), list(requirements)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
@@ -391,22 +316,18 @@ class _Build:
         self._lock = lock
         self._log = folder.with_suffix(".log")
 
-    def run(self, requirements: Sequence[str], wheel: OwnWheel, extras: Sequence[str]) -> None:
+    def run(self, requirements: Sequence[str]) -> None:
         if self._folder.exists():
             shutil.rmtree(self._folder)
         with self._log.open("w", encoding="utf-8", errors="replace") as log:
             _tell(self._report, "creating a virtual environment")
             self._command([self._python, "-m", "venv", str(self._folder)], log.fileno())
-            packed = wheel.write(self._folder)
             listed = self._folder / "requirements.txt"
             listed.write_text("\n".join(requirements) + "\n", "utf-8")
-            count = len(requirements)
-            extra = f" and {count} requirement{'s' if count > 1 else ''}" if count else ""
-            _tell(self._report, f"installing kitaru {__version__}{extra}")
-            own = f"{packed}[{','.join(extras)}]" if extras else str(packed)
-            self._install([own, "-r", str(listed)], log.fileno())
+            _tell(self._report, f"installing {len(requirements)} requirements, Kitaru's own among them")
+            self._install(["-r", str(listed)], log.fileno())
         marker = self._folder / (MARKER + ".new")
-        marker.write_text(json.dumps({"format": FORMAT, "kitaru": wheel.digest, "requirements": list(requirements)}))
+        marker.write_text(json.dumps({"format": FORMAT, "requirements": list(requirements)}))
         marker.replace(self._folder / MARKER)
         _tell(self._report, "the environment is ready; later executions reuse it")
 
