@@ -39,10 +39,12 @@ from kitaru.source.selection import (
 def can_be_of(root: Path, sha: str, branch: str) -> bool:
     """Whether Git, at ``root``, has nothing against commit ``sha`` being of ``branch``, here or of any remote.
 
-    A shallow clone can't tell, so it has nothing against it.
+    A shallow clone can't tell, so it has nothing against it, unless the commit comes after such a branch.
     """
     refs = _refs(root, branch) if is_branch(branch) else []
-    return not refs or any(_contains(root, ref, sha) for ref in refs) or _is_shallow(root)
+    if not refs or any(_contains(root, ref, sha) for ref in refs):
+        return True
+    return _is_shallow(root) and not any(_contains(root, sha, ref) for ref in refs)
 
 
 def _refs(root: Path, branch: str) -> list[str]:
@@ -62,11 +64,12 @@ def _is_shallow(root: Path) -> bool:
 def is_committed(root: Path, name: str, blob: str) -> bool:
     """Whether the file ``name`` of the folder ``root`` has the content of Git's ``blob`` ("": the commit has none).
 
-    No ``git`` runs for equal bytes; one does for others, which may be equal by Git's own filters (line endings).
+    No ``git`` runs for equal bytes; one does for others, which may be equal by Git's own filters (line endings). A
+    symlink counts by what it leads to, as well.
     """
     path = root / name
     if path.is_symlink():
-        return _is_object(os.fsencode(path.readlink()), blob)
+        return _is_object(os.fsencode(path.readlink()), blob) and _leads_to_committed(root, path)
     try:
         body = path.read_bytes()
     except FileNotFoundError:
@@ -74,6 +77,17 @@ def is_committed(root: Path, name: str, blob: str) -> bool:
     except OSError:
         return False
     return bool(blob) and (_is_object(body, blob) or _filtered(root, name) == blob)
+
+
+def _leads_to_committed(root: Path, path: Path) -> bool:
+    real = path.resolve()
+    # Git takes ../ in such a path, and refuses one that leads out of the repository.
+    place = Path(os.path.relpath(real, root.resolve())).as_posix()
+    try:
+        blob = git_process.run(root, "rev-parse", "--verify", "-q", f"HEAD:./{place}").decode().strip()
+    except KitaruSourceError:
+        return False
+    return is_committed(real.parent, real.name, blob)
 
 
 def _is_object(body: bytes, blob: str) -> bool:
