@@ -12,12 +12,12 @@ from typing import Any
 
 from kitaru.flows.flow import Flow
 from kitaru.flows.retry import further_attempts
+from kitaru.masking import Masking
 from kitaru.model import address
 from kitaru.model.event import Event, ExecutionOptions, Opened
 from kitaru.model.execution import Execution
 from kitaru.run.executor import execute
 from kitaru.run.journal import Stopped, load, open_execution, read_entries, read_events
-from kitaru.run.port import Mask
 from kitaru.source.port import CodeBase
 from kitaru.stacks.port import RunnerInfo
 from kitaru.store.local import LocalStore
@@ -89,7 +89,7 @@ class Lab:
         *,
         store: Store | None = None,
         capture: bool = False,
-        mask: Mask | None = None,
+        mask: Masking | None = None,
         entries: tuple[bytes, ...] | None = None,
         takes_over: bool = False,
         code: CodeBase = CODE,

@@ -17,7 +17,7 @@ import os, subprocess, sys, threading, time, multiprocessing, logging
 from pathlib import Path
 from kitaru import checkpoint, flow
 from kitaru.run.output import Descriptors
-from kitaru.run.masking import Masking
+from kitaru.masking import Masking
 from kitaru.run.executor import execute
 from kitaru.stacks.port import RunnerInfo
 from tests.execution_lab import Lab, PROJECT

@@ -14,8 +14,8 @@ from kitaru import checkpoint, flow, log, save, wait
 from kitaru.errors import KitaruExecutionError
 from kitaru.flows.flow import Flow
 from kitaru.model import address
-from kitaru.run.halting import Left
 from kitaru.run.journal import Stopped
+from kitaru.run.timeouts import RunSuspended
 from tests.execution_lab import PROJECT, FailingStore, Lab, PowerCut
 
 RAN: Counter[str] = Counter()
@@ -127,7 +127,7 @@ def asks_beside(x: int) -> str:
 def leave(lab: Lab, flow_: Flow[..., Any], **inputs: Any) -> str:
     """Run it until its runner leaves, as it waits."""
     exec_id = lab.open(flow_, **inputs)
-    with pytest.raises(Left):
+    with pytest.raises(RunSuspended):
         lab.go_on(flow_, exec_id)
     return exec_id
 
@@ -401,7 +401,7 @@ def test_an_answer_is_kept_where_the_same_is_asked(lab: Lab) -> None:
     """In the new attempt the body asks less: it finds the answer at another place, and is not asked again."""
     exec_id = leave(lab, asks_and_fails, x=5)
     answer(lab, exec_id, True)
-    with pytest.raises(Left):
+    with pytest.raises(RunSuspended):
         lab.go_on(asks_and_fails, exec_id)
     answer(lab, exec_id, False, "w2")
     assert lab.go_on(asks_and_fails, exec_id) == "ok 5: False"
@@ -424,7 +424,7 @@ def test_another_question_at_the_place_of_one_that_was_answered_is_a_wait_of_its
     answer(lab, exec_id, True)
     with pytest.raises(KitaruExecutionError):
         lab.go_on(asks_otherwise, exec_id)
-    with pytest.raises(Left):
+    with pytest.raises(RunSuspended):
         lab.go_on(asks_otherwise, exec_id)
     assert [one.wait_id for one in lab.load(exec_id).open_waits] == ["w1@2"]
     answer(lab, exec_id, "ann", "w1@2")

@@ -13,13 +13,14 @@ LONGEST_FILE = 600
 LONGEST_FUNCTION = 60
 FULLEST_FOLDER = 25
 
-BELOW = {"errors", "model", "data_files", "local_cache", "_version"}
+BELOW = {"errors", "model", "data_files", "local_cache", "masking", "_version"}
 PORTS = {"ports", "store", "values"}
 ALLOWED = {
     "errors": set(),
     "_version": set(),
     "data_files": set(),
     "local_cache": {"errors", "model"},
+    "masking": {"model"},
     "model": BELOW,
     "settings": BELOW,
     "ports": BELOW,

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from kitaru import checkpoint, flow
+from kitaru.masking import Masking
 from kitaru.run.logs import LogWriter, read_lines
-from kitaru.run.masking import Masking, secret_values
 from tests.execution_lab import PROJECT, CountingStore, Lab
 from tests.repository import CHECKOUT, finish, start, until
 from tests.run_process import Process
@@ -425,33 +425,6 @@ def test_secrets_never_reach_the_store(tmp_path: Path) -> None:
     )
     texts = [text for _, text, _ in ran.end()]
     assert sorted(texts) == ["***", "key: *** abc", "password ***", "x: token=***"]
-
-
-@pytest.mark.parametrize(
-    ("environ", "expected"),
-    [
-        ({"A_KEY": "0123456789", "KEY": "abcdefgh", "MONKEY": "abcdefghi"}, {"0123456789", "abcdefgh"}),
-        ({"A_TOKEN": "short"}, set()),
-        ({"my_password": "long enough"}, {"long enough"}),
-        ({"KITARU_SECRET_DB": '{"URL": "postgres://me"}'}, {'{"URL": "postgres://me"}', "postgres://me"}),
-        ({"KITARU_SECRET_DB": "no json at all"}, {"no json at all"}),
-        ({"KITARU_SECRET_VARIABLES": "DSN,OTHER", "DSN": "postgres://me"}, {"postgres://me"}),
-        (
-            {"SSH_KEY": "-----BEGIN\nAAAABBBBCCCC\nshort\n"},
-            {"-----BEGIN\nAAAABBBBCCCC\nshort\n", "-----BEGIN", "AAAABBBBCCCC"},
-        ),
-    ],
-)
-def test_what_counts_as_secret(environ: dict[str, str], expected: set[str]) -> None:
-    """Secrets and their members, what a runner named, what a name tells; nothing shorter than eight characters."""
-    assert secret_values(environ) == expected
-
-
-def test_the_longer_secret_is_hidden_first() -> None:
-    """Where one secret begins with another, nothing of the longer is left."""
-    mask = Masking({"A_KEY": "12345678", "B_KEY": "1234567890"})
-    assert mask("x 1234567890 y 12345678 z") == "x *** y *** z"
-    assert Masking({"HOME": "/root"})("/root") == "/root"
 
 
 def test_a_line_is_masked_before_it_is_cut(tmp_path: Path) -> None:

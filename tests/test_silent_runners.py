@@ -22,9 +22,9 @@ from kitaru.model.event import RunnerRecord, Started
 from kitaru.model.execution import LogLine
 from kitaru.run.executions import Executions
 from kitaru.run.journal import Fenced
-from kitaru.run.lease import PATIENCE, Lease, LeaseKeeping
+from kitaru.run.lease import PATIENCE, LeaseKeeping
 from kitaru.run.logs import LogWriter, read_lines
-from kitaru.run.run_state import RunState
+from kitaru.run.state import RunState
 from kitaru.stacks.process import describe_process, process_alive, process_at_work
 from tests.execution_lab import PROJECT, Lab, WallClock
 from tests.repository import kitaru, until
@@ -208,27 +208,7 @@ def test_patience_ends(lab: Lab, alive: bool | None, later: float, status: str) 
     found = Executions(lab.store, PROJECT, clock, lambda _runner: alive, 2.0)
     assert found.get(exec_id).status == status
     assert [one.status for one in found.newest()] == [status]
-    run.close()
-
-
-def test_a_call_past_its_timeout_gets_no_patience(lab: Lab) -> None:
-    """A process that should have stopped a call long ago does not react: others may go on, as before."""
-    run, exec_id = begun(lab, ({"call": "1", "name": "step", "attempt": 1, "since": "", "left": 1.0},))
-    clock = Later()
-    clock.seconds = 10.0
-    found = Executions(lab.store, PROJECT, clock, lambda _runner: True, 2.0)
-    assert found.get(exec_id).status == "running"
-    clock.seconds = 12.5
-    assert found.get(exec_id).status == "lost"
-    run.close()
-
-
-def test_a_lease_says_how_much_time_a_call_has() -> None:
-    """The time left counts from when the lease was written; what can't be read as a number is no time."""
-    at = datetime(2026, 1, 1, tzinfo=UTC)
-    lease = Lease("r", at, 2, ({"left": 1.0}, {"left": "soon"}, {}), at)
-    assert not lease.overdue(at + timedelta(seconds=11))
-    assert lease.overdue(at + timedelta(seconds=11.5))
+    run.cache.close()
 
 
 def test_whether_a_runner_still_holds_costs_a_read_only_after_a_sleep(lab: Lab) -> None:
@@ -252,8 +232,8 @@ def test_whether_a_runner_still_holds_costs_a_read_only_after_a_sleep(lab: Lab) 
     assert say("replaced") == ["early", "slept, and was not replaced"]
     assert isinstance(run.journal.stopped, Fenced)
     assert say("replaced") == ["early", "slept, and was not replaced"]
-    run.close()
-    other.close()
+    run.cache.close()
+    other.cache.close()
 
 
 @pytest.mark.parametrize("text", ["abc", "0", "-3", "nan", "inf"])

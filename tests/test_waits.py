@@ -29,8 +29,8 @@ from kitaru.flows.flow import Flow
 from kitaru.model import address
 from kitaru.model.event import Started, Suspended, WaitAborted, WaitAnswered, WaitOpened
 from kitaru.run import waits as engine_waits
-from kitaru.run.halting import CancelRequested, Left
 from kitaru.run.journal import Fenced
+from kitaru.run.timeouts import RunCancelled, RunSuspended
 from tests.durable_flows import deployed, ran
 from tests.execution_lab import PROJECT, Lab
 from tests.repository import Repository, kitaru, until
@@ -56,7 +56,7 @@ def leave_answer(lab: Lab, exec_id: str, place: str, **content: Any) -> None:
 def asked(lab: Lab, flow: Flow[..., Any], **inputs: Any) -> str:
     """Run until the runner leaves."""
     exec_id = lab.open(flow, **inputs)
-    with pytest.raises(Left):
+    with pytest.raises(RunSuspended):
         lab.go_on(flow, exec_id)
     return exec_id
 
@@ -147,7 +147,7 @@ def test_an_answer_comes_as_the_type_that_was_asked_for(lab: Lab, schema: Any, g
 
     exec_id = asked(lab, asking)
     leave_answer(lab, exec_id, "w1", value=given)
-    with pytest.raises(Left):
+    with pytest.raises(RunSuspended):
         lab.go_on(asking, exec_id)
     leave_answer(lab, exec_id, "w2", value=None)
     lab.go_on(asking, exec_id)
@@ -169,7 +169,7 @@ def test_parallel_branches_ask_at_the_same_time(lab: Lab) -> None:
     exec_id = asked(lab, two)
     assert [(one.wait_id, one.name) for one in lab.load(exec_id).open_waits] == [("1/w1", "left"), ("2/w1", "right")]
     leave_answer(lab, exec_id, "2/w1", value="R")
-    with pytest.raises(Left):
+    with pytest.raises(RunSuspended):
         lab.go_on(two, exec_id)
     assert [one.name for one in lab.load(exec_id).open_waits] == ["left"]
     leave_answer(lab, exec_id, "1/w1", value="L")
@@ -517,14 +517,14 @@ def test_several_waits_need_a_name(lab: Lab, own_world: Path) -> None:
 
 def test_signals_are_no_exceptions() -> None:
     """What stops a flow derives from BaseException alone."""
-    for signal in (Left, CancelRequested, Fenced):
+    for signal in (RunSuspended, RunCancelled, Fenced):
         assert not issubclass(signal, Exception)
 
 
 def test_polling_slows_down(lab: Lab) -> None:
     """The pause between two looks grows from 0.05 to 2 seconds."""
     from kitaru.flows.waiting import Question
-    from kitaru.run.run_state import RunState
+    from kitaru.run.state import RunState
 
     exec_id = lab.open(one)
     run = RunState(one, lab.store, lab.clock, PROJECT, exec_id, lab.entries(exec_id))
@@ -535,4 +535,4 @@ def test_polling_slows_down(lab: Lab) -> None:
     assert pauses[-1] == 2.0
     assert pauses == sorted(pauses)
     assert time.monotonic() < run.waits.polled["w1"]
-    run.close()
+    run.cache.close()

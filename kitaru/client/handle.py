@@ -24,10 +24,10 @@ from kitaru.errors import (
 from kitaru.model import address
 from kitaru.model.execution import Execution, LogLine, fold, told_apart
 from kitaru.run import journal
-from kitaru.run.halting import Left
 from kitaru.run.journal import Fenced
 from kitaru.run.logs import read_on
 from kitaru.run.output import apart, cleared_by
+from kitaru.run.timeouts import RunSuspended
 
 if TYPE_CHECKING:
     from kitaru.run.invoker import Launched
@@ -109,7 +109,7 @@ class FlowHandle:
                 return self._result(self._read(), as_plain) if as_plain else self._outcome[0]
             error = self._error[0]
             # It goes on elsewhere once another runner has taken over, or when somebody answers.
-            if not isinstance(error, (Fenced, Left)):
+            if not isinstance(error, (Fenced, RunSuspended)):
                 raise error
         return self._result(self._follow(deadline, timeout), as_plain)
 

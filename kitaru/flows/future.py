@@ -92,9 +92,9 @@ class CheckpointFuture(Generic[T]):
         """Refuse to wait while ``blocked()``: that would stop the very loop that makes the value."""
         self._refuse_wait = blocked
 
-    def settled(self) -> None:
-        """Wait for the outcome without asking for it."""
-        self._wait(None)
+    def settled(self, seconds: float | None = None) -> bool:
+        """Wait for the outcome without asking for it, up to ``seconds``; whether there is one."""
+        return self._settled or self._event().wait(seconds)
 
     async def outcome(self) -> None:
         """As ``settled``, while the event loop goes on."""
@@ -130,6 +130,13 @@ class CheckpointFuture(Generic[T]):
         """The error of a failed call, unless the flow has asked for it."""
         return None if self._observed else self._error
 
+    def _event(self) -> threading.Event:
+        with self._guard:
+            self._waiting = waiting = self._waiting or threading.Event()
+            if self._settled:
+                waiting.set()
+        return waiting
+
     def _wait(self, timeout: float | None) -> None:
         if self._settled:
             return
@@ -139,11 +146,7 @@ class CheckpointFuture(Generic[T]):
                 f"result() of async checkpoint {self.name!r} would block the event loop that runs it",
                 hint="Write: value = await future",
             )
-        with self._guard:
-            if self._settled:
-                return
-            self._waiting = waiting = self._waiting or threading.Event()
-        if not waiting.wait(timeout):
+        if not self._event().wait(timeout):
             raise KitaruTimeoutError(
                 f"checkpoint {self.name!r} (call {self.call_id}) has no result after {timeout} seconds",
                 hint="It goes on; ask again, or without a timeout.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from kitaru.errors import KitaruContextError
 
@@ -51,6 +51,31 @@ class Scope(Protocol):
     def wait(self, question: Question) -> Any:
         """The answer to a question; an awaitable of it in an async flow."""
         ...
+
+
+class InCheckpoint:
+    """The rules of a checkpoint's body, which any scope of one keeps. ``name``: the checkpoint's."""
+
+    __slots__ = ()
+    name: str
+
+    def call(self, checkpoint: Checkpoint[..., Any], *_: Any) -> NoReturn:
+        """Refused: ``KitaruContextError``."""
+        name = checkpoint.name
+        raise KitaruContextError(
+            f"checkpoint {name!r} was called inside checkpoint {self.name!r}",
+            hint=f"Checkpoints don't nest. Call {name} in the flow body, or its plain function: {name}.func(...).",
+        )
+
+    submit = call
+    fan_out = call
+
+    def wait(self, _question: Question) -> NoReturn:
+        """Refused, too: an attempt that waits for a person could neither be timed nor tried again."""
+        raise KitaruContextError(
+            f"wait() was called inside checkpoint {self.name!r}",
+            hint="Call it in the flow body, and pass the answer to the checkpoint.",
+        )
 
 
 scope: ContextVar[Scope | None] = ContextVar("kitaru_scope", default=None)

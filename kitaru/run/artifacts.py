@@ -9,11 +9,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kitaru.errors import KitaruUsageError, KitaruValueError
+from kitaru.masking import mask_tree
 from kitaru.model.address import EXEC_ID
 from kitaru.model.event import ArtifactSaved, CheckpointCompleted, CheckpointFailed, CheckpointStarted, MetadataLogged
 from kitaru.model.execution import Artifact, Notes, artifact_id, merge, split_artifact_id
 from kitaru.run import journal
-from kitaru.run.masking import mask_tree
+from kitaru.run.timeouts import uninterrupted
 from kitaru.store.port import Store
 from kitaru.values import stored
 from kitaru.values.blocks import as_text
@@ -21,7 +22,7 @@ from kitaru.values.codec import encode
 from kitaru.values.typed_json import Unstorable, plain, to_tree, type_name
 
 if TYPE_CHECKING:
-    from kitaru.run.run_state import RunState
+    from kitaru.run.state import RunState
 
 METADATA_LIMIT = 64 * 1024
 """The most that one ``log`` takes, in bytes of JSON: more is an artifact."""
@@ -44,11 +45,13 @@ class NotesHere:
         """The process that runs the execution."""
         return self.run.process
 
+    @uninterrupted
     def log(self, metadata: dict[str, Any]) -> None:
         """Merge into the metadata of this call, or of the execution, with the journal's next entry."""
+        run, call = self.run, self.call_id
+        run.must_go_on()
         if not metadata:
             return
-        run, call = self.run, self.call_id
         event = MetadataLogged(at=run.now(), call=call, values=mask_tree(plain_metadata(metadata), run.mask))
         run.journal.buffer(event)
         if call is None:
@@ -56,9 +59,11 @@ class NotesHere:
         else:
             run.logged[call] = merge(run.logged.get(call, {}), event.values)
 
+    @uninterrupted
     def save(self, name: str, value: Any, kind: str, tags: Sequence[str], serializer: str | None = None) -> str:
         """Keep a named value; its artifact's id. Durable when it returns."""
         run, call = self.run, self.call_id
+        run.must_go_on()
         _check_names(name, kind, tags)
         encoded = encode(value, subject=f"artifact {name!r}", serializer=serializer, way_out=SAVE_PICKLED)
         stored.put(run.store, run.project, encoded)
@@ -66,6 +71,7 @@ class NotesHere:
         run.journal.commit(event)
         return artifact_id(run.exec_id, call, name)
 
+    @uninterrupted
     def load(self, exec_id: str, name: str) -> Any:
         """The newest artifact of that name in an execution of this project."""
         if not isinstance(exec_id, str) or not EXEC_ID.fullmatch(exec_id):

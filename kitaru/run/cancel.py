@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -13,10 +14,11 @@ from kitaru.model.address import canonical_json, timestamp
 from kitaru.model.event import Cancelled, RunnerRecord, WaitAborted
 from kitaru.model.execution import Execution, fold
 from kitaru.ports import Clock
-from kitaru.run.halting import CancelRequested
 from kitaru.run.index import note_end
-from kitaru.run.journal import Fenced, Journal, Stopped, read_entries, read_events
-from kitaru.run.run_state import RunState
+from kitaru.run.journal import Fenced, Journal, read_entries, read_events
+from kitaru.run.logs import LogWriter
+from kitaru.run.state import RunState
+from kitaru.run.timeouts import RunCancelled
 from kitaru.store.log import claim, withdraw
 from kitaru.store.port import Store, Taken
 
@@ -26,21 +28,24 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 1.0
 """Between two looks of a runner for a request."""
 
-GRACE_SECONDS = 5.0
-"""How long what is under way has to end by itself once it was asked to."""
+GRACE_SECONDS = 1.0
+"""How long the flow's code has to come to its next checkpoint, wait or note, before its process ends."""
 
 TRIES = 8
 
-ForcedEnd = Callable[[KitaruCancelledError], None]
-"""Ends a run that does not end by itself, after its end was recorded: the process, or the handle on it."""
+ForcedEnd = Callable[[BaseException], None]
+"""Ends a run whose code goes on: its process, or the handle on it. Given the reason, which is recorded."""
 
 
 class CancelWatch:
-    """Looks for a request to cancel a run, and carries it out. Used by one thread."""
+    """Looks for a request to cancel a run, and ends the run while its code goes on."""
 
-    def __init__(self, run: RunState, forced_end: ForcedEnd | None) -> None:
+    def __init__(self, run: RunState, logs: LogWriter | None, forced_end: ForcedEnd | None) -> None:
         self._run = run
+        self._logs = logs
         self._forced_end = forced_end
+        self._guard = threading.Lock()
+        self._recorded = False
         self._due: float | None = None
         self._deadline: float | None = None
 
@@ -49,12 +54,29 @@ class CancelWatch:
         run = self._run
         if run.halted is None:
             self._look(now)
-        if not isinstance(run.halted, CancelRequested) or run.cancel_recorded:
+        if not isinstance(run.halted, (RunCancelled, Fenced)):
             return
-        if self._deadline is None:
-            self._deadline = now + GRACE_SECONDS
-        elif now >= self._deadline and self._forced_end is not None:
-            self._force(run.halted, self._forced_end)
+        self._deadline = self._deadline or now + GRACE_SECONDS
+        error: BaseException = run.halted
+        if isinstance(error, RunCancelled):
+            try:
+                error = self.end(error)
+            except (KitaruStoreError, KitaruStateError):
+                return
+        if now >= self._deadline and self._forced_end is not None:
+            forced_end, self._forced_end = self._forced_end, None
+            forced_end(error)
+
+    def end(self, request: RunCancelled) -> KitaruCancelledError:
+        """Record that the run was cancelled, whoever does so first; the error for its caller."""
+        run = self._run
+        with self._guard:
+            if not self._recorded:
+                if self._logs is not None:
+                    self._logs.flush()
+                record_cancelled(run.store, run.clock, run.project, run.exec_id, request.by)
+                self._recorded = True
+        return cancelled_error(run.flow.name, run.exec_id, request.by)
 
     def _look(self, now: float) -> None:
         if self._due is None:
@@ -68,18 +90,7 @@ class CancelWatch:
         except KitaruStoreError:
             return
         if body is not None:
-            run.halt(CancelRequested(requested_by(body)))
-
-    def _force(self, request: CancelRequested, forced_end: ForcedEnd) -> None:
-        run = self._run
-        run.cancel_recorded = True
-        run.journal.stop(Stopped())
-        try:
-            record_cancelled(run.store, run.clock, run.project, run.exec_id, request.by)
-        except (KitaruStoreError, KitaruStateError):
-            run.cancel_recorded = False
-            return
-        forced_end(cancelled_error(run.flow.name, run.exec_id, request.by))
+            run.halt(RunCancelled(requested_by(body)))
 
 
 def cancelled_error(flow: str, exec_id: str, by: str) -> KitaruCancelledError:

@@ -251,7 +251,7 @@ class Executions:
     def _is_patient(self, execution: Execution, lease: Lease | None, now: datetime) -> bool:
         """Whether its runner, though its lease has lapsed, is a process of this machine that is seen to be at work."""
         runner = execution.runner
-        if runner is None or not self._alive(_info(runner)) or (lease is not None and lease.overdue(now)):
+        if runner is None or not self._alive(_info(runner)):
             return False
         silent = silent_for(lease, runner.runner_id, execution.runner_since or execution.created_at, now)
         return silent < PATIENCE * self._lease_seconds

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 from kitaru.core.replay import Branch
 from kitaru.errors import (
@@ -21,23 +21,22 @@ from kitaru.flows.future import resolved
 from kitaru.flows.retry import next_delay
 from kitaru.flows.scope import scope
 from kitaru.manifest.port import AnswerCheck
+from kitaru.masking import Masking
 from kitaru.model.event import AttemptFailed, Cancelled, Completed, Event, Failed, RunnerRecord, Started
 from kitaru.model.execution import fold
 from kitaru.ports import Clock
-from kitaru.run.calls import FlowScope
 from kitaru.run.cancel import CancelWatch, ForcedEnd, cancelled_error
-from kitaru.run.failures import as_failure, error_of
+from kitaru.run.drivers import Crew, FlowScope
+from kitaru.run.failures import error_of, failing
 from kitaru.run.forked import run_here
-from kitaru.run.halting import CancelRequested, Left
 from kitaru.run.index import note_end, note_state
-from kitaru.run.interrupts import FlowExpired, RunStopped, WakingMain, time_is_up
 from kitaru.run.journal import Fenced, Stopped
 from kitaru.run.keeper import Keeper
 from kitaru.run.lease import LEASE_SECONDS, LeaseKeeping, lost_attempts
 from kitaru.run.logs import LogWriter
 from kitaru.run.output import Capture, Descriptors
-from kitaru.run.port import Mask
-from kitaru.run.run_state import RunState
+from kitaru.run.state import LOOK_SECONDS, RunState
+from kitaru.run.timeouts import RunCancelled, RunExpired, RunStopped, RunSuspended, overrun, user_code
 from kitaru.source.port import NO_CODE, CodeBase
 from kitaru.stacks.port import RunnerInfo
 from kitaru.store.port import Store
@@ -63,7 +62,7 @@ def execute(
     code: Callable[[], CodeBase] = lambda: NO_CODE,
     lease_seconds: float = LEASE_SECONDS,
     forced_end: ForcedEnd | None = None,
-    mask: Mask | None = None,
+    mask: Masking | None = None,
     descriptors: Descriptors | None = None,
     check_answer: AnswerCheck | None = None,
 ) -> Any:
@@ -73,70 +72,73 @@ def execute(
     or may have (``takes_over``), a claim is recorded before any of the flow's code runs. ``capture``: its output goes
     to its runtime logs, too; ``descriptors``: these of the process as well. ``mask`` takes secrets out of records, but
     not out of values. ``code``: the code that runs, asked for by the first call that may be cached; ``check_answer``:
-    what of an answer doesn't fit a schema. ``forced_end``: called by another thread, once its cancellation is recorded
-    and its code does not react.
+    what of an answer doesn't fit a schema. ``forced_end``: called by another thread with the reason, once the execution
+    was cancelled, or taken over by another runner, while the flow's code goes on.
 
     Raises a ``KitaruExecutionError`` with the failure's origin, and the original exception as its cause; ``Fenced``
-    where another runner took over, ``Left`` where an answer is long in coming. ``KeyboardInterrupt`` and subclasses of
-    ``SystemExit`` pass through; the journal stays as it is.
+    where another runner took over, ``RunSuspended`` where an answer is long in coming. ``KeyboardInterrupt`` and
+    subclasses of ``SystemExit`` pass through; the journal stays as it is.
     """
     run = RunState(flow, store, clock, project, exec_id, entries, code, mask, check_answer)
     if isinstance(ended := run.history.ended, Completed):
         return stored.get(store, project, ended.output, subject=f"the result of flow {flow.name!r}", home=run.home)
     if isinstance(ended, Cancelled):
         raise cancelled_error(flow.name, exec_id, ended.by)
-    keeper = Keeper(run.journal)
+    crew, keeper = Crew(run), Keeper(run.journal)
     lease = LeaseKeeping(run, runner.runner_id, lease_seconds)
     logs = LogWriter(store, project, exec_id, keeper.wake, mask, lease.holds) if capture else None
-    keeper.start(logs, (lease.tick, CancelWatch(run, forced_end).tick))
+    cancel = CancelWatch(run, logs, forced_end)
+    keeper.start(logs, (lease.tick, cancel.tick))
     run.presence.begin(run.history.headlines, clock.now())
-    here = _Runner(run, runner, logs, descriptors, claims=takes_over or len(entries) > 1)
+    body = _Body(run, crew, runner, logs, descriptors, claims=takes_over or len(entries) > 1)
     try:
-        return here.run_to_end()
+        return body.run_to_end()
     except Exception:
         raise
     except BaseException as signal:
-        if isinstance(run.halted, CancelRequested):
-            raise here.cancelled(run.halted) from None
-        # Ctrl-C, SIGTERM, a fence: calls that are still under way must neither begin nor record anything.
-        run.abandoned = signal
-        run.journal.stop(signal if isinstance(signal, (Fenced, Stopped)) else Stopped())
-        if isinstance(run.halted, Left):
-            here.leave(entries)
+        # Also Ctrl-C, SIGTERM: calls that are still under way must neither begin nor record anything.
+        run.halt(signal if isinstance(signal, (RunStopped, Fenced, Stopped)) else Stopped())
+        if isinstance(run.halted, RunCancelled):
+            raise cancel.end(run.halted) from None
+        if isinstance(run.halted, RunSuspended):
+            body.leave(entries)
         raise
     finally:
         keeper.close()
         run.presence.end()
-        run.close()
+        run.cache.close()
+        crew.close()
 
 
-class _Runner:
+class _Body:
     """The attempts at one flow body, up to the terminal event."""
 
     def __init__(
         self,
         run: RunState,
+        crew: Crew,
         runner: RunnerInfo,
         logs: LogWriter | None,
         descriptors: Descriptors | None,
         *,
         claims: bool,
     ) -> None:
-        """``claims``: others may think that they are to go on, too."""
-        self._descriptors = descriptors
-        self._claims = claims or run.presence.may_be_marked
+        """``claims``: another runner may be about to go on, too."""
         self._run = run
+        self._crew = crew
         self._runner = RunnerRecord(runner.runner_id, runner.host, runner.pid, runner.started)
         self._logs = logs
+        self._descriptors = descriptors
+        self._claims = claims or run.presence.may_be_marked
 
     def run_to_end(self) -> Any:
         """The flow's result; ``KitaruExecutionError`` for its failure."""
         run = self._run
         attempt = run.history.attempt
-        failed = run.history.failures
+        failures = run.history.failures
         began = time.monotonic()
         while True:
-            self._started(attempt)
+            self._begin(attempt)
             try:
                 result, encoded = self._attempt()
                 stored.put(run.store, run.project, encoded)
@@ -146,60 +148,58 @@ class _Runner:
                     raise run.halted from error
                 if run.journal.stopped is not None:
                     raise self._unrecorded(run.journal.stopped) from error
-                failed += 1
-                delay = self._delay(problem, failed, time.monotonic() - began)
+                failures += 1
+                delay = self._delay(problem, failures, time.monotonic() - began)
                 if delay is None:
                     raise self._failed(problem) from problem
-                again = AttemptFailed(at=run.now(), attempt=attempt, error=run.failure_of(problem))
-                self._commit(again)
+                failed = AttemptFailed(at=run.now(), attempt=attempt, error=run.failure_of(problem))
+                self._commit(failed)
                 attempt += 1
-                run.begin_again(again)
+                run.begin_again(failed)
                 run.pause(delay)
                 continue
             self._end(Completed(at=run.now(), output=encoded.value))
             return result
 
-    def _delay(self, error: Exception, failed: int, elapsed: float) -> float | None:
+    def leave(self, entries: tuple[bytes, ...]) -> None:
+        """Nothing runs until an answer comes: that is recorded, and lists are to know it. ``entries``: the first."""
+        if self._logs is not None:
+            self._logs.flush()
+        self._run.presence.end()
+        note_state(self._run.store, self._run.project, self._run.exec_id, entries)
+
+    def _delay(self, error: Exception, failures: int, elapsed: float) -> float | None:
         if isinstance(error, (KitaruDivergenceError, KitaruInputError)):
             return None
-        return next_delay(self._run.retry, error, failed=failed, elapsed=elapsed, chance=self._run.chance())
+        return next_delay(self._run.retry, error, failed=failures, elapsed=elapsed, chance=self._run.chance())
 
-    def _started(self, attempt: int) -> None:
+    def _begin(self, attempt: int) -> None:
         run = self._run
         event = Started(at=run.now(), runner=self._runner, attempt=attempt)
         run.history.headlines.append(event)
-        if self._claims:
-            # Whoever else thinks it may go on must learn of it before either runs anything.
-            self._claims = False
-            lost = lost_attempts(run)
-            run.journal.commit(event, *lost)
-            run.presence.confirm()
-            for one in lost:
-                run.recorded.add(one)
-        else:
+        if not self._claims:
             run.journal.buffer(event)
+            return
+        # Any other runner that would go on must learn of it before either runs anything.
+        self._claims = False
+        lost = lost_attempts(run)
+        run.journal.commit(event, *lost)
+        run.presence.confirm()
+        for one in lost:
+            run.recorded.add(one)
 
     def _attempt(self) -> tuple[Any, Encoded]:
         """One run of the body, and of every call that it submitted: the result, and as it is to be recorded."""
-        run = self._run
-        flow = run.flow
+        run, flow = self._run, self._run.flow
         with ExitStack() as stack:
             if self._logs is not None:
                 alone = threading.current_thread() is threading.main_thread()
-                run.capture = stack.enter_context(
-                    Capture(self._logs, run.now, owns_process=alone, descriptors=self._descriptors)
-                )
-            recorded = stored.get(
-                run.store, run.project, run.opened.inputs, subject=f"the inputs of flow {flow.name!r}", home=run.home
-            )
-            args, kwargs = flow.parameters.arguments(flow.bind(kwargs=recorded))
-            try:
-                with WakingMain():
-                    result = _within_timeout(run, _call_async if flow.is_async else _call, args, kwargs)
-            except BaseException as error:
-                _raise_as_failure(error)
-            run.check()
-            result = resolved(result)
+                capture = Capture(self._logs, run.now, owns_process=alone, descriptors=self._descriptors)
+                self._crew.capture = stack.enter_context(capture)
+            subject = f"the inputs of flow {flow.name!r}"
+            inputs = stored.get(run.store, run.project, run.opened.inputs, subject=subject, home=run.home)
+            args, kwargs = flow.parameters.arguments(flow.bind(kwargs=inputs))
+            result = resolved(self._within_timeout(partial(flow.func, *args, **kwargs)))
             for future in run.futures:
                 if future.lost_error is not None:
                     raise future.lost_error
@@ -207,20 +207,46 @@ class _Runner:
         typed = flow.parameters.result_fits(result)
         return result, encode(result, subject=subject, typed=typed, way_out=RETURN_WHERE)
 
-    def leave(self, entries: tuple[bytes, ...]) -> None:
-        """Nothing runs until somebody answers: that is recorded, and lists are to know it. ``entries``: the first."""
-        if self._logs is not None:
-            self._logs.flush()
-        self._run.presence.end()
-        note_state(self._run.store, self._run.project, self._run.exec_id, entries)
-
-    def cancelled(self, request: CancelRequested) -> KitaruExecutionError:
-        """Record that it was cancelled; the error for its caller."""
+    def _within_timeout(self, body: Any) -> Any:
         run = self._run
-        if not run.cancel_recorded:
-            run.cancel_recorded = True
-            self._end(Cancelled(at=run.now(), by=request.by))
-        return cancelled_error(run.flow.name, run.exec_id, request.by)
+        seconds = run.opened.options.timeout
+        began = time.monotonic()
+        run.deadline = None if seconds is None else began + seconds
+        here = FlowScope(self._crew, Branch())
+        try:
+            with failing("the flow"):
+                if not run.flow.is_async:
+                    return self._call(here, body, seconds)
+                from kitaru.run import event_loop
+
+                return event_loop.run_flow(self._crew, here, body, seconds)
+        except RunExpired as expired:
+            late = KitaruTimeoutError(
+                overrun(f"flow {run.flow.name!r}", seconds or 0.0, time.monotonic() - began),
+                hint="Give it a longer timeout=; what its checkpoints finished is recorded.",
+            )
+            raise late.with_traceback(expired.__traceback__) from expired.__cause__
+
+    def _call(self, here: FlowScope, body: Any, seconds: float | None) -> Any:
+        """The result of a sync body; the calls that it submitted have ended when this returns or raises."""
+        run = self._run
+        token = scope.set(here)
+        try:
+            with failing("the flow"):
+                result = user_code(partial(run_here, body), seconds, lambda _spent: RunExpired())
+            for future in run.futures:
+                while not future.settled(LOOK_SECONDS):
+                    run.check()
+            run.check()
+        except (Exception, RunStopped) as error:
+            run.abandoned = error
+            where = error.__traceback__  # before a submitted call raises it, too
+            for future in run.futures:
+                future.settled()
+            raise error.with_traceback(where)  # noqa: B904 - it is the same error
+        finally:
+            scope.reset(token)
+        return result
 
     def _failed(self, error: Exception) -> KitaruExecutionError:
         failure = self._run.failure_of(error)
@@ -250,72 +276,15 @@ class _Runner:
         except Exception as error:
             raise self._unrecorded(error) from error
 
-    def _end(self, event: Event) -> None:
+    def _end(self, event: Completed | Failed) -> None:
         """Logs first, then the event that ends the execution, then the hint."""
         if self._logs is not None:
             self._logs.flush()
         if self._run.journal.stopped is None:
             self._run.presence.ending()
         self._commit(event)
-        # The result is due now; nobody waits for a hint. Not a daemon: a short script's summary is written, too.
+        # The result is due now; a hint may come later. Not a daemon: a short script's summary is written, too.
         threading.Thread(target=_write_summary, args=(self._run,), name="kitaru-summary").start()
-
-
-def _within_timeout(run: RunState, call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What ``call`` gives. Everything of this attempt is stopped, and has ended, where the flow's timeout is over."""
-    seconds = run.opened.options.timeout
-    began = time.monotonic()
-    stop = partial(run.interrupts.stop, FlowExpired())
-    forget = run.interrupts.after(seconds, stop) if seconds is not None else None
-    try:
-        return call(run, args, kwargs)
-    except FlowExpired as expired:
-        late = KitaruTimeoutError(
-            time_is_up(f"flow {run.flow.name!r}", seconds or 0.0, time.monotonic() - began),
-            hint="Give it a longer timeout=; what its checkpoints finished is recorded.",
-        )
-        raise late.with_traceback(expired.__traceback__) from expired.__cause__
-    finally:
-        if forget is not None:
-            forget()
-
-
-def _call(run: RunState, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    token = scope.set(FlowScope(run, Branch()))
-    try:
-        try:
-            result = run.interrupts.run(partial(run_here, run.flow.func, *args, **kwargs))
-        except BaseException as error:
-            _raise_as_failure(error)
-        _wait_for_calls(run)
-        run.interrupts.check()
-    except (Exception, RunStopped) as error:
-        run.abandoned = error
-        where = error.__traceback__  # before a submitted call raises it, too
-        _wait_for_calls(run)
-        raise error.with_traceback(where)  # noqa: B904 - it is the same error
-    finally:
-        scope.reset(token)
-    return result
-
-
-def _raise_as_failure(error: BaseException) -> NoReturn:
-    failure = as_failure(error, "the flow")
-    if failure is error:
-        raise error
-    raise failure from error
-
-
-def _call_async(run: RunState, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    from kitaru.run import event_loop
-
-    return event_loop.run_flow(run, FlowScope(run, Branch()), partial(run.flow.func, *args, **kwargs))
-
-
-def _wait_for_calls(run: RunState) -> None:
-    """Until every submitted call is settled; those that have not begun don't begin where the body failed."""
-    for future in run.futures:
-        future.settled()
 
 
 def _write_summary(run: RunState) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,10 @@ from kitaru.errors import (
     KitaruUserCodeError,
     KitaruValueError,
 )
+from kitaru.masking import Masking
 from kitaru.model.event import Failure, Origin
-from kitaru.run.interrupts import Interrupted, RunStopped
 from kitaru.run.journal import Fenced, Stopped
-from kitaru.run.port import Mask
+from kitaru.run.timeouts import Interrupted
 from kitaru.values.typed_json import find_class, type_name
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _clean(found: TracebackException, error: BaseException | None, seen: set[int
         return
     seen.add(id(found))
     child = error is not None and isinstance(error.__cause__, ChildTraceback)
-    found.stack[:] = _user_frames(found.stack, told=child or _is_ours(error))
+    found.stack[:] = _user_frames(found.stack, explained=child or _is_ours(error))
     if not found.stack:
         found.stack = None  # type: ignore[assignment]  # then its heading is left out, too
     if found.__cause__ is not None:
@@ -98,34 +99,23 @@ def _is_ours(error: BaseException | None) -> bool:
     return type(error).__module__.startswith("kitaru.")
 
 
-def _user_frames(frames: Sequence[FrameSummary], *, told: bool) -> list[FrameSummary]:
-    """``told``: the error's message says all, so that the frames of Kitaru which raised it add nothing."""
-    kinds = [_kind(frame.filename) for frame in frames]
-    users = [number for number, kind in enumerate(kinds) if kind == "user"]
-    if not users:
-        return [] if told else list(frames)
-    kept = list(range(users[0], len(frames)))
-    # What Kitaru asked the standard library to call, as asyncio for a coroutine, is Kitaru's way as well.
-    kept = [number for number in kept if kinds[number] != "kitaru" and not _between(kinds, number)]
-    if not told and kinds[-1] == "kitaru" and not frames[-1].filename.startswith(AUTHORING):
-        kept += range(len(kinds) - _trailing(kinds), len(kinds))
-    return [frames[number] for number in kept]
+def _user_frames(frames: Sequence[FrameSummary], *, explained: bool) -> list[FrameSummary]:
+    """Without Kitaru's frames, and what these asked of the standard library, as asyncio for a coroutine.
 
-
-def _between(kinds: Sequence[str], number: int) -> bool:
-    """Whether that frame is one of the library's with Kitaru on either side."""
-    if kinds[number] != "library":
-        return False
-    before = after = number
-    while kinds[before] == "library":
-        before -= 1
-    while after < len(kinds) and kinds[after] == "library":
-        after += 1
-    return kinds[before] == "kitaru" and after < len(kinds) and kinds[after] == "kitaru"
-
-
-def _trailing(kinds: Sequence[str]) -> int:
-    return next(count for count, kind in enumerate(reversed(kinds)) if kind != "kitaru")
+    ``explained``: the error's message says all; else the frames of Kitaru that raised it are kept, as a defect's.
+    """
+    kept: list[FrameSummary] = []
+    dropping = True
+    for frame in frames:
+        kind = _kind(frame.filename)
+        dropping = kind == "kitaru" or (dropping and kind == "library")
+        if not dropping:
+            kept.append(frame)
+    if not kept:
+        return [] if explained else list(frames)
+    if dropping and not explained and not frames[-1].filename.startswith(AUTHORING):
+        kept += frames[frames.index(kept[-1]) + 1 :]
+    return kept
 
 
 def _kind(file: str) -> str:
@@ -151,7 +141,7 @@ def origin_of(error: BaseException) -> Origin:
     return "user_code"
 
 
-def failure_of(error: BaseException, roots: Sequence[str] = (), mask: Mask | None = None) -> Failure:
+def failure_of(error: BaseException, roots: Sequence[str] = (), mask: Masking | None = None) -> Failure:
     """``error`` as it is recorded: its traceback is the user's, relative to ``roots``, and ``mask`` hides secrets."""
     message, text = _message(error), user_traceback(error, roots)
     if mask is not None:
@@ -169,7 +159,9 @@ def as_failure(error: BaseException, what: str) -> BaseException:
     Signals stay what they are: Ctrl-C, Kitaru's own, and subclasses of ``SystemExit``, by which a process is told to
     stop.
     """
-    if isinstance(error, (Exception, KeyboardInterrupt, Interrupted, RunStopped, Fenced, Stopped)):
+    if isinstance(error, StopIteration):  # no generator lets it pass
+        return KitaruRuntimeError(f"{what} raised StopIteration")
+    if isinstance(error, (Exception, KeyboardInterrupt, Interrupted, Fenced, Stopped)):
         return error
     if isinstance(error, SystemExit):
         if type(error) is not SystemExit:
@@ -179,6 +171,18 @@ def as_failure(error: BaseException, what: str) -> BaseException:
         ended = KitaruRuntimeError(f"{what} raised {type(error).__name__}: {_message(error)}".removesuffix(": "))
     ended.__cause__ = error
     return ended
+
+
+@contextmanager
+def failing(what: str) -> Iterator[None]:
+    """What the block, the user's code ``what``, raises, as it fails; see ``as_failure``."""
+    try:
+        yield
+    except BaseException as error:
+        failure = as_failure(error, what)
+        if failure is error:
+            raise
+        raise failure from error
 
 
 def exception_of(failure: Failure, home: str) -> Exception:

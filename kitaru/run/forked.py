@@ -1,4 +1,4 @@
-"""Processes that the user's code forks: one that comes out of that code records nothing, and ends."""
+"""Processes that the user's code forks: one that returns out of that code ends, and records nothing."""
 
 from __future__ import annotations
 
@@ -7,48 +7,32 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, TypeVar
-
-from kitaru.errors import KitaruContextError
+from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def run_here(func: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-    """``func(*args, **kwargs)``, the user's code. A process that was forked in it ends where it comes out of it:
+def run_here(func: Callable[..., T], /, *args: object, **kwargs: object) -> T:
+    """``func(*args, **kwargs)``, the user's code. A process that was forked in it ends where it comes out:
 
     with status 0 where it returned, else as its exception says, which it prints.
     """
-    with _Here():
+    process = os.getpid()
+    try:
         return func(*args, **kwargs)
+    finally:
+        if os.getpid() != process:
+            _end(sys.exc_info()[1])
 
 
-async def await_here(func: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T:
+async def await_here(func: Callable[..., Awaitable[T]], /, *args: object, **kwargs: object) -> T:
     """``await func(*args, **kwargs)``; otherwise as ``run_here``."""
-    with _Here():
+    process = os.getpid()
+    try:
         return await func(*args, **kwargs)
-
-
-class _Here:
-    """A block that only the process which came to it leaves; one that was forked in it ends there."""
-
-    __slots__ = ("_process",)
-
-    def __enter__(self) -> None:
-        self._process = os.getpid()
-
-    def __exit__(self, _kind: object, error: BaseException | None, _where: object) -> None:
-        if os.getpid() != self._process:
-            _end(error)
-
-
-def end_if_forked(process: int) -> None:
-    """Return in ``process``, which runs the execution; a forked one that came as far as its journal ends at once.
-
-    It has the engine's memory and none of its threads: what it recorded would stand in its parent's journal.
-    """
-    if os.getpid() != process:
-        _end(KitaruContextError("a process that was forked from the one that runs an execution records nothing"))
+    finally:
+        if os.getpid() != process:
+            _end(sys.exc_info()[1])
 
 
 def _end(error: BaseException | None) -> None:

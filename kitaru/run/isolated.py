@@ -1,7 +1,7 @@
-"""Checkpoints in a process of their own: started for one attempt, spoken to over a private socket, killed when late.
+"""Checkpoints in a process of their own: started for one attempt, spoken to over a private socket, ended when late.
 
 The child imports the checkpoint from where it was imported here, gets its arguments, and sends back its result or its
-exception. What it prints goes to the runtime logs of the call, and to where this process prints. Its notes (``log``,
+exception. Its output goes to the runtime logs of the call, and to where this process prints. Its notes (``log``,
 ``save``, ``load``) are carried out here, by the one process that writes the journal. It ends with this process: the
 socket closes then.
 """
@@ -11,11 +11,13 @@ from __future__ import annotations
 import codecs
 import os
 import pickle
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -24,19 +26,20 @@ from kitaru.errors import KitaruRuntimeError, KitaruUsageError, KitaruUserCodeEr
 from kitaru.flows.checkpoint import Checkpoint
 from kitaru.flows.finder import present
 from kitaru.run.failures import ChildTraceback
-from kitaru.run.interrupts import Expired, FlowExpired
+from kitaru.run.journal import Stopped
 from kitaru.run.output import print_past
+from kitaru.run.state import LOOK_SECONDS
 from kitaru.run.wire import LEARN, MAIN_ALIAS, Failed, Note, Order, Place, Returned, pack, receive, send, unpack
 
 if TYPE_CHECKING:
-    from kitaru.run.call_run import CallRun
+    from kitaru.run.call import Call
 
 CHILD = "kitaru.run.isolated_child"
-GRACE_SECONDS = 5.0
-"""How long a child has to end that was told to because its run is stopped, or that has given its result."""
+GRACE_SECONDS = 1.0
+"""How long a child has to end that was told to."""
 
-LATE_GRACE_SECONDS = 1.0
-"""The same where its time, or the flow's, is over: what it was to be done in that has had its chance."""
+ENDING_SECONDS = 5.0
+"""How long a child has to end that has given its result."""
 
 OUTPUT_SECONDS = 1.0
 """How long its output is waited for once it has ended: a process that it left behind may hold the pipe open."""
@@ -45,52 +48,45 @@ OUTPUT_SECONDS = 1.0
 class IsolatedAttempt:
     """One attempt of a call, in a child process."""
 
-    def __init__(self, call: CallRun) -> None:
+    def __init__(self, call: Call) -> None:
         self._call = call
-        self._guard = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._reason: BaseException | None = None
-        self._killed = False
+        self._cancelled = False
+        self._readers: list[threading.Thread] = []
 
     def run(self) -> Any:
-        """The result. Raises what the checkpoint raised, the timeout's error, or why the run was stopped.
+        """The result. Raises what the checkpoint raised, the timeout's error, or why the run goes no further.
 
         When it returns or raises, the child has ended.
         """
-        call = self._call
         order = self._order()
-        interrupts, timeout = call.run.interrupts, call.checkpoint.options.timeout
-        forget = [interrupts.when_stopped(lambda: self.stop(interrupts.reason))]
+        timeout = self._call.checkpoint.options.timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
+        ours, process = self._start(order.path)
         try:
-            ours = self._start(order.path)
-            if timeout is not None:
-                forget.append(interrupts.after(timeout, lambda: self.stop(Expired())))
             with ours:
-                return self._converse(ours, order)
+                return self._converse(ours, process, order, deadline)
         finally:
-            self._end()
-            for undo in forget:
-                undo()
+            if process.poll() is None:
+                _signal(process, signal.SIGTERM)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(GRACE_SECONDS)
+                _signal(process, signal.SIGKILL)  # what it started ends with it
+                process.wait()
+            for reader in self._readers:
+                reader.join(OUTPUT_SECONDS)
 
-    def stop(self, reason: BaseException | None = None) -> None:
-        """Tell the child to end, and end it where it does not; ``run`` raises ``reason`` then. Does not block."""
-        with self._guard:
-            why = self._reason = self._reason or reason or KitaruRuntimeError("stopped")
-        self._signal(signal.SIGTERM)
-        grace = LATE_GRACE_SECONDS if isinstance(why, (Expired, FlowExpired)) else GRACE_SECONDS
-        self._call.run.interrupts.after(grace, self._kill)
+    def stop(self) -> None:
+        """Make ``run`` end soon. For any thread; does not block."""
+        self._cancelled = True
 
     # --- the process --------------------------------------------------------------------------------------------------
 
-    def _start(self, path: list[str]) -> socket.socket:
+    def _start(self, path: list[str]) -> tuple[socket.socket, subprocess.Popen[bytes]]:
         ours, theirs = socket.socketpair()
         package = str(Path(__file__).resolve().parents[2])
         environ = {**os.environ, "PYTHONPATH": os.pathsep.join([package, *path])}
-        with theirs, self._guard:
-            if self._reason is not None:
-                ours.close()
-                raise self._reason
-            self._process = subprocess.Popen(
+        with theirs:
+            process = subprocess.Popen(
                 [sys.executable, "-P", "-m", CHILD, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -99,65 +95,42 @@ class IsolatedAttempt:
                 env=environ,
                 start_new_session=True,
             )
-        return ours
+        return ours, process
 
-    def _converse(self, ours: socket.socket, order: Order) -> Any:
-        process = self._process
-        assert process is not None and process.stdout is not None and process.stderr is not None
-        readers = [
-            threading.Thread(target=self._forward, args=(pipe, name), name=f"kitaru-{name}", daemon=True)
-            for pipe, name in ((process.stdout, "stdout"), (process.stderr, "stderr"))
-        ]
-        for reader in readers:
+    def _converse(
+        self, ours: socket.socket, process: subprocess.Popen[bytes], order: Order, deadline: float | None
+    ) -> Any:
+        assert process.stdout is not None and process.stderr is not None
+        for pipe, name in ((process.stdout, "stdout"), (process.stderr, "stderr")):
+            reader = threading.Thread(target=self._forward, args=(pipe, name), name=f"kitaru-{name}", daemon=True)
             reader.start()
+            self._readers.append(reader)
         answer = None
-        with suppress(OSError):  # the child is gone: what it was told does not matter
+        with suppress(ConnectionError):  # the child is gone, and with it what it would be told
             send(ours, order)
-            while isinstance(answer := receive(ours), Note):
+            while isinstance(answer := self._receive(ours, deadline), Note):
                 send(ours, self._carry_out(answer))
-        self._wait()
-        for reader in readers:
-            reader.join(OUTPUT_SECONDS)
-        if isinstance(self._reason, Expired):
-            raise self._call.late_process(killed=self._killed)
-        if self._reason is not None:
-            raise self._reason
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(ENDING_SECONDS)
         if isinstance(answer, Returned):
             return unpack(answer.result, self._call.checkpoint.func.__module__)
         if isinstance(answer, Failed):
             raise _raised(answer)
-        raise self._died(process.returncode)
+        _signal(process, signal.SIGKILL)
+        raise self._died(process.wait())
 
-    def _wait(self) -> None:
-        """The child says nothing more: it has so long to end."""
-        assert self._process is not None
-        try:
-            self._process.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._kill()
-            self._process.wait()
-        if self._reason is not None:
-            with suppress(ProcessLookupError, PermissionError):  # it started others, which took no notice
-                os.killpg(self._process.pid, signal.SIGKILL)
-
-    def _end(self) -> None:
-        process = self._process
-        if process is not None and process.poll() is None:
-            self._kill()
-            process.wait()
-
-    def _kill(self) -> None:
-        self._killed = self._signal(signal.SIGKILL) or self._killed
-
-    def _signal(self, number: int) -> bool:
-        """Whether there was a process to get it."""
-        with self._guard:
-            process = self._process
-            if process is not None and process.returncode is None:
-                with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(process.pid, number)
-                    return True
-        return False
+    def _receive(self, ours: socket.socket, deadline: float | None) -> Any:
+        """The next message; raises where the attempt's time is over, or the run goes no further."""
+        call = self._call
+        while True:
+            left = LOOK_SECONDS if deadline is None else min(LOOK_SECONDS, deadline - time.monotonic())
+            if select.select([ours], [], [], max(left, 0.0))[0]:
+                return receive(ours)
+            if self._cancelled:
+                raise Stopped
+            call.run.must_go_on()
+            if deadline is not None and time.monotonic() >= deadline:
+                raise call.late(call.checkpoint.options.timeout or 0.0)
 
     def _forward(self, pipe: IO[bytes], name: str) -> None:
         """What the child prints, to its call's output and to this process's own."""
@@ -232,6 +205,12 @@ def place_of(checkpoint: Checkpoint[..., Any]) -> Place:
     if main:
         sys.modules.setdefault(MAIN_ALIAS, sys.modules["__main__"])  # what the child calls it
     return Place(func.__module__, str(file) if file else None, name, spec.name if spec is not None else None)
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    """To the process and what it started."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
 
 
 def _raised(failed: Failed) -> BaseException:

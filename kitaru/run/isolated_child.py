@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
-from kitaru.errors import KitaruContextError, KitaruRuntimeError
+from kitaru.errors import KitaruRuntimeError
 from kitaru.flows.checkpoint import Checkpoint
 from kitaru.flows.finder import take_over_process
-from kitaru.flows.scope import scope
+from kitaru.flows.scope import InCheckpoint, scope
 from kitaru.run.forked import await_here, run_here
 from kitaru.run.wire import LEARN, MAIN_ALIAS, Failed, Note, Order, Place, Returned, pack, receive, send, unpack
 
@@ -163,7 +163,7 @@ class _Variables:
                 self._line.ask(Note(LEARN, [pack({name: value}, name)]), LEARN_SECONDS)
 
 
-class _ChildScope:
+class _ChildScope(InCheckpoint):
     """The scope of the checkpoint's body: its notes are taken where the journal is written."""
 
     def __init__(self, name: str, line: _Line) -> None:
@@ -179,22 +179,6 @@ class _ChildScope:
 
     def load(self, exec_id: str, name: str) -> Any:
         return self._ask("load", exec_id, name)
-
-    def call(self, checkpoint: Checkpoint[..., Any], *_: Any) -> NoReturn:
-        name = checkpoint.name
-        raise KitaruContextError(
-            f"checkpoint {name!r} was called inside checkpoint {self.name!r}",
-            hint=f"Checkpoints don't nest. Call {name} in the flow body, or its plain function: {name}.func(...).",
-        )
-
-    submit = call
-    fan_out = call
-
-    def wait(self, _question: Any) -> NoReturn:
-        raise KitaruContextError(
-            f"wait() was called inside checkpoint {self.name!r}",
-            hint="Call it in the flow body, and pass the answer to the checkpoint.",
-        )
 
     def _ask(self, verb: str, *values: Any) -> Any:
         answer = self._line.ask(Note(verb, [pack(value, f"an argument of {verb}()") for value in values]))

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from kitaru.errors import KitaruStoreError, KitaruUsageError
+from kitaru.flows.scope import must_run_in
 from kitaru.model import address
 from kitaru.model.event import FORMAT, CheckpointStarted, Event, Opened, decode_entry, encode_entry
 from kitaru.model.execution import Execution, fold
-from kitaru.run.forked import end_if_forked
 from kitaru.store.log import Log
 from kitaru.store.port import Store, Taken
 
@@ -179,7 +179,7 @@ class Journal:
 
         Raises ``Fenced`` where another runner writes this journal, ``KitaruStoreError`` where the store fails for good.
         """
-        end_if_forked(self._process)
+        must_run_in(self._process, "a write of the journal")
         if replaces is not None:
             self.unbuffer(replaces)
         with self._guard:

@@ -15,14 +15,13 @@ from kitaru.model import address
 from kitaru.model.address import canonical_json, parse_timestamp, timestamp
 from kitaru.model.event import CheckpointLost, Event, Failed, Failure, Opened, Started, Suspended
 from kitaru.model.execution import Execution, fold
-from kitaru.run.halting import OVERDUE_SECONDS
 from kitaru.run.index import STARTS_WITHIN, note_open, remove_lost, withdraw
 from kitaru.run.journal import Fenced
 from kitaru.store import hints
 from kitaru.store.port import Store
 
 if TYPE_CHECKING:
-    from kitaru.run.run_state import RunState
+    from kitaru.run.state import RunState
 
 
 OPEN_AFTER = 1.0
@@ -114,13 +113,6 @@ class Lease:
     doing: tuple[dict[str, Any], ...]
     at: datetime | None = None
     execution: dict[str, Any] | None = None
-
-    def overdue(self, now: datetime) -> bool:
-        """Whether a call that was under way should have been stopped long ago: its process does not react any more."""
-        if self.at is None:
-            return False
-        spent = (now - self.at).total_seconds() - OVERDUE_SECONDS
-        return any(isinstance(one.get("left"), (int, float)) and one["left"] < spent for one in self.doing)
 
     def shown(self, now: datetime) -> Execution | None:
         """The execution as a list shows it while its runner is at work; None if the lease doesn't vouch for it."""
@@ -229,7 +221,7 @@ class LeaseKeeping:
         try:
             if run.journal.overtaken():
                 run.halt(Fenced(f"{run.exec_id} was taken over by another runner"))
-            elif not run.under_way.overdue:
+            else:
                 self._renew(run.waits.asks)
         except KitaruStoreError:
             # The next renewal may succeed; until then the old one holds.
@@ -270,7 +262,10 @@ class LeaseKeeping:
                 "at": timestamp(moment),
                 "until": timestamp(until),
                 "entries": entries,
-                "doing": run.under_way.to_json(),
+                "doing": [
+                    {"call": one.call, "name": one.name, "attempt": one.attempt, "since": one.at}
+                    for one in list(run.under_way.values())
+                ],
                 "execution": execution.summary(),
             }
         )

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from kitaru.errors import KitaruLogRetrievalError, KitaruStoreError
+from kitaru.masking import Masking
 from kitaru.model import address
 from kitaru.model.execution import LogLine
-from kitaru.run.port import Mask
 from kitaru.store.log import claim, read_many
 from kitaru.store.port import Created, Store
 
@@ -33,7 +33,7 @@ class LogWriter:
         project: str,
         exec_id: str,
         wake: Callable[[], None],
-        mask: Mask | None = None,
+        mask: Masking | None = None,
         may_write: Callable[[], bool] = lambda: True,
     ) -> None:
         """``wake`` is called when there is enough for a chunk:

@@ -23,14 +23,14 @@ from kitaru.errors import (
     KitaruStackError,
     KitaruUsageError,
 )
+from kitaru.masking import Masking
 from kitaru.model import address
 from kitaru.model.event import Failed, Opened, Origin
 from kitaru.ports import Clock
 from kitaru.run.failures import failure_of
-from kitaru.run.halting import Left
 from kitaru.run.index import note_state
 from kitaru.run.journal import Fenced, Journal, read_events
-from kitaru.run.port import Mask
+from kitaru.run.timeouts import RunSuspended
 from kitaru.stacks.port import RunOrder
 from kitaru.store.log import read_many
 from kitaru.store.port import Store
@@ -65,7 +65,7 @@ def run_order(
     unpack: Unpack,
     load: Load,
     execute: Execute,
-    mask: Mask | None = None,
+    mask: Masking | None = None,
 ) -> int:
     """Carry out ``order`` in this process, on its main thread; the exit code.
 
@@ -86,7 +86,7 @@ def run_order(
             return execute(flow, entries, snapshot)
     except Terminated:
         return STOPPED
-    except Left:
+    except RunSuspended:
         # Nothing runs until somebody answers; whoever does starts the next worker.
         return COMPLETED
     except KitaruExecutionError as error:
@@ -172,7 +172,7 @@ def _record_failure(
     clock: Clock,
     entries: tuple[bytes, ...],
     error: BaseException,
-    mask: Mask | None,
+    mask: Masking | None,
 ) -> None:
     """Record in the journal, and in the worker's own log, why the flow never began."""
     folder = _working_folder()  # the source's, once that was found

@@ -11,12 +11,14 @@ from collections.abc import Callable
 
 Task = Callable[[], None]
 
+MAX_THREADS = 128
+"""How many submitted checkpoints of one run are under way at once."""
+
 
 class ThreadPool:
-    """Runs tasks on up to ``limit`` threads, made when needed and gone after ``close``. Tasks must not raise."""
+    """Runs tasks on up to ``MAX_THREADS`` threads, made when needed and gone after ``close``. Tasks must not raise."""
 
-    def __init__(self, limit: int, name: str) -> None:
-        self._limit = limit
+    def __init__(self, name: str) -> None:
         self._name = name
         self._ready = threading.Condition(threading.Lock())
         self._queue: deque[Task] = deque()
@@ -31,7 +33,7 @@ class ThreadPool:
                 self._queue.append(task)
                 self._ready.notify()
                 return
-            if self._threads >= self._limit:
+            if self._threads >= MAX_THREADS:
                 self._queue.append(task)
                 return
             self._threads += 1
@@ -43,12 +45,6 @@ class ThreadPool:
         with self._ready:
             self._closed = True
             self._ready.notify_all()
-
-    def drop(self) -> None:
-        """Forget what waits, and let the threads end."""
-        with self._ready:
-            self._queue.clear()
-        self.close()
 
     def _work(self, task: Task) -> None:
         while True:
@@ -81,9 +77,9 @@ class Lane:
                 self._queue.append(task)
                 return
             self._running += 1
-        self._pool.start(lambda: self._drive(task))
+        self._pool.start(lambda: self._run(task))
 
-    def _drive(self, task: Task) -> None:
+    def _run(self, task: Task) -> None:
         while True:
             task()
             with self._guard:

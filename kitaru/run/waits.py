@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from kitaru.core.replay import AGAIN, place_of
 from kitaru.errors import KitaruDivergenceError, KitaruIntegrityError, KitaruUsageError, KitaruWaitValidationError
 from kitaru.manifest.port import AnswerCheck
+from kitaru.masking import mask_tree
 from kitaru.model import address
 from kitaru.model.address import canonical_json
 from kitaru.model.event import (
@@ -30,15 +31,14 @@ from kitaru.model.event import (
     WaitOpened,
 )
 from kitaru.model.execution import Wait, digest_question
-from kitaru.run.halting import CancelRequested, Left
-from kitaru.run.masking import mask_tree
+from kitaru.run.timeouts import RunCancelled, RunSuspended
 from kitaru.store.log import withdraw
 from kitaru.values import stored
 from kitaru.values.codec import encode
 
 if TYPE_CHECKING:
     from kitaru.flows.waiting import Question
-    from kitaru.run.run_state import RunState
+    from kitaru.run.state import RunState
 
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 2.0
@@ -257,7 +257,7 @@ class Poll:
             raise KitaruWaitValidationError(f"the answer to {self._name} doesn't fit: {'; '.join(wrong)}")
 
     def look(self) -> None:
-        """Look for the answer once. Raises ``CancelRequested`` for an abort, ``Left`` where the runner is to leave."""
+        """Look for the answer once. Raises ``RunCancelled`` for an abort, ``RunSuspended`` where the runner leaves."""
         run = self._run
         run.check()
         # Decided before the look: an answer that comes in between is then still seen.
@@ -281,7 +281,7 @@ class Poll:
         answer = read_answer(body, key)
         if answer.abort:
             run.journal.commit(WaitAborted(at=run.now(), wait=self._wait, by=answer.by))
-            run.halt(CancelRequested(answer.by))
+            run.halt(RunCancelled(answer.by))
             run.check()
         try:
             value = self._question.answer(answer.value)
@@ -324,7 +324,7 @@ class Poll:
             if any(run.store.read(key) is not None for key in keys):
                 # Who answered may have resumed it already: the next entry shows who goes on.
                 return
-            run.halt(Left())
+            run.halt(RunSuspended())
         run.check()
 
 
@@ -352,5 +352,5 @@ def until_answered(run: RunState, poll: Poll) -> Any:
     while not poll.found:
         poll.look()
         if not poll.found:
-            run.interrupts.pause(poll.pause)
+            run.sleep(poll.pause)
     return poll.found[0]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kitaru.errors import KitaruStackError
+from kitaru.masking import Masking
 from kitaru.model.reserved import NAMED, SECRET
 from kitaru.ports import Reporter, Step
 from kitaru.stacks.port import RunnerInfo, RunOrder
@@ -146,7 +147,8 @@ class LocalRunner:
         except OSError:
             return ""
         newest = _PROCESS_LINE.sub(b"", body.rpartition(HEADER)[2].partition(b"\n")[2])
-        return newest[-TAIL:].decode("utf-8", "replace").strip()
+        # Masked before it is cut: half a secret would be left else.
+        return Masking(self._environ)(newest.decode("utf-8", "replace"))[-TAIL:].strip()
 
     def _log(self, exec_id: str) -> Path:
         return _log(self._log_dir, exec_id)

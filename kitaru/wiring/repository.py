@@ -100,7 +100,7 @@ class Repository:
 
     def describe(self, jobs: Sequence[ImportJob]) -> Mapping[str, FlowFacts | Problem]:
         """Import the targets from the unpacked sources, and remember what that taught. Secrets are masked."""
-        from kitaru.run.masking import Masking, secret_names
+        from kitaru.masking import Masking, secret_names
         from kitaru.source.discovery import Job, describe, facts_cache_put
 
         environ = self.settings.environ

@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from kitaru.errors import KitaruExecutionError, KitaruStackError, KitaruUsageError
+from kitaru.errors import KitaruError, KitaruStackError, KitaruUsageError
 from kitaru.flows import binding
 from kitaru.settings import (
     MANIFEST,
@@ -149,11 +149,12 @@ def stop_process(runner: RunnerRecord) -> None:
     end_process(here, hard=True)
 
 
-def leave_process(error: KitaruExecutionError) -> NoReturn:
-    """End at once this process, which exists for one execution: its end is recorded, and its code does not react."""
+def leave_process(error: BaseException) -> NoReturn:
+    """End this process, which exists for one execution, with what it started: the execution goes no further here."""
     from kitaru.stacks.process import leave_with_children
 
-    print(f"error: {error.message}; it did not end by itself", file=sys.stderr, flush=True)
+    reason = f"error: {error.message}" if isinstance(error, KitaruError) else f"stopped: {error}"
+    print(reason, file=sys.stderr, flush=True)
     leave_with_children(1)
 
 

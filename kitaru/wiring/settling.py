@@ -26,8 +26,8 @@ from kitaru.settings import (
 
 if TYPE_CHECKING:
     from kitaru.manifest.port import ManifestFile
+    from kitaru.masking import Masking
     from kitaru.ports import Step
-    from kitaru.run.port import Mask
     from kitaru.store.port import Store
 
 
@@ -189,9 +189,9 @@ def probe_store(store: Store) -> None:
         check_store(store)
 
 
-def secret_mask(environ: Mapping[str, str]) -> Mask:
+def secret_mask(environ: Mapping[str, str]) -> Masking:
     """What takes the secrets of that environment out of a text, those that come into it later, too."""
-    from kitaru.run.masking import Masking
+    from kitaru.masking import Masking
 
     return Masking(environ)
 

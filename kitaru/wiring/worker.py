@@ -34,8 +34,13 @@ def main() -> int:
         _close_input()
         return run_order(order)
     except KitaruError as error:
-        print(f"error: {error.message}", f"hint: {error.hint}", sep="\n", file=sys.stderr)
+        print(secret_mask(environment())(f"error: {error.message}\nhint: {error.hint}"), file=sys.stderr)
         return error.exit_code
+    except Exception:  # its last words, which a reader of the worker's log is shown
+        import traceback
+
+        print(secret_mask(environment())(traceback.format_exc()), file=sys.stderr)
+        return 1
 
 
 def decode_order(body: bytes) -> RunOrder:

@@ -1,4 +1,4 @@
-"""Secrets taken out of what is recorded for people to read. Results and inputs are never touched."""
+"""Secrets taken out of text that people read: logs, failures, previews. Results and inputs stay as they are."""
 
 from __future__ import annotations
 
@@ -10,21 +10,6 @@ from contextlib import suppress
 from typing import Any
 
 from kitaru.model.reserved import NAMED, SECRET
-from kitaru.run.port import Mask
-
-
-def mask_tree(tree: Any, mask: Mask | None) -> Any:
-    """``tree``, plain JSON data, with every text in it masked, keys too."""
-    if mask is None or tree is None:
-        return tree
-    if type(tree) is str:
-        return mask(tree)
-    if type(tree) is list:
-        return [mask_tree(item, mask) for item in tree]
-    if type(tree) is dict:
-        return {mask(key): mask_tree(item, mask) for key, item in tree.items()}
-    return tree
-
 
 TELLING = re.compile(r"((_|^)(KEY|TOKEN|SECRET)|PASSWORD|PASSWD|PASSPHRASE)$", re.IGNORECASE)
 """Names of variables that hold something secret by all experience."""
@@ -38,18 +23,35 @@ SHORTEST = 8
 HIDDEN = "***"
 
 
+def mask_tree(tree: Any, mask: Masking | None) -> Any:
+    """``tree``, plain JSON data, with every text in it masked, keys too."""
+    if mask is None or tree is None:
+        return tree
+    if type(tree) is str:
+        return mask(tree)
+    if type(tree) is list:
+        return [mask_tree(item, mask) for item in tree]
+    if type(tree) is dict:
+        return {mask(key): mask_tree(item, mask) for key, item in tree.items()}
+    return tree
+
+
 def secret_values(environ: Mapping[str, str]) -> set[str]:
-    """The secret values, the lines of those that have several, and the passwords in addresses."""
+    """The secret values, the lines of those that have several, and the passwords in addresses.
+
+    >>> secret_values({"API_KEY": "0123456789", "HOME": "/home/ann"})
+    {'0123456789'}
+    """
     named = set(environ.get(NAMED, "").split(","))
-    found = set()
+    values = set()
     for name, value in environ.items():
         if name in named or TELLING.search(name):
-            found.add(value)
+            values.add(value)
         elif name.startswith(SECRET) and name != NAMED:
-            found.update(_members(value))
-        found.update(_passwords(value))
-    lines = {line.strip() for value in found for line in value.splitlines()}
-    return {text for text in found | lines if len(text) >= SHORTEST}
+            values.update(_members(value))
+        values.update(_passwords(value))
+    lines = {line.strip() for value in values for line in value.splitlines()}
+    return {text for text in values | lines if len(text) >= SHORTEST}
 
 
 def secret_names(environ: Mapping[str, str]) -> set[str]:
@@ -65,7 +67,10 @@ def secret_names(environ: Mapping[str, str]) -> set[str]:
 
 
 class Masking:
-    """``Mask``: puts ``***`` in place of each secret, also as ``repr`` and JSON write it."""
+    """Puts ``***`` in place of each secret, in upper or lower case, also as ``repr``, JSON and addresses write it.
+
+    May be used by several threads at once.
+    """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         """It looks at ``environ`` again with every text. What was a secret once stays one."""
@@ -78,39 +83,39 @@ class Masking:
         self._pattern: re.Pattern[str] | None = None
 
     def __call__(self, text: str, /) -> str:
+        """The text without the secrets in it."""
         if self._plain != self._seen:
-            self._look()
+            with self._guard:
+                seen = dict(self._plain)
+                self._add(secret_values(dict(self._environ)))
+                self._seen = seen
         return self._pattern.sub(HIDDEN, text) if self._pattern is not None else text
 
-    def _look(self) -> None:
-        with self._guard:
-            seen = dict(self._plain)
-            self._add(secret_values(dict(self._environ)))
-            self._seen = seen
-
     def learn(self, environ: Mapping[str, str]) -> None:
-        """Take the secrets among the variables of another process for secrets from now on."""
+        """Hide the secrets among the variables of another process, too."""
         with self._guard:
             self._add(secret_values(environ))
 
-    def _add(self, found: set[str]) -> None:
-        if found <= self._values:
+    def _add(self, values: set[str]) -> None:
+        if values <= self._values:
             return
-        self._values |= found
-        forms = {form for value in self._values for form in _forms(value)}
+        self._values |= values
+        # Some letters have no single counterpart, as ß: a pattern without regard to case alone misses these.
+        cased = {text for value in self._values for text in (value, value.upper(), value.lower())}
+        forms = {form for text in cased for form in _forms(text)}
         # The longest first: one may be the beginning of another.
-        ordered = sorted(forms, key=lambda one: (-len(one), one))
-        self._pattern = re.compile("|".join(re.escape(form) for form in ordered))
+        ordered = sorted(forms, key=lambda form: (-len(form), form))
+        self._pattern = re.compile("|".join(re.escape(form) for form in ordered), re.IGNORECASE)
 
 
 def _forms(value: str) -> set[str]:
-    """The value, and what becomes of it inside a ``repr`` (with and without its quotes escaped) or JSON."""
-    from urllib.parse import quote, quote_plus  # Late: a script without secrets never needs it.
+    """The value, and what becomes of it in a ``repr`` (with and without its quotes escaped), in JSON, in an address."""
+    from urllib.parse import quote, quote_plus  # late: few processes have a secret, and each start is counted
 
     bare = "".join(part if part in ("'", '"') else repr(part)[1:-1] for part in re.split("(['\"])", value))
-    quoted = bare.replace("'", "\\'")
-    forms = {value, bare, quoted, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
-    return forms | {value.upper(), value.lower(), quote(value, safe=""), quote_plus(value)}
+    in_json = (json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1])
+    plain = value.encode("utf-8", "replace")
+    return {value, bare, bare.replace("'", "\\'"), *in_json, quote(plain), quote(plain, safe=""), quote_plus(plain)}
 
 
 def _passwords(value: str) -> Iterator[str]:
@@ -119,18 +124,13 @@ def _passwords(value: str) -> Iterator[str]:
     """
     if "://" not in value:
         return
-    for found in USERINFO.finditer(value):
-        user, _, password = found[1].partition(":")
+    from urllib.parse import unquote
+
+    for match in USERINFO.finditer(value):
+        user, _, password = match[1].partition(":")
         if password and password != user:
             yield password
-            yield _unquoted(password)
-
-
-def _unquoted(text: str) -> str:
-    """``%40`` → ``@``, and so on."""
-    return re.sub(
-        r"(?:%[0-9A-Fa-f]{2})+", lambda run: bytes.fromhex(run[0].replace("%", "")).decode("utf-8", "replace"), text
-    )
+            yield unquote(password)
 
 
 def _members(text: str) -> Iterator[str]:

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from pathlib import Path
+from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import given
@@ -13,10 +14,10 @@ from hypothesis import strategies as st
 
 from kitaru import checkpoint, flow, log
 from kitaru.errors import KitaruUserCodeError
+from kitaru.masking import Masking, secret_values
 from kitaru.model.execution import LogLine
 from kitaru.run.executor import execute
 from kitaru.run.logs import LogWriter, read_lines
-from kitaru.run.masking import Masking, secret_values
 from kitaru.stacks.port import RunnerInfo
 from tests.execution_lab import PROJECT, Lab
 
@@ -91,6 +92,8 @@ def test_a_value_that_changes_is_hidden_with_what_it_was() -> None:
 def test_a_secret_is_hidden_as_programs_write_it(secret: str, beside: str) -> None:
     """As it is, in the ``repr`` of what holds it, whatever else that holds, and in JSON of both kinds."""
     mask = Masking({"A_SECRET": secret})
+    for text in (secret, secret.upper(), quote(secret), quote_plus(secret), quote(secret, safe="").lower()):
+        assert "***" in mask(text), text
     for text in (secret, repr(secret), repr({"t": secret + beside}), json.dumps([secret]), repr(beside + secret)):
         assert "***" in mask(text), text
     assert mask(json.dumps([beside, secret], ensure_ascii=False)).endswith('"***"]')
@@ -126,3 +129,30 @@ def test_looking_at_the_environment_again_costs_little() -> None:
     for _ in range(10_000):
         mask("a line without any secret in it")
     assert time.process_time() - begun < 1
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"A_KEY": "0123456789", "KEY": "abcdefgh", "MONKEY": "abcdefghi"}, {"0123456789", "abcdefgh"}),
+        ({"A_TOKEN": "short"}, set()),
+        ({"my_password": "long enough"}, {"long enough"}),
+        ({"KITARU_SECRET_DB": '{"URL": "postgres://me"}'}, {'{"URL": "postgres://me"}', "postgres://me"}),
+        ({"KITARU_SECRET_DB": "no json at all"}, {"no json at all"}),
+        ({"KITARU_SECRET_VARIABLES": "DSN,OTHER", "DSN": "postgres://me"}, {"postgres://me"}),
+        (
+            {"SSH_KEY": "-----BEGIN\nAAAABBBBCCCC\nshort\n"},
+            {"-----BEGIN\nAAAABBBBCCCC\nshort\n", "-----BEGIN", "AAAABBBBCCCC"},
+        ),
+    ],
+)
+def test_what_counts_as_secret(environ: dict[str, str], expected: set[str]) -> None:
+    """Secrets and their members, what a runner named, what a name tells; nothing shorter than eight characters."""
+    assert secret_values(environ) == expected
+
+
+def test_the_longer_secret_is_hidden_first() -> None:
+    """Where one secret begins with another, nothing of the longer is left."""
+    mask = Masking({"A_KEY": "12345678", "B_KEY": "1234567890"})
+    assert mask("x 1234567890 y 12345678 z") == "x *** y *** z"
+    assert Masking({"HOME": "/root"})("/root") == "/root"

@@ -1,4 +1,4 @@
-"""What one runner holds while it runs an execution."""
+"""The state of one execution in its runner: what is recorded, what is decided, and which calls are under way."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kitaru.core.replay import (
     CallIdentity,
@@ -25,6 +25,7 @@ from kitaru.flows.flow import Flow
 from kitaru.flows.future import CheckpointFuture
 from kitaru.flows.retry import Retry, settled, with_further
 from kitaru.manifest.port import AnswerCheck
+from kitaru.masking import Masking
 from kitaru.model.address import CROCKFORD, timestamp
 from kitaru.model.event import (
     AttemptFailed,
@@ -44,30 +45,20 @@ from kitaru.model.event import (
 from kitaru.ports import Clock
 from kitaru.run.cache import Cache
 from kitaru.run.failures import failure_of, roots_of
-from kitaru.run.halting import UnderWay
-from kitaru.run.interrupts import Interrupts
-from kitaru.run.journal import Fenced, Journal, Stopped, read_events
+from kitaru.run.journal import Journal, read_events
 from kitaru.run.lease import Presence
-from kitaru.run.pool import ThreadPool
-from kitaru.run.port import Mask
 from kitaru.run.replay import taken_events
+from kitaru.run.timeouts import RunExpired
 from kitaru.run.waits import WaitBook
 from kitaru.source.port import NO_CODE, CodeBase
 from kitaru.store.port import Store
 
-if TYPE_CHECKING:
-    from kitaru.run.event_loop import LoopThread
-    from kitaru.run.output import Capture
-
 LOOK_SECONDS = 0.25
-"""While a call waits for its next attempt: between two looks at whether there is to be one."""
-
-MAX_THREADS = 128
-"""How many submitted checkpoints of one run are under way at once."""
+"""While a thread of the run waits: between two looks at whether the run goes on."""
 
 
 class RunState:
-    """One execution in this process: its journal, what was recorded before, its threads."""
+    """One execution in this process. It holds no thread, no stream and no event loop."""
 
     def __init__(
         self,
@@ -78,7 +69,7 @@ class RunState:
         exec_id: str,
         entries: tuple[bytes, ...],
         code: Callable[[], CodeBase] = lambda: NO_CODE,
-        mask: Mask | None = None,
+        mask: Masking | None = None,
         check_answer: AnswerCheck | None = None,
     ) -> None:
         """All as ``execute`` takes it."""
@@ -89,37 +80,33 @@ class RunState:
         self.clock = clock
         self.project = project
         self.exec_id = exec_id
-        self.process = os.getpid()
-        self.journal = Journal(store, project, exec_id, written=len(entries), write_id=clock.token(16))
-        self.journal.when_fenced = self.halt  # what runs here is for nothing then, and might write nothing for hours
-        self.history = History(events)
-        self.recorded = RecordedCalls(events)
-        self._deciding = threading.Lock()
-        self.offers = Offers(events)
-        """What this run may take over from the execution that it replays."""
-        self.retry = self._policy()
-        """The policy of the flow's own retries."""
-        self.interrupts = Interrupts()
-        self.keeps_outputs = self.retry.further > 0
-        """Whether the body may run again in this process, and will ask for what finished."""
-        self.pool = ThreadPool(MAX_THREADS, f"kitaru-{exec_id}")
-        self.commit_pool = ThreadPool(MAX_THREADS, f"kitaru-commit-{exec_id}")
-        self.loop_thread: LoopThread | None = None
-        self.capture: Capture | None = None
-        self.tasks: set[Any] = set()
-        """Tasks of submitted async calls: the loop itself holds them only weakly."""
-        self.futures: list[CheckpointFuture[Any]] = []
-        self.halted: BaseException | None = None
-        """Why the run goes no further though nothing failed: cancelled, left, taken over by another runner."""
-        self.cancel_recorded = False  # over the head of code that does not react
-        self.under_way = UnderWay()
-        self.waits = WaitBook(events)
-        self.abandoned: BaseException | None = None
-        """Why calls that wait for their turn must not begin any more."""
-        self.diverged: KitaruDivergenceError | None = None
         self.home = flow.func.__module__
+        self.process = os.getpid()
         self.mask = mask
         self.check_answer = check_answer
+        self.journal = Journal(store, project, exec_id, written=len(entries), write_id=clock.token(16))
+        self.journal.when_fenced = self.halt
+        self.history = History(events)
+        self.recorded = RecordedCalls(events)
+        self.offers = Offers(events)
+        """What this run may take over from the execution that it replays."""
+        self._deciding = threading.Lock()
+        self.retry = self._policy()
+        """The policy of the flow's own retries."""
+        self.keeps_outputs = self.retry.further > 0
+        """Whether the body may run again in this process, and will ask for what finished."""
+        self.waits = WaitBook(events)
+        self.under_way: dict[str, CheckpointStarted] = {}
+        """The attempts that have begun and whose outcome is not recorded yet, by call."""
+        self.futures: list[CheckpointFuture[Any]] = []
+        """The calls that this attempt at the body submitted."""
+        self.deadline: float | None = None
+        """The end of the flow's time, on the monotonic clock."""
+        self.halted: BaseException | None = None
+        """Why the run goes no further though nothing failed: cancelled, suspended, taken over by another runner."""
+        self.abandoned: BaseException | None = None
+        """Why calls that wait for their turn don't begin any more."""
+        self.diverged: KitaruDivergenceError | None = None
         self.cache = Cache(store, self.opened, code, home=self.home, resumed=len(entries) > 1)
         self.presence = Presence(store, self.opened)
         self.logged: dict[str, dict[str, Any]] = {}
@@ -135,7 +122,7 @@ class RunState:
         return timestamp(self.clock.now())
 
     def decide(self, call: CallIdentity) -> Decision:
-        """What ``call`` takes: an outcome that is recorded, else one of the execution that this one replays."""
+        """The outcome that ``call`` takes: a recorded one, else one of the execution that this one replays."""
         with self._deciding:
             decision = self.recorded.decide(call)
             if not isinstance(decision, Compute) or self.recorded.get(decision.call) is not None:
@@ -168,23 +155,26 @@ class RunState:
         return failure_of(error, roots_of(self.flow.func.__code__.co_filename, self.opened.target), self.mask)
 
     def check(self) -> None:
-        """Raise what stopped this run, if anything did; no further call may be made then."""
-        if self.journal.stopped is not None:
-            raise self.journal.stopped
+        """Raise the reason where no call may be made any more."""
+        self.must_go_on()
+        reason = self.journal.stopped or self.diverged
+        if reason is not None:
+            raise reason
+
+    def must_go_on(self) -> None:
+        """Raise the reason where what is under way is to end, too: the run is halted, or the flow's time is over."""
         if self.halted is not None:
             raise self.halted
-        if self.diverged is not None:
-            raise self.diverged
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise RunExpired
 
     def halt(self, reason: BaseException) -> bool:
-        """Stop what is under way, and let nothing more begin; False where the run was told so before."""
+        """Write nothing more, and let no call begin; False where the run was halted before."""
         with self.waits.leaving:
             if self.halted is not None:
                 return False
             self.halted = self.abandoned = reason
-        if isinstance(reason, (Fenced, Stopped)):
-            self.journal.stop(reason)
-        self.interrupts.stop(reason)
+        self.journal.stop(reason)
         return True
 
     def begin_again(self, failed: AttemptFailed) -> None:
@@ -193,30 +183,25 @@ class RunState:
         self.recorded.begin_again()
         self.waits.begin_again()
         self.futures = []
-        self.abandoned = None
-        self.interrupts.reset()
+        self.abandoned = self.deadline = None
+
+    def sleep(self, seconds: float) -> None:
+        """Wait in this thread; raises the reason as soon as the run goes no further."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, LOOK_SECONDS))
+            self.check()
 
     def pause(self, seconds: float) -> None:
-        """Wait between two attempts, unless the body has failed; raises what stops the run meanwhile."""
-        deadline = time.monotonic() + seconds
-        while self.abandoned is None and (left := deadline - time.monotonic()) > 0:
-            self.interrupts.pause(min(left, LOOK_SECONDS))
-            self.check()
+        """Wait between two attempts, unless the body has failed meanwhile; otherwise as ``sleep``."""
+        end = time.monotonic() + seconds
+        while self.abandoned is None and (left := end - time.monotonic()) > 0:
+            self.sleep(min(left, LOOK_SECONDS))
 
     def chance(self) -> float:
         """A number from 0 to 1."""
         letters = enumerate(self.clock.token(6), start=1)
         return float(sum(CROCKFORD.index(letter) / 32.0**place for place, letter in letters))
-
-    def close(self) -> None:
-        """Let go of the threads."""
-        self.pool.close()
-        self.commit_pool.close()
-        self.interrupts.close()
-        self.cache.close()
-        if self.loop_thread is not None:
-            self.loop_thread.close()
-            self.loop_thread = None
 
 
 def _opening(events: Sequence[Event], exec_id: str) -> Opened:
@@ -229,7 +214,7 @@ def _opening(events: Sequence[Event], exec_id: str) -> Opened:
 
 
 class History:
-    """What the recorded events say about the attempts at the flow body."""
+    """The attempts at the flow's body, as recorded events tell of them."""
 
     def __init__(self, events: Sequence[Event]) -> None:
         checkpoints = (CheckpointStarted, CheckpointCompleted, CheckpointFailed, CheckpointLost)
@@ -240,7 +225,7 @@ class History:
         self.failures = 0
         """How many retries of the flow are used up."""
         self.under_way = calls_under_way(events)
-        """Attempts that were under way when the last runner ended without a word."""
+        """Attempts of calls that were under way when the last runner ended without an end in the journal."""
         self.seen = max(event.at for event in events)
         """The last sign of life in the journal."""
         self.ended: Completed | Cancelled | None = None

@@ -1,0 +1,191 @@
+"""Timeouts of the user's code, and the reasons for which a run goes no further.
+
+The user's code on the main thread is interrupted by an interval timer, async code by ``asyncio.timeout``, an isolated
+checkpoint by the end of its process. Code on any other thread is left alone: where it takes too long, it has failed
+when it returns. The engine's own code is never interrupted.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ClassVar, ParamSpec, TypeVar
+
+from kitaru.run.journal import Stopped
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+AGAIN_SECONDS = 1.0
+"""So long after an interruption the next one comes, for code that went on all the same (a bare ``except``)."""
+
+PROMPT_SECONDS = 0.5
+"""Code that ends so long after its time was interrupted; later, it ended by itself."""
+
+
+class Interrupted(BaseException):
+    """Ends the user's code where it is. Not an ``Exception``, so that no flow swallows it."""
+
+    def __init__(self, limit: Limit) -> None:
+        super().__init__()
+        self.limit = limit
+
+
+class RunStopped(Stopped):
+    """The run goes no further."""
+
+
+class RunExpired(RunStopped):
+    """The attempt at the flow's body took longer than its timeout."""
+
+
+class RunSuspended(RunStopped):
+    """The execution waits for an answer, and its runner leaves until there is one."""
+
+
+class RunCancelled(RunStopped):
+    """The execution was cancelled, by ``by``."""
+
+    def __init__(self, by: str = "") -> None:
+        super().__init__(by)
+        self.by = by
+
+
+class Limit:
+    """The end of a stretch of code, on the monotonic clock."""
+
+    __slots__ = ("at",)
+
+    def __init__(self, seconds: float) -> None:
+        self.at = time.monotonic() + seconds
+
+
+class _Main:
+    """The timer of the main thread."""
+
+    limits: ClassVar[list[Limit]] = []
+    """Of the stretches that the main thread is in, the outermost first."""
+    in_engine = True
+    """Whether the engine's own code runs there: it learns of its limits when it returns to the user's."""
+    handler: Any = None
+    """The handler of the signal before."""
+
+
+def user_code(work: Callable[[], T], seconds: float | None, late: Callable[[float], BaseException]) -> T:
+    """``work()``, the user's code, in this thread.
+
+    Where it takes longer than ``seconds``, ``late(spent)`` is raised, with the seconds that it took: at once on the
+    main thread, else when it returns.
+    """
+    if seconds is None:
+        return _open(work) if _on_timed_thread() else work()
+    limit = Limit(seconds)
+    timed = _begin(limit)
+    try:
+        value = _open(work) if timed else work()
+    except Interrupted as stop:
+        _Main.in_engine = True
+        if stop.limit is not limit:
+            raise
+        raise late(_spent(limit, seconds)).with_traceback(stop.__traceback__) from None
+    except Exception as error:
+        if time.monotonic() < limit.at:
+            raise
+        raise late(_spent(limit, seconds)) from error
+    finally:
+        if timed:
+            _end(limit)
+    if time.monotonic() > limit.at:
+        raise late(_spent(limit, seconds))
+    return value
+
+
+def uninterrupted(func: Callable[P, T]) -> Callable[P, T]:
+    """``func`` of the engine, called by the user's code: the timer waits until it returns."""
+
+    @wraps(func)
+    def engine(*args: P.args, **kwargs: P.kwargs) -> T:
+        if not _on_timed_thread():
+            return func(*args, **kwargs)
+        before, _Main.in_engine = _Main.in_engine, True
+        try:
+            return func(*args, **kwargs)
+        finally:
+            _Main.in_engine = before
+            if not before:
+                _interrupt_if_due()
+
+    return engine
+
+
+def overrun(subject: str, timeout: float, spent: float) -> str:
+    """The message for ``subject``, such as ``checkpoint 'collect' (call 3)``, that had ``timeout`` seconds."""
+    if spent - timeout <= PROMPT_SECONDS:
+        return f"{subject} was stopped after {_seconds(timeout)}"
+    return f"{subject} had {_seconds(timeout)}, and its code did not return before {_seconds(spent)} were over"
+
+
+def _seconds(count: float) -> str:
+    text = f"{count:.3g}"
+    return f"{text} second" if text == "1" else f"{text} seconds"
+
+
+def _spent(limit: Limit, seconds: float) -> float:
+    return time.monotonic() - limit.at + seconds
+
+
+def _on_timed_thread() -> bool:
+    return bool(_Main.limits) and threading.current_thread() is threading.main_thread()
+
+
+def _open(work: Callable[[], T]) -> T:
+    """``work()``, which may be interrupted."""
+    _interrupt_if_due()
+    try:
+        _Main.in_engine = False
+        return work()
+    finally:
+        # The timer may strike just before this line; whoever catches that sets it, too.
+        _Main.in_engine = True
+
+
+def _begin(limit: Limit) -> bool:
+    """Set the timer; False where this is another thread, or the program uses the signal itself."""
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    if signal.getsignal(signal.SIGALRM) not in (signal.SIG_DFL, _ring):
+        return False
+    if not _Main.limits:
+        _Main.handler = signal.signal(signal.SIGALRM, _ring)
+    _Main.limits.append(limit)
+    _set_timer()
+    return True
+
+
+def _end(limit: Limit) -> None:
+    _Main.limits.remove(limit)
+    if _Main.limits:
+        _set_timer()
+    else:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, _Main.handler)
+
+
+def _set_timer() -> None:
+    first = min(limit.at for limit in _Main.limits) - time.monotonic()
+    signal.setitimer(signal.ITIMER_REAL, max(first, 1e-6), AGAIN_SECONDS)
+
+
+def _ring(_number: int, _frame: object) -> None:
+    if not _Main.in_engine:
+        _interrupt_if_due()
+
+
+def _interrupt_if_due() -> None:
+    now = time.monotonic()
+    for limit in _Main.limits:
+        if limit.at <= now:
+            raise Interrupted(limit)
