@@ -15,10 +15,10 @@ TELLING = re.compile(r"((_|^)(KEY|TOKEN|SECRET)|PASSWORD|PASSWD|PASSPHRASE)$", r
 """Names of variables that hold something secret by all experience."""
 
 USERINFO = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#\s]*)@")
-"""What an address holds before its host: ``user:password``."""
+"""The part of an address before its host: ``user:password``."""
 
 SHORTEST = 8
-"""Characters: what is shorter would hide too much that is no secret."""
+"""Characters: a shorter value would hide too much that is no secret."""
 
 HIDDEN = "***"
 
@@ -73,7 +73,7 @@ class Masking:
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        """It looks at ``environ`` again with every text. What was a secret once stays one."""
+        """It looks at ``environ`` again with every text. A secret stays one when its variable is gone."""
         self._environ = environ
         # What os.environ wraps: a plain dict is compared some fifty times faster, and each line asks.
         self._plain: Mapping[Any, Any] = getattr(environ, "_data", environ)
@@ -109,7 +109,7 @@ class Masking:
 
 
 def _forms(value: str) -> set[str]:
-    """The value, and what becomes of it in a ``repr`` (with and without its quotes escaped), in JSON, in an address."""
+    """The value, and its forms in a ``repr`` (with and without its quotes escaped), in JSON, in an address."""
     from urllib.parse import quote, quote_plus  # late: few processes have a secret, and each start is counted
 
     bare = "".join(part if part in ("'", '"') else repr(part)[1:-1] for part in re.split("(['\"])", value))

@@ -1,6 +1,6 @@
 """One checkpoint call as a sequence of steps: decide, look up, run an attempt, pause, commit.
 
-The steps are a generator that knows neither threads nor event loops. A driver carries out what it asks for, blocking
+The steps are a generator that knows neither threads nor event loops. A driver carries out each step, blocking
 (``run.drivers``) or awaiting (``run.event_loop``).
 """
 
@@ -112,7 +112,7 @@ class Call:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> None:
-        """``TypeError`` where the arguments don't fit the function."""
+        """``TypeError`` if the arguments don't fit the function."""
         self.run = run
         self.capture = capture
         self.checkpoint = checkpoint
@@ -149,7 +149,7 @@ class Call:
         return isinstance(self._decision, Reuse) and self._decision.output.stored == "inline"
 
     def steps(self) -> Generator[Step, Any, Any]:
-        """The call, step by step; its value. Raises what the body raised, ``KitaruDivergenceError`` where another call
+        """The call, step by step; its value. Raises the error of the body, ``KitaruDivergenceError`` if another call
         is recorded at this place, or the reason for which the run goes no further.
         """
         decision = self._decision
@@ -189,7 +189,7 @@ class Call:
     # --- the body -----------------------------------------------------------------------------------------------------
 
     def body(self) -> Any:
-        """The result of the body, run in this thread."""
+        """The result of a sync or isolated body, run in this thread."""
         checkpoint = self.checkpoint
         with failing(f"checkpoint {self.name!r}"):
             if checkpoint.options.runtime == "isolated":
@@ -259,7 +259,7 @@ class Call:
     # --- recorded outcomes --------------------------------------------------------------------------------------------
 
     def _reused(self) -> Any:
-        """The recorded value; ``KitaruValueError`` where it is no longer what the return annotation says."""
+        """The recorded value; ``KitaruValueError`` if the return annotation no longer allows it."""
         assert isinstance(self._decision, Reuse)
         output: Value = self._decision.output
         subject = f"the result of {self}"
@@ -277,7 +277,7 @@ class Call:
         return value
 
     def _given(self, value: Any, subject: str) -> Any:
-        """A result that a replay gives as JSON, as what the checkpoint returns; it is recorded as that."""
+        """A result that a replay gives as JSON, as the type that the checkpoint returns; it is recorded as that."""
         run, parameters = self.run, self.checkpoint.parameters
         try:
             result = convert(value, parameters.annotations.get("return", Any))
@@ -335,7 +335,7 @@ class Call:
         return self._completed(hint.output, started=None, cached_from=hint.source)
 
     def _takes(self, hint: Hint) -> bool:
-        """Whether the earlier result is there, whole, and what the return annotation says."""
+        """Whether the earlier result is there, whole, and fits the return annotation."""
         home = self.checkpoint.func.__module__
         try:
             value = stored.get(self.run.store, self.run.project, hint.output, subject="a cached result", home=home)
@@ -381,7 +381,7 @@ class Call:
         )
 
     def _failed(self, error: Exception, *, final: bool = False) -> tuple[CheckpointFailed, float | None]:
-        """The event of a failed attempt, and the seconds before the next one; None where none follows."""
+        """The event of a failed attempt, and the seconds before the next one; None if none follows."""
         assert self._started is not None
         delay = None if final else self._delay(error)
         event = CheckpointFailed(

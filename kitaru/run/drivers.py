@@ -1,4 +1,4 @@
-"""What carries out the calls of a flow: the threads of its run, and the scope in which its body makes calls."""
+"""The driver of a flow's calls: the threads of its run, and the scope in which its body makes calls."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Submission:
     gate: Any = None
 
     def must_begin(self, run: RunState) -> None:
-        """Raise the reason where it doesn't begin any more: the flow, or another call of its map, has failed."""
+        """Raise the reason if it must not begin any more: the flow, or another call of its map, has failed."""
         if run.abandoned is not None:
             raise run.abandoned
         if self.group is not None:
@@ -92,7 +92,7 @@ class FlowScope(NotesHere):
 
     @uninterrupted
     def wait(self, question: Question) -> Any:
-        """The answer to a question; a ``PendingAnswer`` where an event loop runs."""
+        """The answer to a question; a ``PendingAnswer`` if an event loop runs."""
         self.run.check()
         poll = Poll(self.run, self.branch.next_wait(), question)
         if _loop_runs():

@@ -1,6 +1,6 @@
-"""Async flows and checkpoints. Imported only where a flow has them: ``asyncio`` takes longer to load than the rest.
+"""Async flows and checkpoints. Imported only if a flow has them: ``asyncio`` takes longer to load than the rest.
 
-The store is synchronous, so what waits for it is carried out on threads, while the loop goes on.
+The store is synchronous, so each step that waits for it is carried out on a thread, while the loop goes on.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ T = TypeVar("T")
 def run_flow(crew: Crew, here: Scope, body: Callable[[], Awaitable[Any]], seconds: float | None) -> Any:
     """The result of an async flow's body, run in the scope ``here``, once every call that it submitted has ended.
 
-    Raises ``RunExpired`` where that takes longer than ``seconds``: what is under way is cancelled.
+    Raises ``RunExpired`` if that takes longer than ``seconds``: all that is under way is cancelled.
     """
     run = crew.run
 
@@ -107,13 +107,13 @@ def run_alone(call: Call) -> Any:
 
 
 async def _body(call: Call) -> Any:
-    """The result of the checkpoint's body; cancelled where it takes longer than its timeout."""
+    """The result of the checkpoint's body; cancelled if it takes longer than its timeout."""
     body = _failing(await_here(call.checkpoint.func, *call.args, **call.kwargs), f"checkpoint {call.name!r}")
     return await _within(call.checkpoint.options.timeout, body, call.late)
 
 
 async def _within(seconds: float | None, work: Coroutine[Any, Any, T], late: Callable[[float], BaseException]) -> T:
-    """The result of ``work``; ``late(spent)`` is raised where it takes longer than ``seconds``.
+    """The result of ``work``; ``late(spent)`` is raised if it takes longer than ``seconds``.
 
     Its cancellation comes with the loop's next turn: code that blocks the loop has failed when it returns.
     """
@@ -152,7 +152,7 @@ async def _settled(run: RunState) -> None:
 
 
 async def _failing(work: Coroutine[Any, Any, T], subject: str) -> T:
-    """The user's own ``work``; what it raises that is no ``Exception`` becomes one, unless it is a signal."""
+    """The user's own ``work``; any error of it that is no ``Exception`` becomes one, unless it is a signal."""
     task = asyncio.current_task()
     try:
         return await work
@@ -214,7 +214,7 @@ async def _settle(crew: Crew, work: Submission) -> None:
 
 
 def _make_task(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> Any:
-    """A task in a branch of its own, numbered where it is created: its calls keep their keys, whatever their order."""
+    """A task in a branch of its own, numbered as it is created: its calls keep their keys in any order."""
     context: Context | None = options.pop("context", None)
     context = context.copy() if context is not None else copy_context()
     branch_off = getattr(context.get(scope), "branch_off", None)
@@ -226,7 +226,7 @@ def _make_task(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> An
 async def _on_thread(crew: Crew, work: Callable[[], Any], stop: Callable[[], None] | None = None) -> Any:
     """The result of ``work()``, which runs on a thread while the loop goes on.
 
-    ``stop`` makes it end where the task is cancelled; the task goes on to its end only then.
+    ``stop`` makes it end if the task is cancelled; the task goes on to its end only then.
     """
     loop = asyncio.get_running_loop()
     waiter = loop.create_future()

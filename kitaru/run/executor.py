@@ -66,17 +66,17 @@ def execute(
     descriptors: Descriptors | None = None,
     check_answer: AnswerCheck | None = None,
 ) -> Any:
-    """Run an execution to its end, from what ``entries`` (all of its journal, at least entry 1) record; its result.
+    """Run an execution to its end, from ``entries``, all of its journal; its result.
 
-    A completed execution gives its recorded result; a failed one is taken up again. Where another runner has written,
+    A completed execution gives its recorded result; a failed one is taken up again. If another runner has written,
     or may have (``takes_over``), a claim is recorded before any of the flow's code runs. ``capture``: its output goes
     to its runtime logs, too; ``descriptors``: these of the process as well. ``mask`` takes secrets out of records, but
     not out of values. ``code``: the code that runs, asked for by the first call that may be cached; ``check_answer``:
-    what of an answer doesn't fit a schema. ``forced_end``: called by another thread with the reason, once the execution
-    was cancelled, or taken over by another runner, while the flow's code goes on.
+    the misfits of an answer and its schema. ``forced_end``: called by another thread with the reason, once the
+    execution was cancelled, or taken over by another runner, while the flow's code goes on.
 
     Raises a ``KitaruExecutionError`` with the failure's origin, and the original exception as its cause; ``Fenced``
-    where another runner took over, ``RunSuspended`` where an answer is long in coming. ``KeyboardInterrupt`` and
+    if another runner took over, ``RunSuspended`` if an answer is long in coming. ``KeyboardInterrupt`` and
     subclasses of ``SystemExit`` pass through; the journal stays as it is.
     """
     run = RunState(flow, store, clock, project, exec_id, entries, code, mask, check_answer)

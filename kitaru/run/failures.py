@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
 PACKAGE = str(Path(__file__).parents[1]) + os.sep
 AUTHORING = f"{PACKAGE}flows{os.sep}"
-"""What users call. What it raises is about their call, whatever the type."""
+"""The functions that users call. Any error raised there is about their call."""
 
 LIBRARY = str(Path(os.__file__).parent) + os.sep
 INSTALLED = tuple(LIBRARY + name + os.sep for name in ("site-packages", "dist-packages"))
 MACHINERY = ("<frozen importlib", "<frozen runpy", f"{LIBRARY}importlib{os.sep}")
-"""How the names of files begin whose frames only say that something was imported."""
+"""The first part of the file names of frames that only import."""
 
 
 class ChildTraceback(Exception):
-    """Where an exception was raised in a process of its own, as text: the cause of the one that is raised here."""
+    """The traceback of an exception in a process of its own, as text: the cause of the one that is raised here."""
 
     def __str__(self) -> str:
         return f"in the process of its own\n\n{self.args[0].rstrip()}"
@@ -65,7 +65,7 @@ def user_traceback(error: BaseException, roots: Sequence[str] = ()) -> str:
 
 def roots_of(file: str, target: str) -> tuple[str, ...]:
     """The folders that ``target`` (``flows/research.py:research`` or ``package.module:research``) is relative to,
-    where ``file`` is the file that it names: as it is written, and without symbolic links. Empty where it is neither.
+    for the ``file`` that it names: as it is written, and without symbolic links. Empty if it is neither.
     """
     place = target.partition(":")[0]
     dotted = place.replace(".", "/")
@@ -100,7 +100,7 @@ def _is_ours(error: BaseException | None) -> bool:
 
 
 def _user_frames(frames: Sequence[FrameSummary], *, explained: bool) -> list[FrameSummary]:
-    """Without Kitaru's frames, and what these asked of the standard library, as asyncio for a coroutine.
+    """Without Kitaru's frames, and the frames of the standard library below these, as asyncio's.
 
     ``explained``: the error's message says all; else the frames of Kitaru that raised it are kept, as a defect's.
     """
@@ -131,7 +131,7 @@ MESSAGE_LIMIT = 4 * 1024
 
 
 def origin_of(error: BaseException) -> Origin:
-    """Whose doing ``error`` is."""
+    """The origin of ``error``."""
     if isinstance(error, KitaruDivergenceError):
         return "divergence"
     if isinstance(error, KitaruBackendError):
@@ -153,33 +153,32 @@ def failure_of(error: BaseException, roots: Sequence[str] = (), mask: Masking | 
     return Failure(type_name(type(error)), message, text, origin_of(error))
 
 
-def as_failure(error: BaseException, what: str) -> BaseException:
-    """What the user's code, ``what``, raised, as it fails: an ``Exception`` in the place of any that is none.
+def as_failure(error: BaseException, subject: str) -> BaseException:
+    """An error of the user's code, the ``subject``, as its failure: an ``Exception`` in place of anything else.
 
-    Signals stay what they are: Ctrl-C, Kitaru's own, and subclasses of ``SystemExit``, by which a process is told to
-    stop.
+    Signals stay as they are: Ctrl-C, Kitaru's own, and subclasses of ``SystemExit``, which stop a process.
     """
     if isinstance(error, StopIteration):  # no generator lets it pass
-        return KitaruRuntimeError(f"{what} raised StopIteration")
+        return KitaruRuntimeError(f"{subject} raised StopIteration")
     if isinstance(error, (Exception, KeyboardInterrupt, Interrupted, Fenced, Stopped)):
         return error
     if isinstance(error, SystemExit):
         if type(error) is not SystemExit:
             return error
-        ended = KitaruRuntimeError(f"{what} called sys.exit({error.code!r}); it ends by returning, or by an error")
+        ended = KitaruRuntimeError(f"{subject} called sys.exit({error.code!r}); it ends by returning, or by an error")
     else:
-        ended = KitaruRuntimeError(f"{what} raised {type(error).__name__}: {_message(error)}".removesuffix(": "))
+        ended = KitaruRuntimeError(f"{subject} raised {type(error).__name__}: {_message(error)}".removesuffix(": "))
     ended.__cause__ = error
     return ended
 
 
 @contextmanager
-def failing(what: str) -> Iterator[None]:
-    """What the block, the user's code ``what``, raises, as it fails; see ``as_failure``."""
+def failing(subject: str) -> Iterator[None]:
+    """An error of the block, the user's code, is raised as its failure; see ``as_failure``."""
     try:
         yield
     except BaseException as error:
-        failure = as_failure(error, what)
+        failure = as_failure(error, subject)
         if failure is error:
             raise
         raise failure from error
@@ -188,7 +187,7 @@ def failing(what: str) -> Iterator[None]:
 def exception_of(failure: Failure, home: str) -> Exception:
     """A recorded failure as an exception of its own type, so that the flow's ``except`` takes it again.
 
-    ``home``: the module of the checkpoint. ``KitaruRuntimeError`` where the type can't be found or made any more.
+    ``home``: the module of the checkpoint. ``KitaruRuntimeError`` if the type can't be found or made any more.
     """
     try:
         cls = find_class(failure.type if ":" in failure.type else f"builtins:{failure.type}", home)

@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 def run_here(func: Callable[..., T], /, *args: object, **kwargs: object) -> T:
-    """``func(*args, **kwargs)``, the user's code. A process that was forked in it ends where it comes out:
+    """``func(*args, **kwargs)``, the user's code. A process that was forked in it ends on its way out:
 
-    with status 0 where it returned, else as its exception says, which it prints.
+    with status 0 if it returned, else as its exception says, which it prints.
     """
     process = os.getpid()
     try:
@@ -36,7 +36,7 @@ async def await_here(func: Callable[..., Awaitable[T]], /, *args: object, **kwar
 
 
 def _end(error: BaseException | None) -> None:
-    """End this process, without a word to what its parent has open."""
+    """End this process, and leave its parent's files and sockets alone."""
     code = 0 if error is None else 1
     with suppress(Exception):
         if isinstance(error, SystemExit):

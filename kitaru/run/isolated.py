@@ -1,7 +1,7 @@
 """Checkpoints in a process of their own: started for one attempt, spoken to over a private socket, ended when late.
 
-The child imports the checkpoint from where it was imported here, gets its arguments, and sends back its result or its
-exception. Its output goes to the runtime logs of the call, and to where this process prints. Its notes (``log``,
+The child imports the checkpoint from the same place, gets its arguments, and sends back its result or its
+exception. Its output goes to the runtime logs of the call, and to the output of this process. Its notes (``log``,
 ``save``, ``load``) are carried out here, by the one process that writes the journal. It ends with this process: the
 socket closes then.
 """
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 CHILD = "kitaru.run.isolated_child"
 GRACE_SECONDS = 1.0
-"""How long a child has to end that was told to."""
+"""The time of a child between SIGTERM and SIGKILL."""
 
 ENDING_SECONDS = 5.0
 """How long a child has to end that has given its result."""
@@ -54,7 +54,7 @@ class IsolatedAttempt:
         self._readers: list[threading.Thread] = []
 
     def run(self) -> Any:
-        """The result. Raises what the checkpoint raised, the timeout's error, or why the run goes no further.
+        """The result. Raises the checkpoint's error, the timeout's, or the reason for which the run goes no further.
 
         When it returns or raises, the child has ended.
         """
@@ -120,7 +120,7 @@ class IsolatedAttempt:
         raise self._died(process.wait())
 
     def _receive(self, ours: socket.socket, deadline: float | None) -> Any:
-        """The next message; raises where the attempt's time is over, or the run goes no further."""
+        """The next message; raises if the attempt's time is over, or the run goes no further."""
         call = self._call
         while True:
             left = LOOK_SECONDS if deadline is None else min(LOOK_SECONDS, deadline - time.monotonic())
@@ -133,7 +133,7 @@ class IsolatedAttempt:
                 raise call.late(call.checkpoint.options.timeout or 0.0)
 
     def _forward(self, pipe: IO[bytes], name: str) -> None:
-        """What the child prints, to its call's output and to this process's own."""
+        """Pass the child's text on, to its call's output and to this process's own."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         output = self._call.output
         with pipe:
@@ -190,7 +190,7 @@ class IsolatedAttempt:
 
 
 def place_of(checkpoint: Checkpoint[..., Any]) -> Place:
-    """Where another process finds the checkpoint. ``KitaruUsageError`` where it can't."""
+    """The place in which another process finds the checkpoint. ``KitaruUsageError`` if there is none."""
     func = checkpoint.func
     module = sys.modules.get(func.__module__)
     file = getattr(module, "__file__", None)
@@ -208,7 +208,7 @@ def place_of(checkpoint: Checkpoint[..., Any]) -> Place:
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    """To the process and what it started."""
+    """Send a signal to the process and its children."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
 

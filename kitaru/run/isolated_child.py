@@ -89,7 +89,7 @@ def _find(place: Place) -> Any:
 
 
 def _main(place: Place) -> ModuleType:
-    """The script, run under another name, so that what it does only as a program is left out."""
+    """The script, run under another name, so that its part as a program is left out."""
     module = ModuleType(MAIN_ALIAS)
     sys.modules[MAIN_ALIAS] = sys.modules["__main__"] = module
     if place.spec is not None:
@@ -102,7 +102,7 @@ def _main(place: Place) -> ModuleType:
 
 
 def _module(place: Place) -> ModuleType:
-    """As imported there: by name, or, where that leads elsewhere, from the same file."""
+    """As imported there: by name, or from the same file if that name leads elsewhere."""
     try:
         module = importlib.import_module(place.module)
         if place.file is None or (module.__file__ and Path(module.__file__).samefile(place.file)):
@@ -120,7 +120,7 @@ def _module(place: Place) -> ModuleType:
 
 
 class _Line:
-    """The socket: what is said is whole, answers come in order, and its end is the end of this process."""
+    """The socket: messages are whole, answers come in order, and its end is the end of this process."""
 
     def __init__(self, link: socket.socket) -> None:
         self._link = link
@@ -132,7 +132,7 @@ class _Line:
         send(self._link, message)
 
     def ask(self, note: Note, within: float = -1) -> Any:
-        """The answer; None where another question is under way for longer than ``within`` seconds."""
+        """The answer; None if another question is under way for longer than ``within`` seconds."""
         if not self._asking.acquire(timeout=within):
             return None
         try:
@@ -155,7 +155,7 @@ class _Variables:
         self._process = os.getpid()
 
     def hear(self, event: str, args: tuple[Any, ...]) -> None:
-        """An audit hook. A process that was forked from here has nobody to tell."""
+        """An audit hook. A process that was forked from here has no parent to tell."""
         if event == "os.putenv" and os.getpid() == self._process:
             name, value = map(os.fsdecode, args)
             with suppress(OSError):  # the parent is gone, and this process follows it
@@ -164,7 +164,7 @@ class _Variables:
 
 
 class _ChildScope(InCheckpoint):
-    """The scope of the checkpoint's body: its notes are taken where the journal is written."""
+    """The scope of the checkpoint's body: the process that writes the journal takes its notes."""
 
     def __init__(self, name: str, line: _Line) -> None:
         self.name = name
@@ -199,7 +199,7 @@ def _restored(failed: Failed) -> BaseException:
 
 
 def _die_with_parent() -> None:
-    """On Linux also where this process can't listen: stuck in C code that holds the interpreter."""
+    """On Linux also if this process can't listen: stuck in C code that holds the interpreter."""
     if sys.platform == "linux":
         import ctypes  # only here
 

@@ -71,7 +71,7 @@ class LogWriter:
             self._wake()
 
     def flush(self, first: Callable[[], None] | None = None) -> None:
-        """Write what there is as the next chunk; ``first`` is called once it is settled which lines that are."""
+        """Write the lines so far as the next chunk; ``first`` is called once it is settled which lines that are."""
         with self._writing:
             with self._guard:
                 lines, self._lines, self._size = self._lines, [], 0
@@ -135,7 +135,7 @@ def read_lines(store: Store, project: str, exec_id: str, after_chunk: int = 0) -
     """The lines in the chunks after ``after_chunk``, and the number of the last chunk: pass it to the next call to
     follow.
 
-    ``KitaruLogRetrievalError`` where a chunk can't be read.
+    ``KitaruLogRetrievalError`` if a chunk can't be read.
     """
     lines: list[LogLine] = []
     for number, chunk in _chunks(store, project, exec_id, _names(store, project, exec_id, after_chunk)):

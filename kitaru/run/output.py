@@ -1,7 +1,7 @@
 """Output of a flow: each line that it prints or logs is noted for the run, the call and the attempt that made it.
 
 ``sys.stdout`` and ``sys.stderr`` are streams that print as before and note each line for the scope of the current
-context. ``logging`` records are noted where they are made, whatever handlers do with them. Text without a context has
+context. ``logging`` records are noted as they are made, whichever handlers print them. Text without a context has
 no scope of its own: child processes and C code, which write to descriptors 1 and 2, and threads that the flow starts
 by itself. It belongs to the one call that runs, else to the flow's body. It is captured only in a process that exists
 for one run; the descriptors and threads of any other program are its own.
@@ -26,18 +26,18 @@ from kitaru.run.logs import LogWriter
 
 DESCRIPTORS = {"stdout": 1, "stderr": 2}
 PIPE = -1
-"""The source of text that came through a descriptor, where a thread's number stands for its own."""
+"""The source of text that came through a descriptor, as a thread's number stands for its own."""
 
 READ_BYTES = 1 << 16
 
 
 class OutputScope:
-    """Where lines go: a run, and in it one attempt of a call, or the flow's body."""
+    """The place of lines: a run, and in it one attempt of a call, or the flow's body."""
 
     __slots__ = ("_begun", "_now", "_where", "_writer")
 
     def __init__(self, writer: LogWriter, now: Callable[[], str], where: tuple[str, str, int] | tuple[()] = ()) -> None:
-        """``where``: checkpoint, call and attempt, such as ``("collect", "3", 1)``."""
+        """``where`` is checkpoint, call and attempt, such as ``("collect", "3", 1)``."""
         self._writer = writer
         self._now = now
         self._where = where or (None, None, None)
@@ -125,7 +125,7 @@ class Tee:
 
     @property
     def buffer(self) -> Any:
-        """For bytes; where the descriptors are captured, they are noted like those of a child process."""
+        """For bytes; if the descriptors are captured, they are noted like those of a child process."""
         return self.real.buffer if _Process.descriptors is None else open(self.fileno(), "wb", 0, closefd=False)
 
     def fileno(self) -> int:
@@ -146,7 +146,7 @@ class Tee:
 
 
 class Descriptors:
-    """Descriptors 1 and 2 of this process: each is read through a pipe, and passed on to where it led before.
+    """Descriptors 1 and 2 of this process: each is read through a pipe, and passed on to its old end.
 
     Python's own streams write past the pipes, so that nothing is noted twice.
     """
@@ -155,7 +155,7 @@ class Descriptors:
         self._guard = threading.RLock()
         self._sink: Callable[[str, str], None] | None = None
         self._pipes: dict[int, tuple[str, int, Any]] = {}
-        """The end that is read → name of the stream, where it led before, decoder."""
+        """The end that is read → name of the stream, its old end, decoder."""
         self._streams: dict[str, tuple[Any, TextIO, int]] = {}
         """Name → Python's stream as it was, the one in its place, and its descriptor."""
         self._polled = select.poll()
@@ -183,7 +183,7 @@ class Descriptors:
                 self._read(reader)
 
     def give_back(self) -> None:
-        """Put the descriptors and streams back. What a child that goes on writes is passed on as before."""
+        """Put the descriptors and streams back. The text of a child that goes on is passed on as before."""
         self.detach()
         for name, (before, ours, real) in self._streams.items():
             ours.flush()
@@ -243,7 +243,7 @@ class Descriptors:
 
 @contextmanager
 def captured_descriptors() -> Iterator[Descriptors | None]:
-    """The descriptors, taken over for the block; None where this program's own streams do not lead to them."""
+    """The descriptors, taken over for the block; None if this program's own streams do not lead to them."""
     try:
         own = all(getattr(sys, name).fileno() == descriptor for name, descriptor in DESCRIPTORS.items())
     except (OSError, ValueError, AttributeError):
@@ -259,7 +259,7 @@ def captured_descriptors() -> Iterator[Descriptors | None]:
 
 
 class _Process:
-    """What stands in place in this process, and for how many runs."""
+    """The streams and hooks in place in this process, and for how many runs."""
 
     guard = threading.Lock()
     runs = 0
@@ -388,7 +388,7 @@ def _install_tees() -> None:
 
 
 def _restore() -> None:
-    """Put back what is still ours: the program may have replaced it since."""
+    """Put back our own: a stream that the program has set since stays."""
     while _Process.tees:
         name, before, tee = _Process.tees.pop()
         if getattr(sys, name) is tee:

@@ -1,4 +1,4 @@
-"""The state of one execution in its runner: what is recorded, what is decided, and which calls are under way."""
+"""The state of one execution in its runner: its records, its decisions, and the calls under way."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ from kitaru.source.port import NO_CODE, CodeBase
 from kitaru.store.port import Store
 
 LOOK_SECONDS = 0.25
-"""While a thread of the run waits: between two looks at whether the run goes on."""
+"""While a thread of the run waits, between two looks at whether the run goes on."""
 
 
 class RunState:
@@ -89,12 +89,12 @@ class RunState:
         self.history = History(events)
         self.recorded = RecordedCalls(events)
         self.offers = Offers(events)
-        """What this run may take over from the execution that it replays."""
+        """Outcomes that this run may take over from the execution that it replays."""
         self._deciding = threading.Lock()
         self.retry = self._policy()
         """The policy of the flow's own retries."""
         self.keeps_outputs = self.retry.further > 0
-        """Whether the body may run again in this process, and will ask for what finished."""
+        """Whether the body may run again in this process, and will ask for finished calls."""
         self.waits = WaitBook(events)
         self.under_way: dict[str, CheckpointStarted] = {}
         """The attempts that have begun and whose outcome is not recorded yet, by call."""
@@ -138,8 +138,8 @@ class RunState:
         return Reraise(offer.error, decision.call)
 
     def took(self, key: str, output: Value | None = None) -> None:
-        """The offer for this call fits: record that, with ``output`` where it is stored anew. Durable with what comes
-        next; until then the offer stands.
+        """The offer for this call fits: record that, with ``output`` if it is stored anew. Durable with the next
+        entry; until then the offer stands.
         """
         known = self.recorded[key]
         offer = known.offer
@@ -155,21 +155,21 @@ class RunState:
         return failure_of(error, roots_of(self.flow.func.__code__.co_filename, self.opened.target), self.mask)
 
     def check(self) -> None:
-        """Raise the reason where no call may be made any more."""
+        """Raise the reason if no call may be made any more."""
         self.must_go_on()
         reason = self.journal.stopped or self.diverged
         if reason is not None:
             raise reason
 
     def must_go_on(self) -> None:
-        """Raise the reason where what is under way is to end, too: the run is halted, or the flow's time is over."""
+        """Raise the reason if calls under way are to end, too: the run is halted, or the flow's time is over."""
         if self.halted is not None:
             raise self.halted
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise RunExpired
 
     def halt(self, reason: BaseException) -> bool:
-        """Write nothing more, and let no call begin; False where the run was halted before."""
+        """Write nothing more, and let no call begin; False if the run was halted before."""
         with self.waits.leaving:
             if self.halted is not None:
                 return False

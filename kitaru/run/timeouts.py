@@ -1,8 +1,8 @@
 """Timeouts of the user's code, and the reasons for which a run goes no further.
 
 The user's code on the main thread is interrupted by an interval timer, async code by ``asyncio.timeout``, an isolated
-checkpoint by the end of its process. Code on any other thread is left alone: where it takes too long, it has failed
-when it returns. The engine's own code is never interrupted.
+checkpoint by the end of its process. Code on any other thread is left alone: if it takes too long, it has failed when
+it returns. The engine's own code is never interrupted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PROMPT_SECONDS = 0.5
 
 
 class Interrupted(BaseException):
-    """Ends the user's code where it is. Not an ``Exception``, so that no flow swallows it."""
+    """Ends the user's code at once. Not an ``Exception``, so that no flow swallows it."""
 
     def __init__(self, limit: Limit) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class _Main:
 def user_code(work: Callable[[], T], seconds: float | None, late: Callable[[float], BaseException]) -> T:
     """``work()``, the user's code, in this thread.
 
-    Where it takes longer than ``seconds``, ``late(spent)`` is raised, with the seconds that it took: at once on the
+    If it takes longer than ``seconds``, ``late(spent)`` is raised, with the seconds that it took: at once on the
     main thread, else when it returns.
     """
     if seconds is None:
@@ -153,7 +153,7 @@ def _open(work: Callable[[], T]) -> T:
 
 
 def _begin(limit: Limit) -> bool:
-    """Set the timer; False where this is another thread, or the program uses the signal itself."""
+    """Set the timer; False if this is another thread, or the program uses the signal itself."""
     if threading.current_thread() is not threading.main_thread():
         return False
     if signal.getsignal(signal.SIGALRM) not in (signal.SIG_DFL, _ring):

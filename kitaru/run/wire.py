@@ -1,4 +1,4 @@
-"""What a run and the child process of an isolated checkpoint say to each other over their private socket."""
+"""The messages between a run and the child process of an isolated checkpoint, over their private socket."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ LEARN = "learn"
 """The verb of a note that tells of a variable that the child sets: it may be a secret, and is kept out of the logs."""
 
 LARGE = 1 << 20
-"""Bytes from which a value's bytes travel beside their message, not within it: then nobody holds them twice."""
+"""Bytes from which a value's bytes travel beside their message, not within it: held once."""
 
 _LENGTH = struct.Struct("!Q")
 
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """A value on its way: in its stored form, or pickled where it has none."""
+    """A value on its way: in its stored form, or pickled if it has none."""
 
     value: dict[str, Any] | None
     body: bytes
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """A large body stays where it is: ``send`` writes it from there."""
+        """A large body is not copied: ``send`` writes it."""
         large = len(self.body) > LARGE and protocol >= 5
         return Parcel, (self.value, pickle.PickleBuffer(self.body) if large else self.body)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a checkpoint is found: module, its file, name in it; ``spec`` where it was started with ``python -m``."""
+    """The place of a checkpoint: module, its file, name in it; ``spec`` if it was started with ``python -m``."""
 
     module: str
     file: str | None
@@ -53,7 +53,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The first word: what to call. ``path``: the parent's PYTHONPATH; ``sys_path``: where it imports from."""
+    """The first message: the call. ``path``: the parent's PYTHONPATH; ``sys_path``: its import path."""
 
     place: Place
     path: list[str]
@@ -83,7 +83,7 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """It raised: the exception itself where it can be pickled, and as text."""
+    """It raised: the exception itself if it can be pickled, and as text."""
 
     pickled: bytes | None
     type: str
@@ -92,7 +92,7 @@ class Failed:
 
     @classmethod
     def of(cls, error: BaseException) -> Failed:
-        """What can be told of an exception."""
+        """The message for an exception."""
         failure = failure_of(error)
         body = None
         with suppress(Exception):
@@ -103,7 +103,7 @@ class Failed:
 
 
 def pack(value: Any, subject: str, serializer: str | None = None) -> Parcel:
-    """A value for the other side. ``KitaruValueError`` where it has neither a stored form nor a pickle."""
+    """A value for the other side. ``KitaruValueError`` if it has neither a stored form nor a pickle."""
     try:
         encoded = encode(value, subject=subject, serializer=serializer, inline_limit=-1)
         return Parcel(encoded.value.to_json(), bytes(encoded.body))
@@ -124,8 +124,8 @@ def unpack(parcel: Parcel, home: str) -> Any:
 
 
 def send(link: socket.socket, message: Any) -> None:
-    """One message: how many parts it has, how long each is, and the parts. The first is the message, without what
-    it leaves to the others.
+    """One message: how many parts it has, how long each is, and the parts. The first is the message, without
+    the large bodies of the others.
     """
     beside: list[pickle.PickleBuffer] = []
     body = pickle.dumps(message, protocol=5, buffer_callback=beside.append)
@@ -136,7 +136,7 @@ def send(link: socket.socket, message: Any) -> None:
 
 
 def receive(link: socket.socket) -> Any:
-    """The next message; None where the other side is gone."""
+    """The next message; None if the other side is gone."""
     with link.makefile("rb", buffering=0) as raw:
         # A buffer of one byte: it reads to the end of what was asked for, into the result itself, and never beyond.
         reader = io.BufferedReader(raw, 1)
