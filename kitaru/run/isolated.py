@@ -62,18 +62,18 @@ class IsolatedAttempt:
         timeout = self._call.checkpoint.options.timeout
         deadline = None if timeout is None else time.monotonic() + timeout
         ours, process = self._start(order.path)
-        try:
-            with ours:
+        with ours:  # which the child hears, and ends at once
+            try:
                 return self._converse(ours, process, order, deadline)
-        finally:
-            if process.poll() is None:
-                _signal(process, signal.SIGTERM)
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(GRACE_SECONDS)
-                _signal(process, signal.SIGKILL)  # what it started ends with it
-                process.wait()
-            for reader in self._readers:
-                reader.join(OUTPUT_SECONDS)
+            finally:
+                if process.poll() is None:
+                    _signal(process, signal.SIGTERM)
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(GRACE_SECONDS)
+                    _signal(process, signal.SIGKILL)  # what it started ends with it
+                    process.wait()
+                for reader in self._readers:
+                    reader.join(OUTPUT_SECONDS)
 
     def stop(self) -> None:
         """Make ``run`` end soon. For any thread; does not block."""
