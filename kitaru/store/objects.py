@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from typing import TypeVar
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, TypeVar
 
 from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
 from kitaru.model import address
-from kitaru.model.lockfile import VersionTable
-from kitaru.model.noun import Noun
 from kitaru.model.pieces import Body
-from kitaru.model.snapshot import Snapshot
 from kitaru.store.port import Store, Taken
 
-AnyNoun = TypeVar("AnyNoun", bound=Noun)
+if TYPE_CHECKING:
+    # Values are objects, too: a worker that stores some needs no pydantic.
+    from kitaru.model.lockfile import VersionTable
+    from kitaru.model.noun import Noun
+    from kitaru.model.snapshot import Snapshot
+
+AnyNoun = TypeVar("AnyNoun", bound="Noun")
 
 DAMAGED = "the store is damaged there: restore that key from a backup"
 FORMATS = 1
@@ -30,7 +31,7 @@ def parse(cls: type[AnyNoun], body: bytes, where: str) -> AnyNoun:
     """
     try:
         return cls.parse(body)
-    except ValidationError as error:
+    except ValueError as error:
         _refuse_newer(body, where)
         raise KitaruIntegrityError(f"{where} can't be read as a {cls.__name__.lower()}", hint=DAMAGED) from error
 
@@ -62,12 +63,16 @@ def get_object(store: Store, project: str, sha: str, what: str) -> bytes:
 def read_snapshot(store: Store, project: str, sha: str, flow: str) -> Snapshot:
     """The snapshot of that digest."""
     what = f"snapshot {address.short(sha)} of {flow}"
+    from kitaru.model.snapshot import Snapshot
+
     return parse(Snapshot, get_object(store, project, sha, what), what)
 
 
 def read_table(store: Store, project: str, sha: str, flow: str) -> VersionTable:
     """The version table of that digest."""
     what = f"version table of {flow}"
+    from kitaru.model.lockfile import VersionTable
+
     return parse(VersionTable, get_object(store, project, sha, what), what)
 
 
