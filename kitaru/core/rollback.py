@@ -136,7 +136,8 @@ def refusals(edits: Sequence[Edit], contains: Contains) -> tuple[str, ...]:
             continue
         if why := backward(edit.flow, edit.tag, edit.expects, edit.expects_floor, edit.holders, contains):
             back = f"kitaru rollback {edit.flow}{'' if edit.tag == DEFAULT_TAG else f' {edit.tag}'}"
-            found.append(f"{why}; pull or merge it; to go back: {back}; to move it all the same: kitaru apply --force")
+            ways = f"pull or merge it; to go back: {back}; to move it all the same: kitaru apply --force"
+            found.append(f"{why}; {ways if contains(edit.expects_floor) is False else 'fetch the whole history'}")
     return tuple(found)
 
 
