@@ -125,8 +125,10 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def _client() -> Any:
-    return importlib.import_module("kitaru.client").KitaruClient()
+def _client() -> KitaruClient:
+    from kitaru.client import KitaruClient
+
+    return KitaruClient()
 
 
 binding.provide(_client)
