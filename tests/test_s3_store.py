@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import subprocess
@@ -7,9 +8,11 @@ import sys
 import threading
 import time
 import tracemalloc
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,6 +88,57 @@ def test_a_large_object_is_never_held_twice(server: S3Server) -> None:
     other = body[:-1] + b"!"
     assert store.create("large", other) == Taken(body)
     assert store.create("large", body[:-1]) == Taken(body)
+
+
+def _sent(store: S3Store, work: Callable[[], object]) -> list[dict[str, str]]:
+    """The headers of each PUT and POST of ``work``, with lower-case names."""
+    store.read("nothing")
+    seen: list[dict[str, str]] = []
+
+    def note(request: Any, **_: Any) -> None:
+        if request.method in ("PUT", "POST"):
+            headers = request.headers.items()
+            seen.append({name.lower(): v.decode() if isinstance(v, bytes) else str(v) for name, v in headers})
+
+    store._filesystem()._s3.meta.events.register("before-send.s3", note)
+    work()
+    return seen
+
+
+def test_every_body_has_a_checksum(server: S3Server) -> None:
+    """Small ones and the parts of large ones: a bucket with Object Lock takes no others."""
+    store = open_bucket(server)
+    (small,) = _sent(store, lambda: store.create("small", b"a body"))
+    assert small["content-md5"] == b64encode(hashlib.md5(b"a body").digest()).decode()
+    body = os.urandom(1000) * 40_000
+    parts = [one for one in _sent(store, lambda: store.create("large", body)) if "content-md5" in one]
+    assert len(parts) == 3
+    assert store.read("large") == body
+
+
+def test_checksums_of_the_environment_take_the_place_of_ours(
+    moto_s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AWS_REQUEST_CHECKSUM_CALCULATION counts as it does for every AWS tool."""
+    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_supported")
+    store = open_bucket(moto_s3)
+    (sent,) = _sent(store, lambda: store.create("small", b"a body"))
+    assert "content-md5" not in sent
+    assert any(name.startswith(("x-amz-checksum-", "x-amz-trailer")) for name in sent)
+    assert store.read("small") == b"a body"
+
+
+def test_encryption_by_the_server_is_asked_for(moto_s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """KITARU_S3_SSE names the algorithm and the key; a word that means nothing is refused."""
+    monkeypatch.setenv("KITARU_S3_SSE", "aws:kms:alias/mine")
+    store = open_bucket(moto_s3)
+    (sent,) = _sent(store, lambda: store.create("small", b"a body"))
+    assert sent["x-amz-server-side-encryption"] == "aws:kms"
+    assert sent["x-amz-server-side-encryption-aws-kms-key-id"] == "alias/mine"
+    for wrong in ("kms", "aws:kms2"):
+        monkeypatch.setenv("KITARU_S3_SSE", wrong)
+        with pytest.raises(KitaruUsageError, match="aws:kms:KEY"):
+            S3Store("s3://bucket")
 
 
 def test_more_names_than_a_page(seaweedfs: S3Server) -> None:
