@@ -68,7 +68,7 @@ def test_a_route_is_set_and_nothing_else(written: Written, flow: str, tag: str, 
     try:
         body = set_route(written.body, flow, tag, parse_target(wish))
     except KitaruManifestError as error:
-        assert flow not in written.flows or b"*" in written.body, error
+        assert flow not in written.flows or b"*" in written.body or "would be lost" in str(error), error
         event("refused")
         return
     wanted = copy.deepcopy(before)
@@ -95,11 +95,11 @@ def test_adding_a_route_and_removing_it_gives_the_same_bytes(written: Written, f
         body = set_route(written.body, flow, "fresh", parse_target(wish))
         again = remove_route(body, flow, "fresh")
     except KitaruManifestError as error:
-        assert flow not in written.flows or b"*" in written.body, error
+        assert flow not in written.flows or b"*" in written.body or "would be lost" in str(error), error
         return
     if b"*" in written.body:
         assert said(again) == said(written.body)
-    else:
+    elif b"routes: {}" not in written.body:
         assert again == written.body
 
 
@@ -125,7 +125,7 @@ def test_an_edit_for_one_target_changes_that_target_alone(
         led = set_route(written.body, flow, "fresh", fresh, target=target)
         back = remove_route(led, flow, "fresh", target=target)
     except KitaruManifestError as error:
-        assert b"*" in written.body, error
+        assert b"*" in written.body or "would be lost" in str(error), error
         event("refused")
         return
     for body in (moved, built, led):
@@ -160,7 +160,7 @@ def test_a_route_is_removed_and_nothing_else(written: Written, flow: str, tag: s
     try:
         body = remove_route(written.body, flow, tag)
     except KitaruManifestError as error:
-        assert b"*" in written.body, error
+        assert b"*" in written.body or "would be lost" in str(error), error
         return
     wanted = copy.deepcopy(before)
     routes = ((wanted["flows"] or {}).get(flow) or {}).get("routes") or {}
@@ -206,7 +206,7 @@ def test_only_the_keys_given_change(written: Written, flow: str) -> None:
     try:
         body = set_flow(written.body, flow, {"retries": 7, "inputs": {"n": 1}, "routes": {"stable": 4}})
     except KitaruManifestError as error:
-        assert b"*" in written.body, error
+        assert b"*" in written.body or "would be lost" in str(error), error
         return
     routes = before["flows"][flow].get("routes") or {}
     changed = {**before["flows"][flow], "retries": 7, "inputs": {"n": 1}, "routes": {**routes, "stable": 4}}

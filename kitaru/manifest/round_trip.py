@@ -19,7 +19,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from kitaru.manifest.yaml import Node, inline, parse, quote, shown
+from kitaru.manifest.yaml import Node, inline, parse, plain_data, quote, shown
 
 WIDTH = 100
 """A new mapping or list that would make its line longer than this is written as a block."""
@@ -47,8 +47,11 @@ def rewritten(text: str, root: Node, wanted: dict[str, Any]) -> str:
             continue
         except Exception:  # ruamel's round trip raises errors of many types on the way
             continue
-        tree = parse(after)
-        if not tree.problems and same(tree.root and tree.root.value, wanted):
+        data = plain_data(after)
+        if data is None:
+            tree = parse(after)
+            data = tree.root.value if tree.root is not None and not tree.problems else None
+        if same(data, wanted):
             return after
     shared = re.search(r"(?<=[\s\[{,])\*\w[\w-]*", text)
     raise Unsure(f"{reason}; aliases such as {shared[0]} share values" if shared else reason)
@@ -89,8 +92,7 @@ def _part(text: str, node: Node, span: tuple[int, int], wanted: Mapping[str, Any
         return text[: span[0]] + _round_trip(text[slice(*span)], node.value, wanted, step) + text[span[1] :]
     ends = [*starts[1:], span[1]]
     gap = len(starts) > 1 and not text[: starts[-1]].splitlines()[-1].strip()
-    for number in reversed(range(len(starts))):
-        name, (_, value) = list(entries.items())[number]
+    for number, (name, (_, value)) in reversed(list(enumerate(entries.items()))):
         more = added if number == len(starts) - 1 else {}
         if not more and same(value.value, wanted[name]):
             continue
