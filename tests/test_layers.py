@@ -238,6 +238,21 @@ def test_only_the_command_line_prints_prompts_and_exits() -> None:
     assert [one for one in wrong if not one.startswith(processes)] == []
 
 
+def test_only_the_room_of_stores_writes_to_one() -> None:
+    """Elsewhere what is trusted goes through ``store.log`` and ``store.objects``, the rest through ``store.hints``."""
+    wrong = [
+        f"{module}:{node.lineno}"
+        for module in INSIDE
+        if room(module) != "store"
+        for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("create", "overwrite", "remove")
+        and ast.unparse(node.func.value).lstrip("_").rpartition(".")[2].lstrip("_") == "store"
+    ]
+    assert not wrong
+
+
 def test_rooms_stay_small() -> None:
     """A file has at most 600 lines, a function at most 60, a folder at most 25 files."""
     for path in sorted(PACKAGE.rglob("*.py")):

@@ -125,6 +125,11 @@ def has_archive(store: Store, project: str, sha: str) -> bool:
     return name in store.names(f"{folder}/")
 
 
+def remove_object(store: Store, key: str) -> None:
+    """Remove an object or an archive by its key. For a collector, under a mark in ``address.collecting``."""
+    store.remove(key)
+
+
 def outwait_collectors(store: Store, project: str) -> None:
     """Return once the collectors that remove objects at this moment are through; the marks of dead ones are removed."""
     folder = address.collecting(project)

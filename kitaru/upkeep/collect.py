@@ -25,7 +25,7 @@ from kitaru.release.releases import Releases, Turns
 from kitaru.run.index import hint_keys
 from kitaru.run.journal import load
 from kitaru.store import hints
-from kitaru.store.objects import put_object, read_table
+from kitaru.store.objects import put_object, read_table, remove_object
 from kitaru.store.port import Listed, Store
 from kitaru.upkeep.needs import (
     Journaled,
@@ -387,7 +387,7 @@ class Collector:
 
                 def remove(key: str, open_still: Callable[[], bool] = open_still) -> bool:
                     if open_still():
-                        self._store.remove(key)
+                        remove_object(self._store, key)
                         return True
                     return False
 
