@@ -153,7 +153,7 @@ def test_child_processes_are_in_the_logs_and_still_shown(own_world: Path) -> Non
 
 
 def test_a_child_that_goes_on_can_still_write(own_world: Path) -> None:
-    """A process that a checkpoint leaves behind writes for it as before, and the command ends without it."""
+    """A process that a checkpoint leaves behind writes for the flow, and the command ends without it."""
     home = Home(
         own_world,
         """
@@ -170,7 +170,7 @@ def test_a_child_that_goes_on_can_still_write(own_world: Path) -> None:
     done = home.kitaru("run", "flows.py:main").must()
     assert "late" in done.out
     assert (home.folder / "done").read_text() == "0\n"
-    assert home.lines(home.newest()) == [("stdout", "late", "leaves")]
+    assert home.lines(home.newest()) == [("stdout", "late", None)]
 
 
 @pytest.mark.parametrize("name", ["sync", "async_"])
