@@ -220,7 +220,7 @@ def test_differences_from_a_version_that_was_the_newest_then(repository: Reposit
     assert unreviewed(plan, [reviewed.model_copy(update={"base": plan.base})])
     later = reviewed.flows[0].model_copy(update={"build": then.model_copy(update={"previous": 7})})
     (said,) = unreviewed(plan, [reviewed.model_copy(update={"flows": (later,)})])
-    assert "since v7, where it is source: 1 file changed (~ flows/work.py) since v2" in said
+    assert "since v7, now it would be a new version, source: 1 file changed (~ flows/work.py) since v2" in said
 
 
 def test_what_is_told_of_executions_is_not_bound(repository: Repository) -> None:
