@@ -46,6 +46,8 @@ def texts() -> Iterator[tuple[str, str]]:
 
 def commands(text: str) -> Iterator[list[str]]:
     """The words of each command in a text, up to its end: a comma, a bracket, a word that is prose."""
+    if text.startswith("kitaru host\n"):  # the key of a digest
+        return
     for found in re.finditer(r"(?<![\w./-])kitaru (?=[a-z\x00-])", text):
         rest = re.split(r"[,;:()\n`]| && | and | or | then | to | of | with ", text[found.end() :])[0]
         yield [word.rstrip(f".{FIELD}") or FIELD for word in rest.split()]
