@@ -331,6 +331,27 @@ def test_the_flow_may_change_what_it_was_given(lab: Lab) -> None:
     assert RAN == [1, 1]
 
 
+@checkpoint
+def ordered() -> dict[str, Any]:
+    RAN.append(1)
+    return {"b": 1, "a": {"z": 1, "y": 2}}
+
+
+@flow
+def ordering() -> str:
+    return repr(ordered())
+
+
+def test_a_hit_keeps_the_order_of_keys(lab: Lab) -> None:
+    """The value is the one that was computed, its order included."""
+    results = []
+    for _ in range(2):
+        results.append(lab.go_on(ordering, lab.open(ordering, cache=True)))
+        settled()
+    assert RAN == [1]
+    assert results == [repr({"b": 1, "a": {"z": 1, "y": 2}})] * 2
+
+
 def code(**parts: str) -> CodeBase:
     return CodeBase({"source": "1", "Python": "3.12", **parts}, {}, lambda _file: True)
 

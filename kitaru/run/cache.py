@@ -259,7 +259,7 @@ class Cache:
         content = {"exec_id": self._exec_id, "call": call, "output": output.to_json()}
         if metadata:
             content["metadata"] = dict(metadata)
-        body = address.canonical_json(content)
+        body = json.dumps(content, separators=(",", ":")).encode()  # in the result's own order of keys
         self._publisher.add(address.cache_hint(self._project, ticket.recipe, ticket.inputs), body)
 
     def close(self) -> None:
