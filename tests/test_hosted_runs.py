@@ -218,7 +218,7 @@ def test_ctrl_c_leaves_what_can_be_resumed(own_world: Path, name: str) -> None:
 
 
 def test_cancelling_ends_code_that_does_not_react(own_world: Path) -> None:
-    """Code that blocks or waits between attempts is stopped; of code that swallows that, the process is ended."""
+    """Whether it blocks, waits between attempts or swallows everything: the process of the command ends."""
     home = Home(
         own_world,
         """
@@ -244,7 +244,7 @@ def test_cancelling_ends_code_that_does_not_react(own_world: Path) -> None:
                     pass
         """,
     )
-    for name, words in (("blocked", "cancelled"), ("retrying", "cancelled"), ("deaf", "it did not end by itself")):
+    for name, words in (("blocked", "cancelled"), ("retrying", "cancelled"), ("deaf", "cancelled")):
         known = {one["exec_id"] for one in home.kitaru("executions", "list", "-o", "json").must().json["items"]}
         process = home.start("run", f"flows.py:{name}")
         exec_id = until(lambda known=known: next((one for one in [_newest(home)] if one and one not in known), ""))
@@ -374,7 +374,7 @@ def test_a_guest_says_truly_when_blocked_code_ended(own_world: Path) -> None:
         """,
     )
     done = script(home, "calling.run().wait()").must(1)
-    told = "was told to stop after 0.5 seconds, and its code did not return before 2 seconds were over"
+    told = "had 0.5 seconds, and its code did not return before 2 seconds were over"
     assert told in done.err
     (call,) = home.load(home.newest()).checkpoints
     assert [told in (attempt.failure.message if attempt.failure else "") for attempt in call.attempts] == [True, True]
