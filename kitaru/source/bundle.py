@@ -1,4 +1,4 @@
-"""A source tree as one archive, ``tar.zst``: equal trees are equal bytes, and what is unpacked is verified."""
+"""A source tree as one archive, ``tar.zst``: equal trees are equal bytes, and unpacking verifies the tree."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ _REPEATED = 1
 def read_archive(
     archive: bytes, sha: str, keep: Callable[[str, int], bool] = lambda _path, _size: False
 ) -> tuple[SourceTree, dict[str, bytes]]:
-    """The tree that an archive holds, and the content of those files that ``keep`` (path, size in bytes) wants.
+    """The tree in an archive, and the content of each file for which ``keep(path, size in bytes)`` is true.
 
-    Nothing is written to disk. Raises ``KitaruIntegrityError`` for an archive that can't be read, or that is not the
-    tree whose digest is ``sha``.
+    Writes nothing to disk. Raises ``KitaruIntegrityError`` if the archive can't be read, or its digest is not ``sha``.
     """
     files: list[SourceFile] = []
     kept: dict[str, bytes] = {}
@@ -60,13 +59,13 @@ def read_archive(
 
 
 def _frame_end(archive: bytes) -> int:
-    """Where the first zstd frame of an archive that was decompressed ends; the decompressor does not tell."""
+    """The end of the first zstd frame of a valid archive, in bytes; the decompressor does not give it."""
     position = zstandard.frame_header_size(archive)
     last = False
     while not last:
         header = int.from_bytes(archive[position : position + _BLOCK_HEADER], "little")
         last, kind, size = bool(header & 1), header >> 1 & 3, header >> 3
-        # A block of one repeated byte says how often; that is no length of its own.
+        # For a block of one repeated byte, the size is a count; the block itself is one byte long.
         position += _BLOCK_HEADER + (1 if kind == _REPEATED else size)
         if position > len(archive):
             break
@@ -94,7 +93,7 @@ def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, kept: dict[str, 
 
 
 def commit_words(folder: Path, sha: str) -> dict[str, str] | None:
-    """``author``, ``email``, ``date`` (RFC 3339) and ``subject`` of a commit; None where no repository here has it."""
+    """``author``, ``email``, ``date`` (RFC 3339) and ``subject`` of a commit; None if no repository here has it."""
     try:
         answer = git_process.run(
             folder, "show", "-s", "--no-show-signature", "--format=%an%x00%ae%x00%aI%x00%s", f"{sha}^{{commit}}", "--"
@@ -106,7 +105,7 @@ def commit_words(folder: Path, sha: str) -> dict[str, str] | None:
 
 
 MOST_BYTES = 4_000_000_000
-"""What an archive may hold when decompressed, headers included, unless the caller says otherwise."""
+"""The default limit of a decompressed archive, headers included."""
 
 _LEVEL = 3
 _BLOCK = 512
@@ -116,7 +115,7 @@ _BLOCK = 512
 
 
 def pack(files: Iterable[tuple[SourceFile, bytes]]) -> bytes:
-    """The files as one archive: equal files give equal bytes, in whatever order they come."""
+    """The files as one archive: equal files give equal bytes, in any order."""
     raw = io.BytesIO()
     for file, body in sorted(files, key=lambda pair: pair[0].path):
         raw.write(_header(file, body))
@@ -124,7 +123,7 @@ def pack(files: Iterable[tuple[SourceFile, bytes]]) -> bytes:
             raw.write(body)
             raw.write(bytes(-len(body) % _BLOCK))
     raw.write(bytes(2 * _BLOCK))
-    # One thread: with several, where the input is cut depends on their number.
+    # One thread: with several, their number decides how the input is cut.
     return zstandard.ZstdCompressor(level=_LEVEL, threads=0).compress(raw.getbuffer())
 
 
@@ -142,11 +141,10 @@ def _header(file: SourceFile, body: bytes) -> bytes:
 
 
 def unpack(archive: bytes, digest: str, into: Path, *, most_bytes: int = MOST_BYTES) -> None:
-    """Unpack into ``into``, which appears whole or not at all; one that is there, or appears meanwhile, stays.
+    """Unpack into the folder ``into``, which appears whole or not at all; a folder that exists stays as it is.
 
-    Raises ``KitaruIntegrityError`` for an archive that is damaged, that holds anything but plain files and symlinks
-    inside the tree, that grows beyond ``most_bytes``, or that is not the tree which ``digest`` names;
-    ``KitaruBackendError`` where the folder can't be written.
+    Raises ``KitaruIntegrityError`` if the archive is damaged, holds anything but plain files and symlinks inside the
+    tree, grows beyond ``most_bytes``, or has another digest; ``KitaruBackendError`` if the folder can't be written.
     """
     temporary = into.parent / f".new-{secrets.token_hex(8)}"
     try:
@@ -196,7 +194,7 @@ def _extract(archive: bytes, folder: Path, most_bytes: int) -> SourceTree:
         raise
     except (tarfile.TarError, zstandard.ZstdError, EOFError, ValueError, OverflowError, RecursionError) as error:
         raise KitaruIntegrityError(f"the source archive can't be unpacked: {error}") from error
-    # Symlinks come last: while files are written there is none to write through.
+    # Symlinks come last, so that no file is written through one.
     for path, target in links.items():
         why = bad_link(path, links)
         if why is not None:
@@ -206,7 +204,7 @@ def _extract(archive: bytes, folder: Path, most_bytes: int) -> SourceTree:
 
 
 def _check_member(member: tarfile.TarInfo, files: dict[str, SourceFile], folders: set[str]) -> str:
-    """The folder that ``member`` is in. Raises for what no source tree holds, or not beside what came before."""
+    """The folder of ``member``: ``flows`` for ``flows/a.py``. Raises if a source tree can't hold the member."""
     why = None
     if member.type not in (tarfile.REGTYPE, tarfile.SYMTYPE) or member.sparse is not None:
         why = "it is no plain file"
@@ -224,7 +222,7 @@ def _check_member(member: tarfile.TarInfo, files: dict[str, SourceFile], folders
 
 
 def _make_folders(folder: Path, above: str, files: dict[str, SourceFile], folders: set[str]) -> None:
-    """Make the folder ``above`` of the tree, and those that it is in, and add them to ``folders``; "" is the root."""
+    """Make the folder ``above`` (``flows/lib``; "" is the root) with its parents, and add them to ``folders``."""
     missing = []
     while above and above not in folders:
         missing.append(above)
@@ -242,7 +240,7 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str, mode: int) 
         raise KitaruIntegrityError(f"the source archive holds {member.name!r} without its content")
     sha = hashlib.sha256()
     size = 0
-    # Created here and nowhere else: a name that the file system takes for one that it has is an error.
+    # O_EXCL: two names that are equal for the file system (letter case) are an error.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         while chunk := content.read(_CHUNK):
@@ -259,7 +257,7 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str, mode: int) 
 
 
 class Bounded(io.RawIOBase):
-    """A reader that refuses to give more than so many bytes: a small archive may hold an endless one."""
+    """A reader that raises after ``most`` bytes: a small archive may grow without end."""
 
     def __init__(self, source: zstandard.ZstdDecompressionReader, most: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the flows of a source look like, learned by importing them in a child process.
+"""Finds the facts about the flows of a source: a child process imports them.
 
 User code is never imported into this process: it may crash, hang, print or end it, and two sources may use one module
 name.
@@ -34,16 +34,16 @@ from kitaru.source.import_check import shadowed_imports
 from kitaru.source.port import Surroundings
 
 DISCOVERY_VARIABLE = "KITARU_DISCOVERY"
-"""Set to 1 while flows are imported only to be looked at, so that code may know."""
+"""Set to 1 during an import that only describes flows, so that code can check for it."""
 
 PLACEHOLDER = "hidden-while-importing"
-"""The value of a secret's variable during an import: a client that only wants it set can be made."""
+"""The value of a secret's variable during an import, enough for a client that only needs a value."""
 
 _MACHINE = re.compile(
     r"(PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|TMP|TEMP|LD_LIBRARY_PATH|DYLD_\w+|VIRTUAL_ENV|CONDA_\w+"
     r"|SSL_CERT_\w+|PYTHON\w+|GIT_TEST_\w+)$"
 )
-"""Variables that a process needs to start and to find its libraries; an import sees no other of this shell."""
+"""Variables that a process needs to start and to find its libraries; an import sees no others of this shell."""
 
 _MODULE = "kitaru.source.discovery_child"
 _KEY_ERROR = re.compile(r"KeyError: '(\w+)'")
@@ -74,15 +74,12 @@ def describe(
     environ: Mapping[str, str] | None = None,
     secrets: Collection[str] = (),
 ) -> dict[str, FlowFacts | Problem]:
-    """What importing the targets of each job taught, by their keys, which no two jobs share, in their order.
+    """The facts about each target, or its problem, by key, in the order of the jobs; no two jobs share a key.
 
-    One child imports all of them, each job in a copy of itself. An import that crashes or ends the process, or takes
-    longer than ``timeout`` seconds, is that target's problem, and the rest go on in a fresh child. ``on_target`` gets
-    each key when its answer is there. ``worktree`` is where the sources come from: a module that is there but not in
-    the source is named as such. ``environ`` is the shell's, of which the imports see only the machine's own variables,
-    and those of ``secrets`` with a placeholder.
-
-    Raises ``KitaruSourceError`` where ``python`` can't run Kitaru at all.
+    One child imports all of them, each job in a fork. A target has a problem if its import crashes, ends the process
+    or takes longer than ``timeout`` seconds; a fresh child imports the rest. ``on_target`` gets each key with its
+    answer. A missing module that exists in ``worktree`` is named. Of ``environ`` the imports see only the machine's own
+    variables, and those of ``secrets`` with a placeholder. Raises ``KitaruSourceError`` if ``python`` can't run Kitaru.
     """
     shell = os.environ if environ is None else environ
     answers: dict[str, FlowFacts | Problem] = {}
@@ -116,13 +113,13 @@ def describe(
                 place = job_of[lost].targets[lost].partition(":")[0]
                 cause = f"importing {place} {child.ending(timeout)}"
                 take(lost, Problem(cause, file=place if _is_path(place) else ""))
-            # What was imported before may have been the cause: try it again where nothing was.
+            # An earlier import may be the cause: try this one again, first in a fresh child.
             suspect = lost
     return {name: answers[name] for name in job_of}
 
 
 def _grouped(order: Sequence[str], job_of: Mapping[str, Job]) -> list[dict[str, Any]]:
-    """The jobs as the child reads them, the first target's job first."""
+    """The jobs as JSON for the child, the first target's job first."""
     groups: dict[int, dict[str, Any]] = {}
     for name in order:
         job = job_of[name]
@@ -133,7 +130,7 @@ def _grouped(order: Sequence[str], job_of: Mapping[str, Job]) -> list[dict[str, 
 
 def _import_environ(shell: Mapping[str, str], secrets: Collection[str]) -> dict[str, str]:
     kept = {name: value for name, value in shell.items() if _MACHINE.match(name)}
-    # A relative entry would lead into the source, where the child begins.
+    # A relative entry would lead into the source, the child's folder.
     path = [str(Path(entry).absolute()) for entry in kept.pop("PYTHONPATH", "").split(os.pathsep) if entry]
     home = _kitaru_home()
     entries = [home, *path] if home else path
@@ -197,7 +194,7 @@ class _Child:
                     yield message
 
     def ending(self, timeout: float) -> str:
-        """How it ended, for people, with the last lines that it printed."""
+        """The child's end in words, with the last lines that it printed."""
         if self.timed_out:
             self._kill()
             what = f"did not finish within {timeout:g} seconds"
@@ -221,7 +218,7 @@ class _Child:
             return self.process.wait()
 
     def _kill(self) -> None:
-        # Its whole session, with what the imported code may have started.
+        # The whole session, with every process that the imported code started.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -253,7 +250,7 @@ def _child(jobs: list[dict[str, Any]], python: str, env: Mapping[str, str]) -> _
         os.close(writer)
     child = _Child(process, answers, errors)
     assert process.stdin is not None
-    # A pipe that is broken means that it ended at once; the answers, which never come, tell.
+    # A broken pipe: the child ended at once, and the missing answers show it.
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(json.dumps({"jobs": jobs, "home": _kitaru_home()}).encode())
         process.stdin.close()
@@ -261,7 +258,7 @@ def _child(jobs: list[dict[str, Any]], python: str, env: Mapping[str, str]) -> _
 
 
 def _kitaru_home() -> str:
-    """The folder that holds Kitaru's own package, where it is not among the installed ones (a checkout); else empty."""
+    """The folder of Kitaru's own package if it is a checkout; empty if it is installed."""
     home = str(Path(__file__).resolve().parents[2])
     installed = {str(Path(path).resolve()) for path in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))}
     return "" if home in installed else home
@@ -307,11 +304,11 @@ def _left_out(root: Path, target: str, module: str, worktree: Path) -> str | Non
     return None
 
 
-# --- what earlier imports taught --------------------------------------------------------------------------------------
+# --- the cache of facts -----------------------------------------------------------------------------------------------
 
 
 def facts_cache_get(cache: Path, around: Surroundings, target: str) -> FlowFacts | None:
-    """What ``target`` taught when it was last imported in these surroundings; None where that is not known."""
+    """The facts about ``target`` from an earlier import in these surroundings; None if the cache has none."""
     body = read_entry(_facts_entry(cache, around, target))
     if body is None:
         return None
@@ -322,7 +319,7 @@ def facts_cache_get(cache: Path, around: Surroundings, target: str) -> FlowFacts
 
 
 def facts_cache_put(cache: Path, around: Surroundings, target: str, facts: FlowFacts) -> None:
-    """Remember ``facts``. A problem is never remembered: what is missing may be installed the next time."""
+    """Cache ``facts``. Problems are not cached: a missing module may be installed the next time."""
     write_entry(_facts_entry(cache, around, target), facts.canonical())
 
 
@@ -334,7 +331,7 @@ def _facts_entry(cache: Path, around: Surroundings, target: str) -> Path:
 
 @functools.cache
 def _installation() -> list[Any]:
-    """What tells this Python, and all that is installed for it: each installation or removal touches its folder."""
+    """This Python and its installed packages: each installation or removal changes the time of their folder."""
     folders = [
         [entry, Path(entry).stat().st_mtime_ns] for entry in sys.path if "-packages" in entry and Path(entry).is_dir()
     ]

@@ -1,10 +1,10 @@
 """The child process that imports flows: ``python -m kitaru.source.discovery_child FD``, its jobs on standard input.
 
 Standard input holds JSON: ``{"jobs": [{"root": folder, "roots": [...], "environment": {...}, "targets": [[name,
-target], ...]}, ...], "home": folder}``. A copy of this process does each job, so that no import meets another's modules
-and Kitaru starts once. Answers are JSON lines on the descriptor ``FD``, which no import can print into:
-``{"begin": name}``, then ``{"name": name, "facts": ...}`` or ``{"name": name, "problem": ...}``, and at last
-``{"end": true}``. A ``begin`` without an answer names the import that never came back.
+target], ...]}, ...], "home": folder}``. A fork does each job, so that jobs share no modules and Kitaru starts once.
+Answers are JSON lines on the descriptor ``FD``, apart from printed output: ``{"begin": name}``, then ``{"name": name,
+"facts": ...}`` or ``{"name": name, "problem": ..., "missing": module}``, and at last ``{"end": true}``. A ``begin``
+without an answer names the import that never returned.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from kitaru.flows.loading import MissingModuleError, load_target
 
 
 def main() -> NoReturn:
-    """Answer for every target, and end without what the imported code registered for the exit."""
+    """Answer for every target, and end without the imported code's exit handlers."""
     answers = int(sys.argv[1])
     os.set_inheritable(answers, False)
     work = json.loads(sys.stdin.buffer.read())
     _close_input()
     binding.provide(_refuse_to_run)
     if work["home"] in sys.path:
-        # Kitaru's own checkout, with all that lies beside it, comes behind what is installed.
+        # Installed packages come before Kitaru's own checkout and the modules beside it.
         sys.path.remove(work["home"])
         sys.path.append(work["home"])
-    facts_of(flow(_sample))  # loads for all the copies what looking at a flow needs
+    facts_of(flow(_sample))  # imports Kitaru's modules once, for all forks
     for job in work["jobs"]:
         _describe_apart(job, answers)
     _send(answers, {"end": True})
@@ -45,7 +45,7 @@ def _sample(number: int) -> int:
 
 
 def _describe_apart(job: dict[str, Any], answers: int) -> None:
-    """In a copy of this process; where an import ends the copy, this one ends in the same way."""
+    """Do the job in a fork; if an import ends the fork, this process ends in the same way."""
     reader, writer = os.pipe()
     copy = os.fork()
     if copy == 0:
@@ -108,7 +108,7 @@ def _send(answers: int, message: dict[str, Any]) -> None:
 
 
 def _close_input() -> None:
-    """Let code that reads its standard input find the end of it."""
+    """Make standard input empty for the imported code."""
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)

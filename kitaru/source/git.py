@@ -37,9 +37,9 @@ from kitaru.source.selection import (
 
 
 def can_be_of(root: Path, sha: str, branch: str) -> bool:
-    """Whether Git, at ``root``, has nothing against commit ``sha`` being of ``branch``, here or of any remote.
+    """Whether commit ``sha`` may be of ``branch``, local or of a remote; True if Git at ``root`` knows no such branch.
 
-    A shallow clone can't tell, so it has nothing against it, unless the commit comes after such a branch.
+    A shallow clone can't tell and gives True, unless the commit comes after the branch.
     """
     refs = _refs(root, branch) if is_branch(branch) else []
     if not refs or any(_contains(root, ref, sha) for ref in refs):
@@ -64,8 +64,8 @@ def _is_shallow(root: Path) -> bool:
 def is_committed(root: Path, name: str, blob: str) -> bool:
     """Whether the file ``name`` of the folder ``root`` has the content of Git's ``blob`` ("": the commit has none).
 
-    No ``git`` runs for equal bytes; one does for others, which may be equal by Git's own filters (line endings). A
-    symlink counts by what it leads to, as well.
+    For bytes that differ, ``git`` runs, as they may be equal by its filters (line endings). For a symlink, both the
+    link and its destination are compared.
     """
     path = root / name
     if path.is_symlink():
@@ -96,7 +96,7 @@ def _is_object(body: bytes, blob: str) -> bool:
 
 
 def _filtered(folder: Path, name: str) -> str:
-    """Git's id of the file as a commit would hold it; empty where it can't tell."""
+    """Git's id of the file as a commit would hold it; empty if Git fails."""
     try:
         return git_process.run(folder, "hash-object", "--", name).decode().strip()
     except KitaruSourceError:
@@ -115,9 +115,9 @@ _ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class CommitFacts:
-    """Where the source stands. ``tree`` is Git's id of the folder's tree; ``changed`` are paths relative to it.
+    """The commit of a source. ``tree`` is Git's id of the folder's tree; ``changed`` are paths relative to it.
 
-    ``prefix`` is the folder's own path below the repository's root: ``services/a/``, or nothing.
+    ``prefix`` is the folder's path below the repository's root: ``services/a/``, empty for the root.
     """
 
     commit: Commit
@@ -128,10 +128,9 @@ class CommitFacts:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """What ``git`` says about the folder. ``tree`` is empty where the commit has nothing there.
+    """Git's answer about the folder. ``tree`` is empty if the commit has no file there.
 
-    ``hidden`` is the manifest's name where it is changed, and ``git status`` says nothing of it: ``blob`` is what the
-    commit has of it, or empty.
+    ``blob`` is the manifest's id in the commit, or empty; ``hidden`` its name if ``git status`` omits its change.
     """
 
     sha: str
@@ -147,8 +146,8 @@ class _Place:
 class GitSource:
     """The source below ``root``, the manifest's folder, which may be any folder of a repository.
 
-    ``cache`` is a folder for what was worked out before (None: nothing is kept); ``manifest`` is the name of the
-    manifest's file, which no source tree holds: moving a route must not make a new version.
+    ``cache`` is a folder for selections (None: no cache). ``manifest`` is the name of the manifest's file; no source
+    tree holds it, so that a moved route makes no new version.
     """
 
     def __init__(self, root: Path, cache: Path | None = None, *, manifest: str = MANIFEST) -> None:
@@ -158,11 +157,11 @@ class GitSource:
         self._own = frozenset({MANIFEST, manifest})
 
     def commit(self, *, allow_dirty: bool, ignoring: Sequence[Path] = ()) -> CommitFacts:
-        """The commit, and the tree to build from. Changes of the files of ``ignoring`` count as none.
+        """The commit, and the tree to build from; changes of the files of ``ignoring`` do not count.
 
-        Raises ``KitaruSourceError`` where there is no commit to build from, and where files below the folder are
-        changed or untracked (not ignored) unless ``allow_dirty``: then the tree is the working tree as it is. The
-        manifest counts by its bytes, ignored or not, and whatever the index was told not to look at.
+        Raises ``KitaruSourceError`` if there is no commit, or if files below the folder are changed or untracked (not
+        ignored). With ``allow_dirty`` such files are no error: the tree is the working tree. The manifest counts by
+        its bytes, even if Git ignores it or its index skips it.
         """
         place = self._with_manifest(self._place())
         if ignoring and place.changed:
@@ -187,7 +186,7 @@ class GitSource:
         return None if _is_shallow(self.root) else False
 
     def digest_of(self, tree: str, spec: SourceSpec) -> str:
-        """The digest of ``select(tree, spec)``, from one small file where that was asked before. Raises as it does."""
+        """The digest of ``select(tree, spec)``, cached in one small file. Raises as ``select`` does."""
         if self.cache is not None:
             known = read_entry(self._entry(tree, spec, "digest"))
             if known is not None:
@@ -197,8 +196,8 @@ class GitSource:
     def select(self, tree: str, spec: SourceSpec) -> Selection:
         """The files that ``spec`` takes from Git's ``tree``, each with the SHA-256 of its content.
 
-        Raises ``KitaruSourceError`` for an empty selection, one over its budget, a submodule, a symlink that leads out
-        of the tree, or a name that is not UTF-8.
+        Raises ``KitaruSourceError`` for an empty selection, one over its budget, a submodule, a symlink out of the
+        tree, or a name that is not UTF-8.
         """
         if self.cache is not None:
             known = parse_selection(read_entry(self._entry(tree, spec, "json")))
@@ -232,7 +231,7 @@ class GitSource:
         yield from zip(selection.tree.files, self._contents(selection.blobs), strict=True)
 
     def why_left_out(self, path: str, spec: SourceSpec) -> str:
-        """Why a file that lies below the folder is in no selection of ``spec``, for people."""
+        """The reason why a file below the folder is not selected by ``spec``: ``not committed``."""
         excluded = Patterns(spec.exclude or ()).first(path)
         if excluded is not None:
             return f"excluded by source.exclude {excluded!r}"
@@ -266,7 +265,7 @@ class GitSource:
     # --- the commit ---------------------------------------------------------------------------------------------------
 
     def _relative(self, path: Path) -> str:
-        """``path`` as Git names it below the folder. A link is named itself, not what it leads to."""
+        """``path`` relative to the folder, as Git names it; a symlink is not followed."""
         return Path(os.path.relpath(path.parent.resolve() / path.name, self.root.resolve())).as_posix()
 
     def _with_manifest(self, place: _Place) -> _Place:
@@ -296,7 +295,7 @@ class GitSource:
             answer, _ = where.communicate()
             report, complaint = status.communicate()
             lines = answer.decode("utf-8", "surrogateescape").split("\n")
-            # Git repeats what it can't find, and stops there.
+            # Git prints a name that it can't find, and stops there.
             tree, blob = (line if _ID.fullmatch(line) else "" for line in (*lines[4:6], "", "")[:2])
             if not tree:
                 self._refuse_placeless()
@@ -310,7 +309,7 @@ class GitSource:
         raise KitaruSourceError("the repository gets new commits while it is being read", hint="repeat the command")
 
     def _refuse_placeless(self) -> None:
-        """Say why the folder has no tree in HEAD; return where it is only that nothing of it is committed yet."""
+        """Raise if the folder can have no tree in HEAD; return if none of its files is committed yet."""
         if git_process.run(self.root, "rev-parse", "--is-inside-work-tree").strip() != b"true":
             git_process.refuse_bare(self.root)
         if not git_process.succeeds(self.root, "rev-parse", "--verify", "-q", "HEAD^{commit}"):
@@ -350,7 +349,7 @@ class GitSource:
     def _contents(self, blobs: Sequence[str]) -> Iterator[bytes]:
         """The blobs in order, from one ``git`` process."""
         with tempfile.TemporaryFile() as asked:
-            # A file and not a pipe: git answers while we would still be asking, and both sides would wait.
+            # A file and not a pipe: git answers before all ids are written, and both sides would wait.
             asked.write("".join(f"{blob}\n" for blob in blobs).encode())
             asked.seek(0)
             process = git_process.start(self.root, "cat-file", "--batch", "--buffer", stdin=asked)

@@ -1,7 +1,7 @@
-"""Running the ``git`` binary: never prompting, never paging, never misled by the environment of a hook.
+"""Runs the ``git`` binary without prompts, without a pager, and without the variables of a hook.
 
-Plain ``subprocess`` and not GitPython, because this is the path of a plan that finds nothing to do: one ``git`` process
-takes 2 to 5 ms, while importing GitPython takes about 95 ms.
+Plain ``subprocess`` and not GitPython, for a fast plan: one ``git`` process takes 2 to 5 ms, while importing GitPython
+takes about 95 ms.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _QUIET = {
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The caller's environment for ``git``, without the ``GIT_*`` variables that point a hook at its repository.
 
-    Inside a hook ``GIT_DIR`` and ``GIT_INDEX_FILE`` are set; kept, they would win over the folder that was asked for.
+    In a hook, ``GIT_DIR`` and ``GIT_INDEX_FILE`` would win over the folder that ``git`` runs in.
     """
     kept = {
         name: value
@@ -44,7 +44,7 @@ def start(
     stdin: IO[bytes] | int = subprocess.DEVNULL,
     env: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start ``git`` in ``folder`` with both outputs piped. Raises ``KitaruSourceError`` where it can't start."""
+    """Start ``git`` in ``folder`` with both outputs piped. Raises ``KitaruSourceError`` if it can't start."""
     try:
         return subprocess.Popen(
             ["git", "--no-pager", *arguments],
@@ -68,7 +68,7 @@ def start(
 
 
 def finish(process: subprocess.Popen[bytes], folder: Path, body: bytes | None = None) -> bytes:
-    """Wait for ``process`` and return what it printed. Raises ``KitaruSourceError`` where it failed, saying why."""
+    """Wait for ``process`` and return its output. Raises ``KitaruSourceError`` with the reason if it failed."""
     output, complaint = process.communicate(body)
     if process.returncode != 0:
         explain(complaint.decode("utf-8", "replace"), folder)
@@ -76,7 +76,7 @@ def finish(process: subprocess.Popen[bytes], folder: Path, body: bytes | None = 
 
 
 def run(folder: Path, *arguments: str, body: bytes | None = None, env: Mapping[str, str] | None = None) -> bytes:
-    """Run ``git`` to its end with ``body`` as its input. Raises ``KitaruSourceError`` where it failed."""
+    """Run ``git`` with ``body`` as its input, and return its output. Raises ``KitaruSourceError`` if it failed."""
     stdin = subprocess.DEVNULL if body is None else subprocess.PIPE
     return finish(start(folder, *arguments, stdin=stdin, env=env), folder, body)
 
@@ -89,7 +89,7 @@ def succeeds(folder: Path, *arguments: str) -> bool:
 
 
 def explain(complaint: str, folder: Path) -> NoReturn:
-    """Raise ``KitaruSourceError`` that says what ``git`` complained about, and the next command."""
+    """Raise ``KitaruSourceError`` with the complaint of ``git`` in plain words, and the next command."""
     if "not a git repository" in complaint:
         raise KitaruSourceError(
             f"{folder} is not in a Git repository; a snapshot is made from a Git commit",
@@ -114,7 +114,7 @@ def explain(complaint: str, folder: Path) -> NoReturn:
 
 
 def refuse_bare(folder: Path) -> NoReturn:
-    """Raise for a repository, or a place in one, that has no files beside it."""
+    """Raise ``KitaruSourceError`` for a bare repository or a ``.git`` folder."""
     raise KitaruSourceError(
         f"{folder} is inside a bare repository or a .git folder; there is no working tree with a kitaru.yaml here",
         hint="git clone it, and run the command in the clone",

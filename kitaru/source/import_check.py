@@ -1,7 +1,7 @@
-"""Imported but left out: modules that the working tree has and the snapshot has not.
+"""Finds imports of modules that the working tree has and the snapshot lacks.
 
-A flow that imports an ignored or excluded file works on its author's machine and fails in its first run elsewhere. Only
-the names of the files that were left out are looked for, so a tree that leaves no Python out is never parsed.
+A flow that imports an ignored or excluded file works on its author's machine and fails elsewhere. A tree that leaves no
+Python file out is never parsed.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def left_out_imports(
 ) -> list[Problem]:
     """A warning for every import, in the snapshot's Python, of a module that only the working tree has.
 
-    ``files`` are the tree's files with their contents; ``explain`` says why a path was left out; ``folders`` are those
-    of ``path.py:flow`` targets, relative to the tree, which are on ``sys.path`` beside its root when a flow runs.
+    ``files`` are the tree's files with their contents; ``explain`` gives the reason why a path was left out.
+    ``folders`` are those of ``path.py:flow`` targets, relative to the tree: a run has them on ``sys.path``, too.
     """
     missing = left_out_modules(tree, worktree, folders)
     if not missing:
@@ -60,7 +60,7 @@ def left_out_imports(
 
 
 def left_out_modules(tree: SourceTree, worktree: Path, folders: Collection[str] = ()) -> Mapping[str, str]:
-    """Dotted names that import a file of ``worktree`` and nothing of ``tree``, each with the path of that file."""
+    """Module names that only a file of ``worktree`` provides, with its path: ``{"lib.text": "lib/text.py"}``."""
     there = {file.path for file in tree.files}
     bases = ["", *folders]
     known = {name for path in there if path.endswith(".py") for name in _names(path, bases)}
@@ -85,7 +85,7 @@ def _names(path: str, bases: Iterable[str]) -> Iterator[str]:
 
 
 def _python_files(folder: Path, prefix: str) -> Iterator[str]:
-    """Paths of Python files below ``folder``, but for hidden folders, virtual environments and foreign packages."""
+    """Paths of Python files below ``folder``, without hidden folders, virtual environments and installed packages."""
     try:
         entries = list(os.scandir(folder))
     except OSError:
@@ -101,10 +101,10 @@ def _python_files(folder: Path, prefix: str) -> Iterator[str]:
 
 
 def shadowed_imports(root: Path, target: str, roots: Sequence[str] = ()) -> Problem | None:
-    """The problem with a target whose code imports a module of the project that has a reserved name.
+    """The problem of a target that imports a module of the project with a reserved name (``json.py``); None if none.
 
-    Python means the standard library, or a library that Kitaru has loaded, by such a name, or the project's module,
-    depending on what was loaded before. Looks at the files that the target's imports lead to in the source at ``root``.
+    The order of imports would decide whether Python takes the project's module or the library's. Follows the target's
+    imports through the source at ``root``.
     """
     place = target.partition(":")[0]
     folders = [*(root / each for each in roots), root]
@@ -139,7 +139,7 @@ def shadowed_imports(root: Path, target: str, roots: Sequence[str] = ()) -> Prob
 
 
 def _reserved(folder: Path) -> Iterator[tuple[str, Path]]:
-    """The modules of a folder with reserved names, and where they are."""
+    """The modules of a folder that have reserved names, with their paths: ``("json", Path("lib/json.py"))``."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name.partition(".")[0]
@@ -158,10 +158,10 @@ def _files_of(name: str, folders: Sequence[Path]) -> Iterator[Path]:
 
 
 def imports(body: bytes, path: str) -> Iterator[tuple[str, int]]:
-    """Every dotted name that the Python in ``body`` may import, wherever it stands, with its line.
+    """Every module name that the Python in ``body`` may import, with its line: ``("a.b", 3)``.
 
-    ``import a.b`` needs ``a`` and ``a.b``; ``from a import b`` may need ``a.b``. A relative import is told from
-    ``path``, which is relative to the tree. Code that can't be parsed imports nothing.
+    ``import a.b`` needs ``a`` and ``a.b``; ``from a import b`` may need ``a.b``. ``path``, relative to the tree,
+    resolves relative imports. Code that can't be parsed imports nothing.
     """
     try:
         module = ast.parse(body)

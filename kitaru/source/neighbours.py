@@ -1,7 +1,7 @@
-"""The other manifests of a repository, as a commit or the working tree has them: what they claim of certain flows.
+"""Finds the other manifests of a repository, in a commit or the working tree, that claim certain flows.
 
-A repository may hold hundreds. All are read by one ``git`` process, and only those are parsed whose bytes can claim one
-of the flows in question for the same project: parsing is what takes the time.
+A repository may hold hundreds. One ``git`` process reads all; as parsing is slow, only those are parsed that have the
+name of the project and of one of the flows in their bytes.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ _PLAIN_FILES = (b"100644", b"100755")
 
 @record()
 class Wanted:
-    """What is asked: who else claims ``flows``. ``own`` is the path of the manifest that asks, and ``also`` names files
-    that count as manifests whatever they are called; all paths are below the repository's root.
+    """The question: which other manifests claim ``flows``?
 
-    ``project`` and ``store`` are what the asking manifest says; those of ``also`` are known to have the same store. The
-    caller may have been told these by other means, which go for every manifest: then ``project`` is None, or
-    ``any_store`` is true.
+    ``own`` is the path of the manifest that asks; ``also`` are manifests with other file names, known to have the same
+    store; paths are relative to the repository's root. ``project`` and ``store`` are the values in the manifest that
+    asks. If the caller overrides them for every manifest, ``project`` is None, or ``any_store`` is true.
     """
 
     own: str
@@ -46,10 +45,10 @@ Read = Callable[[bytes, str | None], tuple[Mapping[str, Any] | None, str]]
 
 
 def find_neighbours(root: Path, wanted: Wanted, commit: str | None, read: Read) -> Neighbours:
-    """Who else claims the flows: in ``commit``, or in the working tree around ``root`` where that is None.
+    """The other manifests that claim the flows, in ``commit``, or if that is None in the working tree around ``root``.
 
-    A manifest of another project or store, or without the target that is asked for, is none of them. One that can't be
-    read is told of. Raises ``KitaruSourceError`` outside a repository.
+    Manifests of another project or store, or without the target, do not count. The answer lists unreadable ones.
+    Raises ``KitaruSourceError`` outside a repository.
     """
     if not wanted.flows:
         return Neighbours()
@@ -69,7 +68,7 @@ def find_neighbours(root: Path, wanted: Wanted, commit: str | None, read: Read) 
 
 
 def _bodies(root: Path, wanted: Wanted, commit: str | None) -> Iterator[tuple[str, bytes]]:
-    """Every other manifest's path and bytes, by path."""
+    """Every other manifest's path and bytes."""
     if commit is None:
         top = git_process.run(root, "rev-parse", "--show-toplevel").decode("utf-8", "surrogateescape").rstrip("\n")
         yield from _in_working_tree(Path(top), wanted)
@@ -77,7 +76,7 @@ def _bodies(root: Path, wanted: Wanted, commit: str | None) -> Iterator[tuple[st
     listed = git_process.run(root, "ls-tree", "-r", "-z", "--full-tree", commit)
     blobs = {}
     for entry in listed.split(b"\0"):
-        # Most of a large repository is told by its end that it is no manifest.
+        # The end of the name is enough to skip most files of a large repository.
         if not entry.endswith(_NAME.encode()) and not wanted.also:
             continue
         about, _, name = entry.partition(b"\t")
@@ -119,7 +118,7 @@ def _contents(root: Path, blobs: list[bytes]) -> Iterator[bytes]:
 
 
 def _claims(flows: Collection[str]) -> re.Pattern[bytes]:
-    """What a manifest's bytes hold that claims one of the flows: its name as a key, however YAML may spell that."""
+    """A pattern of the bytes of a manifest that claims one of the flows: its name as a key, in any YAML syntax."""
     names = "|".join(re.escape(name) for name in sorted(flows))
     return re.compile(rf"(?<![\w-])(?:{names})[\"']?[ \t]*:|^[ \t]*\?[ \t]|\*[\w-]+[ \t]+:|\\".encode(), re.MULTILINE)
 
@@ -139,7 +138,7 @@ def _same_place(data: Mapping[str, Any], path: str, root: Path, wanted: Wanted) 
 
 
 def _place(store: Any, top: Path, path: str) -> str | None:
-    """The store's address, as the manifest at ``path`` below ``top`` means it. None: it names none."""
+    """The store's address, relative paths resolved for the manifest at ``path`` below ``top``; None if it has none."""
     if not isinstance(store, str) or not store:
         return None
     protocol, separator, rest = store.partition("://")

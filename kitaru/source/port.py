@@ -1,4 +1,4 @@
-"""What planning asks of a repository and of the flows in it."""
+"""The protocols through which planning reads a repository and its flows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @record()
 class CodeBase:
-    """The code that a run stands on, for the key of the cache. ``parts``: digests by name, ``source`` among them.
+    """The code that a run uses, for the key of the cache. ``parts``: digests by name: ``{"source": "3f…"}``.
 
     ``flaws``: reasons by the same names, for parts without an exact digest. ``covers``: whether a file is part of it.
     """
@@ -27,11 +27,11 @@ class CodeBase:
 
 
 NO_CODE = CodeBase({}, {"source": "the source that runs has no digest"}, lambda _file: True)
-"""Of a run whose source is not known: nothing is cached."""
+"""For a run without a known source: nothing is cached."""
 
 
 class SourceState(Protocol):
-    """What Git says of the manifest's folder: the commit, the tree of the content to build, what is not committed."""
+    """The manifest's folder in Git: the commit, the tree to build from, and the paths that are not committed."""
 
     @property
     def commit(self) -> Commit: ...
@@ -41,12 +41,12 @@ class SourceState(Protocol):
     def changed(self) -> tuple[str, ...]: ...
     @property
     def prefix(self) -> str:
-        """The folder's path below the repository's root, with a final slash; nothing for the root."""
+        """The folder's path below the repository's root: ``services/a/``, empty for the root."""
         ...
 
 
 class Selection(Protocol):
-    """A part of a tree: its listing, the digest of that, and what is worth a look."""
+    """A part of a tree: its listing, the digest of that, and warnings."""
 
     @property
     def tree(self) -> SourceTree: ...
@@ -65,24 +65,27 @@ class Source(Protocol):
     """The repository, read and never written."""
 
     def commit(self, *, allow_dirty: bool, ignoring: Sequence[Path] = ()) -> SourceState:
-        """Raises ``KitaruSourceError`` for uncommitted or untracked files, unless ``allow_dirty``.
+        """The commit. Raises ``KitaruSourceError`` for uncommitted or untracked files, unless ``allow_dirty``.
 
-        The files of ``ignoring`` do not count: what Kitaru itself wrote, such as a saved plan.
+        The files of ``ignoring`` do not count: Kitaru itself wrote them, such as a saved plan.
         """
 
     def contains(self, commit: str, ancestor: str) -> bool | None:
         """Whether ``commit`` came after ``ancestor``, or is it; None if a shallow clone can't tell."""
 
     def digest_of(self, tree: str, spec: SourceSpec) -> str:
-        """The digest of what ``spec`` selects from a tree; cheap where it was selected before."""
+        """The digest of the files that ``spec`` selects from a tree; cached after the first selection."""
 
     def select(self, tree: str, spec: SourceSpec) -> Selection:
-        """Raises ``KitaruSourceError`` for an empty or too large selection, a submodule, an escaping symlink."""
+        """The files that ``spec`` selects from a tree.
+
+        Raises ``KitaruSourceError`` for an empty or too large selection, a submodule, a symlink out of the tree.
+        """
 
 
 @record()
 class Surroundings:
-    """What an import sees: the source tree of that digest, the folders in it to import from, and ``image.environment``
+    """The inputs of an import: the source tree's digest, the folders in it to import from, and ``image.environment``
     as ``(("MODEL", "large"),)``, sorted."""
 
     source: str
@@ -91,7 +94,7 @@ class Surroundings:
 
 
 class ImportJob(NamedTuple):
-    """The targets to import, by flow name, and the source's archive, made when asked for."""
+    """The targets to import, by flow name, and the source's archive, made on the first call."""
 
     around: Surroundings
     targets: Mapping[str, str]
@@ -99,14 +102,14 @@ class ImportJob(NamedTuple):
 
 
 class Describer(Protocol):
-    """Learns what flows look like by importing them, in a process of its own."""
+    """Finds the facts about flows by importing them, in a process of its own."""
 
     def known(self, around: Surroundings, target: str) -> FlowFacts | None:
-        """What an earlier import of that target taught, where nothing that it depends on has changed."""
+        """The facts from an earlier import of that target; None if there was none, or its inputs changed."""
         ...
 
     def describe(self, jobs: Sequence[ImportJob]) -> Mapping[str, FlowFacts | Problem]:
-        """Import the targets of each job; what went wrong with one is its problem. By flow name."""
+        """Import the targets of each job: the facts about each, or its problem, by flow name."""
         ...
 
     def pack(self, selection: Selection) -> bytes:
@@ -114,10 +117,12 @@ class Describer(Protocol):
         ...
 
     def left_out(self, selection: Selection, spec: SourceSpec, targets: Sequence[str]) -> Sequence[Problem]:
-        """Warnings about modules that are imported, are there in the working tree, and are not in the selection."""
+        """Warnings about imported modules that the working tree has and the selection lacks."""
         ...
 
     def neighbours(self, flows: Collection[str], own: str, also: Collection[str], commit: str | None) -> Neighbours:
-        """The repository's other manifests that claim any of ``flows`` for the same project and store, by paths in it:
-        of ``commit``, or the working tree. ``own``: the one that asks; ``also`` are some, whatever they are called."""
+        """The other manifests of ``commit`` (None: the working tree) that claim ``flows`` for this project and store.
+
+        ``own`` is the path of the manifest that asks, ``also`` those of manifests with other file names.
+        """
         ...

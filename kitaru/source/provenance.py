@@ -1,6 +1,6 @@
-"""Who works here and where the repository came from: recorded beside a generation, never inside a digest.
+"""The user and the remote of a repository: recorded beside a generation, never inside a digest.
 
-The one module that imports GitPython (about 95 ms): asked only when something is about to be written.
+The one module that imports GitPython (about 95 ms): imported only before a write.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from git.exc import GitError
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """``name`` and ``email`` as Git is configured here; ``remote`` is the URL of ``origin`` without credentials.
+    """``name`` and ``email`` from Git's configuration; ``remote``: the URL of ``origin`` without credentials.
 
-    None where Git has no answer.
+    Each is None if Git does not have it.
     """
 
     name: str | None = None
@@ -26,7 +26,7 @@ class Provenance:
 
 
 def provenance(root: Path) -> Provenance:
-    """What Git's configuration says about ``root``; all None where there is no repository or it can't be read."""
+    """The provenance of ``root`` from Git's configuration; all None if there is no readable repository."""
     try:
         with Repo(root, search_parent_directories=True) as repository:
             config = repository.config_reader()
@@ -39,13 +39,16 @@ def provenance(root: Path) -> Provenance:
 
 
 def _told(config: GitConfigParser, what: str) -> str:
-    """Git's own order for who commits; variables of the environment, which come first, are the caller's to ask."""
+    """The committer's value, else the user's, as in Git; the caller reads the environment, which comes first."""
     told = (str(config.get_value(section, what, default="")).strip() for section in ("committer", "user"))
     return next(filter(None, told), "")
 
 
 def without_credentials(url: str) -> str:
-    """``url`` with its password, token and query taken out. ``git@host:path`` and plain paths stay as they are."""
+    """``url`` without password, token and query; ``git@host:path`` and plain paths stay as they are.
+
+    ``https://me:token@github.com/a/b`` → ``https://github.com/a/b``.
+    """
     if "://" not in url:
         return url
     try:
@@ -56,7 +59,7 @@ def without_credentials(url: str) -> str:
             place += f":{parts.port}"
     except ValueError:
         return ""
-    # With ssh the user is part of the address; with http it is who logs in, and may be a token.
+    # With ssh the user is part of the address; with http it may be a token.
     if parts.scheme.endswith("ssh") and parts.username:
         place = f"{parts.username}@{place}"
     return urlunsplit((parts.scheme, place, parts.path, "", ""))

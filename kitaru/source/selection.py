@@ -1,4 +1,4 @@
-"""Which files a source holds: patterns over a listing, and the rules that every path and symlink keeps."""
+"""Selects the files of a source by patterns, and checks the rules for every path and symlink."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _MOST_STARS = 4
 class Patterns:
     """Patterns that choose files, spelled as in a ``.gitignore`` beside the manifest: ``flows/**``, ``/lib``.
 
-    There is no negation, as include and exclude are lists of their own, and no comment. Raises ``KitaruSourceError``
-    for the first that is no pattern.
+    No negation, as include and exclude are lists of their own, and no comments. Raises ``KitaruSourceError`` for the
+    first invalid pattern.
     """
 
     def __init__(self, patterns: Sequence[str]) -> None:
@@ -81,12 +81,12 @@ def _checked(pattern: str) -> str:
 
 
 def tree_digest(tree: SourceTree) -> str:
-    """The digest that names a source tree: that of its canonical listing, whatever the order, time or machine."""
+    """The digest of a source tree: that of its sorted canonical listing, equal on every machine."""
     return digest(canonical_json(sorted(tree.listing())))
 
 
 def bad_path(path: str) -> str | None:
-    """Why ``path`` can't be a path in a source tree; None where it can."""
+    """The reason why ``path`` can't be a path in a source tree; None if it can."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -99,7 +99,7 @@ def bad_path(path: str) -> str | None:
 
 
 def bad_link(path: str, links: Mapping[str, str]) -> str | None:
-    """Why the symlink at ``path`` can't be kept; None where it stays inside the tree. ``links`` as for ``follow``."""
+    """The reason why the symlink at ``path`` is refused; None if it stays in the tree. ``links`` as in ``follow``."""
     try:
         follow(path, links)
     except ValueError as error:
@@ -110,8 +110,8 @@ def bad_link(path: str, links: Mapping[str, str]) -> str | None:
 def follow(path: str, links: Mapping[str, str]) -> str:
     """The path in the tree that the symlink at ``path`` leads to. Raises ``ValueError`` for one that leads out of it.
 
-    ``links`` maps every symlink of the tree to its target: ``{"flows/data": "../data"}``. They are followed as the
-    kernel would, through each other: ``a/b/../x`` is elsewhere when ``a/b`` is a symlink.
+    ``links`` maps every symlink of the tree to its target: ``{"flows/data": "../data"}``. They are followed as by the
+    kernel, through each other: ``a/b/../x`` is another path if ``a/b`` is a symlink.
     """
     target = links[path]
     if not target or "\0" in target:
@@ -165,14 +165,14 @@ class Entry:
 
 
 def printable(path: str) -> str:
-    """``path`` for people, whatever bytes its name holds."""
+    """``path`` in printable characters; bytes that are not UTF-8 are escaped."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def choose(listed: bytes, spec: SourceSpec, own: Collection[str]) -> tuple[list[Entry], list[Problem]]:
-    """The files that ``spec`` takes from what ``git ls-tree -r -l -z`` printed, in path order, and warnings.
+    """The files that ``spec`` takes from the output of ``git ls-tree -r -l -z``, in path order, and warnings.
 
-    ``own`` are paths that no source tree holds. Raises ``KitaruSourceError`` for an empty choice, a submodule or a
+    ``own`` are paths that no source tree holds. Raises ``KitaruSourceError`` for an empty selection, a submodule or a
     name that is not UTF-8.
     """
     include, exclude = Patterns(spec.include or ("**",)), Patterns(spec.exclude or ())
@@ -229,7 +229,7 @@ def _check_entry(entry: Entry) -> None:
 
 
 def check_links(links: Mapping[str, str], paths: Collection[str]) -> list[Problem]:
-    """Warnings of symlinks to what the selection leaves out; ``links`` maps path to target, ``paths`` are selected.
+    """Warnings about symlinks to paths outside the selection ``paths``; ``links`` as in ``follow``.
 
     Raises ``KitaruSourceError`` for a symlink that leads out of the tree.
     """
@@ -255,7 +255,7 @@ def check_links(links: Mapping[str, str], paths: Collection[str]) -> list[Proble
 
 
 def check_budget(entries: list[Entry], budget_mb: int) -> None:
-    """Raise ``KitaruSourceError`` where the files hold more than ``budget_mb`` million bytes."""
+    """Raise ``KitaruSourceError`` if the files hold more than ``budget_mb`` million bytes."""
     total = sum(entry.size for entry in entries)
     if total <= budget_mb * 1_000_000:
         return
@@ -269,7 +269,7 @@ def check_budget(entries: list[Entry], budget_mb: int) -> None:
 
 
 def lfs_warning(path: str) -> Problem:
-    """What to tell about a file that Git LFS keeps elsewhere."""
+    """The warning about a file that is a Git LFS pointer."""
     return Problem(
         "is a Git LFS pointer: the snapshot holds the pointer, not the content",
         file=path,
@@ -278,7 +278,7 @@ def lfs_warning(path: str) -> Problem:
 
 
 def selection_bytes(selection: Selection) -> bytes:
-    """The selection as the cache keeps it."""
+    """The selection in the form of the cache, JSON."""
     files = [
         [file.path, file.mode, file.size, file.sha256, blob]
         for file, blob in zip(selection.tree.files, selection.blobs, strict=True)

@@ -1,4 +1,4 @@
-"""Source trees as folders of this machine's cache, verified each time that they are used."""
+"""Source trees as folders of this machine's cache, verified before each use."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ COPIES = 8
 
 
 def ensure_source(cache: Path, sha: str, fetch: Callable[[], bytes]) -> Path:
-    """A folder that holds the source tree of that digest, verified now; ``fetch`` gives the archive where none does.
+    """A folder with the source tree of digest ``sha``, verified now; ``fetch`` gives the archive if there is none.
 
-    A folder that was changed since it was unpacked stays as it is (a run may be working in it), and a further copy is
-    made beside it. Raises ``KitaruIntegrityError`` and ``KitaruBackendError`` as ``bundle.unpack`` does.
+    A changed folder stays as it is (a run may use it), and another copy is made beside it. Raises
+    ``KitaruIntegrityError`` and ``KitaruBackendError`` as ``bundle.unpack`` does.
     """
     # Until the process ends: it runs the source, or imports from it.
     hold(cache / sha)

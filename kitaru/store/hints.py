@@ -1,4 +1,4 @@
-"""Hints: keys that save time and may be lost, stale or unreadable. Nothing that is trusted is written here.
+"""Hints: keys that save time and may be lost, stale or unreadable.
 
 Objects and logs are the truth; a reader that misses a hint reads those.
 """
@@ -12,11 +12,11 @@ from kitaru.model.pieces import Body
 from kitaru.store.port import Store
 
 MARK = b"{}\n"
-"""The body of a hint whose key says everything."""
+"""The body of a hint that needs only its key."""
 
 
 def write(store: Store, key: str, body: Body = MARK, *, durable: bool = True) -> None:
-    """Write a hint. Raises ``KitaruStoreError``: for a caller that must know."""
+    """Write a hint. Raises ``KitaruStoreError``."""
     store.overwrite(key, body, durable=durable)
 
 
@@ -29,13 +29,13 @@ def leave(store: Store, key: str, body: Body = MARK, *, durable: bool = True) ->
 
 
 def remove(store: Store, *keys: str) -> None:
-    """Remove hints that are no longer true, in this order. Raises ``KitaruStoreError``."""
+    """Remove hints, in this order. Raises ``KitaruStoreError``."""
     for key in keys:
         store.remove(key)
 
 
 def drop(store: Store, *keys: str) -> bool:
-    """The same; False if the store refused one."""
+    """Remove hints, in this order; False if the store refused one."""
     with suppress(KitaruStoreError):
         remove(store, *keys)
         return True

@@ -23,10 +23,10 @@ from kitaru.store.port import TEMPORARY, Created, Listed, Taken, check_body, che
 
 
 ATTEMPTS = 20
-"""How often a write begins again because its folder, or the key's holder, was removed meanwhile."""
+"""How often a write begins again because its folder, or the file of its key, was removed meanwhile."""
 
 COMPARED_BYTES = 1 << 20
-"""How much of a file is in memory at once where it is only compared."""
+"""How much of a file is in memory at once during a comparison."""
 
 SETTLED_FOLDERS = 4096
 """How many folders are remembered as durable."""
@@ -57,15 +57,15 @@ _HINTS = {
 
 
 class LocalStore:
-    """A folder. Each key is a file below it, written whole beside its place and then linked into it.
+    """A folder: each key is a file below it, written whole under a temporary name and then linked.
 
-    ``names`` may name a folder that holds nothing where a writer was killed before its first file was complete.
+    ``names`` may name an empty folder if a writer was killed before its first file was complete.
     """
 
     durable_across_processes = True
 
     def __init__(self, root: Path, url: str) -> None:
-        """``root`` need not exist; the first write makes it. ``url`` is what messages call the store."""
+        """``root`` need not exist; the first write makes it. Messages name the store by ``url``."""
         self.url = url
         self._root = os.path.abspath(root)
         self._settled: set[str] = set()
@@ -155,8 +155,8 @@ class LocalStore:
                             yield Listed(f"{above}{entry.name}", found.st_size, modified)
 
     def _create_in(self, folder: int, name: str, body: Body) -> Created | Taken | None:
-        """None where the key was taken, and then removed before its bytes could be read."""
-        # A look first: an object that is there already is not written a second time.
+        """None if the key was taken, and then removed before its bytes could be read."""
+        # Compare first, so that an existing object is not written a second time.
         existing = _compare(name, folder, body)
         if existing is None:
             if self._link(folder, name, body):
@@ -167,12 +167,12 @@ class LocalStore:
                 if stat.S_ISDIR(os.stat(name, dir_fd=folder).st_mode):
                     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
                 return None
-        # The one who wrote it may not have come to this line yet, and the caller goes on from what is there.
+        # Its writer may not have synced the folder yet, and the caller relies on the key.
         _sync_folder(folder)
         return Created(found=True) if existing is body else Taken(bytes(existing))
 
     def _link(self, folder: int, name: str, body: Body) -> bool:
-        """Write the body beside its place, durably, and link it there; False where the name is taken."""
+        """Write the body to an unnamed or temporary file, durably, and link it; False if the name is taken."""
         if self._anonymous:
             try:
                 return _link_anonymous(folder, name, body)
@@ -201,15 +201,15 @@ class LocalStore:
             finally:
                 os.close(descriptor)
         except FileNotFoundError:
-            # Somebody removed a folder that was there; which of them is not worth finding out.
+            # Another process removed one of the folders: settle all of them again.
             self._settled.clear()
             raise
 
     def _settle(self, path: str) -> None:
         """Make ``path`` and the folders above it exist, and their entries durable.
 
-        A folder that is there already may be another process's, not yet synced: its entry is synced here as well,
-        once, for our file is only as durable as the path that leads to it.
+        The entry of a folder that exists is synced once, too: its maker may not have synced it yet, and a file is only
+        as durable as the path that leads to it.
         """
         unsettled = []
         while path not in self._settled and (len(path) >= len(self._root) or not os.path.isdir(path)):
@@ -228,7 +228,7 @@ class LocalStore:
             try:
                 descriptor = os.open(parent, _FOLDER)
             except PermissionError:
-                # A folder above the store may be closed to us; then it was not us who made what is in it.
+                # A folder above the store may be unreadable; then this process made nothing in it.
                 continue
             try:
                 _sync_folder(descriptor)
@@ -259,7 +259,7 @@ class LocalStore:
 
 
 def _link_anonymous(folder: int, name: str, body: Body) -> bool:
-    """A file without a name until it is complete: a killed writer leaves nothing to clean up."""
+    """Link a file that has no name until it is complete: a killed writer leaves no file behind."""
     descriptor = os.open(".", _WRITE | _ANONYMOUS, 0o666, dir_fd=folder)
     try:
         _write(descriptor, body)
@@ -275,7 +275,7 @@ def _link_anonymous(folder: int, name: str, body: Body) -> bool:
 
 @contextmanager
 def _temporary(folder: int, body: Body, *, durable: bool = True) -> Iterator[str]:
-    """The name of a complete file in ``folder``, gone afterwards unless it was moved."""
+    """The name of a complete file in ``folder``, removed at the end unless it was moved."""
     name = f"{TEMPORARY}{os.getpid()}.{os.urandom(8).hex()}"
     descriptor = os.open(name, _WRITE | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
     try:
@@ -304,15 +304,15 @@ def _sync_folder(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems can't sync a folder, and need no such thing.
+        # Some network file systems can't sync a folder, and need not.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
 
 
 def _compare(name: str, folder: int, body: Body) -> Body | None:
-    """``body`` itself where the file holds the same, else what it holds; None where there is no such file.
+    """``body`` itself if the file holds the same bytes, else the file's bytes; None if there is no such file.
 
-    A large file is looked at piece by piece: it takes no second copy of a large body to find that it is there.
+    A large file is compared in pieces, without a second copy in memory.
     """
     if len(body) > COMPARED_BYTES and _is_same(name, folder, memoryview(body) if isinstance(body, bytes) else body):
         return body
@@ -341,7 +341,7 @@ def _is_same(name: str, folder: int, body: memoryview | Pieces) -> bool:
 
 
 def _read(path: str, folder: int | None = None) -> bytes | None:
-    """The bytes of a file, or None where there is no such file."""
+    """The bytes of a file; None if there is no such file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
     except (FileNotFoundError, NotADirectoryError):

@@ -36,11 +36,11 @@ class Log:
         return address.log_entry(self.folder, number)
 
     def append(self, number: int, body: Body) -> Created | Taken:
-        """Write entry ``number``, durably, if nobody has. The caller has seen entry ``number - 1``."""
+        """Write entry ``number``, durably, if it is free. The caller has seen entry ``number - 1``."""
         return self.store.create(self.key(number), body)
 
     def read(self, number: int) -> bytes | None:
-        """The bytes of an entry; None behind the end."""
+        """The bytes of an entry; None after the end."""
         return self.store.read(self.key(number))
 
     def read_each(self, numbers: Sequence[int]) -> list[bytes | None]:
@@ -92,7 +92,7 @@ def runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def claim(store: Store, key: str, body: Body) -> Created | Taken:
-    """Take a key outside any log: the first writer has it. For answers, requests and idempotency keys."""
+    """Create a key outside any log: the first writer wins. For answers, requests and idempotency keys."""
     return store.create(key, body)
 
 

@@ -14,7 +14,7 @@ from kitaru.model.pieces import Body
 from kitaru.store.port import Created, Listed, Taken, check_body, check_key, check_prefix
 
 _guard = threading.Lock()
-"""One for the process, as the memory file system's content is: its own create is not atomic between threads."""
+"""One for the process, like the memory file system's content: its own create is not atomic between threads."""
 
 
 def _renew_guard() -> None:
@@ -22,7 +22,7 @@ def _renew_guard() -> None:
     _guard = threading.Lock()
 
 
-# A fork while another thread writes would leave the child a guard that nobody releases.
+# A fork while another thread writes would leave the child a guard that is never released.
 os.register_at_fork(after_in_child=_renew_guard)
 
 

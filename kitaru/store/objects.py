@@ -1,4 +1,4 @@
-"""Nouns in the store: written once under their digest, read back verified."""
+"""Objects in the store: written once under their digest, verified when read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FORMATS = 1
 def parse(cls: type[AnyNoun], body: bytes, where: str) -> AnyNoun:
     """``body`` as a noun of that class; ``where`` names its key in errors.
 
-    Raises ``KitaruStoreFormatError`` for a newer format and ``KitaruIntegrityError`` for anything else that is wrong.
+    Raises ``KitaruStoreFormatError`` for a newer format and ``KitaruIntegrityError`` for any other invalid body.
     """
     try:
         return cls.parse(body)
@@ -49,7 +49,10 @@ def _refuse_newer(body: bytes, where: str) -> None:
 
 
 def get_object(store: Store, project: str, sha: str, what: str) -> bytes:
-    """The object of that digest, verified. ``what`` names it in errors: ``snapshot of research_agent v2``."""
+    """The object of that digest, verified; ``what`` names it in errors: ``snapshot of research_agent v2``.
+
+    Raises ``KitaruIntegrityError`` if it is missing or damaged, ``KitaruStoreFormatError`` for a newer format.
+    """
     key = address.blob(project, sha)
     body = store.read(key)
     if body is None:
@@ -77,7 +80,7 @@ def read_table(store: Store, project: str, sha: str, flow: str) -> VersionTable:
 
 
 YOUNG_SECONDS = 1800.0
-"""For how long an object counts as young after this process wrote it. Collectors leave alone what is an hour old."""
+"""For so long an object counts as young after this process wrote it. Collectors keep objects of up to an hour."""
 
 MOST_REMEMBERED = 4096
 _written: dict[tuple[str, str], float] = {}
@@ -85,21 +88,21 @@ _written: dict[tuple[str, str], float] = {}
 
 PAUSE_SECONDS = 0.05
 COLLECTOR_SECONDS = 120.0
-"""A collector whose mark stands for so long is dead: it removes for 20 seconds at most under one mark."""
+"""A collector is dead if its mark stands for so long: it removes for 20 seconds at most under one mark."""
 
 
 def put_object(store: Store, project: str, body: Body, *, sha: str = "") -> str:
-    """Store ``body`` under its digest, which is returned. From then on it may be referred to.
+    """Store ``body`` under its digest, and return the digest. From then on it may be referred to.
 
-    ``sha``: the digest, if the caller has it. An object that was there already may be old and unreferenced, so it is
-    made young again, and a collector that looked at it before that is waited for: no longer than a few seconds, unless
-    it was killed. Then it is created once more. So a reference is never older than its object.
+    ``sha``: the digest, if the caller has it. An object that exists may be old and unreferenced: it is made young
+    again, and created once more after the active collectors are through (a few seconds, unless one was killed). So a
+    reference is never older than its object.
     """
     sha = sha or address.digest(bytes(body))
     key = address.blob(project, sha)
     outcome = store.create(key, body)
     if isinstance(outcome, Taken) or (outcome.found and not _is_young(store, key)):
-        # Other bytes under a digest are damaged ones: these replace them.
+        # Other bytes under a digest are damaged: replace them.
         store.overwrite(key, body)
         outwait_collectors(store, project)
         store.create(key, body)
@@ -110,9 +113,9 @@ def put_object(store: Store, project: str, body: Body, *, sha: str = "") -> str:
 
 
 def put_archive(store: Store, project: str, sha: str, listing: bytes, archive: Callable[[], bytes]) -> None:
-    """Store a source tree: its ``listing`` under the digest ``sha``, then its archive, made if it is not there.
+    """Store a source tree: its ``listing`` under the digest ``sha``, then its archive, made only if it is missing.
 
-    An archive that is there promises its listing, and is as young as that.
+    An archive in the store promises its listing, and is as young as that.
     """
     put_object(store, project, listing, sha=sha)
     if not has_archive(store, project, sha):
@@ -120,7 +123,7 @@ def put_archive(store: Store, project: str, sha: str, listing: bytes, archive: C
 
 
 def has_archive(store: Store, project: str, sha: str) -> bool:
-    """Whether the archive of a source tree is there; it is not read."""
+    """Whether the store holds the archive of a source tree; the archive is not read."""
     folder, _, name = address.source_archive(project, sha).rpartition("/")
     return name in store.names(f"{folder}/")
 
@@ -131,7 +134,7 @@ def remove_object(store: Store, key: str) -> None:
 
 
 def outwait_collectors(store: Store, project: str) -> None:
-    """Return once the collectors that remove objects at this moment are through; the marks of dead ones are removed."""
+    """Wait for the collectors that remove objects at this moment, and remove the marks of dead ones."""
     folder = address.collecting(project)
     marks = set(store.names(folder))
     since = time.monotonic()

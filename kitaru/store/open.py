@@ -1,6 +1,6 @@
-"""Does a store of unknown make keep the one promise that everything rests on? Ask it.
+"""Opens stores by address, and checks that a store keeps its main promise, the atomic create.
 
-Many servers that speak S3 ignore ``If-None-Match``, and some heed it but lose races, so it is asked in both ways.
+Many S3-compatible servers ignore ``If-None-Match``, and some lose races, so both are tested.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kitaru.store.port import Created, Store, Taken
 RACERS = 8
 RACES = 20
 TEAMS = 5
-"""So many races are run at once."""
+"""The number of races at once."""
 
 _HINT = (
     "this store can't hold a project: use AWS S3, another server with atomic `If-None-Match: *` on PutObject "
@@ -31,10 +31,10 @@ _HINT = (
 
 
 def check_store(store: Store) -> None:
-    """Raise ``KitaruStoreError`` where two writers can both create one key, or where what is read is not what was won.
+    """Raise ``KitaruStoreError`` if two writers can both create one key, or if a read gives other bytes than it holds.
 
-    Writes a few keys outside every project and removes them. Takes 1 + 20 x 8 creates; a store that passes may still
-    lose a race that is rarer than that.
+    Writes a few keys outside every project and removes them. Takes 2 + 20 x 8 creates; a store that passes may still
+    lose rarer races.
     """
     token = os.urandom(8).hex()
     keys = [address.probe(f"{token}-{number:02d}") for number in range(RACES + 1)]
@@ -65,7 +65,7 @@ def _check_races(store: Store, keys: list[str]) -> None:
 
     def race(task: int) -> bool:
         number, racer = divmod(task, RACERS)
-        # Tasks begin in order and the workers are whole teams, so a racer's team always comes.
+        # Tasks begin in order and the workers are whole teams, so all racers for a key come.
         with suppress(threading.BrokenBarrierError):
             starts[number].wait(timeout=10)
         return store.create(keys[number], _entry(racer, keys[number])) == Created()
@@ -106,7 +106,7 @@ def open_store(url: str, *, base: Path, options: Mapping[str, Any] | None = None
 
     ``url`` is ``file://path`` or a bare path, relative to ``base`` unless absolute; ``s3://bucket/prefix``; or
     ``memory://name``. ``options`` are those of the file system behind it: s3fs's for ``s3://``, none for the others.
-    Raises ``KitaruUsageError`` for another protocol, ``KitaruStoreError`` where the adapter's library is not installed.
+    Raises ``KitaruUsageError`` for another protocol, ``KitaruStoreError`` if the adapter's library is not installed.
     """
     protocol, separator, rest = url.partition("://")
     if not separator or "/" in protocol:
@@ -122,7 +122,7 @@ def open_store(url: str, *, base: Path, options: Mapping[str, Any] | None = None
     if options:
         raise KitaruUsageError(f"a {protocol}:// store takes no options: {', '.join(options)}", hint="remove them")
     if protocol == "memory":
-        # fsspec costs 100 ms to import, s3fs 550: each is paid for by the stores that need it.
+        # fsspec takes 100 ms to import, s3fs 550: only the stores that need them import them.
         memory: Store = importlib.import_module("kitaru.store.memory").MemoryStore("memory://" + rest)
         return memory
     if protocol != "file":
@@ -147,7 +147,7 @@ def _open_s3(url: str, options: Mapping[str, Any] | None) -> Store:
 
 
 def _with_region(options: Mapping[str, Any]) -> dict[str, Any]:
-    """botocore reads AWS_ENDPOINT_URL and AWS_DEFAULT_REGION by itself, but not AWS_REGION, as other AWS tools do."""
+    """``options`` with the region of AWS_REGION: botocore reads AWS_DEFAULT_REGION and AWS_ENDPOINT_URL alone."""
     region = os.environ.get("AWS_REGION")
     client = dict(options.get("client_kwargs", {}))
     if region:

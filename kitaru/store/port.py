@@ -22,7 +22,7 @@ LONGEST_SEGMENT = 255
 class Created:
     """The bytes are stored under the key, durably.
 
-    ``found``: equal bytes may have been there before. Outcomes are equal whatever it says.
+    ``found``: equal bytes may have been there before. It does not count for equality.
     """
 
     __slots__ = ("found",)
@@ -68,10 +68,10 @@ class Store(Protocol):
     """
 
     url: str
-    """The store's address as a person wrote it, without credentials."""
+    """The store's address as the user wrote it, without credentials: ``s3://bucket/prefix``."""
 
     durable_across_processes: bool
-    """False for a store that lives inside this process only (``memory://``)."""
+    """False for a store inside this process (``memory://``)."""
 
     def read(self, key: str) -> bytes | None:
         """The bytes under ``key``; None if there is no such key. One request."""
@@ -80,9 +80,9 @@ class Store(Protocol):
     def create(self, key: str, body: Body) -> Created | Taken:
         """Store ``body`` under ``key`` if the key is free: of all racing callers exactly one gets ``Created``.
 
-        Durable on return. If the backend's reply is lost, the slot is read back: equal bytes count as ``Created``.
-        So a caller that must tell its bytes from another's puts a unique write id into them. One request if nothing
-        goes wrong. ``body`` is never empty.
+        Durable on return. If the backend's reply is lost, the key is read back: equal bytes count as ``Created``. A
+        caller that must tell its bytes from another's puts a unique write id into them. One request if nothing goes
+        wrong. ``body`` is never empty.
         """
         ...
 
@@ -104,7 +104,7 @@ class Store(Protocol):
     def listed(self, prefix: str) -> Iterator[Listed]:
         """Every key below ``prefix``, however deep, in no order; one request for each thousand at most.
 
-        A key that exists from the beginning to the end of the walk is among them; others may be.
+        Keys that exist from the beginning to the end of the walk are among them; others may be.
         """
         ...
 
@@ -132,7 +132,7 @@ def check_key(key: str) -> None:
 
 
 def check_prefix(prefix: str) -> None:
-    """The same for a prefix: empty (the root of the store), or a key with ``/`` behind it."""
+    """As ``check_key`` for a prefix: empty (the root of the store), or a key and ``/``: ``research/lock/``."""
     if prefix == "":
         return
     if not prefix.endswith("/"):

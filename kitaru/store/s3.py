@@ -1,7 +1,7 @@
-"""What an S3 request can come back with instead of an answer, and what to tell a person about it.
+"""``Store`` in a bucket of S3 or of an S3-compatible server, over s3fs, with its failures classified and explained.
 
-The exceptions of botocore, aiohttp and s3fs are told apart by their HTTP answer and by the names of their classes, so
-that nothing heavy is imported here, and a server's dialect matters as little as can be.
+Exceptions of botocore, aiohttp and s3fs are classified by their HTTP answer and the names of their classes, so that
+servers may differ in details.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from kitaru.store.port import Created, Listed, Taken, check_body, check_key, che
 
 
 class Verdict(Enum):
-    """What a failed request means for the one who sent it."""
+    """The meaning of a failed request for its caller."""
 
     ABSENT = "absent"
     """There is no such key."""
     EXISTS = "exists"
-    """The condition of a create was not met: perhaps by our own bytes, whose acknowledgement was lost."""
+    """The condition of a create was not met: the key exists, perhaps with our own bytes after a lost reply."""
     CONFLICT = "conflict"
     """Another conditional write to the key was under way: try again."""
     REFUSED = "refused"
-    """Nothing was done, and trying again changes nothing."""
+    """Nothing was done, and another attempt will fail, too."""
     UNREACHABLE = "unreachable"
-    """No connection. Trying again costs up to the connect timeout, so not often."""
+    """No connection. Each attempt costs up to the connect timeout, so there are few."""
     UNKNOWN = "unknown"
-    """Whether it was done can't be told from the answer, or from its absence."""
+    """The answer, or its absence, does not show whether it was done."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One failed request: HTTP ``status`` (0: no answer came), S3's error code or the exception's class, its words."""
+    """One failed request: HTTP ``status`` (0: no answer), S3's error code or the exception's class, its message."""
 
     verdict: Verdict
     status: int
@@ -87,7 +87,7 @@ _UNKNOWN = {
     "OSError",
 }
 _HOPELESS = {"SSLError", "FileNotFoundError", "PermissionError"}
-"""A certificate that is not trusted, or not there."""
+"""A certificate that is not trusted, or missing."""
 
 _NO_CREDENTIALS = (
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile of ~/.aws with AWS_PROFILE (an SSO profile "
@@ -135,7 +135,7 @@ _EXPLANATIONS: dict[str, tuple[str, str]] = {
 
 
 def classify(error: BaseException) -> Failure:
-    """What ``error``, raised by a request through s3fs, means."""
+    """The failure that ``error``, raised by a request through s3fs, stands for."""
     cause = error.__cause__
     response: Any = getattr(error, "response", None) or getattr(cause, "response", None)
     if isinstance(response, dict):
@@ -154,7 +154,7 @@ def classify(error: BaseException) -> Failure:
 
 
 def _wrapped(error: BaseException) -> object:
-    """The exception that one of botocore's carries, if any."""
+    """The exception inside an exception of botocore, if any."""
     carried = getattr(error, "kwargs", None)
     return carried.get("error") if isinstance(carried, dict) else None
 
@@ -164,7 +164,7 @@ def _class_names(value: object) -> set[str]:
 
 
 def explain(failure: Failure, *, verb: str, key: str, url: str, bucket: str, endpoint: str) -> KitaruStoreError:
-    """The error for a person: what was tried, where, why it failed, and what to do."""
+    """The error for the user: the attempt, its place, the reason, and a hint."""
     detail = " ".join(failure.detail.split())[:300]
     if failure.verdict is Verdict.UNREACHABLE:
         reason = f"no connection to {endpoint or 'the server'}"
@@ -194,7 +194,7 @@ PATIENCE_SECONDS = 15.0
 """No attempt begins later than this after the first."""
 
 UNREACHABLE_PATIENCE_SECONDS = 4.0
-"""The same where no connection comes about: below the connect timeout, so that two of those are the most."""
+"""The same without a connection: below the connect timeout, so that there are at most two of those."""
 
 PAUSES = (0.1, 0.4, 1.2)
 """Seconds before the second, third and fourth attempt at a request that changes nothing or may be repeated."""
@@ -208,7 +208,7 @@ PART_BYTES = 16 * 2**20
 PARTS_AT_ONCE = 4
 
 PAGE_NAMES = 1000
-"""How many names a listing asks for at once: as many as S3 gives."""
+"""Names in one page of a listing: as many as S3 gives."""
 
 LONGEST_BUCKET = 255
 """Characters. New buckets have up to 63; some of the oldest, and some of other servers, have more."""
@@ -224,8 +224,8 @@ class S3Store:
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
         """``url`` is ``s3://bucket`` or ``s3://bucket/prefix``; ``options`` are s3fs's own.
 
-        Nothing is sent yet. Credentials, profile, region and endpoint come from ``options``, else from where botocore
-        looks: ``AWS_*`` variables, ``~/.aws``, the machine's role.
+        Sends nothing yet. Credentials, profile, region and endpoint come from ``options``, else as botocore finds
+        them: ``AWS_*`` variables, ``~/.aws``, the machine's role.
         """
         self._bucket, self._root = _parse(url)
         self.url = url
@@ -240,7 +240,7 @@ class S3Store:
         check_key(key)
         check_body(key, body)
         if len(body) >= 2 * PART_BYTES:
-            # A look first: it costs little beside such a body, which is then not sent a second time.
+            # Compare first, so that an existing large body is not sent a second time.
             existing = self._insist("write", key, partial(self._compare, key=key, body=body))
             if existing is not None:
                 return Created(found=True) if existing is body else Taken(bytes(existing))
@@ -269,7 +269,7 @@ class S3Store:
         self._insist("write", key, partial(self._put, key=key, body=body, exclusive=False))
 
     def names(self, prefix: str, *, after: str = "") -> list[str]:
-        """As the port says; SeaweedFS keeps folders that became empty, and they are named as well."""
+        """As in the port; on SeaweedFS also folders that became empty, as it keeps them."""
         check_prefix(prefix)
         found: set[str] = set()
         start, token = self._path(prefix), ""
@@ -305,7 +305,7 @@ class S3Store:
     # --- one request each, on the loop's thread ---
 
     async def _opened(self, fs: Any, key: str) -> Any:
-        """The answer whose body is to be read; None where there is no such key."""
+        """The answer with its body still unread; None if there is no such key."""
         try:
             return await fs._call_s3("get_object", Bucket=self._bucket, Key=self._path(key))
         except OSError as error:
@@ -327,7 +327,7 @@ class S3Store:
         return content.getvalue()
 
     async def _compare(self, fs: Any, key: str, body: Body) -> Body | None:
-        """``body`` itself where the key holds the same, else what it holds; a large one is compared as it comes."""
+        """``body`` itself if the key holds the same bytes, else the key's bytes; a large body is compared in pieces."""
         if len(body) < 2 * PART_BYTES:
             found = await self._get(fs, key)
             return body if found == body else found
@@ -373,7 +373,7 @@ class S3Store:
         return bool(page.get("Contents") or page.get("CommonPrefixes"))
 
     def _insist(self, verb: str, key: str, request: Callable[[Any], Awaitable[T]]) -> T:
-        """The answer to a request that may be sent again, after a few attempts at most."""
+        """The answer to a request that may be repeated, after a few attempts at most."""
         begun = time.monotonic()
         pauses = iter(PAUSES)
         while True:
@@ -399,7 +399,7 @@ class S3Store:
             return classify(error)
 
     def _filesystem(self) -> Any:
-        """This process's connection: a forked child can't use its parent's."""
+        """The connection of this process: a forked child can't use its parent's."""
         process = os.getpid()
         fs = self._filesystems.get(process)
         if fs is None:
@@ -427,7 +427,7 @@ async def _connected(fs: Any, request: Callable[[Any], Awaitable[T]]) -> T:
 
 
 def _add_checksum(params: dict[str, Any], **_: Any) -> None:
-    """A bucket with Object Lock takes no body without a checksum; MD5 is the one that every server knows."""
+    """Add an MD5, which every server knows: a bucket with Object Lock takes no body without a checksum."""
     body, headers = params.get("body"), params["headers"]
     content = body.getbuffer() if isinstance(body, io.BytesIO) else body
     if not isinstance(content, (bytes, memoryview)) or "request_algorithm" in params["context"].get("checksum", {}):
@@ -437,7 +437,7 @@ def _add_checksum(params: dict[str, Any], **_: Any) -> None:
 
 
 def _check_conditions(client: Any) -> None:
-    """An old botocore drops conditions without a word, and writers would overwrite each other."""
+    """Raise ``KitaruStoreError`` for an old botocore: it drops conditions silently, and writers would collide."""
     if "IfNoneMatch" not in client.meta.service_model.operation_model("PutObject").input_shape.members:
         raise KitaruStoreError(
             "the installed botocore can't send conditional writes, which Kitaru needs",
@@ -450,16 +450,16 @@ def _server(page: dict[str, Any]) -> str:
 
 
 def _hidden_folders(after: str) -> list[str]:
-    """The folders greater than ``after`` that SeaweedFS takes for smaller.
+    """The folders greater than ``after`` that SeaweedFS leaves out, as it compares them without ``/``.
 
-    It compares a folder without its ``/``: for it ``a`` comes before ``a-b``, whereas ``a/`` comes after.
+    ``a`` comes before ``a-b``, but ``a/`` comes after: ``a-b`` → ``["a/", "a-b/"]``.
     """
     cuts = [place for place, character in enumerate(after) if place and character < "/"]
     return [after[:cut] + "/" for cut in (*cuts, len(after)) if not after[:cut].endswith("/")]
 
 
 def _parse(url: str) -> tuple[str, str]:
-    """Bucket and prefix of an ``s3://`` address."""
+    """Bucket and prefix: ``s3://bucket/team/a`` → ``("bucket", "team/a")``. Raises ``KitaruUsageError``."""
     authority, _, prefix = url.removeprefix("s3://").partition("/")
     if "@" in authority:
         raise KitaruUsageError(
@@ -494,7 +494,7 @@ def _encryption(word: str) -> dict[str, str]:
 
 
 def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The caller's options over ours, but for the caches: those would answer with an older state."""
+    """The caller's options over ours, without s3fs's caches: those would answer with an older state."""
     encryption = _encryption(os.environ.get("KITARU_S3_SSE", ""))
     options = {**options, "s3_additional_kwargs": {**encryption, **options.get("s3_additional_kwargs", {})}}
     config = {
@@ -511,5 +511,5 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pause(seconds: float) -> None:
-    """Wait about that long: racers that wait equally long collide again."""
+    """Wait 0.5 to 1.5 times as long: racers that wait equally long collide again."""
     time.sleep(min(seconds, LONGEST_PAUSE) * random.uniform(0.5, 1.5))
