@@ -1,4 +1,4 @@
-"""What this machine keeps to save time: checked entries, folders that are held while in use, and their removal."""
+"""The cache of this machine: checked entries, folders that are locked while in use, and their removal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SUM_SIZE = 64
 
 
 def read_entry(path: Path) -> bytes | None:
-    """The body kept at ``path``; None where there is none, or where it is not what was written."""
+    """The body kept at ``path``; None if there is none, or its checksum does not fit."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -28,7 +28,7 @@ def read_entry(path: Path) -> bytes | None:
 
 
 def write_entry(path: Path, body: bytes) -> None:
-    """Keep ``body`` at ``path``. Where the cache can't be written (read-only, full), the next reader misses."""
+    """Keep ``body`` at ``path``, written whole or not at all. An unwritable cache (read-only, full) is no error."""
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def write_entry(path: Path, body: bytes) -> None:
 
 
 KINDS = {"environments": "environment", "sources": "source"}
-"""Folder of the cache → what is in it."""
+"""Folder of the cache → the kind of its entries."""
 
 DOOMED = ".gone-"
 DAY = 86_400
@@ -50,7 +50,7 @@ DAY = 86_400
 
 @dataclass(frozen=True, slots=True)
 class Unused:
-    """A folder that nobody has used for so many days; its size in bytes."""
+    """A folder that was not used for so many days; its size in bytes."""
 
     kind: str
     path: str
@@ -60,7 +60,7 @@ class Unused:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What was, or would be, removed below ``cache``."""
+    """The folders below ``cache`` that were, or would be, removed."""
 
     cache: str
     deleted: bool
@@ -68,7 +68,7 @@ class Pruned:
 
 
 def prune(cache: Path, unused_for: timedelta, *, delete: bool) -> Pruned:
-    """Find the environments and sources below ``cache`` that nobody uses or used lately; ``delete``: remove them."""
+    """Find the environments and sources below ``cache`` that were not used lately; ``delete``: remove them."""
     found = []
     for name, kind in KINDS.items():
         with suppress(FileNotFoundError, NotADirectoryError):
@@ -81,9 +81,9 @@ def prune(cache: Path, unused_for: timedelta, *, delete: bool) -> Pruned:
 
 def _look_at(folder: Path, kind: str, seconds: float, *, delete: bool) -> Unused | None:
     if DOOMED in folder.name:
-        # Somebody was stopped while removing it; nobody finds it under this name.
+        # A removal was stopped; no reader finds the folder under this name.
         return _remove(folder, kind, folder, delete=delete)
-    # Nothing is locked, nor a lock file made, for what was used lately.
+    # No lock is taken, and no lock file made, for a folder that was used lately.
     lock = lock_of(folder)
     if time.time() - (lock if lock.exists() else folder).stat().st_mtime < seconds:
         return None
@@ -111,7 +111,7 @@ _held: dict[str, int] = {}
 
 @contextmanager
 def using(folder: Path) -> Iterator[None]:
-    """Hold ``folder``, which need not be there yet, for as long as the block lasts."""
+    """Hold ``folder``, which need not exist yet, during the block."""
     descriptor = take(folder)
     try:
         yield
@@ -121,9 +121,9 @@ def using(folder: Path) -> Iterator[None]:
 
 
 def take(folder: Path) -> int | None:
-    """Hold ``folder`` until the descriptor that is returned is closed, or this process has ended.
+    """Hold ``folder`` until the returned descriptor is closed, or this process ends.
 
-    None where the cache can't be written: then nobody can remove anything there either.
+    None if the cache can't be written: then nothing in it can be removed either.
     """
     try:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ def take(folder: Path) -> int | None:
 
 
 def hold(folder: Path) -> None:
-    """Hold ``folder`` until this process has ended; it is used now."""
+    """Hold ``folder`` until this process ends, and set its time of use to now."""
     name = str(folder)
     if name in _held:
         with suppress(OSError):
@@ -151,9 +151,9 @@ def hold(folder: Path) -> None:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[float | None]:
-    """Hold ``folder`` against every user; gives when it was last used, None where somebody uses it now.
+    """Lock ``folder`` exclusively; gives the time of its last use in seconds, None if it is in use now.
 
-    A folder that an earlier release made has no time of use: that of its own last change stands for it.
+    For a folder without a lock file, the time of its last change stands for it.
     """
     path = lock_of(folder)
     try:
@@ -172,5 +172,5 @@ def alone(folder: Path) -> Iterator[float | None]:
 
 
 def lock_of(folder: Path) -> Path:
-    """The lock file of a folder; copies of one source (``<digest>.1``) share it."""
+    """The lock file of a folder, ``3f….used``; copies of one source (``3f….1``) share it."""
     return folder.with_name(f"{folder.name.partition('.')[0]}{SUFFIX}")

@@ -1,4 +1,4 @@
-"""Which store, project, stack and cache a call works with: the argument, the environment, the files, in that order."""
+"""The store, project, stack and cache of a call: from the argument, the environment, the files, in that order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEFAULT_PROJECT = "default"
 
 @record()
 class Settings:
-    """What a call works with. ``base`` is the folder that a relative store is relative to; ``manifest`` may be None."""
+    """The settings of a call. A relative ``store`` is relative to ``base``: ``file://.kitaru/store``."""
 
     store: str
     base: Path
@@ -33,13 +33,13 @@ class Settings:
 
     @property
     def cache(self) -> Path:
-        """Where what can be made again is kept: unpacked sources, what imports taught, environments."""
+        """The folder for everything that can be made again: unpacked sources, facts of imports, environments."""
         return cache_folder(self.environ)
 
 
 @record()
 class Asked:
-    """What the caller said outright; None leaves it to the environment and the files."""
+    """The caller's arguments; for None, the environment and the files decide."""
 
     store: str | None = None
     project: str | None = None
@@ -61,7 +61,7 @@ def user_folder(kind: str, environ: Mapping[str, str]) -> Path:
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path:
-    """The user's cache, which nobody else can read or write; sources that run come from it.
+    """The user's cache, closed to other users, as it holds the sources that run.
 
     Raises ``KitaruUsageError`` for a folder of another user, or a link.
     """
@@ -78,7 +78,7 @@ def _private(folder: Path) -> Path:
                 folder.chmod(0o700)
             return folder
     except OSError:
-        return folder  # It can't be written: what would be kept there is made each time.
+        return folder  # It can't be written: each entry is made anew every time.
     raise KitaruUsageError(
         f"the cache {folder} belongs to another user, or is a link",
         hint="set KITARU_HOME to a folder of your own",
@@ -86,7 +86,7 @@ def _private(folder: Path) -> Path:
 
 
 def find_manifest(start: Path) -> Path | None:
-    """The nearest ``kitaru.yaml`` at or above ``start``, not looking beyond the repository that ``start`` is in."""
+    """The nearest ``kitaru.yaml`` at or above ``start``, within its repository; None if there is none."""
     for folder in (start, *start.parents):
         if (folder / MANIFEST).is_file():
             return folder / MANIFEST
@@ -96,7 +96,10 @@ def find_manifest(start: Path) -> Path | None:
 
 
 def find_pyproject(start: Path) -> tuple[Path, dict[str, Any]]:
-    """The nearest ``pyproject.toml`` with a ``[tool.kitaru]`` table, and that table; the table is empty without one."""
+    """The nearest ``pyproject.toml`` with a ``[tool.kitaru]`` table, and the table: ``{"store": "file://store"}``.
+
+    Without one, ``start`` and an empty table. Raises ``KitaruUsageError``.
+    """
     for folder in (start, *start.parents):
         path = folder / "pyproject.toml"
         if not path.is_file():
@@ -123,7 +126,10 @@ def _check_table(path: Path, table: Any) -> None:
 
 
 def lease_seconds(environ: Mapping[str, str]) -> float:
-    """For how long a runner's sign of life holds: ``KITARU_LEASE_SECONDS``, else 45. Readers and runners must agree."""
+    """The length of a runner's lease: ``KITARU_LEASE_SECONDS``, else 45. Readers and runners must agree.
+
+    Raises ``KitaruUsageError``.
+    """
     text = environ.get("KITARU_LEASE_SECONDS")
     try:
         seconds = float(text) if text else 45.0
@@ -140,14 +146,14 @@ def lease_seconds(environ: Mapping[str, str]) -> float:
 def actor(environ: Mapping[str, str], git_actor: Callable[[], str] = str) -> str:
     """The name of the person or job that acts: from CI, from Git, or the user of this machine.
 
-    Git's variables come before its configuration, which ``git_actor`` reads: the committer's name is the actor's.
+    As in Git, its variables come before its configuration, which ``git_actor`` reads.
     """
     for name in ("KITARU_ACTOR", "GITHUB_ACTOR", "GITLAB_USER_LOGIN", "GIT_COMMITTER_NAME", "GIT_AUTHOR_NAME"):
         if found := recorded_line(environ.get(name, "")).strip():
             return found
     if found := recorded_line(git_actor()).strip():
         return found
-    import getpass  # Late: it brings the terminal's machinery, and only who acts needs a name.
+    import getpass  # Late: it imports the terminal's modules, and most calls need no name.
 
     try:
         return getpass.getuser()
@@ -156,7 +162,7 @@ def actor(environ: Mapping[str, str], git_actor: Callable[[], str] = str) -> str
 
 
 def check_project(name: str) -> str:
-    """``name``, when it can name a project."""
+    """``name`` if it can name a project. Raises ``KitaruUsageError``."""
     if not PROJECT_NAME.fullmatch(name):
         raise KitaruUsageError(
             f"{name!r} can't name a project: lower-case letters, digits, - and _, beginning with a letter or digit",
@@ -166,9 +172,9 @@ def check_project(name: str) -> str:
 
 
 def ci_branch(sha: str, environ: Mapping[str, str]) -> str | None:
-    """The branch that CI says commit ``sha`` is of, where it checked the commit out without one.
+    """The branch of commit ``sha`` from the variables of CI, for a checkout without a branch.
 
-    None where CI runs for something else, as for a tag or a pull request: that may be named like a branch.
+    None if CI runs for a tag or a pull request, as those may be named like a branch.
     """
     github, gitlab = environ.get("GITHUB_REF_NAME"), environ.get("CI_COMMIT_BRANCH")
     if github and environ.get("GITHUB_SHA") == sha and _names_branch(environ):
@@ -179,6 +185,6 @@ def ci_branch(sha: str, environ: Mapping[str, str]) -> str | None:
 
 
 def _names_branch(environ: Mapping[str, str]) -> bool:
-    """Whether GITHUB_REF_NAME is a branch, for all that the variables beside it say."""
+    """Whether GITHUB_REF_NAME is a branch, by GITHUB_REF_TYPE and GITHUB_REF."""
     kind, ref = environ.get("GITHUB_REF_TYPE") or "branch", environ.get("GITHUB_REF") or "refs/heads/"
     return kind == "branch" and ref.startswith("refs/heads/")

@@ -35,7 +35,7 @@ ACTIONS = {
 
 GITLAB_ENTRY = ".gitlab-ci.yml"
 _OUR_ENTRY = re.compile(r"include:\n(  - local: \S+\n)+")
-"""A ``.gitlab-ci.yml`` that holds nothing but what this module wrote."""
+"""A ``.gitlab-ci.yml`` that holds only lines of this module."""
 
 _WORD = re.compile(r"[A-Za-z0-9._-]+")
 _BRANCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]*")
@@ -44,7 +44,7 @@ _PYTHON = re.compile(r"3\.[0-9]{1,2}")
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What the files depend on. ``folder`` is the manifest's, relative to the repository's root; "" is the root."""
+    """The inputs of the files. ``folder`` is the manifest's, relative to the repository's root; "" is the root."""
 
     project: str
     store: str
@@ -192,7 +192,7 @@ def write(root: Path, files: Mapping[str, str], *, force: bool) -> tuple[Written
 
 
 def _owner(text: str) -> str:
-    """The manifest that a pipeline says it is of: ``team-a/kitaru.yaml``; empty if it does not say."""
+    """The manifest that a pipeline's comment names: ``team-a/kitaru.yaml``; empty if there is no such comment."""
     found = re.search(r"^# Pipeline of (.+)$", text, re.MULTILINE)
     return found.group(1) if found else ""
 

@@ -12,7 +12,7 @@ from kitaru.errors import KitaruUsageError
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text on the forge. ``number`` names it there; ``own``: whether it was written by who holds the token."""
+    """A text on the forge. ``number`` names it there; ``own``: whether the owner of the token wrote it."""
 
     number: int
     body: str
@@ -21,7 +21,7 @@ class Text:
 
 
 def marker(body: str) -> str:
-    """The first line of ``body``, by which it is found again. Raises ``KitaruUsageError`` where it marks nothing."""
+    """The first line of ``body``: ``<!-- kitaru plan -->``. Raises ``KitaruUsageError`` if it is no HTML comment."""
     line = body.lstrip("\ufeff").splitlines()[0].strip() if body.strip() else ""
     if not (line.startswith("<!--") and line.endswith("-->")):
         raise KitaruUsageError(
@@ -32,7 +32,7 @@ def marker(body: str) -> str:
 
 
 def fitted(body: str, limit: int) -> str:
-    """``body`` in at most ``limit`` characters; what is cut is said."""
+    """``body`` in at most ``limit`` characters, with a note if it was cut."""
     if len(body) <= limit:
         return body
     note = "\n\n_Cut: the rest is in the job's log._\n"
@@ -47,9 +47,9 @@ def keep(
     update: Callable[[Text, str], Text],
     remove: Callable[[Text], None] | None = None,
 ) -> Placed:
-    """Make exactly one text of ours, with the first line of ``body``, say ``body``.
+    """Keep exactly one own text with the first line of ``body``, with the text ``body``.
 
-    A creation whose answer was lost is looked for before it is tried again, so that no second one appears.
+    After a lost answer to a creation, the text is searched before the second try, so that it does not appear twice.
     """
     line = marker(body)
     for last in (False, True):
@@ -71,7 +71,7 @@ def _update(
     for one in others if remove is not None else ():
         assert remove is not None
         remove(one)
-    # A forge may send other line endings back than it was given.
+    # A forge may change the line endings.
     if first.body.replace("\r\n", "\n").strip() == body.strip():
         return Placed("unchanged", first.url)
     return Placed("updated", update(first, body).url)

@@ -18,19 +18,19 @@ LONGEST_BODY = 65_000
 """Characters; a comment or issue may have 65,536."""
 
 MOST_COMMITS = 50
-"""How many commits back plans are looked for, where applies failed for a while."""
+"""The number of commits that are searched for plans, after failed applies."""
 
 NO_COMMIT = "0" * 40
 BOT = "github-actions[bot]"
 UNTRUSTED = "dependabot[bot]"
-"""Whose pull requests run without secrets, as those of forks do."""
+"""Its pull requests run without secrets, like those of forks."""
 
 WORKFLOWS = ".github/workflows"
 APPLYING = ("push", "workflow_dispatch")
 
 
 class GitHub:
-    """The repository that a job runs for. Raises ``KitaruUsageError`` where this is no such job."""
+    """The repository of a job. Raises ``KitaruUsageError`` if this is no job of GitHub."""
 
     name = "GitHub"
 
@@ -50,7 +50,7 @@ class GitHub:
         self._at = f"repos/{self._repository}"
 
     def request_number(self) -> int | None:
-        """The number of the pull request that this job is for; None where it is for none."""
+        """The number of this job's pull request; None if it has none."""
         found = self._event().get("pull_request", {}).get("number")
         return int(found) if found is not None else None
 
@@ -83,7 +83,7 @@ class GitHub:
         )
 
     def close_issue(self, body: str) -> str | None:
-        """Close our open issue with the first line of ``body``; its address, None where there is none."""
+        """Close our open issue with the first line of ``body``; its address, None if there is none."""
         for one in self._open_issues(self._login()):
             if one.own and one.body.strip().splitlines()[:1] == [marker(body)]:
                 self._api.send("PATCH", f"{self._at}/issues/{one.number}", {"state": "closed"})
@@ -91,10 +91,11 @@ class GitHub:
         return None
 
     def reviewed(self, artifact: str) -> Iterator[tuple[str, bytes]]:
-        """The plans last shown on the pull requests that were merged since the last apply: where from, and the file.
+        """The plans last shown on the pull requests that were merged since the last apply.
 
-        Pull requests from forks and of Dependabot count for nothing: their runs have no token to show a plan with.
-        ``artifact`` is kept by the workflow of the same name, or is ``FILE.yml/NAME``.
+        Yields name and bytes: ``("pull request #7", b"…")``. Pull requests of forks and of Dependabot do not count:
+        their runs have no token to show a plan. ``artifact`` is kept by the workflow of the same name, or is
+        ``FILE.yml/NAME``.
         """
         seen = set()
         for sha in self._commits():
@@ -107,7 +108,10 @@ class GitHub:
                     yield f"pull request #{request['number']}", body
 
     def approved(self, run: str, artifact: str) -> tuple[str, bytes]:
-        """The plan that an earlier run of this very workflow on this branch could not carry out by itself."""
+        """The plan of an earlier run of this workflow on this branch that was not carried out: ``("run 7", b"…")``.
+
+        Raises ``KitaruStateError`` for any other run, or one without a plan.
+        """
         if not run.isdecimal():
             raise KitaruUsageError(f"{run!r} is no run: expected its number", hint="the failed run's summary says it")
         found = self._api.get(f"{self._at}/actions/runs/{run}")
@@ -127,7 +131,7 @@ class GitHub:
         return f"run {run}", body
 
     def _commits(self) -> list[str]:
-        """The commits since the last apply that went well, newest first."""
+        """The commits since the last successful apply, newest first."""
         head = self._must("GITHUB_SHA")
         base = self._last_applied() or self._event().get("before") or NO_COMMIT
         if base in (NO_COMMIT, head):
@@ -152,14 +156,14 @@ class GitHub:
         return bool(request.get("merged_at")) and ours and onto and shown
 
     def _is_here(self, run: Any) -> bool:
-        """Whether it ran in this repository, on a commit of this repository."""
+        """Whether the run was in this repository, on a commit of this repository."""
         places = [(run.get(name) or {}).get("full_name") for name in ("repository", "head_repository")]
         return places == [self._repository] * 2
 
     def _plan_of(self, sha: str, artifact: str) -> bytes | None:
-        """The plan of the newest run of its workflow for just that commit that went well: shown, and kept.
+        """The plan of the newest successful run of its workflow for exactly that commit.
 
-        What other workflows keep under that name is no plan that anybody was shown.
+        Artifacts of that name from other workflows do not count: no reviewer has seen them.
         """
         query = {"event": "pull_request", "head_sha": sha, "status": "success"}
         file = artifact.rpartition("/")[0] or f"{artifact}.yml"
@@ -190,7 +194,7 @@ class GitHub:
         return (_text(one, me, "number") for one in found if "pull_request" not in one)
 
     def _login(self) -> str | None:
-        """Who writes with this token; None where it is an app's, which may not ask."""
+        """The login of this token; None for the token of an app, which can't read it."""
         if self._environ.get("GITHUB_ACTIONS") == "true" and not self._environ.get("GH_TOKEN"):
             return BOT
         try:
@@ -201,7 +205,7 @@ class GitHub:
             return None
 
     def _workflow(self) -> str:
-        """The file of the workflow that this job is of."""
+        """The file of this job's workflow: ``kitaru-apply.yml``."""
         return _file(self._must("GITHUB_WORKFLOW_REF"))
 
     def _event(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ APPLYING = ("push", "web", "api", "trigger")
 
 
 class GitLab:
-    """The project that a job runs for. Raises ``KitaruUsageError`` where this is no such job."""
+    """The project of a job. Raises ``KitaruUsageError`` if this is no job of GitLab."""
 
     name = "GitLab"
 
@@ -31,7 +31,7 @@ class GitLab:
         self._at = f"projects/{segment(self._must('CI_PROJECT_ID'))}"
 
     def request_number(self) -> int | None:
-        """The number of the merge request that this job is for; None where it is for none."""
+        """The number of this job's merge request; None if it has none."""
         found = self._environ.get("CI_MERGE_REQUEST_IID", "")
         return int(found) if found.isdecimal() else None
 
@@ -57,7 +57,7 @@ class GitLab:
         )
 
     def close_issue(self, body: str) -> str | None:
-        """Close our open issue with the first line of ``body``; its address, None where there is none."""
+        """Close our open issue with the first line of ``body``; its address, None if there is none."""
         for one in self._open_issues(self._login()):
             if one.own and one.body.strip().splitlines()[:1] == [marker(body)]:
                 self._api.send("PUT", f"{self._at}/issues/{one.number}", {"state_event": "close"})
@@ -65,10 +65,10 @@ class GitLab:
         return None
 
     def reviewed(self, artifact: str) -> Iterator[tuple[str, bytes]]:
-        """The plans last shown on the merge requests that were merged since the last apply: where from, and the file.
+        """The plans last shown on the merge requests that were merged since the last apply.
 
-        Merge requests from forks count for nothing: their pipelines have no token to show a plan with. ``artifact`` is
-        the job and the file in it, as in ``kitaru-plan/.kitaru/ci/plan.json``.
+        Yields name and bytes: ``("merge request !7", b"…")``. Merge requests of forks do not count: their pipelines
+        have no token to show a plan. ``artifact`` is job and file: ``kitaru-plan/.kitaru/ci/plan.json``.
         """
         branch, seen = self._must("CI_COMMIT_BRANCH"), set()
         for sha in self._commits(branch):
@@ -84,7 +84,10 @@ class GitLab:
                     yield f"merge request !{number}", body
 
     def approved(self, run: str, artifact: str) -> tuple[str, bytes]:
-        """The plan that an earlier run of this very job on this branch could not carry out by itself."""
+        """The plan of an earlier run of this job on this branch that was not carried out: ``("job 7", b"…")``.
+
+        Raises ``KitaruStateError`` for any other job, or one without a plan.
+        """
         if not run.isdecimal():
             raise KitaruUsageError(f"{run!r} is no job: expected its number", hint="the failed job's log says it")
         job = self._api.get(f"{self._at}/jobs/{run}")
@@ -99,7 +102,7 @@ class GitLab:
         return f"job {run}", body
 
     def _commits(self, branch: str) -> list[str]:
-        """The commits since the last apply that went well, newest first."""
+        """The commits since the last successful apply, newest first."""
         head = self._must("CI_COMMIT_SHA")
         query = {"ref": branch, "status": "success", "per_page": 50}
         done = [one for one in self._api.get(f"{self._at}/pipelines", **query) if one["source"] in APPLYING]
@@ -116,7 +119,7 @@ class GitLab:
         return list(dict.fromkeys([head, *reversed(found)]))[:MOST_COMMITS]
 
     def _plan_of(self, number: int, sha: str, artifact: str) -> bytes | None:
-        """The plan of the newest pipeline, where it is for the last commit, or for its merge, and went well so far."""
+        """The plan of the newest pipeline, if that is for the last commit or its merge, and the job succeeded."""
         listed = self._api.pages(f"{self._at}/merge_requests/{number}/pipelines")
         # A push may have a pipeline of its own, with no such job.
         pipelines = [one for one in listed if one.get("source", OF_REQUESTS) == OF_REQUESTS]

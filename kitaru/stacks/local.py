@@ -29,7 +29,7 @@ WORKER = "kitaru.wiring.worker"
 PACKAGE = Path(__file__).resolve().parents[1]
 
 INSTALLED = ("site-packages", "dist-packages")
-"""Names of folders that a Python looks into by itself."""
+"""Names of folders that are on ``sys.path`` by default."""
 
 NOT_APPLIED = (
     "base_image",
@@ -41,33 +41,32 @@ NOT_APPLIED = (
     "user",
     "platform",
 )
-"""Image settings that only a container has a use for."""
+"""Image settings that only a container uses."""
 
 HEADER = b"--- kitaru worker "
-"""Opens the part of a log file that belongs to one launch: a resumed execution has several."""
+"""Begins the part of a log file that belongs to one launch: a resumed execution has several."""
 
 PROCESS = b"--- kitaru process "
-"""Begins the line that says, as JSON, which process was launched; somewhere in that part."""
+"""Begins the line in that part that describes the launched process as JSON."""
 
 _PROCESS_LINE = re.compile(rb"^" + PROCESS + rb"(\{.*\})\n", re.MULTILINE)
 
 OUTPUT = {"PYTHONIOENCODING": "utf-8:backslashreplace"}
-"""Of every worker, whatever the caller's locale: no flow fails because of a letter that it prints."""
+"""For every worker, in any locale: no flow fails because of a letter that it prints."""
 
 TAIL = 4000
-"""In bytes: how much of a dead worker's log is worth showing."""
+"""Characters of a dead worker's log that are shown."""
 
 DAY = 24 * 3600
 KEPT_DAYS = 14
-"""How long the log of a worker is kept. What a flow prints is in the store; this is for what never got there."""
+"""Days for which the log of a worker is kept; it holds only the output that never reached the store."""
 
 
 class LocalRunner:
     """The ``Runner`` of stacks of type ``local``.
 
-    ``environment``: ``current`` runs flows with ``python`` itself, ``venv`` in a virtual environment made from it, kept
-    below ``cache``, with the ``extras`` of Kitaru that its store needs.
-    ``environ`` is what the worker inherits. A worker that writes to its own output writes to
+    ``environment``: ``current`` runs flows with ``python`` itself, ``venv`` in a virtual environment made from it below
+    ``cache``, with those ``extras`` of Kitaru: ``("s3",)``. The worker inherits ``environ``; its own output goes to
     ``<log_dir>/<exec_id>.log``.
     """
 
@@ -91,9 +90,9 @@ class LocalRunner:
         self._extras = extras
 
     def check(self, snapshot: bytes) -> None:
-        """Compare the image's requirements with what is installed here; for ``venv``, build the environment.
+        """Compare the image's requirements with the installed packages; for ``venv``, build the environment.
 
-        Raises ``KitaruStackError`` with every requirement that is not met, or with why the environment can't be built.
+        Raises ``KitaruStackError`` with all unmet requirements, or the reason why the environment can't be built.
         """
         image = _image_of(snapshot)
         for name in self._missing_secrets(image):
@@ -112,8 +111,8 @@ class LocalRunner:
     def launch(self, order: RunOrder, snapshot: bytes) -> RunnerInfo:
         """Start the worker in a session of its own: it outlives this process and its terminal.
 
-        Raises ``KitaruStackError`` where the process can't be started at all. What goes wrong later the worker writes
-        into the journal, or, before it gets that far, to its log: see ``startup_failure``.
+        Raises ``KitaruStackError`` if the process can't be started. Later errors are in the journal, or if the worker
+        does not reach it, in its log: see ``startup_failure``.
         """
         image = _image_of(snapshot)
         try:
@@ -125,29 +124,29 @@ class LocalRunner:
                 hint=f"see that {self._log_dir} and {self._cache} can be written and the disk is not full",
             ) from error
         info = describe_process(process.pid)
-        with suppress(OSError):  # a hint, for whoever finds that nothing came of it
+        with suppress(OSError):  # a hint, for an execution that never begins
             self._note(order.exec_id, info)
-        # Somebody has to take the exit code, or the dead worker stays as a zombie for as long as this process lives.
+        # A thread takes the exit code, or the dead worker stays a zombie for as long as this process lives.
         threading.Thread(target=process.wait, name=f"kitaru-reap-{process.pid}", daemon=True).start()
         with suppress(OSError):
             self._prune_logs()
         return info
 
     def alive(self, runner: RunnerInfo) -> bool | None:
-        """Whether that very process still runs; None where it is or was on another machine."""
+        """Whether exactly that process still runs; None for a process of another machine."""
         return process_alive(runner)
 
     def startup_failure(self, exec_id: str) -> str:
-        """The end of what the newest worker of the execution wrote to its own output; empty where it wrote nothing.
+        """The end of the own output of the newest worker of the execution; empty if there is none.
 
-        For a worker that left nothing in the journal: a broken interpreter, a Kitaru that can't be imported.
+        For a worker that wrote no journal entry: a broken interpreter, a Kitaru that can't be imported.
         """
         try:
             body = self._log(exec_id).read_bytes()
         except OSError:
             return ""
         newest = _PROCESS_LINE.sub(b"", body.rpartition(HEADER)[2].partition(b"\n")[2])
-        # Masked before it is cut: half a secret would be left else.
+        # Masked before it is cut: the cut could leave half a secret.
         return Masking(self._environ)(newest.decode("utf-8", "replace"))[-TAIL:].strip()
 
     def _log(self, exec_id: str) -> Path:
@@ -160,7 +159,7 @@ class LocalRunner:
     def _start(self, order: RunOrder, python: str, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
         self._log_dir.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._log(order.exec_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        # The order travels in a file without a name: private, gone with the worker, and no pipe to wait at.
+        # A file without a name passes the order: private, gone with the worker, and no pipe that could block.
         with open(descriptor, "ab", buffering=0) as log, tempfile.TemporaryFile() as stdin:
             stdin.write(json.dumps(order.to_json()).encode())
             stdin.seek(0)
@@ -192,7 +191,7 @@ class LocalRunner:
             log.write(PROCESS + json.dumps(known).encode() + b"\n")
 
     def _prune_logs(self) -> None:
-        """Once a day, remove the logs of workers that last wrote long ago."""
+        """Once a day, remove the logs that were last written more than ``KEPT_DAYS`` ago."""
         marker, now = self._log_dir / ".pruned", time.time()
         if marker.exists() and now - marker.stat().st_mtime < DAY:
             return
@@ -211,11 +210,11 @@ class LocalRunner:
         if self._environment == "current":
             environ = {**self._environ, **OUTPUT, **own}
             if PACKAGE.parent.name not in INSTALLED or self._python != sys.executable:
-                # Only `kitaru` is made visible, never what lies beside it in a checkout.
+                # Only `kitaru` is made visible, never the modules beside it in a checkout.
                 visible = (str(self._own_package()), environ.get("PYTHONPATH"))
                 environ["PYTHONPATH"] = os.pathsep.join(filter(None, visible))
             return self._python, environ
-        from kitaru.stacks.venv import clean_environ  # As in check: this stack's choice pays for it.
+        from kitaru.stacks.venv import clean_environ  # Late, as in `_check_installed`.
 
         python = self._venv_python(image.get("requirements") or [])
         environ = clean_environ(self._environ)
@@ -225,7 +224,7 @@ class LocalRunner:
         return str(python), {**environ, **OUTPUT, **own}
 
     def _own_package(self) -> Path:
-        """A folder in which there is nothing but a link to the running Kitaru."""
+        """A folder that holds only a link to the running Kitaru."""
         folder = self._cache / "package" / re.sub(r"[^A-Za-z0-9]+", "-", str(PACKAGE)).strip("-")
         link = folder / "kitaru"
         if not link.exists():
@@ -236,7 +235,7 @@ class LocalRunner:
         return folder
 
     def _venv_python(self, requirements: list[str]) -> Path:
-        # packaging, zipfile and others: 40 ms that a stack of type `current` does not owe.
+        # packaging, zipfile and others take 40 ms, and the environment `current` does not need them.
         from kitaru.stacks.venv import ensure_environment
 
         return ensure_environment(self._cache, requirements, self._python, self._report, self._environ, self._extras)
@@ -262,7 +261,10 @@ class LocalRunner:
         return [name for name in named if secret_variable(name) not in self._environ]
 
     def _secrets(self, image: Mapping[str, Any]) -> dict[str, str]:
-        """The variables of the image's secrets: each a JSON object in ``KITARU_SECRET_<NAME>``, or not there at all."""
+        """The variables of the image's secrets, from a JSON object in each ``KITARU_SECRET_<NAME>`` that is set.
+
+        ``KITARU_SECRET_OPENAI='{"API_KEY": "…"}'`` → ``{"API_KEY": "…"}``. Raises ``KitaruStackError``.
+        """
         variables: dict[str, str] = {}
         for name in image.get("secret_environment_from") or ():
             source = secret_variable(name)
@@ -283,7 +285,7 @@ class LocalRunner:
 
 
 def launched_worker(log_dir: Path, exec_id: str) -> RunnerInfo | None:
-    """The worker that was last launched with these logs for the execution; None where none is known of."""
+    """The last launched worker of the execution, from the logs in ``log_dir``; None if they name none."""
     try:
         newest = _log(log_dir, exec_id).read_bytes().rpartition(HEADER)[2]
     except OSError:
@@ -302,11 +304,11 @@ def _log(folder: Path, exec_id: str) -> Path:
 
 
 def secret_variable(name: str) -> str:
-    """The environment variable that stands for the secret: ``openai-creds`` is ``KITARU_SECRET_OPENAI_CREDS``."""
+    """The environment variable of a secret: ``openai-creds`` → ``KITARU_SECRET_OPENAI_CREDS``."""
     return SECRET + re.sub(r"[^A-Z0-9]", "_", name.upper())
 
 
 def _image_of(snapshot: bytes) -> dict[str, Any]:
-    """The image's settings, as they stand in the snapshot: known to be valid, so no model is needed to read them."""
+    """The image's settings as in the snapshot: those are valid, so no model is needed to read them."""
     image = json.loads(snapshot).get("image") or {}
     return image if isinstance(image, dict) else {}

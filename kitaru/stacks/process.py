@@ -1,4 +1,4 @@
-"""Ending a process of this machine: the one that was meant, and never another that got its number."""
+"""Identifies and ends processes of this machine, never another process with a reused pid."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from kitaru.stacks.port import RunnerInfo
 
 
 def end_process(runner: RunnerInfo, *, hard: bool) -> bool:
-    """Send SIGTERM, or SIGKILL where ``hard``, to exactly that process; False where it is gone, or not of this machine.
+    """Send SIGTERM, or SIGKILL if ``hard``, to exactly that process; False if it is gone, or not of this machine.
 
-    A stopped process takes SIGTERM only once it is continued, so it is continued, too.
+    It also gets SIGCONT, as a stopped process takes SIGTERM only once it is continued.
     """
     if process_alive(runner) is not True or not runner.started:
         return False
     try:
         if hard and os.getsid(runner.pid) == runner.pid:
-            os.killpg(runner.pid, signal.SIGKILL)  # a worker: what it started ends with it
+            os.killpg(runner.pid, signal.SIGKILL)  # a worker: its children end with it
             return True
         os.kill(runner.pid, signal.SIGKILL if hard else signal.SIGTERM)
         os.kill(runner.pid, signal.SIGCONT)
@@ -40,16 +40,16 @@ DEAD_STATES = frozenset("ZXx")
 
 
 def describe_process(pid: int) -> RunnerInfo:
-    """The identity of a running process of this machine; the same whether it asks itself or its parent does."""
+    """The identity of a running process of this machine, the same for every caller."""
     host, started = this_host(), _kernel_record(pid)[1]
     token = hashlib.sha256(f"{host}\n{pid}\n{started}".encode()).hexdigest()[:16]
     return RunnerInfo(runner_id=f"local-{token}", host=host, pid=pid, started=started)
 
 
 def process_alive(runner: RunnerInfo) -> bool | None:
-    """Whether that very process still runs: a reused pid, a zombie and a reboot all count as ended.
+    """Whether exactly that process still runs: a reused pid, a zombie and a reboot all count as ended.
 
-    None for a process of another machine or of another container: it can't be seen from here.
+    None for a process of another machine or container, which is not visible from here.
     """
     here = this_host()
     if runner.host != here:
@@ -61,36 +61,35 @@ def process_alive(runner: RunnerInfo) -> bool | None:
 
 
 def process_at_work(runner: RunnerInfo) -> bool | None:
-    """As ``process_alive``; None also for a process that was stopped (SIGSTOP, Ctrl-Z): it may never go on."""
+    """As ``process_alive``, but None for a stopped process (SIGSTOP, Ctrl-Z): it may never go on."""
     alive = process_alive(runner)
     return None if alive and _kernel_record(runner.pid)[0] in STOPPED_STATES else alive
 
 
 def this_host() -> str:
-    """``name machine boot namespace``: hostname, keyed digests of the machine's id and of this boot's, pid namespace;
-    ``-`` where the system has none.
+    """``name machine boot namespace``: hostname, keyed digests of the ids of machine and boot, pid namespace.
 
-    Two containers of one machine share the boot id and differ in the namespace: a pid means another process there.
+    ``-`` for each that the system lacks. Two containers of one machine share the boot id, not the namespace.
     """
     name = os.uname().nodename.replace(" ", "_") or UNKNOWN
     return f"{name} {_keyed(_read('/etc/machine-id'))} {_keyed(_boot_id())} {_pid_namespace()}"
 
 
 def _keyed(identity: str) -> str:
-    """In place of an id that other software may use as a secret."""
+    """A keyed digest of ``identity``, as other software may use the id as a secret."""
     if identity == UNKNOWN:
         return identity
     return hashlib.sha256(f"kitaru host\n{identity}".encode()).hexdigest()[:16]
 
 
 def start_time(pid: int) -> str | None:
-    """When the process began, in the kernel's own words; None where no such process runs (a zombie does not run)."""
+    """The start of the process as the kernel gives it; None if no such process runs (a zombie does not run)."""
     state, started = _kernel_record(pid)
     return None if state in DEAD_STATES else started
 
 
 def _kernel_record(pid: int) -> tuple[str, str]:
-    """State (one letter) and start of a process; of one that is gone, ``X`` and nothing."""
+    """State and start of a process: ``("S", "8412345")``; ``("X", "")`` if it is gone."""
     if sys.platform != "linux":
         state, _, started = _ask("ps", "-o", "state=,lstart=", "-p", str(pid)).partition(" ")
         return state[:1] or GONE, started.strip()
@@ -104,7 +103,7 @@ def _kernel_record(pid: int) -> tuple[str, str]:
 
 
 def _rebooted(then: str, now: str) -> bool:
-    """Whether ``then`` names this machine before its last start. Needs a machine id: names alone repeat."""
+    """Whether host ``then`` is this machine before its last start. Needs a machine id, as names repeat."""
     before, after = then.split(" "), now.split(" ")
     return len(before) == len(after) and before[1] != UNKNOWN and before[:2] == after[:2] and before[2] != after[2]
 
@@ -140,14 +139,14 @@ def _read(path: str) -> str:
 
 
 GRACE_SECONDS = 1.0
-"""So long what was started has to end by itself."""
+"""The time that children have to end by themselves."""
 
 
 def leave_with_children(code: int) -> NoReturn:
-    """End this process at once, and all that it started, asked first, then killed: its execution goes no further here.
+    """End this process and its group: SIGTERM, then SIGKILL after ``GRACE_SECONDS``.
 
-    What began a session of its own goes on. Where this process leads none, and so may share its group with others,
-    or the system does not list its processes, only ``multiprocessing`` children end with it.
+    Children with a session of their own go on. If this process leads no session, and so may share its group with
+    others, or the system has no ``/proc``, only ``multiprocessing`` children end with it.
     """
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
@@ -165,7 +164,7 @@ def leave_with_children(code: int) -> NoReturn:
 
 
 def end_workers() -> None:
-    """End ``multiprocessing`` children, for which Python would wait at its own end, for ever if need be."""
+    """Kill ``multiprocessing`` children, as Python would wait for them without limit at its own end."""
     multiprocessing = sys.modules.get("multiprocessing")
     if multiprocessing is not None:
         for child in multiprocessing.active_children():

@@ -1,4 +1,4 @@
-"""Requirements: whether this Python meets them, and virtual environments that do."""
+"""Checks requirements against this Python, and builds virtual environments that meet them."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 COMMENT = re.compile(r"(^|\s+)#.*$")
 FOR_PIP_ALONE = re.compile(r"-|\.{0,2}/|\.{1,2}$|~/|[A-Za-z][A-Za-z0-9+.-]*://|.*\.(whl|zip|tar\.gz|txt)$")
-"""What pip reads and PEP 508 does not: options, paths, bare addresses."""
+"""Lines that pip accepts and PEP 508 does not: options, paths, bare addresses."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unmet:
-    """One requirement, as written, and why it is not met: ``0.25.1 is installed``, ``not installed``."""
+    """One requirement, as written, and the reason why it is not met: ``0.25.1 is installed``, ``not installed``."""
 
     requirement: str
     reason: str
     wanted_by: str = ""
-    """The requirement whose extra brings it in; empty for one that the image names itself."""
+    """The requirement with the extra that adds it, ``httpx[http2]``; empty if the image names it itself."""
 
     def __str__(self) -> str:
         origin = f" (from {self.wanted_by})" if self.wanted_by else ""
@@ -50,7 +50,7 @@ class Unmet:
 
 @dataclass(slots=True)
 class Findings:
-    """``unmet`` in the order of the requirements; ``notes`` say what could not be looked at."""
+    """``unmet`` in the order of the requirements; ``notes`` on those that were not checked."""
 
     unmet: list[Unmet] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -67,10 +67,10 @@ def clean_lines(requirements: Sequence[str]) -> list[str]:
 
 
 def check_requirements(requirements: Sequence[str], *, find: Find = distribution) -> Findings:
-    """Compare ``requirements`` (as pip spells them) with what is installed: names, versions, markers and extras.
+    """Compare ``requirements`` (``["httpx[http2]>=0.27"]``) with the installed packages. Raises nothing.
 
-    All of them are looked at. An extra's own requirements are checked as well, to any depth; the ordinary
-    dependencies of a package are not: whoever installed it saw to those. Raises nothing.
+    Checks names, versions, markers, and the requirements of extras to any depth; not the ordinary dependencies of a
+    package, as its installer checked those.
     """
     findings = Findings()
     seen: set[str] = set()
@@ -99,7 +99,7 @@ def _check(requirement: Requirement, wanted_by: str, find: Find, findings: Findi
     except PackageNotFoundError:
         installed, version = None, ""
         if canonicalize_name(requirement.name) in ("kitaru", DISTRIBUTION):
-            # Run from a checkout: there is no distribution, and yet it is here.
+            # Kitaru runs from a checkout, without a distribution.
             version = _version.__version__
     if not version:
         findings.unmet.append(Unmet(shown, "not installed", wanted_by))
@@ -128,7 +128,7 @@ def _check_extra(
 
 
 def _extra_requirements(installed: Distribution, extra: str) -> Iterator[Requirement]:
-    """What ``extra`` adds: requirements whose marker holds with it and does not hold without."""
+    """The requirements that ``extra`` adds: their marker is true with it and false without."""
     for text in installed.requires or ():
         needed = Requirement(text)
         if needed.marker is None or needed.marker.evaluate({"extra": ""}):
@@ -139,7 +139,7 @@ def _extra_requirements(installed: Distribution, extra: str) -> Iterator[Require
 
 
 def _admits(requirement: Requirement, version: str) -> bool:
-    # A pre-release that is installed was somebody's choice, so it counts, as it does for pip.
+    # An installed pre-release was chosen, so it counts, as for pip.
     try:
         return requirement.specifier.contains(Version(version), prereleases=True)
     except InvalidVersion:
@@ -153,16 +153,16 @@ def _without_marker(requirement: Requirement) -> str:
 MARKER = "kitaru-environment.json"
 FORMAT = 2
 SHOWN_ERRORS = 6
-"""How many of pip's error lines a message holds; the log has them all."""
+"""The number of pip's error lines in a message; the log has all."""
 
 LONGEST_LINE = 200
-"""In characters: pip lists every version that there is."""
+"""In characters: pip lists every version of a package in one line."""
 
 PROBE = (
     "import json, platform, sys; print(json.dumps([sys.implementation.cache_tag, sys.version, platform.platform()]))"
 )
 MISLEADING = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__", "PIP_TARGET", "PIP_PREFIX", "PIP_USER")
-"""Variables that would make ``venv`` or ``pip`` write elsewhere, or a Python import from elsewhere."""
+"""Variables that would make ``venv`` or ``pip`` write to another folder, or Python import from one."""
 
 Report = Reporter | None
 
@@ -175,13 +175,12 @@ def ensure_environment(
     environ: Mapping[str, str] | None = None,
     extras: Sequence[str] = (),
 ) -> Path:
-    """The Python of a virtual environment that holds ``requirements`` and all that the running Kitaru needs.
+    """The Python of a virtual environment with ``requirements`` and the running Kitaru's own dependencies.
 
-    Kitaru itself is not in it: the worker imports the running one, so no index has a say in that. Looks it up below
-    ``cache`` by Python version and requirements, and builds it where it is not there yet: tens of seconds, reported as
-    steps of the phase ``environment``. Builders of the same environment wait for each other. ``environ`` reaches pip,
-    so its configuration by variables and files applies. Raises ``KitaruStackError`` with pip's reason and the path of
-    the whole log.
+    Kitaru itself is not in it: the worker imports the running one. Environments are kept below ``cache`` by Python
+    version and requirements; a missing one is built in tens of seconds, reported as steps of the phase
+    ``environment``. Builders of the same environment wait for each other. pip gets ``environ`` and its configuration.
+    Raises ``KitaruStackError`` with pip's reason and the path of the whole log.
     """
     variables = clean_environ(os.environ if environ is None else environ)
     lines = sorted({*_foreign(requirements), *own_requirements([*extras, *_own_extras(requirements)])})
@@ -199,14 +198,14 @@ def ensure_environment(
 
 
 def clean_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """``environ`` without the variables that would lead a virtual environment's Python or pip astray."""
+    """``environ`` without the variables of ``MISLEADING``."""
     return {name: value for name, value in environ.items() if name not in MISLEADING}
 
 
 def own_requirements(extras: Sequence[str] = ()) -> list[str]:
-    """What the running Kitaru depends on, with these extras, as pip reads it: ``["fsspec>=2026.9", ...]``.
+    """The dependencies of the running Kitaru with these extras, in pip's syntax: ``["fsspec>=2026.9", ...]``.
 
-    Raises ``KitaruStackError`` where neither a checkout nor an installed distribution tells.
+    Raises ``KitaruStackError`` if there is neither a checkout nor an installed distribution.
     """
     try:
         project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text("utf-8"))["project"]
@@ -256,7 +255,10 @@ def _environment_key(python: str, requirements: Sequence[str], environ: Mapping[
 
 
 def _python_facts(python: str, environ: Mapping[str, str]) -> list[str]:
-    """What makes an environment of one Python unusable for another; asked of itself where it is not this one."""
+    """The facts that an environment depends on: ``["cpython-312", "3.12.1 …", "/usr/bin/python3.12"]``.
+
+    Starts ``python`` if it is not this one. Raises ``KitaruStackError``.
+    """
     if python == sys.executable:
         return [sys.implementation.cache_tag or "", sys.version, os.path.realpath(sys.executable)]
     try:
@@ -283,7 +285,7 @@ def _python_of(folder: Path) -> Path:
 
 @contextmanager
 def _only_builder(path: Path, report: Report) -> Iterator[int]:
-    """Hold the lock file at ``path``; gives its descriptor. Waits as long as somebody else builds."""
+    """Hold the lock file at ``path``; gives its descriptor. Waits while another process builds."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:
@@ -306,7 +308,7 @@ def _shortened(line: str) -> str:
 
 
 class _Build:
-    """One build, under the lock. The folder is used at its final path: scripts in it name their Python absolutely."""
+    """One build, under the lock, at the folder's final path: its scripts hold the absolute path of their Python."""
 
     def __init__(self, folder: Path, python: str, environ: Mapping[str, str], report: Report, lock: int) -> None:
         self._folder = folder
@@ -336,7 +338,7 @@ class _Build:
         self._command([*pip, *what], log)
 
     def _command(self, command: Sequence[str], log: int) -> None:
-        """Run it, its output going to the log, and pip's larger steps to the reporter."""
+        """Run ``command``, with its output to the log, and pip's larger steps to the reporter."""
         os.write(log, f"$ {' '.join(command)}\n".encode())
         errors: list[str] = []
         try:

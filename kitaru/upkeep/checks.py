@@ -1,4 +1,4 @@
-"""Do the objects that the newest state needs exist, and are they what their names say? And are the journals whole?"""
+"""Checks that the objects of the newest state exist and fit their digests, and that the journals are whole."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from kitaru.values.stored import inline_fits
 
 CHECKS_AT_ONCE = 16
 ARCHIVES_AT_ONCE = 4
-"""Archives are the one kind of object that may be large."""
+"""Fewer, as only archives may be large."""
 
 WINDOW = 128
-"""Checks that are begun before the first of them is asked for its result."""
+"""Checks that are begun before the first result is taken."""
 
 CheckArchive = Callable[[bytes, str], None]
-"""(archive, digest of the tree) → nothing, or ``KitaruIntegrityError`` where it holds something else."""
+"""(archive, digest of the tree); raises ``KitaruIntegrityError`` if the archive does not hold that tree."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -50,14 +50,14 @@ AnyNoun = TypeVar("AnyNoun", bound=Noun)
 
 
 class Missing(Fault):
-    """A key with nothing under it."""
+    """A key that is missing from the store."""
 
     __slots__ = ()
 
 
 @dataclass(slots=True)
 class Found:
-    """What was looked at, and what is wrong with it."""
+    """The number of checked objects and executions, and their faults."""
 
     objects: int = 0
     executions: int = 0
@@ -67,7 +67,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class _Needed:
-    """A snapshot to check; ``source`` "": not known."""
+    """A snapshot to check; ``source`` is empty if it is not known."""
 
     flow: str
     version: int | None
@@ -77,7 +77,7 @@ class _Needed:
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """How a snapshot was found: ``source`` is what it was made of."""
+    """A checked snapshot: its fault, or the digest of its ``source``."""
 
     needed: _Needed
     fault: Fault | None = None
@@ -87,14 +87,14 @@ class _Checked:
 def verify_objects(
     store: Store, project: str, lock: Lockfile, check_archive: CheckArchive, reporter: Reporter
 ) -> Found:
-    """Read all that ``lock`` leads to, and every journal; memory grows with the flows and the distinct sources only.
+    """Read every object that ``lock`` needs, and every journal; memory grows with flows and distinct sources only.
 
-    Every version that is not deleted must have its snapshot and its source, whether a route leads there or not.
+    Every version that is not deleted must have its snapshot and its source, with or without a route.
     """
     found = Found()
     checks = _Checks(store, project, check_archive)
     sources: dict[str, None] = {}
-    # What a renamed flow was is all found under its new name.
+    # The versions of a renamed flow are those of its new name.
     flows = {name: state for name, state in sorted(lock.flows.items()) if not state.renamed_to}
     for done, (name, state) in enumerate(flows.items(), 1):
         reporter.step(Step("verify", f"objects of {name}", done, len(flows)))
@@ -116,7 +116,7 @@ def verify_objects(
 
 
 def _held(state: FlowState) -> list[tuple[int, str]]:
-    """Version and snapshot of all that the flow's routes lead to, what a rollback took off included."""
+    """Version and snapshot, ``(3, "3f…")``, of the flow's routes, and of those that a rollback took off."""
     holders = [holder for route in state.routes.values() for holder in route.holders]
     holders += [holder for route in state.routes.values() if route.hold is not None for holder in route.hold.left]
     return sorted({(holder.version, holder.snapshot) for holder in holders})
@@ -136,7 +136,7 @@ def _take(found: Found, sources: dict[str, None], checked: Iterable[_Checked]) -
 
 
 def _parallel(work: Callable[[Item], Result], items: Iterable[Item], at_once: int) -> Iterator[Result]:
-    """``work`` of each item, in order, by several threads; no more than ``WINDOW`` results wait to be taken."""
+    """``work`` of each item, in order, by several threads; at most ``WINDOW`` results wait."""
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(max_workers=at_once) as pool:
         for item in items:
@@ -154,7 +154,7 @@ class _Checks:
     check_archive: CheckArchive
 
     def table(self, name: str, state: FlowState) -> tuple[list[_Needed], list[Fault]]:
-        """The snapshots that a flow's version table names, and what is wrong with the table itself."""
+        """The snapshots in a flow's version table, and the faults of the table itself."""
         key = address.blob(self.project, state.table)
         what = f"the version table of {name}"
         table = self._noun(VersionTable, state.table, what)
@@ -174,7 +174,7 @@ class _Checks:
         return needed, faults
 
     def snapshot(self, needed: _Needed) -> _Checked:
-        """One snapshot, read and hashed."""
+        """Read and check one snapshot."""
         version = f" v{needed.version}" if needed.version is not None else ""
         what = f"the snapshot of {needed.flow}{version}"
         found = self._noun(Snapshot, needed.sha, what)
@@ -186,7 +186,7 @@ class _Checks:
         return _Checked(needed, source=found.source)
 
     def source(self, sha: str) -> tuple[int, list[Fault]]:
-        """One source tree: how many of its two objects are there, and what is wrong with its listing and archive."""
+        """The number of a source tree's objects that exist (0 to 2), and the faults of its listing and archive."""
         short = address.short(sha)
         key = address.source_archive(self.project, sha)
         faults = []
@@ -223,7 +223,7 @@ class _Checks:
 
 
 def _journals(store: Store, project: str, lock: Lockfile, found: Found, reporter: Reporter) -> dict[str, set[str]]:
-    """Read every journal; the snapshots that executions are pinned to which have not ended, by flow."""
+    """Read every journal; the snapshots of executions that have not ended, by flow: ``{"research": {"3f…"}}``."""
     ids = [name.rstrip("/") for name in store.names(address.executions(project))]
     pinned: dict[str, set[str]] = {}
     checks = JournalChecks(store, project, lock)
@@ -238,12 +238,12 @@ def _journals(store: Store, project: str, lock: Lockfile, found: Found, reporter
 
 
 COMPARED = ("exec_id", "project", "flow_name", "status", "version", "snapshot", "inputs", "output", "failure")
-"""What a summary and the journal that it sums up must say alike."""
+"""The fields that must be equal in a summary and its journal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One journal: what is wrong with it, and the (flow, snapshot) that it needs where it has not ended."""
+    """The faults of one journal. ``pinned``: flow and snapshot if it has not ended: ``("research", "3f…")``."""
 
     faults: tuple[Fault, ...] = ()
     pinned: tuple[str, str] | None = None
@@ -251,7 +251,7 @@ class Checked:
 
 @dataclass(slots=True)
 class JournalChecks:
-    """Checks the journals of one project, of which ``lock`` is the newest state. May be used by several threads."""
+    """Checks the journals of a project with the newest state ``lock``. Several threads may use it."""
 
     store: Store
     project: str
@@ -260,8 +260,8 @@ class JournalChecks:
     _guard: Lock = field(default_factory=Lock)
 
     def check(self, exec_id: str) -> Checked:
-        """Read all of an execution's journal. What its runner writes meanwhile is no fault."""
-        # Before the entries: they are written first, so that it can't tell of more than is there.
+        """Read an execution's whole journal. Entries that its runner writes meanwhile are no fault."""
+        # Before the entries: a runner writes them first, so the summary can't have more.
         summary = self.store.read(address.summary(self.project, exec_id))
         folder = address.journal(self.project, exec_id)
         bodies: tuple[bytes, ...] = ()
@@ -309,7 +309,7 @@ class JournalChecks:
                         yield Fault(key, f"{text}: entry {number} of {exec_id} was changed")
 
     def _version_faults(self, execution: Execution) -> Iterator[Fault]:
-        """The snapshot that it runs must be the one of the version that it names."""
+        """Check that the execution runs the snapshot of its version."""
         version, exec_id = execution.version, execution.exec_id
         if version is None:
             return
@@ -318,13 +318,13 @@ class JournalChecks:
         while (state := self.lock.flows.get(name)) is not None and state.renamed_to:
             name = state.renamed_to
         if state is None or version > state.latest:
-            # What was released since the log was looked at is not known here.
+            # The version may have been released after the log was read.
             if self.store.read(address.generation(self.project, self.lock.generation + 1)) is None:
                 yield Fault(key, f"{exec_id} runs v{version} of {execution.flow_name}, which was never released")
             return
         table = self._table(name, state.table)
         release = table.release(version) if table is not None else None
-        # A table that can't be read is told by itself.
+        # A table that can't be read is a fault of its own.
         if table is not None and (release is None or release.snapshot != execution.snapshot):
             yield Fault(key, f"{exec_id} runs another snapshot than v{version} of {name} is: its entry 1 was changed")
 
@@ -338,7 +338,7 @@ class JournalChecks:
             return self._tables[sha]
 
     def _summary_faults(self, exec_id: str, entries: Sequence[Entry], body: bytes | None) -> Iterator[Fault]:
-        """Against the entries that it says it sums up: those after them may have come since."""
+        """Compare the summary with as many entries as it counts: later ones may be newer than it."""
         if body is None:
             return
         key = address.summary(self.project, exec_id)
@@ -360,7 +360,7 @@ class JournalChecks:
         except KitaruError:
             yield Fault(key, f"the summary of {exec_id} tells of {count} entries, which do not open it")
             return
-        # That a runner is gone stands in no journal.
+        # No journal records that its runner is lost.
         lost = told.status == "lost"
         differing = [
             name
@@ -373,7 +373,7 @@ class JournalChecks:
 
 
 def _is_own(event: Event) -> bool:
-    """Whether the runner made the event's value itself, so that it stands there as it was written."""
+    """Whether the runner made the event's value itself, so that its bytes are as first written."""
     if isinstance(event, CheckpointCompleted):
         return event.cached_from is None and event.original_call_id is None and event.given_by is None
     return isinstance(event, Completed | ArtifactSaved)
@@ -388,9 +388,9 @@ def _values(event: Event) -> Iterator[tuple[str, Value]]:
 
 
 def _alike(told: Any, known: Any) -> bool:
-    """Whether a summary's field is the journal's. A summary sorts the keys of a value, so that its digest says nothing.
+    """Whether a summary's field equals the journal's; a summary sorts the keys of a value, so its digest may differ.
 
-    An entry whose value was edited is told by itself, and not once more as a summary that differs.
+    An edited value in an entry is a fault of the entry, not of the summary, too.
     """
     if isinstance(told, Value) and isinstance(known, Value):
         named = (told.format, told.size, told.sha256) == (known.format, known.size, known.sha256)

@@ -1,7 +1,7 @@
-"""Remove what nothing needs: objects older than the grace period and unreferenced, and versions and executions by term.
+"""Removes unreferenced objects older than the grace period, and versions and executions by their terms.
 
-An object is looked at once more just before it goes. A writer that refers to an object makes it young first, and waits
-if a collector is removing at that moment (``store.objects.put_object``): so no reference leads to a removed object.
+An object's age is checked again just before its removal. A writer that refers to an object makes it young first, and
+waits for active collectors (``store.objects.put_object``): so no reference leads to a removed object.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from kitaru.upkeep.needs import (
 VERB = "gc"
 
 MOST_DROPS = 2000
-"""Versions deleted by one generation: an entry of the log stays far below what a store takes at once."""
+"""Versions deleted by one generation, so that an entry of the log stays far below the limits of a store."""
 
 BATCH_KEYS = 256
 """Objects removed under one mark."""
 
 REMOVING_SECONDS = 20.0
-"""For how long a collector removes under one mark; a writer waits for that."""
+"""The time for which a collector removes under one mark; a writer waits for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class DroppedVersion:
-    """A version that goes."""
+    """A version to delete."""
 
     flow: str
     version: int
@@ -82,10 +82,10 @@ class DroppedVersion:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What a collector removed, or would.
+    """The keys that a collector removed, or would remove.
 
-    ``objects`` go now; ``later`` follow once nothing has needed them for the grace period; ``kept`` stay. ``records``
-    are the keys of the executions that go. ``at`` is the store's own time, this machine's if nothing is removed.
+    ``objects`` are removed now; ``later`` once nothing has needed them for the grace period; ``kept`` stay. ``records``
+    are the keys of the ``executions``. ``at`` is the store's own time, or this machine's if nothing is removed.
     """
 
     project: str
@@ -134,10 +134,10 @@ class Collector:
         self._mark = f"{address.collecting(project)}{clock.token(26)}"
 
     def collect(self, *, delete: bool, by: str) -> Collected:
-        """Look, and ``delete``: remove. A look writes nothing.
+        """Find garbage; with ``delete``, remove it. Without, nothing is written.
 
-        Raises ``KitaruIntegrityError`` if the needs can't be told; anything removed until then was garbage. On a full
-        disk objects go first, then versions and executions, for which something must be written.
+        Raises ``KitaruIntegrityError`` if the needs can't be read; anything removed before that was garbage. On a full
+        disk objects go first, then versions and executions, whose removal needs a write.
         """
         if not delete:
             return self._collect(by, delete=False)
@@ -172,7 +172,7 @@ class Collector:
         )
         words, outdated = self._remembered()
         referred = {sha for one in expired for sha in one.refers} - then.blobs
-        # With no grace there is nobody to remember it for.
+        # Without a grace period, removed executions need nothing.
         grace.blobs |= words | (referred if self._terms.grace else set())
         if delete:
             self._expire(expired, referred if self._terms.grace else set(), lock)
@@ -235,7 +235,7 @@ class Collector:
                 self._journals[journaled.exec_id] = journaled
 
     def _remembered(self) -> tuple[set[str], list[str]]:
-        """The objects of executions that were removed within the grace period; and the keys of older notes of that."""
+        """The objects of executions that were removed within the grace period, and the keys of outdated notes."""
         objects: set[str] = set()
         outdated = []
         for one in self._store.listed(address.collections(self._project)):
@@ -250,7 +250,7 @@ class Collector:
     # --- versions -----------------------------------------------------------------------------------------------------
 
     def _doomed(self, lock: Lockfile, window: Window) -> dict[str, tuple[Release, ...]]:
-        """The versions that the terms give up, by flow."""
+        """The versions to delete by the terms, by flow."""
         pinned = {one.pinned for one in self._journals.values() if one.pinned is not None} | window.led
         flows = [(flow, state) for flow, state in sorted(lock.flows.items()) if not state.renamed_to]
 
@@ -261,7 +261,7 @@ class Collector:
         return {flow: rows for (flow, _), rows in zip(flows, in_parallel(outlived_of, flows), strict=True) if rows}
 
     def _drop(self, lock: Lockfile, window: Window, by: str) -> tuple[Lockfile, dict[str, tuple[Release, ...]]]:
-        """Delete them in the log. Decided anew on each state that another writer leaves."""
+        """Delete the versions in the log; if another writer was faster, choose them anew from its state."""
         dropped: dict[str, tuple[Release, ...]] = {}
         turns = Turns(self._releases)
         while True:
@@ -294,7 +294,7 @@ class Collector:
     # --- executions ---------------------------------------------------------------------------------------------------
 
     def _expired(self) -> list[Journaled]:
-        """Executions that ended long enough ago, and the rest of some that were removed in part."""
+        """Executions that ended long enough ago, and the rest of incomplete removals."""
         age = self._terms.executions_older_than
         limit = min(self._now - age, self._horizon) if age is not None else None
 
@@ -306,7 +306,7 @@ class Collector:
         return [one for one in self._journals.values() if is_expired(one)]
 
     def _expire(self, expired: list[Journaled], referred: Collection[str], lock: Lockfile) -> None:
-        """Remove these executions; the objects that they named are remembered for the grace period."""
+        """Remove these executions; a note keeps their objects for the grace period."""
         if not expired:
             return
         self._step(f"removing {len(expired)} executions")
@@ -356,15 +356,15 @@ class Collector:
     # --- objects ------------------------------------------------------------------------------------------------------
 
     def _is_old(self, key: str, listed: Mapping[str, Listed]) -> bool:
-        """Whether nobody has written the object within the grace period; an archive is as young as its listing."""
+        """Whether the object was last written before the grace period; an archive is as young as its listing."""
         one = listed.get(key)
         listing = listed.get(address.blob(self._project, digest_of(key)), one)
         return one is not None and listing is not None and max(one.modified, listing.modified) < self._horizon
 
     def _sweep(self, going: Mapping[str, int]) -> dict[str, int]:
-        """Remove these objects as far as they are still old; those that went.
+        """Remove those objects that are still old, and return the removed ones.
 
-        Archives go before the objects that list them, for an archive that is there promises its listing.
+        Archives are removed before their listings, as an archive promises its listing.
         """
         removed: dict[str, int] = {}
         archives = sorted(key for key in going if key.startswith(self._archives))
@@ -398,9 +398,9 @@ class Collector:
 
     @contextmanager
     def _marked(self) -> Iterator[Callable[[], bool]]:
-        """Let writers see that objects are being removed; gives whether time is left.
+        """Mark for writers that objects are being removed; gives a function that is true while time is left.
 
-        A disk without room for the mark has none for a writer's objects either: there one object goes without a mark.
+        A disk without room for the mark has none for a writer's objects either: one object is removed without a mark.
         """
         begun, chances, marked = time.time(), iter((True,)), True
         try:
@@ -415,7 +415,7 @@ class Collector:
             hints.drop(self._store, self._mark)
 
     def _store_time(self) -> datetime:
-        """The present by the clock of the store, to whatever part of a second it keeps."""
+        """The present by the clock of the store, in its precision."""
         with self._marked():
             listed = self._store.listed(address.collecting(self._project))
             return next((one.modified for one in listed if one.key == self._mark), self._clock.now())

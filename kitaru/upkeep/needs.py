@@ -1,4 +1,4 @@
-"""What of a project's objects is needed, and by what: versions, the states of the last day, executions."""
+"""The objects of a project that are needed: by versions, by the states of the grace period, by executions."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ Result = TypeVar("Result")
 class Terms:
     """The limits of a collection.
 
-    ``grace``: nothing younger goes, and nothing that was needed so recently. Versions go if they are outside both of
-    ``keep_versions`` (the newest of each flow) and ``older_than``, as far as those are given; executions if they ended
-    longer ago than ``executions_older_than``. None: no version, no execution.
+    ``grace``: younger or more recently needed objects stay. Versions are deleted if they are outside both of
+    ``keep_versions`` (the newest of each flow) and ``older_than``, as far as those are given; executions are removed if
+    they ended longer ago than ``executions_older_than``. None: no version, no execution.
     """
 
     grace: timedelta = GRACE
@@ -53,7 +53,7 @@ class Terms:
 
 
 def held(state: FlowState) -> frozenset[int]:
-    """The versions that routes and labels lead to, that a hold remembers, or that a removed route may come back to."""
+    """The versions of routes and labels, of rollback holds, and of removed routes that may come back."""
     routes = (*state.routes.values(), *state.untagged.values())
     holders = [holder for route in routes for holder in route.holders]
     holders += [holder for route in routes if route.hold is not None for holder in route.hold.left]
@@ -63,7 +63,7 @@ def held(state: FlowState) -> frozenset[int]:
 def outlived(
     state: FlowState, table: VersionTable, terms: Terms, now: datetime, pinned: Container[str]
 ) -> tuple[Release, ...]:
-    """The versions of a flow that may go. ``pinned``: snapshots that an execution or a route of the last day needs."""
+    """The versions of a flow that may be deleted. ``pinned``: snapshots of executions and of recent routes."""
     rows = [release for release in table.releases if not release.deleted]
     kept = held(state)
     if not state.retired:
@@ -80,10 +80,10 @@ def outlived(
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What the states of the grace period needed beside the newest one.
+    """The needs of the states of the grace period, apart from the newest one.
 
     ``tables``: their version tables. ``dropped``: versions of each flow that were deleted meanwhile. ``led``: the
-    snapshots that any of their routes led to.
+    snapshots of their routes.
     """
 
     tables: frozenset[str] = frozenset()
@@ -124,9 +124,9 @@ def recent(store: Store, project: str, head: Lockfile, horizon: datetime) -> Win
 
 @dataclass(slots=True)
 class Needs:
-    """Digests of what is needed: ``blobs`` by their own bytes, ``sources`` for an archive and the object that lists it.
+    """Digests of needed objects: ``blobs`` of single objects, ``sources`` of an archive with its listing.
 
-    ``snapshots``: those of which the sources are needed, too. ``deleted``: those of versions that are gone → sources.
+    ``snapshots``: those with needed sources. ``deleted``: snapshots of deleted versions → their sources.
     """
 
     blobs: set[str] = field(default_factory=set)
@@ -147,7 +147,7 @@ class Needs:
             self.sources.add(row.source)
 
     def add_executions(self, store: Store, project: str, executions: Iterable[Journaled]) -> None:
-        """Need what these executions refer to, and the code of those that have not ended."""
+        """Need the objects that these executions refer to, and the code of those that have not ended."""
         for one in executions:
             self.blobs |= one.refers
             if one.pinned is None or one.pinned in self.snapshots:
@@ -164,7 +164,7 @@ class Needs:
 def needs(
     store: Store, project: str, lock: Lockfile, window: Window, doomed: Mapping[str, Collection[int]]
 ) -> tuple[Needs, Needs]:
-    """The needs of ``lock`` once its ``doomed`` versions are deleted, and what the grace period needs beside them."""
+    """The needs of ``lock`` without its ``doomed`` versions, and the further needs of the grace period."""
     then, grace = Needs(), Needs(blobs=set(window.tables))
     # The versions of a renamed flow are those of its new name.
     flows = [(name, state) for name, state in lock.flows.items() if not state.renamed_to]
@@ -185,10 +185,10 @@ def needs(
 
 @dataclass(frozen=True, slots=True)
 class Journaled:
-    """One execution, as its journal tells it.
+    """One execution, from its journal; an unreadable one counts as not ended.
 
-    ``exists``: there is a first entry. ``pinned``: its snapshot while it has not ended; ``refers``: the wanted digests
-    that its journal names; ``quiet_since``: its newest write, by the store's clock. An unreadable one has not ended.
+    ``exists``: there is a first entry. ``pinned``: its snapshot if it has not ended; ``refers``: the wanted digests in
+    its journal; ``quiet_since``: its newest write, by the store's clock.
     """
 
     exec_id: str
@@ -202,10 +202,10 @@ class Journaled:
 
 
 def read_journal(store: Store, project: str, exec_id: str, wanted: Collection[str]) -> Journaled | None:
-    """Read an execution's journal and answers; None if nothing is under its name.
+    """Read an execution's journal and answers; None if it has no keys.
 
-    Any digest that stands anywhere in them counts, so that an event of a later release counts too; but for the snapshot
-    of an execution that has ended.
+    Any digest anywhere in them counts, so that events of later releases count, too; except the snapshot of an execution
+    that has ended.
     """
     listed = list(store.listed(address.execution(project, exec_id)))
     if not listed:
@@ -237,7 +237,7 @@ def read_journal(store: Store, project: str, exec_id: str, wanted: Collection[st
 
 
 def digest_of(key: str) -> str:
-    """The digest that an object's key ends with."""
+    """The digest at the end of an object's key: ``…/3f….zst`` → ``3f…``."""
     return key.rpartition("/")[2].partition(".")[0]
 
 

@@ -1,10 +1,9 @@
-"""Is the store what it says it is? Every generation, chained by digest; with ``deep`` every object and journal too.
+"""Verifies every generation of the log, chained by digest; the checks of objects and journals are in ``checks``.
 
-What a sound chain shows: no entry was changed, swapped, taken out or put in between by somebody who left the entries
-after it as they were, for each names the digest of the one before it. What it can't show: that somebody rewrote the log
-from one entry to its end, digests and hint included; nor, where the hint was edited too, that the newest entries were
-cut off. A digest of the head that was noted elsewhere (a pull request, a CI log) shows both: ``expect`` says whether it
-is still in the chain.
+Each entry holds the digest of the one before it. So a sound chain shows that no entry was changed, swapped, removed or
+inserted while the later ones stayed. It does not show that the log was rewritten from one entry to its end, digests and
+hint included; nor, if the hint was edited, too, that the newest entries were cut off. A digest of the head in another
+place (a pull request, a CI log) shows both: ``expect`` looks for it in the chain.
 """
 
 from __future__ import annotations
@@ -32,25 +31,25 @@ BATCH = 256
 MOST_PROBLEMS = 1000
 
 EXECUTIONS_ASKED = 256
-"""Executions that are asked, where there is no log at all, whether one of them runs a released version."""
+"""Without any log, so many executions are read to find one of a released version."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong, and where: its key in the store, the generation concerned (0: none)."""
+    """One fault: the key in the store, a message, and the generation (0: none)."""
 
     key: str
     message: str
     generation: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON data; ``generation`` is null for what belongs to none."""
+        """As JSON data; ``generation`` is null if there is none."""
         return {"key": self.key, "generation": self.generation or None, "message": self.message}
 
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """Generations ``first`` to ``last`` are not there, and the one after them is."""
+    """Generations ``first`` to ``last`` are missing, and the next one exists."""
 
     first: int
     last: int
@@ -58,7 +57,7 @@ class Hole:
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """What ``kitaru.lock`` said before the log was listed; None in ``lock`` where it can't be believed."""
+    """``kitaru.lock`` as it was before the log was listed; ``lock`` is None if it is missing or invalid."""
 
     there: bool
     lock: Lockfile | None
@@ -67,9 +66,9 @@ class Hint:
 
 @dataclass(slots=True)
 class Chain:
-    """What was found of the lock log. ``lock``: the newest state, None where it can't be told from the log alone.
+    """The checked lock log. ``lock``: the newest state, None if the log alone does not give it.
 
-    ``digest``: that of the newest entry, "" where there is none or it is damaged.
+    ``digest``: that of the newest entry, empty if there is none or it is damaged.
     """
 
     head: int = 0
@@ -80,16 +79,16 @@ class Chain:
     notes: list[str] = field(default_factory=list)
 
     def fault(self, key: str, message: str, generation: int = 0) -> None:
-        """One more thing that is wrong, unless there are too many to list."""
+        """Add a fault, up to ``MOST_PROBLEMS``."""
         if len(self.faults) < MOST_PROBLEMS:
             self.faults.append(Fault(key, message, generation))
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What ``store verify`` found. ``head`` is the digest of the newest generation: worth noting in another place.
+    """The result of ``store verify``. ``head``: the digest of the newest generation, worth noting in another place.
 
-    It is "" where there is none, or where it is damaged.
+    It is empty if there is none, or it is damaged.
     """
 
     project: str
@@ -104,12 +103,12 @@ class Verified:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there are no problems."""
         return not self.problems
 
     @property
     def first_bad(self) -> int | None:
-        """The first generation that something is wrong with."""
+        """The first generation with a problem; None if there is none."""
         return min((fault.generation for fault in self.problems if fault.generation), default=None)
 
     def to_json(self) -> dict[str, Any]:
@@ -125,7 +124,7 @@ class Verified:
 
 
 def read_hint(store: Store, project: str) -> Hint:
-    """The friendly copy of the newest state: whether it is there and whether it is whole."""
+    """Read the copy of the newest state, ``kitaru.lock``, and check that it is whole."""
     key = address.lock_hint(project)
     body = store.read(key)
     if body is None:
@@ -142,11 +141,11 @@ def read_hint(store: Store, project: str) -> Hint:
 
 
 def verify_chain(store: Store, project: str, reporter: Reporter, *, expect: str = "") -> Chain:
-    """Read every generation in order, once, and say all that is wrong; memory does not grow with their number.
+    """Read every generation once, in order, and list all faults; memory does not grow with their number.
 
-    ``expect``: a digest, or the first twelve digits of one at least, that some generation must have.
+    ``expect``: a digest, or its first twelve digits at least, that some generation must have.
     """
-    # The hint first: what is appended meanwhile can't make it look as if it were ahead.
+    # The hint first: entries that are appended meanwhile can't make it look ahead of the log.
     hint = read_hint(store, project)
     chain = Chain(expected=not expect)
     numbers = _numbers(store, project, chain)
@@ -186,21 +185,21 @@ def _numbers(store: Store, project: str, chain: Chain) -> list[int]:
 
 
 def _report_stray(project: str, chain: Chain, first: int, last: int) -> None:
-    """One line for a run of entries that do not belong there, however far away they are."""
+    """Add one fault for a run of entries that do not belong to the log."""
     what = f"generations {first} to {last} are stray entries" if last > first else "is a stray entry"
     message = f"{what}: by its own word it is no generation {first}, and the log before it ends with {chain.head}"
     chain.fault(address.generation(project, first), message, first)
 
 
 def _denies_head(fault: Fault, head: int, hint: str) -> bool:
-    """Whether the newest entry is not what it should be, or not the newest there was."""
+    """Whether a fault says that the newest entry is wrong, or is not the newest."""
     return fault.generation == head > 0 or (fault.key == hint and fault.generation > head)
 
 
 def _check_nothing(store: Store, project: str, chain: Chain) -> None:
-    """A project without any generation: nobody ever applied it, or its log was taken away.
+    """Check a project without any generation: it was never applied, or its log was removed.
 
-    Executions that were run from source, and their values, need no log. Released source and executions of a version do.
+    Executions from source need no log; released source and executions of a version do.
     """
     log = f"{project}/lock/"
     sources = address.source_archives(project)
@@ -219,7 +218,7 @@ def _check_nothing(store: Store, project: str, chain: Chain) -> None:
 
 
 def _was_led(store: Store, project: str, exec_id: str) -> bool:
-    """Whether an execution runs a version, which only a log can have led it to."""
+    """Whether an execution runs a version, which needs a log."""
     body = store.read(address.journal_entry(project, exec_id, 1))
     try:
         events = read_events((body,), exec_id) if body is not None else ()
@@ -233,7 +232,7 @@ def _bodies(store: Store, project: str, numbers: Sequence[int]) -> Iterator[tupl
 
 
 class _StateDigest:
-    """``Lockfile.state_digest`` of one state after the other: only the flows that changed are written out again."""
+    """``Lockfile.state_digest`` of successive states: only the flows that changed are serialized again."""
 
     def __init__(self) -> None:
         self._written: dict[str, tuple[FlowState, bytes]] = {}
@@ -253,7 +252,7 @@ class _StateDigest:
 
 
 class _Walk:
-    """The chain, one generation after the other."""
+    """Checks the chain, one generation after the other."""
 
     def __init__(self, project: str, chain: Chain, hint: Hint, expect: str) -> None:
         self._project = project
@@ -262,17 +261,17 @@ class _Walk:
         self._expect = expect
         self._lock: Lockfile | None = Lockfile(project=project)
         self._before: str | None = ""
-        """The digest of the entry before, None where that one is missing."""
+        """The digest of the entry before, None if that is missing."""
         self._loose: tuple[int, str] | None = None
-        """A generation whose parent is not the entry before it, and the parent it names: one of the two was changed."""
+        """A generation with a parent that is not the entry before it, and that parent: one of the two was changed."""
         self._lost_state = 0
         self._holes: list[Hole] = []
         self._known_from = 0
-        """The generation whose full state made the state known again after it was lost."""
+        """The generation with a full state that made the state known again after it was lost."""
         self._digests = _StateDigest()
 
     def take(self, number: int, body: bytes | None) -> None:
-        """The next generation, or None where it is missing."""
+        """Check the next generation; ``body`` is None if it is missing."""
         if body is None:
             self._settle_link(following_fits=False)
             self._fault(number, "is missing: it was listed, and was gone a moment later")
@@ -286,7 +285,7 @@ class _Walk:
         except (KitaruIntegrityError, KitaruStoreFormatError) as error:
             self._settle_link(following_fits=False)
             self._fault(number, f"can't be read: {error.message}")
-            # No head to note: what can't be read is not what was written.
+            # No head to note: an unreadable entry was changed.
             self._before, self._chain.digest = sha, ""
             self._lose(number)
             return
@@ -298,14 +297,14 @@ class _Walk:
         self._check_hint(number, sha)
 
     def skip(self, hole: Hole) -> None:
-        """The next generations are not there, and those after them are."""
+        """Pass over missing generations."""
         self._settle_link(following_fits=False)
         self._holes.append(hole)
         self._before = None
         self._lose(hole.last)
 
     def end(self, present: Collection[int]) -> None:
-        """There are no more. ``present``: the numbers of all entries that were listed."""
+        """Finish the checks after the last generation. ``present``: the numbers of all listed entries."""
         hint, head = self._hint, self._chain.head
         witnessed = hint.lock is not None and (hint.lock.generation, hint.lock.entry) == (head, self._before)
         self._settle_link(following_fits=witnessed)
@@ -342,9 +341,9 @@ class _Walk:
             self._loose = (number, entry.parent)
 
     def _settle_link(self, *, following_fits: bool) -> None:
-        """Who was changed, where an entry does not name the one before it as its parent: its own bytes tell.
+        """Report which entry was changed, if one does not have the entry before it as its parent.
 
-        Where they are those that its follower (or the hint) knows, it is as it was written, so the one before is not.
+        If the next entry (or the hint) has its digest, it is as it was written, so the one before it was changed.
         """
         if self._loose is None:
             return
@@ -422,7 +421,7 @@ class _Walk:
 
 
 def hole_words(hole: Hole) -> str:
-    """What is missing, and what to do about it; ``generation 5`` is said before it."""
+    """The words on a hole, after ``generation 5``: the missing generations, and the remedy."""
     which = f"generations {hole.first} to {hole.last} are missing" if hole.last > hole.first else "is missing"
     where = f"between {hole.first - 1} and {hole.last + 1}" if hole.first > 1 else "at the beginning of the log"
     restore = "them" if hole.last > hole.first else "it"
@@ -430,10 +429,10 @@ def hole_words(hole: Hole) -> str:
 
 
 def state_words(project: str, head: int, known_from: int, hint: Lockfile | None, present: Collection[int]) -> str:
-    """What readers and writers make of a log with a hole before ``head``, its newest generation.
+    """The words on the newest state of a log with a hole before ``head``, its newest generation.
 
-    ``known_from``: the generation with a full state that leads to the newest one, 0 where there is none. ``hint``: the
-    state that ``kitaru.lock`` tells, where it can be believed. ``present``: all generations that are there.
+    ``known_from``: the generation with a full state after the hole, 0 if there is none. ``hint``: the state in
+    ``kitaru.lock``, if that is valid. ``present``: all generations that exist.
     """
     found = _followed(hint.generation, present) if hint is not None else head
     if found < head:
@@ -446,7 +445,7 @@ def state_words(project: str, head: int, known_from: int, hint: Lockfile | None,
 
 
 def _followed(number: int, present: Collection[int]) -> int:
-    """How far the log goes on from there without a gap."""
+    """The last generation from ``number`` on before a gap."""
     while number + 1 in present:
         number += 1
     return number

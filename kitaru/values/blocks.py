@@ -41,12 +41,12 @@ def as_text(block: Any) -> str:
 
 
 def as_bytes(block: str | bytes) -> bytes:
-    """The inverse, for a block that was read from a tree, wherever it stood."""
+    """The inverse of ``as_text``; bytes that stood apart are returned as they are."""
     return block if isinstance(block, bytes) else b64decode(block)
 
 
 def as_order(block: bytes) -> str:
-    """Something short that sorts blocks alike in every process."""
+    """A short key that sorts blocks in the same order in every process."""
     return as_text(block) if len(block) <= SORTED_BYTES else sha256(block).hexdigest()
 
 

@@ -157,7 +157,7 @@ def _decode(value: Value, body: bytes | None, home: str) -> Any:
 
 
 class Summaries:
-    """Stand-ins for large arguments of one call, whose text would only be hashed: each is made once.
+    """Stand-ins for large arguments of one call, as their text would only be hashed: each is made once.
 
     ``home`` is the flow's module, named otherwise in another process. For one call, at once: a value that it has seen
     counts as unchanged.

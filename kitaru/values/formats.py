@@ -50,7 +50,7 @@ class Format:
     """Of another package's format: its name, its package and its entry point, for errors."""
 
     def body(self, value: Any) -> Body:
-        """The bytes that are stored, copied no more often than they have to be."""
+        """The bytes to store, with as few copies as possible."""
         return self.write(value) if self.lay_out is None else self.lay_out(value)
 
 
@@ -184,7 +184,7 @@ FORMATS: tuple[Format, ...] = (
     Format("arrow", lambda value: _is(value, "pyarrow", "Table"), _write_table, _read_table, "pyarrow"),
     Format("arrow-batch", lambda value: _is(value, "pyarrow", "RecordBatch"), _write_batch, _read_batch, "pyarrow"),
 )
-"""In the order in which they are asked."""
+"""In the order in which they are tried."""
 
 
 def builtin_format(value: Any) -> Format | None:
@@ -258,7 +258,7 @@ def installed_format(value: Any) -> tuple[Format | None, tuple[str, ...]]:
 
 
 def written(form: Format, value: Any) -> bytes:
-    """The bytes that another package's format makes of ``value``; ``BadFormat`` for anything else."""
+    """The bytes of ``value`` from another package's format. Raises ``BadFormat`` if it gives no bytes."""
     body: Any = form.write(value)
     if type(body) is not bytes or not body:
         kind = type(body).__name__ if type(body) is not bytes else "no bytes, which nothing can be read back from"

@@ -18,9 +18,8 @@ from kitaru.values.codec import Encoded, decode, decode_plain
 def inline_fits(value: Value, *, as_written: bool = False) -> bool:
     """Whether an inline value has the digest and the size beside it; True for one that is an object of its own.
 
-    The bytes are made again as they were when the value was stored: at most a few dozen kilobytes. A value that came by
-    way of the cache, an answer or a replay may have lost the order of its keys there. Of one whose keys are sorted the
-    size alone is compared then, unless it is known to stand here ``as_written``.
+    The bytes are made again as they were stored: at most a few dozen kilobytes. A value from the cache, an answer or a
+    replay may have lost the order of its keys. So for sorted keys only the size is compared, unless ``as_written``.
     """
     if value.stored != "inline":
         return True
@@ -77,7 +76,7 @@ def get(store: Store, project: str, value: Value, *, subject: str, home: str = "
 
 
 def get_plain(store: Store, project: str, value: Value, *, subject: str, checked: bool = False) -> Any:
-    """The same of a value in one of ``JSON_FORMATS``, as plain data: nobody needs its types."""
+    """As ``get``, for a value in one of ``JSON_FORMATS``, as plain data without its types."""
     if checked:
         _must_fit(value, subject)
     return decode_plain(value, _values_body(store, project, value), subject=subject)

@@ -72,12 +72,10 @@ PLAIN = frozenset({str, int, bool, type(None), float})
 
 
 class Loose:
-    """How a tree for digests differs from one that is stored.
+    """The differences of a tree for digests from one that is stored.
 
-    ``summarise`` gives a short stand-in for a value, or None if it needs none; ``summarise_unstorable`` the
-    same for a value that has no JSON form. Classes of the module
-    ``home`` are named without it: the same file has another module name as a script, and again when a runner loads
-    it.
+    ``summarise`` gives a short stand-in for a value, or None if it needs none; ``summarise_unstorable`` the same for a
+    value without a JSON form. Classes of the module ``home`` are named without it, as its name depends on its loader.
     """
 
     __slots__ = ("home", "summarise", "summarise_unstorable")
@@ -89,7 +87,7 @@ class Loose:
 
 
 class Unstorable(TypeError):
-    """There is no JSON form for a value of ``kind``; ``advice`` says what to do about it."""
+    """There is no JSON form for a value of ``kind``; ``advice`` is the remedy."""
 
     def __init__(self, kind: type, advice: str) -> None:
         super().__init__(f"{type_name(kind)}: {advice}")
@@ -98,7 +96,7 @@ class Unstorable(TypeError):
 
 
 class TypeGone(LookupError):
-    """The class of a stored value can't be found by its name: here, or any more."""
+    """The class of a stored value can't be found by its name."""
 
 
 def is_plain(value: Any) -> bool:
@@ -174,10 +172,10 @@ def type_name(kind: type) -> str:
 
 
 def find_class(name: str, home: str) -> type:
-    """The class that ``type_name`` named. Raises ``TypeGone``.
+    """The class of a name from ``type_name``: ``pkg.mod:Answer``. Raises ``TypeGone``.
 
-    ``home``: the module of the code that made the value. It is asked first if the recorded module is not loaded: the
-    same file has another module name as a script, and again when a runner loads it.
+    ``home``: the module of the code that made the value. It is searched first if the recorded module is not loaded, as
+    a file has another module name as a script or in a runner.
     """
     module, _, qualname = name.partition(":")
     at_home = home and (module == "__main__" or module not in sys.modules)

@@ -1,4 +1,4 @@
-"""The repository around a manifest: its source, what its flows look like, its pipelines."""
+"""The repository around a manifest: its source, the facts about its flows, its pipelines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def scaffold(folder: Path, project: str | None) -> Any:
-    """Write a manifest for the flows found in ``folder``; what it did, as data."""
+    """Write a manifest for the flows found in ``folder``, and return the outcome as data."""
     from kitaru.manifest.scaffold import scaffold
     from kitaru.source import git_process
 
@@ -36,14 +36,14 @@ def scaffold(folder: Path, project: str | None) -> Any:
 
 
 def ci_files() -> Any:
-    """What writes the files of a pipeline."""
+    """The module that writes the files of a pipeline."""
     from kitaru.ci import files
 
     return files
 
 
 def forge(environ: Mapping[str, str]) -> Forge:
-    """Where the job of that environment runs. Raises ``KitaruUsageError`` outside a job."""
+    """The forge that runs the job of that environment. Raises ``KitaruUsageError`` outside a job."""
     if environ.get("GITHUB_REPOSITORY"):
         from kitaru.ci.github import GitHub
 
@@ -60,14 +60,14 @@ def forge(environ: Mapping[str, str]) -> Forge:
 
 @dataclass(frozen=True)
 class Repository:
-    """The repository around a manifest: source, what its flows look like, who acts."""
+    """The repository around a manifest: its source, the facts about its flows, the actor."""
 
     loaded: ManifestFile
     settings: Settings
 
     @cached_property
     def source(self) -> Source:
-        """The Git repository that the manifest is in."""
+        """The Git repository of the manifest."""
         return self._git
 
     @cached_property
@@ -78,28 +78,27 @@ class Repository:
 
     @cached_property
     def _cache(self) -> Path:
-        """Looked up once: a thousand flows ask."""
+        """Cached, as it is read for each of a thousand flows."""
         return self.settings.cache
 
     @property
     def prefix(self) -> str:
-        """The manifest's folder below the repository's root: ``services/a/``, or nothing.
+        """The manifest's folder below the repository's root: ``services/a/``, empty for the root.
 
-        Raises ``KitaruSourceError`` outside a repository. For who wants to know no more of it: ``source.commit`` tells
-        this as well.
+        Cheaper than ``source.commit``, which has it, too. Raises ``KitaruSourceError`` outside a repository.
         """
         from kitaru.source.git_process import run
 
         return run(self.loaded.root, "rev-parse", "--show-prefix").decode("utf-8", "surrogateescape").rstrip("\n")
 
     def known(self, around: Surroundings, target: str) -> FlowFacts | None:
-        """What an earlier import of that target taught."""
+        """The facts from an earlier import of that target; None if there are none."""
         from kitaru.source.discovery import facts_cache_get
 
         return facts_cache_get(self._cache, around, target)
 
     def describe(self, jobs: Sequence[ImportJob]) -> Mapping[str, FlowFacts | Problem]:
-        """Import the targets from the unpacked sources, and remember what that taught. Secrets are masked."""
+        """Import the targets from the unpacked sources, and cache the facts. Secrets in problems are masked."""
         from kitaru.masking import Masking, secret_names
         from kitaru.source.discovery import Job, describe, facts_cache_put
 
@@ -135,7 +134,7 @@ class Repository:
         return pack(self._git.read(selection))
 
     def left_out(self, selection: Selection, spec: SourceSpec, targets: Sequence[str]) -> Sequence[Problem]:
-        """Warnings about modules that are imported and not in the selection."""
+        """Warnings about imported modules that the selection lacks."""
         from kitaru.source.import_check import left_out_imports
 
         return left_out_imports(
@@ -155,7 +154,7 @@ class Repository:
     def neighbours(self, flows: Collection[str], own: str, also: Collection[str], commit: str | None) -> Neighbours:
         """The other manifests of the repository that claim any of ``flows`` for the same project and store.
 
-        Where store or project were given outright, they were not given for this manifest alone.
+        A store or project from an argument or variable goes for every manifest, not for this one alone.
         """
         from kitaru.manifest.reading import read_leniently
         from kitaru.source.neighbours import Wanted, find_neighbours
@@ -174,15 +173,15 @@ class Repository:
         return find_neighbours(self.loaded.root, wanted, commit, read_leniently)
 
     def actor(self) -> str:
-        """Who acts, as CI or Git says."""
+        """The actor: see ``actor_in``."""
         return actor_in(self.loaded.root, self.settings.environ)
 
 
 def actor_in(folder: Path, environ: Mapping[str, str]) -> str:
-    """Who acts, for every verb the same: as CI or Git says, else the user of this machine."""
+    """The actor, the same for every verb: from CI or Git, else the user of this machine."""
 
     def configured() -> str:
-        # By the git binary in 3 ms: each run asks, and GitPython's import takes 95.
+        # The git binary takes 3 ms, and GitPython's import 95; every run does this.
         from kitaru.source.git_process import run
 
         try:
@@ -197,7 +196,7 @@ def actor_in(folder: Path, environ: Mapping[str, str]) -> str:
 
 
 def source_roots(settings: Settings) -> tuple[str, ...]:
-    """The folders to import from that the manifest in reach names: ``("src",)``; none without a manifest."""
+    """The folders to import from in the nearest manifest: ``("src",)``; ``()`` without a manifest."""
     if settings.manifest is None:
         return ()
     asked = Asked(manifest=settings.manifest, target=settings.target)
@@ -205,7 +204,7 @@ def source_roots(settings: Settings) -> tuple[str, ...]:
 
 
 def check_names(root: Path, target: str, roots: Sequence[str]) -> None:
-    """Raise ``KitaruSourceError`` where the target's code imports a module that Python may take another one for."""
+    """Raise ``KitaruSourceError`` if the target's code imports a module with a reserved name, such as ``json``."""
     from kitaru.source.import_check import shadowed_imports
 
     problem = shadowed_imports(root, target, roots)
@@ -226,28 +225,28 @@ def unpacked(settings: Settings, source: str, archive: Callable[[], bytes]) -> P
 
 
 def past_sources() -> Any:
-    """What reads the source archives of earlier versions, and asks Git about their commits."""
+    """The module that reads the source archives of earlier versions, and their commits from Git."""
     from kitaru.source import bundle
 
     return bundle
 
 
 def manifest_edits() -> ModuleType:
-    """What edits a manifest's bytes, and writes them."""
+    """The module that edits a manifest's bytes, and writes them."""
     from kitaru.manifest import edit
 
     return edit
 
 
 def can_be_of(root: Path, sha: str, branch: str) -> bool:
-    """Whether Git has nothing against the commit being of that branch."""
+    """Whether the commit may be of that branch: see ``git.can_be_of``."""
     from kitaru.source.git import can_be_of
 
     return can_be_of(root, sha, branch)
 
 
 def working_tree(folder: Path) -> Path:
-    """The root of the Git repository around ``folder``. Raises ``KitaruSourceError`` where there is none."""
+    """The root of the Git repository around ``folder``. Raises ``KitaruSourceError`` if there is none."""
     from kitaru.source.git_process import run
 
     return Path(run(folder, "rev-parse", "--show-toplevel").decode("utf-8", "surrogateescape").rstrip("\n"))

@@ -1,4 +1,4 @@
-"""Stacks and processes: what runs an execution, here or elsewhere, and what is known of it."""
+"""Stacks, processes and workers of executions."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def runner_of(settings: Settings, stack: NamedStack, reporter: Reporter) -> Runn
 
 
 def stack_named(settings: Settings, name: str) -> NamedStack:
-    """A stack that the manifest in reach declares, or ``local``. Raises ``KitaruStackError`` with what there is."""
+    """The stack ``name`` of the nearest manifest, or ``local``. Raises ``KitaruStackError`` with the known names."""
     from kitaru.model.stack import LocalStack, NamedStack
 
     declared = {}
@@ -66,7 +66,7 @@ def stack_named(settings: Settings, name: str) -> NamedStack:
 
 
 def must_run_here(settings: Settings, name: str) -> None:
-    """Refuse a stack on which source of this process can't be run."""
+    """Raise ``KitaruStackError`` for a stack that can't run source in this process."""
     stack = stack_named(settings, name)
     if stack.spec.type != "local":
         raise KitaruStackError(
@@ -76,7 +76,7 @@ def must_run_here(settings: Settings, name: str) -> None:
 
 
 def check_image(image: Any) -> None:
-    """Refuse image settings that are none. A run from source uses this process's environment, whatever they say."""
+    """Raise ``KitaruUsageError`` for invalid image settings. A run from source does not apply them."""
     from kitaru.model.image import parse_image, settings_flaws
 
     try:
@@ -88,7 +88,7 @@ def check_image(image: Any) -> None:
 
 
 def runner_for_snapshot(settings: Settings, snapshot: bytes, reporter: Reporter) -> Runner:
-    """The runner of the stack that a snapshot is placed on."""
+    """The runner of a snapshot's stack."""
     from kitaru.model.snapshot import Snapshot
 
     return runner_of(settings, Snapshot.parse(snapshot).stack, reporter)
@@ -102,28 +102,28 @@ def this_process() -> RunnerInfo:
 
 
 def process_alive(runner: RunnerInfo) -> bool | None:
-    """Whether a runner's process still lives; None where that can't be known from here."""
+    """Whether a runner's process still runs; None for a process of another host."""
     from kitaru.stacks.process import process_alive
 
     return process_alive(runner)
 
 
 def process_at_work(runner: RunnerInfo) -> bool | None:
-    """As ``process_alive``; None for a process that was stopped, too."""
+    """As ``process_alive``, but None for a stopped process."""
     from kitaru.stacks.process import process_at_work
 
     return process_at_work(runner)
 
 
 def launched_worker(settings: Settings, exec_id: str) -> RunnerInfo | None:
-    """The worker that was last started from here for an execution; None where none is known of."""
+    """The last worker that this machine started for an execution; None if there is none."""
     from kitaru.stacks.local import launched_worker
 
     return launched_worker(settings.cache / "workers", exec_id)
 
 
 def last_words(settings: Settings, exec_id: str) -> str:
-    """The output of the worker that was last started from here for an execution and never reached its journal."""
+    """The last output of the worker that this machine started for an execution; empty if there is none."""
     from kitaru.stacks.local import LocalRunner
 
     folder, cache = settings.cache / "workers", settings.cache
@@ -132,11 +132,11 @@ def last_words(settings: Settings, exec_id: str) -> str:
 
 
 KILL_SECONDS = 2.0
-"""Between telling a process to end and ending it."""
+"""Between SIGTERM and SIGKILL."""
 
 
 def stop_process(runner: RunnerRecord) -> None:
-    """End the process of a runner on this machine: it is told to, and then killed."""
+    """End the process of a runner on this machine: SIGTERM, and SIGKILL after ``KILL_SECONDS``."""
     from kitaru.stacks.port import RunnerInfo
     from kitaru.stacks.process import end_process, process_alive
 
@@ -150,7 +150,7 @@ def stop_process(runner: RunnerRecord) -> None:
 
 
 def leave_process(error: BaseException) -> NoReturn:
-    """End this process, which exists for one execution, with what it started: the execution goes no further here."""
+    """Print ``error``, and end this process of one execution with its children and exit code 1."""
     from kitaru.stacks.process import leave_with_children
 
     reason = f"error: {error.message}" if isinstance(error, KitaruError) else f"stopped: {error}"
@@ -159,21 +159,21 @@ def leave_process(error: BaseException) -> NoReturn:
 
 
 def prune_caches(settings: Settings, unused_for: timedelta, *, delete: bool) -> Any:
-    """Find what nobody has used for so long in this machine's caches, and ``delete`` it."""
+    """Find the folders of this machine's caches that were not used for so long, and ``delete`` them."""
     from kitaru.local_cache import prune
 
     return prune(settings.cache, unused_for, delete=delete)
 
 
 def captured_descriptors() -> AbstractContextManager[Descriptors | None]:
-    """This process's standard output and error, captured for the block; None where its streams lead elsewhere."""
+    """This process's standard output and error, captured for the block; None if its streams do not use them."""
     from kitaru.run.output import captured_descriptors
 
     return captured_descriptors()
 
 
 def working_code(root: Path, store_url: str) -> CodeBase:
-    """The code of a run from the working tree at ``root``, without a store that lies in it."""
+    """The code of a run from the working tree at ``root``, without a store inside it."""
     from kitaru.source.worktree import codebase
 
     ignoring = [Path(store_url.removeprefix("file://"))] if store_url.startswith("file://") else []

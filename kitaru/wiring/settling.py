@@ -1,4 +1,4 @@
-"""Settings, the manifest and the store; and the small adapters that every command may need."""
+"""Settings, the manifest, the store, and small adapters for every command."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 _FILE = re.compile(r"file:(//localhost(?=/)|//|(?=/))", re.IGNORECASE)
-"""What stands before the path in the address of a folder."""
+"""The part before the path in the address of a folder."""
 
 
 class SystemClock:
@@ -48,10 +48,10 @@ class SystemClock:
 
 
 class Silent:
-    """A reporter for whom nobody waits."""
+    """A reporter that reports nothing."""
 
     def step(self, step: Step) -> None:
-        """Says nothing."""
+        """Do nothing."""
 
 
 def environment() -> Mapping[str, str]:
@@ -60,7 +60,10 @@ def environment() -> Mapping[str, str]:
 
 
 def load_manifest(asked: Asked, cwd: Path) -> ManifestFile:
-    """The manifest that was asked for, or the nearest one. Raises ``KitaruManifestError`` where it is not valid."""
+    """The manifest of ``asked``, or the nearest one.
+
+    Raises ``KitaruUsageError`` if there is none, ``KitaruManifestError`` if it is not valid.
+    """
     path = asked.manifest or find_manifest(cwd)
     if path is None:
         raise KitaruUsageError(f"there is no {MANIFEST} in {cwd} or above it", hint="kitaru init")
@@ -72,7 +75,7 @@ def load_manifest(asked: Asked, cwd: Path) -> ManifestFile:
 def settle(asked: Asked, *, cwd: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
     """The settings of a call: argument > KITARU_STORE / KITARU_PROJECT > manifest > pyproject.toml > the user's folder.
 
-    A manifest is read only where it has a word to say: a consumer that names store and project needs none.
+    A manifest is not read if store and project are given, unless ``asked`` has a manifest or a target.
     """
     cwd = (cwd or Path.cwd()).absolute()
     environ = environment() if environ is None else environ
@@ -138,16 +141,16 @@ def open_store(settings: Settings) -> Store:
 
 
 def own_store(settings: Settings) -> Store | None:
-    """The store in the user's own folder, where runs are kept until a manifest names another; None before the first."""
+    """The store in the user's own folder, for runs without another store; None before the first run."""
     place = user_folder("data", settings.environ) / "store"
     return open_store(replace(settings, store=str(place))) if place.is_dir() else None
 
 
 def absolute_store(settings: Settings) -> str:
-    """The store's address, the same from every folder and in every spelling.
+    """The store's address in one spelling, absolute.
 
-    ``file:/a/b``, ``file://localhost/a/b`` and ``/a/b`` are ``file:///a/b``; ``s3://bucket/prefix/`` ends before its
-    last slash.
+    ``file:/a/b``, ``file://localhost/a/b``, ``/a/b`` → ``file:///a/b``; ``s3://bucket/prefix/`` →
+    ``s3://bucket/prefix``.
     """
     if not _place(settings.store):
         return settings.store.rstrip("/") if not settings.store.endswith("://") else settings.store
@@ -155,7 +158,7 @@ def absolute_store(settings: Settings) -> str:
 
 
 def _place(store: str) -> str:
-    """The path of a store that is a folder; nothing for any other."""
+    """The path of a store that is a folder: ``file:///a/b`` → ``/a/b``; empty for any other."""
     known = _FILE.match(store)
     if known is not None:
         return store[known.end() :]
@@ -168,9 +171,9 @@ def _is_relative(store: str) -> bool:
 
 
 def store_id(store: Store) -> str:
-    """What a store's folder has wherever it is mounted, and no copy of it has: its number on its disk.
+    """The inode of a store's folder, equal under every mount and other for each copy: ``inode 1234``.
 
-    Empty for a store that is no folder, whose address says enough, and before anything was written.
+    Empty for a store that is no folder, as its address is enough, and before the first write.
     """
     protocol, _, place = store.url.partition("://")
     if protocol != "file":
@@ -182,7 +185,7 @@ def store_id(store: Store) -> str:
 
 
 def probe_store(store: Store) -> None:
-    """Refuse a store of an unknown make that breaks its promises; on disk and in memory our own code keeps them."""
+    """Raise ``KitaruStoreError`` if a remote store breaks its promises; stores on disk and in memory keep them."""
     if not store.url.startswith(("file:", "memory:")):
         from kitaru.store.open import check_store
 
@@ -190,28 +193,28 @@ def probe_store(store: Store) -> None:
 
 
 def secret_mask(environ: Mapping[str, str]) -> Masking:
-    """What takes the secrets of that environment out of a text, those that come into it later, too."""
+    """A function that masks the secrets of that environment in a text, later ones included."""
     from kitaru.masking import Masking
 
     return Masking(environ)
 
 
 def template(name: str) -> str:
-    """The text of one of the templates that travel with Kitaru."""
+    """The text of one of Kitaru's templates."""
     from kitaru.data_files import template
 
     return template(name)
 
 
 def check_inputs(schema: Mapping[str, Any], inputs: Mapping[str, Any]) -> Sequence[str]:
-    """What of the inputs doesn't fit the schema, one sentence each."""
+    """The problems of inputs that don't fit the schema, one sentence each."""
     from kitaru.manifest.inputs import check
 
     return check(schema, inputs)
 
 
 def check_answer(schema: Mapping[str, Any] | None, value: Any) -> Sequence[str]:
-    """What of an answer doesn't fit the schema of its wait, one sentence each."""
+    """The problems of an answer that doesn't fit the schema of its wait, one sentence each."""
     from kitaru.manifest.inputs import check_value
 
     return check_value(schema or {}, value)

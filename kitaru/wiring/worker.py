@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 def main() -> int:
-    """Carry out the order. The exit code: 0 completed, 1 failed, 2 no order, 3 cancelled, 143 told to stop.
+    """Carry out the order. The exit code: 0 completed, 1 failed, 2 no order, 3 cancelled, 143 asked to stop.
 
-    The journal tells how the execution went; the output here matters only if the journal can't be written.
+    The journal has the result; the output here matters only if the journal can't be written.
     """
     try:
         order = decode_order(sys.stdin.buffer.read())
@@ -36,7 +36,7 @@ def main() -> int:
     except KitaruError as error:
         print(secret_mask(environment())(f"error: {error.message}\nhint: {error.hint}"), file=sys.stderr)
         return error.exit_code
-    except Exception:  # its last words, which a reader of the worker's log is shown
+    except Exception:  # for the worker's log, see `startup_failure`
         import traceback
 
         print(secret_mask(environment())(traceback.format_exc()), file=sys.stderr)
@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def decode_order(body: bytes) -> RunOrder:
-    """The order that a runner wrote. ``KitaruUsageError`` for anything else."""
+    """The order that a runner wrote. Raises ``KitaruUsageError`` for anything else."""
     try:
         order = RunOrder.from_json(json.loads(body))
     except ValueError as error:
@@ -60,15 +60,17 @@ def decode_order(body: bytes) -> RunOrder:
 
 
 def _close_input() -> None:
-    """A flow that reads its standard input finds the end of it, not the rest of the order."""
+    """Make standard input empty, so that a flow does not read the order."""
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
 
 
 def before_end(code: int) -> None:
-    """The worker's last act. Does not return if it was stopped, or its execution was: it waits for no thread then, and
-    its children end with it. Else Python waits, for ``multiprocessing`` children unless the execution failed.
+    """End the worker's children if its execution did not complete.
+
+    Does not return if the worker or its execution was stopped: this process ends with its children, without a wait for
+    threads. Else Python waits for threads, and for ``multiprocessing`` children unless the execution failed.
     """
     from kitaru.run.order import COMPLETED, FAILED
     from kitaru.stacks.process import end_workers, leave_with_children
@@ -80,7 +82,7 @@ def before_end(code: int) -> None:
 
 
 def run_order(order: RunOrder) -> int:
-    """Carry out a runner's order in this process: the worker's whole work. The exit code."""
+    """Carry out a runner's order in this process, and return the exit code."""
     from kitaru.flows.loading import load_target
     from kitaru.local_cache import hold
     from kitaru.run import order as work
@@ -94,7 +96,7 @@ def run_order(order: RunOrder) -> int:
     clock, mask, descriptors = SystemClock(), secret_mask(environ), Descriptors()
     cache = cache_folder(environ)
     if Path(sys.prefix).parent == cache / "environments":
-        # For as long as the worker lives; a flow may run longer than an unused environment is kept.
+        # Held until the worker ends, as a flow may run longer than an unused environment is kept.
         hold(Path(sys.prefix))
 
     def run(flow: Any, entries: tuple[bytes, ...], snapshot: Mapping[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""Flows, versions and routes for a person at a terminal."""
+"""Views of flows, versions and routes for a terminal."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from kitaru.cli.views.words import Style, ago, bare, columns, count
 from kitaru.model.address import short
 
 LEAST_ROOM = 20
-"""Characters for routes, however narrow the terminal is."""
+"""Characters for routes, even on a narrow terminal."""
 
 
 def flow_rows(
     flows: Sequence[Any], project: str, store: str, style: Style = bare, width: int | None = None
 ) -> list[str]:
-    """A table of flows, their highest version and their routes; ``store`` is the address that was looked at.
+    """A table of flows, their highest version and their routes; ``store`` is the store's address.
 
-    ``width``: the characters that a line may have; routes go on below their flow where one line has no room for them.
+    ``width``: the characters of a line; routes that do not fit go on below their flow.
     """
     if not flows:
         return [f"No flows in project {project} of store {store} yet. Declare them in kitaru.yaml, then: kitaru apply"]
@@ -34,7 +34,7 @@ def flow_rows(
 
 
 def _filled(parts: Sequence[str], room: int | None) -> list[str]:
-    """The parts in as few lines as have room for them; one line, where room is None."""
+    """The parts in as few lines of ``room`` characters as possible; in one line if ``room`` is None."""
     lines = [parts[0]]
     for part in parts[1:]:
         if room is not None and len(lines[-1]) + len(part) + 3 > room:
@@ -55,13 +55,13 @@ def _routes(flow: Any) -> list[str]:
 
 
 def deployment_rows(found: Sequence[Any], style: Style = bare) -> list[str]:
-    """A table of a flow's versions; ``*`` marks an exclusive tag, a percent one that versions divide."""
+    """A table of a flow's versions; ``*`` marks an exclusive tag, a percentage a divided one."""
     rows = [[one.flow, str(one.version), tags(one), ago(one.created_at), one.by, _commit(one)] for one in found]
     return columns(rows, ["FLOW", "VERSION", "TAGS", "CREATED", "BY", "COMMIT"], style)
 
 
 def tags(found: Any) -> str:
-    """The tags of a version: ``benchmark, default*``, or ``canary 10%`` where others have the rest."""
+    """The tags of a version: ``benchmark, default*``, or ``canary 10%`` if other versions have the rest."""
     return (
         ", ".join(_tag(tag, exclusive, found.weights.get(tag)) for tag, exclusive in sorted(found.tags.items())) or "-"
     )
@@ -72,7 +72,7 @@ def _tag(tag: str, exclusive: bool, percent: int | None) -> str:
 
 
 def shared_data(flow: str, tag: str, found: Sequence[Any]) -> dict[str, Any]:
-    """A tag that leads to several versions, as JSON data: each with what it is."""
+    """A tag that leads to several versions, as JSON data."""
     return {
         "flow": flow,
         "tag": tag,
@@ -83,7 +83,10 @@ def shared_data(flow: str, tag: str, found: Sequence[Any]) -> dict[str, Any]:
 
 
 def shared_lines(flow: str, tag: str, found: Sequence[Any], place: Sequence[str], style: Style = bare) -> list[str]:
-    """A tag that leads to several versions, each in short; ``place``: options that lead further commands there."""
+    """A tag that leads to several versions, one line each.
+
+    ``place``: options for the commands below: ``("--target", "production")``.
+    """
     divided = all(tag in one.weights for one in found)
     what = (
         "is divided: each invoke draws one of these" if divided else "is a label on several; invoke them by --version"
@@ -160,7 +163,7 @@ FILES_SHOWN = 3
 
 
 def release_data(done: Any) -> dict[str, Any]:
-    """A deploy or a build as JSON data; ``version`` is null where the manifest alone was changed."""
+    """A deploy or a build as JSON data; ``version`` is null if only the manifest was changed."""
     return {
         "flow": done.flow,
         "target": done.target,
@@ -178,7 +181,7 @@ def release_data(done: Any) -> dict[str, Any]:
 
 
 def release_lines(done: Any, style: Style = bare) -> list[str]:
-    """What was made, where it is led to, and what the manifest says now."""
+    """The new version, its routes, and the change of the manifest."""
     if done.version is None:
         return _edit(done.manifest, style) or [f"{done.manifest.path} says so already; nothing to change"]
     tags = ", ".join(f"{move.tag}{'*' if move.exclusive else ''}" for move in done.moves)
@@ -189,7 +192,7 @@ def release_lines(done: Any, style: Style = bare) -> list[str]:
 
 
 def release_notes(done: Any) -> list[str]:
-    """What is worth knowing beside it: files that are not committed, and what the source lacks."""
+    """Warnings and notes on a release: uncommitted files, files that the source lacks."""
     lines = [f"warning: {text}" for text in done.warnings]
     if done.changed:
         shown = ", ".join(done.changed[:FILES_SHOWN]) + (", ..." if len(done.changed) > FILES_SHOWN else "")
@@ -198,7 +201,7 @@ def release_notes(done: Any) -> list[str]:
 
 
 def manifest_notes(kept: Any) -> list[str]:
-    """Why the manifest does not say what the store now does."""
+    """The reason why the manifest differs from the store; empty if it does not."""
     if kept.problem:
         return [
             f"warning: done in the store, but {kept.path} could not be changed: {kept.problem}",
@@ -216,7 +219,7 @@ def route_data(done: Any) -> dict[str, Any]:
 
 
 def route_lines(done: Any, style: Style = bare) -> list[str]:
-    """Where a tag leads now."""
+    """The move of a tag: ``research: default* v1 → v2``."""
     mark = "*" if done.exclusive else ""
     if done.changed and done.before == done.after and done.converted:
         lines = [style(f"{done.flow}: {done.tag}{mark} stays at {done.after}", "good")]
@@ -242,9 +245,9 @@ def proposal_lines(done: Any, style: Style = bare) -> list[str]:
 
 
 def rollback_lines(done: Any, style: Style = bare, *, write: str = "") -> list[str]:
-    """A rollback: where the route leads, what it passed over, what holds it there, and the edit that ends that.
+    """A rollback: the route's version, the versions passed over, the hold, and the edit that ends the hold.
 
-    ``write``: the command that makes the edit, and no more than that.
+    ``write``: the command that only makes the edit.
     """
     if not done.changed:
         held = ", held there until the manifest says so and is applied" if done.held else ""

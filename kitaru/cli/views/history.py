@@ -1,4 +1,4 @@
-"""How two versions differ, for a person: what callers meet first, then what it is made of, then the source."""
+"""Views of diffs, collections, caches, history, blame and verification for a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kitaru.model.address import short
 from kitaru.model.jsonable import shown_line
 
 MOST_LINES = 2000
-"""Lines of source shown of all files together, unless all are wanted."""
+"""Lines of source of all files together, without ``--full``."""
 
 VERDICTS = {
     "same": "",
@@ -21,7 +21,10 @@ VERDICTS = {
 
 
 def diff_lines(found: Any, style: Style = bare, *, full: bool = False, visible: bool = False) -> list[str]:
-    """The difference, line by line. ``visible``: control characters in the source are shown, and not obeyed."""
+    """The difference of two versions: inputs, other settings, then the source.
+
+    ``visible``: control characters in the source are escaped, so that they do not drive the terminal.
+    """
     old, new = f"v{found.before.version}", f"v{found.after.version}"
     lines = [style(f"{found.flow} {old} → {new}", "bold"), *_sides(found, style), ""]
     if found.same:
@@ -81,7 +84,7 @@ def _coloured(line: str, style: Style) -> str:
 
 
 def _spelled(text: str) -> str:
-    """``text`` with control characters as ``^[``, tabs as they are: source must not drive the terminal."""
+    """``text`` with control characters as ``^[`` and tabs as they are: source must not drive the terminal."""
     if text.isprintable():
         return text
     return "".join(
@@ -99,7 +102,7 @@ EXECUTIONS_SHOWN = 5
 
 
 def collected_lines(found: Any, command: str, style: Style = bare) -> list[str]:
-    """Versions and executions that go, objects by kind, and what to type where nothing was removed yet."""
+    """Removed versions, executions and objects by kind; ``command`` removes them if nothing was removed yet."""
     if found.nothing:
         lines = [
             f"Nothing to remove: {count(found.kept.count, 'object')} ({size(found.kept.bytes)}) are needed or new."
@@ -152,7 +155,7 @@ def _later(found: Any, style: Style) -> list[str]:
 
 
 def pruned_lines(found: Any, command: str, style: Style = bare) -> list[str]:
-    """Folders of this machine's caches that go."""
+    """Removed folders of this machine's caches; ``command`` removes them if nothing was removed yet."""
     if not found.folders:
         return [f"Nothing to remove below {found.cache}."]
     rows = [
@@ -185,12 +188,12 @@ def ranges(numbers: list[int]) -> str:
 
 
 WIDTH = 80
-"""Columns of a line where nobody knows how many there are."""
+"""Columns of a line if the terminal's width is not known."""
 MISSING = ("is missing from the log", "are missing from the log")
 UNREADABLE = ("can't be read", "can't be read")
-"""What there is to say of one generation, and of several."""
+"""The words for one generation, and for several."""
 HISTORY_TEXT_FLOWS_SHOWN = 12
-"""Flows of one generation that are told one by one."""
+"""Flows of one generation that are listed one by one."""
 
 
 def history_lines(
@@ -223,7 +226,7 @@ def _holes(happened: Any) -> list[tuple[int, str]]:
 
 
 def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """(newest, oldest) of each run of numbers, which come newest first."""
+    """Newest and oldest of each run of numbers, newest first: ``[7, 6, 3]`` → ``[(7, 6), (3, 3)]``."""
     found: list[tuple[int, int]] = []
     for number in numbers:
         if found and found[-1][1] == number + 1:
@@ -242,7 +245,7 @@ def _hole(newest: int, oldest: int, what: tuple[str, str]) -> str:
 
 
 def chain_note(happened: Any) -> str | None:
-    """One line where what was read does not fit together; None where it does."""
+    """One line if the generations do not fit together; None if they do."""
     parts = []
     for numbers, what in ((happened.missing, "missing from the log"), (happened.unreadable, "unreadable")):
         if numbers:
@@ -316,14 +319,14 @@ def _wrapped(text: str, first: str, rest: str, width: int) -> list[str]:
 
 
 def commit_words(commit: Any) -> str:
-    """``1a2b3c4d5e6f on main, with uncommitted changes``; commits come as nouns or as JSON data."""
+    """``1a2b3c4d5e6f on main, with uncommitted changes``; ``commit`` is a ``Commit`` or JSON data."""
     found = commit if isinstance(commit, Mapping) else commit.model_dump()
     branch = f" on {found['branch']}" if found["branch"] else ""
     return f"{short(found['sha'])}{branch}{', with uncommitted changes' if found['dirty'] else ''}"
 
 
 def blame_lines(found: Any, style: Style = bare, *, width: int = WIDTH) -> list[str]:
-    """Which commit ran, who built it, and by which route it was chosen, in lines of ``width`` columns."""
+    """The commit of an execution, its builder, and the route that chose it, in lines of ``width`` columns."""
     version = f"{found.flow} v{found.version}" if found.version is not None else f"{found.flow} from source"
     renamed = f", now called {found.now}" if found.now != found.flow else ""
     rows: list[tuple[str, Sequence[str]]] = [("commit", _commit(found))]
@@ -379,7 +382,7 @@ def _chosen(found: Any) -> list[str]:
 
 
 def verified_lines(found: Any, style: Style = bare) -> list[str]:
-    """Every problem with its key; or that there is none, with the digest to note."""
+    """Every problem with its key, or ``sound``; and the digest of the head."""
     lines = []
     for fault in found.problems:
         where = f"generation {fault.generation}: " if fault.generation else ""
