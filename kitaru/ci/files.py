@@ -73,14 +73,14 @@ class Choices:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """One file below the root and its fate; ``theirs`` was there before, and was left alone."""
+    """One file below the root and its fate; ``theirs`` existed before, and was left alone."""
 
     path: str
     action: Literal["created", "overwritten", "extended", "unchanged", "theirs"]
 
 
 def _slug(text: str) -> str:
-    """``team-a`` for itself, ``my-team-3fa2c1`` for ``My Team``: other texts never give the same."""
+    """A distinct name for each text: ``team-a`` → ``team-a``, ``My Team`` → ``my-team-3fa2c1``."""
     slug = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     digits = "" if slug == text else hashlib.sha256(text.encode()).hexdigest()[:6]
     return "-".join(filter(None, (slug, digits)))
@@ -92,7 +92,7 @@ def repository_root(folder: Path) -> Path:
 
 
 def provider_of(root: Path) -> Provider:
-    """The forge of this repository, by its remotes, else by its files. Raises ``KitaruUsageError`` if neither tells."""
+    """The forge of this repository, by its remotes, else by its files. Raises ``KitaruUsageError`` if none is found."""
     try:
         listed = git_process.run(root, "config", "--get-regexp", r"^remote\..*\.url$").decode("utf-8", "replace")
     except KitaruSourceError:
@@ -124,7 +124,7 @@ def own_requirement(extras: str = "") -> str:
     """The running Kitaru as a requirement that is pinned, by the record of its installation (PEP 610); else empty.
 
     Example: ``kitaru-gitops[s3] @ git+https://github.com/acme/kitaru@3f2a9c…``. Never a bare name: a public index may
-    have somebody else's package under it.
+    have another package under it.
     """
     try:
         text = distribution(DISTRIBUTION).read_text("direct_url.json")

@@ -35,7 +35,7 @@ class ApiError(KitaruBackendError):
 
 
 class WebApi:
-    """One API. ``name`` stands in errors; ``headers`` go with each request; ``pause`` waits that many seconds.
+    """One API. Errors have ``name``; each request has ``headers``; ``pause`` waits that many seconds.
 
     httpx drops ``Authorization`` from a redirect to another host, as downloads have.
     """
@@ -65,7 +65,7 @@ class WebApi:
             response = self._ask("GET", following)
 
     def send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Write. A POST is tried once: one with a lost answer may have landed. Raises ``ApiError``."""
+        """Send a write. A POST is tried once: one with a lost answer may have landed. Raises ``ApiError``."""
         response = self._ask(method, self._address(path), json=body, tries=1 if method == "POST" else TRIES)
         return self._data(response) if response.content.strip() else None
 
@@ -125,7 +125,7 @@ class WebApi:
 
 
 def segment(text: str) -> str:
-    """``text`` as one segment of a path: ``group/name`` is ``group%2Fname``."""
+    """``text`` as one segment of a path: ``group/name`` → ``group%2Fname``."""
     return quote(text, safe="")
 
 

@@ -1,4 +1,4 @@
-"""Code as it lies on this machine, digested for the cache: a working tree, and the distributions beside it."""
+"""Digests of the code on this machine, for the cache: a working tree, and the installed distributions."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def codebase(
 ) -> CodeBase:
     """The code that runs from ``root``, for the key of the cache.
 
-    ``source``: the digest of a snapshot's source, which lies unpacked there; None for a working tree. ``image``: the
-    snapshot's. ``since`` and ``ignoring`` as ``worktree_digest`` takes them.
+    ``source``: the digest of a snapshot's source, unpacked at ``root``; None for a working tree. ``image``: the
+    snapshot's. ``since`` and ``ignoring`` as in ``worktree_digest``.
     """
     root = Path(os.path.realpath(root))
     installed, folders = distributions()
@@ -67,7 +67,7 @@ def codebase(
 
 
 def worktree_digest(root: Path, *, since: float, ignoring: Collection[Path] = ()) -> str:
-    """The digest of the files below ``root``: the ones that Git tracks or doesn't ignore, else every Python file.
+    """The digest of the files below ``root`` that Git tracks or does not ignore; without Git, of every Python file.
 
     ``since``: the time (seconds) at which this process began to import: a newer Python file may not be the
     imported one. ``ignoring``: folders that don't count. Raises ``InexactTree``.
@@ -115,7 +115,10 @@ def is_library(path: str) -> bool:
 
 
 def _git_entries(root: Path) -> dict[str, str]:
-    """Path → Git's id of the content, empty for changed content; nothing if Git doesn't know the folder."""
+    """Path → mode and Git's id of the content, ``{"a.py": "100644:3f…", "new.py": ""}``; empty if Git doesn't know the folder.
+
+    The id is "" for changed content, symlinks and submodules.
+    """
     try:
         staged = git_process.start(root, "ls-files", "-z", "--stage", "--", ".")
         changed = git_process.run(
@@ -177,7 +180,10 @@ def _content(root: Path, path: Path) -> str:
 
 
 def _unpublished(info: Path, folders: set[Path]) -> Iterator[str]:
-    """The difference of two installations of one version that don't come from an index."""
+    """The facts that distinguish installations of one version that come from no index.
+
+    None for one from an index; an editable one adds its folder to ``folders``.
+    """
     try:
         origin = json.loads((info / "direct_url.json").read_bytes())
     except (OSError, ValueError):

@@ -25,16 +25,16 @@ APART_BYTES = 256
 """Bytes from which a block stands apart, if its value does not fit into a journal entry."""
 
 SORTED_BYTES = 4096
-"""Up to here a set's blocks are sorted by their own text."""
+"""Up to this size a set's blocks are sorted by their own text."""
 
 LONG_TEXT = 1 << 20
-"""Characters of JSON from which its bytes are only made as they are needed."""
+"""Characters of JSON from which its bytes are made piece by piece."""
 
 _WRITTEN = f'{{"{PART}":'
 
 
 def as_text(block: Any) -> str:
-    """Base64: the form of bytes inside a JSON text. To be given to an encoder as its ``default``."""
+    """Base64, the form of bytes inside a JSON text; serves as ``default`` of an encoder. Raises ``TypeError``."""
     if type(block) is not bytes:
         raise TypeError(f"a {type(block).__name__} has no JSON form")
     return b64encode(block).decode()
@@ -77,7 +77,7 @@ _ENCODER = _encoder(as_text)
 
 
 class _Names:
-    """Gives each larger block a number, one that occurs again the same."""
+    """Gives each larger block a number, and a repeated one the same number."""
 
     def __init__(self) -> None:
         self._numbers: dict[int, int] = {}
@@ -86,7 +86,7 @@ class _Names:
         self.called = False
 
     def name(self, block: Any) -> Any:
-        """A block as an encoder writes it."""
+        """A block in JSON: base64 if it is small, else ``{"$part": 0}``."""
         self.called = True
         if type(block) is not bytes or len(block) < APART_BYTES:
             return as_text(block)
@@ -108,7 +108,7 @@ def _as_block(text: str) -> bytes | str:
 
 
 def read(body: bytes, block: Callable[[bytes], Any] = bytes) -> Any:
-    """The tree of a body with blocks apart, each of them as ``block`` makes it. ``ValueError`` for no such body."""
+    """The tree of a body with blocks apart, each converted by ``block``. Raises ``ValueError`` for an invalid body."""
     line = body.index(b"\n") + 1
     size, *sizes = json.loads(body[:line])
     ends = list(accumulate(sizes, initial=line + size))

@@ -69,11 +69,11 @@ def encode(
     typed: bool = True,
     way_out: str = 'ask for pickle with @checkpoint(serializer="pickle").',
 ) -> Encoded:
-    """``value`` as it is stored. ``subject`` names it in errors: ``the result of checkpoint collect``.
+    """``value`` in its stored form. ``subject`` names it in errors: ``the result of checkpoint collect``.
 
-    ``way_out``: another way for its owner, for an error's hint. ``typed`` False leaves out the type, for a value
-    that did not fit its annotation. An inline record shares containers with ``value``. Raises ``KitaruValueError`` for
-    what can't be stored.
+    ``way_out``: another way to store it, for an error's hint. ``typed`` False leaves out the type, for a value that
+    does not fit its annotation. An inline record shares containers with ``value``. Raises ``KitaruValueError`` if the
+    value can't be stored.
     """
     named = type_name(type(value)) if typed else ""
     form: Format | None = None
@@ -100,8 +100,8 @@ def encode(
 def decode(value: Value, body: Body | None, *, subject: str, home: str = "") -> Any:
     """The Python value. ``body`` is the object's bytes if the value is stored as one; they are verified.
 
-    ``home`` is the module in which classes recorded in ``__main__`` are looked for. Raises ``KitaruIntegrityError``
-    for bytes with another digest, ``KitaruValueError`` if a type is gone or no longer fits.
+    ``home`` is the module to search for classes recorded in ``__main__``. Raises ``KitaruIntegrityError`` for bytes
+    with another digest, ``KitaruValueError`` if a type is gone or no longer fits.
     """
     whole = _verified(value, body, subject)
     try:
@@ -121,9 +121,7 @@ def decode(value: Value, body: Body | None, *, subject: str, home: str = "") -> 
 
 
 def decode_plain(value: Value, body: Body | None, *, subject: str) -> Any:
-    """The same of a value in one of ``JSON_FORMATS``, as plain data: no type of it is looked for, and bytes are
-    base64.
-    """
+    """As ``decode``, for a value in one of ``JSON_FORMATS``, as plain data: no types are loaded, bytes are base64."""
     whole = _verified(value, body, subject)
     if whole is None:
         return plain(value.inline)
@@ -170,7 +168,7 @@ class Summaries:
         self.loose = Loose(home, self._summarise, self._summarise_added)
 
     def tree(self, value: Any) -> Any:
-        """``value`` as JSON types; the very same if it is plain."""
+        """``value`` as JSON types; ``value`` itself if it is plain."""
         return value if is_plain(value) else to_tree(value, loose=self.loose)
 
     def summary(self, value: Any) -> Any:
@@ -189,7 +187,7 @@ class Summaries:
             return None  # its own format can't hold it; then its type has to do
 
     def _summarise_added(self, value: Any) -> Any:
-        """The same by another package's format."""
+        """As ``_summarise``, by another package's format."""
         try:
             form, _ = installed_format(value)
             return self._digest(form, value) if form is not None else None
@@ -220,7 +218,7 @@ def digest_arguments(arguments: dict[str, Any], home: str = "", summaries: Summa
         text = _SORTED.encode(tree)
     preview = None
     if len(text) <= PREVIEW_LIMIT:
-        # The arguments are the caller's to change before the entry is written.
+        # The caller may change the arguments before the entry is written.
         preview = _preview(tree, text) if tree is not arguments else tree if _flat(tree) else json.loads(text)
     return hashlib.sha256(text.encode()).hexdigest(), preview
 
@@ -287,7 +285,7 @@ def _encode(value: Any, named: str, serializer: str | None, inline_limit: int) -
 
 
 def _encode_added(form: Format, value: Any, named: str, inline_limit: int, subject: str) -> Encoded:
-    """As a format of another package writes it. ``KitaruValueError``, with the format's own error as its cause."""
+    """``value`` in another package's format. Raises ``KitaruValueError`` with the format's own error as its cause."""
     try:
         body = written(form, value)
     except BadFormat as error:

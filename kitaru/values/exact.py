@@ -1,4 +1,4 @@
-"""Exact digests: equal digests mean equal values, in every process. A value without one is never taken for another."""
+"""Exact digests: equal digests mean equal values, in every process. A value may have none."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def _unknown(value: Any) -> Inexact:
 class Exact:
     """Describes values as JSON: equal for equal values, and for no others.
 
-    ``home``: the module that is named otherwise in another process. ``summary``: the digest of bytes, arrays and
-    frames, None for any other value.
+    ``home``: the module with another name in another process. ``summary``: the digest of bytes, arrays and frames, None
+    for any other value.
     """
 
     def __init__(self, home: str, summary: Callable[[Any], Any]) -> None:
@@ -46,7 +46,7 @@ class Exact:
             raise _unknown(value) from None
 
     def described(self, value: Any) -> Any:
-        """``1`` as ``{"=": 1}``, ``(1, 2)`` as ``["tuple", {"=": 1}, {"=": 2}]``. Raises ``Inexact``."""
+        """``1`` → ``{"=": 1}``; ``(1, 2)`` → ``["tuple", None, {"=": 1}, {"=": 2}]``. Raises ``Inexact``."""
         kind = type(value)
         if is_plain(value):
             return {"=": value}
@@ -86,7 +86,7 @@ class Exact:
         return None
 
     def _object(self, value: Any) -> Any:
-        """Dataclasses, pydantic models and named tuples: by every attribute that they have, shown or not."""
+        """Dataclasses, pydantic models and named tuples, by all of their attributes."""
         kind = type(value)
         bases = {type_name(base) for base in kind.__mro__ if base.__module__ in ("builtins", "typing", "abc")}
         own = dict(getattr(value, "__dict__", {}))

@@ -43,7 +43,7 @@ PANDAS_SCALARS = {"Timestamp": "timestamp", "Timedelta": "time_delta", "NaTType"
 def write_scalar(value: Any) -> dict[str, Any]:
     """``{"value": "2026-03-01T12:00:00+01:00", "unit": "ns", "zone": "Europe/Paris"}``; a span has no zone.
 
-    ``ValueError`` for a point of time in a zone that has no name.
+    Raises ``ValueError`` for a point of time in a zone without a name.
     """
     kind = type(value).__name__
     if kind == "NaTType":
@@ -60,7 +60,7 @@ def write_scalar(value: Any) -> dict[str, Any]:
 
 
 def read_scalar(kind: str, tree: dict[str, Any]) -> Any:
-    """The inverse for a ``Timestamp`` or a ``Timedelta``."""
+    """The inverse of ``write_scalar``; ``kind`` is ``Timestamp`` or ``Timedelta``."""
     value = getattr(importlib.import_module("pandas"), kind)(tree["value"])
     if "zone" in tree:
         value = value.tz_convert(tree["zone"])
@@ -147,7 +147,7 @@ def to_tree(value: Any, *, loose: Loose | None = None) -> Any:
 
 
 def from_tree(tree: Any, home: str = "") -> Any:
-    """The inverse of ``to_tree``. ``home`` is the module to look in for classes recorded in ``__main__``.
+    """The inverse of ``to_tree``. ``home`` is the module to search for classes recorded in ``__main__``.
 
     Raises ``ValueError``, ``TypeError``, ``LookupError`` or ``ImportError`` if a recorded type is gone or no
     longer fits.
