@@ -115,9 +115,9 @@ def is_library(path: str) -> bool:
 
 
 def _git_entries(root: Path) -> dict[str, str]:
-    """Path → mode and Git's id of the content, ``{"a.py": "100644:3f…", "new.py": ""}``; empty if Git doesn't know the folder.
+    """Path → mode and Git's id of the content: ``{"a.py": "100644:3f…", "new.py": ""}``.
 
-    The id is "" for changed content, symlinks and submodules.
+    The id is "" for changed content, symlinks and submodules. Without a repository, no paths.
     """
     try:
         staged = git_process.start(root, "ls-files", "-z", "--stage", "--", ".")
