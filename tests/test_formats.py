@@ -129,12 +129,17 @@ def test_its_open_execution_is_resumed(old: KitaruClient, monkeypatch: pytest.Mo
 
 
 def test_it_takes_new_generations(old: KitaruClient, own_world: Path) -> None:
-    """An apply of today goes on from the old history: versions count on, and the retired flow comes back as v2."""
+    """An apply of today goes on from the old history: versions count on, and the retired flow comes back as v2.
+
+    The commit that a route was last set from is known as well: unrelated work moves it only by force.
+    """
     files = {"flows/work.py": "from kitaru import flow\n@flow\ndef agent(topic: str) -> str:\n    return topic\n"}
     once = "  once:\n    target: flows/work.py:agent\n    routes: {default: head}\n"
     repository = Repository.make(own_world / "repository", files, MANIFEST + once)
-    done = repository.client(store=os.environ["KITARU_STORE"]).apply()
-    assert done.generation == 3
+    client = repository.client(store=os.environ["KITARU_STORE"])
+    with pytest.raises(KitaruError, match="this commit is not later"):
+        client.apply()
+    assert client.apply(force=True).generation == 3
     lock = old.project.releases.head()
     assert {name: state.latest for name, state in lock.flows.items()} == {
         "agent": 3,
@@ -142,7 +147,7 @@ def test_it_takes_new_generations(old: KitaruClient, own_world: Path) -> None:
         "once": 2,
         "parcels": 2,
     }
-    assert repository.client(store=os.environ["KITARU_STORE"]).plan().is_empty
+    assert client.plan().is_empty
     assert old.deployments.invoke("agent", {"topic": "new"}).wait(30) == "new"
 
 

@@ -223,7 +223,7 @@ def test_a_format_that_can_t_read_is_named(tmp_path: Path) -> None:
     site = tmp_path / "site"
     install(site)
     assert python(RUN, site, str(tmp_path / "store")).returncode == 0
-    for broken, says in (("raise OSError('cut')", "OSError: cut"), ("raise SystemExit: 1", "SystemExit(1)")):
+    for broken, says in (("raise OSError('cut')", "OSError: cut"), ("raise SystemExit(1)", "SystemExit: 1")):
         (site / "acme_shapes.py").write_text(SHAPES.replace('return Shape(int(body.partition(b":")[2]))', broken))
         read = python(READ, site, str(tmp_path / "store"))
         said = "can't be read back: the format 'acme-shape' of package acme_shapes (acme_shapes) can't read it: "

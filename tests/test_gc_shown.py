@@ -59,7 +59,7 @@ def test_deletions_are_recorded_like_any_other_write(repository: Repository, own
     repository.change("flows/work.py", "hello", "good day")
     repository.commit()
     applied = repository.apply()
-    kitaru("store", "gc", "--delete", "--yes", "--keep-versions", "1", cwd=repository.folder).must()
+    kitaru("store", "gc", "--delete", "--yes", "--keep-versions", "1", "--grace", "0d", cwd=repository.folder).must()
     deletion, apply = repository.client().history.list(limit=2).generations
     assert (deletion.verb, deletion.by) == ("gc", apply.by)
     assert apply.by == applied.by == "Ann"

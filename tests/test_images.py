@@ -156,6 +156,10 @@ def test_no_tag_is_another_tag_than_none(repository: Repository) -> None:
         repository.client().deployments.deploy(AGENT, tag="")
     do(repository, "deploy", AGENT, "--tag", "").refused("''")
     assert untouched(repository)
+    repository.apply()
+    with pytest.raises(KitaruUsageError, match="''"):
+        repository.client().deployments.invoke("agent", {"topic": "a"}, tag="")
+    do(repository, "invoke", "agent", "--tag", "").refused("''")
 
 
 def test_comments_beside_an_image_stay(repository: Repository) -> None:
@@ -165,7 +169,8 @@ def test_comments_beside_an_image_stay(repository: Repository) -> None:
     asked = '{"base_image":"n","apt_packages":["git","vim"],"user":"u"}'
     do(repository, "build", "agent", "--image", asked).must()
     text = (repository.folder / "kitaru.yaml").read_text("utf-8")
-    assert '      base_image: "n"   # keep\n      apt_packages: [git, vim]  # kept2\n      user: u\n' in text
+    assert f'      base_image: "n"{" " * 15}# keep\n' in text
+    assert "# keep\n      apt_packages: [git, vim]  # kept2\n      user: u\n" in text
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def moment(value: datetime | str, now: datetime) -> datetime:
 
 def chosen(tag: Any, version: Any) -> Selector:
     """The selector of a tag or a version. Raises ``KitaruUsageError`` for both at once, and for anything else."""
-    if tag is not None and not isinstance(tag, str):
+    if tag is not None and (not isinstance(tag, str) or not tag):
         raise KitaruUsageError(f"{tag!r} is no tag: expected a text, such as 'stable'", hint="version=N is a number")
     try:
         return selector(tag=tag, version=version_or_none(version))

@@ -260,7 +260,7 @@ class Deployments:
         """
         there = self._around(target)
         done = there.release(
-            target, inputs, tag=tag or DEFAULT_TAG, exclusive=exclusive, image=image, stack=stack,
+            target, inputs, tag=DEFAULT_TAG if tag is None else tag, exclusive=exclusive, image=image, stack=stack,
             manifest=manifest, message=message,
         )  # fmt: skip
         return there.get(done.flow, version=done.version)

@@ -209,7 +209,7 @@ def selector(*, tag: str | None = None, version: int | None = None) -> Selector:
     """The selector of ``--tag`` or ``--version``; of neither, the default tag. Raises ``ValueError`` for both."""
     if tag is not None and version is not None:
         raise ValueError("give a tag or a version, not both")
-    return ByVersion(version) if version is not None else ByTag(tag or DEFAULT_TAG)
+    return ByVersion(version) if version is not None else ByTag(DEFAULT_TAG if tag is None else tag)
 
 
 def ascending(holders: Iterable[Assignment]) -> tuple[Assignment, ...]:
