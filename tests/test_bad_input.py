@@ -338,7 +338,7 @@ def test_a_store_of_a_newer_kitaru(repository: Repository) -> None:
         path.write_bytes(address.canonical_json({**data, "format": 2}))
     before = everything(repository.store_folder)
     for words in (["plan"], ["apply", "--yes"], ["flow", "list"], ["invoke", "agent", "--input", '{"topic": "x"}']):
-        do(repository, *words).refused("format 2", "pip install --upgrade kitaru", code=1)
+        do(repository, *words).refused("format 2", "install a newer Kitaru", code=1)
     assert everything(repository.store_folder) == before
 
 

@@ -248,7 +248,7 @@ def test_what_moved_after_the_review_waits_for_approval(stage: Stage) -> None:
     stage.repository.change("flows/work.py", "hello", "good day")
     stage.repository.commit("pushed past the review")
     refused = stage.apply(stage.merge(1, "a"))
-    refused.refused("agent: the new version is not the one reviewed", code=1)
+    refused.refused("of other content than was reviewed", code=1)
     assert generation(stage.repository) == 0
     failed = stage.run_number
     assert "### Not applied" in stage.summary
@@ -263,7 +263,7 @@ def test_an_approval_covers_what_was_read_alone(stage: Stage) -> None:
     failed = stage.run_number
     stage.repository.change("flows/work.py", "hello", "good day")
     stage.repository.commit("later")
-    stage.apply(stage.sha, approved=str(failed)).refused("not the one reviewed", code=1)
+    stage.apply(stage.sha, approved=str(failed)).refused("of other content than was reviewed", code=1)
     assert generation(stage.repository) == 0
 
 

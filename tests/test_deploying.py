@@ -213,7 +213,7 @@ def test_the_shapes_of_an_image(fresh: Repository, given: str) -> None:
         ((AGENT, "--stack", "prod"), "asks for stack prod, which is not declared; there are: local"),
         ((AGENT, "--tag", "V 2"), "can't be a tag"),
         ((AGENT, "--manifest-only", "--no-manifest"), "exclude each other"),
-        (("flows/work.py:agnt",), "did you mean 'agent'?"),
+        (("flows/work.py:agnt",), "did you mean agent?"),
         (("flows/wrk.py:agent",), "there is no file flows/wrk.py"),
         (("flows/work.py",), "names no flow"),
         (("nobody",), "names no flow"),

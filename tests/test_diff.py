@@ -151,7 +151,7 @@ def test_an_input_that_callers_could_leave_out_is_judged_too(repository: Reposit
     repository.commit()
     out = do(repository, "plan").must().out
     assert "v1 → v2, breaking for callers" in out
-    assert "topic is now required (breaking)" in out
+    assert "topic is now required: its sample input is gone (breaking)" in out
     repository.apply()
     assert difference(repository).inputs == "breaking"
     assert difference(repository, "2", "1").inputs == "same"

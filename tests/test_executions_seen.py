@@ -141,7 +141,7 @@ def test_a_wait_whose_runner_died_is_still_open(house: Repository, tmp_path: Pat
 
 
 def test_a_run_that_is_cancelled_from_elsewhere_says_so(house: Repository, tmp_path: Path) -> None:
-    """``kitaru run`` ends with exit 1, and says on standard error that it was cancelled, by whom and when."""
+    """``kitaru run`` ends with exit 1, and says on standard error that it was cancelled, and by whom."""
     client = house.client()
     inputs = json.dumps({"folder": str(tmp_path)})
     running = start("run", "flows/work.py:long", "--input", inputs, cwd=house.folder)
@@ -150,7 +150,7 @@ def test_a_run_that_is_cancelled_from_elsewhere_says_so(house: Repository, tmp_p
     client.executions.cancel(found.exec_id)
     done = finish(running).must(1)
     assert done.out == ""
-    assert re.search(r"long was cancelled by Ann \d+ s ago", done.err), done.err
+    assert re.search(r"'long' was cancelled by Ann", done.err), done.err
     assert f"kitaru executions get {found.exec_id}" in done.err
 
 
@@ -214,7 +214,7 @@ def test_retry_and_resume_say_when_to_use_which() -> None:
     """Each names its own case, and the other."""
     retry, resume = (executions(command, "--help").must().out for command in ("retry", "resume"))
     assert "failed execution again" in retry and "resume" in retry and "replay" in retry
-    assert "nobody runs" in resume and "lost" in resume and "retry" in resume
+    assert "no runner" in resume and "lost" in resume and "retry" in resume
     assert retry.replace("retry", "resume") != resume
 
 

@@ -187,8 +187,11 @@ def test_the_reserved_names_are_those_of_kitaru_and_all_that_it_needs() -> None:
 
 def test_an_import_sees_the_image_and_not_the_shell(tmp_path: Path) -> None:
     """``image.environment`` decides; another variable is not there, and of a secret only its name."""
-    imports = "import os"
-    parameters = 'a=os.environ.get("MODEL"), b=os.environ.get("OTHER"), c=os.environ.get("API_KEY")'
+    imports = "import os\nfrom typing import Literal"
+    parameters = ", ".join(
+        f'{name}: Literal[os.environ.get("{variable}", "absent")]'
+        for name, variable in (("a", "MODEL"), ("b", "OTHER"), ("c", "API_KEY"))
+    )
     root = write(tmp_path, {"f.py": FLOW.format(imports=imports, parameters=parameters, value="1")})
     shell = {**os.environ, "MODEL": "tiny", "OTHER": "x", "API_KEY": "sk-real-secret"}
     job = Job(root, {"f": "f.py:quote"}, environment={"MODEL": "large"})
@@ -196,8 +199,8 @@ def test_an_import_sees_the_image_and_not_the_shell(tmp_path: Path) -> None:
     assert isinstance(facts, FlowFacts), facts
     text = json.dumps(facts.input_schema)
     assert "tiny" not in text and "sk-real-secret" not in text
-    seen = {name: value.get("default") for name, value in facts.input_schema["properties"].items()}
-    assert seen["a"] == "large" and seen["b"] is None and seen["c"] in (PLACEHOLDER, None)
+    seen = {name: value["const"] for name, value in facts.input_schema["properties"].items()}
+    assert seen == {"a": "large", "b": "absent", "c": PLACEHOLDER}
 
 
 def test_a_variable_that_is_hidden_is_named_in_the_hint(tmp_path: Path) -> None:

@@ -154,7 +154,8 @@ def leave_process(error: BaseException) -> NoReturn:
     from kitaru.stacks.process import leave_with_children
 
     reason = f"error: {error.message}" if isinstance(error, KitaruError) else f"stopped: {error}"
-    print(reason, file=sys.stderr, flush=True)
+    hint = f"\nhint: {error.hint}" if isinstance(error, KitaruError) and error.hint else ""
+    print(f"{reason}{hint}", file=sys.stderr, flush=True)
     leave_with_children(1)
 
 
