@@ -35,8 +35,11 @@ from kitaru import flow
 
 
 def manifest(words: Mapping[str, str]) -> str:
-    """Every flow with its representative input: another word is another version, from the same source."""
-    lines = ["kitaru: 1", f"project: {PROJECT}", "source: {include: [flows.py]}", "flows:"]
+    """Every flow with its representative input: another word is another version, from the same source.
+
+    Each process commits on its own, so that no commit contains another's: ``forward: false``.
+    """
+    lines = ["kitaru: 1", f"project: {PROJECT}", "forward: false", "source: {include: [flows.py]}", "flows:"]
     for name, word in words.items():
         lines += [f"  {name}:", f"    target: flows.py:{name}", f"    inputs: {{word: {word}}}"]
         lines += ["    routes: {default: head}"]

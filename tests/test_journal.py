@@ -217,7 +217,7 @@ def test_entries_of_a_newer_format_say_upgrade_and_damage_says_so(store: Countin
     newer = json.dumps({"format": 2, "write": "x", "n": 1, "events": []}).encode()
     with pytest.raises(errors.KitaruStoreFormatError, match="format 2") as caught:
         read_events([newer], EXEC)
-    assert "Upgrade" in caught.value.hint
+    assert "newer Kitaru" in caught.value.hint
     bodies: list[bytes] = [b"", b"{}", b"[]", b"null", b"\xff\xfe", b'{"format":1}', newer[:20], b"[" * 100_000]
     opening = json.loads(encode_entry(1, "w", [opened()]))
     for key, value in (("events", 3), ("n", "1"), ("write", None), ("events", [7]), ("events", [{"kind": "opened"}])):

@@ -11,7 +11,6 @@ import pandas
 import pytest
 
 from kitaru.errors import KitaruValueError
-from kitaru.values import formats
 from kitaru.values.codec import decode, digest_arguments, encode
 
 NUMBERS = numpy.random.default_rng(0).random(1 << 20)
@@ -61,15 +60,9 @@ def test_a_large_array_is_not_copied_to_be_stored_or_told_apart() -> None:
     assert len(stored.body) > NUMBERS.nbytes
 
 
-@pytest.fixture
-def _little_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "COMPARED_BYTES", 4096)
-
-
 FRAME = pandas.DataFrame(NUMBERS[:8000].reshape(1000, 8), columns=["a", "a.b", "b.a", "c", "d", "e.", "", "f"])
 
 
-@pytest.mark.usefixtures("_little_at_once")
 @pytest.mark.parametrize(
     "frame",
     [
@@ -83,16 +76,15 @@ FRAME = pandas.DataFrame(NUMBERS[:8000].reshape(1000, 8), columns=["a", "a.b", "
         FRAME.rename(columns=dict(zip(FRAME.columns, range(8), strict=True))),
     ],
 )
-def test_a_frame_that_is_compared_part_by_part_comes_back(frame: Any) -> None:
+def test_a_frame_comes_back(frame: Any) -> None:
     """With its index, types and names, also where one column's name begins another's."""
     stored = encode(frame, subject="it")
     assert stored.value.format == "parquet"
     pandas.testing.assert_frame_equal(decode(stored.value, stored.body, subject="it"), frame, check_freq=False)
 
 
-@pytest.mark.usefixtures("_little_at_once")
 def test_a_frame_that_does_not_come_back_is_refused_by_column() -> None:
-    """Part by part, as it would be at once."""
+    """One column of tuples, which Parquet would return as arrays."""
     frame = FRAME.assign(d=[(1, 2)] * 1000)
     with pytest.raises(KitaruValueError, match="column 'd' is not equal to itself"):
         encode(frame, subject="it")

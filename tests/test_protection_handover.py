@@ -29,6 +29,7 @@ def claimed(repository: Repository) -> Repository:
     repository.commit()
     repository.apply()
     git(repository.folder, "switch", "-q", "main")
+    git(repository.folder, "merge", "-q", "--ff-only", "dev")
     new_version(repository, "second")
     repository.manifest(routed(ROUTES, OF_MAIN))
     repository.commit()

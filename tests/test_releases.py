@@ -221,7 +221,7 @@ def test_an_entry_nested_too_deeply_is_damage(log: Log) -> None:
 
 
 def test_a_newer_format_is_named(log: Log) -> None:
-    """An entry of a newer Kitaru is refused with "upgrade"; a hint of one is left aside, for the log says it all."""
+    """An entry of a newer Kitaru is refused; a hint of one is left aside, for the log says it all."""
     log.grow(2)
     newer = address.canonical_json({**json.loads(log.path(HINT).read_bytes()), "format": 2, "shards": []})
     log.damage(HINT, newer)
@@ -230,7 +230,7 @@ def test_a_newer_format_is_named(log: Log) -> None:
     log.damage(address.generation(PROJECT, 2), entry)
     with pytest.raises(KitaruStoreFormatError) as refused:
         log.releases.head()
-    assert "upgrade" in refused.value.hint
+    assert "newer Kitaru" in refused.value.hint
     assert not log.entry(3).exists()
 
 
