@@ -6,12 +6,17 @@ import asyncio
 import contextvars
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kitaru import checkpoint, errors, flow
+from kitaru.core.replay import plan_replay
+from kitaru.model import address
+from kitaru.model.event import Opened
+from kitaru.run.replay import offers, open_replay
 from tests.execution_lab import CountingStore, Lab
 from tests.executor_steps import RAN, aadd, add, boom
 
@@ -379,3 +384,38 @@ def test_a_cancelled_body_is_a_failure_of_the_flow(lab: Lab) -> None:
     with pytest.raises(errors.KitaruUserCodeError, match="was cancelled"):
         lab.go_on(cancels_itself, exec_id)
     assert lab.load(exec_id).status == "failed"
+
+
+def test_large_results_of_a_map_are_reused_after_a_failure_and_in_a_replay(lab: Lab) -> None:
+    """Also those that are objects of their own, which the calls read on other threads."""
+    ran: list[int] = []
+    ends: list[bool] = []
+
+    @checkpoint
+    def large(number: int) -> str:
+        ran.append(number)
+        return f"{number}" * 500_000
+
+    @flow
+    def spread() -> int:
+        sizes = sum(len(text) for text in large.map([1, 2, 3]).results())
+        if not ends:
+            ends.append(True)
+            raise ValueError("later")
+        return sizes
+
+    first = lab.open(spread, retries=1)
+    assert lab.go_on(spread, first) == 1_500_000
+    assert sorted(ran) == [1, 2, 3]
+    original = lab.load(first)
+    assert {call.output.stored for call in original.checkpoints if call.output} == {"object"}
+    opened = lab.events(first)[0]
+    assert isinstance(opened, Opened)
+    moment = lab.clock.now()
+    again = replace(opened, exec_id=address.exec_id(moment, lab.clock.token(8)), original_exec_id=first)
+    plan = plan_replay(original, cut="3")
+    offered = offers(lab.events(first), plan, {}, {}, by="", at=address.timestamp(moment), movable=False)
+    open_replay(lab.store, lab.clock, again, offered)
+    ran.clear()
+    assert lab.go_on(spread, again.exec_id) == 1_500_000
+    assert len(ran) == 1

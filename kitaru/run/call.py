@@ -144,6 +144,11 @@ class Call:
         return f"checkpoint {self.name!r} (call {self.key})"
 
     @property
+    def has_outcome(self) -> bool:
+        """Whether an outcome was recorded, which this call took when it was made: it does not run."""
+        return not isinstance(self._decision, Compute)
+
+    @property
     def reusable_inline(self) -> bool:
         """Whether the value is at hand, without a read of the store."""
         return isinstance(self._decision, Reuse) and self._decision.output.stored == "inline"

@@ -161,16 +161,20 @@ class FlowScope(NotesHere):
         if run.futures:
             work.waits += futures_in((work.args, work.kwargs))
         run.futures.append(future)
+        known: Call | None = None
         if not work.waits and (work.key in run.recorded or run.offers):
             call = Call(run, crew.capture, work.checkpoint, work.key, work.args, work.kwargs)
             if call.reusable_inline:
                 _settle(future, lambda: perform(call))
                 return future
+            known = call if call.has_outcome else None  # It took the outcome: another call would not find that.
 
         def produce() -> Any:
             for wait in work.waits:
                 wait.result()
             work.must_begin(run)
+            if known is not None:
+                return perform(known)
             args, kwargs = resolved(work.args), resolved(work.kwargs)
             return perform(Call(run, crew.capture, work.checkpoint, work.key, args, kwargs))
 
