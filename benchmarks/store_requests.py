@@ -130,7 +130,7 @@ def _invoke(place: Workspace, proxy: FaultProxy) -> Iterator[Figure]:
         begun = [request for n, request in enumerate(asked[:until]) if n not in looks]
         reads = sum(method in ("GET", "HEAD") for method, _ in begun)
         writes = sum(method in ("PUT", "POST") for method, _ in begun)
-        yield counted(f"{metric}_reads", reads, "reads", at_most=3, note=note)
+        yield counted(f"{metric}_reads", reads, "reads", at_most=4, note=note)
         yield counted(f"{metric}_writes", writes, "writes", at_most=1, note=note)
 
 
