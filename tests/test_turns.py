@@ -190,7 +190,7 @@ def beaten(repository: Repository, monkeypatch: pytest.MonkeyPatch, flow: str, t
         if left[0] and key.startswith(address.generations(PROJECT)):
             left[0] -= 1
             if flow == "agent":
-                repository.client().deployments.release(AGENT, "deploy", {}, mode="leave")
+                repository.client().deployments.release(AGENT, {}, manifest="leave")
             else:
                 written(Releases(repository.store(), PROJECT, WallClock()), flow)
         return create(key, body)
@@ -208,11 +208,11 @@ def test_a_deploy_that_is_beaten_uploads_again_only_what_changed(
     repository.apply()
     plain = beaten(repository, monkeypatch, flow, 0)
     calm = repository.client(wrap=lambda _: plain).deployments
-    first = calm.release(AGENT, "deploy", {}, mode="leave")
+    first = calm.release(AGENT, {}, manifest="leave")
     watched = beaten(repository, monkeypatch, flow, 3)
     begun = len(watched.calls)
     client = repository.client(wrap=lambda _: watched)
-    done = client.deployments.release(AGENT, "deploy", {}, mode="leave")
+    done = client.deployments.release(AGENT, {}, manifest="leave")
     assert done.version == (first.version or 0) + (1 if flow == "other" else 4)
     assert done.generation == first.generation + 4
     lost_ = len(watched.calls) - begun - len(plain.calls)
@@ -233,7 +233,7 @@ def test_who_never_lost_never_waits(own_world: Path, monkeypatch: pytest.MonkeyP
     repository = Repository.make(own_world / "work")
     assert repository.apply().changed
     verbs = repository.client().deployments
-    done = verbs.release(AGENT, "deploy", {}, mode="leave")
+    done = verbs.release(AGENT, {}, manifest="leave")
     assert verbs.tag("agent", "stable", version=done.version or 0, exclusive=True, manifest="leave").changed
     second = beaten(repository, monkeypatch, "other", 1)
     with pytest.raises(AssertionError, match="it waits"):
