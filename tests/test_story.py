@@ -169,7 +169,7 @@ def test_deploy_canary_promote(installed: Path, own_world: Path, place: tuple[st
     # A plan after an apply is empty from another clone, by another person with an empty cache.
     git(producer.folder, "clone", "-q", ".", str(own_world / "another"))
     another = person(installed, own_world / "another", environ)
-    assert another.kitaru("plan", "--detailed-exitcode").must(0).out.rstrip().endswith("1 flow as the manifest says.")
+    assert another.kitaru("plan", "--detailed-exitcode").must(0).out.startswith("No changes: 1 flow as the manifest says.")
     assert list((own_world / "consumer").iterdir()) == []
 
 
@@ -183,7 +183,7 @@ def test_the_wheel_holds_what_it_needs(wheel: Path) -> None:
         assert {f"kitaru/_data/{kind}/{name}" for name in there} <= names
     assert "kitaru/py.typed" in names
     assert any(name.endswith("LICENSE") for name in names)
-    assert {name.split("/")[0] for name in names if not name.startswith("kitaru-")} == {"kitaru"}
+    assert {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")} == {"kitaru"}
 
 
 def test_the_wheel_works_where_there_is_no_checkout(installed: Path, own_world: Path) -> None:
