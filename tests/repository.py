@@ -296,10 +296,10 @@ def own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
     monkeypatch.setenv("KITARU_HOME", str(home / "kitaru"))
     monkeypatch.setenv("NO_COLOR", "1")
-    path, loaded = list(sys.path), set(sys.modules)
+    path, finders, loaded = list(sys.path), list(sys.meta_path), set(sys.modules)
     yield tmp_path
-    # Another test has another flows/work.py.
-    sys.path[:] = path
+    # Another test has another flows/work.py, and a finder holds its folder.
+    sys.path[:], sys.meta_path[:] = path, finders
     for name in set(sys.modules) - loaded:
         if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
             del sys.modules[name]
