@@ -473,7 +473,8 @@ def test_a_plan_says_what_any_replay_does(
     plan = plan_replay(original, cut=str(cut), changes=changes)
     if same and not given and not movable:
         assert {call.action for call in plan.calls} <= {"reuse", "rerun"}
-        assert sum(call.action == "reuse" for call in plan.calls) == cut - 1
+        if "map" not in {op[0] for op in before}:  # Calls of a map begin in any order.
+            assert sum(call.action == "reuse" for call in plan.calls) == cut - 1
     exec_id = replay(lab, first, plan, {"ops": ops, "x": number}, given, movable)
     RAN.clear()
     assert lab.go_on(program, exec_id) == expected(ops, number, given)
