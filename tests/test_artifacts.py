@@ -121,7 +121,7 @@ def test_a_power_cut_at_any_write_loses_no_saved_artifact(tmp_path: Path) -> Non
             lab.go_on(several, exec_id, store=store)
         except PowerCut:
             here = set(saved)
-            from kitaru.run.artifacts import read_artifacts
+            from kitaru.run.executions import read_artifacts
 
             assert here <= {one.artifact_id for one in read_artifacts(lab.store, PROJECT, exec_id)}
             assert lab.go_on(several, exec_id) == 3

@@ -9,7 +9,7 @@ from typing import Any
 from kitaru.client.session import Session
 from kitaru.client.values import plain_value, read_value
 from kitaru.model.execution import Artifact
-from kitaru.run.artifacts import find, read_artifacts, select
+from kitaru.run.executions import find, read_artifacts, select
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -29,8 +29,8 @@ from kitaru.model.event import (
     MetadataLogged,
     Value,
 )
-from kitaru.run.artifacts import NotesHere
 from kitaru.run.cache import Hint, Ticket
+from kitaru.run.executions import NotesHere
 from kitaru.run.failures import exception_of, failing
 from kitaru.run.forked import run_here
 from kitaru.run.output import Capture, OutputScope, current_output

@@ -31,8 +31,7 @@ from kitaru.run.failures import error_of, failing
 from kitaru.run.forked import run_here
 from kitaru.run.index import note_end, note_state
 from kitaru.run.journal import Fenced, Stopped
-from kitaru.run.keeper import Keeper
-from kitaru.run.lease import LEASE_SECONDS, LeaseKeeping, lost_attempts
+from kitaru.run.lease import LEASE_SECONDS, Keeper, LeaseKeeping, lost_attempts
 from kitaru.run.logs import LogWriter
 from kitaru.run.output import Capture, Descriptors
 from kitaru.run.state import LOOK_SECONDS, RunState
