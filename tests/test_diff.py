@@ -214,7 +214,7 @@ def test_long_differences_are_bounded(repository: Repository) -> None:
     assert files["flows/long.py"].added == 3000
     assert "too large" in files["flows/large.txt"].note
     out = do(repository, "diff", "agent", "1", "2").must().out
-    assert f"{3003 - SHOWN_LINES} more lines not shown: --full shows all" in out
+    assert f"{3003 - SHOWN_LINES:,} more lines not shown: --full shows all" in out
     full = by_path(difference(repository, full=True))
     assert len(full["flows/long.py"].lines) == 3003
     assert full["flows/large.txt"].added == LARGEST_FILE
