@@ -410,9 +410,15 @@ def _calls(execution: Execution) -> dict[str, tuple[Any, ...]]:
 
 
 def _outcomes(execution: Execution) -> set[str]:
-    """The results of an execution whose body ran more than once, at whatever place."""
+    """The results of an execution with several attempts at its body, at whatever place.
+
+    Of two calls at one place, ``7`` and ``7@2``, the later attempt made the second: the first is not of the final way.
+    """
     calls = _calls(execution)
-    return {repr(calls[call.call_id]) for call in execution.checkpoints if call.status == "completed"}
+    final = {
+        call.call_id.partition("@")[0]: call.call_id for call in execution.checkpoints if call.status == "completed"
+    }
+    return {repr(calls[call_id]) for call_id in final.values()}
 
 
 def play(
