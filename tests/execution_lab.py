@@ -16,10 +16,10 @@ from kitaru.masking import Masking
 from kitaru.model import address
 from kitaru.model.event import Event, ExecutionOptions, Opened
 from kitaru.model.execution import Execution
+from kitaru.model.jsonable import RunnerRecord
 from kitaru.run.executor import execute
 from kitaru.run.journal import Stopped, load, open_execution, read_entries, read_events
 from kitaru.source.port import CodeBase
-from kitaru.stacks.port import RunnerInfo
 from kitaru.store.local import LocalStore
 from kitaru.store.port import Created, Listed, Store, Taken
 from kitaru.values import stored
@@ -103,7 +103,7 @@ class Lab:
             exec_id=exec_id,
             entries=entries or self.entries(exec_id),
             takes_over=takes_over,
-            runner=RunnerInfo("lab-runner", "lab-host", os.getpid(), ""),
+            runner=RunnerRecord("lab-runner", "lab-host", os.getpid(), ""),
             capture=capture,
             mask=mask,
             code=lambda: code,

@@ -18,10 +18,10 @@ from kitaru import checkpoint, flow, log, wait
 from kitaru.errors import KitaruCancelledError, KitaruStateError
 from kitaru.model import address
 from kitaru.model.event import Cancelled
+from kitaru.model.jsonable import RunnerRecord
 from kitaru.run import cancel
 from kitaru.run.cancel import record_cancelled, request_cancel
 from kitaru.run.journal import Fenced
-from kitaru.stacks.port import RunnerInfo
 from kitaru.wiring import running
 from tests.durable_flows import deployed, ran
 from tests.execution_lab import PROJECT, Lab
@@ -204,7 +204,7 @@ def test_the_end_of_code_that_goes_on_is_recorded_over_its_head(lab: Lab) -> Non
                 project=PROJECT,
                 exec_id=exec_id,
                 entries=lab.entries(exec_id),
-                runner=RunnerInfo("here", "host", os.getpid(), ""),
+                runner=RunnerRecord("here", "host", os.getpid(), ""),
                 capture=False,
                 forced_end=forced.append,
             )

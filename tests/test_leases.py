@@ -29,13 +29,13 @@ from kitaru.model.event import (
     decode_entry,
 )
 from kitaru.model.execution import LogLine
+from kitaru.model.jsonable import RunnerRecord
 from kitaru.run.executions import Executions
 from kitaru.run.journal import Fenced, Journal
 from kitaru.run.lease import Lease, lapsed, read_lease
 from kitaru.run.logs import LogWriter, read_lines
 from kitaru.settings import lease_seconds
 from kitaru.stacks.local import launched_worker
-from kitaru.stacks.port import RunnerInfo
 from tests.durable_flows import deployed, ran
 from tests.execution_lab import PROJECT, CountingStore, FailingStore, Lab, PowerCut, WallClock
 from tests.repository import Repository, kitaru, until
@@ -82,7 +82,7 @@ def run_in_thread(
                     project=PROJECT,
                     exec_id=exec_id,
                     entries=lab.entries(exec_id),
-                    runner=RunnerInfo("runner-1", "elsewhere", 1, ""),
+                    runner=RunnerRecord("runner-1", "elsewhere", 1, ""),
                     capture=False,
                     lease_seconds=seconds,
                 )
@@ -469,7 +469,7 @@ def test_a_worker_that_lives_may_take_its_time(lab: Lab) -> None:
     """More than a minute after its launch an execution is still pending where its process is seen to live."""
     exec_id = lab.open(holding)
     opened = replace(lab.load(exec_id), origin="invoke")
-    process = RunnerInfo("w", "h", 1, "")
+    process = RunnerRecord("w", "h", 1, "")
 
     def reader(alive: bool | None, later: float) -> Executions:
         class Later(WallClock):

@@ -38,7 +38,6 @@ from kitaru.run import index
 from kitaru.run import lease as lease_module
 from kitaru.run.executions import Executions
 from kitaru.run.journal import encode_summary, load
-from kitaru.stacks.port import RunnerInfo
 from kitaru.store import hints
 from kitaru.store.port import Created, Taken
 from tests.execution_lab import PROJECT, Lab
@@ -693,7 +692,7 @@ def test_a_fresh_result_is_listed_at_once(own_world: Path, monkeypatch: pytest.M
 def test_a_runner_is_never_in_the_way(world: World) -> None:
     """An info that names no process is no reason to fail."""
     world.add(timedelta(seconds=10), "f", "running")
-    assert RunnerInfo("r", "h", 1, "") and world.list(status="running")
+    assert RunnerRecord("r", "h", 1, "") and world.list(status="running")
 
 
 def test_a_damaged_execution_hides_no_other(tmp_path: Path) -> None:

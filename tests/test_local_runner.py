@@ -17,9 +17,10 @@ import pytest
 
 from kitaru.errors import KitaruStackError
 from kitaru.model.address import canonical_json
+from kitaru.model.jsonable import RunnerRecord
 from kitaru.ports import Step
 from kitaru.stacks.local import LocalRunner, secret_variable
-from kitaru.stacks.port import RunnerInfo, RunOrder
+from kitaru.stacks.port import RunOrder
 from kitaru.stacks.process import describe_process, this_host
 from kitaru.wiring.worker import decode_order
 
@@ -46,9 +47,9 @@ class Steps:
 
 
 @pytest.fixture
-def started() -> Iterator[list[RunnerInfo]]:
+def started() -> Iterator[list[RunnerRecord]]:
     """Workers that a test starts; ended afterwards, by pid and only where it is still that process."""
-    workers: list[RunnerInfo] = []
+    workers: list[RunnerRecord] = []
     yield workers
     for worker in workers:
         if describe_process(worker.pid).started == worker.started:
@@ -159,7 +160,7 @@ def test_a_secret_of_another_shape_is_refused_unseen(tmp_path: Path, value: str)
 # --- launch -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_order_arrives_on_standard_input(tmp_path: Path, stand_in: str, started: list[RunnerInfo]) -> None:
+def test_the_order_arrives_on_standard_input(tmp_path: Path, stand_in: str, started: list[RunnerRecord]) -> None:
     """Arguments are seen by every user of the machine; they say nothing but which module runs."""
     started.append(make_runner(tmp_path, python=stand_in).launch(ORDER, make_snapshot()))
     wait_for((tmp_path / "ready").exists)
@@ -168,7 +169,7 @@ def test_the_order_arrives_on_standard_input(tmp_path: Path, stand_in: str, star
     assert (tmp_path / "arguments").read_text() == "-P -m kitaru.wiring.worker\n"
 
 
-def test_the_worker_gets_environment_and_secrets(tmp_path: Path, stand_in: str, started: list[RunnerInfo]) -> None:
+def test_the_worker_gets_environment_and_secrets(tmp_path: Path, stand_in: str, started: list[RunnerRecord]) -> None:
     """The image's variables go over those of the shell, and a secret's over both."""
     environ = {
         "PATH": os.environ["PATH"],
@@ -187,7 +188,7 @@ def test_the_worker_gets_environment_and_secrets(tmp_path: Path, stand_in: str, 
 
 
 def test_a_checkout_shows_kitaru_and_nothing_beside_it(
-    tmp_path: Path, stand_in: str, started: list[RunnerInfo]
+    tmp_path: Path, stand_in: str, started: list[RunnerRecord]
 ) -> None:
     """What is put on the worker's path holds the package of the running Kitaru alone."""
     started.append(
@@ -200,7 +201,7 @@ def test_a_checkout_shows_kitaru_and_nothing_beside_it(
 
 
 def test_a_worker_outlives_its_starter_and_its_terminal(
-    tmp_path: Path, stand_in: str, started: list[RunnerInfo]
+    tmp_path: Path, stand_in: str, started: list[RunnerRecord]
 ) -> None:
     """The starter exits at once, its whole process group is hung up on, and the worker runs on in its own session."""
     code = (
@@ -224,7 +225,7 @@ def test_a_worker_outlives_its_starter_and_its_terminal(
     )
     # communicate() returns when nobody holds the pipe any more: a worker that kept it would hold up a CI job.
     said, _ = starter.communicate(json.dumps(ORDER.to_json()).encode(), timeout=20)
-    worker = RunnerInfo(**json.loads(said))
+    worker = RunnerRecord(**json.loads(said))
     started.append(worker)
 
     assert starter.returncode == -signal.SIGHUP
@@ -233,7 +234,7 @@ def test_a_worker_outlives_its_starter_and_its_terminal(
     assert os.getsid(worker.pid) == worker.pid
 
 
-def test_launching_is_quick(tmp_path: Path, stand_in: str, started: list[RunnerInfo]) -> None:
+def test_launching_is_quick(tmp_path: Path, stand_in: str, started: list[RunnerRecord]) -> None:
     """The caller has its answer long before the worker has begun: the median of several launches is below 30 ms."""
     runner = make_runner(tmp_path, python=stand_in)
     durations = []
@@ -267,13 +268,13 @@ def test_why_a_worker_died_early_can_be_read(tmp_path: Path) -> None:
     assert runner.startup_failure(EXEC_ID) == "no room left"
 
 
-def test_the_log_is_private(tmp_path: Path, stand_in: str, started: list[RunnerInfo]) -> None:
+def test_the_log_is_private(tmp_path: Path, stand_in: str, started: list[RunnerRecord]) -> None:
     """What a worker prints is for its owner's eyes only."""
     started.append(make_runner(tmp_path, python=stand_in).launch(ORDER, make_snapshot()))
     assert (tmp_path / "logs" / f"{EXEC_ID}.log").stat().st_mode & 0o777 == 0o600
 
 
-def test_old_logs_are_removed(tmp_path: Path, stand_in: str, started: list[RunnerInfo]) -> None:
+def test_old_logs_are_removed(tmp_path: Path, stand_in: str, started: list[RunnerRecord]) -> None:
     """A launch removes logs that nobody wrote to for weeks, at most once a day, and no other file."""
     runner = make_runner(tmp_path, python=stand_in)
     started.append(runner.launch(ORDER, make_snapshot()))
@@ -335,7 +336,7 @@ def test_parent_and_worker_agree_on_who_the_worker_is(tmp_path: Path) -> None:
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.stdout is not None
-    said = RunnerInfo(**json.loads(child.stdout.readline()))
+    said = RunnerRecord(**json.loads(child.stdout.readline()))
     assert said == describe_process(child.pid)
     child.communicate(b"\n")
 

@@ -250,8 +250,8 @@ def test_two_who_go_on_after_the_same_answer(lab: Lab) -> None:
     entries = lab.entries(exec_id)
     assert lab.go_on(one, exec_id) == ["before", True, "after"]
     count = len(RAN)
+    from kitaru.model.jsonable import RunnerRecord
     from kitaru.run.executor import execute
-    from kitaru.stacks.port import RunnerInfo
 
     with pytest.raises(Fenced):
         execute(
@@ -261,7 +261,7 @@ def test_two_who_go_on_after_the_same_answer(lab: Lab) -> None:
             project=PROJECT,
             exec_id=exec_id,
             entries=entries,
-            runner=RunnerInfo("late", "host", os.getpid(), ""),
+            runner=RunnerRecord("late", "host", os.getpid(), ""),
             capture=False,
         )
     assert len(RAN) == count

@@ -167,7 +167,7 @@ class Replays:
             actor=session.actor,
             original_exec_id=original.exec_id,
             source=source,
-            opener=session.this_process() if released is None else None,
+            opener=wiring.this_process() if released is None else None,
         )
         offered = offers(
             settled.events,

@@ -102,7 +102,7 @@ class Running:
             options=options,
             actor=session.actor,
             source=source,
-            opener=session.this_process(),
+            opener=wiring.this_process(),
         )
 
     def place_of(self, flow: Flow[..., Any]) -> tuple[SourcePlace, str]:

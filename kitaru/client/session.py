@@ -15,7 +15,6 @@ from kitaru.model import address
 from kitaru.model.jsonable import RunnerRecord
 from kitaru.ports import Reporter
 from kitaru.settings import Asked, Settings, find_manifest, lease_seconds
-from kitaru.stacks.port import RunnerInfo
 from kitaru.store.port import Store
 
 if TYPE_CHECKING:
@@ -100,29 +99,18 @@ class Session:
             store,
             project,
             self.clock,
-            self._alive,
+            wiring.process_at_work,
             lease_seconds(self.settings.environ),
             self._launched,
             self._last_words,
         )
 
-    def _launched(self, execution: Execution) -> RunnerInfo | None:
+    def _launched(self, execution: Execution) -> RunnerRecord | None:
         """The process that is to run an execution without a runner in its journal yet, if it is known here."""
-        opener = execution.opener
-        if opener is not None:
-            return RunnerInfo(opener.runner_id, opener.host, opener.pid, opener.started)
-        return wiring.launched_worker(self.settings, execution.exec_id)
+        return execution.opener or wiring.launched_worker(self.settings, execution.exec_id)
 
     def _last_words(self, exec_id: str) -> str:
         return wiring.last_words(self.settings, exec_id)
-
-    def this_process(self) -> RunnerRecord:
-        """This process, as the one that is about to run an execution."""
-        here = wiring.this_process()
-        return RunnerRecord(here.runner_id, here.host, here.pid, here.started)
-
-    def _alive(self, runner: RunnerInfo) -> bool | None:
-        return wiring.process_at_work(runner)
 
     def get_object(self, sha: str, subject: str) -> bytes:
         """The object of that digest, verified. ``subject`` names it in errors: ``snapshot of ex-…``."""

@@ -146,7 +146,10 @@ class Failure(Record):
 
 @record()
 class RunnerRecord(Record):
-    """The process that ran it, as recorded: see ``stacks.port.RunnerInfo``."""
+    """The process that runs an execution, with enough to find it again on the same host.
+
+    ``started``: the process's start as the kernel gives it, to recognize a reused pid; empty if unknown.
+    """
 
     runner_id: str
     host: str

@@ -53,7 +53,6 @@ from kitaru.run.index import (
 )
 from kitaru.run.lease import LEASE_SECONDS, PATIENCE, Lease, lapsed, read_lease, silent_for
 from kitaru.run.timeouts import uninterrupted
-from kitaru.stacks.port import RunnerInfo
 from kitaru.store.port import Store
 from kitaru.values import stored
 from kitaru.values.blocks import as_text
@@ -64,10 +63,10 @@ if TYPE_CHECKING:
     from kitaru.run.state import RunState
 
 
-Alive = Callable[[RunnerInfo], bool | None]
+Alive = Callable[[RunnerRecord], bool | None]
 """Whether that process still runs; None if it can't be known from here."""
 
-Launched = Callable[[Execution], RunnerInfo | None]
+Launched = Callable[[Execution], RunnerRecord | None]
 """The process that was started for an execution, where it was started from this machine."""
 
 LastWords = Callable[[str], str]
@@ -81,7 +80,7 @@ At once where its process was on this machine and is dead.
 """
 
 
-def nothing_launched(_execution: Execution) -> RunnerInfo | None:
+def nothing_launched(_execution: Execution) -> RunnerRecord | None:
     """For a reader that knows of no processes."""
     return None
 
@@ -284,7 +283,7 @@ class Executions:
     def _is_patient(self, execution: Execution, lease: Lease | None, now: datetime) -> bool:
         """Whether its runner, though its lease has lapsed, is a process of this machine that is seen to be at work."""
         runner = execution.runner
-        if runner is None or not self._alive(_info(runner)):
+        if runner is None or not self._alive(runner):
             return False
         silent = silent_for(lease, runner.runner_id, execution.runner_since or execution.created_at, now)
         return silent < PATIENCE * self._lease_seconds
@@ -315,7 +314,7 @@ class Executions:
         return max(0.0, (STARTS_WITHIN - waited).total_seconds())
 
     def _may_live(self, execution: Execution) -> bool:
-        return execution.runner is not None and self._alive(_info(execution.runner)) is not False
+        return execution.runner is not None and self._alive(execution.runner) is not False
 
     def lease(self, exec_id: str) -> Lease | None:
         """The newest sign of life of the execution's runner: one read."""
@@ -347,10 +346,6 @@ def damaged(project: str, exec_id: str, why: str) -> Execution:
         failure=Failure(type="KitaruIntegrityError", message=why, origin="backend"),
         ended_at=timestamp(address.exec_moment(exec_id)),
     )
-
-
-def _info(runner: RunnerRecord) -> RunnerInfo:
-    return RunnerInfo(runner_id=runner.runner_id, host=runner.host, pid=runner.pid, started=runner.started)
 
 
 METADATA_LIMIT = 64 * 1024

@@ -37,7 +37,6 @@ from kitaru.run.output import Capture, Descriptors
 from kitaru.run.state import LOOK_SECONDS, RunState
 from kitaru.run.timeouts import RunCancelled, RunExpired, RunStopped, RunSuspended, overrun, user_code
 from kitaru.source.port import NO_CODE, CodeBase
-from kitaru.stacks.port import RunnerInfo
 from kitaru.store.port import Store
 from kitaru.values import stored
 from kitaru.values.codec import Encoded, encode
@@ -55,7 +54,7 @@ def execute(
     project: str,
     exec_id: str,
     entries: tuple[bytes, ...],
-    runner: RunnerInfo,
+    runner: RunnerRecord,
     capture: bool,
     takes_over: bool = False,
     code: Callable[[], CodeBase] = lambda: NO_CODE,
@@ -116,7 +115,7 @@ class _Body:
         self,
         run: RunState,
         crew: Crew,
-        runner: RunnerInfo,
+        runner: RunnerRecord,
         logs: LogWriter | None,
         descriptors: Descriptors | None,
         *,
@@ -125,7 +124,7 @@ class _Body:
         """``claims``: another runner may be about to go on, too."""
         self._run = run
         self._crew = crew
-        self._runner = RunnerRecord(runner.runner_id, runner.host, runner.pid, runner.started)
+        self._runner = runner
         self._logs = logs
         self._descriptors = descriptors
         self._claims = claims or run.presence.may_be_marked

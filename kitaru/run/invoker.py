@@ -19,13 +19,13 @@ from kitaru.errors import (
 from kitaru.manifest.port import InputCheck
 from kitaru.model import address
 from kitaru.model.address import canonical_json, digest, timestamp
-from kitaru.model.event import ExecutionOptions, Failed, Failure, Opened
+from kitaru.model.event import ExecutionOptions, Failed, Failure, Opened, RunnerRecord
 from kitaru.model.snapshot import Snapshot
 from kitaru.model.stack import NamedStack
 from kitaru.ports import Clock
 from kitaru.run.index import note_state
 from kitaru.run.journal import Journal, open_execution
-from kitaru.stacks.port import Runner, RunnerInfo, RunOrder
+from kitaru.stacks.port import Runner, RunOrder
 from kitaru.store.log import claim
 from kitaru.store.objects import get_object, parse
 from kitaru.store.port import Store, Taken
@@ -38,7 +38,7 @@ class Launched:
     """The process that was started, and the runner that started it, which knows why nothing came of it."""
 
     runner: Runner
-    process: RunnerInfo
+    process: RunnerRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,10 @@ from typing import Any, Literal
 
 from kitaru.errors import KitaruStackError
 from kitaru.masking import Masking
+from kitaru.model.jsonable import RunnerRecord
 from kitaru.model.reserved import NAMED, SECRET
 from kitaru.ports import Reporter, Step
-from kitaru.stacks.port import RunnerInfo, RunOrder
+from kitaru.stacks.port import RunOrder
 from kitaru.stacks.process import describe_process, process_alive
 
 Environment = Literal["current", "venv"]
@@ -108,7 +109,7 @@ class LocalRunner:
         elif requirements:
             self._check_installed(requirements)
 
-    def launch(self, order: RunOrder, snapshot: bytes) -> RunnerInfo:
+    def launch(self, order: RunOrder, snapshot: bytes) -> RunnerRecord:
         """Start the worker in a session of its own: it outlives this process and its terminal.
 
         Raises ``KitaruStackError`` if the process can't be started. Later errors are in the journal, or if the worker
@@ -132,7 +133,7 @@ class LocalRunner:
             self._prune_logs()
         return info
 
-    def alive(self, runner: RunnerInfo) -> bool | None:
+    def alive(self, runner: RunnerRecord) -> bool | None:
         """Whether exactly that process still runs; None for a process of another machine."""
         return process_alive(runner)
 
@@ -180,15 +181,9 @@ class LocalRunner:
                     hint="check that this Python exists and may be executed",
                 ) from error
 
-    def _note(self, exec_id: str, process: RunnerInfo) -> None:
-        known = {
-            "runner_id": process.runner_id,
-            "host": process.host,
-            "pid": process.pid,
-            "started": process.started,
-        }
+    def _note(self, exec_id: str, process: RunnerRecord) -> None:
         with open(self._log(exec_id), "ab", buffering=0) as log:
-            log.write(PROCESS + json.dumps(known).encode() + b"\n")
+            log.write(PROCESS + json.dumps(process.to_json()).encode() + b"\n")
 
     def _prune_logs(self) -> None:
         """Once a day, remove the logs that were last written more than ``KEPT_DAYS`` ago."""
@@ -284,7 +279,7 @@ class LocalRunner:
         return variables
 
 
-def launched_worker(log_dir: Path, exec_id: str) -> RunnerInfo | None:
+def launched_worker(log_dir: Path, exec_id: str) -> RunnerRecord | None:
     """The last launched worker of the execution, from the logs in ``log_dir``; None if they name none."""
     try:
         newest = _log(log_dir, exec_id).read_bytes().rpartition(HEADER)[2]
@@ -294,7 +289,7 @@ def launched_worker(log_dir: Path, exec_id: str) -> RunnerInfo | None:
     if found is None:
         return None
     try:
-        return RunnerInfo(**json.loads(found[1]))
+        return RunnerRecord(**json.loads(found[1]))
     except (ValueError, TypeError):
         return None
 

@@ -4,19 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from kitaru.model.jsonable import Record, record
-
-
-@record()
-class RunnerInfo:
-    """The process that runs an execution, with enough to find it again on the same host."""
-
-    runner_id: str
-    host: str
-    pid: int
-    started: str
-    """The process's start as the kernel gives it, to recognize a reused pid; empty if unknown."""
-
+from kitaru.model.jsonable import Record, RunnerRecord, record
 
 ORDER_FORMAT = 1
 
@@ -47,7 +35,7 @@ class Runner(Protocol):
         """Raise ``KitaruStackError`` if this stack can't run the snapshot (requirements, ...). Starts nothing."""
         ...
 
-    def launch(self, order: RunOrder, snapshot: bytes) -> RunnerInfo:
+    def launch(self, order: RunOrder, snapshot: bytes) -> RunnerRecord:
         """Start a worker with this order and return at once; the execution goes on when the caller exits.
 
         ``snapshot``: that of the execution, already checked by ``check``.
@@ -58,6 +46,6 @@ class Runner(Protocol):
         """The last output of a worker that ended before it reached the journal; empty if there is none."""
         ...
 
-    def alive(self, runner: RunnerInfo) -> bool | None:
+    def alive(self, runner: RunnerRecord) -> bool | None:
         """Whether that process still runs; None for a process of another host."""
         ...

@@ -11,10 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from kitaru.stacks.port import RunnerInfo
+from kitaru.model.jsonable import RunnerRecord
 
 
-def end_process(runner: RunnerInfo, *, hard: bool) -> bool:
+def end_process(runner: RunnerRecord, *, hard: bool) -> bool:
     """Send SIGTERM, or SIGKILL if ``hard``, to exactly that process; False if it is gone, or not of this machine.
 
     It also gets SIGCONT, as a stopped process takes SIGTERM only once it is continued.
@@ -39,14 +39,14 @@ DEAD_STATES = frozenset("ZXx")
 """Kernel states of a process that has ended: zombie, or being taken apart."""
 
 
-def describe_process(pid: int) -> RunnerInfo:
+def describe_process(pid: int) -> RunnerRecord:
     """The identity of a running process of this machine, the same for every caller."""
     host, started = this_host(), _kernel_record(pid)[1]
     token = hashlib.sha256(f"{host}\n{pid}\n{started}".encode()).hexdigest()[:16]
-    return RunnerInfo(runner_id=f"local-{token}", host=host, pid=pid, started=started)
+    return RunnerRecord(runner_id=f"local-{token}", host=host, pid=pid, started=started)
 
 
-def process_alive(runner: RunnerInfo) -> bool | None:
+def process_alive(runner: RunnerRecord) -> bool | None:
     """Whether exactly that process still runs: a reused pid, a zombie and a reboot all count as ended.
 
     None for a process of another machine or container, which is not visible from here.
@@ -60,7 +60,7 @@ def process_alive(runner: RunnerInfo) -> bool | None:
     return not runner.started or started == runner.started
 
 
-def process_at_work(runner: RunnerInfo) -> bool | None:
+def process_at_work(runner: RunnerRecord) -> bool | None:
     """As ``process_alive``, but None for a stopped process (SIGSTOP, Ctrl-Z): it may never go on."""
     alive = process_alive(runner)
     return None if alive and _kernel_record(runner.pid)[0] in STOPPED_STATES else alive

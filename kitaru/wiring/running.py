@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kitaru.ports import Reporter
     from kitaru.run.output import Descriptors
     from kitaru.source.port import CodeBase
-    from kitaru.stacks.port import Runner, RunnerInfo
+    from kitaru.stacks.port import Runner
 from kitaru.wiring.settling import load_manifest
 
 
@@ -94,28 +94,28 @@ def runner_for_snapshot(settings: Settings, snapshot: bytes, reporter: Reporter)
     return runner_of(settings, Snapshot.parse(snapshot).stack, reporter)
 
 
-def this_process() -> RunnerInfo:
+def this_process() -> RunnerRecord:
     """This process, as a runner."""
     from kitaru.stacks.process import describe_process
 
     return describe_process(os.getpid())
 
 
-def process_alive(runner: RunnerInfo) -> bool | None:
+def process_alive(runner: RunnerRecord) -> bool | None:
     """Whether a runner's process still runs; None for a process of another host."""
     from kitaru.stacks.process import process_alive
 
     return process_alive(runner)
 
 
-def process_at_work(runner: RunnerInfo) -> bool | None:
+def process_at_work(runner: RunnerRecord) -> bool | None:
     """As ``process_alive``, but None for a stopped process."""
     from kitaru.stacks.process import process_at_work
 
     return process_at_work(runner)
 
 
-def launched_worker(settings: Settings, exec_id: str) -> RunnerInfo | None:
+def launched_worker(settings: Settings, exec_id: str) -> RunnerRecord | None:
     """The last worker that this machine started for an execution; None if there is none."""
     from kitaru.stacks.local import launched_worker
 
@@ -137,16 +137,14 @@ KILL_SECONDS = 2.0
 
 def stop_process(runner: RunnerRecord) -> None:
     """End the process of a runner on this machine: SIGTERM, and SIGKILL after ``KILL_SECONDS``."""
-    from kitaru.stacks.port import RunnerInfo
     from kitaru.stacks.process import end_process, process_alive
 
-    here = RunnerInfo(runner.runner_id, runner.host, runner.pid, runner.started)
-    if not end_process(here, hard=False):
+    if not end_process(runner, hard=False):
         return
     deadline = time.monotonic() + KILL_SECONDS
-    while process_alive(here) and time.monotonic() < deadline:
+    while process_alive(runner) and time.monotonic() < deadline:
         time.sleep(0.1)
-    end_process(here, hard=True)
+    end_process(runner, hard=True)
 
 
 def leave_process(error: BaseException) -> NoReturn:
