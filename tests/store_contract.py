@@ -150,14 +150,14 @@ class StoreContract:
     def test_body_in_pieces(self, store: Store) -> None:
         """It is stored as the bytes that it stands for, large or small, bytes and text."""
         for name, size in (("small", 3), ("large", self.largest)):
-            pieces = Pieces([b"head\n", "a text" * (size // 12), bytes(range(256)) * (size // 512), b"tail"])
+            pieces = Pieces([b"head\n", b"a text" * (size // 12), bytes(range(256)) * (size // 512), b"tail"])
             whole = bytes(pieces)
             assert store.create(name, pieces) == Created(found=False)
             assert store.read(name) == whole
             again = store.create(name, pieces)
             assert isinstance(again, Created) and again.found
             assert store.create(name, Pieces([b"h", whole[1:-1], b"!"])) == Taken(whole)
-            store.overwrite(name, Pieces(["other", whole]))
+            store.overwrite(name, Pieces([b"other", whole]))
             assert store.read(name) == b"other" + whole
 
     def test_a_hint_need_not_be_durable(self, store: Store, reopened: Callable[[], Store]) -> None:

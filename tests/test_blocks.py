@@ -1,4 +1,4 @@
-"""Bytes inside containers: stored as they are, behind the JSON, and never copied to be written."""
+"""Bytes inside containers, and bodies made of several pieces."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import tracemalloc
 from typing import Any
 
 import numpy
@@ -18,11 +17,10 @@ from hypothesis import strategies as st
 
 from kitaru.model.event import Value
 from kitaru.model.pieces import CHUNK_BYTES, Pieces
-from kitaru.values import blocks
-from kitaru.values.codec import decode, decode_plain, digest_arguments, encode
+from kitaru.values.codec import decode, decode_plain, encode
+from kitaru.values.digests import digest_arguments
 
 LARGE = 200_000
-MEGABYTE = 1 << 20
 
 
 @dataclasses.dataclass
@@ -58,41 +56,30 @@ BODY = bytes(range(256)) * (LARGE // 256)
         {BODY, BODY[1:], b"", b"short"},
         collections.OrderedDict(a=BODY, b=b""),
         Page("one", BODY, [bytearray(BODY)]),
-        [BODY, {"$part": 0}, {"$type": "bytes", "$part": 1}],
         ["\ud800", BODY],
     ],
-    ids=["list", "dict", "tuple", "pairs", "set", "ordered", "dataclass", "what looks like a part", "surrogate"],
+    ids=["list", "dict", "tuple", "pairs", "set", "ordered", "dataclass", "surrogate"],
 )
 def test_large_blocks_come_back_as_they_were(value: Any) -> None:
-    """In every container, beside others of any size, and beside what only looks like one."""
+    """In every container, beside others of any size."""
     _, back = there_and_back(value)
     assert back == value and type(back) is type(value)
 
 
-def test_a_large_block_is_stored_as_it_is_and_once() -> None:
-    """No base64, no second copy of what occurs twice; the JSON before it can be read by people."""
-    record, body = stored([BODY, "between", BODY, b"short"])
-    assert record.format == "json+parts" and body.count(BODY) == 1
-    assert record.size < len(BODY) + 200
-    head, tree, _ = body.split(b"\n", 1)[0], *body.split(b"\n", 1)[1].split(b"]", 1)
-    assert json.loads(head)[1] == len(BODY)
-    assert tree.startswith(b'[{"$type":"bytes","value":{"$part":0}},"between"')
-
-
 def test_small_values_stay_readable_json() -> None:
-    """What fits into a journal entry has its bytes as base64 there, as before."""
+    """Bytes in a container are base64."""
     record, _ = stored({"a": b"x" * 300, "b": [b"y"]})
     assert (record.format, record.stored) == ("json+types", "inline")
     assert record.inline["b"] == [{"$type": "bytes", "value": "eQ=="}]
 
 
 def test_arrays_and_frames_inside_containers_come_back() -> None:
-    """They hold their bytes apart, too."""
+    """Each with its type, and the flow's own to change."""
     value = {"array": numpy.arange(LARGE, dtype="<u4").reshape(2, -1), "frame": pandas.DataFrame({"a": range(LARGE)})}
     form, back = there_and_back(value)
-    assert form == "json+parts"
+    assert form == "json+types"
     assert (back["array"] == value["array"]).all() and back["array"].dtype == value["array"].dtype
-    back["array"][0, 0] = 7  # the flow's own to change
+    back["array"][0, 0] = 7
     assert back["frame"].equals(value["frame"])
 
 
@@ -101,56 +88,16 @@ def test_as_plain_data_bytes_are_base64() -> None:
     page = Page("one", BODY, [bytearray(b"ab")])
     apart = encode(page, subject="it")
     inline = encode(page, subject="it", inline_limit=10**9)
-    assert (apart.value.format, inline.value.format) == ("json+parts", "json+types")
+    assert (apart.value.stored, inline.value.stored) == ("object", "inline")
     plain = decode_plain(apart.value, apart.body, subject="it")
     assert plain == decode_plain(inline.value, None, subject="it")
     assert plain["scans"] == ["YWI="]
 
 
-def test_values_of_earlier_releases_are_read() -> None:
-    """Their large objects hold base64."""
-    body = json.dumps([{"$type": "bytes", "value": blocks.as_text(BODY)}]).encode()
-    record = Value("json+types", len(body), hashlib.sha256(body).hexdigest(), "object", None, "list")
-    assert decode(record, body, subject="it") == [BODY]
-
-
-@pytest.mark.parametrize("cut", [slice(0, -1), slice(0, 5), slice(1, None)])
-def test_a_body_that_is_none_is_refused(cut: slice) -> None:
-    """A ``ValueError``, whatever is missing."""
-    _, body = stored([BODY])
-    with pytest.raises(ValueError):
-        blocks.read(body[cut])
-
-
-@pytest.mark.parametrize(
-    ("make", "times"),
-    [
-        (lambda body: [body], 0.2),
-        (lambda body: {"a": body, "b": "text"}, 0.2),
-        (lambda body: Page("one", body), 0.2),
-        (lambda body: [body[start : start + 1000] for start in range(0, len(body), 1000)], 0.7),
-        (lambda body: body.decode(), 0.2),
-        (lambda body: [numpy.frombuffer(body, dtype="u1")], 1.2),
-    ],
-    ids=["list", "dict", "dataclass", "many", "text", "array"],
-)
-def test_encoding_holds_no_second_copy(make: Any, times: float) -> None:
-    """Beside the value there is room for little more than the JSON around its blocks; an array is copied once."""
-    value = make(b"x" * (20 * MEGABYTE))
-    tracemalloc.start()
-    try:
-        encoded = encode(value, subject="it")
-        for chunk in encoded.body.chunks():  # type: ignore[union-attr]
-            assert len(chunk) <= 2 * CHUNK_BYTES
-        assert tracemalloc.get_traced_memory()[1] < times * 20 * MEGABYTE
-    finally:
-        tracemalloc.stop()
-
-
-@given(st.lists(st.one_of(st.binary(max_size=9), st.text(st.characters(max_codepoint=127), max_size=9))), st.data())
-def test_pieces_are_the_joined_bytes(parts: list[Any], data: st.DataObject) -> None:
+@given(st.lists(st.binary(max_size=9)), st.data())
+def test_pieces_are_the_joined_bytes(parts: list[bytes], data: st.DataObject) -> None:
     """Length, slices, chunks and equality."""
-    whole = b"".join(part if isinstance(part, bytes) else part.encode() for part in parts)
+    whole = b"".join(parts)
     pieces = Pieces(parts)
     assert len(pieces) == len(whole) and bytes(pieces) == whole and pieces == whole
     assert b"".join(pieces.chunks()) == whole and all(pieces.chunks())
@@ -161,16 +108,14 @@ def test_pieces_are_the_joined_bytes(parts: list[Any], data: st.DataObject) -> N
 
 
 def test_long_blocks_are_given_in_chunks() -> None:
-    """A chunk is at most about a megabyte, and a block of text is encoded as it is needed."""
-    parts = ["ab" * CHUNK_BYTES, b"cd" * CHUNK_BYTES, b"tail"]
+    """A chunk is at most about a megabyte."""
+    parts = [b"ab" * CHUNK_BYTES, b"cd" * CHUNK_BYTES, b"tail"]
     sizes = [len(chunk) for chunk in Pieces(parts).chunks()]
     assert max(sizes) <= CHUNK_BYTES and sum(sizes) == 4 * CHUNK_BYTES + 4
     joined = io.BytesIO()
     for chunk in Pieces(parts).chunks():
         joined.write(chunk)
     assert joined.getvalue() == Pieces(parts)
-    with pytest.raises(ValueError, match="ASCII"):
-        Pieces(["\u20ac"])
 
 
 def test_digests_of_arguments_are_what_they_were() -> None:

@@ -30,7 +30,8 @@ from hypothesis import strategies as st
 
 from kitaru import errors
 from kitaru.model.event import Value
-from kitaru.values.codec import INLINE_LIMIT, PREVIEW_LIMIT, decode, digest_arguments, encode
+from kitaru.values.codec import INLINE_LIMIT, decode, encode
+from kitaru.values.digests import PREVIEW_LIMIT, digest_arguments
 
 
 class Colour(enum.Enum):
@@ -426,7 +427,9 @@ def test_the_preview_of_arguments_does_not_change_with_them() -> None:
 
 def test_digests_are_the_same_in_every_process() -> None:
     """Hash randomisation and dict order leave no trace."""
-    code = "from kitaru.values.codec import digest_arguments as d; print(d({'b': {'x', 'y', 'z'}, 'a': ({1: 2},)})[0])"
+    code = (
+        "from kitaru.values.digests import digest_arguments as d; print(d({'b': {'x', 'y', 'z'}, 'a': ({1: 2},)})[0])"
+    )
     found = {
         subprocess.check_output([sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, cwd=pathlib.Path.cwd())
         for seed in ("1", "2", "3")

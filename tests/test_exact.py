@@ -18,8 +18,7 @@ import pandas
 import pytest
 from pydantic import BaseModel, Field, PrivateAttr, SecretStr, field_serializer
 
-from kitaru.values.codec import Summaries
-from kitaru.values.exact import Exact, Inexact
+from kitaru.values.digests import Exact, Inexact, Summaries
 
 
 class Shape(BaseModel):
@@ -173,7 +172,7 @@ def test_a_value_that_contains_itself_has_no_digest() -> None:
 def test_digests_are_the_same_in_every_process() -> None:
     """Sets have no order of their own, and texts hash otherwise in each process."""
     code = (
-        "from kitaru.values.exact import Exact\n"
+        "from kitaru.values.digests import Exact\n"
         "print(Exact('', lambda _: None).digest([{'a', 'b', 'c'}, {'k': (1, b'x')}, frozenset({'q', 'r'})]))"
     )
     made = {

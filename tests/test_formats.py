@@ -95,11 +95,11 @@ def test_its_executions_are_told(old: KitaruClient) -> None:
 
 
 def test_its_bytes_in_containers_are_read(old: KitaruClient) -> None:
-    """Bytes that stand beside the JSON of their list come back as they were, and a call that takes them is reused."""
+    """Bytes in a list come back as they were, and a call that takes them is reused."""
     packed = old.executions.get(old.executions.latest(flow="parcels").exec_id)
     output = packed.checkpoints[0].output
     assert output is not None
-    assert (output.format, output.stored) == ("json+parts", "object")
+    assert (output.format, output.stored) == ("json+types", "object")
     parts = [bytes(range(250)) * 280, {"size": 70000}]
     assert old.executions.value(output, "the parts") == parts
     assert old.executions.result(packed) == [70000, parts]

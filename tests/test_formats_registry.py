@@ -279,7 +279,8 @@ def test_values_that_need_no_such_format_look_for_none(tmp_path: Path) -> None:
     code = """
     import sys
     from dataclasses import dataclass
-    from kitaru.values.codec import digest_arguments, encode
+    from kitaru.values.codec import encode
+    from kitaru.values.digests import digest_arguments
 
     @dataclass
     class Point:

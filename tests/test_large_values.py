@@ -11,7 +11,8 @@ import pandas
 import pytest
 
 from kitaru.errors import KitaruValueError
-from kitaru.values.codec import decode, digest_arguments, encode
+from kitaru.values.codec import decode, encode
+from kitaru.values.digests import digest_arguments
 
 NUMBERS = numpy.random.default_rng(0).random(1 << 20)
 

@@ -83,8 +83,8 @@ class Event(Record):
     at: str
 
 
-JSON_FORMATS = ("json", "json+types", "json+parts")
-"""Formats that are JSON: as it is, with types tagged, and with types and larger blocks of bytes behind the JSON."""
+JSON_FORMATS = ("json", "json+types")
+"""Formats that are JSON: as it is, and with types tagged."""
 
 
 @record()

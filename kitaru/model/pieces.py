@@ -11,19 +11,14 @@ CHUNK_BYTES = 1 << 20
 
 
 class Pieces:
-    """A body of blocks, one behind the other.
-
-    A block is bytes, a flat view of bytes, or ASCII text, which counts as the bytes it becomes.
+    """A body of blocks, bytes or flat views of bytes, one behind the other.
 
     Has the length and the slices of the joined bytes, and is equal to them. Blocks must not change.
     """
 
     __slots__ = ("_blocks", "_ends")
 
-    def __init__(self, blocks: Sequence[bytes | memoryview | str]) -> None:
-        """``ValueError`` for text that is not ASCII."""
-        if not all(block.isascii() for block in blocks if isinstance(block, str)):
-            raise ValueError("a block of text must be ASCII")
+    def __init__(self, blocks: Sequence[bytes | memoryview]) -> None:
         self._blocks = blocks
         self._ends = list(accumulate(map(len, blocks)))
 
@@ -59,16 +54,15 @@ class Pieces:
         gathered = 0
         for block in self._blocks:
             if len(block) < CHUNK_BYTES:
-                small.append(block.encode() if isinstance(block, str) else block)
+                small.append(block)
                 gathered += len(block)
             if gathered and (gathered >= CHUNK_BYTES or len(block) >= CHUNK_BYTES):
                 yield b"".join(small)
                 small, gathered = [], 0
             if len(block) >= CHUNK_BYTES:
-                whole = block if isinstance(block, str) else memoryview(block)
+                whole = memoryview(block)
                 for start in range(0, len(block), CHUNK_BYTES):
-                    part = whole[start : start + CHUNK_BYTES]
-                    yield part.encode() if isinstance(part, str) else part
+                    yield whole[start : start + CHUNK_BYTES]
         if gathered:
             yield b"".join(small)
 
@@ -78,7 +72,7 @@ class Pieces:
             begin = self._ends[number - 1] if number else 0
             block = self._blocks[number]
             inside = slice(start - begin, min(stop, self._ends[number]) - begin)
-            yield block[inside].encode() if isinstance(block, str) else memoryview(block)[inside]
+            yield memoryview(block)[inside]
             start = self._ends[number]
             number += 1
 

@@ -25,8 +25,7 @@ from kitaru.model.execution import CheckpointCall, Execution
 from kitaru.source.port import CodeBase
 from kitaru.store import hints
 from kitaru.store.port import Store
-from kitaru.values.codec import Summaries
-from kitaru.values.exact import Exact, Inexact
+from kitaru.values.digests import Exact, Inexact, Summaries
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,8 @@ from kitaru.run.output import Capture, OutputScope, current_output
 from kitaru.run.state import RunState
 from kitaru.run.timeouts import RunExpired, overrun, user_code
 from kitaru.values import stored
-from kitaru.values.codec import Encoded, Summaries, digest_arguments, encode
+from kitaru.values.codec import Encoded, encode
+from kitaru.values.digests import Summaries, digest_arguments
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,6 @@ from kitaru.run.lease import LEASE_SECONDS, PATIENCE, Lease, lapsed, read_lease,
 from kitaru.run.timeouts import uninterrupted
 from kitaru.store.port import Store
 from kitaru.values import stored
-from kitaru.values.blocks import as_text
 from kitaru.values.codec import encode
 from kitaru.values.typed_json import Unstorable, plain, to_tree, type_name
 
@@ -416,7 +415,7 @@ def plain_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     size = 0
     for key, value in metadata.items():
         try:
-            text = json.dumps(plain(to_tree(value)), ensure_ascii=False, allow_nan=False, default=as_text)
+            text = json.dumps(plain(to_tree(value)), ensure_ascii=False, allow_nan=False)
         except (Unstorable, RecursionError, ValueError) as error:
             reason = error.advice if isinstance(error, Unstorable) else str(error)
             raise KitaruValueError(

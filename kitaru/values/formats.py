@@ -28,6 +28,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from typing import Any
 
 from kitaru.errors import KitaruFeatureNotAvailableError
@@ -46,8 +47,6 @@ class Format:
     module: str
     lay_out: Callable[[Any], Body] | None = None
     """As ``write``, with the value's own memory if it is stored as it lies: for a value that stays unchanged."""
-    origin: str = ""
-    """Of another package's format: its name, its package and its entry point, for errors."""
 
     def body(self, value: Any) -> Body:
         """The bytes to store, with as few copies as possible."""
@@ -93,23 +92,17 @@ def _write_frame(value: Any) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         body: bytes = value.to_parquet(engine="pyarrow")
-        _require_equal(value, _read_frame(body))
+        back = _read_frame(body)
+        names, read = value.columns, back.columns
+        same = list(names.names) == list(read.names) and list(names) == list(read)
+        if not same or list(map(type, names)) != list(map(type, read)):
+            raise ValueError(
+                "its column names come back as others: name the columns with text, "
+                "frame.columns = [str(name) for name in frame.columns]"
+            )
+        if not value.equals(back):
+            _refuse([repr(name) for name in names if not value[name].equals(back[name])])
     return body
-
-
-def _require_equal(value: Any, back: Any) -> None:
-    _require_same_names(value.columns, back.columns)
-    if not value.equals(back):
-        _refuse([repr(name) for name in value.columns if not value[name].equals(back[name])])
-
-
-def _require_same_names(columns: Any, back: Any) -> None:
-    same = list(columns.names) == list(back.names) and list(columns) == list(back)
-    if not same or list(map(type, columns)) != list(map(type, back)):
-        raise ValueError(
-            "its column names come back as others: name the columns with text, "
-            "frame.columns = [str(name) for name in frame.columns]"
-        )
 
 
 def _refuse(differing: list[str]) -> None:
@@ -153,36 +146,35 @@ def _read_series(body: bytes) -> Any:
     return series
 
 
-def _write_table(value: Any) -> bytes:
-    ipc = importlib.import_module("pyarrow.ipc")
+def _write_arrow(value: Any) -> bytes:
     buffer = io.BytesIO()
-    with ipc.new_stream(buffer, value.schema) as stream:
-        stream.write_table(value)
+    with importlib.import_module("pyarrow.ipc").new_stream(buffer, value.schema) as stream:
+        stream.write(value)
     return buffer.getvalue()
 
 
-def _read_table(body: bytes) -> Any:
-    return importlib.import_module("pyarrow.ipc").open_stream(body).read_all()
-
-
-def _write_batch(value: Any) -> bytes:
-    ipc = importlib.import_module("pyarrow.ipc")
-    buffer = io.BytesIO()
-    with ipc.new_stream(buffer, value.schema) as stream:
-        stream.write_batch(value)
-    return buffer.getvalue()
-
-
-def _read_batch(body: bytes) -> Any:
-    return importlib.import_module("pyarrow.ipc").open_stream(body).read_next_batch()
+def _read_arrow(body: bytes) -> Any:
+    return importlib.import_module("pyarrow.ipc").open_stream(body)
 
 
 FORMATS: tuple[Format, ...] = (
     Format("numpy", lambda value: _is(value, "numpy", "ndarray"), _write_array, _read_array, "numpy", _lay_out_array),
     Format("parquet", lambda value: _is(value, "pandas", "DataFrame"), _write_frame, _read_frame, "pandas"),
     Format("series", lambda value: _is(value, "pandas", "Series"), _write_series, _read_series, "pandas"),
-    Format("arrow", lambda value: _is(value, "pyarrow", "Table"), _write_table, _read_table, "pyarrow"),
-    Format("arrow-batch", lambda value: _is(value, "pyarrow", "RecordBatch"), _write_batch, _read_batch, "pyarrow"),
+    Format(
+        "arrow",
+        lambda value: _is(value, "pyarrow", "Table"),
+        _write_arrow,
+        lambda body: _read_arrow(body).read_all(),
+        "pyarrow",
+    ),
+    Format(
+        "arrow-batch",
+        lambda value: _is(value, "pyarrow", "RecordBatch"),
+        _write_arrow,
+        lambda body: _read_arrow(body).read_next_batch(),
+        "pyarrow",
+    ),
 )
 """In the order in which they are tried."""
 
@@ -213,18 +205,18 @@ def format_named(name: str) -> Format:
     for form in FORMATS:
         if form.name == name:
             return form
-    installed = _installed()
-    if name in installed.broken:
+    installed, broken = _installed()
+    if name in broken:
         raise KitaruFeatureNotAvailableError(
-            f"a value was stored in the format {name!r}: {installed.broken[name]}",
+            f"a value was stored in the format {name!r}: {broken[name]}",
             hint="Mend that installation, or run in an environment in which the package works.",
         )
-    if name not in installed.formats:
+    if name not in installed:
         raise KitaruFeatureNotAvailableError(
             f"a value was stored in the format {name!r}, which neither this release nor an installed package knows",
             hint="Install the package that brings that format, or a newer Kitaru; kitaru version shows this one",
         )
-    return installed.formats[name]
+    return installed[name]
 
 
 GROUP = "kitaru.formats"
@@ -236,19 +228,11 @@ class BadFormat(TypeError):
     """An installed package's format failed, or gave no usable bytes; the message names it and the reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Installed:
-    """The formats of other packages by name, and the faults of unusable ones."""
-
-    formats: dict[str, Format]
-    broken: dict[str, str]
-
-
 def installed_format(value: Any) -> tuple[Format | None, tuple[str, ...]]:
     """The first installed format, by name, that takes ``value``; beside it the faults of the others."""
-    installed = _installed()
-    faults = list(installed.broken.values())
-    for form in installed.formats.values():
+    installed, broken = _installed()
+    faults = list(broken.values())
+    for form in installed.values():
         try:
             if form.takes(value):
                 return form, tuple(faults)
@@ -257,27 +241,19 @@ def installed_format(value: Any) -> tuple[Format | None, tuple[str, ...]]:
     return None, tuple(faults)
 
 
-def written(form: Format, value: Any) -> bytes:
-    """The bytes of ``value`` from another package's format. Raises ``BadFormat`` if it gives no bytes."""
-    body: Any = form.write(value)
-    if type(body) is not bytes or not body:
-        kind = type(body).__name__ if type(body) is not bytes else "no bytes, which nothing can be read back from"
-        raise BadFormat(f"{form.origin}: its write() returned {kind}, expected bytes")
-    return body
-
-
 def _added(name: str, owner: str, point: str, made: Any) -> Format:
     """``made``, a module or an object, as a format: ``AttributeError`` if it lacks one of the three functions."""
     origin = f"{owner} ({point})"
     write, read = made.write, made.read
-    return Format(
-        name,
-        made.takes,
-        lambda value: _tried(write, value, f"{origin} can't write it"),
-        lambda body: _tried(read, body, f"{origin} can't read it"),
-        module="",
-        origin=origin,
-    )
+
+    def write_bytes(value: Any) -> bytes:
+        body = _tried(write, value, f"{origin} can't write it")
+        if type(body) is bytes and body:
+            return body
+        kind = type(body).__name__ if type(body) is not bytes else "no bytes, which nothing can be read back from"
+        raise BadFormat(f"{origin}: its write() returned {kind}, expected bytes")
+
+    return Format(name, made.takes, write_bytes, lambda body: _tried(read, body, f"{origin} can't read it"), module="")
 
 
 def _tried(function: Callable[[Any], Any], argument: Any, problem: str) -> Any:
@@ -292,23 +268,23 @@ def _words(error: BaseException) -> str:
 
 
 @cache
-def _installed() -> _Installed:
+def _installed() -> tuple[dict[str, Format], dict[str, str]]:
+    """The formats of other packages by name, and the faults of unusable ones."""
     # Late: it takes as long to load as all of this, and most flows have no such value.
     from importlib.metadata import entry_points
 
-    installed = _Installed({}, {})
+    formats: dict[str, Format] = {}
+    broken: dict[str, str] = {}
     points = sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value))
-    packages: dict[str, list[str]] = {}
-    for point in points:
-        packages.setdefault(point.name, []).append(point.dist.name if point.dist is not None else point.value)
-    for point in points:
-        name, owners = point.name, packages[point.name]
+    for name, same in groupby(points, key=lambda point: point.name):
+        named = list(same)
+        owners = [point.dist.name if point.dist is not None else point.value for point in named]
         owner = f"the format {name!r} of package {' and of package '.join(owners)}"
-        if name in RESERVED or len(owners) > 1:
-            installed.broken[name] = f"{owner} has a name that is taken"
+        if name in RESERVED or len(named) > 1:
+            broken[name] = f"{owner} has a name that is taken"
             continue
         try:
-            installed.formats[name] = _added(name, owner, point.value, point.load())
+            formats[name] = _added(name, owner, named[0].value, named[0].load())
         except (Exception, SystemExit) as error:  # the import runs code of that package
-            installed.broken[name] = f"{owner} can't be loaded: {_words(error)}"
-    return installed
+            broken[name] = f"{owner} can't be loaded: {_words(error)}"
+    return formats, broken

@@ -11,8 +11,8 @@ from kitaru.model import address
 from kitaru.model.jsonable import JSON_FORMATS, Value
 from kitaru.store.objects import put_object
 from kitaru.store.port import Store
-from kitaru.values import blocks
 from kitaru.values.codec import Encoded, decode, decode_plain
+from kitaru.values.typed_json import json_bytes
 
 
 def inline_fits(value: Value, *, as_written: bool = False) -> bool:
@@ -52,8 +52,7 @@ def _may_be_sorted(tree: Any) -> bool:
 
 def _body(value: Value) -> bytes:
     if value.format in JSON_FORMATS:
-        # No limit that it could pass: inside an entry nothing stands apart.
-        return bytes(blocks.write(value.inline, 0)[0])
+        return json_bytes(value.inline)
     if value.format == "text":
         return bytes(value.inline.encode())
     return b64decode(value.inline, validate=True)

@@ -8,13 +8,16 @@ import importlib
 import json
 import math
 import sys
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kitaru.values.blocks import as_bytes, as_order
 from kitaru.values.formats import builtin_format, format_named, way_out
+
+if TYPE_CHECKING:
+    from kitaru.values.digests import Summaries
 
 TAG = "$type"
 PAIRS = frozenset({"dict", "ordered_dict", "counter", "defaultdict"})
@@ -71,21 +74,6 @@ SCALARS = frozenset({str, int, bool, type(None)})
 PLAIN = frozenset({str, int, bool, type(None), float})
 
 
-class Loose:
-    """The differences of a tree for digests from one that is stored.
-
-    ``summarise`` gives a short stand-in for a value, or None if it needs none; ``summarise_unstorable`` the same for a
-    value without a JSON form. Classes of the module ``home`` are named without it, as its name depends on its loader.
-    """
-
-    __slots__ = ("home", "summarise", "summarise_unstorable")
-
-    def __init__(self, home: str, summarise: Callable[[Any], Any], summarise_unstorable: Callable[[Any], Any]) -> None:
-        self.home = home
-        self.summarise = summarise
-        self.summarise_unstorable = summarise_unstorable
-
-
 class Unstorable(TypeError):
     """There is no JSON form for a value of ``kind``; ``advice`` is the remedy."""
 
@@ -120,8 +108,8 @@ def is_plain(value: Any) -> bool:
     return all(map(is_plain, members))
 
 
-def to_tree(value: Any, *, loose: Loose | None = None) -> Any:
-    """``value`` as JSON types, tagged where needed; blocks of bytes in it are left as they are (see ``blocks``).
+def to_tree(value: Any, loose: Summaries | None = None) -> Any:
+    """``value`` as JSON types, tagged where needed; bytes as base64.
 
     ``loose`` is for digests: no order among dict keys, and a value that can't be stored becomes its type's name. Raises
     ``Unstorable``, and ``RecursionError`` for a value that contains itself.
@@ -132,18 +120,25 @@ def to_tree(value: Any, *, loose: Loose | None = None) -> Any:
     if kind is float:
         return value if math.isfinite(value) else {TAG: "float", "value": str(value)}
     if kind is list:
-        return [to_tree(item, loose=loose) for item in value]
+        return [to_tree(item, loose) for item in value]
     if kind is dict:
         if TAG not in value and all(type(key) is str for key in value):
-            return {key: to_tree(item, loose=loose) for key, item in value.items()}
-        items = [[to_tree(key, loose=loose), to_tree(item, loose=loose)] for key, item in value.items()]
-        return {TAG: "dict", "value": sorted(items, key=_as_text) if loose else items}
+            return {key: to_tree(item, loose) for key, item in value.items()}
+        return {TAG: "dict", "value": _items(value, loose)}
     if loose is None:
         return _tagged(value, kind, None)
     try:
-        return loose.summarise(value) or _tagged(value, kind, loose)
+        return loose.known(value) or _tagged(value, kind, loose)
     except Unstorable:
-        return loose.summarise_unstorable(value) or {TAG: "opaque", "class": _named(kind, loose)}
+        return loose.added(value) or {TAG: "opaque", "class": _named(kind, loose)}
+
+
+def json_bytes(tree: Any) -> bytes:
+    """The bytes that are stored for a tree. ``ValueError`` for a number too long to be written."""
+    try:
+        return json.dumps(tree, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    except UnicodeEncodeError:  # lone surrogates have no UTF-8; JSON escapes them
+        return json.dumps(tree, separators=(",", ":"), allow_nan=False).encode()
 
 
 def from_tree(tree: Any, home: str = "") -> Any:
@@ -196,90 +191,99 @@ def find_class(name: str, home: str) -> type:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def _tagged(value: Any, kind: type, loose: Loose | None) -> dict[str, Any]:
+def _tagged(value: Any, kind: type, loose: Summaries | None) -> dict[str, Any]:
     simple = _SIMPLE.get(f"{kind.__module__}.{kind.__qualname__}")
     if simple is not None:
         name, write = simple
         return {TAG: name, "value": write(value)}
     if kind is tuple:
-        return {TAG: "tuple", "value": [to_tree(item, loose=loose) for item in value]}
+        return {TAG: "tuple", "value": _members(value, loose)}
     if kind is set or kind is frozenset:
-        members = [to_tree(item, loose=loose) for item in value]
-        return {TAG: kind.__name__, "value": sorted(members, key=_as_text)}
+        return {TAG: kind.__name__, "value": sorted(_members(value, loose), key=_as_text)}
     if kind is datetime.datetime:
         return _write_datetime(value)
-    if kind.__module__ == "pathlib" or kind.__module__.startswith("pathlib."):
+    library = kind.__module__.partition(".")[0]
+    if library == "pathlib":
         return {TAG: "pure_path" if kind.__name__.startswith("Pure") else "path", "value": str(value)}
+    if library == "collections" and (tree := _tagged_collection(value, kind, loose)):
+        return tree
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.generic) and not isinstance(value, numpy.void):
-        return {TAG: "numpy", "dtype": value.dtype.str, "value": value.tobytes()}
+        return {TAG: "numpy", "dtype": value.dtype.str, "value": _as_base64(value.tobytes())}
     if numpy is not None and kind is numpy.ndarray and not value.dtype.hasobject:
         descr = numpy.lib.format.dtype_to_descr(value.dtype)
-        return {TAG: "ndarray", "dtype": descr, "shape": list(value.shape), "value": value.tobytes()}
-    if kind.__module__ == "collections":
-        return _tagged_collection(value, kind, loose)
+        return {TAG: "ndarray", "dtype": descr, "shape": list(value.shape), "value": _as_base64(value.tobytes())}
     try:
-        if kind.__name__ in PANDAS_SCALARS and kind.__module__.partition(".")[0] == "pandas":
+        if kind.__name__ in PANDAS_SCALARS and library == "pandas":
             return {TAG: PANDAS_SCALARS[kind.__name__], **write_scalar(value)}
         form = builtin_format(value)  # a frame as a member: it has no bytes of its own
         if form is not None:
-            return {TAG: "stored", "format": form.name, "value": form.write(value)}
+            return {TAG: "stored", "format": form.name, "value": _as_base64(form.write(value))}
     except Exception as error:
         raise Unstorable(kind, str(error)) from error
     return _tagged_class(value, kind, loose)
 
 
-def _tagged_collection(value: Any, kind: type, loose: Loose | None) -> dict[str, Any]:
+def _tagged_collection(value: Any, kind: type, loose: Summaries | None) -> dict[str, Any] | None:
     if kind is collections.deque:
-        return {TAG: "deque", "maxlen": value.maxlen, "value": [to_tree(item, loose=loose) for item in value]}
-    if kind not in (collections.OrderedDict, collections.Counter, collections.defaultdict):
-        return _tagged_class(value, kind, loose)
-    items = [[to_tree(key, loose=loose), to_tree(item, loose=loose)] for key, item in value.items()]
+        return {TAG: "deque", "maxlen": value.maxlen, "value": _members(value, loose)}
     if kind is collections.OrderedDict:
+        items = [[to_tree(key, loose), to_tree(item, loose)] for key, item in value.items()]
         return {TAG: "ordered_dict", "value": items}
-    items = sorted(items, key=_as_text) if loose else items
     if kind is collections.Counter:
-        return {TAG: "counter", "value": items}
+        return {TAG: "counter", "value": _items(value, loose)}
+    if kind is not collections.defaultdict:
+        return None
     made = value.default_factory
-    if made is not None and not (isinstance(made, type) and (made.__module__ == "builtins" or _is_importable(made))):
+    if made is not None and not (isinstance(made, type) and (made.__module__ == "builtins" or is_importable(made))):
         advice = f"its default_factory {getattr(made, '__name__', made)!r} can't be found by name; return dict(value)"
         raise Unstorable(kind, advice)
-    return {TAG: "defaultdict", "factory": made and _named(made, loose), "value": items}
+    return {TAG: "defaultdict", "factory": made and _named(made, loose), "value": _items(value, loose)}
 
 
-def _tagged_class(value: Any, kind: type, loose: Loose | None) -> dict[str, Any]:
+def _tagged_class(value: Any, kind: type, loose: Summaries | None) -> dict[str, Any]:
+    write: Callable[[], Any]
     if isinstance(value, Enum):
-        _require_importable(kind, loose)
-        return {TAG: "enum", "class": _named(kind, loose), "value": to_tree(value.value, loose=loose)}
-    if hasattr(kind, "__pydantic_validator__") and hasattr(kind, "model_validate_json"):
-        _require_importable(kind, loose)
-        return {TAG: "model", "class": _named(kind, loose), "value": _dump_model(value, kind, loose)}
-    if is_dataclass(kind):
-        _require_importable(kind, loose)
-        content = {item.name: to_tree(getattr(value, item.name), loose=loose) for item in fields(kind)}
-        return {TAG: "dataclass", "class": _named(kind, loose), "value": content}
-    if issubclass(kind, tuple) and hasattr(kind, "_fields"):
-        _require_importable(kind, loose)
-        return {
-            TAG: "namedtuple",
-            "class": _named(kind, loose),
-            "value": [to_tree(item, loose=loose) for item in value],
-        }
-    for plain in (dict, list, tuple, set, str, int, float):
-        if issubclass(kind, plain):
-            raise Unstorable(kind, f"a subclass of {plain.__name__} would come back as another type")
-    raise Unstorable(kind, way_out(kind) or "it has no JSON form")
+        tag, write = "enum", lambda: to_tree(value.value, loose)
+    elif hasattr(kind, "__pydantic_validator__") and hasattr(kind, "model_validate_json"):
+        tag, write = "model", lambda: _dump_model(value, kind, loose)
+    elif is_dataclass(kind):
+        tag, write = "dataclass", lambda: {one.name: to_tree(getattr(value, one.name), loose) for one in fields(kind)}
+    elif issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        tag, write = "namedtuple", lambda: _members(value, loose)
+    else:
+        for plain in (dict, list, tuple, set, str, int, float):
+            if issubclass(kind, plain):
+                raise Unstorable(kind, f"a subclass of {plain.__name__} would come back as another type")
+        raise Unstorable(kind, way_out(kind) or "it has no JSON form")
+    if loose is None and not is_importable(kind):
+        raise Unstorable(kind, "its class can't be found by name; define it at the top of a module")
+    return {TAG: tag, "class": _named(kind, loose), "value": write()}
 
 
-def _named(kind: type, loose: Loose | None) -> str:
+def _members(value: Any, loose: Summaries | None) -> list[Any]:
+    return [to_tree(item, loose) for item in value]
+
+
+def _items(value: Any, loose: Summaries | None) -> list[Any]:
+    """Keys with their values, for digests in the order of the keys' text."""
+    items = [[to_tree(key, loose), to_tree(item, loose)] for key, item in value.items()]
+    return sorted(items, key=_as_text) if loose else items
+
+
+def _named(kind: type, loose: Summaries | None) -> str:
     return kind.__qualname__ if loose is not None and kind.__module__ == loose.home else type_name(kind)
 
 
 def _as_text(tree: Any) -> str:
-    return json.dumps(tree, sort_keys=True, default=as_order)
+    return json.dumps(tree, sort_keys=True)
 
 
-def _dump_model(value: Any, kind: Any, loose: Loose | None) -> Any:
+def _as_base64(block: bytes) -> str:
+    return b64encode(block).decode()
+
+
+def _dump_model(value: Any, kind: Any, loose: Summaries | None) -> Any:
     try:
         content = value.model_dump(mode="json", by_alias=True)
         if loose is not None or kind.model_validate_json(json.dumps(content)) == value:
@@ -291,12 +295,8 @@ def _dump_model(value: Any, kind: Any, loose: Loose | None) -> Any:
     )
 
 
-def _require_importable(kind: type, loose: Loose | None) -> None:
-    if loose is None and not _is_importable(kind):
-        raise Unstorable(kind, "its class can't be found by name; define it at the top of a module")
-
-
-def _is_importable(kind: type) -> bool:
+def is_importable(kind: type) -> bool:
+    """Whether its module's name and its own lead to this class."""
     found: Any = sys.modules.get(kind.__module__)
     for part in kind.__qualname__.split("."):
         found = getattr(found, part, None)
@@ -314,8 +314,8 @@ def _write_datetime(value: datetime.datetime) -> dict[str, Any]:
 
 
 _SIMPLE: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "builtins.bytes": ("bytes", lambda value: value),
-    "builtins.bytearray": ("bytearray", bytes),
+    "builtins.bytes": ("bytes", _as_base64),
+    "builtins.bytearray": ("bytearray", _as_base64),
     "builtins.complex": ("complex", str),
     "builtins.range": ("range", lambda value: [value.start, value.stop, value.step]),
     "datetime.date": ("date", lambda value: value.isoformat()),
@@ -361,22 +361,10 @@ def _read_dataclass(tree: dict[str, Any], home: str) -> Any:
     return value
 
 
-def _read_model(tree: dict[str, Any], home: str) -> Any:
-    return _class_of(tree, home).model_validate_json(json.dumps(tree["value"]))
-
-
-def _read_enum(tree: dict[str, Any], home: str) -> Any:
-    return _class_of(tree, home)(from_tree(tree["value"], home))
-
-
-def _read_namedtuple(tree: dict[str, Any], home: str) -> Any:
-    return _class_of(tree, home)(*[from_tree(item, home) for item in tree["value"]])
-
-
 def _read_array(tree: dict[str, Any], _home: str) -> Any:
     numpy = importlib.import_module("numpy")
     dtype = numpy.lib.format.descr_to_dtype(_as_descr(tree["dtype"]))
-    flat = numpy.frombuffer(as_bytes(tree["value"]), dtype=dtype)
+    flat = numpy.frombuffer(b64decode(tree["value"]), dtype=dtype)
     return flat.reshape(tree["shape"]).copy()
 
 
@@ -384,10 +372,6 @@ def _as_descr(descr: Any) -> Any:
     if isinstance(descr, list):  # a structured type: JSON made lists of its tuples
         return [tuple(_as_descr(part) if i == 1 else part for i, part in enumerate(item)) for item in descr]
     return descr
-
-
-def _read_scalar(tree: dict[str, Any], _home: str) -> Any:
-    return importlib.import_module("numpy").frombuffer(as_bytes(tree["value"]), dtype=tree["dtype"])[0]
 
 
 def _read_defaultdict(tree: dict[str, Any], home: str) -> Any:
@@ -402,18 +386,18 @@ def _pairs(tree: dict[str, Any], home: str) -> list[Any]:
     return [(from_tree(key, home), from_tree(item, home)) for key, item in tree["value"]]
 
 
-def _members(tree: dict[str, Any], home: str) -> list[Any]:
+def _read_members(tree: dict[str, Any], home: str) -> list[Any]:
     return [from_tree(item, home) for item in tree["value"]]
 
 
 _READERS: dict[str, Callable[[dict[str, Any], str], Any]] = {
     "float": lambda tree, _: float(tree["value"]),
-    "dict": lambda tree, home: {from_tree(key, home): from_tree(item, home) for key, item in tree["value"]},
-    "tuple": lambda tree, home: tuple(_members(tree, home)),
-    "set": lambda tree, home: set(_members(tree, home)),
-    "frozenset": lambda tree, home: frozenset(_members(tree, home)),
-    "bytes": lambda tree, _: as_bytes(tree["value"]),
-    "bytearray": lambda tree, _: bytearray(as_bytes(tree["value"])),
+    "dict": lambda tree, home: dict(_pairs(tree, home)),
+    "tuple": lambda tree, home: tuple(_read_members(tree, home)),
+    "set": lambda tree, home: set(_read_members(tree, home)),
+    "frozenset": lambda tree, home: frozenset(_read_members(tree, home)),
+    "bytes": lambda tree, _: b64decode(tree["value"]),
+    "bytearray": lambda tree, _: bytearray(b64decode(tree["value"])),
     "complex": lambda tree, _: complex(tree["value"]),
     "range": lambda tree, _: range(*tree["value"]),
     "date": lambda tree, _: datetime.date.fromisoformat(tree["value"]),
@@ -425,18 +409,18 @@ _READERS: dict[str, Callable[[dict[str, Any], str], Any]] = {
     "fraction": lambda tree, _: _find("fractions", "Fraction")(tree["value"]),
     "path": lambda tree, _: _find("pathlib", "Path")(tree["value"]),
     "pure_path": lambda tree, _: _find("pathlib", "PurePath")(tree["value"]),
-    "enum": _read_enum,
-    "model": _read_model,
+    "enum": lambda tree, home: _class_of(tree, home)(from_tree(tree["value"], home)),
+    "model": lambda tree, home: _class_of(tree, home).model_validate_json(json.dumps(tree["value"])),
     "dataclass": _read_dataclass,
-    "namedtuple": _read_namedtuple,
+    "namedtuple": lambda tree, home: _class_of(tree, home)(*_read_members(tree, home)),
     "ordered_dict": lambda tree, home: collections.OrderedDict(_pairs(tree, home)),
     "counter": lambda tree, home: collections.Counter(dict(_pairs(tree, home))),
     "defaultdict": _read_defaultdict,
-    "deque": lambda tree, home: collections.deque(_members(tree, home), tree["maxlen"]),
+    "deque": lambda tree, home: collections.deque(_read_members(tree, home), tree["maxlen"]),
     "timestamp": lambda tree, _: read_scalar("Timestamp", tree),
     "time_delta": lambda tree, _: read_scalar("Timedelta", tree),
     "nat": lambda _tree, _: _find("pandas", "NaT"),
-    "stored": lambda tree, _: format_named(tree["format"]).read(as_bytes(tree["value"])),
+    "stored": lambda tree, _: format_named(tree["format"]).read(b64decode(tree["value"])),
     "ndarray": _read_array,
-    "numpy": _read_scalar,
+    "numpy": lambda tree, _: _find("numpy", "frombuffer")(b64decode(tree["value"]), dtype=tree["dtype"])[0],
 }

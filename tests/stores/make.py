@@ -76,7 +76,7 @@ protect:
 
 def main(target: Path) -> None:
     """Two versions of three flows, a pruned one, a protected route, completed executions (one whose values have bytes
-    beside their JSON) and a failed one that can be resumed.
+    in a list) and a failed one that can be resumed.
     """
     with tempfile.TemporaryDirectory(prefix="kitaru-fixture-") as name:
         folder = Path(name)
