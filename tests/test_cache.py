@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from kitaru import Cache, checkpoint, errors, flow
+from kitaru import Cache, checkpoint, errors, flow, wait
 from kitaru.flows.flow import Flow
 from kitaru.model import address
 from kitaru.model.event import CheckpointCompleted, CheckpointStarted
 from kitaru.run.cache import CacheReport, explain
+from kitaru.run.timeouts import RunSuspended
 from kitaru.source.port import CodeBase
 from tests.execution_lab import PROJECT, CountingStore, Lab
 
@@ -562,3 +563,36 @@ def test_an_option_that_changes_nothing_keeps_the_results(lab: Lab) -> None:
     for options in ({}, {"retries": 2, "timeout": 60}, {"serializer": "pickle"}):
         run(lab, with_options(**options), n=1)
     assert RAN == [1, 1]
+
+
+def test_after_a_persons_answer_only_cache_true_takes_earlier_results(lab: Lab) -> None:
+    """Other calls are computed and say why; a checkpoint that says ``cache=True`` has a hit."""
+
+    @checkpoint(cache=True)
+    def certain(n: int) -> int:
+        RAN.append(f"certain {n}")
+        return n
+
+    @flow
+    def asking() -> list[Any]:
+        before = double(1)
+        return [before, wait(schema=bool, name="go", timeout=0), double(2), certain(3)]
+
+    def answered() -> str:
+        exec_id = lab.open(asking, cache=True)
+        with pytest.raises(RunSuspended):
+            lab.go_on(asking, exec_id)
+        answer = b'{"by": "Ann", "at": "2026-01-01T00:00:00.000000Z", "value": true}'
+        lab.store.create(address.wait_answer(PROJECT, exec_id, "w1"), answer)
+        assert lab.go_on(asking, exec_id) == [2, True, 4, 3]
+        settled()
+        return exec_id
+
+    first = answered()
+    second = answered()
+    assert RAN == [1, 2, "certain 3", 2]
+    calls = {call.call_id: call.cached_from for call in lab.load(second).checkpoints}
+    assert calls == {"1": f"{first}/1", "2": None, "3": f"{first}/3"}
+    reports = {report.call_id: report for report in why(lab, second)}
+    assert (reports["2"].word, reports["3"].word) == ("off", "hit")
+    assert reports["2"].why == "a person has answered, and the checkpoint does not say cache=True"

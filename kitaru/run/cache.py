@@ -6,13 +6,12 @@ import functools
 import hashlib
 import json
 import threading
-import time
 import types
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from kitaru.core.cache_key import MOST_NOTED, CacheNote, Recipe, explain_miss
 from kitaru.errors import KitaruError
@@ -44,13 +43,11 @@ class CacheReport:
 
 def explain(store: Store, project: str, execution: Execution) -> list[CacheReport]:
     """The cache's work for each call. A listing and up to two reads for each distinct checkpoint."""
-    records: dict[str, _Records] = {}
-    reports = []
-    for call in execution.checkpoints:
-        if call.name not in records:
-            records[call.name] = _Records(store, project, call.name, execution.exec_id)
-        reports.append(_report(call, execution, records[call.name]))
-    return reports
+    records = {call.name: _Records(store, project, call.name, execution.exec_id) for call in execution.checkpoints}
+    return [
+        CacheReport(call.call_id, call.name, *_report(call, execution, records[call.name]))
+        for call in execution.checkpoints
+    ]
 
 
 class _Records:
@@ -64,23 +61,22 @@ class _Records:
         self.earlier = _read(store, earlier) if self.earlier_id else None
 
 
-def _report(call: CheckpointCall, execution: Execution, records: _Records) -> CacheReport:
+def _report(call: CheckpointCall, execution: Execution, records: _Records) -> tuple[str, str]:
     if call.cached_from:
-        return CacheReport(call.call_id, call.name, "hit", f"computed by {call.cached_from.replace('/', ', call ', 1)}")
+        return "hit", f"computed by {call.cached_from.replace('/', ', call ', 1)}"
     if call.given_by:
         when = f" when {execution.exec_id} was opened as a replay, at {execution.created_at}"
-        return CacheReport(call.call_id, call.name, "off", f"given by {call.given_by}{when}")
+        return "off", f"given by {call.given_by}{when}"
     if call.original_call_id:
-        return CacheReport(call.call_id, call.name, "off", "its result was copied by a replay")
+        return "off", "its result was copied by a replay"
     noted = _calls(records.own).get(call.call_id)
     if noted is None or records.own is None:
         if not _is_on(execution.options):
-            return CacheReport(call.call_id, call.name, "off", "the cache is switched off for this execution")
-        return CacheReport(call.call_id, call.name, "unknown", "nothing was noted for this call")
+            return "off", "the cache is switched off for this execution"
+        return "unknown", "nothing was noted for this call"
     earlier = records.earlier["recipe"] if records.earlier else None
     calls = list(_calls(records.earlier).values())
-    why = explain_miss(records.own["recipe"], noted, earlier, calls, records.earlier_id)
-    return CacheReport(call.call_id, call.name, noted.word, why)
+    return noted.word, explain_miss(records.own["recipe"], noted, earlier, calls, records.earlier_id)
 
 
 def _is_on(options: ExecutionOptions) -> bool:
@@ -107,36 +103,7 @@ WRITERS = 8
 """Threads that write the rest when a run ends."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """One call that takes part in the cache: the digests of its recipe and of its inputs, and those of each input."""
-
-    recipe: str
-    inputs: str
-    parts: Mapping[str, str]
-
-    @property
-    def key(self) -> str:
-        """As the call's event records it."""
-        return address.digest(f"{self.recipe}\n{self.inputs}".encode())
-
-
-@dataclass(frozen=True, slots=True)
-class Hint:
-    """The call that computed a result, and the result as it is stored."""
-
-    exec_id: str
-    call: str
-    output: Value
-    metadata: Mapping[str, Any]
-
-    @property
-    def source(self) -> str:
-        """``ex-…/3``."""
-        return f"{self.exec_id}/{self.call}"
-
-
-class _Entry:
+class _Recipe:
     """A distinct checkpoint of the run. ``why``: the reason that it takes no part, empty if it does."""
 
     def __init__(self, recipe: Recipe, why: str) -> None:
@@ -145,7 +112,46 @@ class _Entry:
         self.digest = recipe.digest
         self.guard = threading.Lock()
         self.listed: frozenset[str] | None = None
+        """The digests of inputs for which there was a result when that was first asked."""
         self.noted: list[CacheNote] = []
+
+    def note(self, call: CacheNote) -> None:
+        """Keep it for ``--explain-cache``."""
+        if len(self.noted) < MOST_NOTED:
+            self.noted.append(call)
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """One call that takes part in the cache: the digests of its inputs together, and of each."""
+
+    call: str
+    recipe: _Recipe
+    inputs: str
+    parts: Mapping[str, str]
+
+    @property
+    def key(self) -> str:
+        """As the call's event records it."""
+        return address.digest(f"{self.recipe.digest}\n{self.inputs}".encode())
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether ``Cache.find`` would answer None without a request."""
+        return self.recipe.listed is not None and self.inputs not in self.recipe.listed
+
+    def note(self, word: Literal["hit", "miss"]) -> None:
+        """The call is a ``hit``, or a ``miss``, which is computed."""
+        self.recipe.note(CacheNote(self.call, word, self.parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """The call that computed a result, such as ``ex-…/3``, and the result as it is stored."""
+
+    source: str
+    output: Value
+    metadata: Mapping[str, Any]
 
 
 class Cache:
@@ -160,12 +166,11 @@ class Cache:
         self._project = opened.project
         self._exec_id = opened.exec_id
         self._options = opened.options
-        self._code = code
+        self._code = functools.cache(code)
         self._home = home
         self._resumed = resumed
         self._guard = threading.Lock()
-        self._codebase: CodeBase | None = None
-        self._known: dict[int, _Entry] = {}
+        self._known: dict[int, _Recipe] = {}
         self._origins: dict[str, bool] = {}
         self._publisher = _Publisher(store)
 
@@ -182,15 +187,17 @@ class Cache:
 
         ``answered``: a person has answered a question of this execution.
         """
-        if why := self._switched_off(checkpoint, answered=answered):
-            if _is_on(self._options):
-                with self._guard:
-                    known = self._known.setdefault(id(checkpoint), _Entry(Recipe(checkpoint.name, {}), why))
-                self._note(known, CacheNote(call, "off", why=why))
+        off = self._switched_off(checkpoint, answered=answered)
+        if off and not _is_on(self._options):
             return None
-        known = self._of(checkpoint)
-        if known.why:
-            self._note(known, CacheNote(call, "opaque", why=known.why))
+        with self._guard:
+            recipe = self._known.get(id(checkpoint))
+            if recipe is None:
+                recipe = self._known[id(checkpoint)] = (
+                    _Recipe(Recipe(checkpoint.name, {}), off) if off else self._recipe(checkpoint)
+                )
+        if off or recipe.why:
+            recipe.note(CacheNote(call, "off" if off else "opaque", why=off or recipe.why))
             return None
         parts, opaque = dict[str, str](), []
         exact = Exact(self._home, summaries.summary)
@@ -200,9 +207,9 @@ class Cache:
             except Inexact as error:
                 opaque.append(f"{name}: {error}")
         if opaque:
-            self._note(known, CacheNote(call, "opaque", parts, "; ".join(opaque)))
+            recipe.note(CacheNote(call, "opaque", parts, "; ".join(opaque)))
             return None
-        return Ticket(known.digest, _hashed(parts), parts)
+        return Ticket(call, recipe, _hashed(parts), parts)
 
     def _switched_off(self, checkpoint: Checkpoint[..., Any], *, answered: bool) -> str:
         """The reason that a call takes no part. The call's word wins over the checkpoint's, that over the flow's."""
@@ -215,26 +222,22 @@ class Cache:
             return "the cache is switched off by the flow"
         return "a person has answered, and the checkpoint does not say cache=True" if answered else ""
 
-    def is_listed(self, checkpoint: Checkpoint[..., Any], ticket: Ticket) -> bool:
-        """Whether ``find`` answers None for it without a request."""
-        known = self._of(checkpoint)
-        return known.listed is not None and ticket.inputs not in known.listed
-
-    def find(self, checkpoint: Checkpoint[..., Any], ticket: Ticket) -> Hint | None:
+    def find(self, ticket: Ticket) -> Hint | None:
         """The result of an earlier execution, if one is known."""
-        known = self._of(checkpoint)
-        with known.guard:
-            if known.listed is None:
-                known.listed = self._list(known.digest)
-        if ticket.inputs not in known.listed:
+        recipe = ticket.recipe
+        with recipe.guard:
+            if recipe.listed is None:
+                recipe.listed = self._list(recipe.digest)
+        if ticket.inputs not in recipe.listed:
             return None
         with suppress(KitaruError, ValueError, TypeError, KeyError, RecursionError):
-            body = self._store.read(address.cache_hint(self._project, known.digest, ticket.inputs))
+            body = self._store.read(address.cache_hint(self._project, recipe.digest, ticket.inputs))
             content = json.loads(body or b"")
-            output, metadata = Value.from_json(content["output"]), dict(content.get("metadata") or {})
-            hint = Hint(str(content["exec_id"]), str(content["call"]), output, metadata)
+            exec_id = str(content["exec_id"])
             # A result of this very execution is another call's, and calls keep their own.
-            return hint if hint.exec_id != self._exec_id and self._exists(hint.exec_id) else None
+            if exec_id != self._exec_id and self._exists(exec_id):
+                output, metadata = Value.from_json(content["output"]), dict(content.get("metadata") or {})
+                return Hint(f"{exec_id}/{content['call']}", output, metadata)
         return None
 
     def _exists(self, exec_id: str) -> bool:
@@ -245,21 +248,13 @@ class Cache:
             self._origins[exec_id] = known
         return known
 
-    def took(self, checkpoint: Checkpoint[..., Any], ticket: Ticket, call: str) -> None:
-        """The call has an earlier result."""
-        self._note(self._of(checkpoint), CacheNote(call, "hit", ticket.parts))
-
-    def missed(self, checkpoint: Checkpoint[..., Any], ticket: Ticket, call: str) -> None:
-        """The call is computed."""
-        self._note(self._of(checkpoint), CacheNote(call, "miss", ticket.parts))
-
-    def publish(self, ticket: Ticket, call: str, output: Value, metadata: Mapping[str, Any]) -> None:
+    def publish(self, ticket: Ticket, output: Value, metadata: Mapping[str, Any]) -> None:
         """Offer a result, and its metadata, to later executions. Its event must be durable."""
-        content = {"exec_id": self._exec_id, "call": call, "output": output.to_json()}
+        content = {"exec_id": self._exec_id, "call": ticket.call, "output": output.to_json()}
         if metadata:
             content["metadata"] = dict(metadata)
         body = json.dumps(content, separators=(",", ":")).encode()  # in the result's own order of keys
-        self._publisher.add(address.cache_hint(self._project, ticket.recipe, ticket.inputs), body)
+        self._publisher.add(address.cache_hint(self._project, ticket.recipe.digest, ticket.inputs), body)
 
     def close(self) -> None:
         """Write the rest in the background; only the interpreter's end waits for it."""
@@ -270,17 +265,8 @@ class Cache:
                 self._publisher.add(key, address.canonical_json(content), merges=self._resumed)
         self._publisher.close()
 
-    def _of(self, checkpoint: Checkpoint[..., Any]) -> _Entry:
-        known = self._known.get(id(checkpoint))
-        if known is None:
-            with self._guard:
-                known = self._known.get(id(checkpoint))
-                if known is None:
-                    known = self._known[id(checkpoint)] = self._recipe(checkpoint)
-        return known
-
-    def _recipe(self, checkpoint: Checkpoint[..., Any]) -> _Entry:
-        self._codebase = code = self._codebase or self._code()
+    def _recipe(self, checkpoint: Checkpoint[..., Any]) -> _Recipe:
+        code = self._code()
         options = checkpoint.options
         parts, flaws = dict(code.parts), dict(code.flaws)
         parts["options"] = _hashed({"serializer": options.serializer})
@@ -295,17 +281,13 @@ class Cache:
             flaws["function"] = str(error)
         except RecursionError:
             flaws["function"] = "its closure contains itself"
-        return _Entry(Recipe(checkpoint.name, parts), "; ".join(flaws.values()))
+        return _Recipe(Recipe(checkpoint.name, parts), "; ".join(flaws.values()))
 
     def _list(self, recipe: str) -> frozenset[str]:
         try:
             return frozenset(self._store.names(address.cache_hints(self._project, recipe)))
         except KitaruError:
             return frozenset()
-
-    def _note(self, known: _Entry, noted: CacheNote) -> None:
-        if len(known.noted) < MOST_NOTED:
-            known.noted.append(noted)
 
 
 class _Closures:
@@ -378,59 +360,42 @@ def _hashed(content: Any) -> str:
 
 
 class _Publisher:
-    """Writes hints, some time after they came."""
+    """Writes hints, some time after they came: on a thread that is no daemon, so that a short script leaves its own."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._ready = threading.Condition(threading.Lock())
+        self._guard = threading.Lock()
         self._queue: deque[tuple[str, bytes, bool]] = deque()
-        self._closed = False
+        self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
     def add(self, key: str, body: bytes, *, merges: bool = False) -> None:
-        with self._ready:
-            if self._closed:
-                return
-            self._queue.append((key, body, merges))
+        self._queue.append((key, body, merges))
+        with self._guard:
             if self._thread is None:
-                # Not a daemon: a short script leaves its hints, too.
                 self._thread = threading.Thread(target=self._write, name="kitaru-cache", daemon=False)
                 self._thread.start()
 
     def close(self) -> None:
-        with self._ready:
-            self._closed = True
-            self._ready.notify_all()
+        self._closed.set()
 
     def _write(self) -> None:
-        while True:
-            with self._ready:
-                due = time.monotonic() + LINGER_SECONDS
-                while not self._closed and (left := due - time.monotonic()) > 0:
-                    self._ready.wait(left)
-                closed = self._closed
-            others = [
-                threading.Thread(target=self._drain, name="kitaru-cache", daemon=False)
-                for _ in range(min(WRITERS - 1, len(self._queue) // 16) if closed else 0)
-            ]
-            for thread in others:
-                thread.start()
+        while not self._closed.wait(LINGER_SECONDS):
             self._drain()
-            with self._ready:
-                if not self._queue and not self._closed:
-                    self._thread = None
-                    return
-                if closed:
-                    return
+        drains = [
+            threading.Thread(target=self._drain, name="kitaru-cache", daemon=False)
+            for _ in range(min(WRITERS - 1, len(self._queue) // 16))
+        ]
+        for thread in drains:
+            thread.start()
+        self._drain()
 
     def _drain(self) -> None:
-        while True:
-            try:
+        with suppress(IndexError):  # the queue is empty
+            while True:
                 key, body, merges = self._queue.popleft()
-            except IndexError:
-                return
-            with suppress(KitaruError, OSError):
-                hints.write(self._store, key, self._merged(key, body) if merges else body, durable=False)
+                with suppress(KitaruError, OSError):
+                    hints.write(self._store, key, self._merged(key, body) if merges else body, durable=False)
 
     def _merged(self, key: str, body: bytes) -> bytes:
         """The notes of a resumed execution are kept with those of before it stopped."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -29,10 +30,9 @@ from kitaru.model.event import (
     MetadataLogged,
     Value,
 )
-from kitaru.run.cache import Hint, Ticket
+from kitaru.run.cache import Ticket
 from kitaru.run.executions import NotesHere
 from kitaru.run.failures import exception_of, failing
-from kitaru.run.forked import run_here
 from kitaru.run.output import Capture, OutputScope, current_output
 from kitaru.run.state import RunState
 from kitaru.run.timeouts import RunExpired, overrun, user_code
@@ -80,30 +80,6 @@ class CheckpointScope(InCheckpoint, NotesHere):
 class Call:
     """A call with its arguments, bound and digested. Used by one thread, or one task, at a time."""
 
-    __slots__ = (
-        "_args_preview",
-        "_began",
-        "_cached_value",
-        "_decision",
-        "_encoded",
-        "_spent",
-        "_started",
-        "_summaries",
-        "_ticket",
-        "_tokens",
-        "args",
-        "attempt",
-        "capture",
-        "checkpoint",
-        "digest",
-        "key",
-        "kwargs",
-        "name",
-        "output",
-        "run",
-        "scope",
-    )
-
     def __init__(
         self,
         run: RunState,
@@ -121,8 +97,9 @@ class Call:
         self.key = key
         self.args = args
         self.kwargs = kwargs
-        self._summaries: Summaries | None = Summaries(run.home)
-        self.digest, preview = digest_arguments(checkpoint.parameters.bind(args, kwargs), summaries=self._summaries)
+        self._bound = checkpoint.parameters.bind(args, kwargs)
+        self._summaries = Summaries(run.home)
+        self.digest, preview = digest_arguments(self._bound, summaries=self._summaries)
         self._args_preview = preview if run.mask is None else mask_tree(preview, run.mask)
         self._decision = decision = run.decide(CallIdentity(key, self.name, self.digest))
         if not isinstance(decision, Diverged):
@@ -135,8 +112,6 @@ class Call:
             checkpoint.policy()  # a policy that names an exception which is not there is refused before anything runs
         self._began = 0.0
         self._started: CheckpointStarted | None = None
-        self._encoded: Encoded | None = None
-        self._cached_value: Any = None
         self._ticket: Ticket | None = None
         self._tokens: tuple[Any, Any] = (None, None)
         self.output: OutputScope | None = None
@@ -167,8 +142,9 @@ class Call:
         if isinstance(decision, Reuse):
             return self._reused() if self.reusable_inline else (yield Blocking(self._reused))
         if self._asks_cache() and (hit := (yield Blocking(self._cached))) is not None:
-            yield Blocking(partial(self._commit, hit))
-            return self._cached_value
+            event, value = hit
+            yield Blocking(partial(self._commit, event))
+            return value
         while True:
             self._begin()
             try:
@@ -199,11 +175,10 @@ class Call:
         checkpoint = self.checkpoint
         with failing(f"checkpoint {self.name!r}"):
             if checkpoint.options.runtime == "isolated":
-                from kitaru.run.isolated import IsolatedAttempt  # brings subprocess, which few flows need
+                from kitaru.run.isolated import run_isolated  # brings subprocess, which few flows need
 
-                return IsolatedAttempt(self).run()
-            work = partial(run_here, checkpoint.func, *self.args, **self.kwargs)
-            return user_code(work, checkpoint.options.timeout, self.late)
+                return run_isolated(self, self.run.must_go_on)
+            return user_code(partial(checkpoint.func, *self.args, **self.kwargs), checkpoint.options.timeout, self.late)
 
     def late(self, spent: float) -> KitaruTimeoutError:
         """The failure of an attempt that took ``spent`` seconds, more than its timeout."""
@@ -241,11 +216,13 @@ class Call:
     def _stopped(self, signal: BaseException) -> None:
         """Note that the attempt was stopped and goes no further, unless another runner goes on with it."""
         run, started = self.run, self._started
-        why = "the time of the flow was over" if isinstance(signal, RunExpired) or _is_over(run.deadline) else ""
-        # By name: asyncio is slow to load, and most flows have no use for it.
-        if not why and type(signal).__name__ == "CancelledError":
+        if isinstance(signal, RunExpired) or (run.deadline is not None and time.monotonic() > run.deadline):
+            why = "the time of the flow was over"
+        elif type(signal).__name__ == "CancelledError":  # by name: asyncio is slow to load
             why = "the flow cancelled its task"
-        if not why or started is None or run.journal.stopped is not None:
+        else:
+            return
+        if started is None or run.journal.stopped is not None:
             return
         at = run.now()
         event = CheckpointLost(
@@ -259,8 +236,7 @@ class Call:
             stopped=True,
         )
         run.journal.buffer(event)
-        if run.keeps_outputs:
-            run.recorded.add(event)
+        run.keep(event)
 
     # --- recorded outcomes --------------------------------------------------------------------------------------------
 
@@ -287,12 +263,7 @@ class Call:
         run, parameters = self.run, self.checkpoint.parameters
         try:
             result = convert(value, parameters.annotations.get("return", Any))
-            encoded = encode(
-                result,
-                subject=subject,
-                serializer=self.checkpoint.options.serializer,
-                typed=parameters.result_fits(result),
-            )
+            encoded = self._encode(result, subject)
             stored.put(run.store, run.project, encoded)
             run.took(self.key, encoded.detached())
             return result
@@ -316,66 +287,54 @@ class Call:
 
     def _asks_cache(self) -> bool:
         """Whether an earlier execution may have made this call, as far as can be told without the store."""
-        run, checkpoint = self.run, self.checkpoint
-        bound = checkpoint.parameters.bind(self.args, self.kwargs)
-        summaries, self._summaries = self._summaries or Summaries(run.home), None
-        self._ticket = run.cache.ticket(checkpoint, self.key, bound, summaries, answered=bool(run.waits.answered))
+        run = self.run
+        answered = bool(run.waits.answered)
+        self._ticket = run.cache.ticket(self.checkpoint, self.key, self._bound, self._summaries, answered=answered)
         if self._ticket is None:
             return False
-        if run.cache.is_listed(checkpoint, self._ticket):
-            run.cache.missed(checkpoint, self._ticket, self.key)
+        if self._ticket.is_unknown:
+            self._ticket.note("miss")
             return False
         return True
 
-    def _cached(self) -> CheckpointCompleted | None:
-        """The outcome of a call that an earlier execution made."""
+    def _cached(self) -> tuple[CheckpointCompleted, Any] | None:
+        """The outcome and value of a call that an earlier execution made, if it is whole and fits the annotation."""
         run, ticket = self.run, self._ticket
         assert ticket is not None
-        hint = run.cache.find(self.checkpoint, ticket)
-        if hint is None or not self._takes(hint):
-            run.cache.missed(self.checkpoint, ticket, self.key)
-            return None
-        run.cache.took(self.checkpoint, ticket, self.key)
-        if hint.metadata:
-            run.journal.buffer(MetadataLogged(at=run.now(), call=self.key, values=dict(hint.metadata)))
-        return self._completed(hint.output, started=None, cached_from=hint.source)
-
-    def _takes(self, hint: Hint) -> bool:
-        """Whether the earlier result is there, whole, and fits the return annotation."""
-        home = self.checkpoint.func.__module__
-        try:
-            value = stored.get(self.run.store, self.run.project, hint.output, subject="a cached result", home=home)
-        except KitaruError:
-            return False
-        if hint.output.type and not self.checkpoint.parameters.result_fits(value):
-            return False
-        self._cached_value = value
-        return True
+        hint = run.cache.find(ticket)
+        if hint is not None:
+            home = self.checkpoint.func.__module__
+            with suppress(KitaruError):
+                value = stored.get(run.store, run.project, hint.output, subject="a cached result", home=home)
+                if not hint.output.type or self.checkpoint.parameters.result_fits(value):
+                    ticket.note("hit")
+                    if hint.metadata:
+                        run.journal.buffer(MetadataLogged(at=run.now(), call=self.key, values=dict(hint.metadata)))
+                    return self._completed(hint.output, cached_from=hint.source), value
+        ticket.note("miss")
+        return None
 
     # --- outcomes -----------------------------------------------------------------------------------------------------
 
+    def _encode(self, result: Any, subject: str) -> Encoded:
+        typed = self.checkpoint.parameters.result_fits(result)
+        return encode(result, subject=subject, serializer=self.checkpoint.options.serializer, typed=typed)
+
     def _complete(self, result: Any) -> None:
         """Record the result. One that can't be stored ends the call: that is recorded, and raised."""
-        parameters, subject = self.checkpoint.parameters, f"the result of checkpoint {self.name!r}"
         try:
-            self._encoded = encode(
-                result,
-                subject=subject,
-                serializer=self.checkpoint.options.serializer,
-                typed=parameters.result_fits(result),
-            )
+            encoded = self._encode(result, f"the result of checkpoint {self.name!r}")
         except KitaruValueError as error:
             event, _ = self._failed(error, final=True)
             self._commit(event)
             raise
-        assert self._started is not None
-        self._commit(self._completed(self._encoded.value, started=self._started.at))
+        self._commit(self._completed(encoded.value), encoded)
 
-    def _completed(self, output: Value, *, started: str | None, cached_from: str | None = None) -> CheckpointCompleted:
+    def _completed(self, output: Value, *, cached_from: str | None = None) -> CheckpointCompleted:
         at = self.run.now()
         return CheckpointCompleted(
             at=at,
-            started=started or at,
+            started=self._started.at if self._started is not None else at,
             call=self.key,
             name=self.name,
             attempt=self.attempt,
@@ -414,31 +373,20 @@ class Call:
         chance = self.run.chance() if policy.backoff and policy.jitter else 0.5
         return next_delay(policy, error, failed=self._spent + 1, elapsed=elapsed, chance=chance)
 
-    def _commit(self, event: Outcome) -> None:
+    def _commit(self, event: Outcome, encoded: Encoded | None = None) -> None:
         """Make the event durable, and the bytes that it names before it."""
+        run = self.run
         try:
-            if isinstance(event, CheckpointCompleted):
-                self._commit_result(event)
-            else:
-                self.run.journal.commit(event, replaces=self._started)
-                if self.run.keeps_outputs:
-                    self.run.recorded.add(event)
+            if encoded is not None:
+                stored.put(run.store, run.project, encoded)
+            run.journal.commit(event, replaces=self._started)
+            if encoded is not None and isinstance(event, CheckpointCompleted):
+                if run.keeps_outputs or self._ticket is not None:
+                    # The value is the flow's to change from now on.
+                    event = replace(event, output=encoded.detached())
+                if self._ticket is not None:
+                    run.cache.publish(self._ticket, event.output, run.logged.get(self.key, {}))
+            run.keep(event)
         finally:
             if isinstance(event, CheckpointCompleted) or not event.retry:
-                self.run.under_way.pop(self.key, None)
-
-    def _commit_result(self, event: CheckpointCompleted) -> None:
-        run, encoded = self.run, self._encoded
-        if encoded is not None:
-            stored.put(run.store, run.project, encoded)
-        run.journal.commit(event, replaces=self._started)
-        # The value is the flow's to change from now on.
-        output = encoded.detached() if encoded is not None else event.output
-        if run.keeps_outputs:
-            run.recorded.add(replace(event, output=output))
-        if self._ticket is not None and event.cached_from is None:
-            run.cache.publish(self._ticket, self.key, output, run.logged.get(self.key, {}))
-
-
-def _is_over(deadline: float | None) -> bool:
-    return deadline is not None and time.monotonic() > deadline
+                run.under_way.pop(self.key, None)

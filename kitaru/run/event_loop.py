@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from contextvars import Context, copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kitaru.errors import KitaruStateError
@@ -18,10 +19,9 @@ from kitaru.flows.future import futures_in, resolved
 from kitaru.flows.scope import Scope, scope
 from kitaru.run.call import Attempt, Blocking, Call, Step
 from kitaru.run.failures import as_failure
-from kitaru.run.forked import await_here
-from kitaru.run.isolated import IsolatedAttempt
+from kitaru.run.journal import Stopped
 from kitaru.run.state import LOOK_SECONDS, RunState
-from kitaru.run.timeouts import RunExpired, RunStopped
+from kitaru.run.timeouts import RunExpired, RunStopped, await_here
 
 if TYPE_CHECKING:
     from kitaru.run.drivers import Crew, Submission
@@ -91,8 +91,17 @@ async def _carry_out(crew: Crew, call: Call, step: Step) -> Any:
     if isinstance(step, Blocking):
         return await _on_thread(crew, step.work)
     if isinstance(step, Attempt) and call.checkpoint.options.runtime == "isolated":
-        attempt = IsolatedAttempt(call)
-        return await _failing(_on_thread(crew, attempt.run, attempt.stop), f"checkpoint {call.name!r}")
+        from kitaru.run.isolated import run_isolated  # brings subprocess, which few flows need
+
+        cancelled: list[bool] = []
+
+        def check() -> None:
+            if cancelled:
+                raise Stopped
+            crew.run.must_go_on()
+
+        work = partial(run_isolated, call, check)
+        return await _failing(_on_thread(crew, work, partial(cancelled.append, True)), f"checkpoint {call.name!r}")
     if isinstance(step, Attempt):
         return await _body(call)
     return await _pause(crew.run, step.seconds)

@@ -28,7 +28,6 @@ from kitaru.ports import Clock
 from kitaru.run.cancel import CancelWatch, ForcedEnd, cancelled_error
 from kitaru.run.drivers import Crew, FlowScope
 from kitaru.run.failures import error_of, failing
-from kitaru.run.forked import run_here
 from kitaru.run.index import note_end, note_state
 from kitaru.run.journal import Fenced, Stopped
 from kitaru.run.lease import LEASE_SECONDS, Keeper, LeaseKeeping, lost_attempts
@@ -231,7 +230,7 @@ class _Body:
         token = scope.set(here)
         try:
             with failing("the flow"):
-                result = user_code(partial(run_here, body), seconds, lambda _spent: RunExpired())
+                result = user_code(body, seconds, lambda _spent: RunExpired())
             for future in run.futures:
                 while not future.settled(LOOK_SECONDS):
                     run.check()

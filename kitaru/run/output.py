@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import ModuleType
-from typing import Any, ClassVar, Literal, TextIO, cast
+from typing import Any, ClassVar, Literal, TextIO
 
 from kitaru.model.execution import LogLine
 from kitaru.run.logs import LogWriter
@@ -96,18 +96,13 @@ class Tee:
     def __init__(self, real: TextIO, name: str) -> None:
         self.real = real
         self._name = name
-        self._copy: TextIO | None = None
 
     def write(self, text: str) -> int:
-        descriptors = _Process.descriptors
-        if _Process.forked:
-            # A copy of the process: what it noted here would never reach the store, but its descriptors are heard.
-            return (self._forked_stream() if descriptors is not None else self.real).write(text)
         scope = _scope()
         if scope is not None and _Process.clear is not None:
             _Process.clear(text)
-        if descriptors is not None:
-            descriptors.drain()  # what a child wrote before this comes before it
+        if _Process.descriptors is not None:
+            _Process.descriptors.drain()  # what a child wrote before this comes before it
         written = self.real.write(text)
         # A logging handler that prints: its record is noted already.
         if scope is not None and not (_Process.logging and sys._getframe(1).f_globals.get("__name__") == "logging"):
@@ -117,11 +112,6 @@ class Tee:
     def writelines(self, lines: Any) -> None:
         for line in lines:
             self.write(line)
-
-    def flush(self) -> None:
-        if self._copy is not None:
-            self._copy.flush()
-        self.real.flush()
 
     @property
     def buffer(self) -> Any:
@@ -138,15 +128,35 @@ class Tee:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
 
-    def _forked_stream(self) -> TextIO:
-        """Line by line: other processes write to the same descriptor."""
-        if self._copy is None:
-            self._copy = open(self.fileno(), "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115
-        return self._copy
+
+class _Pipe:
+    """Descriptor 1 or 2, of the stream ``name``: it is read through a pipe, and passed on to its old end."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.before: Any = getattr(sys, name)
+        self.before.flush()
+        self.real = os.dup(DESCRIPTORS[name])
+        self.reader, writer = os.pipe()
+        os.set_blocking(self.reader, False)
+        os.dup2(writer, DESCRIPTORS[name])
+        os.close(writer)
+        self.stream = io.TextIOWrapper(
+            io.FileIO(self.real, "w"), self.before.encoding, "backslashreplace", write_through=True
+        )
+        setattr(sys, name, self.stream)
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def give_back(self) -> None:
+        """The text of a child that goes on is passed on as before."""
+        self.stream.flush()
+        if getattr(sys, self.name) is self.stream:
+            setattr(sys, self.name, self.before)
+        os.dup2(self.real, DESCRIPTORS[self.name])
 
 
 class Descriptors:
-    """Descriptors 1 and 2 of this process: each is read through a pipe, and passed on to its old end.
+    """Descriptors 1 and 2 of this process, captured from now on until ``give_back``.
 
     Python's own streams write past the pipes, so that nothing is noted twice.
     """
@@ -154,14 +164,9 @@ class Descriptors:
     def __init__(self) -> None:
         self._guard = threading.RLock()
         self._sink: Callable[[str, str], None] | None = None
-        self._pipes: dict[int, tuple[str, int, Any]] = {}
-        """The end that is read → name of the stream, its old end, decoder."""
-        self._streams: dict[str, tuple[Any, TextIO, int]] = {}
-        """Name → Python's stream as it was, the one in its place, and its descriptor."""
-        self._polled = select.poll()
-        for name, descriptor in DESCRIPTORS.items():
-            self._take_over(name, descriptor)
-        threading.Thread(target=self._read_on, args=(list(self._pipes),), name="kitaru-output", daemon=True).start()
+        self._pipes = [_Pipe(name) for name in DESCRIPTORS]
+        self._open = {pipe.reader: pipe for pipe in self._pipes}
+        threading.Thread(target=self._read_on, name="kitaru-output", daemon=True).start()
 
     def attach(self, sink: Callable[[str, str], None]) -> None:
         """Give ``sink`` each further text with the name of its stream, from one thread at a time."""
@@ -179,66 +184,48 @@ class Descriptors:
     def drain(self) -> None:
         """Give the sink the text that was written up to now."""
         with self._guard:
-            for reader, _ in self._polled.poll(0):
+            for reader in list(self._open):
                 self._read(reader)
 
     def give_back(self) -> None:
-        """Put the descriptors and streams back. The text of a child that goes on is passed on as before."""
+        """Put the descriptors and streams back."""
         self.detach()
-        for name, (before, ours, real) in self._streams.items():
-            ours.flush()
-            if getattr(sys, name) is ours:
-                setattr(sys, name, before)
-            os.dup2(real, DESCRIPTORS[name])
+        for pipe in self._pipes:
+            pipe.give_back()
 
     def let_go(self) -> None:
         """In a forked process: no end that is read, or it would wait for itself to read when its parent is gone."""
-        for reader in self._pipes:
+        for reader in self._open:
             with suppress(OSError):
                 os.close(reader)
 
-    def _take_over(self, name: str, descriptor: int) -> None:
-        before: Any = getattr(sys, name)
-        before.flush()
-        real = os.dup(descriptor)
-        reader, writer = os.pipe()
-        os.set_blocking(reader, False)
-        os.dup2(writer, descriptor)
-        os.close(writer)
-        ours = io.TextIOWrapper(io.FileIO(real, "w"), before.encoding, "backslashreplace", write_through=True)
-        setattr(sys, name, ours)
-        self._streams[name] = (before, ours, real)
-        self._pipes[reader] = (name, real, codecs.getincrementaldecoder("utf-8")("replace"))
-        self._polled.register(reader, select.POLLIN)
-
-    def _read_on(self, readers: list[int]) -> None:
-        waiting = select.poll()  # of this thread alone: a poll object serves one at a time
-        for reader in readers:
-            waiting.register(reader, select.POLLIN)
-        while self._pipes:
+    def _read_on(self) -> None:
+        waiting = select.poll()
+        for pipe in self._pipes:
+            waiting.register(pipe.reader, select.POLLIN)
+        while self._open:
             for reader, _ in waiting.poll():
                 with self._guard:
                     self._read(reader)
-                    if reader not in self._pipes:
+                    if reader not in self._open:
                         waiting.unregister(reader)
                         os.close(reader)
 
     def _read(self, reader: int) -> None:
         """Once, up to ``READ_BYTES``: a child may write without end."""
-        if reader not in self._pipes:
-            return
-        name, real, decoder = self._pipes[reader]
         try:
-            body = os.read(reader, READ_BYTES)
+            body = os.read(reader, READ_BYTES) if reader in self._open else None
         except BlockingIOError:
             return
+        if body is None:
+            return
+        pipe = self._open[reader]
         if not body:  # no process has the other end any more
-            self._polled.unregister(reader)
-            del self._pipes[reader]
-        if self._sink is not None and (text := decoder.decode(body, final=not body)):
-            self._sink(name, text)
+            del self._open[reader]
+        if self._sink is not None and (text := pipe.decoder.decode(body, final=not body)):
+            self._sink(pipe.name, text)
         with suppress(OSError):  # the disk of the worker's own log is full, say: the line still goes to the store
-            os.write(real, body)
+            os.write(pipe.real, body)
 
 
 @contextmanager
@@ -293,7 +280,7 @@ class Capture:
         self._owns_process = owns_process
         self._descriptors = descriptors
         self._guard = threading.Lock()
-        self._attempts: tuple[OutputScope, ...] = ()
+        self._attempts: list[OutputScope] = []
         self._body = OutputScope(writer, now)
         self._token: Any = None
 
@@ -301,7 +288,11 @@ class Capture:
         with _Process.guard:
             _Process.runs += 1
             if _Process.runs == 1:
-                _install_tees()
+                for name in DESCRIPTORS:
+                    before = getattr(sys, name)
+                    tee: Any = Tee(before, name)
+                    setattr(sys, name, tee)
+                    _Process.tees.append((name, before, tee))
             if self._owns_process and _Process.owner is None:
                 _Process.owner = self
         _watch_logging()
@@ -333,7 +324,7 @@ class Capture:
         if self._descriptors is not None:
             self._descriptors.drain()
         with self._guard:
-            self._attempts += (scope,)
+            self._attempts.append(scope)
         return scope
 
     def end(self, scope: OutputScope) -> None:
@@ -342,13 +333,13 @@ class Capture:
             self._descriptors.drain()
         scope.close()
         with self._guard:
-            self._attempts = tuple(one for one in self._attempts if one is not scope)
+            self._attempts.remove(scope)
 
     @property
     def scope(self) -> OutputScope:
         """The scope of text without a context: the one attempt that runs, else the flow's body."""
-        attempts = self._attempts
-        return attempts[0] if len(attempts) == 1 else self._body
+        with self._guard:
+            return self._attempts[0] if len(self._attempts) == 1 else self._body
 
     def _take(self, stream: str, text: str) -> None:
         if _Process.clear is not None:
@@ -365,26 +356,27 @@ def print_past(name: str, text: str) -> None:
 
 def _scope() -> OutputScope | None:
     scope = current_output.get()
-    if scope is None:
-        return _Process.owner.scope if _Process.owner is not None else None
+    if _Process.forked:
+        return None
+    if scope is None and _Process.owner is not None:
+        scope = _Process.owner.scope
     return scope or None
 
 
 def _after_fork() -> None:
+    """A copy of the process: what it noted here would never reach the store, but its descriptors are heard.
+
+    It prints line by line, as other processes write to the same ones.
+    """
     _Process.forked = True
     if _Process.descriptors is not None:
         _Process.descriptors.let_go()
+        _Process.descriptors = None
+        for name, _, tee in _Process.tees:
+            tee.real = open(DESCRIPTORS[name], "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def _install_tees() -> None:
-    for name in DESCRIPTORS:
-        before = getattr(sys, name)
-        tee = Tee(before, name)
-        setattr(sys, name, tee)
-        _Process.tees.append((name, before, tee))
 
 
 def _restore() -> None:
@@ -429,8 +421,8 @@ def _noting(make: Callable[..., Any]) -> Callable[..., Any]:
     def make_noted(*args: Any, **kwargs: Any) -> Any:
         record = make(*args, **kwargs)
         # The thread in which an object store talks to its server: writing logs must not make more of them.
-        scope = cast(Any, current_output.get()) if record.threadName == "fsspecIO" else _scope()
-        if scope and not _Process.forked:
+        scope = None if record.threadName == "fsspecIO" and not current_output.get() else _scope()
+        if scope is not None:
             if _Process.descriptors is not None:
                 _Process.descriptors.drain()
             scope.note("log", _message(record), record.levelname)
@@ -454,9 +446,6 @@ def _message(record: Any) -> str:
 def _split(text: str) -> tuple[list[str], str]:
     """The complete lines and the rest; of text that a carriage return overwrote, as progress bars do, the last."""
     *lines, rest = text.split("\n")
-    return [line.rstrip("\r").rpartition("\r")[2] for line in lines], _last_written(rest)
-
-
-def _last_written(rest: str) -> str:
     body = rest.rstrip("\r")
-    return body.rpartition("\r")[2] + ("\r" if body != rest else "")
+    begun = body.rpartition("\r")[2] + ("\r" if body != rest else "")
+    return [line.rstrip("\r").rpartition("\r")[2] for line in lines], begun

@@ -94,7 +94,6 @@ class RunState:
         self.retry = self._policy()
         """The policy of the flow's own retries."""
         self.keeps_outputs = self.retry.further > 0
-        """Whether the body may run again in this process, and will ask for finished calls."""
         self.waits = WaitBook(events)
         self.under_way: dict[str, CheckpointStarted] = {}
         """The attempts that have begun and whose outcome is not recorded yet, by call."""
@@ -149,6 +148,11 @@ class RunState:
         for event in (*notes, outcome):
             self.journal.buffer(event)
         self.recorded.add(outcome)
+
+    def keep(self, event: CheckpointCompleted | CheckpointFailed | CheckpointLost) -> None:
+        """Remember the outcome of an attempt, if the body may run again in this process and ask for it."""
+        if self.keeps_outputs:
+            self.recorded.add(event)
 
     def failure_of(self, error: BaseException) -> Failure:
         """``error`` as this run records it."""

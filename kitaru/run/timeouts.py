@@ -1,16 +1,21 @@
-"""Timeouts of the user's code, and the reasons for which a run goes no further.
+"""Running the user's code: its timeouts, its forks, and the reasons for which a run goes no further.
 
 The user's code on the main thread is interrupted by an interval timer, async code by ``asyncio.timeout``, an isolated
 checkpoint by the end of its process. Code on any other thread is left alone: if it takes too long, it has failed when
 it returns. The engine's own code is never interrupted.
+
+A process that the user's code forks ends on its way out of that code, and records nothing.
 """
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import wraps
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
@@ -59,8 +64,8 @@ class Limit:
 
     __slots__ = ("at",)
 
-    def __init__(self, seconds: float) -> None:
-        self.at = time.monotonic() + seconds
+    def __init__(self, at: float) -> None:
+        self.at = at
 
 
 class _Main:
@@ -75,31 +80,32 @@ class _Main:
 
 
 def user_code(work: Callable[[], T], seconds: float | None, late: Callable[[float], BaseException]) -> T:
-    """``work()``, the user's code, in this thread.
+    """``work()``, the user's code, in this thread; see ``run_here``.
 
     If it takes longer than ``seconds``, ``late(spent)`` is raised, with the seconds that it took: at once on the
     main thread, else when it returns.
     """
     if seconds is None:
-        return _open(work) if _on_timed_thread() else work()
-    limit = Limit(seconds)
+        return _open(work)
+    began = time.monotonic()
+    limit = Limit(began + seconds)
     timed = _begin(limit)
     try:
-        value = _open(work) if timed else work()
+        value = _open(work)
     except Interrupted as stop:
         _Main.in_engine = True
         if stop.limit is not limit:
             raise
-        raise late(_spent(limit, seconds)).with_traceback(stop.__traceback__) from None
+        raise late(time.monotonic() - began).with_traceback(stop.__traceback__) from None
     except Exception as error:
         if time.monotonic() < limit.at:
             raise
-        raise late(_spent(limit, seconds)) from error
+        raise late(time.monotonic() - began) from error
     finally:
         if timed:
             _end(limit)
     if time.monotonic() > limit.at:
-        raise late(_spent(limit, seconds))
+        raise late(time.monotonic() - began)
     return value
 
 
@@ -133,20 +139,18 @@ def _seconds(count: float) -> str:
     return f"{text} second" if text == "1" else f"{text} seconds"
 
 
-def _spent(limit: Limit, seconds: float) -> float:
-    return time.monotonic() - limit.at + seconds
-
-
 def _on_timed_thread() -> bool:
     return bool(_Main.limits) and threading.current_thread() is threading.main_thread()
 
 
 def _open(work: Callable[[], T]) -> T:
-    """``work()``, which may be interrupted."""
+    """``work()``, which may be interrupted if this thread is timed."""
+    if not _on_timed_thread():
+        return run_here(work)
     _interrupt_if_due()
     try:
         _Main.in_engine = False
-        return work()
+        return run_here(work)
     finally:
         # The timer may strike just before this line; whoever catches that sets it, too.
         _Main.in_engine = True
@@ -189,3 +193,45 @@ def _interrupt_if_due() -> None:
     for limit in _Main.limits:
         if limit.at <= now:
             raise Interrupted(limit)
+
+
+def run_here(func: Callable[..., T], /, *args: object, **kwargs: object) -> T:
+    """``func(*args, **kwargs)``, the user's code. A process that was forked in it ends on its way out:
+
+    with status 0 if it returned, else as its exception says, which it prints.
+    """
+    process = os.getpid()
+    try:
+        return func(*args, **kwargs)
+    finally:
+        if os.getpid() != process:
+            _end_fork(sys.exc_info()[1])
+
+
+async def await_here(func: Callable[..., Awaitable[T]], /, *args: object, **kwargs: object) -> T:
+    """``await func(*args, **kwargs)``; otherwise as ``run_here``."""
+    process = os.getpid()
+    try:
+        return await func(*args, **kwargs)
+    finally:
+        if os.getpid() != process:
+            _end_fork(sys.exc_info()[1])
+
+
+def _end_fork(error: BaseException | None) -> None:
+    """End this process, and leave its parent's files and sockets alone."""
+    code = 0 if error is None else 1
+    with suppress(Exception):
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+            if error.code is not None and not isinstance(error.code, int):
+                print(error.code, file=sys.stderr)
+        elif error is not None:
+            import traceback  # slow to load, and needed only here
+
+            where = error.__traceback__.tb_next if error.__traceback__ is not None else None  # without this module
+            traceback.print_exception(error.with_traceback(where))
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(code & 0xFF)
