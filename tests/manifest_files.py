@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from kitaru.errors import KitaruManifestError, Problem
-from kitaru.manifest.reading import LoadedManifest, load
+from kitaru.manifest.port import ManifestFile
+from kitaru.manifest.reading import load
 
 FULL = """\
 # yaml-language-server: $schema=kitaru.schema.json
@@ -74,7 +75,7 @@ def put(folder: Path, text: str | bytes) -> Path:
     return path
 
 
-def loaded(folder: Path, text: str | bytes, target: str | None = None) -> LoadedManifest:
+def loaded(folder: Path, text: str | bytes, target: str | None = None) -> ManifestFile:
     return load(put(folder, text), target=target)
 
 

@@ -346,11 +346,11 @@ def test_an_edit_that_can_not_be_made_is_refused_first(repository: Repository) -
         ("deploy", "agent", "--tag", "canary", "--manifest-only"),
     ):
         do(repository, *words).refused(
-            "can't be set here by a command", "aliases such as *both", "edit the file by hand"
+            "can't be changed here by a command", "aliases such as *both", "edit the file by hand"
         )
     assert head(repository).generation == 0
     do(repository, "deploy", "agent", "--no-manifest").must()
-    do(repository, "flow", "tag", "agent", "x", "--version", "1").refused("can't be set here by a command")
+    do(repository, "flow", "tag", "agent", "x", "--version", "1").refused("can't be changed here by a command")
     assert head(repository).generation == 1
     whole = manifest(repository)
     repository.manifest(whole + "nonsense: 1\n")

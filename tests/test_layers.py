@@ -273,7 +273,7 @@ def test_importing_kitaru_loads_next_to_nothing() -> None:
     import subprocess
     import sys
 
-    heavy = ["pydantic", "typer", "rich", "fsspec", "s3fs", "git", "jinja2", "jsonschema", "ruamel", "asyncio"]
+    heavy = ["pydantic", "typer", "rich", "fsspec", "s3fs", "git", "jinja2", "jsonschema", "yaml", "asyncio"]
     code = f"import sys, kitaru\nfrom kitaru import flow, checkpoint\nprint(sorted(set({heavy!r}) & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, timeout=60, check=True

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from kitaru.errors import KitaruManifestError
 from kitaru.manifest.reading import load
-from kitaru.manifest.yaml import parse, plain_data, quote, resolve_plain
+from kitaru.manifest.yaml import quote, resolve_plain
 from kitaru.model.manifest import Manifest
 from tests.manifest_files import FLOW, FULL, LAYERED, loaded, put
 from tests.manifest_strategies import JSON, MANIFESTS, PRINTABLE, TEXT
@@ -129,13 +129,3 @@ def test_garbage_is_always_a_manifest_error(folder: Path, body: bytes, target: s
 def test_a_slip_in_a_good_manifest_is_always_a_manifest_error(folder: Path, body: bytes, target: str | None) -> None:
     """A valid file with a few characters changed loads, or says what is wrong."""
     never_anything_else(folder, body, target)
-
-
-@SLOW
-@given(text=st.one_of(MANIFESTS.map(json.dumps), mutated().map(lambda body: body.decode("utf-8", "replace"))))
-def test_the_quick_reading_agrees_with_the_tree(text: str) -> None:
-    """Plain data is the data of the tree, and comes only from a text without problems."""
-    data, tree = plain_data(text), parse(text)
-    if data is not None:
-        assert not tree.problems
-        assert tree.root is not None and tree.root.value == data

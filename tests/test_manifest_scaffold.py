@@ -58,7 +58,7 @@ def test_init_writes_a_manifest_that_loads_with_every_flow(tmp_path: Path) -> No
     assert (tmp_path / SCHEMA_FILE).read_text(encoding="utf-8") == data_files.schema("kitaru")
     assert text.endswith("\n") and not text.endswith("\n\n")
     assert max(map(len, text.splitlines())) <= 120
-    jsonschema.validate(parse(text).root.value, json.loads(data_files.schema("kitaru")))
+    jsonschema.validate(parse(text).data, json.loads(data_files.schema("kitaru")))
     assert set(result.written) == {result.manifest, tmp_path / SCHEMA_FILE, tmp_path / ".gitignore"}
     assert (result.problems, result.undeclared, result.paste) == ((), (), "")
 

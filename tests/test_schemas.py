@@ -24,8 +24,7 @@ ROOT = Path(schema_module.__file__).resolve().parents[2]
 def data(text: str) -> Any:
     tree = parse(text)
     assert not tree.problems
-    assert tree.root is not None
-    return tree.root.value
+    return tree.data
 
 
 def validator(name: str) -> jsonschema.Draft202012Validator:

@@ -36,7 +36,7 @@ from kitaru.release.manifest_sync import ManifestSync, Mode, check_mode
 from kitaru.release.mover import Release
 from kitaru.release.planner import Planner
 from kitaru.release.releases import Releases
-from kitaru.release.workshop import Declared, Workshop, declared, made_up, owner_of
+from kitaru.release.workshop import Workshop, declared, made_up, owner_of
 from kitaru.settings import MANIFEST, Asked, ci_branch
 
 if TYPE_CHECKING:
@@ -242,7 +242,6 @@ class Targets:
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
             raise KitaruUsageError(f"{text} can't be deployed: {problem['msg']}", hint=TARGET_HINT) from error
-        loaded: Declared
         if original is not None:
             loaded = declared(original, name, spec)
         else:

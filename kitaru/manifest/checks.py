@@ -10,6 +10,7 @@ import posixpath
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, get_args
 
 from pydantic import ValidationError
@@ -25,6 +26,7 @@ from kitaru.model.stack import DEFAULT_STACK, DockerStack, KubernetesStack, Loca
 STORE_PROTOCOLS = ("file", "memory", "s3", "gs", "gcs", "az", "abfs", "abfss")
 """Spellings that a slip of the keyboard is compared with; the store decides which of them works."""
 
+FORMAT = 1
 MAX_FINDINGS = 500
 """Beyond this many the search for likely spellings takes seconds."""
 
@@ -60,25 +62,30 @@ class Finding:
     at_key: bool = False
 
 
-def schema_findings(data: dict[str, Any], raw: Raw) -> list[Finding]:
-    """Everything that the models refuse, types taken strictly: ``"1"`` is no number, ``1`` no text."""
+def checked(data: dict[str, Any], raw: Raw) -> tuple[Manifest | None, list[Finding]]:
+    """The manifest that ``data`` is, and everything that is wrong with it. None if its model refuses it.
+
+    Types are taken strictly: ``"1"`` is no number, ``1`` no text.
+    """
+    manifest, findings = None, list[Finding]()
+    version = data.get("kitaru", FORMAT)
+    if type(version) is not int or version != FORMAT:  # looked at here, because Python takes true for 1
+        hint = f"write {FORMAT} without quotes" if version == str(FORMAT) else ""
+        findings.append(Finding(("kitaru",), f"expected {FORMAT}, found {described(version)}", hint))
+        data = {**data, "kitaru": FORMAT}
     try:
-        model_of(data)
+        # Lists become tuples, because pydantic's strict mode takes nothing else for a tuple once a validator of ours
+        # has looked at the value; inputs are the user's, and stay as they are.
+        tupled = _tupled(data)
+        for name, flow in _mapping(data.get("flows")).items():
+            if isinstance(flow, dict) and "inputs" in flow:
+                tupled["flows"][name]["inputs"] = flow["inputs"]
+        manifest = Manifest.model_validate(tupled, strict=True)
     except ValidationError as error:
         details = error.errors(include_url=False)[:MAX_FINDINGS]
-        return [_translate(detail, data, raw) for detail in details]
-    return []
-
-
-def model_of(data: dict[str, Any]) -> Manifest:
-    """The model of a manifest's data. Raises pydantic's ``ValidationError``."""
-    # Lists become tuples, because pydantic's strict mode takes nothing else for a tuple once a validator of ours has
-    # looked at the value; inputs are the user's, and stay as they are.
-    tupled = _tupled(data)
-    for name, flow in _mapping(data.get("flows")).items():
-        if isinstance(flow, dict) and "inputs" in flow:
-            tupled["flows"][name]["inputs"] = flow["inputs"]
-    return Manifest.model_validate(tupled, strict=True)
+        findings += [_translate(detail, data, raw) for detail in details]
+    findings += islice(_unmodelled(data), MAX_FINDINGS)
+    return manifest, findings
 
 
 def _tupled(value: Any) -> Any:
@@ -216,8 +223,7 @@ def _refused(path: tuple[str | int, ...], reason: str, value: Any, raw: Raw) -> 
 # --- rules that no model states ---------------------------------------------------------------------------------------
 
 
-def check_findings(data: dict[str, Any]) -> Iterator[Finding]:
-    """Every problem of ``data``, the manifest after its overlay, that no model states."""
+def _unmodelled(data: dict[str, Any]) -> Iterator[Finding]:
     yield from _check_store(data.get("store"))
     yield from _check_patterns(data.get("source"), ("source",))
     yield from _check_image(data.get("image"), ("image",))

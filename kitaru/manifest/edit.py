@@ -1,7 +1,7 @@
-"""Edits of ``kitaru.yaml``: ruamel's round trip makes the change, and only the lines that it changes are carried over.
+"""Edits of ``kitaru.yaml``: only the text of the values that change is replaced; comments and layout stay.
 
-The new text is read back: it means exactly the old data and the edit, and it keeps every comment line. An edit that
-can't be made so is refused with ``KitaruManifestError``, which shows the edit to make by hand.
+The new text is read back: it means exactly the old data and the edit. An edit that can't be made so is refused with
+``KitaruManifestError``, which shows the edit to make by hand.
 
 With ``target``, only the overlay of that name is edited: the change goes into ``targets.<target>.flows.<flow>``, and no
 other target reads anything else than before. An overlay can't take away a value that every target inherits: that is
@@ -14,18 +14,18 @@ import contextlib
 import difflib
 import errno
 import fcntl
+import json
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import reduce
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kitaru.errors import KitaruBackendError, KitaruConflictError, KitaruManifestError, Problem
 from kitaru.manifest.reading import Places, manifest_error, read_manifest, widened
-from kitaru.manifest.round_trip import Unsure, rewritten, same
-from kitaru.manifest.yaml import Node, inline, parse, shown
+from kitaru.manifest.splice import Unsure, same, spliced
+from kitaru.manifest.yaml import inline, parse, shown
 from kitaru.model.manifest import FlowSpec
 from kitaru.model.route import RouteTarget, Split, parse_target, target_data
 
@@ -37,85 +37,35 @@ _BOM = b"\xef\xbb\xbf"
 _ORDER = ("target", "inputs", "stack", "retries", "cache", "timeout", "image", "source", "routes")
 
 
-Steps = tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """``value`` at ``path``; or no value there, nor an empty mapping around it below the first ``keep`` steps."""
-
-    path: Steps
-    value: Any = None
-    removes: bool = False
-    keep: int = 0
-
-
-def set_route(
-    body: bytes, flow: str, tag: str, wish: RouteTarget, *, target: str | None = None, file: str = MANIFEST
-) -> bytes:
-    """Let ``tag`` of ``flow`` lead to ``wish``.
-
-    Raises ``KitaruManifestError`` if the manifest does not declare the flow, or can't be edited.
-
-    >>> set_route(body, "agent", "stable", Pin(3))
-    """
-    root, text = _read(body, file)
-    _check_declared(root, flow, target, file)
-    changes = _sets(root, flow, {"routes": {tag: _spelled(wish)}}, target, file)
-    return _edited(body, root, text, changes, file)
-
-
-def remove_route(body: bytes, flow: str, tag: str, *, target: str | None = None, file: str = MANIFEST) -> bytes:
-    """Take the line of ``tag``, and ``routes:`` with its last one. A tag that is not there is no error.
-
-    Raises ``KitaruManifestError`` for a tag of the base with ``target``: an overlay can't take it away.
-    """
-    root, text = _read(body, file)
-    base = ("flows", flow, "routes", tag)
-    if target is None:
-        return _edited(body, root, text, [_Change(base, removes=True, keep=2)], file)
-    if _at(root.value, base) is not None:
-        reason = f"every target inherits it, so it can't be taken away for {target} alone"
-        hint = f"remove {'.'.join(base)} for every target, or --no-manifest changes the store alone"
-        raise _refusal(root, _Change(base, removes=True), reason, file, hint)
-    return _edited(body, root, text, [_Change(("targets", target, *base), removes=True, keep=2)], file)
-
-
-def set_flow(
-    body: bytes, flow: str, spec: FlowSpec | Mapping[str, Any], *, target: str | None = None, file: str = MANIFEST
-) -> bytes:
-    """Declare a flow at the end of ``flows:``, or change the keys that ``spec`` gives.
-
-    A key that is None is not given. Routes are changed tag by tag, every other key as a whole; with ``target``, values
-    that it inherits are not repeated.
-
-    >>> set_flow(body, "agent", {"retries": 2, "routes": {"stable": 4}})
-    """
-    return set_flows(body, {flow: spec}, target=target, file=file)
-
-
-def set_flows(
+def edited(
     body: bytes,
-    specs: Mapping[str, FlowSpec | Mapping[str, Any]],
+    flows: Mapping[str, FlowSpec | Mapping[str, Any]],
+    removed: Sequence[tuple[str, str]] = (),
     *,
     target: str | None = None,
     file: str = MANIFEST,
 ) -> bytes:
-    """As ``set_flow``, for several flows at the price of one."""
-    root, text = _read(body, file)
-    changes: list[_Change] = []
-    for flow, spec in specs.items():
-        changes += _sets(root, flow, _flow_keys(spec), target, file)
-    return _edited(body, root, text, changes, file)
+    """The manifest ``body`` with these keys of flows, and without the routes (flow, tag) of ``removed``.
 
+    A flow with a ``target`` is added if it is new. A key that is None is left out; routes change tag by tag, every
+    other key as a whole; an overlay does not repeat an inherited value. The last route takes ``routes:`` along; one
+    that is not there is no error. Raises ``KitaruManifestError`` for an undeclared flow, for an edit that can't be
+    made, and for one after which no command could read the manifest.
 
-def check_readable(body: bytes, *, target: str | None = None, file: str = MANIFEST) -> None:
-    """Raise ``KitaruManifestError`` for an edited manifest that no command could read, before it is written."""
+    >>> edited(body, {"agent": {"retries": 2, "routes": {"stable": Pin(4)}}}, [("agent", "canary")])
+    """
+    change = _Change(body, target, file)
+    for flow, spec in flows.items():
+        change.set(flow, _flow_keys(spec))
+    for flow, tag in removed:
+        change.remove(flow, tag)
+    after = change.body()
     try:
-        read_manifest(body, file, target)
+        read_manifest(after, file, target)
     except KitaruManifestError as error:
         problems = [replace(one, message=f"the edit would leave this: {one.message}") for one in error.problems]
         raise KitaruManifestError(problems, hint=f"{file} was left as it is; give other values") from error
+    return after
 
 
 def edit_preview(before: bytes, after: bytes, file: str = MANIFEST) -> list[str]:
@@ -126,42 +76,120 @@ def edit_preview(before: bytes, after: bytes, file: str = MANIFEST) -> list[str]
     return list(difflib.unified_diff(old, new, f"a/{file}", f"b/{file}", lineterm=""))
 
 
-# --- the change as data -----------------------------------------------------------------------------------------------
+# --- the change -------------------------------------------------------------------------------------------------------
+
+Steps = tuple[str, ...]
 
 
-def _sets(root: Node, flow: str, keys: Mapping[str, Any], target: str | None, file: str) -> list[_Change]:
-    """The changes that set those keys of the flow, in its overlay if there is a target; routes one by one."""
-    layer = ("flows", flow) if target is None else ("targets", target, "flows", flow)
-    if target is not None and _at(root.value, ("flows", flow)) is not None:
-        keys = _own_keys(root, layer, keys, file)
-    if _at(root.value, layer) is None:
-        return [_Change(layer, keys)] if keys else []
-    changes: list[_Change] = []
-    for key, value in keys.items():
-        if key == "routes":
-            changes += [_Change((*layer, key, tag), wish) for tag, wish in value.items()]
-        else:
-            changes.append(_Change((*layer, key), value))
-    return changes
+class _Change:
+    """An edit of the manifest ``body``: the data of the file, and what it is to become."""
 
+    def __init__(self, body: bytes, target: str | None, file: str) -> None:
+        """Raises ``KitaruManifestError`` with every problem of a file that can't be read."""
+        self._before, self._file = body, file
+        self._layer: Steps = () if target is None else ("targets", target)
+        try:
+            self._text = body.decode("utf-8-sig")
+            self._tree = parse(self._text)
+        except UnicodeDecodeError:
+            read_manifest(body, file, None)
+            raise
+        if self._tree.problems or not isinstance(self._tree.data, dict):
+            read_manifest(body, file, None)
+        self._wanted = json.loads(json.dumps(self._tree.data))
+        self._first: tuple[Steps, str] = ((), "")
+        """The first change, for a refusal: its place, and the edit for a person to make."""
 
-def _own_keys(root: Node, layer: Steps, keys: Mapping[str, Any], file: str) -> dict[str, Any]:
-    """The keys for the overlay's entry of a flow, so that it reads ``keys`` over its inheritance."""
-    base, over = _mapping(_at(root.value, layer[2:])), _mapping(_at(root.value, layer))
-    own: dict[str, Any] = {}
-    for key, value in keys.items():
-        if key == "routes":
-            present, inherited = _mapping(over.get(key)), _mapping(base.get(key))
-            routes = {tag: one for tag, one in value.items() if tag in present or not same(inherited.get(tag), one)}
-            own |= {key: routes} if routes else {}
-        elif key in over or not same(base.get(key), value):
-            place = (*layer[2:], key)
-            try:
-                own[key] = _beyond(widened(place, base.get(key)), widened(place, over.get(key)), value)
-            except Unsure as reason:
-                hint = f"change {'.'.join(place)} for every target, or --no-manifest changes the store alone"
-                raise _refusal(root, _Change((*layer, key), value), str(reason), file, hint) from None
-    return own
+    def set(self, flow: str, keys: Mapping[str, Any]) -> None:
+        """Set keys of the flow, in its overlay if there is a target; routes one by one."""
+        layer = (*self._layer, "flows", flow)
+        base, over = self._at(("flows", flow)), self._at(layer)
+        if base is None and over is None and "target" not in keys:
+            raise self._undeclared(flow)
+        if self._layer and base is not None:
+            keys = self._beyond_base(flow, keys, _mapping(base), _mapping(over))
+        if over is None:
+            self._begin(layer, f"{'.'.join(layer)}: {inline(keys)}")
+        changes = [((*layer, key), value) for key, value in keys.items() if key != "routes"]
+        changes += [((*layer, "routes", tag), wish) for tag, wish in keys.get("routes", {}).items()]
+        for path, value in changes:
+            self._begin(path, f"{'.'.join(path)}: {inline(value)}")
+            *above, name = path
+            inner = self._wanted
+            for step in above:
+                if inner.get(step) is None:
+                    inner[step] = {}
+                inner = inner[step]
+                if not isinstance(inner, dict):
+                    raise self._refusal(f"{step} is no mapping")
+            inner[name] = value
+
+    def remove(self, flow: str, tag: str) -> None:
+        """Take the route away, and the mappings around it that become empty: ``routes``, the flow's in an overlay."""
+        path = (*self._layer, "flows", flow, "routes", tag)
+        self._begin(path, f"remove {'.'.join(path)}")
+        if self._layer and self._at(path[2:]) is not None:
+            reason = f"every target inherits it, so it can't be taken away for {self._layer[1]} alone"
+            hint = f"remove {'.'.join(path[2:])} for every target, or --no-manifest changes the store alone"
+            raise self._refusal(reason, hint)
+        above = [self._wanted]
+        for step in path[:-1]:
+            above.append(_mapping(above[-1].get(step)))
+        if tag in above[-1]:
+            del above[-1][tag]
+            for depth in range(len(above) - 1, 2, -1):
+                if not above[depth]:
+                    del above[depth - 1][path[depth - 1]]
+
+    def body(self) -> bytes:
+        """The new manifest. Raises ``KitaruManifestError``."""
+        if same(self._wanted, self._tree.data):
+            return self._before
+        try:
+            return (_BOM if self._before.startswith(_BOM) else b"") + spliced(self._text, self._wanted).encode()
+        except Unsure as unsure:
+            raise self._refusal(str(unsure)) from None
+
+    def _beyond_base(self, flow: str, keys: Mapping[str, Any], base: Any, over: Any) -> dict[str, Any]:
+        """The keys for the overlay's entry of a flow, so that it reads ``keys`` over its inheritance."""
+        own: dict[str, Any] = {}
+        for key, value in keys.items():
+            if key == "routes":
+                present, inherited = _mapping(over.get(key)), _mapping(base.get(key))
+                routes = {tag: one for tag, one in value.items() if tag in present or not same(inherited.get(tag), one)}
+                own |= {key: routes} if routes else {}
+            elif key in over or not same(base.get(key), value):
+                place = ("flows", flow, key)
+                try:
+                    own[key] = _beyond(widened(place, base.get(key)), widened(place, over.get(key)), value)
+                except Unsure as reason:
+                    self._begin((*self._layer, *place), "")
+                    hint = f"change {'.'.join(place)} for every target, or --no-manifest changes the store alone"
+                    raise self._refusal(str(reason), hint) from None
+        return own
+
+    def _at(self, path: Steps) -> Any:
+        data = self._tree.data
+        for step in path:
+            data = data.get(step) if isinstance(data, dict) else None
+        return data
+
+    def _begin(self, path: Steps, by_hand: str) -> None:
+        self._first = self._first if self._first[0] else (path, by_hand)
+
+    def _refusal(self, reason: str, hint: str = "") -> KitaruManifestError:
+        path, by_hand = self._first
+        line, column, _ = Places(self._tree, None).of(path)
+        message = f"{'.'.join(path)} can't be changed here by a command: {reason}"
+        hint = hint or f"edit the file by hand: {by_hand}"
+        return manifest_error([Problem(message, file=self._file, line=line, column=column, hint=hint)])
+
+    def _undeclared(self, flow: str) -> KitaruManifestError:
+        have = ", ".join(map(shown, _mapping(self._at(("flows",))))) or "none"
+        line, column, _ = Places(self._tree, None).of(("flows",), at_key=True)
+        message = f"{self._file} declares no flow {shown(flow)}; it declares: {have}"
+        hint = f"kitaru import {flow}"
+        return manifest_error([Problem(message, file=self._file, line=line, column=column, hint=hint)])
 
 
 def _beyond(inherited: Any, present: Any, wanted: Any) -> Any:
@@ -179,36 +207,6 @@ def _beyond(inherited: Any, present: Any, wanted: Any) -> Any:
     }
 
 
-def _changed(data: dict[str, Any], change: _Change) -> dict[str, Any]:
-    """The data after ``change``; ``data`` stays. Raises ``Unsure``."""
-    result = dict(data)
-    parents = [result]
-    for step in change.path[:-1]:
-        inner = parents[-1].get(step)
-        if inner is None and change.removes:
-            return data
-        if not isinstance(inner, dict | None):
-            raise Unsure(f"{step} is no mapping")
-        parents[-1][step] = dict(inner or {})
-        parents.append(parents[-1][step])
-    if not change.removes:
-        parents[-1][change.path[-1]] = change.value
-        return result
-    if change.path[-1] not in parents[-1]:
-        return data
-    del parents[-1][change.path[-1]]
-    for depth in range(len(parents) - 1, change.keep, -1):
-        if not parents[depth]:
-            del parents[depth - 1][change.path[depth - 1]]
-    return result
-
-
-def _at(data: Any, path: Steps) -> Any:
-    for step in path:
-        data = data.get(step) if isinstance(data, dict) else None
-    return data
-
-
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
@@ -217,72 +215,16 @@ def _flow_keys(spec: FlowSpec | Mapping[str, Any]) -> dict[str, Any]:
     """The given keys of a flow, in the usual order."""
     given = spec.data() if isinstance(spec, FlowSpec) else spec
     keys = {key: given[key] for key in _ORDER if given.get(key) is not None}
-    unknown = given.keys() - set(_ORDER)
-    if unknown:
-        raise KeyError(f"no key of a flow: {', '.join(sorted(unknown))}")
-    if "routes" in keys:
-        keys["routes"] = {tag: _spelled(parse_target(wish)) for tag, wish in keys["routes"].items()}
-        if not keys["routes"]:
-            del keys["routes"]
-    return keys
+    routes = {tag: _written(parse_target(wish)) for tag, wish in keys.pop("routes", {}).items()}
+    return {**keys, "routes": routes} if routes else keys
 
 
-def _spelled(wish: RouteTarget) -> Any:
+def _written(wish: RouteTarget) -> Any:
     """The wish as people write it: weights with the newest version first, version numbers without quotes."""
     if isinstance(wish, Split):
         newest_first = sorted(wish.weights, key=lambda pair: (pair[0] is not None, -(pair[0] or 0)))
         return {"head" if version is None else version: weight for version, weight in newest_first}
     return target_data(wish)
-
-
-# --- the change as text -----------------------------------------------------------------------------------------------
-
-
-def _read(body: bytes, file: str) -> tuple[Node, str]:
-    """The tree of a manifest and its text. Raises ``KitaruManifestError`` with every problem of the file."""
-    with contextlib.suppress(UnicodeDecodeError):
-        text = body.decode("utf-8-sig")
-        tree = parse(text)
-        if not tree.problems and tree.root is not None and tree.root.entries is not None:
-            return tree.root, text
-    read_manifest(body, file, None)
-    raise manifest_error([Problem("expected a mapping at the top (kitaru: 1, project: ...)", file=file)])
-
-
-def _edited(body: bytes, root: Node, text: str, changes: Sequence[_Change], file: str) -> bytes:
-    """``body`` with ``changes``. Raises ``KitaruManifestError``."""
-    try:
-        wanted = reduce(_changed, changes, root.value)
-        if same(wanted, root.value):
-            return body
-        return (_BOM if body.startswith(_BOM) else b"") + rewritten(text, root, wanted).encode()
-    except Unsure as unsure:
-        raise _refusal(root, changes[0], str(unsure), file) from None
-
-
-# --- refusals ---------------------------------------------------------------------------------------------------------
-
-
-def _refusal(root: Node, change: _Change, reason: str, file: str, hint: str = "") -> KitaruManifestError:
-    """The error for an edit that can't be made: its place, and the edit for a person to make."""
-    line, column, _ = Places(root, None).of(change.path)
-    place = ".".join(change.path)
-    by_hand = f"remove {place}" if change.removes else f"{place}: {inline(change.value)}"
-    message = f"{place} can't be {'removed' if change.removes else 'set'} here by a command: {reason}"
-    hint = hint or f"edit the file by hand: {by_hand}"
-    return manifest_error([Problem(message, file=file, line=line, column=column, hint=hint)])
-
-
-def _check_declared(root: Node, flow: str, target: str | None, file: str) -> None:
-    """Raise ``KitaruManifestError`` if neither the manifest nor the target's overlay declares the flow."""
-    over = ("targets", target, "flows", flow) if target is not None else ("flows", flow)
-    if _at(root.value, ("flows", flow)) is not None or _at(root.value, over) is not None:
-        return
-    flows = _at(root.value, ("flows",))
-    have = ", ".join(map(shown, flows)) if isinstance(flows, dict) and flows else "none"
-    line, column, _ = Places(root, None).of(("flows",), at_key=True)
-    message = f"{file} declares no flow {shown(flow)}; it declares: {have}"
-    raise manifest_error([Problem(message, file=file, line=line, column=column, hint=f"kitaru import {flow}")])
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------

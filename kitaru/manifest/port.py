@@ -1,61 +1,56 @@
-"""A manifest that was read, and the checks of values against a JSON Schema."""
+"""A manifest that was read, the editor of one, and the checks of values against a JSON Schema."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kitaru.errors import Problem
+
 if TYPE_CHECKING:
-    from kitaru.errors import Problem
     from kitaru.model.manifest import Manifest
-    from kitaru.model.route import RouteTarget
 
 
-class ManifestFile(Protocol):
-    """A manifest that was read, with the places of its keys."""
+@dataclass(frozen=True)
+class ManifestFile:
+    """A valid manifest after its overlay, and its origin: a file, or (``file`` is empty) a verb that needs none.
 
-    @property
-    def manifest(self) -> Manifest: ...
-    @property
-    def path(self) -> Path: ...
-    @property
-    def root(self) -> Path:
-        """The manifest's folder: its paths are relative to it."""
-        ...
+    ``root`` is the absolute folder that every path in the manifest is relative to; ``digest`` is the SHA-256 of the
+    file's bytes and the target; ``file`` is the name for messages; ``place`` gives the line and column of a path of
+    keys, or of its nearest ancestor.
+    """
 
-    @property
-    def digest(self) -> str:
-        """Of the file's bytes and the target."""
-        ...
+    manifest: Manifest
+    path: Path
+    root: Path
+    digest: str
+    target: str | None = None
+    file: str = ""
+    place: Callable[[tuple[str | int, ...]], tuple[int, int]] = field(
+        default=lambda _path: (0, 0), repr=False, compare=False
+    )
 
-    @property
-    def target(self) -> str | None: ...
-    def problem(self, message: str, *path: Any, hint: str = "") -> Problem:
-        """A problem at the key of that path, or at its nearest ancestor that is there."""
-        ...
+    def problem(self, message: str, *path: str | int, hint: str = "") -> Problem:
+        """A problem at the value behind ``path``, or at its nearest ancestor in the file."""
+        line, column = self.place(path)
+        return Problem(message, file=self.file, line=line, column=column, hint=hint)
 
 
 class Editor(Protocol):
-    """Edits a manifest's bytes; comments and layout stay. Each raises ``KitaruManifestError`` for an edit it can't do.
+    """Edits a manifest's bytes; comments and layout stay. ``target``: the edit is made in the overlay of that name."""
 
-    ``target``: the edit is made in the overlay of that name.
-    """
-
-    def set_flow(self, body: bytes, flow: str, keys: Mapping[str, Any], *, target: str | None, file: str) -> bytes:
-        """Keys of a flow's entry; the flow is added if it is new."""
-
-    def set_flows(self, body: bytes, flows: Mapping[str, Mapping[str, Any]], *, target: str | None, file: str) -> bytes:
-        """The same for several flows."""
-
-    def set_route(self, body: bytes, flow: str, tag: str, wish: RouteTarget, *, target: str | None, file: str) -> bytes:
-        """One route of a flow."""
-
-    def remove_route(self, body: bytes, flow: str, tag: str, *, target: str | None, file: str) -> bytes:
-        """The flow has no such route any more."""
-
-    def check_readable(self, body: bytes, *, target: str | None, file: str) -> None:
-        """Raise ``KitaruManifestError`` unless the bytes are a valid manifest."""
+    def edited(
+        self,
+        body: bytes,
+        flows: Mapping[str, Mapping[str, Any]],
+        removed: Sequence[tuple[str, str]] = (),
+        *,
+        target: str | None,
+        file: str,
+    ) -> bytes:
+        """Keys of flows, and routes (flow, tag) taken away. Raises ``KitaruManifestError`` for what it can't do."""
 
     def edit_preview(self, before: bytes, after: bytes, file: str) -> list[str]:
         """The lines of a unified difference."""

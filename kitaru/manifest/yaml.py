@@ -1,21 +1,25 @@
-"""YAML text as a tree: each value knows its place. YAML 1.2 core schema, bounded, never recursive.
+"""YAML text as data, and as a tree of places. YAML 1.2 core schema, bounded: ``MAX_DEPTH`` limits the recursion.
 
-The events come from the C parser of PyYAML, because the older libyaml in ``ruamel.yaml.clib`` refuses
+The nodes come from the C parser of PyYAML, because the older libyaml in ``ruamel.yaml.clib`` refuses
 ``{target: a.py:f}``. Aliases share the node that they name, so a few lines that would expand to billions of values cost
 nothing until they are refused.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
+from yaml import Node
+from yaml.cyaml import CParser
 
 from kitaru.errors import Problem
 
@@ -27,147 +31,114 @@ MAX_DEPTH = 48
 Path = tuple[str | int, ...]
 
 _CORE = "tag:yaml.org,2002:"
-_LOADER = getattr(yaml, "CLoader", yaml.SafeLoader)
+_PLAIN, _QUOTED = "plain", "quoted"
+"""The tags of nodes that have none."""
 _OLD_BREAK = re.compile("[\x85\u2028\u2029]")
 _PAIR = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 _END_OF_LINE = re.compile(r"\r\n|\r|\n")
 
 
-@dataclass(slots=True, eq=False)
-class Node:
-    """A value and its place; ``line`` and ``column`` count from 1, ``start`` and ``end`` are offsets in the text.
-
-    ``value``: the value as JSON data. ``text``: a scalar without its quotes; ``plain``: it had no quotes and no tag.
-    ``entries``: a mapping's key → (key, value), merge keys resolved. ``items``: a list's items. ``torn``: a key is
-    given twice.
-    """
-
-    line: int
-    column: int
-    start: int
-    end: int
-    value: Any = None
-    text: str = ""
-    plain: bool = False
-    entries: dict[str, tuple[Node, Node]] | None = None
-    items: list[Node] | None = None
-    weight: int = 1
-    depth: int = 1
-    torn: bool = False
-
-
 @dataclass(slots=True)
 class Tree:
-    """A document. ``root`` is None for an empty file, and for one that can't be read."""
+    """A document: its ``data`` as JSON, and its nodes. ``root`` is None for an empty file, and for one without sense.
 
-    root: Node | None
-    problems: list[Problem]
+    ``entries``: the id of a mapping's node → key → (key, value), merge keys resolved. ``torn``: the ids of mappings
+    with a key given twice. ``odd_keys``: the keys that are not text, each with the path of its mapping and its value.
+    """
+
+    root: Node | None = None
+    data: Any = None
+    problems: list[Problem] = field(default_factory=list)
+    entries: dict[int, dict[str, tuple[Node, Node]]] = field(default_factory=dict)
+    torn: set[int] = field(default_factory=set)
+    odd_keys: list[tuple[Path, Node, Any]] = field(default_factory=list)
+
+    def entry(self, node: Node | None, path: Path) -> tuple[int, Node | None, Node | None]:
+        """How far ``path`` leads from ``node``: the number of steps, the last key (None in a list), the value there."""
+        key: Node | None = None
+        for depth, step in enumerate(path):
+            entries = self.entries.get(id(node), {})
+            if node is not None and str(step) in entries:
+                key, node = entries[str(step)]
+            elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and 0 <= step < len(node.value):
+                key, node = None, node.value[step]
+            else:
+                return depth, key, node
+        return len(path), key, node
 
 
 class _Refused(Exception):
     """The text is not YAML from here on."""
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
+    def __init__(self, message: str, line: int = 0, column: int = 0, hint: str = "") -> None:
+        self.problem = Problem(message, line=line, column=column, hint=hint)
 
 
-def parse(text: str) -> Tree:
-    """The tree of one YAML document, and every problem that YAML itself has. Never raises.
+class _Loader(CParser):  # type: ignore[misc]
+    """The parser of PyYAML, with tags that only say whether a scalar has quotes."""
 
-    >>> parse("a: [1]").root.value
-    {'a': [1]}
-    """
-    builder = _Builder()
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.anchors: dict[str, Node] = {}
+
+    def resolve(self, _kind: Any, _value: Any, implicit: Any) -> str:
+        return _PLAIN if implicit is True or (implicit and implicit[0]) else _QUOTED
+
+    def descend_resolver(self, *_: Any) -> None: ...
+
+    def ascend_resolver(self) -> None: ...
+
+
+@contextmanager
+def paused_collector() -> Iterator[None]:
+    """Pause Python's collector of garbage: a tree in the making holds none, and the search takes half of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
     try:
-        for event in _events(text):
-            builder.feed(event)
-    except _Refused as stop:
-        return Tree(None, [*builder.problems, stop.problem])
-    return Tree(builder.root, builder.problems)
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @lru_cache(4)  # a command asks for the store first, then for the whole manifest
-def plain_data(text: str) -> Any:
-    """The data of a plain document; None for a text with problems, anchors, tags, or keys that are not text.
+@paused_collector()
+def parse(text: str) -> Tree:
+    """The tree of one YAML document, and every problem that YAML itself has. Never raises; callers change nothing.
 
-    It equals the data of ``parse``, in half the time; callers share it, and leave it as it is.
-
-    >>> plain_data("a: [1]"), plain_data("a: &x 1")
-    ({'a': [1]}, None)
+    >>> parse("a: [1]").data
+    {'a': [1]}
     """
-    scalar, ends = yaml.ScalarEvent, (yaml.SequenceEndEvent, yaml.MappingEndEvent)
-    outer: list[list[Any]] = []
-    parts: list[Any] = []
-    count = 0
+    tree = Tree()
     try:
-        for event in _events(text):
-            count += 1
-            kind: Any = type(event)
-            if kind is scalar:
-                value = event.value
-                if event.anchor or event.tag or value == "<<":
-                    return None
-                plain = not event.style and (not value or value[0] in _BEGINNINGS)
-                parts.append(resolve_plain(value) if plain else value)
-            elif kind in ends:
-                inner, parts = parts, outer.pop()
-                if kind is yaml.MappingEndEvent:
-                    mapping = dict(zip(inner[::2], inner[1::2], strict=True))
-                    if len(mapping) * 2 < len(inner) or not all(type(key) is str for key in mapping):
-                        return None
-                    parts.append(mapping)
-                else:
-                    parts.append(inner)
-            elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
-                if event.anchor or event.tag or len(outer) >= MAX_DEPTH:
-                    return None
-                outer.append(parts)
-                parts = []
-            elif kind is yaml.AliasEvent:
-                return None
-    except (_Refused, ValueError, TypeError):
-        return None
-    return parts[0] if len(parts) == 1 and count < MAX_NODES else None
+        tree.root = _compose(text)
+        if tree.root is not None:
+            tree.data = _Reading(tree).value(tree.root, ())
+    except _Refused as stop:
+        return Tree(problems=[*tree.problems, stop.problem])
+    return tree
 
 
-def entry(node: Node | None, path: Path) -> tuple[int, Node | None, Node | None]:
-    """How far ``path`` leads from ``node``: the number of steps, the last key (None in a list), the value there."""
-    key: Node | None = None
-    for depth, step in enumerate(path):
-        if node is not None and node.entries is not None and str(step) in node.entries:
-            key, node = node.entries[str(step)]
-        elif node is not None and node.items is not None and isinstance(step, int) and 0 <= step < len(node.items):
-            key, node = None, node.items[step]
-        else:
-            return depth, key, node
-    return len(path), key, node
-
-
-# --- events -----------------------------------------------------------------------------------------------------------
-
-
-def _events(text: str) -> Iterator[yaml.Event]:
-    """The events of ``text``. Raises ``_Refused`` at the first place that is not YAML."""
+def _compose(text: str) -> Node | None:
+    """The nodes of ``text``. Raises ``_Refused`` at the first place that is not YAML."""
     old = _OLD_BREAK.search(text)
     if old is not None:
         code = f"{ord(old[0]):04x}"
         message = f"found the character U+{code.upper()}, which ends a line in YAML 1.1 and none in YAML 1.2"
-        line, column = _place(text, old.start())
-        hint = f'remove it, or write "\\u{code}" in double quotes'
-        raise _Refused(Problem(message, line=line, column=column, hint=hint))
+        raise _Refused(message, *_place(text, old.start()), f'remove it, or write "\\u{code}" in double quotes')
     if "\\ud" in text or "\\uD" in text:  # JSON spells a rare character as two escapes, and libyaml takes only one
         text = _PAIR.sub(_joined, text)
     try:
-        yield from yaml.parse(text, Loader=_LOADER)
+        root: Node | None = _Loader(text).get_single_node()
+        return root
     except yaml.reader.ReaderError as error:
-        line, column = _place(text, len(text.encode()[: error.position].decode("utf-8", "ignore")))
+        place = _place(text, len(text.encode()[: error.position].decode("utf-8", "ignore")))
         char = error.character if isinstance(error.character, int) else ord(error.character)
-        message = f"expected printable text, found the character U+{char:04X}"
-        raise _Refused(Problem(message, line=line, column=column)) from None
+        raise _Refused(f"expected printable text, found the character U+{char:04X}", *place) from None
     except yaml.MarkedYAMLError as error:
-        raise _Refused(_syntax(error, text)) from None
+        raise _syntax(error, text) from None
     except (yaml.YAMLError, UnicodeError):
-        raise _Refused(Problem("expected YAML, found something that can't be read as YAML")) from None
+        raise _Refused("expected YAML, found something that can't be read as YAML") from None
 
 
 def _joined(pair: re.Match[str]) -> str:
@@ -180,191 +151,157 @@ def _place(text: str, index: int) -> tuple[int, int]:
     return len(lines), len(lines[-1]) + 1
 
 
-def _syntax(error: yaml.MarkedYAMLError, text: str) -> Problem:
-    mark = error.problem_mark or error.context_mark
+_SYNTAX = {
+    "mapping values are not allowed": (
+        "found ':' where no key can be",
+        "check the indentation, and put text that holds ': ' in quotes",
+    ),
+    "cannot start any token": ("found {sign}, which can't begin a value", "put the text in quotes"),
+    "find expected ':'": ("expected a key and a colon", "write key: value, and put text of several lines in quotes"),
+    "nesting depth": (f"nested more than {MAX_DEPTH} levels deep", ""),
+    "escape code": ("expected text, found half of a surrogate pair", "write the character itself"),
+    "unexpected end of stream": ("found the end of the file inside the quotes opened on line {begun}", "close them"),
+    "undefined alias": ("the alias '{word}' names no anchor before it", "write '&{name}' before the value it names"),
+    "second occurrence": ("the anchor '{word}' is given twice", "give one of the two another name"),
+    "another document": ("expected one document, found a second ('---')", ""),
+}
+"""Words of libyaml → the message, and the hint."""
+
+
+def _syntax(error: yaml.MarkedYAMLError, text: str) -> _Refused:
+    mark, begun = error.problem_mark or error.context_mark, error.context_mark
     problem = " ".join(str(error.problem or error.context or "").split())
-    begun = error.context_mark
     if begun is not None and ("find expected ':'" in problem or "escape code" in problem):
         mark = begun
     line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
     lines = _END_OF_LINE.split(text)
     source = lines[line - 1] if 0 < line <= len(lines) else ""
-    hint = ""
     if "\t" in source[: len(source) - len(source.lstrip())]:
-        message = "expected spaces, found a tab: YAML is indented with spaces"
-    elif "mapping values are not allowed" in problem:
-        message, hint = "found ':' where no key can be", "check the indentation, and put text that holds ': ' in quotes"
-    elif "cannot start any token" in problem:
-        char = source[column - 1 : column]
-        message, hint = f"found {shown(char)}, which can't begin a value", "put the text in quotes"
-    elif "find expected ':'" in problem:
-        message, hint = "expected a key and a colon", "write key: value, and put text of several lines in quotes"
-    elif "nesting depth" in problem:
-        message = f"nested more than {MAX_DEPTH} levels deep"
-    elif "escape code" in problem:
-        message, hint = "expected text, found half of a surrogate pair", "write the character itself"
-    elif "unexpected end of stream" in problem:
-        opened = begun.line + 1 if begun else line
-        message, hint = f"found the end of the file inside the quotes opened on line {opened}", "close the quotes"
-    else:
-        where = f" ({error.context}, begun on line {begun.line + 1})" if error.context and begun else ""
-        for name, words in (("<block end>", "the end of the block"), ("<document start>", "the end of the file")):
-            problem = problem.replace(name, words)
-        message = f"not valid YAML: {problem}{where}"[:200]
-    return Problem(message, line=line, column=column, hint=hint)
+        return _Refused("expected spaces, found a tab: YAML is indented with spaces", line, column)
+    for words, (message, hint) in _SYNTAX.items():
+        if words in problem:
+            word = re.match(r"[&*]?[^\s,\[\]{}]*", source[column - 1 :])
+            names = {"sign": shown(source[column - 1 : column]), "word": word[0][:60] if word else ""}
+            names |= {"name": names["word"][1:], "begun": str(begun.line + 1 if begun else line)}
+            return _Refused(message.format(**names), line, column, hint.format(**names))
+    place = f" ({error.context}, begun on line {begun.line + 1})" if error.context and begun else ""
+    problem = problem.replace("<block end>", "the end of the block").replace("<document start>", "the end of the file")
+    return _Refused(f"not valid YAML: {problem}{place}"[:200], line, column)
 
 
-# --- tree -------------------------------------------------------------------------------------------------------------
+# --- data -------------------------------------------------------------------------------------------------------------
 
 
-class _Builder:
-    """Events in, nodes out, with a stack of its own: depth is bounded by ``MAX_DEPTH``, not by Python."""
+class _Reading:
+    """Nodes in, data out; fills the tree's ``entries`` and problems on the way."""
 
-    def __init__(self) -> None:
-        self.root: Node | None = None
-        self.problems: list[Problem] = []
-        self._anchors: dict[str, Node] = {}
-        self._open: list[tuple[Node, str | None, list[Node]]] = []
-        self._documents = 0
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._count = 0
+        self._done: dict[int, tuple[Any, int, int] | None] = {}
+        """The id of a collection → its data, its number of values and its depth; None while it is open."""
 
-    def feed(self, event: Any) -> None:
-        """Take the next event. Raises ``_Refused``."""
-        mark, kind = event.start_mark, type(event)
-        if kind is yaml.ScalarEvent:
-            node = Node(mark.line + 1, mark.column + 1, mark.index, event.end_mark.index)
-            self._scalar(event, node)
-            self._add(node, event.anchor)
-        elif kind in (yaml.MappingStartEvent, yaml.SequenceStartEvent):
-            self._begin(event, Node(mark.line + 1, mark.column + 1, mark.index, mark.index))
-        elif kind in (yaml.MappingEndEvent, yaml.SequenceEndEvent):
-            node, anchor, parts = self._open.pop()
-            node.end = event.end_mark.index
-            if node.items is None:
-                self._fill(node, parts)
-            else:
-                node.items, node.value = parts, [part.value for part in parts]
-            self._add(node, anchor)
-        elif kind is yaml.AliasEvent:
-            self._add(self._aliased(event.anchor, mark), None, mark)
-        elif kind is yaml.DocumentStartEvent:
-            self._documents += 1
-            if self._documents > 1:
-                _refuse("expected one document, found a second ('---')", mark)
-
-    def _begin(self, event: Any, node: Node) -> None:
-        if len(self._open) >= MAX_DEPTH:
-            _refuse(f"nested more than {MAX_DEPTH} levels deep", event.start_mark)
-        is_mapping = type(event) is yaml.MappingStartEvent
-        if event.tag not in (None, "!", _CORE + ("map" if is_mapping else "seq")):
-            self._refuse_tag(event.tag, node)
-        if is_mapping:
-            node.entries = {}
+    def value(self, node: Node, path: Path) -> Any:
+        """The data of the node at ``path``. Raises ``_Refused``."""
+        if type(node) is yaml.ScalarNode:
+            self._count += 1
+            return self._scalar(node)
+        key = id(node)
+        if key not in self._done:
+            self._done[key] = None
+            if len(path) >= MAX_DEPTH:
+                self._refuse(f"nested more than {MAX_DEPTH} levels deep", node)
+            begin = self._count
+            self._count += 1
+            data = self._mapping(node, path) if type(node) is yaml.MappingNode else self._list(node, path)
+            parts = self._tree.entries[key].values() if type(node) is yaml.MappingNode else enumerate(node.value)
+            inner = [known[2] for _, part in parts if (known := self._done.get(id(part)))]
+            self._done[key] = data, self._count - begin, 1 + max(inner, default=0)
+        elif (known := self._done[key]) is None:
+            self._refuse("this value holds an alias of itself", node)
         else:
-            node.items = []
-        self._open.append((node, event.anchor, []))
+            data = known[0]
+            self._count += known[1]
+            if len(path) + known[2] > MAX_DEPTH:
+                self._refuse(f"nested more than {MAX_DEPTH} levels deep", node)
+        if self._count > MAX_NODES:
+            self._refuse(f"expected at most {MAX_NODES:,} values, found more once aliases are expanded", node)
+        return data
 
-    def _add(self, node: Node, anchor: str | None, alias: Any = None) -> None:
-        """Hand a finished value to its parent; ``alias`` is the mark of its alias."""
-        if anchor is not None:
-            self._anchors[anchor] = node
-        if not self._open:
-            self.root = node
-            return
-        parent, _, parts = self._open[-1]
-        parts.append(node)
-        parent.weight += node.weight
-        if parent.weight > MAX_NODES:
-            message = f"expected at most {MAX_NODES:,} values, found more once aliases are expanded"
-            raise _Refused(_problem(message, node) if alias is None else _at_mark(message, alias))
-        if node.entries is not None or node.items is not None:
-            parent.depth = max(parent.depth, node.depth + 1)
-            if parent.depth > MAX_DEPTH:
-                message = f"nested more than {MAX_DEPTH} levels deep"
-                raise _Refused(_problem(message, node) if alias is None else _at_mark(message, alias))
+    def _list(self, node: Node, path: Path) -> list[Any]:
+        if node.tag not in (_PLAIN, _QUOTED, f"{_CORE}seq"):
+            self._refuse_tag(node)
+        return [self.value(item, (*path, number)) for number, item in enumerate(node.value)]
 
-    def _aliased(self, name: str, mark: Any) -> Node:
-        if any(anchor == name for _, anchor, _ in self._open):
-            _refuse(f"the alias {shown('*' + name)} stands inside the value that it names", mark)
-        if name not in self._anchors:
-            hint = f"write {shown('&' + name)} before the value that it names"
-            _refuse(f"the alias {shown('*' + name)} names no anchor before it", mark, hint)
-        return self._anchors[name]
-
-    def _scalar(self, event: Any, node: Node) -> None:
-        node.text = node.value = text = event.value
-        tag = event.tag.removeprefix(_CORE) if event.tag else ""
-        node.plain = not tag and not event.style
-        try:
-            if node.plain or tag in ("int", "float", "bool", "null"):
-                node.value = resolve_plain(text)
-            elif tag not in ("", "!", "str"):
-                self._refuse_tag(event.tag, node)
-            if tag in ("int", "float", "bool", "null") and not _is_of(tag, node.value):
-                raise ValueError(f"{shown(text)} is no {tag}, as its tag says")
-        except ValueError as error:
-            self.problems.append(_problem(str(error), node))
-            node.value = 0
-        if tag == "float" and node.value is not None:
-            node.value = float(node.value)
-
-    def _refuse_tag(self, tag: str, node: Node) -> None:
-        self.problems.append(_problem(f"the tag {shown(tag.replace(_CORE, '!!'))} has no meaning here", node))
-
-    def _fill(self, node: Node, parts: list[Node]) -> None:
-        assert node.entries is not None
+    def _mapping(self, node: Node, path: Path) -> dict[str, Any]:
+        if node.tag not in (_PLAIN, _QUOTED, f"{_CORE}map"):
+            self._refuse_tag(node)
+        entries = self._tree.entries[id(node)] = {}
+        data: dict[str, Any] = {}
         merged: list[Node] = []
-        for key, value in zip(parts[::2], parts[1::2], strict=True):
-            if key.entries is not None or key.items is not None:
-                self.problems.append(_problem("expected text as a key, found a collection", key))
-            elif key.text == "<<" and key.plain:
-                merged += self._sources(key, value)
-            elif (name := _key(key)) in node.entries:
-                first, node.torn = node.entries[name][0], True
-                message = f"the key {shown(name)} is given twice; first on line {first.line}, column {first.column}"
-                self.problems.append(_problem(message, key, "keep one of the two"))
+        for key, part in node.value:
+            if type(key) is not yaml.ScalarNode:
+                self._problem("expected text as a key, found a collection", key)
+                continue
+            name = key.value
+            if name == "<<" and key.tag == _PLAIN:
+                self.value(part, (*path, name))
+                merged += self._sources(key, part)
+                continue
+            self._count += 1
+            if key.tag != _QUOTED and not isinstance(own := self._scalar(key), str):
+                name = str(own) if type(own) is int else name
+                self._tree.odd_keys.append((path, key, own))
+            if name in entries:
+                first = entries[name][0].start_mark
+                self._tree.torn.add(id(node))
+                place = f"first on line {first.line + 1}, column {first.column + 1}"
+                self._problem(f"the key {shown(name)} is given twice; {place}", key, "keep one of the two")
             else:
-                node.entries[name] = (key, value)
-        for source in merged:  # what a mapping says itself wins, then the first source that says it
-            for name, pair in (source.entries or {}).items():
-                node.entries.setdefault(name, pair)
-        node.value = {name: value.value for name, (_, value) in node.entries.items()}
+                entries[name], data[name] = (key, part), self.value(part, (*path, name))
+        for source in merged:  # a mapping's own keys win, then the first source that has one
+            inherited, _, _ = self._done[id(source)] or ({}, 0, 0)
+            for name, pair in self._tree.entries[id(source)].items():
+                entries.setdefault(name, pair)
+                data.setdefault(name, inherited[name])
+        return data
 
     def _sources(self, key: Node, value: Node) -> list[Node]:
-        sources = value.items if value.items is not None else [value]
-        good = [source for source in sources if source.entries is not None]
+        sources = value.value if type(value) is yaml.SequenceNode else [value]
+        good = [source for source in sources if type(source) is yaml.MappingNode]
         if len(good) != len(sources):
-            message = "expected a mapping, or a list of mappings, behind the merge key <<"
-            self.problems.append(_problem(message, key))
+            self._problem("expected a mapping, or a list of mappings, behind the merge key <<", key)
         return good
 
+    def _scalar(self, node: Node) -> Any:
+        text, tag = node.value, node.tag
+        if tag == _QUOTED or (tag == _PLAIN and text and text[0] not in _BEGINNINGS):
+            return text
+        try:
+            return _tagged(text, tag)
+        except ValueError as error:
+            self._problem(str(error), node)
+            return 0
 
-def _problem(message: str, node: Node, hint: str = "") -> Problem:
-    return Problem(message, line=node.line, column=node.column, hint=hint)
+    def _problem(self, message: str, node: Node, hint: str = "") -> None:
+        line, column = place_of(node)
+        self._tree.problems.append(Problem(message, line=line, column=column, hint=hint))
+
+    def _refuse_tag(self, node: Node) -> None:
+        self._problem(f"the tag {shown(node.tag.replace(_CORE, '!!'))} has no meaning here", node)
+
+    def _refuse(self, message: str, node: Node) -> NoReturn:
+        raise _Refused(message, *place_of(node))
 
 
-def _at_mark(message: str, mark: Any, hint: str = "") -> Problem:
-    return Problem(message, line=mark.line + 1, column=mark.column + 1, hint=hint)
-
-
-def _refuse(message: str, mark: Any, hint: str = "") -> None:
-    raise _Refused(_at_mark(message, mark, hint))
-
-
-def _is_of(tag: str, value: object) -> bool:
-    if tag == "bool":
-        return isinstance(value, bool)
-    if tag == "null":
-        return value is None
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _key(key: Node) -> str:
-    """A key's text; a whole number in its decimal form, by which it is looked up."""
-    return str(key.value) if isinstance(key.value, int) and not isinstance(key.value, bool) else key.text
+def place_of(node: Node) -> tuple[int, int]:
+    """The line and the column of a node, both from 1."""
+    return node.start_mark.line + 1, node.start_mark.column + 1
 
 
 # --- scalars ----------------------------------------------------------------------------------------------------------
 
+_KINDS = {"int": int, "float": float, "bool": bool, "null": type(None)}
 _NULL = re.compile(r"(?:null|Null|NULL|~)?")
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
@@ -373,11 +310,27 @@ _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 _BEGINNINGS = frozenset("-+.0123456789~nNtTfF")
 """A scalar that begins otherwise is text."""
 _MAX_DIGITS = 300
-_PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./:@%+=-]*")
+_BARE = re.compile(r"[A-Za-z_./][A-Za-z0-9_./:@%+=-]*")
 _OTHER_BOOLEANS = frozenset({"yes", "no", "on", "off", "y", "n"})
 """Text in YAML 1.2; readers of YAML 1.1, editors among them, take them for booleans."""
 
 
+def _tagged(text: str, tag: str) -> Any:
+    """The value of a scalar without quotes. Raises ``ValueError``."""
+    name = tag.removeprefix(_CORE)
+    if name == "str":
+        return text
+    if tag != _PLAIN and name not in _KINDS:
+        raise ValueError(f"the tag {shown(tag.replace(_CORE, '!!'))} has no meaning here")
+    value = resolve_plain(text)
+    if name == "float" and type(value) is int:
+        value = float(value)
+    if tag != _PLAIN and type(value) is not _KINDS[name]:
+        raise ValueError(f"{shown(text)} is no {name}, as its tag says")
+    return value
+
+
+@lru_cache(4096)
 def resolve_plain(text: str) -> str | int | float | bool | None:
     """The value of an unquoted scalar in YAML 1.2: ``yes``, ``on`` and dates are text.
 
@@ -411,7 +364,7 @@ def quote(text: str) -> str:
     >>> quote("head"), quote("yes"), quote("a: b")
     ('head', '"yes"', '"a: b"')
     """
-    if _PLAIN.fullmatch(text) and not text.endswith(":") and text.lower() not in _OTHER_BOOLEANS:
+    if _BARE.fullmatch(text) and not text.endswith(":") and text.lower() not in _OTHER_BOOLEANS:
         try:
             if resolve_plain(text) == text:
                 return text
@@ -491,12 +444,9 @@ def store_and_project(body: bytes, target: str | None) -> tuple[str | None, str]
 
     A script that runs a flow asks for these two and needs no model of a manifest.
     """
-    try:
-        text = body.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return None
-    data = plain_data(text)
-    if not isinstance(data, dict) or data.get("kitaru") != 1:
+    tree = parse(body.decode("utf-8-sig", "replace"))
+    data = tree.data
+    if tree.problems or not isinstance(data, dict) or data.get("kitaru") != 1:
         return None
     overlays = data.get("targets")
     overlay = overlays.get(target) if isinstance(overlays, dict) and target is not None else {}

@@ -8,7 +8,8 @@ _LIBRARIES = """
 aiobotocore aiohappyeyeballs aiohttp aioitertools aiosignal annotated_doc annotated_types attr attrs boto3 botocore
 dateutil frozenlist fsspec git gitdb idna jinja2 jmespath jsonschema jsonschema_specifications kitaru markdown_it
 markupsafe mdurl multidict packaging pathspec platformdirs propcache pydantic pydantic_core pygments referencing rich
-rpds ruamel s3fs s3transfer shellingham six smmap typer typing_extensions typing_inspection urllib3 wrapt yarl zstandard
+rpds s3fs s3transfer shellingham six smmap typer typing_extensions typing_inspection urllib3 wrapt yaml yarl
+zstandard
 """
 LIBRARIES = frozenset(_LIBRARIES.split())
 """Top-level modules of Kitaru and of all that it may load beside a flow, installed here or not."""

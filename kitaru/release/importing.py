@@ -15,7 +15,7 @@ from kitaru.model.lockfile import FlowState, Lockfile
 from kitaru.model.manifest import FlowSpec
 from kitaru.model.route import target_data
 from kitaru.model.snapshot import Snapshot
-from kitaru.release.workshop import Declared, Workshop
+from kitaru.release.workshop import Workshop
 from kitaru.source.port import Describer
 from kitaru.store.objects import read_snapshot, read_table
 from kitaru.store.port import Store
@@ -73,16 +73,15 @@ class Importer:
         lacking = missing(loaded.manifest, self.lock, owner, flows, heads=cache(self._head))
         keys = self._keys(lacking)
         before, name, target = loaded.path.read_bytes(), loaded.path.name, loaded.target
-        after = self.editor.set_flows(before, keys, target=target, file=name)
+        after = self.editor.edited(before, keys, target=target, file=name)
         for flow, tag in ((lack.flow, tag) for lack in lacking for tag in lack.dropped):
             try:
-                after = self.editor.remove_route(after, flow, tag, target=target, file=name)
+                after = self.editor.edited(after, {}, [(flow, tag)], target=target, file=name)
             except KitaruManifestError as error:
                 if target is None:
                     raise
                 # What an overlay can't say must not keep the rest out.
                 self.warnings += [f"{problem.message}; {problem.hint}" for problem in error.problems]
-        self.editor.check_readable(after, target=target, file=name)
         written = after != before and not dry_run
         if written:
             self.editor.write(loaded.path, before, after)
@@ -152,9 +151,8 @@ class Importer:
         specs = {flow: FlowSpec(target=snapshot.target) for flow, snapshot in snapshots.items()}
         if self.workshop is None or not specs:
             return plain
-        loaded = self.loaded
-        manifest = loaded.manifest.model_copy(update={"flows": specs})
-        declared = Declared(manifest, loaded.path, loaded.root, loaded.digest, loaded.target)
+        manifest = self.loaded.manifest.model_copy(update={"flows": specs})
+        declared = replace(self.loaded, manifest=manifest)
         asking = replace(self.workshop, loaded=declared, describer=self.describer(declared))
         try:
             return {**plain, **{desired.name: desired.snapshot for desired in asking.desired()}}

@@ -171,14 +171,9 @@ class ManifestSync:
         return Synced(path=self._name, written=written, diff=tuple(self.editor.edit_preview(before, after, self._name)))
 
     def _edited(self, body: bytes, edit: ManifestEdit) -> bytes:
-        where: dict[str, Any] = {"target": self.file.target if self.file else None, "file": self._name}
         led = {tag: wish for tag, wish in edit.routes.items() if wish is not None}
-        if edit.keys:
-            body = self.editor.set_flow(body, edit.flow, {**edit.keys, **({"routes": led} if led else {})}, **where)
-        else:
-            for tag, wish in led.items():
-                body = self.editor.set_route(body, edit.flow, tag, wish, **where)
-        for tag in edit.routes.keys() - led.keys():
-            body = self.editor.remove_route(body, edit.flow, tag, **where)
-        self.editor.check_readable(body, **where)
-        return bytes(body)
+        keys = {**edit.keys, **({"routes": led} if led else {})}
+        removed = [(edit.flow, tag) for tag in edit.routes.keys() - led.keys()]
+        target = self.file.target if self.file else None
+        flows = {edit.flow: keys} if keys else {}
+        return self.editor.edited(body, flows, removed, target=target, file=self._name)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from kitaru.core.planning import Desired
 from kitaru.errors import KitaruManifestError, KitaruUsageError, Problem
@@ -19,35 +18,16 @@ from kitaru.ports import Reporter, Step
 from kitaru.source.port import Describer, ImportJob, Selection, Source, Surroundings
 
 
-@dataclass(frozen=True, slots=True)
-class Declared:
-    """A manifest that is not, or not yet, in a file."""
-
-    manifest: Manifest
-    path: Path
-    root: Path
-    digest: str
-    target: str | None = None
-    original: ManifestFile | None = None
-
-    def problem(self, message: str, *path: Any, hint: str = "") -> Problem:
-        """A problem at the place in the file in reach that is nearest to it."""
-        if self.original is not None:
-            return self.original.problem(message, *path, hint=hint)
-        return Problem(message, hint=hint)
-
-
-def declared(original: ManifestFile, name: str, spec: FlowSpec) -> Declared:
+def declared(original: ManifestFile, name: str, spec: FlowSpec) -> ManifestFile:
     """The manifest in reach, with that flow as the deploy makes it."""
     manifest = original.manifest
-    changed = manifest.model_copy(update={"flows": {**manifest.flows, name: spec}})
-    return Declared(changed, original.path, original.root, original.digest, original.target, original)
+    return replace(original, manifest=manifest.model_copy(update={"flows": {**manifest.flows, name: spec}}))
 
 
-def made_up(root: Path, project: str, name: str, spec: FlowSpec) -> Declared:
+def made_up(root: Path, project: str, name: str, spec: FlowSpec) -> ManifestFile:
     """A manifest for the repository at ``root``, which has none."""
     manifest = Manifest(kitaru=1, project=project, flows={name: spec})
-    return Declared(manifest, root / MANIFEST, root, digest(canonical_json(manifest.data())))
+    return ManifestFile(manifest, root / MANIFEST, root, digest(canonical_json(manifest.data())))
 
 
 WORTH_A_WORD = 200
