@@ -29,6 +29,7 @@ HEAVY = {
     "test_isolated": "test_it_runs_in_another_process_with_typed_values_both_ways",
     "test_kill": "test_runners_that_are_killed_at_random_lose_nothing_on_a_local_store",
     "test_local_runner": "test_all_unmet_requirements_are_in_one_error",
+    "test_pages": "test_the_readme_says_what_is_printed",
     "test_races": "test_on_a_local_folder",
     "test_release_story": "test_the_story_of_a_release",
     "test_s3_store": "test_a_large_object_is_never_held_twice",
