@@ -18,8 +18,8 @@ from kitaru.model.event import (
     Event,
     Failed,
     Failure,
+    Handle,
     Opened,
-    RunnerRecord,
     Started,
     Suspended,
     Value,
@@ -162,7 +162,6 @@ def _kind(number: int, count: int) -> str:
 def _write(store: PagedStore, moment: datetime, token: str, flow: str, kind: str) -> None:
     at = address.timestamp(moment)
     exec_id = address.exec_id(moment, token)
-    pid = os.getpid()
     opened = Opened(
         at=at,
         project=PROJECT,
@@ -173,7 +172,7 @@ def _write(store: PagedStore, moment: datetime, token: str, flow: str, kind: str
         origin="invoke",
         stack="local",
     )
-    events: list[Event] = [opened, Started(at=at, runner=RunnerRecord("r", "elsewhere", pid), attempt=1)]
+    events: list[Event] = [opened, Started(at=at, runner=Handle("r", "process 1 on elsewhere"), attempt=1)]
     if kind == "waiting":
         events += [WaitOpened(at=at, wait="w1", name="approve"), Suspended(at=at)]
     elif kind == "failed":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import secrets
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -16,10 +15,10 @@ from kitaru.masking import Masking
 from kitaru.model import address
 from kitaru.model.event import Event, ExecutionOptions, Opened
 from kitaru.model.execution import Execution
-from kitaru.model.jsonable import RunnerRecord
 from kitaru.run.executor import execute
 from kitaru.run.journal import Stopped, load, open_execution, read_entries, read_events
 from kitaru.source.port import CodeBase
+from kitaru.stacks.port import Handle, RunOrder
 from kitaru.store.local import LocalStore
 from kitaru.store.port import Created, Listed, Store, Taken
 from kitaru.values import stored
@@ -38,6 +37,33 @@ class WallClock:
 
     def token(self, size: int) -> str:
         return "".join(secrets.choice(address.CROCKFORD) for _ in range(size))
+
+
+class Watched:
+    """The stack of a reader: if workers live, which one was launched, and its last words. It starts none."""
+
+    def __init__(
+        self, alive: Callable[[Handle], bool | None], launched: Handle | None = None, last_words: str = ""
+    ) -> None:
+        self._alive, self._launched, self._last_words = alive, launched, last_words
+
+    def check(self, snapshot: bytes) -> None:
+        raise NotImplementedError
+
+    def launch(self, order: RunOrder) -> Handle:
+        raise NotImplementedError
+
+    def launched(self, exec_id: str) -> Handle | None:
+        return self._launched
+
+    def alive(self, handle: Handle) -> bool | None:
+        return self._alive(handle)
+
+    def stop(self, handle: Handle) -> None:
+        raise NotImplementedError
+
+    def startup_failure(self, handle: Handle) -> str:
+        return self._last_words
 
 
 class Lab:
@@ -103,7 +129,7 @@ class Lab:
             exec_id=exec_id,
             entries=entries or self.entries(exec_id),
             takes_over=takes_over,
-            runner=RunnerRecord("lab-runner", "lab-host", os.getpid(), ""),
+            runner=Handle("lab-runner", "process 1 on lab-host"),
             capture=capture,
             mask=mask,
             code=lambda: code,

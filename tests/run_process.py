@@ -19,7 +19,7 @@ from kitaru import checkpoint, flow
 from kitaru.run.output import Descriptors
 from kitaru.masking import Masking
 from kitaru.run.executor import execute
-from kitaru.model.jsonable import RunnerRecord
+from kitaru.stacks.port import Handle
 from tests.execution_lab import Lab, PROJECT
 
 def shell(command):
@@ -35,7 +35,7 @@ if __name__ == "__main__":
     Path(sys.argv[2] + ".new").write_text(exec_id)
     os.rename(sys.argv[2] + ".new", sys.argv[2])
     execute(main, store=lab.store, clock=lab.clock, project=PROJECT, exec_id=exec_id, entries=lab.entries(exec_id),
-            runner=RunnerRecord("r", "h", os.getpid(), ""), capture=True, descriptors=descriptors,
+            runner=Handle("r"), capture=True, descriptors=descriptors,
             mask=Masking(os.environ))
     sys.stdout.flush()
 """

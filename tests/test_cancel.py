@@ -18,11 +18,11 @@ from kitaru import checkpoint, flow, log, wait
 from kitaru.errors import KitaruCancelledError, KitaruStateError
 from kitaru.model import address
 from kitaru.model.event import Cancelled
-from kitaru.model.jsonable import RunnerRecord
 from kitaru.run import cancel
 from kitaru.run.cancel import record_cancelled, request_cancel
 from kitaru.run.journal import Fenced
-from kitaru.wiring import running
+from kitaru.stacks import process
+from kitaru.stacks.port import Handle
 from tests.durable_flows import deployed, ran
 from tests.execution_lab import PROJECT, Lab
 from tests.repository import Repository, kitaru, until
@@ -204,7 +204,7 @@ def test_the_end_of_code_that_goes_on_is_recorded_over_its_head(lab: Lab) -> Non
                 project=PROJECT,
                 exec_id=exec_id,
                 entries=lab.entries(exec_id),
-                runner=RunnerRecord("here", "host", os.getpid(), ""),
+                runner=Handle("here"),
                 capture=False,
                 forced_end=forced.append,
             )
@@ -279,7 +279,7 @@ def test_cancel_reaches_a_worker_in_a_long_checkpoint(house: Repository, tmp_pat
     execution = client.executions.get(exec_id)
     assert execution.status == "cancelled"
     assert execution.runner is not None
-    until(lambda: gone(execution.runner.pid), 10)  # type: ignore[union-attr]
+    until(lambda: gone(execution.runner.data["pid"]), 10)  # type: ignore[union-attr]
     with pytest.raises(KitaruCancelledError) as ended:
         client.executions.handle(exec_id).wait(5)
     assert ended.value.status == "cancelled"
@@ -292,27 +292,27 @@ def test_a_worker_that_holds_the_interpreter_is_killed(
 ) -> None:
     """A worker whose every thread stands still, stuck in C, is ended from outside, and its end recorded by that."""
     monkeypatch.setattr(cancel, "REACTION_SECONDS", 1.5)
-    monkeypatch.setattr(running, "KILL_SECONDS", 0.5)
+    monkeypatch.setattr(process, "KILL_SECONDS", 0.5)
     client = house.client()
     exec_id = invoke("stuck", tmp_path)
     runner = until(lambda: client.executions.get(exec_id).runner)
     until(lambda: ran(tmp_path))
     time.sleep(1.5)
     assert client.executions.cancel(exec_id).status == "cancelled"
-    until(lambda: gone(runner.pid), 10)
+    until(lambda: gone(runner.data["pid"]), 10)
 
 
 def test_a_stopped_worker_is_ended(house: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that was stopped (SIGSTOP) can't be asked; cancel ends it and records that."""
     monkeypatch.setattr(cancel, "REACTION_SECONDS", 1.0)
-    monkeypatch.setattr(running, "KILL_SECONDS", 0.5)
+    monkeypatch.setattr(process, "KILL_SECONDS", 0.5)
     client = house.client()
     exec_id = invoke("steps", tmp_path)
     until(lambda: (tmp_path / "reached").exists())
     runner = until(lambda: client.executions.get(exec_id).runner)
-    os.kill(runner.pid, signal.SIGSTOP)
+    os.kill(runner.data["pid"], signal.SIGSTOP)
     assert client.executions.cancel(exec_id).status == "cancelled"
-    until(lambda: gone(runner.pid), 10)
+    until(lambda: gone(runner.data["pid"]), 10)
     assert ran(tmp_path) == ["step 1", "step 2"]
 
 
@@ -322,7 +322,7 @@ def test_nobody_runs_it(house: Repository, tmp_path: Path) -> None:
     asked, dead = invoke("review", tmp_path), invoke("long", tmp_path)
     until(lambda: client.executions.get(asked).suspended_at)
     runner = until(lambda: client.executions.get(dead).runner)
-    os.kill(runner.pid, signal.SIGKILL)
+    os.kill(runner.data["pid"], signal.SIGKILL)
     until(lambda: client.executions.get(dead).status == "lost")
     for exec_id in (asked, dead):
         began = time.monotonic()

@@ -12,7 +12,7 @@ import pytest
 from kitaru import KitaruClient, checkpoint, flow, save
 from kitaru.errors import KitaruUsageError
 from kitaru.model import address
-from kitaru.model.event import Completed, Failed, Failure, Opened, RunnerRecord, Started, Value, encode_entry
+from kitaru.model.event import Completed, Failed, Failure, Handle, Opened, Started, Value, encode_entry
 from kitaru.model.execution import fold
 from kitaru.release.releases import Releases
 from kitaru.run.index import note_end
@@ -228,7 +228,7 @@ def opened(store: AgedStore, snapshot: str | None, *, end: str = "", key: str | 
             snapshot=snapshot,
             idempotency_key=key,
         ),
-        Started(at=at, runner=RunnerRecord("r", "h", 1), attempt=1),
+        Started(at=at, runner=Handle("r"), attempt=1),
     ]
     if end == "completed":
         events.append(Completed(at=at, output=nothing))

@@ -13,7 +13,7 @@ import pytest
 
 from kitaru.errors import KitaruConflictError
 from kitaru.model import address
-from kitaru.model.event import Completed, Opened, RunnerRecord, Started
+from kitaru.model.event import Completed, Handle, Opened, Started
 from kitaru.model.lockfile import Lockfile
 from kitaru.model.plan import Plan
 from kitaru.release.applier import Applier
@@ -238,7 +238,7 @@ def run_world() -> tuple[AgedStore, str, Encoded]:
     )
     open_execution(store, opened, "w")
     journal = Journal(store, PROJECT, exec_id, written=1, write_id="w")
-    journal.commit(Started(at=at, runner=RunnerRecord("r", "h", 1), attempt=1))
+    journal.commit(Started(at=at, runner=Handle("r"), attempt=1))
     return store, exec_id, encoded
 
 

@@ -28,9 +28,9 @@ from kitaru.model.event import (
     ExecutionOptions,
     Failed,
     Failure,
+    Handle,
     MetadataLogged,
     Opened,
-    RunnerRecord,
     Started,
     Suspended,
     Value,
@@ -64,7 +64,7 @@ OPENED = Opened(
     snapshot="ab" * 32,
     options=ExecutionOptions(retries=1),
 )
-RUNNER = RunnerRecord("r1", "host", 42, "9")
+RUNNER = Handle("r1")
 
 
 def call_events(call: str, status: str, *, start: int, end: int, attempt: int = 1) -> list[Event]:

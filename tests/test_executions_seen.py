@@ -115,7 +115,7 @@ def test_a_lost_execution_shows_no_call_under_way(house: Repository, tmp_path: P
     exec_id = invoke("long", tmp_path).must().out.strip()
     until(lambda: (tmp_path / "ran").exists())
     runner = until(lambda: client.executions.get(exec_id).runner)
-    os.kill(runner.pid, signal.SIGKILL)
+    os.kill(runner.data["pid"], signal.SIGKILL)
     until(lambda: client.executions.get(exec_id).status == "lost")
     shown = executions("get", exec_id).must().out
     (call,) = [line for line in shown.splitlines() if " sleepy(" in line and line.startswith("  ✗ ")]
@@ -131,7 +131,7 @@ def test_a_wait_whose_runner_died_is_still_open(house: Repository, tmp_path: Pat
     runner = client.executions.get(exec_id).runner
     assert runner is not None
     assert re.search(r"  … \d+ sleepy\(", executions("get", exec_id).must().out)
-    os.kill(runner.pid, signal.SIGKILL)
+    os.kill(runner.data["pid"], signal.SIGKILL)
     until(lambda: client.executions.left_alone(client.executions.get(exec_id)))
     shown = executions("get", exec_id).must().out
     assert "its runner is gone" in shown and not re.search(r"  … \d+ sleepy\(", shown)
@@ -267,7 +267,7 @@ def test_following_a_lost_execution_ends(house: Repository, tmp_path: Path) -> N
     exec_id = invoke("long", tmp_path).must().out.strip()
     until(lambda: (tmp_path / "ran").exists())
     runner = until(lambda: client.executions.get(exec_id).runner)
-    os.kill(runner.pid, signal.SIGKILL)
+    os.kill(runner.data["pid"], signal.SIGKILL)
     until(lambda: client.executions.get(exec_id).status == "lost")
     for more in ((), ("--grouped",), ("-o", "json")):
         done = executions("logs", exec_id, "--follow", *more)

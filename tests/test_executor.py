@@ -77,7 +77,7 @@ def test_a_long_checkpoint_shows_as_running_before_it_ends(lab: Lab) -> None:
             time.sleep(0.02)
         execution = lab.load(exec_id)
         assert execution.status == "running"
-        assert execution.runner is not None and execution.runner.host == "lab-host"
+        assert execution.runner is not None and execution.runner.shown == "process 1 on lab-host"
         assert [(call.name, call.status) for call in execution.checkpoints] == [("slow", "running")]
     finally:
         release.set()

@@ -16,9 +16,9 @@ import pytest
 
 from kitaru import checkpoint, flow
 from kitaru.model.event import CheckpointCompleted
-from kitaru.model.jsonable import RunnerRecord
 from kitaru.run.executor import execute
 from kitaru.run.journal import Fenced, Stopped, read_entries
+from kitaru.stacks.port import Handle
 from tests.execution_lab import PROJECT, FailingStore, Lab, PowerCut
 
 EFFECTS = ""
@@ -250,7 +250,7 @@ def test_a_runner_that_lost_its_execution_writes_nothing_more(tmp_path: Path) ->
             project=PROJECT,
             exec_id=exec_id,
             entries=stale,
-            runner=RunnerRecord("other", "host", 1, ""),
+            runner=Handle("other"),
             capture=False,
         )
     assert lab.entries(exec_id) == told

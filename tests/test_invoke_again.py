@@ -43,7 +43,7 @@ def lose(client: KitaruClient, folder: Path) -> str:
     until(lambda: (folder / "reached").exists())
     runner = client.executions.get(exec_id).runner
     assert runner is not None
-    os.kill(runner.pid, signal.SIGKILL)
+    os.kill(runner.data["pid"], signal.SIGKILL)
     reach(client, exec_id, "lost")
     return exec_id
 

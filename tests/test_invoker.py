@@ -117,7 +117,7 @@ def test_an_invoked_flow_gives_its_result(deployed: Repository) -> None:
     )
     assert [call.name for call in execution.checkpoints] == ["collect", "write"]
     assert execution.runner is not None
-    assert execution.runner.pid != os.getpid()
+    assert execution.runner.data["pid"] != os.getpid()
 
 
 def test_it_runs_what_was_deployed_and_not_what_lies_there(deployed: Repository) -> None:
@@ -386,7 +386,7 @@ def test_a_killed_worker_is_lost_and_can_be_resumed(deployed: Repository, gate: 
     done.refused("is running in process", "only a failed or lost execution", code=1)
     worker = deployed.client().executions.get(handle.exec_id).runner
     assert worker is not None
-    os.kill(worker.pid, signal.SIGKILL)
+    os.kill(worker.data["pid"], signal.SIGKILL)
     until(lambda: deployed.client().executions.get(handle.exec_id).status == "lost")
     with pytest.raises(KitaruStateError, match="lost its runner"):
         handle.wait(30)
@@ -395,7 +395,7 @@ def test_a_killed_worker_is_lost_and_can_be_resumed(deployed: Repository, gate: 
     assert done.json["item"]["status"] == "completed"
     assert (gate / "first").read_text() == "ran\n"
     # What the first checkpoint gave was computed by the worker that was killed.
-    assert done.json["item"]["result"] == [worker.pid, "through"]
+    assert done.json["item"]["result"] == [worker.data["pid"], "through"]
 
 
 def test_a_failed_execution_can_be_resumed(deployed: Repository, gate: Path) -> None:

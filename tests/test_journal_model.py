@@ -23,8 +23,8 @@ from kitaru.model.event import (
     Event,
     Failed,
     Failure,
+    Handle,
     Opened,
-    RunnerRecord,
     Started,
     Value,
     decode_entry,
@@ -145,7 +145,7 @@ class JournalMachine(RuleBasedStateMachine):
     @rule()
     def a_runner_takes_over(self) -> None:
         runner = self._join()
-        started = Started(at=AT, runner=RunnerRecord(runner.name, "host", 1, ""), attempt=1)
+        started = Started(at=AT, runner=Handle(runner.name), attempt=1)
         self._commit(runner, [started])
 
     @precondition(lambda self: self.runners)
@@ -356,7 +356,7 @@ class JournalMachine(RuleBasedStateMachine):
                     CheckpointCompleted(
                         at=AT, started=AT, call=call, name="step", attempt=1, input_digest="", output=NOTHING
                     ),
-                    Started(at=AT, runner=RunnerRecord(call, "host", 1, ""), attempt=1),
+                    Started(at=AT, runner=Handle(call), attempt=1),
                     Failed(at=AT, error=error),
                     Completed(at=AT, output=NOTHING),
                 ]

@@ -29,15 +29,14 @@ from kitaru.model.event import (
     decode_entry,
 )
 from kitaru.model.execution import LogLine
-from kitaru.model.jsonable import RunnerRecord
 from kitaru.run.executions import Executions
 from kitaru.run.journal import Fenced, Journal
 from kitaru.run.lease import Lease, lapsed, read_lease
 from kitaru.run.logs import LogWriter, read_lines
 from kitaru.settings import lease_seconds
-from kitaru.stacks.local import launched_worker
+from kitaru.stacks.port import Handle
 from tests.durable_flows import deployed, ran
-from tests.execution_lab import PROJECT, CountingStore, FailingStore, Lab, PowerCut, WallClock
+from tests.execution_lab import PROJECT, CountingStore, FailingStore, Lab, PowerCut, WallClock, Watched
 from tests.repository import Repository, kitaru, until
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -82,7 +81,7 @@ def run_in_thread(
                     project=PROJECT,
                     exec_id=exec_id,
                     entries=lab.entries(exec_id),
-                    runner=RunnerRecord("runner-1", "elsewhere", 1, ""),
+                    runner=Handle("runner-1"),
                     capture=False,
                     lease_seconds=seconds,
                 )
@@ -105,7 +104,7 @@ def readers(lab: Lab, *, alive: bool | None, later: float = 0.0, seconds: float 
         def now(self) -> datetime:
             return super().now() + timedelta(seconds=later)
 
-    return Executions(lab.store, PROJECT, Later(), lambda _runner: alive, seconds)
+    return Executions(lab.store, PROJECT, Later(), Watched(lambda _runner: alive), seconds)
 
 
 def test_the_lease_is_renewed_and_says_what_is_done(lab: Lab) -> None:
@@ -262,34 +261,34 @@ def gone(pid: int) -> bool:
 def test_a_runner_that_slept_too_long_is_fenced(house: Repository, tmp_path: Path) -> None:
     """Stopped past its lease and replaced, a runner that wakes writes nothing more and exits; no entry is doubled."""
     client, exec_id, runner = begun(house, tmp_path)
-    os.kill(runner.pid, signal.SIGSTOP)
+    os.kill(runner.data["pid"], signal.SIGSTOP)
     try:
         until(lambda: client.executions.get(exec_id).status == "lost")
         kitaru("executions", "resume", exec_id).must()
         until(lambda: ran(tmp_path).count("step 2") == 2)
         successor = client.executions.get(exec_id)
         assert successor.runner is not None
-        assert successor.runner.pid != runner.pid
+        assert successor.runner.data["pid"] != runner.data["pid"]
     finally:
-        os.kill(runner.pid, signal.SIGCONT)
+        os.kill(runner.data["pid"], signal.SIGCONT)
     # It wakes while its successor is in the middle of the same checkpoint.
-    until(lambda: gone(runner.pid))
+    until(lambda: gone(runner.data["pid"]))
     (tmp_path / "go").touch()
     assert client.executions.handle(exec_id).wait(30) == [1, 2, 3]
     events = _events(client, exec_id)
     completed = [event.call for event in events if isinstance(event, CheckpointCompleted)]
     assert completed == ["1", "2", "3"]
     assert sum(isinstance(event, Completed) for event in events) == 1
-    starts = [event.runner.pid for event in events if isinstance(event, Started)]
-    assert starts == [runner.pid, successor.runner.pid]
+    starts = [event.runner.data["pid"] for event in events if isinstance(event, Started)]
+    assert starts == [runner.data["pid"], successor.runner.data["pid"]]
 
 
 def test_a_runner_that_slept_and_was_not_replaced_goes_on(house: Repository, tmp_path: Path) -> None:
     """A laptop that was closed: the execution looks lost meanwhile, and goes on by itself."""
     client, exec_id, runner = begun(house, tmp_path)
-    os.kill(runner.pid, signal.SIGSTOP)
+    os.kill(runner.data["pid"], signal.SIGSTOP)
     until(lambda: client.executions.get(exec_id).status == "lost")
-    os.kill(runner.pid, signal.SIGCONT)
+    os.kill(runner.data["pid"], signal.SIGCONT)
     until(lambda: client.executions.get(exec_id).status == "running")
     (tmp_path / "go").touch()
     assert client.executions.handle(exec_id).wait(30) == [1, 2, 3]
@@ -299,7 +298,7 @@ def test_a_runner_that_slept_and_was_not_replaced_goes_on(house: Repository, tmp
 def test_a_killed_runner_is_lost_at_once_and_replaced(house: Repository, tmp_path: Path) -> None:
     """kill -9: lost at the next look on the same machine; resume runs only what was not finished."""
     client, exec_id, runner = begun(house, tmp_path)
-    os.kill(runner.pid, signal.SIGKILL)
+    os.kill(runner.data["pid"], signal.SIGKILL)
     began = time.monotonic()
     until(lambda: client.executions.get(exec_id).status == "lost")
     assert time.monotonic() - began < 1.5
@@ -312,7 +311,7 @@ def test_an_attempt_that_was_killed_is_recorded_by_whoever_goes_on(house: Reposi
     """Both attempts are there, the first with why it ended and when it was last seen; so the logs call the second 2."""
     client, exec_id, runner = begun(house, tmp_path)
     until(lambda: any(call.call_id == "2" for call in client.executions.get(exec_id).checkpoints))
-    os.kill(runner.pid, signal.SIGKILL)
+    os.kill(runner.data["pid"], signal.SIGKILL)
     until(lambda: client.executions.get(exec_id).status == "lost")
     (tmp_path / "go").touch()
     kitaru("executions", "resume", exec_id, "--wait").must()
@@ -321,7 +320,7 @@ def test_an_attempt_that_was_killed_is_recorded_by_whoever_goes_on(house: Reposi
     lost, completed = second.attempts
     assert (lost.number, lost.status, completed.number, completed.status) == (1, "failed", 2, "completed")
     assert lost.failure is not None and lost.failure.type == "RunnerLost"
-    assert f"process {runner.pid}" in lost.failure.message and "without a word" in lost.failure.message
+    assert f"process {runner.data['pid']}" in lost.failure.message and "without a word" in lost.failure.message
     assert lost.started_at <= (lost.ended_at or "") <= completed.started_at
     assert second.status == "completed" and second.failure is None
     assert "RunnerLost" in kitaru("executions", "get", exec_id, "--output", "json").must().out
@@ -440,9 +439,9 @@ def test_a_worker_killed_before_its_first_entry_is_lost_at_once(house: Repositor
     """On the machine that launched it nobody waits for a process that is gone: the execution can be resumed."""
     client = house.client()
     exec_id = client.deployments.invoke("steps", inputs={"folder": str(tmp_path)}).exec_id
-    worker = launched_worker(client.session.settings.cache / "workers", exec_id)
+    worker = client.session.executions.runner.launched(exec_id)
     assert worker is not None
-    os.kill(worker.pid, signal.SIGKILL)
+    os.kill(worker.data["pid"], signal.SIGKILL)
     assert client.executions.get(exec_id).runner is None
     until(lambda: client.executions.get(exec_id).status == "lost")
     (tmp_path / "go").touch()
@@ -455,11 +454,11 @@ def test_elsewhere_a_pending_execution_is_given_a_minute(house: Repository, tmp_
     client = house.client()
     exec_id = client.deployments.invoke("steps", inputs={"folder": str(tmp_path)}).exec_id
     folder = client.session.settings.cache / "workers"
-    worker = launched_worker(folder, exec_id)
+    worker = client.session.executions.runner.launched(exec_id)
     assert worker is not None
-    os.kill(worker.pid, signal.SIGKILL)
-    until(lambda: gone(worker.pid))
-    (folder / f"{exec_id}.log").unlink()
+    os.kill(worker.data["pid"], signal.SIGKILL)
+    until(lambda: gone(worker.data["pid"]))
+    (folder / f"{exec_id}.json").unlink()
     assert client.executions.get(exec_id).status == "pending"
     with pytest.raises(KitaruStateError, match=r"not within (59|60) s, it is lost and can be resumed"):
         client.executions.resume(exec_id)
@@ -469,14 +468,14 @@ def test_a_worker_that_lives_may_take_its_time(lab: Lab) -> None:
     """More than a minute after its launch an execution is still pending where its process is seen to live."""
     exec_id = lab.open(holding)
     opened = replace(lab.load(exec_id), origin="invoke")
-    process = RunnerRecord("w", "h", 1, "")
+    process = Handle("w")
 
     def reader(alive: bool | None, later: float) -> Executions:
         class Later(WallClock):
             def now(self) -> datetime:
                 return super().now() + timedelta(seconds=later)
 
-        return Executions(lab.store, PROJECT, Later(), lambda _: alive, 2.0, lambda _: process)
+        return Executions(lab.store, PROJECT, Later(), Watched(lambda _: alive, process), 2.0)
 
     assert reader(True, 300).held(opened) is True
     assert reader(None, 30).held(opened) is True

@@ -25,8 +25,8 @@ from kitaru.model.event import (
     ExecutionOptions,
     Failed,
     Failure,
+    Handle,
     Opened,
-    RunnerRecord,
     Started,
     Suspended,
     Value,
@@ -40,7 +40,7 @@ from kitaru.run.executions import Executions
 from kitaru.run.journal import encode_summary, load
 from kitaru.store import hints
 from kitaru.store.port import Created, Taken
-from tests.execution_lab import PROJECT, Lab
+from tests.execution_lab import PROJECT, Lab, Watched
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 PAGE = 1000
@@ -112,8 +112,8 @@ class World:
 
     def __init__(self) -> None:
         self.store = Bucket()
-        self.alive: dict[int, bool | None] = {}
-        self.reader = Executions(self.store, PROJECT, Still(), lambda runner: self.alive.get(runner.pid, True))
+        self.alive: dict[str, bool | None] = {}
+        self.reader = Executions(self.store, PROJECT, Still(), Watched(lambda worker: self.alive.get(worker.id, True)))
         self.count = 0
 
     def events(
@@ -134,7 +134,7 @@ class World:
             version=version,
             tag=tag,
         )
-        started = Started(at=at, runner=RunnerRecord("r", "h", self.count), attempt=1)
+        started = Started(at=at, runner=Handle(f"r{self.count}"), attempt=1)
         ends: dict[str, list[Event]] = {
             "pending": [opened],
             "running": [opened, started],
@@ -225,7 +225,7 @@ def running(world: World, name: str, age: timedelta, entries: int) -> str:
         )
         world.store.put(address.journal_entry(PROJECT, exec_id, number), encode_entry(number, f"w{number}", [done]))
     lease = {
-        "runner_id": "r",
+        "runner_id": f"r{world.count}",
         "at": at,
         "until": address.timestamp(NOW + timedelta(seconds=40)),
         "entries": entries,
@@ -326,7 +326,7 @@ def test_lost_is_marked_only_once_it_is_certain(world: World) -> None:
     fresh, old, dead, begun = (running(world, "f", timedelta(hours=1, seconds=n), 4) for n in range(4))
     lose(world, fresh, timedelta(minutes=9))
     lose(world, old, timedelta(minutes=11))
-    world.alive[world.reader.get(dead).runner.pid] = False  # type: ignore[union-attr]
+    world.alive[world.reader.get(dead).runner.id] = False  # type: ignore[union-attr]
     never = world.add(timedelta(hours=2), "f", "pending")
     assert world.list(status="lost") == [fresh, old, dead, never]
     assert marks(world) == {old, dead, never}
@@ -344,7 +344,7 @@ def test_a_runner_that_comes_back_while_it_is_marked_is_seen(world: World, monke
     def meanwhile(key: str, body: bytes, *, durable: bool = True) -> None:
         put(key, body)
         if key.endswith(f"{recorded}~f~~~lost"):
-            event = Started(at=address.timestamp(NOW), runner=RunnerRecord("r2", "h", 77), attempt=1)
+            event = Started(at=address.timestamp(NOW), runner=Handle("r2"), attempt=1)
             world.store.put(address.journal_entry(PROJECT, recorded, 5), encode_entry(5, "other.1", [event]))
         if key.endswith(f"{renewed}~f~~~lost"):
             lose(world, renewed, -timedelta(seconds=45))
@@ -396,7 +396,7 @@ def test_a_live_execution_costs_one_read(busy: World) -> None:
 def test_a_lease_vouches_only_for_a_runner_that_lives(world: World) -> None:
     """A dead process, a lapsed lease, another runner's lease, and none at all: then the journal is asked."""
     dead, lapsed, other, bare = (running(world, "f", timedelta(minutes=5, seconds=n), 4) for n in range(4))
-    world.alive[world.reader.get(dead).runner.pid] = False  # type: ignore[union-attr]
+    world.alive[world.reader.get(dead).runner.id] = False  # type: ignore[union-attr]
     for one, key, value in (
         (lapsed, "until", address.timestamp(NOW - timedelta(seconds=1))),
         (other, "runner_id", "another"),
@@ -405,7 +405,7 @@ def test_a_lease_vouches_only_for_a_runner_that_lives(world: World) -> None:
         world.store.put(where, address.canonical_json({**json.loads(world.store.bodies[where]), key: value}))
     world.store.remove(address.lease(PROJECT, bare))
     for one in (lapsed, other, bare):
-        world.alive[world.reader.get(one).runner.pid] = None  # type: ignore[union-attr]
+        world.alive[world.reader.get(one).runner.id] = None  # type: ignore[union-attr]
     assert world.list(status="lost") == [dead, lapsed, other, bare]
     assert world.list(status="running") == []
 
@@ -529,9 +529,7 @@ def test_parked_means_what_the_journal_says(world: World) -> None:
     """A summary of a waiting execution is not left where somebody has gone on with it meanwhile."""
     events = world.events(timedelta(hours=1), "f", "waiting")
     execution = fold(events)
-    for number, event in enumerate(
-        [*events, Started(at=execution.created_at, runner=RunnerRecord("r", "h", 9), attempt=1)], 1
-    ):
+    for number, event in enumerate([*events, Started(at=execution.created_at, runner=Handle("r"), attempt=1)], 1):
         world.store.put(address.journal_entry(PROJECT, execution.exec_id, number), encode_entry(number, "w", [event]))
     index.note_waiting(world.store, execution, len(events))
     assert address.summary(PROJECT, execution.exec_id) not in world.store.bodies
@@ -552,8 +550,7 @@ def test_a_worker_that_died_before_its_first_entry_leaves_its_reason(world: Worl
     """Its output is the failure that is shown of the lost execution; other executions show their own."""
     lost = world.add(timedelta(hours=1), "f", "pending")
     failed = world.add(timedelta(hours=1), "f", "failed")
-    alive = lambda runner: world.alive.get(runner.pid, True)  # noqa: E731
-    reader = Executions(world.store, PROJECT, Still(), alive, last_words=lambda _exec_id: "no module named kitaru")
+    reader = Executions(world.store, PROJECT, Still(), Watched(lambda _: None, Handle("w"), "no module named kitaru"))
     execution = reader.get(lost)
     assert execution.failure is not None
     assert (execution.status, execution.failure.message) == ("lost", "no module named kitaru")
@@ -637,7 +634,7 @@ def reader_of(lab: Lab, *, alive: bool | None, later: timedelta = timedelta(0)) 
         def token(self, size: int) -> str:
             return "0" * size
 
-    return Executions(lab.store, PROJECT, Later(), lambda _runner: alive)
+    return Executions(lab.store, PROJECT, Later(), Watched(lambda _runner: alive))
 
 
 def test_a_lost_execution_that_goes_on_is_lost_no_more(tmp_path: Path) -> None:
@@ -646,7 +643,7 @@ def test_a_lost_execution_that_goes_on_is_lost_no_more(tmp_path: Path) -> None:
 
     lab = Lab(tmp_path)
     exec_id = lab.open(holding_on, seconds=2.0)
-    started = Started(at=address.timestamp(datetime.now(UTC)), runner=RunnerRecord("r", "h", 1), attempt=1)
+    started = Started(at=address.timestamp(datetime.now(UTC)), runner=Handle("r"), attempt=1)
     lab.store.create(address.journal_entry(PROJECT, exec_id, 2), encode_entry(2, "old.1", [started]))
     assert [one.exec_id for one in reader_of(lab, alive=False).newest(status="lost")] == [exec_id]
     assert marked(lab, exec_id)
@@ -692,7 +689,7 @@ def test_a_fresh_result_is_listed_at_once(own_world: Path, monkeypatch: pytest.M
 def test_a_runner_is_never_in_the_way(world: World) -> None:
     """An info that names no process is no reason to fail."""
     world.add(timedelta(seconds=10), "f", "running")
-    assert RunnerRecord("r", "h", 1, "") and world.list(status="running")
+    assert Handle("r") and world.list(status="running")
 
 
 def test_a_damaged_execution_hides_no_other(tmp_path: Path) -> None:

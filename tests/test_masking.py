@@ -16,9 +16,9 @@ from kitaru import checkpoint, flow, log
 from kitaru.errors import KitaruUserCodeError
 from kitaru.masking import Masking, secret_values
 from kitaru.model.execution import LogLine
-from kitaru.model.jsonable import RunnerRecord
 from kitaru.run.executor import execute
 from kitaru.run.logs import LogWriter, read_lines
+from kitaru.stacks.port import Handle
 from tests.execution_lab import PROJECT, Lab
 
 LATE = "latevalue777"
@@ -54,7 +54,7 @@ def test_a_secret_that_is_set_during_the_run_is_hidden_from_then_on(
             project=PROJECT,
             exec_id=exec_id,
             entries=lab.entries(exec_id),
-            runner=RunnerRecord("r", "h", os.getpid(), ""),
+            runner=Handle("r"),
             capture=True,
             mask=Masking(os.environ),
         )

@@ -16,7 +16,7 @@ from kitaru.model.event import (
     Event,
     Failed,
     Failure,
-    RunnerRecord,
+    Handle,
     Started,
     Value,
     WaitAnswered,
@@ -158,7 +158,7 @@ def test_a_new_attempt_takes_each_result_once_and_computes_the_rest(outcomes: li
     end = data.draw(st.sampled_from(["attempt", "failed"]))
     events.append(AttemptFailed(at=AT, attempt=1, error=FAILURE) if end == "attempt" else Failed(at=AT, error=FAILURE))
     places = data.draw(st.permutations(range(1, len(outcomes) + 1)))
-    runner = Started(at=AT, runner=RunnerRecord("r", "h", 1), attempt=2)
+    runner = Started(at=AT, runner=Handle("r"), attempt=2)
     for known in (RecordedCalls(events), RecordedCalls([*events, runner])):
         for place, made in enumerate(places, start=1):
             same = CallIdentity(str(place), "a", str(made))
@@ -183,7 +183,7 @@ def test_another_call_at_the_place_of_a_finished_one_has_an_id_of_its_own() -> N
     ]
     assert decide(events, CallIdentity("2", "c", "d")) == Compute("2@2")
     events += [
-        Started(at=AT, runner=RunnerRecord("r", "h", 1), attempt=2),
+        Started(at=AT, runner=Handle("r"), attempt=2),
         failed("1", 2, retry=False),
         completed("2@2", "c"),
         AttemptFailed(at=AT, attempt=2, error=FAILURE),
@@ -199,9 +199,9 @@ def test_what_this_attempt_recorded_binds_it_and_earlier_attempts_do_not() -> No
         completed("1"),
         completed("2", "b"),
         AttemptFailed(at=AT, attempt=1, error=FAILURE),
-        Started(at=AT, runner=RunnerRecord("r", "h", 1), attempt=2),
+        Started(at=AT, runner=Handle("r"), attempt=2),
         completed("1@2", "c"),
-        Started(at=AT, runner=RunnerRecord("s", "h", 1), attempt=2),
+        Started(at=AT, runner=Handle("s"), attempt=2),
     ]
     assert decide(events, CallIdentity("1", "c", "d")) == Reuse(VALUE, "1@2")
     assert isinstance(decide(events, CallIdentity("1", "a", "d")), Diverged)

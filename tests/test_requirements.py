@@ -49,7 +49,7 @@ def find_in(site: Path) -> Find:
 
 
 def unmet(site: Path, *requirements: str) -> list[str]:
-    return [str(each) for each in check_requirements(requirements, find=find_in(site)).unmet]
+    return list(check_requirements(requirements, find=find_in(site)).unmet.values())
 
 
 def notes(site: Path, *requirements: str) -> list[str]:
@@ -62,7 +62,7 @@ def test_met_requirements_say_nothing(site: Path) -> None:
         ["httpx>=0.25,<1", "HTTPX", "open-ai~=1.6", "tool>=1", "", "# only a comment", "httpx # why we need it"],
         find=find_in(site),
     )
-    assert (findings.unmet, findings.notes) == ([], [])
+    assert (findings.unmet, findings.notes) == ({}, [])
 
 
 def test_every_unmet_requirement_is_reported_at_once(site: Path) -> None:
@@ -126,4 +126,4 @@ def test_kitaru_itself_is_met_in_a_checkout(site: Path) -> None:
 def test_the_real_environment_is_the_default() -> None:
     """Without a finder, what this Python has installed counts: pytest is here, a made-up name is not."""
     findings = check_requirements(["pytest", "no-such-package-anywhere"])
-    assert [str(each) for each in findings.unmet] == ["no-such-package-anywhere: not installed"]
+    assert list(findings.unmet.values()) == ["no-such-package-anywhere: not installed"]

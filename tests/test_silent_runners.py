@@ -18,15 +18,15 @@ from kitaru import KitaruClient, checkpoint, flow
 from kitaru.errors import KitaruStateError, KitaruUsageError
 from kitaru.model import address
 from kitaru.model.address import canonical_json, timestamp
-from kitaru.model.event import RunnerRecord, Started
+from kitaru.model.event import Handle, Started
 from kitaru.model.execution import LogLine
 from kitaru.run.executions import Executions
 from kitaru.run.journal import Fenced
 from kitaru.run.lease import PATIENCE, LeaseKeeping
 from kitaru.run.logs import LogWriter, read_lines
 from kitaru.run.state import RunState
-from kitaru.stacks.process import describe_process, process_alive, process_at_work
-from tests.execution_lab import PROJECT, Lab, WallClock
+from kitaru.stacks.process import process_alive, process_at_work, process_handle
+from tests.execution_lab import PROJECT, Lab, WallClock, Watched
 from tests.repository import kitaru, until
 
 SOURCE = """
@@ -123,7 +123,7 @@ def test_a_process_that_holds_the_interpreter_is_not_lost(source: Path) -> None:
         assert "in holding for" in shown
         with pytest.raises(KitaruStateError) as refused:
             client.executions.resume(exec_id)
-        assert f"kill {process.pid}" in refused.value.hint
+        assert f"end process {process.pid}" in refused.value.hint
         assert process.wait(30) == 0
     assert client.executions.get(exec_id).status == "completed"
 
@@ -148,7 +148,7 @@ def test_a_stopped_process_lives_and_is_not_at_work() -> None:
     """A reader waits for no process that was stopped, and cancel still finds it to end it."""
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
-        runner = describe_process(process.pid)
+        runner = process_handle(process.pid)
         assert (process_alive(runner), process_at_work(runner)) == (True, True)
         os.kill(process.pid, signal.SIGSTOP)
         until(lambda: process_at_work(runner) is None)
@@ -183,7 +183,7 @@ def begun(lab: Lab, doing: tuple[dict[str, object], ...] = ()) -> tuple[RunState
     """An execution that a runner began, with a lease of 2 seconds from now."""
     exec_id = lab.open(steps)
     run = RunState(steps, lab.store, lab.clock, PROJECT, exec_id, lab.entries(exec_id))
-    run.journal.commit(Started(at=run.now(), runner=RunnerRecord("r", "h", 1, ""), attempt=1))
+    run.journal.commit(Started(at=run.now(), runner=Handle("r"), attempt=1))
     now = datetime.now(UTC)
     body = {"runner_id": "r", "at": timestamp(now), "until": timestamp(now + timedelta(seconds=2)), "entries": 2}
     lab.store.overwrite(address.lease(PROJECT, exec_id), canonical_json({**body, "doing": list(doing)}))
@@ -205,7 +205,7 @@ def test_patience_ends(lab: Lab, alive: bool | None, later: float, status: str) 
     run, exec_id = begun(lab)
     clock = Later()
     clock.seconds = later
-    found = Executions(lab.store, PROJECT, clock, lambda _runner: alive, 2.0)
+    found = Executions(lab.store, PROJECT, clock, Watched(lambda _runner: alive), 2.0)
     assert found.get(exec_id).status == status
     assert [one.status for one in found.newest()] == [status]
     run.cache.close()
@@ -228,7 +228,7 @@ def test_whether_a_runner_still_holds_costs_a_read_only_after_a_sleep(lab: Lab) 
     other = RunState(steps, lab.store, lab.clock, PROJECT, exec_id, lab.entries(exec_id))
     clock.seconds = 60.0
     assert say("slept, and was not replaced") == ["early", "slept, and was not replaced"]
-    other.journal.commit(Started(at=run.now(), runner=RunnerRecord("s", "h", 2, ""), attempt=1))
+    other.journal.commit(Started(at=run.now(), runner=Handle("s"), attempt=1))
     assert say("replaced") == ["early", "slept, and was not replaced"]
     assert isinstance(run.journal.stopped, Fenced)
     assert say("replaced") == ["early", "slept, and was not replaced"]

@@ -18,7 +18,6 @@ from kitaru import KitaruClient, checkpoint, flow, log
 from kitaru.errors import KitaruStoreError
 from kitaru.model.event import CheckpointCompleted, Completed, MetadataLogged, Started, decode_entry
 from kitaru.run.journal import Fenced, Journal, read_entries
-from kitaru.stacks.local import launched_worker
 from kitaru.store.port import Created, Store, Taken
 from tests.execution_lab import PROJECT, CountingStore, Lab
 from tests.repository import Repository, until
@@ -189,10 +188,10 @@ def race(house: Repository, folder: Path, wait_for: int) -> None:
     """Kill the runner once so many checkpoints have begun, then resume it three times at once."""
     client = house.client()
     exec_id = client.deployments.invoke("co", inputs={"folder": str(folder)}).exec_id
-    worker = launched_worker(client.session.settings.cache / "workers", exec_id)
+    worker = client.session.executions.runner.launched(exec_id)
     assert worker is not None
     until(lambda: len([one for ran in ran_in(folder).values() for one in ran]) > wait_for or not wait_for)
-    os.kill(worker.pid, signal.SIGKILL)
+    os.kill(worker.data["pid"], signal.SIGKILL)
     until(lambda: client.executions.get(exec_id).status == "lost")
     finished = {
         str(event.args["n"])

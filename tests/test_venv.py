@@ -114,12 +114,6 @@ def test_pip_says_which_requirement_failed(tmp_path: Path, environ: dict[str, st
     assert list((tmp_path / "cache").rglob(MARKER)) == []
 
 
-def test_a_python_that_is_none_is_named(tmp_path: Path) -> None:
-    """A wrong interpreter is an error with its path, before anything is built."""
-    with pytest.raises(KitaruStackError, match="no-python"):
-        ensure_environment(tmp_path / "cache", [], python=str(tmp_path / "no-python"))
-
-
 def test_a_killed_build_is_begun_anew_by_one(tmp_path: Path, environ: dict[str, str]) -> None:
     """A kill -9 in the middle leaves nothing that passes for finished; of two that come then, one builds, one waits."""
     cache = tmp_path / "cache"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import threading
 import time
 from dataclasses import dataclass
@@ -250,8 +249,8 @@ def test_two_who_go_on_after_the_same_answer(lab: Lab) -> None:
     entries = lab.entries(exec_id)
     assert lab.go_on(one, exec_id) == ["before", True, "after"]
     count = len(RAN)
-    from kitaru.model.jsonable import RunnerRecord
     from kitaru.run.executor import execute
+    from kitaru.stacks.port import Handle
 
     with pytest.raises(Fenced):
         execute(
@@ -261,7 +260,7 @@ def test_two_who_go_on_after_the_same_answer(lab: Lab) -> None:
             project=PROJECT,
             exec_id=exec_id,
             entries=entries,
-            runner=RunnerRecord("late", "host", os.getpid(), ""),
+            runner=Handle("late"),
             capture=False,
         )
     assert len(RAN) == count
@@ -372,7 +371,10 @@ def test_from_question_to_answer_at_the_command_line(house: Repository, tmp_path
     runner = client.executions.get(exec_id).runner
     assert runner is not None
     until(
-        lambda: not Path(f"/proc/{runner.pid}/cmdline").exists() or not Path(f"/proc/{runner.pid}/cmdline").read_bytes()
+        lambda: (
+            not Path(f"/proc/{runner.data['pid']}/cmdline").exists()
+            or not Path(f"/proc/{runner.data['pid']}/cmdline").read_bytes()
+        )
     )
     shown = kitaru("executions", "get", exec_id).must()
     assert "waiting" in shown.out

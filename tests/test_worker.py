@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -33,7 +32,6 @@ from kitaru.stacks.port import RunOrder
 from kitaru.store.local import LocalStore
 from kitaru.store.port import Taken
 from kitaru.values.codec import encode
-from kitaru.wiring.worker import decode_order
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PROJECT = "research"
@@ -115,7 +113,6 @@ class World:
         settings: dict[str, Any] = {
             "environment": "current",
             "cache": self.folder / "home" / "cache",
-            "log_dir": self.folder / "logs",
             "environ": self.environ(),
         }
         return LocalRunner(**{**settings, **given})
@@ -192,7 +189,7 @@ class World:
 
 
 def encoded(order: RunOrder) -> bytes:
-    return json.dumps(order.to_json()).encode()
+    return order.token()
 
 
 @pytest.fixture
@@ -248,12 +245,12 @@ def test_a_launched_worker_completes_by_itself(world: World) -> None:
     runner = world.runner()
     order = world.open(GREETING, "flows/greet.py:greeting", {"name": "you"}, environment={"MODE": "test"})
     runner.check(world.snapshot(order))
-    worker = runner.launch(order, world.snapshot(order))
+    worker = runner.launch(replace(order, snapshot=world.snapshot(order)))
     wait_for(lambda: runner.alive(worker) is False)
-    assert world.result(order)["said"] == "hello you", runner.startup_failure(order.exec_id)
+    assert world.result(order)["said"] == "hello you", runner.startup_failure(worker)
     recorded = world.execution(order).runner
     assert recorded is not None
-    assert (recorded.runner_id, recorded.pid, recorded.started) == (worker.runner_id, worker.pid, worker.started)
+    assert (recorded.id, recorded.shown) == (worker.id, worker.shown)
 
 
 # --- what keeps a flow from its first line ----------------------------------------------------------------------------
@@ -326,7 +323,7 @@ def test_an_order_that_is_none_is_explained(world: World) -> None:
     """Started by hand, the worker says what it expects instead of showing a traceback."""
     for body in (b"", b"{}", b"[]", b'{"project": 1}'):
         with pytest.raises(KitaruUsageError, match="expects an order"):
-            decode_order(body)
+            RunOrder.parse(body)
     done = subprocess.run(
         [sys.executable, "-m", "kitaru.wiring.worker"], input=b"", capture_output=True, cwd=CHECKOUT, timeout=60
     )
@@ -378,7 +375,7 @@ def test_an_ended_worker_leaves_a_journal_to_resume(world: World, number: signal
     assert not world.execution(order).ended
     (folder / "go").touch()
     entries = len(read_entries(world.store, PROJECT, order.exec_id))
-    assert world.work(replace(order, entries=entries)).returncode == 0
+    assert world.work(replace(order, after=entries)).returncode == 0
     assert world.result(order) == ["one", "two"]
     assert (folder / "first").read_text() == "ran\n"
 
@@ -390,7 +387,8 @@ import sys
 from pathlib import Path
 from kitaru.store import open as stores
 from kitaru.store.local import LocalStore
-from kitaru.wiring.worker import decode_order, run_order
+from kitaru.stacks.port import RunOrder
+from kitaru.wiring.worker import run_order
 
 class Counting(LocalStore):
     made = []
@@ -409,7 +407,7 @@ class Counting(LocalStore):
 
 sys.modules["request_log"] = Counting
 stores.LocalStore = Counting
-sys.exit(run_order(decode_order(sys.stdin.buffer.read())))
+sys.exit(run_order(RunOrder.parse(sys.stdin.buffer.read())))
 """
 
 COUNTING = """
@@ -517,9 +515,9 @@ def test_a_flow_runs_in_its_own_environment(world: World) -> None:
     requirement = f"flowlib @ {make_wheel(world.folder).as_uri()}"
     order = world.open({"f.py": IN_VENV}, "f.py:where", {}, requirements=(requirement,))
     runner.check(world.snapshot(order))
-    worker = runner.launch(order, world.snapshot(order))
+    worker = runner.launch(replace(order, snapshot=world.snapshot(order)))
     wait_for(lambda: runner.alive(worker) is False)
-    assert world.execution(order).ended, runner.startup_failure(order.exec_id)
+    assert world.execution(order).ended, runner.startup_failure(worker)
     found = world.result(order)
     assert found["answer"] == 42
     assert Path(found["prefix"]).is_relative_to(world.folder / "home" / "cache" / "environments")

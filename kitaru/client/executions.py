@@ -283,7 +283,7 @@ class ExecutionsClient:
         """
         from kitaru.run.cancel import cancel
 
-        return cancel(self._session.executions, exec_id, self._session.actor, wiring.stop_process)
+        return cancel(self._session.executions, exec_id, self._session.actor)
 
     def replay(
         self,
@@ -337,7 +337,7 @@ class ExecutionsClient:
         if execution.status == "pending":
             raise self._not_yet(execution)
         runner = execution.runner
-        where = f" in process {runner.pid} on {runner.host.split()[0]}" if runner else ""
+        where = f" in {runner.shown}" if runner else ""
         raise KitaruStateError(
             f"{execution.exec_id} is {execution.status}{where if execution.status in ('running', 'waiting') else ''}; "
             "only a failed or lost execution, or one that was answered, can be resumed",
@@ -349,7 +349,7 @@ class ExecutionsClient:
         silent, runner = self.silent_for(execution), execution.runner
         if silent is None or runner is None:
             return ""
-        return f"it has given no sign of life for {silent:.0f} s; if it hangs, end it (kill {runner.pid}), then resume"
+        return f"it has given no sign of life for {silent:.0f} s; if it hangs, end {runner.shown}, then resume"
 
     def _not_yet(self, execution: Execution) -> KitaruStateError:
         seconds = self._session.executions.may_begin_within(execution)
@@ -365,19 +365,19 @@ class ExecutionsClient:
 
     def _relaunch(self, execution: Execution, entries: tuple[bytes, ...]) -> Launched:
         session = self._session
+        snapshot = session.snapshot_body(execution)
         order = RunOrder(
             project=session.project,
             exec_id=execution.exec_id,
             store=session.store.url,
-            entries=len(entries),
-            takes_over=True,
+            after=len(entries),
+            snapshot=snapshot,
         )
-        snapshot = session.snapshot_body(execution)
         runner = wiring.runner_for_snapshot(session.settings, snapshot, session.reporter)
         # Late: the invoker brings pydantic, as the runner's snapshot just did; a script that runs flows needs neither.
         from kitaru.run.invoker import Launched
 
-        return Launched(runner, runner.launch(order, snapshot))
+        return Launched(runner, runner.launch(order))
 
     def load(self, target: str) -> Flow[..., Any]:
         """The flow that ``path/to/file.py:flow`` or ``package.module:flow`` names, imported into this process.

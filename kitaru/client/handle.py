@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
-from kitaru import wiring
 from kitaru.client.session import Session
 from kitaru.client.values import plain_value, read_value
 from kitaru.errors import (
@@ -160,7 +159,7 @@ class FlowHandle:
         """Cancel the execution; returns when that is recorded. ``KitaruStateError`` if it has ended before."""
         from kitaru.run.cancel import cancel
 
-        cancel(self._session.executions, self.exec_id, self._session.actor, wiring.stop_process)
+        cancel(self._session.executions, self.exec_id, self._session.actor)
 
     def tell_of_waits(self, show: Callable[[Execution], None]) -> None:
         """While ``wait()`` blocks, call ``show`` each time that the execution asks something new."""
@@ -317,14 +316,14 @@ class FlowHandle:
         """A worker that ended before it could write to the journal left its reason with its runner."""
         launched = self._launched
         begun = execution.runner is not None and self._has_begun
-        if begun or launched is None or launched.runner.alive(launched.process) is not False:
+        if begun or launched is None or launched.runner.alive(launched.worker) is not False:
             return
         if len(journal.read_entries(self._session.store, self._session.project, self.exec_id, self._entries)) != len(
             self._entries
         ):
             # It wrote between our look at the journal and our look at the process.
             return
-        reason = launched.runner.startup_failure(self.exec_id)
+        reason = launched.runner.startup_failure(launched.worker)
         raise KitaruStackError(
             f"the worker of {self.exec_id} ended before the flow began{': ' + reason if reason else ''}",
             hint=f"kitaru executions resume {self.exec_id}",

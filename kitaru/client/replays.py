@@ -11,13 +11,13 @@ from kitaru.client.handle import FlowHandle
 from kitaru.client.session import Session
 from kitaru.client.values import plain_value, read_value
 from kitaru.core.replay import Changes, plan_replay
-from kitaru.errors import KitaruError, KitaruInputError, KitaruUsageError, Problem
+from kitaru.errors import KitaruInputError, KitaruUsageError, Problem
 from kitaru.model import address
 from kitaru.model.address import canonical_json, timestamp
-from kitaru.model.event import Event, Failed, Failure, Opened, Value
+from kitaru.model.event import Event, Opened, Value
 from kitaru.model.execution import Execution, fold
 from kitaru.model.replay import ReplayPlan
-from kitaru.run.journal import Journal, read_entries, read_events
+from kitaru.run.journal import read_entries, read_events
 from kitaru.run.replay import (
     check_answers,
     check_results,
@@ -182,15 +182,10 @@ class Replays:
         if runner is None or released is None:
             assert settled.flow is not None
             return self._running.in_thread(settled.flow, opened.exec_id, entries)
-        order = RunOrder(store=store.url, project=project, exec_id=opened.exec_id, entries=len(entries))
-        try:
-            runner.launch(order, released.body)
-        except KitaruError as error:
-            journal = Journal(store, project, opened.exec_id, written=len(entries), write_id=session.clock.token(26))
-            failure = Failure(type=type(error).__name__, message=error.message, origin="runtime")
-            journal.commit(Failed(at=timestamp(session.clock.now()), error=failure))
-            raise
-        return FlowHandle(session, opened.exec_id)
+        order = RunOrder(store=store.url, project=project, exec_id=opened.exec_id, snapshot=released.body)
+        from kitaru.run.invoker import launch  # Late: it brings pydantic, which a run from source needs not.
+
+        return FlowHandle(session, opened.exec_id, launch(runner, order, store, session.clock, entries))
 
     def _released(self, original: Execution, version: int | None, tag: str | None) -> Released | None:
         """The version to run; None if the original ran from source and nothing else is asked for."""

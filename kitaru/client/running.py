@@ -116,7 +116,7 @@ class Running:
         root = self.source_root()
         if not path.is_relative_to(root):
             root = path.parent
-        place = SourcePlace(folder=str(root), host=wiring.this_process().host)
+        place = SourcePlace(folder=str(root), host=wiring.this_host())
         return place, f"{path.relative_to(root).as_posix()}:{flow.func.__name__}"
 
     def in_thread(
@@ -160,7 +160,7 @@ class Running:
 
 def _is_here(host: str) -> bool:
     """Whether that is this machine, whichever boot of it: its name and its machine id are the same."""
-    return host.split()[:2] == wiring.this_process().host.split()[:2]
+    return host.split()[:2] == wiring.this_host().split()[:2]
 
 
 def _not_here(execution: Execution) -> KitaruSourceError:

@@ -12,7 +12,6 @@ from kitaru import wiring
 from kitaru.errors import KitaruIntegrityError
 from kitaru.manifest.port import ManifestFile
 from kitaru.model import address
-from kitaru.model.jsonable import RunnerRecord
 from kitaru.ports import Reporter
 from kitaru.settings import Asked, Settings, find_manifest, lease_seconds
 from kitaru.store.port import Store
@@ -96,21 +95,8 @@ class Session:
         from kitaru.run.executions import Executions
 
         return Executions(
-            store,
-            project,
-            self.clock,
-            wiring.process_at_work,
-            lease_seconds(self.settings.environ),
-            self._launched,
-            self._last_words,
+            store, project, self.clock, wiring.seen_from_here(self.settings), lease_seconds(self.settings.environ)
         )
-
-    def _launched(self, execution: Execution) -> RunnerRecord | None:
-        """The process that is to run an execution without a runner in its journal yet, if it is known here."""
-        return execution.opener or wiring.launched_worker(self.settings, execution.exec_id)
-
-    def _last_words(self, exec_id: str) -> str:
-        return wiring.last_words(self.settings, exec_id)
 
     def get_object(self, sha: str, subject: str) -> bytes:
         """The object of that digest, verified. ``subject`` names it in errors: ``snapshot of ex-…``."""

@@ -16,9 +16,9 @@ from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
 from kitaru.model.jsonable import Event as Event
 from kitaru.model.jsonable import ExecutionOptions as ExecutionOptions
 from kitaru.model.jsonable import Failure as Failure
+from kitaru.model.jsonable import Handle as Handle
 from kitaru.model.jsonable import Origin as Origin
 from kitaru.model.jsonable import Record as Record
-from kitaru.model.jsonable import RunnerRecord as RunnerRecord
 from kitaru.model.jsonable import SourcePlace as SourcePlace
 from kitaru.model.jsonable import Value as Value
 from kitaru.model.jsonable import record, text, whole
@@ -55,7 +55,7 @@ class Opened(Event):
     idempotency_key: str | None = None
     original_exec_id: str | None = None
     source: SourcePlace | None = None
-    opener: RunnerRecord | None = None
+    opener: Handle | None = None
     draw: dict[str, Any] | None = None
 
 
@@ -65,7 +65,7 @@ class Started(Event):
 
     kind: Literal["started"] = "started"
     at: str
-    runner: RunnerRecord
+    runner: Handle
     attempt: int
 
 

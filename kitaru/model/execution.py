@@ -23,9 +23,9 @@ from kitaru.model.event import (
     Event,
     ExecutionOptions,
     Failed,
+    Handle,
     MetadataLogged,
     Opened,
-    RunnerRecord,
     SourcePlace,
     Started,
     Suspended,
@@ -280,10 +280,10 @@ class Execution(Record):
     idempotency_key: str | None = None
     original_exec_id: str | None = None
     source: SourcePlace | None = None
-    opener: RunnerRecord | None = None
+    opener: Handle | None = None
     draw: dict[str, Any] | None = None
     options: ExecutionOptions
-    runner: RunnerRecord | None = None
+    runner: Handle | None = None
     runner_since: str | None = None
     suspended_at: str | None = None
     cancelled_by: str | None = None

@@ -145,21 +145,19 @@ class Failure(Record):
 
 
 @record()
-class RunnerRecord(Record):
-    """The process that runs an execution, with enough to find it again on the same host.
-
-    ``started``: the process's start as the kernel gives it, to recognize a reused pid; empty if unknown.
+class Handle(Record):
+    """A worker of an execution, as its stack recorded it: ``id`` tells workers apart, ``shown`` names it to people
+    (``process 4711 on laptop``), and only the stack reads ``data``.
     """
 
-    runner_id: str
-    host: str
-    pid: int
-    started: str = ""
+    id: str
+    shown: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
 
 
 @record()
 class SourcePlace(Record):
-    """The source of a run from source: the absolute folder, and the host as in ``RunnerRecord``."""
+    """The source of a run from source: the absolute folder, and the host as ``stacks.process`` names it."""
 
     folder: str
     host: str
@@ -251,7 +249,7 @@ class _Reading:
         "Any": _anything,
         "Value": lambda data, _name: Value.from_json(data),
         "Failure": lambda data, _name: Failure.from_json(data),
-        "RunnerRecord": lambda data, _name: RunnerRecord.from_json(data),
+        "Handle": lambda data, _name: Handle.from_json(data),
         "SourcePlace": lambda data, _name: SourcePlace.from_json(data),
         "ExecutionOptions": lambda data, _name: ExecutionOptions.from_json(data),
         "Origin": text,

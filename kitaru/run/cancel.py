@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from kitaru.errors import KitaruCancelledError, KitaruStateError, KitaruStoreError
 from kitaru.model import address
 from kitaru.model.address import canonical_json, timestamp
-from kitaru.model.event import Cancelled, RunnerRecord, WaitAborted
+from kitaru.model.event import Cancelled, WaitAborted
 from kitaru.model.execution import Execution, fold
 from kitaru.ports import Clock
 from kitaru.run.index import note_end
@@ -109,11 +109,11 @@ REACTION_SECONDS = LOOK_SECONDS + GRACE_SECONDS + 3.0
 PAUSE = 0.1
 
 
-def cancel(executions: Executions, exec_id: str, by: str, stop: Callable[[RunnerRecord], object]) -> Execution:
+def cancel(executions: Executions, exec_id: str, by: str) -> Execution:
     """Cancel an execution; how it ended, once that is recorded. ``KitaruStateError`` for one that has ended before.
 
-    Its runner is asked. If it does not react, it is fenced, and a worker is ended by ``stop``; a run from source is in
-    a person's own process. If it has no runner, the end is recorded here.
+    Its runner is asked. If it does not react, it is fenced, and its stack stops a worker; a run from source is in a
+    person's own process. If it has no runner, the end is recorded here.
     """
     execution = executions.get(exec_id)
     exec_id, store, project = execution.exec_id, executions.store, execution.project
@@ -123,7 +123,7 @@ def cancel(executions: Executions, exec_id: str, by: str, stop: Callable[[Runner
         by = request_cancel(store, executions.clock, project, exec_id, by)
         execution = _until_ended(executions, execution)
         if not execution.ended and execution.runner is not None and execution.origin == "invoke":
-            stop(execution.runner)
+            executions.runner.stop(execution.runner)
     if not execution.ended:
         execution = record_cancelled(store, executions.clock, project, exec_id, by)
     if execution.status != "cancelled":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -21,7 +21,6 @@ from kitaru.model.event import (
     ExecutionOptions,
     Failure,
     MetadataLogged,
-    RunnerRecord,
     Value,
 )
 from kitaru.model.execution import (
@@ -53,6 +52,7 @@ from kitaru.run.index import (
 )
 from kitaru.run.lease import LEASE_SECONDS, PATIENCE, Lease, lapsed, read_lease, silent_for
 from kitaru.run.timeouts import uninterrupted
+from kitaru.stacks.port import Handle, Runner
 from kitaru.store.port import Store
 from kitaru.values import stored
 from kitaru.values.codec import encode
@@ -62,26 +62,12 @@ if TYPE_CHECKING:
     from kitaru.run.state import RunState
 
 
-Alive = Callable[[RunnerRecord], bool | None]
-"""Whether that process still runs; None if it can't be known from here."""
-
-Launched = Callable[[Execution], RunnerRecord | None]
-"""The process that was started for an execution, where it was started from this machine."""
-
-LastWords = Callable[[str], str]
-"""From an execution's id to the output of a worker that died before its first entry, if it was started from here."""
-
 MARKED_AFTER = timedelta(minutes=10)
 """A lost execution is marked as such so long after its lease lapsed: more than clocks differ by, or than a process that
 is seen to live is given (``PATIENCE``, with the usual lease).
 
 At once where its process was on this machine and is dead.
 """
-
-
-def nothing_launched(_execution: Execution) -> RunnerRecord | None:
-    """For a reader that knows of no processes."""
-    return None
 
 
 class Executions:
@@ -92,18 +78,15 @@ class Executions:
         store: Store,
         project: str,
         clock: Clock,
-        alive: Alive,
+        runner: Runner,
         lease_seconds: float = LEASE_SECONDS,
-        launched: Launched = nothing_launched,
-        last_words: LastWords = lambda _exec_id: "",
     ) -> None:
+        """``runner``: the stack that knows if the workers that are seen from here are alive."""
         self.store = store
         self.project = project
         self.clock = clock
-        self._alive = alive
+        self.runner = runner
         self._lease_seconds = lease_seconds
-        self._launched = launched
-        self._last_words = last_words
         self._index = Index(store, project, clock)
 
     def get(self, exec_id: str) -> Execution:
@@ -255,7 +238,8 @@ class Executions:
 
     def _lost(self, execution: Execution) -> Execution:
         """``execution`` as lost; if its worker died before its first entry, with the reason that it left."""
-        words = self._last_words(execution.exec_id) if execution.runner is None else ""
+        launched = self._launched(execution) if execution.runner is None else None
+        words = self.runner.startup_failure(launched) if launched is not None else ""
         failure = Failure("WorkerLost", words, origin="runtime") if words else execution.failure
         return replace(execution, status="lost", failure=failure)
 
@@ -275,16 +259,16 @@ class Executions:
         if not lapsed(None, "", since, now, self._lease_seconds):
             return True
         newest = lease or self.lease(execution.exec_id)
-        if not lapsed(newest, execution.runner.runner_id, since, now, self._lease_seconds):
+        if not lapsed(newest, execution.runner.id, since, now, self._lease_seconds):
             return True
         return self._is_patient(execution, newest, now)
 
     def _is_patient(self, execution: Execution, lease: Lease | None, now: datetime) -> bool:
         """Whether its runner, though its lease has lapsed, is a process of this machine that is seen to be at work."""
         runner = execution.runner
-        if runner is None or not self._alive(runner):
+        if runner is None or not self.runner.alive(runner):
             return False
-        silent = silent_for(lease, runner.runner_id, execution.runner_since or execution.created_at, now)
+        silent = silent_for(lease, runner.id, execution.runner_since or execution.created_at, now)
         return silent < PATIENCE * self._lease_seconds
 
     def silent_for(self, execution: Execution) -> float | None:
@@ -294,17 +278,17 @@ class Executions:
             return None
         lease, now = self.lease(execution.exec_id), self.clock.now()
         since = execution.runner_since or execution.created_at
-        if not lapsed(lease, runner.runner_id, since, now, self._lease_seconds):
+        if not lapsed(lease, runner.id, since, now, self._lease_seconds):
             return None
-        return silent_for(lease, runner.runner_id, since, now)
+        return silent_for(lease, runner.id, since, now)
 
     def may_begin_within(self, execution: Execution) -> float:
         """The seconds in which a runner of which the journal knows nothing may yet begin; 0 if none will.
 
         The end of a process that was started on this machine is known at once; a worker that lives may take its time.
         """
-        process = self._launched(execution)
-        alive = self._alive(process) if process is not None else None
+        worker = self._launched(execution)
+        alive = self.runner.alive(worker) if worker is not None else None
         if alive is False:
             return 0.0
         if alive and execution.origin == "invoke":
@@ -312,8 +296,12 @@ class Executions:
         waited = self.clock.now() - parse_timestamp(execution.created_at)
         return max(0.0, (STARTS_WITHIN - waited).total_seconds())
 
+    def _launched(self, execution: Execution) -> Handle | None:
+        """The worker that is to begin with an execution, if it is known here."""
+        return execution.opener or self.runner.launched(execution.exec_id)
+
     def _may_live(self, execution: Execution) -> bool:
-        return execution.runner is not None and self._alive(execution.runner) is not False
+        return execution.runner is not None and self.runner.alive(execution.runner) is not False
 
     def lease(self, exec_id: str) -> Lease | None:
         """The newest sign of life of the execution's runner: one read."""

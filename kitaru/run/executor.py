@@ -22,7 +22,7 @@ from kitaru.flows.retry import next_delay
 from kitaru.flows.scope import scope
 from kitaru.manifest.port import AnswerCheck
 from kitaru.masking import Masking
-from kitaru.model.event import AttemptFailed, Cancelled, Completed, Event, Failed, RunnerRecord, Started
+from kitaru.model.event import AttemptFailed, Cancelled, Completed, Event, Failed, Handle, Started
 from kitaru.model.execution import fold
 from kitaru.ports import Clock
 from kitaru.run.cancel import CancelWatch, ForcedEnd, cancelled_error
@@ -53,7 +53,7 @@ def execute(
     project: str,
     exec_id: str,
     entries: tuple[bytes, ...],
-    runner: RunnerRecord,
+    runner: Handle,
     capture: bool,
     takes_over: bool = False,
     code: Callable[[], CodeBase] = lambda: NO_CODE,
@@ -82,7 +82,7 @@ def execute(
     if isinstance(ended, Cancelled):
         raise cancelled_error(flow.name, exec_id, ended.by)
     crew, keeper = Crew(run), Keeper(run.journal)
-    lease = LeaseKeeping(run, runner.runner_id, lease_seconds)
+    lease = LeaseKeeping(run, runner.id, lease_seconds)
     logs = LogWriter(store, project, exec_id, keeper.wake, mask, lease.holds) if capture else None
     cancel = CancelWatch(run, logs, forced_end)
     keeper.start(logs, (lease.tick, cancel.tick))
@@ -114,7 +114,7 @@ class _Body:
         self,
         run: RunState,
         crew: Crew,
-        runner: RunnerRecord,
+        runner: Handle,
         logs: LogWriter | None,
         descriptors: Descriptors | None,
         *,

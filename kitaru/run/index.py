@@ -29,10 +29,11 @@ from itertools import chain
 
 from kitaru.errors import KitaruStoreError
 from kitaru.model import address
-from kitaru.model.event import Opened
+from kitaru.model.address import timestamp
+from kitaru.model.event import Failed, Failure, Opened
 from kitaru.model.execution import ENDED, Execution, fold
 from kitaru.ports import Clock
-from kitaru.run.journal import encode_summary, read_entries, read_events, read_summary
+from kitaru.run.journal import Journal, encode_summary, read_entries, read_events, read_summary
 from kitaru.store import hints
 from kitaru.store.port import Store
 
@@ -253,6 +254,15 @@ def note_state(store: Store, project: str, exec_id: str, known: tuple[bytes, ...
             note_end(store, execution, len(entries))
         elif execution.suspended_at is not None:
             note_waiting(store, execution, len(entries))
+
+
+def record_failed_start(
+    store: Store, clock: Clock, project: str, exec_id: str, entries: tuple[bytes, ...], failure: Failure
+) -> None:
+    """Record that an execution with these entries failed before its flow began."""
+    journal = Journal(store, project, exec_id, written=len(entries), write_id=clock.token(26))
+    journal.commit(Failed(at=timestamp(clock.now()), error=failure))
+    note_state(store, project, exec_id, entries)
 
 
 def withdraw(store: Store, execution: Execution) -> None:

@@ -19,13 +19,13 @@ from kitaru.errors import (
 from kitaru.manifest.port import InputCheck
 from kitaru.model import address
 from kitaru.model.address import canonical_json, digest, timestamp
-from kitaru.model.event import ExecutionOptions, Failed, Failure, Opened, RunnerRecord
+from kitaru.model.event import ExecutionOptions, Failure, Opened
 from kitaru.model.snapshot import Snapshot
 from kitaru.model.stack import NamedStack
 from kitaru.ports import Clock
-from kitaru.run.index import note_state
-from kitaru.run.journal import Journal, open_execution
-from kitaru.stacks.port import Runner, RunOrder
+from kitaru.run.index import record_failed_start
+from kitaru.run.journal import open_execution
+from kitaru.stacks.port import Handle, Runner, RunOrder
 from kitaru.store.log import claim
 from kitaru.store.objects import get_object, parse
 from kitaru.store.port import Store, Taken
@@ -35,10 +35,10 @@ from kitaru.values.stored import put
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """The process that was started, and the runner that started it, which knows why nothing came of it."""
+    """The worker that was started, and the runner that started it, which knows why nothing came of it."""
 
     runner: Runner
-    process: RunnerRecord
+    worker: Handle
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,19 +144,9 @@ class Invoker:
         if isinstance(entry, Taken):
             # Another caller with the same key opened it between our look and our write.
             return Invoked(opened.exec_id, flow, reused=True)
-        launched = self._launch(runner, opened.exec_id, body, entry)
+        order = RunOrder(store=self.store.url, project=self.project, exec_id=opened.exec_id, snapshot=body)
+        launched = launch(runner, order, self.store, self.clock, (entry,))
         return Invoked(opened.exec_id, flow, resolved.version, resolved.tag, launched=launched)
-
-    def _launch(self, runner: Runner, exec_id: str, snapshot: bytes, entry: bytes) -> Launched:
-        order = RunOrder(store=self.store.url, project=self.project, exec_id=exec_id)
-        try:
-            return Launched(runner, runner.launch(order, snapshot))
-        except KitaruError as error:
-            journal = Journal(self.store, self.project, exec_id, written=1, write_id=self.clock.token(26))
-            failure = Failure(type=type(error).__name__, message=error.message, origin="runtime")
-            journal.commit(Failed(at=timestamp(self.clock.now()), error=failure))
-            note_state(self.store, self.project, exec_id, (entry,))
-            raise
 
     def _fitting(self, flow: str, version: int, snapshot: Snapshot, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The representative inputs with the caller's over them, once they fit the snapshot's schema."""
@@ -179,6 +169,16 @@ class Invoker:
         record = canonical_json({"exec_id": fresh, "inputs": _digest(inputs), "write": self.clock.token(26)})
         outcome = claim(self.store, address.idempotency(self.project, first, key), record)
         return _same_request(outcome.existing, flow, key, inputs) if isinstance(outcome, Taken) else fresh
+
+
+def launch(runner: Runner, order: RunOrder, store: Store, clock: Clock, entries: tuple[bytes, ...]) -> Launched:
+    """Launch the worker of an execution that was opened with these entries; if that fails, so has the execution."""
+    try:
+        return Launched(runner, runner.launch(order))
+    except KitaruError as error:
+        failure = Failure(type=type(error).__name__, message=error.message, origin="runtime")
+        record_failed_start(store, clock, order.project, order.exec_id, entries, failure)
+        raise
 
 
 def _drawn(resolved: Resolved, key: str | None) -> dict[str, Any] | None:

@@ -186,7 +186,7 @@ class Lease:
             return None
         if found.status not in ("running", "waiting") or found.runner is None:
             return None
-        return found if found.runner.runner_id == self.runner_id else None
+        return found if found.runner.id == self.runner_id else None
 
 
 def read_lease(body: bytes) -> Lease | None:
@@ -233,12 +233,12 @@ def lost_attempts(run: RunState) -> list[CheckpointLost]:
         body = run.store.read(address.lease(run.project, run.exec_id))
         lease = read_lease(body) if body is not None else None
     seen = run.history.seen
-    if lease is not None and lease.at is not None and lease.runner_id == last.runner_id:
+    if lease is not None and lease.at is not None and lease.runner_id == last.id:
         seen = max(seen, timestamp(lease.at))
     at = run.now()
     error = Failure(
         type="RunnerLost",
-        message=f"its runner, process {last.pid} on {last.host.split()[0]}, ended without a word; last seen at {seen}",
+        message=f"its runner, {last.shown}, ended without a word; last seen at {seen}",
         origin="runtime",
     )
     return [

@@ -5,26 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from kitaru.errors import KitaruStackError
 from kitaru.masking import Masking
-from kitaru.model.jsonable import RunnerRecord
 from kitaru.model.reserved import NAMED, SECRET
 from kitaru.ports import Reporter, Step
-from kitaru.stacks.port import RunOrder
-from kitaru.stacks.process import describe_process, process_alive
-
-Environment = Literal["current", "venv"]
+from kitaru.stacks.port import Handle, RunOrder
+from kitaru.stacks.process import end_process, process_at_work, process_handle
 
 WORKER = "kitaru.wiring.worker"
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -44,14 +39,6 @@ NOT_APPLIED = (
 )
 """Image settings that only a container uses."""
 
-HEADER = b"--- kitaru worker "
-"""Begins the part of a log file that belongs to one launch: a resumed execution has several."""
-
-PROCESS = b"--- kitaru process "
-"""Begins the line in that part that describes the launched process as JSON."""
-
-_PROCESS_LINE = re.compile(rb"^" + PROCESS + rb"(\{.*\})\n", re.MULTILINE)
-
 OUTPUT = {"PYTHONIOENCODING": "utf-8:backslashreplace"}
 """For every worker, in any locale: no flow fails because of a letter that it prints."""
 
@@ -67,24 +54,23 @@ class LocalRunner:
     """The ``Runner`` of stacks of type ``local``.
 
     ``environment``: ``current`` runs flows with ``python`` itself, ``venv`` in a virtual environment made from it below
-    ``cache``, with those ``extras`` of Kitaru: ``("s3",)``. The worker inherits ``environ``; its own output goes to
-    ``<log_dir>/<exec_id>.log``.
+    ``cache``, with those ``extras`` of Kitaru: ``("s3",)``. The worker inherits ``environ``. Its own output goes to
+    ``<cache>/workers/<exec_id>.log``, and its handle beside it.
     """
 
     def __init__(
         self,
         *,
-        environment: Environment,
         cache: Path,
-        log_dir: Path,
-        python: str = sys.executable,
         environ: Mapping[str, str],
+        environment: Literal["current", "venv"] = "current",
+        python: str = sys.executable,
         report: Reporter | None = None,
         extras: Sequence[str] = (),
     ) -> None:
         self._environment = environment
         self._cache = cache
-        self._log_dir = log_dir
+        self._logs = cache / "workers"
         self._python = python
         self._environ = environ
         self._report = report
@@ -96,10 +82,11 @@ class LocalRunner:
         Raises ``KitaruStackError`` with all unmet requirements, or the reason why the environment can't be built.
         """
         image = _image_of(snapshot)
-        for name in self._missing_secrets(image):
-            source = secret_variable(name)
-            self._tell(f"secret {name}: {source} is not set, so the worker has only the variables of this shell")
         self._secrets(image)
+        for name in image.get("secret_environment_from") or ():
+            variable = secret_variable(name)
+            if variable not in self._environ:
+                self._tell(f"secret {name}: {variable} is not set, so the worker has only the variables of this shell")
         ignored = [name for name in NOT_APPLIED if image.get(name)]
         if ignored:
             self._tell(f"a local stack runs in this machine's own environment: {', '.join(ignored)} not applied")
@@ -107,66 +94,32 @@ class LocalRunner:
         if self._environment == "venv":
             self._venv_python(requirements)
         elif requirements:
-            self._check_installed(requirements)
+            # Late, here and below: packaging and importlib.metadata take 40 ms, and most flows need neither.
+            from kitaru.stacks.venv import check_installed
 
-    def launch(self, order: RunOrder, snapshot: bytes) -> RunnerRecord:
+            for note in check_installed(requirements):
+                self._tell(note)
+
+    def launch(self, order: RunOrder) -> Handle:
         """Start the worker in a session of its own: it outlives this process and its terminal.
 
         Raises ``KitaruStackError`` if the process can't be started. Later errors are in the journal, or if the worker
         does not reach it, in its log: see ``startup_failure``.
         """
-        image = _image_of(snapshot)
+        import subprocess
+        import tempfile
+
+        log_path, own = self._logs / f"{order.exec_id}.log", self._logs / f"{order.exec_id}.json"
         try:
-            python, environ = self._interpreter(image)
-            process = self._start(order, python, environ)
-        except OSError as error:
-            raise KitaruStackError(
-                f"can't start the worker of {order.exec_id}: {error}",
-                hint=f"see that {self._log_dir} and {self._cache} can be written and the disk is not full",
-            ) from error
-        info = describe_process(process.pid)
-        with suppress(OSError):  # a hint, for an execution that never begins
-            self._note(order.exec_id, info)
-        # A thread takes the exit code, or the dead worker stays a zombie for as long as this process lives.
-        threading.Thread(target=process.wait, name=f"kitaru-reap-{process.pid}", daemon=True).start()
-        with suppress(OSError):
-            self._prune_logs()
-        return info
-
-    def alive(self, runner: RunnerRecord) -> bool | None:
-        """Whether exactly that process still runs; None for a process of another machine."""
-        return process_alive(runner)
-
-    def startup_failure(self, exec_id: str) -> str:
-        """The end of the own output of the newest worker of the execution; empty if there is none.
-
-        For a worker that wrote no journal entry: a broken interpreter, a Kitaru that can't be imported.
-        """
-        try:
-            body = self._log(exec_id).read_bytes()
-        except OSError:
-            return ""
-        newest = _PROCESS_LINE.sub(b"", body.rpartition(HEADER)[2].partition(b"\n")[2])
-        # Masked before it is cut: the cut could leave half a secret.
-        return Masking(self._environ)(newest.decode("utf-8", "replace"))[-TAIL:].strip()
-
-    def _log(self, exec_id: str) -> Path:
-        return _log(self._log_dir, exec_id)
-
-    def _tell(self, message: str) -> None:
-        if self._report is not None:
-            self._report.step(Step("environment", message))
-
-    def _start(self, order: RunOrder, python: str, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        self._log_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._log(order.exec_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        # A file without a name passes the order: private, gone with the worker, and no pipe that could block.
-        with open(descriptor, "ab", buffering=0) as log, tempfile.TemporaryFile() as stdin:
-            stdin.write(json.dumps(order.to_json()).encode())
-            stdin.seek(0)
-            log.write(HEADER + f"{order.exec_id} {python}\n".encode())
-            try:
-                return subprocess.Popen(
+            python, environ = self._interpreter(_image_of(order.snapshot))
+            self._logs.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            # A file without a name passes the order: private, gone with the worker, and no pipe that could block.
+            with open(descriptor, "ab", buffering=0) as log, tempfile.TemporaryFile() as stdin:
+                stdin.write(order.token())
+                stdin.seek(0)
+                begins = log.seek(0, os.SEEK_END)
+                process = subprocess.Popen(
                     [python, "-P", "-m", WORKER],
                     stdin=stdin,
                     stdout=log,
@@ -175,23 +128,58 @@ class LocalRunner:
                     start_new_session=True,
                     close_fds=True,
                 )
-            except OSError as error:
-                raise KitaruStackError(
-                    f"can't start the worker with {python}: {error.strerror or error}",
-                    hint="check that this Python exists and may be executed",
-                ) from error
+        except OSError as error:
+            raise KitaruStackError(
+                f"can't start the worker of {order.exec_id}: {error}",
+                hint=f"see that {self._python} may be executed, {self._cache} can be written and the disk is not full",
+            ) from error
+        handle = process_handle(process.pid)
+        handle = replace(handle, data={**handle.data, "log": str(log_path), "log_begins": begins})
+        # A thread takes the exit code, or the dead worker stays a zombie for as long as this process lives.
+        threading.Thread(target=process.wait, name=f"kitaru-reap-{process.pid}", daemon=True).start()
+        with suppress(OSError):  # a hint, for an execution that never begins
+            own.write_text(json.dumps(handle.to_json()), "utf-8")
+            self._prune_logs()
+        return handle
 
-    def _note(self, exec_id: str, process: RunnerRecord) -> None:
-        with open(self._log(exec_id), "ab", buffering=0) as log:
-            log.write(PROCESS + json.dumps(process.to_json()).encode() + b"\n")
+    def launched(self, exec_id: str) -> Handle | None:
+        """The last worker that was launched for the execution from this machine; None if there is none."""
+        try:
+            return Handle.from_json(json.loads((self._logs / f"{exec_id}.json").read_bytes()))
+        except (OSError, ValueError):
+            return None
+
+    def alive(self, handle: Handle) -> bool | None:
+        """Whether exactly that process runs; None for a stopped one (SIGSTOP), and for one of another machine."""
+        return process_at_work(handle)
+
+    def stop(self, handle: Handle) -> None:
+        """End exactly that process: SIGTERM, and SIGKILL to its whole session if that does not do."""
+        end_process(handle)
+
+    def startup_failure(self, handle: Handle) -> str:
+        """The end of the worker's own output; empty if there is none.
+
+        For a worker that wrote no journal entry: a broken interpreter, a Kitaru that can't be imported.
+        """
+        try:
+            body = Path(handle.data["log"]).read_bytes()[handle.data["log_begins"] :]
+        except (OSError, KeyError, TypeError):
+            return ""
+        # Masked before it is cut: the cut could leave half a secret.
+        return Masking(self._environ)(body.decode("utf-8", "replace"))[-TAIL:].strip()
+
+    def _tell(self, message: str) -> None:
+        if self._report is not None:
+            self._report.step(Step("environment", message))
 
     def _prune_logs(self) -> None:
         """Once a day, remove the logs that were last written more than ``KEPT_DAYS`` ago."""
-        marker, now = self._log_dir / ".pruned", time.time()
+        marker, now = self._logs / ".pruned", time.time()
         if marker.exists() and now - marker.stat().st_mtime < DAY:
             return
         marker.touch()
-        for path in self._log_dir.glob("*.log"):
+        for path in self._logs.glob("ex-*"):
             with suppress(FileNotFoundError):
                 if now - path.stat().st_mtime > KEPT_DAYS * DAY:
                     path.unlink()
@@ -199,24 +187,24 @@ class LocalRunner:
     def _interpreter(self, image: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
         """The worker's Python, and all of its environment variables."""
         secrets = self._secrets(image)
-        own = {**(image.get("environment") or {}), **secrets}
+        own = {**OUTPUT, **(image.get("environment") or {}), **secrets}
         if secrets:
             own[NAMED] = ",".join(sorted(secrets))  # the worker keeps their values out of its logs
         if self._environment == "current":
-            environ = {**self._environ, **OUTPUT, **own}
-            if PACKAGE.parent.name not in INSTALLED or self._python != sys.executable:
+            environ = {**self._environ, **own}
+            if PACKAGE.parent.name not in INSTALLED:
                 # Only `kitaru` is made visible, never the modules beside it in a checkout.
                 visible = (str(self._own_package()), environ.get("PYTHONPATH"))
                 environ["PYTHONPATH"] = os.pathsep.join(filter(None, visible))
             return self._python, environ
-        from kitaru.stacks.venv import clean_environ  # Late, as in `_check_installed`.
+        from kitaru.stacks.venv import clean_environ
 
         python = self._venv_python(image.get("requirements") or [])
         environ = clean_environ(self._environ)
         environ["PYTHONPATH"] = str(self._own_package())
         environ["VIRTUAL_ENV"] = str(python.parent.parent)
         environ["PATH"] = os.pathsep.join((str(python.parent), environ.get("PATH", os.defpath)))
-        return str(python), {**environ, **OUTPUT, **own}
+        return str(python), {**environ, **own}
 
     def _own_package(self) -> Path:
         """A folder that holds only a link to the running Kitaru."""
@@ -230,30 +218,9 @@ class LocalRunner:
         return folder
 
     def _venv_python(self, requirements: list[str]) -> Path:
-        # packaging, zipfile and others take 40 ms, and the environment `current` does not need them.
         from kitaru.stacks.venv import ensure_environment
 
-        return ensure_environment(self._cache, requirements, self._python, self._report, self._environ, self._extras)
-
-    def _check_installed(self, requirements: list[str]) -> None:
-        # packaging and importlib.metadata cost 40 ms; most flows have no requirements of their own.
-        from kitaru.stacks.venv import check_requirements
-
-        findings = check_requirements(requirements)
-        for note in findings.notes:
-            self._tell(note)
-        if findings.unmet:
-            unmet = "\n".join(f"  {each}" for each in findings.unmet)
-            wanted = " ".join(shlex.quote(each.requirement) for each in findings.unmet)
-            raise KitaruStackError(
-                f"the flow's requirements are not met by {self._python}:\n{unmet}",
-                hint=f"{self._python} -m pip install {wanted}   (or, for an environment of its own, "
-                "set 'environment: venv' on the stack)",
-            )
-
-    def _missing_secrets(self, image: Mapping[str, Any]) -> list[str]:
-        named = image.get("secret_environment_from") or ()
-        return [name for name in named if secret_variable(name) not in self._environ]
+        return ensure_environment(self._cache, requirements, self._report, self._environ, self._extras)
 
     def _secrets(self, image: Mapping[str, Any]) -> dict[str, str]:
         """The variables of the image's secrets, from a JSON object in each ``KITARU_SECRET_<NAME>`` that is set.
@@ -263,11 +230,8 @@ class LocalRunner:
         variables: dict[str, str] = {}
         for name in image.get("secret_environment_from") or ():
             source = secret_variable(name)
-            text = self._environ.get(source)
-            if text is None:
-                continue
             try:
-                values = json.loads(text)
+                values = json.loads(self._environ.get(source, "{}"))
             except ValueError:
                 values = None
             if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
@@ -277,25 +241,6 @@ class LocalRunner:
                 )
             variables.update(values)
         return variables
-
-
-def launched_worker(log_dir: Path, exec_id: str) -> RunnerRecord | None:
-    """The last launched worker of the execution, from the logs in ``log_dir``; None if they name none."""
-    try:
-        newest = _log(log_dir, exec_id).read_bytes().rpartition(HEADER)[2]
-    except OSError:
-        return None
-    found = _PROCESS_LINE.search(newest)
-    if found is None:
-        return None
-    try:
-        return RunnerRecord(**json.loads(found[1]))
-    except (ValueError, TypeError):
-        return None
-
-
-def _log(folder: Path, exec_id: str) -> Path:
-    return folder / f"{exec_id}.log"
 
 
 def secret_variable(name: str) -> str:

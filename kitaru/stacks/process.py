@@ -11,26 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from kitaru.model.jsonable import RunnerRecord
-
-
-def end_process(runner: RunnerRecord, *, hard: bool) -> bool:
-    """Send SIGTERM, or SIGKILL if ``hard``, to exactly that process; False if it is gone, or not of this machine.
-
-    It also gets SIGCONT, as a stopped process takes SIGTERM only once it is continued.
-    """
-    if process_alive(runner) is not True or not runner.started:
-        return False
-    try:
-        if hard and os.getsid(runner.pid) == runner.pid:
-            os.killpg(runner.pid, signal.SIGKILL)  # a worker: its children end with it
-            return True
-        os.kill(runner.pid, signal.SIGKILL if hard else signal.SIGTERM)
-        os.kill(runner.pid, signal.SIGCONT)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True
-
+from kitaru.stacks.port import Handle
 
 UNKNOWN = "-"
 GONE = "X"
@@ -38,32 +19,56 @@ STOPPED_STATES = frozenset("Tt")
 DEAD_STATES = frozenset("ZXx")
 """Kernel states of a process that has ended: zombie, or being taken apart."""
 
+KILL_SECONDS = 2.0
+"""Between SIGTERM and SIGKILL."""
 
-def describe_process(pid: int) -> RunnerRecord:
-    """The identity of a running process of this machine, the same for every caller."""
+
+def process_handle(pid: int) -> Handle:
+    """The handle of a running process of this machine, the same for every caller."""
     host, started = this_host(), _kernel_record(pid)[1]
     token = hashlib.sha256(f"{host}\n{pid}\n{started}".encode()).hexdigest()[:16]
-    return RunnerRecord(runner_id=f"local-{token}", host=host, pid=pid, started=started)
+    shown = f"process {pid} on {host.split()[0]}"
+    return Handle(f"local-{token}", shown, {"host": host, "pid": pid, "started": started})
 
 
-def process_alive(runner: RunnerRecord) -> bool | None:
+def process_alive(handle: Handle) -> bool | None:
     """Whether exactly that process still runs: a reused pid, a zombie and a reboot all count as ended.
 
     None for a process of another machine or container, which is not visible from here.
     """
-    here = this_host()
-    if runner.host != here:
-        return False if _rebooted(runner.host, here) else None
-    started = start_time(runner.pid)
-    if started is None:
-        return False
-    return not runner.started or started == runner.started
+    host, here = str(handle.data.get("host", UNKNOWN)), this_host()
+    if host != here:
+        return False if _rebooted(host, here) else None
+    state, started = _kernel_record(handle.data["pid"])
+    return state not in DEAD_STATES and handle.data["started"] in ("", started)
 
 
-def process_at_work(runner: RunnerRecord) -> bool | None:
+def process_at_work(handle: Handle) -> bool | None:
     """As ``process_alive``, but None for a stopped process (SIGSTOP, Ctrl-Z): it may never go on."""
-    alive = process_alive(runner)
-    return None if alive and _kernel_record(runner.pid)[0] in STOPPED_STATES else alive
+    alive = process_alive(handle)
+    return None if alive and _kernel_record(handle.data["pid"])[0] in STOPPED_STATES else alive
+
+
+def end_process(handle: Handle) -> None:
+    """Send SIGTERM to exactly that process, and SIGKILL after ``KILL_SECONDS``: to all of its session, if it leads one.
+
+    It also gets SIGCONT, as a stopped process takes SIGTERM only once it is continued.
+    """
+    pid, deadline = handle.data.get("pid", 0), time.monotonic() + KILL_SECONDS
+    with suppress(ProcessLookupError, PermissionError):
+        if process_alive(handle) is not True or not handle.data["started"]:
+            return
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGCONT)
+        while process_alive(handle):
+            if time.monotonic() < deadline:
+                time.sleep(0.1)
+            elif os.getsid(pid) == pid:
+                os.killpg(pid, signal.SIGKILL)  # a worker: its children end with it
+                return
+            else:
+                os.kill(pid, signal.SIGKILL)
+                return
 
 
 def this_host() -> str:
@@ -71,8 +76,10 @@ def this_host() -> str:
 
     ``-`` for each that the system lacks. Two containers of one machine share the boot id, not the namespace.
     """
-    name = os.uname().nodename.replace(" ", "_") or UNKNOWN
-    return f"{name} {_keyed(_read('/etc/machine-id'))} {_keyed(_boot_id())} {_pid_namespace()}"
+    name, namespace = os.uname().nodename.replace(" ", "_") or UNKNOWN, UNKNOWN
+    with suppress(OSError):
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    return f"{name} {_keyed(_read('/etc/machine-id'))} {_keyed(_boot_id())} {namespace}"
 
 
 def _keyed(identity: str) -> str:
@@ -80,12 +87,6 @@ def _keyed(identity: str) -> str:
     if identity == UNKNOWN:
         return identity
     return hashlib.sha256(f"kitaru host\n{identity}".encode()).hexdigest()[:16]
-
-
-def start_time(pid: int) -> str | None:
-    """The start of the process as the kernel gives it; None if no such process runs (a zombie does not run)."""
-    state, started = _kernel_record(pid)
-    return None if state in DEAD_STATES else started
 
 
 def _kernel_record(pid: int) -> tuple[str, str]:
@@ -112,13 +113,6 @@ def _boot_id() -> str:
     if sys.platform == "linux":
         return _read("/proc/sys/kernel/random/boot_id")
     return _ask("sysctl", "-n", "kern.bootsessionuuid") or UNKNOWN
-
-
-def _pid_namespace() -> str:
-    try:
-        return str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        return UNKNOWN
 
 
 def _ask(*command: str) -> str:
@@ -154,12 +148,10 @@ def leave_with_children(code: int) -> NoReturn:
     end_workers()
     if os.getsid(0) == os.getpid():
         latest = time.monotonic() + GRACE_SECONDS
-        others = _signalled(signal.SIGTERM)
-        while others and time.monotonic() < latest:
+        _signal_others(signal.SIGTERM)
+        while _others() and time.monotonic() < latest:
             time.sleep(0.01)
-            others = _others()
-        if others:
-            _signalled(signal.SIGKILL)
+        _signal_others(signal.SIGKILL)
     os._exit(code)
 
 
@@ -171,12 +163,10 @@ def end_workers() -> None:
             child.kill()
 
 
-def _signalled(number: int) -> list[int]:
-    others = _others()
-    for process in others:
+def _signal_others(number: int) -> None:
+    for process in _others():
         with suppress(ProcessLookupError, PermissionError):
             os.kill(process, number)
-    return others
 
 
 def _others() -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
@@ -19,12 +18,11 @@ from kitaru.settings import (
 )
 
 if TYPE_CHECKING:
-    from kitaru.model.jsonable import RunnerRecord
     from kitaru.model.stack import NamedStack
     from kitaru.ports import Reporter
     from kitaru.run.output import Descriptors
     from kitaru.source.port import CodeBase
-    from kitaru.stacks.port import Runner
+    from kitaru.stacks.port import Handle, Runner
 from kitaru.wiring.settling import load_manifest
 
 
@@ -41,12 +39,17 @@ def runner_of(settings: Settings, stack: NamedStack, reporter: Reporter) -> Runn
     return LocalRunner(
         environment=spec.environment,
         cache=settings.cache,
-        log_dir=settings.cache / "workers",
-        python=sys.executable,
         environ=settings.environ,
         report=reporter,
         extras=("s3",) if settings.store.startswith("s3:") else (),
     )
+
+
+def seen_from_here(settings: Settings) -> Runner:
+    """The runner that knows the workers of this machine, for a reader of executions."""
+    from kitaru.stacks.local import LocalRunner
+
+    return LocalRunner(cache=settings.cache, environ=settings.environ)
 
 
 def stack_named(settings: Settings, name: str) -> NamedStack:
@@ -94,57 +97,18 @@ def runner_for_snapshot(settings: Settings, snapshot: bytes, reporter: Reporter)
     return runner_of(settings, Snapshot.parse(snapshot).stack, reporter)
 
 
-def this_process() -> RunnerRecord:
-    """This process, as a runner."""
-    from kitaru.stacks.process import describe_process
+def this_process() -> Handle:
+    """This process, as a worker."""
+    from kitaru.stacks.process import process_handle
 
-    return describe_process(os.getpid())
-
-
-def process_alive(runner: RunnerRecord) -> bool | None:
-    """Whether a runner's process still runs; None for a process of another host."""
-    from kitaru.stacks.process import process_alive
-
-    return process_alive(runner)
+    return process_handle(os.getpid())
 
 
-def process_at_work(runner: RunnerRecord) -> bool | None:
-    """As ``process_alive``, but None for a stopped process."""
-    from kitaru.stacks.process import process_at_work
+def this_host() -> str:
+    """The name of this machine in records: see ``stacks.process.this_host``."""
+    from kitaru.stacks.process import this_host
 
-    return process_at_work(runner)
-
-
-def launched_worker(settings: Settings, exec_id: str) -> RunnerRecord | None:
-    """The last worker that this machine started for an execution; None if there is none."""
-    from kitaru.stacks.local import launched_worker
-
-    return launched_worker(settings.cache / "workers", exec_id)
-
-
-def last_words(settings: Settings, exec_id: str) -> str:
-    """The last output of the worker that this machine started for an execution; empty if there is none."""
-    from kitaru.stacks.local import LocalRunner
-
-    folder, cache = settings.cache / "workers", settings.cache
-    runner = LocalRunner(environment="current", cache=cache, log_dir=folder, environ=settings.environ)
-    return runner.startup_failure(exec_id)
-
-
-KILL_SECONDS = 2.0
-"""Between SIGTERM and SIGKILL."""
-
-
-def stop_process(runner: RunnerRecord) -> None:
-    """End the process of a runner on this machine: SIGTERM, and SIGKILL after ``KILL_SECONDS``."""
-    from kitaru.stacks.process import end_process, process_alive
-
-    if not end_process(runner, hard=False):
-        return
-    deadline = time.monotonic() + KILL_SECONDS
-    while process_alive(runner) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    end_process(runner, hard=True)
+    return this_host()
 
 
 def leave_process(error: BaseException) -> NoReturn:

@@ -1,27 +1,55 @@
 """The worker, the process that runs an execution: ``python -m kitaru.wiring.worker``, its order on standard input.
 
-A runner starts it. Its start is part of every invoke, so every import here is counted.
+A runner starts it. It reads the journal and the snapshot, loads the flow from its source, and runs it; a failure before
+the flow's first line ends in the journal like any other. Its start is part of every invoke, so each import is counted.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kitaru.errors import KitaruCancelledError, KitaruError, KitaruExecutionError, KitaruUsageError
+from kitaru.errors import (
+    KitaruBackendError,
+    KitaruCancelledError,
+    KitaruError,
+    KitaruExecutionError,
+    KitaruIntegrityError,
+    KitaruStackError,
+    KitaruUsageError,
+)
 from kitaru.flows import binding
+from kitaru.model import address
 from kitaru.settings import cache_folder, lease_seconds
-from kitaru.stacks.port import ORDER_FORMAT, RunOrder
+from kitaru.stacks.port import RunOrder
 from kitaru.wiring.running import leave_process, this_process
 from kitaru.wiring.settling import SystemClock, check_answer, environment, secret_mask
 
 if TYPE_CHECKING:
+    from kitaru.masking import Masking
+    from kitaru.model.event import Opened, Origin
     from kitaru.source.port import CodeBase
+    from kitaru.store.port import Store
+
+COMPLETED = 0
+FAILED = 1
+CANCELLED = 3
+STOPPED = 128 + signal.SIGTERM
+"""Exit codes. ``STOPPED``: the worker was told to end; the execution can be resumed from what is recorded.
+``CANCELLED``: so was the execution.
+"""
+
+
+class Terminated(SystemExit):
+    """SIGTERM came. A ``SystemExit``, which an event loop lets through where it swallows other exceptions."""
 
 
 def main() -> int:
@@ -29,41 +57,21 @@ def main() -> int:
 
     The journal has the result; the output here matters only if the journal can't be written.
     """
+    mask = secret_mask(environment())
     try:
-        order = decode_order(sys.stdin.buffer.read())
-        _close_input()
+        order = RunOrder.parse(sys.stdin.buffer.read())
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)  # so that the flow does not read the order
+        os.close(nothing)
         return run_order(order)
     except KitaruError as error:
-        print(secret_mask(environment())(f"error: {error.message}\nhint: {error.hint}"), file=sys.stderr)
+        print(mask(f"error: {error.message}\nhint: {error.hint}"), file=sys.stderr)
         return error.exit_code
     except Exception:  # for the worker's log, see `startup_failure`
         import traceback
 
-        print(secret_mask(environment())(traceback.format_exc()), file=sys.stderr)
-        return 1
-
-
-def decode_order(body: bytes) -> RunOrder:
-    """The order that a runner wrote. Raises ``KitaruUsageError`` for anything else."""
-    try:
-        order = RunOrder.from_json(json.loads(body))
-    except ValueError as error:
-        raise KitaruUsageError(
-            "the worker expects an order on its standard input, as a runner writes it", hint="kitaru invoke FLOW"
-        ) from error
-    if order.format != ORDER_FORMAT:
-        raise KitaruUsageError(
-            f"the order has format {order.format}, and this worker's Kitaru reads format {ORDER_FORMAT}",
-            hint="install the same release of Kitaru on both sides",
-        )
-    return order
-
-
-def _close_input() -> None:
-    """Make standard input empty, so that a flow does not read the order."""
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
+        print(mask(traceback.format_exc()), file=sys.stderr)
+        return FAILED
 
 
 def before_end(code: int) -> None:
@@ -72,7 +80,6 @@ def before_end(code: int) -> None:
     Does not return if the worker or its execution was stopped: this process ends with its children, without a wait for
     threads. Else Python waits for threads, and for ``multiprocessing`` children unless the execution failed.
     """
-    from kitaru.run.order import COMPLETED, FAILED
     from kitaru.stacks.process import end_workers, leave_with_children
 
     if code not in (COMPLETED, FAILED):
@@ -82,25 +89,36 @@ def before_end(code: int) -> None:
 
 
 def run_order(order: RunOrder) -> int:
-    """Carry out a runner's order in this process, and return the exit code."""
-    from kitaru.flows.loading import load_target
+    """Carry out a runner's order in this process, on its main thread; the exit code.
+
+    SIGTERM ends it with what is recorded. ``KitaruError`` only if the store can't be read, or can't be written to
+    record a failure.
+    """
     from kitaru.local_cache import hold
-    from kitaru.run import order as work
     from kitaru.run.executor import execute
+    from kitaru.run.journal import Fenced
     from kitaru.run.output import Descriptors
-    from kitaru.source.unpacked import ensure_source
+    from kitaru.run.timeouts import RunSuspended
     from kitaru.store.open import open_store
 
     environ = environment()
     store = open_store(order.store, base=Path.cwd())
-    clock, mask, descriptors = SystemClock(), secret_mask(environ), Descriptors()
+    clock, mask = SystemClock(), secret_mask(environ)
     cache = cache_folder(environ)
     if Path(sys.prefix).parent == cache / "environments":
         # Held until the worker ends, as a flow may run longer than an unused environment is kept.
         hold(Path(sys.prefix))
-
-    def run(flow: Any, entries: tuple[bytes, ...], snapshot: Mapping[str, Any]) -> int:
-        try:
+    try:
+        with _stopping_on_sigterm():
+            entries, opened = _read_journal(order, store)
+            try:
+                snapshot = _read_snapshot(store, opened)
+                flow = _load_flow(order, store, snapshot, cache)
+            except Terminated:
+                raise
+            except (Exception, SystemExit) as error:
+                _record_failure(order, store, entries, error, mask)
+                return FAILED
             execute(
                 flow,
                 store=store,
@@ -108,30 +126,143 @@ def run_order(order: RunOrder) -> int:
                 project=order.project,
                 exec_id=order.exec_id,
                 entries=entries,
-                takes_over=order.takes_over,
+                takes_over=order.after > 0,
                 runner=this_process(),
                 capture=True,
                 code=partial(_codebase, snapshot, Path.cwd()),
                 lease_seconds=lease_seconds(environ),
                 forced_end=leave_process,
                 mask=mask,
-                descriptors=descriptors,
+                descriptors=Descriptors(),
                 check_answer=check_answer,
             )
-        except KitaruExecutionError as error:
-            print(f"error: {error.message}", file=sys.stderr)
-            return work.CANCELLED if isinstance(error, KitaruCancelledError) else work.FAILED
-        return work.COMPLETED
+            return COMPLETED
+    except Terminated:
+        return STOPPED
+    except RunSuspended:
+        # Nothing runs until an answer comes; whoever gives it starts the next worker.
+        return COMPLETED
+    except KitaruExecutionError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return CANCELLED if isinstance(error, KitaruCancelledError) else FAILED
+    except SystemExit as error:
+        print(f"error: the flow ended its own process: sys.exit({error.code!r})", file=sys.stderr)
+    except Fenced as fenced:
+        print(f"stopped: {fenced}", file=sys.stderr)
+    return FAILED
 
-    return work.run_order(
-        order,
-        store=store,
-        clock=clock,
-        unpack=partial(ensure_source, cache / "sources"),
-        load=partial(load_target, alone=True),
-        execute=run,
-        mask=mask,
-    )
+
+def _read_journal(order: RunOrder, store: Store) -> tuple[tuple[bytes, ...], Opened]:
+    """The entries after which this worker goes on: of a new execution the first, and that of a replay's offers."""
+    from kitaru.model.event import Opened
+    from kitaru.run.journal import read_events
+    from kitaru.store.log import read_many
+
+    if not store.durable_across_processes:
+        raise KitaruStackError(
+            f"the execution was opened in {store.url}, which no other process can see",
+            hint="use a file:// or s3:// store",
+        )
+
+    def read(first: int, last: int) -> tuple[bytes, ...]:
+        keys = [address.journal_entry(order.project, order.exec_id, number) for number in range(first, last + 1)]
+        return tuple(body for body in read_many(store, keys) if body)
+
+    entries = read(1, order.after or 1)
+    if len(entries) != (order.after or 1):
+        raise KitaruUsageError(
+            f"execution {order.exec_id} is not in project {order.project} of {store.url}, or not whole",
+            hint="kitaru executions list",
+        )
+    opened = read_events(entries[:1], order.exec_id)[0]
+    if not isinstance(opened, Opened):
+        raise KitaruIntegrityError(f"the journal of {order.exec_id} does not begin with the event that opens it")
+    if opened.original_exec_id is not None and not order.after:
+        entries += read(2, 2)
+    return entries, opened
+
+
+def _read_snapshot(store: Store, opened: Opened) -> dict[str, Any]:
+    """The snapshot that the execution was opened with, as JSON data; its digest says that Kitaru wrote it."""
+    sha = opened.snapshot
+    if sha is None:
+        raise KitaruIntegrityError(f"the journal of {opened.exec_id} does not say which snapshot it runs")
+    key = address.blob(opened.project, sha)
+    body = store.read(key)
+    if body is None or address.digest(body) != sha:
+        raise KitaruIntegrityError(
+            f"the snapshot of {opened.exec_id} is missing or damaged ({key})",
+            hint="restore that key of the store from a backup, or deploy the same commit again",
+        )
+    snapshot: dict[str, Any] = json.loads(body)
+    return snapshot
+
+
+def _load_flow(order: RunOrder, store: Store, snapshot: Mapping[str, Any], cache: Path) -> Any:
+    """The flow from its unpacked source, in which this process works from now on.
+
+    Children of the flow leave no compiled files in the source, which is verified each time.
+    """
+    from kitaru.flows.loading import load_target
+    from kitaru.source.unpacked import ensure_source
+
+    source = snapshot["source"]
+    root = ensure_source(cache / "sources", source, lambda: _fetch_archive(store, order.project, source))
+    caller = _working_folder()
+    os.chdir(root)
+    sys.path[:] = [entry for entry in sys.path if entry not in ("", ".", str(caller))]
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    return load_target(root, snapshot["target"], tuple(snapshot.get("roots") or ()), alone=True)
+
+
+def _working_folder() -> Path | None:
+    try:
+        return Path.cwd()
+    except OSError:  # It was removed since the worker started.
+        return None
+
+
+def _fetch_archive(store: Store, project: str, source: str) -> bytes:
+    key = address.source_archive(project, source)
+    body = store.read(key)
+    if body is None:
+        raise KitaruIntegrityError(
+            f"the source archive of the snapshot is missing from the store ({key})",
+            hint="restore that key from a backup, or deploy the same commit again",
+        )
+    return body
+
+
+def _record_failure(
+    order: RunOrder, store: Store, entries: tuple[bytes, ...], error: BaseException, mask: Masking
+) -> None:
+    """Record in the journal, and in the worker's own log, why the flow never began."""
+    from kitaru.run.failures import failure_of
+    from kitaru.run.index import record_failed_start
+
+    folder = _working_folder()  # the source's, once that was found
+    failure = failure_of(error, (str(folder),) if folder is not None else (), mask)
+    hint = error.hint if isinstance(error, KitaruError) else ""
+    message = f"{failure.message}\n{mask(hint)}" if hint else failure.message
+    origin: Origin = "backend" if isinstance(error, KitaruBackendError) else "runtime"
+    print(f"error: {message}", failure.traceback, sep="\n", file=sys.stderr)
+    failure = replace(failure, message=message, origin=origin)
+    record_failed_start(store, SystemClock(), order.project, order.exec_id, entries, failure)
+
+
+@contextmanager
+def _stopping_on_sigterm() -> Iterator[None]:
+    """Turn the first SIGTERM into ``Terminated`` on the main thread; a second one ends the process at once."""
+
+    def stop(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Terminated(STOPPED)
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _codebase(snapshot: Mapping[str, Any], root: Path) -> CodeBase:
