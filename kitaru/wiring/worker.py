@@ -94,7 +94,6 @@ def run_order(order: RunOrder) -> int:
     SIGTERM ends it with what is recorded. ``KitaruError`` only if the store can't be read, or can't be written to
     record a failure.
     """
-    from kitaru.local_cache import hold
     from kitaru.run.executor import execute
     from kitaru.run.journal import Fenced
     from kitaru.run.output import Descriptors
@@ -103,26 +102,22 @@ def run_order(order: RunOrder) -> int:
 
     environ = environment()
     store = open_store(order.store, base=Path.cwd())
-    clock, mask = SystemClock(), secret_mask(environ)
-    cache = cache_folder(environ)
-    if Path(sys.prefix).parent == cache / "environments":
-        # Held until the worker ends, as a flow may run longer than an unused environment is kept.
-        hold(Path(sys.prefix))
+    mask, cache = secret_mask(environ), cache_folder(environ)
     try:
         with _stopping_on_sigterm():
             entries, opened = _read_journal(order, store)
             try:
                 snapshot = _read_snapshot(store, opened)
                 flow = _load_flow(order, store, snapshot, cache)
-            except Terminated:
-                raise
             except (Exception, SystemExit) as error:
+                if isinstance(error, Terminated):
+                    raise
                 _record_failure(order, store, entries, error, mask)
                 return FAILED
             execute(
                 flow,
                 store=store,
-                clock=clock,
+                clock=SystemClock(),
                 project=order.project,
                 exec_id=order.exec_id,
                 entries=entries,
@@ -204,8 +199,12 @@ def _load_flow(order: RunOrder, store: Store, snapshot: Mapping[str, Any], cache
     Children of the flow leave no compiled files in the source, which is verified each time.
     """
     from kitaru.flows.loading import load_target
+    from kitaru.local_cache import hold
     from kitaru.source.unpacked import ensure_source
 
+    if Path(sys.prefix).parent == cache / "environments":
+        # Held until the worker ends, as a flow may run longer than an unused environment is kept.
+        hold(Path(sys.prefix))
     source = snapshot["source"]
     root = ensure_source(cache / "sources", source, lambda: _fetch_archive(store, order.project, source))
     caller = _working_folder()
