@@ -17,9 +17,8 @@ from kitaru.model.route import Assignment, Hold, Route
 from kitaru.release.releases import Releases
 from kitaru.store import objects
 from kitaru.store.port import Store
-from kitaru.upkeep.checks import verify_objects
-from kitaru.upkeep.collect import Collected
-from kitaru.upkeep.needs import Terms, outlived
+from kitaru.upkeep.collect import Collected, Terms, outlived
+from kitaru.upkeep.verify import verify
 from kitaru.wiring import Silent, past_sources
 from tests.applying import new_version
 from tests.execution_lab import WallClock
@@ -63,10 +62,8 @@ class Place:
 
 def check_intact(store: Store, project: str = PROJECT) -> None:
     """Every version that is not deleted, and every execution, is there with all that it needs."""
-    lock = Releases(store, project, WallClock()).head(verified=True)
-    found = verify_objects(store, project, lock, past_sources().read_archive, Silent())
-    assert not found.faults
-    assert not found.notes
+    Releases(store, project, WallClock()).head(verified=True)
+    assert not verify(store, project, Silent(), check_archive=past_sources().read_archive).problems
 
 
 def amounts(found: Collected) -> dict[str, int]:

@@ -17,8 +17,7 @@ from kitaru.model.execution import fold
 from kitaru.release.releases import Releases
 from kitaru.run.index import note_end
 from kitaru.store import objects
-from kitaru.upkeep.collect import Collected, Collector
-from kitaru.upkeep.needs import Terms
+from kitaru.upkeep.collect import Collected, Collector, Terms
 from kitaru.wiring import Silent
 from tests.execution_lab import PROJECT, CountingStore, Lab, WallClock
 from tests.repository import Repository, until

@@ -22,9 +22,8 @@ from kitaru.release.workshop import Workshop
 from kitaru.run.journal import Journal, load, open_execution
 from kitaru.store import objects
 from kitaru.store.port import Store
-from kitaru.upkeep.checks import verify_objects
-from kitaru.upkeep.collect import Collected, Collector
-from kitaru.upkeep.needs import Terms
+from kitaru.upkeep.collect import Collected, Collector, Terms
+from kitaru.upkeep.verify import verify
 from kitaru.values import stored
 from kitaru.values.codec import Encoded, encode
 from kitaru.wiring import Silent, past_sources
@@ -66,9 +65,9 @@ def collect(store: Store, project: str = PROJECT, **terms: Any) -> Collected:
 
 def faults(store: Store) -> list[str]:
     """What a deep look finds wrong, or missing of any version that is not deleted."""
-    lock = Releases(store, PROJECT, WallClock()).head(verified=True)
-    found = verify_objects(store, PROJECT, lock, past_sources().read_archive, Silent())
-    return [*(fault.message for fault in found.faults), *found.notes]
+    Releases(store, PROJECT, WallClock()).head(verified=True)
+    found = verify(store, PROJECT, Silent(), check_archive=past_sources().read_archive)
+    return [fault.message for fault in found.problems]
 
 
 # --- beside an apply --------------------------------------------------------------------------------------------------

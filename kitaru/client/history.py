@@ -10,14 +10,12 @@ from kitaru.client.session import Session
 from kitaru.core.resolving import resolve
 from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError, KitaruUsageError
 from kitaru.model.address import DIGEST
-from kitaru.model.lockfile import Lockfile
 from kitaru.model.route import DEFAULT_TAG, ByTag
 from kitaru.release.blame import Blame, trace
 from kitaru.release.difference import Archives, Difference, compare
 from kitaru.release.history import SEARCHED, HistoryPage, Past
 from kitaru.release.releases import Releases
-from kitaru.upkeep.checks import Found, verify_objects
-from kitaru.upkeep.verify import Verified, verify_chain
+from kitaru.upkeep.verify import Verified, verify
 
 SHORTEST_DIGEST = 12
 
@@ -83,30 +81,5 @@ class History:
                 hint="kitaru store verify prints the digest of the newest generation",
             )
         session = self._session
-        chain = verify_chain(session.store, session.project, session.reporter, expect=expect)
-        found = Found()
-        if deep:
-            lock = chain.lock or self._hinted()
-            check = wiring.past_sources().read_archive
-            if lock is not None:
-                found = verify_objects(session.store, session.project, lock, check, session.reporter)
-            else:
-                found.notes.append("objects were not checked: the newest state can't be told")
-        return Verified(
-            project=session.project,
-            store=session.store.url,
-            generations=chain.head,
-            head=chain.digest,
-            deep=deep,
-            objects=found.objects,
-            executions=found.executions,
-            problems=(*sorted(chain.faults, key=lambda fault: fault.generation), *found.faults),
-            notes=tuple(chain.notes + found.notes),
-        )
-
-    def _hinted(self) -> Lockfile | None:
-        """The newest state as readers see it, where the log alone can't tell it."""
-        try:
-            return self.releases.head()
-        except KitaruIntegrityError:
-            return None
+        check = wiring.past_sources().read_archive if deep else None
+        return verify(session.store, session.project, session.reporter, expect=expect, check_archive=check)

@@ -9,8 +9,7 @@ from kitaru import wiring
 from kitaru.client.session import Session
 from kitaru.errors import KitaruUsageError
 from kitaru.release.releases import Releases
-from kitaru.upkeep.collect import Collected, Collector
-from kitaru.upkeep.needs import GRACE, Terms
+from kitaru.upkeep.collect import GRACE, Collected, Collector, Terms
 
 UNUSED_FOR = timedelta(days=30)
 
