@@ -69,9 +69,7 @@ def _refine_manifest(schema: Schema) -> None:
 
 def _refine_execution(schema: Schema) -> None:
     """A stored value is written with its body under ``inline``, or without that key if the body is an object."""
-    value = schema["$defs"]["Value"]
-    value["properties"].pop("stored")
-    value["required"].remove("stored")
+    schema["$defs"]["Value"]["properties"].pop("stored")
 
 
 PUBLISHED = {

@@ -6,8 +6,7 @@ from typing import Any
 
 from kitaru.client.session import Session
 from kitaru.errors import KitaruValueError
-from kitaru.model.event import Value
-from kitaru.model.jsonable import JSON_FORMATS
+from kitaru.model.event import JSON_FORMATS, Value
 from kitaru.values.stored import get, get_plain
 from kitaru.values.typed_json import TypeGone
 

@@ -2,32 +2,136 @@
 
 One journal entry is the JSON object ``{"format": 1, "write": "<unique id>", "n": 5, "events": [...]}``. Each event
 has a ``kind``. A reader skips kinds and keys that it does not know; an entry of a newer ``format`` it refuses. Plain
-dataclasses rather than pydantic models: they are made for every checkpoint, and importing them must cost nothing.
+records rather than pydantic models: they are made for every checkpoint, and importing them must cost nothing.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import field, fields
-from typing import Any, Literal, cast
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import field
+from typing import Any, ClassVar, Literal, Self, TypeVar, dataclass_transform
 
 from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
-from kitaru.model.jsonable import Event as Event
-from kitaru.model.jsonable import ExecutionOptions as ExecutionOptions
-from kitaru.model.jsonable import Failure as Failure
-from kitaru.model.jsonable import Handle as Handle
-from kitaru.model.jsonable import Origin as Origin
-from kitaru.model.jsonable import Record as Record
-from kitaru.model.jsonable import SourcePlace as SourcePlace
-from kitaru.model.jsonable import Value as Value
-from kitaru.model.jsonable import record, text, whole
+from kitaru.model.jsonable import Record, expect, read_record, record
 
 FORMAT = 1
 """The newest entry format that this release writes and reads."""
 
+Origin = Literal["user_code", "runtime", "backend", "divergence", "unknown"]
+
+JSON_FORMATS = ("json", "json+types")
+"""Formats that are JSON: as it is, and with types tagged."""
+
+
+@record()
+class Value(Record):
+    """A stored value.
+
+    ``format`` names the codec. ``stored`` says how the bytes are kept: ``inline`` is the value itself as JSON (readable
+    JSON for ``json``, a string for ``text``, base64 otherwise), or the bytes are the object named by ``sha256``.
+    ``size`` (in bytes) and ``sha256`` describe the encoded bytes either way. ``type`` is the Python type, if the
+    value fitted its annotation.
+    """
+
+    format: str
+    size: int
+    sha256: str
+    stored: Literal["inline", "object"] = "object"
+    inline: Any = None
+    type: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As every record, but the key ``inline`` is present exactly if the value is, also when it is null."""
+        written: dict[str, Any] = {"format": self.format, "size": self.size, "sha256": self.sha256}
+        if self.type:
+            written["type"] = self.type
+        if self.stored == "inline":
+            written["inline"] = self.inline
+        return written
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        """The inverse of ``to_json``."""
+        inline = isinstance(data, Mapping) and "inline" in data
+        return read_record(cls, {**data, "stored": "inline"} if inline else data)
+
+
+@record()
+class Failure(Record):
+    """Why something ended badly:
+
+    the exception's qualified type, its message, its traceback as text, and its origin.
+    """
+
+    type: str
+    message: str
+    traceback: str = ""
+    origin: Origin = "unknown"
+
+
+@record()
+class Handle(Record):
+    """A worker of an execution, as its stack recorded it: ``id`` tells workers apart, ``shown`` names it to people
+    (``process 4711 on laptop``), and only the stack reads ``data``.
+    """
+
+    id: str
+    shown: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@record()
+class SourcePlace(Record):
+    """The source of a run from source: the absolute folder, and the host as ``stacks.process`` names it."""
+
+    folder: str
+    host: str
+
+
+@record()
+class ExecutionOptions(Record):
+    """The options of an execution, as it was opened.
+
+    ``cache`` is the flow's word; ``cache_asked`` the call's, which wins over that of flow and checkpoint.
+    ``timeout`` is in seconds, for each attempt at the flow's body. ``retry`` is the policy of its retries, if one
+    was given with the call; else the flow's own counts, with ``retries`` as the number of further attempts.
+    """
+
+    retries: int = 0
+    cache: bool = True
+    cache_asked: bool | None = None
+    timeout: float | None = None
+    retry: dict[str, Any] | None = None
+
+
+KINDS: dict[str, type[Event]] = {}
+"""``opened``, ``checkpoint_completed``, … → the class of the event."""
+
+Kind = TypeVar("Kind", bound="type[Event]")
+
 
 @record(kw_only=True)
+class Event(Record):
+    """Something that happened, at ``at`` (RFC 3339, UTC)."""
+
+    kind: ClassVar[str]
+    at: str
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+def event(kind: str) -> Callable[[Kind], Kind]:
+    """A record that journals hold under that ``kind``."""
+
+    def decorate(cls: Kind) -> Kind:
+        KINDS[kind] = made = record(kw_only=True)(cls)
+        made.kind, made._names = kind, ("kind", *made._names)
+        return made
+
+    return decorate
+
+
+@event("opened")
 class Opened(Event):
     """Entry 1: the request. From here on the execution exists, pinned to one snapshot and its inputs.
 
@@ -37,8 +141,6 @@ class Opened(Event):
     ``chance``.
     """
 
-    kind: Literal["opened"] = "opened"
-    at: str
     project: str
     exec_id: str
     flow: str
@@ -59,28 +161,24 @@ class Opened(Event):
     draw: dict[str, Any] | None = None
 
 
-@record(kw_only=True)
+@event("started")
 class Started(Event):
     """A runner began, or took up again, attempt ``attempt`` (from 1) of the flow body."""
 
-    kind: Literal["started"] = "started"
-    at: str
     runner: Handle
     attempt: int
 
 
-@record(kw_only=True)
+@event("checkpoint_started")
 class CheckpointStarted(Event):
     """Attempt ``attempt`` (from 1) of a call began. Left out if the call ended before this was written."""
 
-    kind: Literal["checkpoint_started"] = "checkpoint_started"
-    at: str
     call: str
     name: str
     attempt: int
 
 
-@record(kw_only=True)
+@event("checkpoint_completed")
 class CheckpointCompleted(Event):
     """A call has its result, for ever.
 
@@ -90,8 +188,6 @@ class CheckpointCompleted(Event):
     share. ``given_by``: the person that gave the result, when the replay was opened; nothing computed it.
     """
 
-    kind: Literal["checkpoint_completed"] = "checkpoint_completed"
-    at: str
     started: str
     call: str
     name: str
@@ -105,7 +201,7 @@ class CheckpointCompleted(Event):
     given_by: str | None = None
 
 
-@record(kw_only=True)
+@event("checkpoint_offered")
 class CheckpointOffered(Event):
     """An outcome that a replay may take over, recorded when it is opened: that of ``call`` in the replayed execution.
 
@@ -116,8 +212,6 @@ class CheckpointOffered(Event):
     artifacts, as events in their JSON form.
     """
 
-    kind: Literal["checkpoint_offered"] = "checkpoint_offered"
-    at: str
     call: str
     name: str
     input_digest: str
@@ -130,7 +224,7 @@ class CheckpointOffered(Event):
     by: str = ""
 
 
-@record(kw_only=True)
+@event("checkpoint_failed")
 class CheckpointFailed(Event):
     """An attempt of a call failed; ``retry`` says whether another one follows by itself.
 
@@ -139,8 +233,6 @@ class CheckpointFailed(Event):
     where that is not known.
     """
 
-    kind: Literal["checkpoint_failed"] = "checkpoint_failed"
-    at: str
     started: str
     call: str
     name: str
@@ -153,7 +245,7 @@ class CheckpointFailed(Event):
     returns: dict[str, Any] | None = None
 
 
-@record(kw_only=True)
+@event("checkpoint_lost")
 class CheckpointLost(Event):
     """An attempt of a call was under way when its runner ended without a word; written by the runner that took over.
 
@@ -161,8 +253,6 @@ class CheckpointLost(Event):
     stopped it, and ``error`` says why; ``seen`` is when it ended.
     """
 
-    kind: Literal["checkpoint_lost"] = "checkpoint_lost"
-    at: str
     started: str
     seen: str
     call: str
@@ -172,62 +262,50 @@ class CheckpointLost(Event):
     stopped: bool | None = None
 
 
-@record(kw_only=True)
+@event("attempt_failed")
 class AttemptFailed(Event):
     """The flow body failed, and will be run again in this same execution."""
 
-    kind: Literal["attempt_failed"] = "attempt_failed"
-    at: str
     attempt: int
     error: Failure
 
 
-@record(kw_only=True)
+@event("completed")
 class Completed(Event):
     """The flow returned."""
 
-    kind: Literal["completed"] = "completed"
-    at: str
     output: Value
 
 
-@record(kw_only=True)
+@event("failed")
 class Failed(Event):
     """The flow failed for good, unless it is resumed."""
 
-    kind: Literal["failed"] = "failed"
-    at: str
     error: Failure
 
 
-@record(kw_only=True)
+@event("cancelled")
 class Cancelled(Event):
     """Somebody ended it."""
 
-    kind: Literal["cancelled"] = "cancelled"
-    at: str
     by: str = ""
 
 
-@record(kw_only=True)
+@event("metadata")
 class MetadataLogged(Event):
     """``values`` (plain JSON) were logged: to the call ``call``, or to the execution if that is None."""
 
-    kind: Literal["metadata"] = "metadata"
-    at: str
     call: str | None = None
     values: dict[str, Any]
 
 
-@record(kw_only=True)
+@event("artifact_saved")
 class ArtifactSaved(Event):
     """A named value was kept, in the call ``call`` or in the flow body. A later one of that name there replaces it.
 
     ``type`` is the author's word for it; the value's Python type is its own.
     """
 
-    kind: Literal["artifact_saved"] = "artifact_saved"
-    at: str
     call: str | None = None
     name: str
     type: str
@@ -235,23 +313,18 @@ class ArtifactSaved(Event):
     tags: list[str] = field(default_factory=list)
 
 
-@record(kw_only=True)
+@event("suspended")
 class Suspended(Event):
     """The runner left while the execution waits: nothing runs until somebody answers."""
 
-    kind: Literal["suspended"] = "suspended"
-    at: str
 
-
-@record(kw_only=True)
+@event("waiting_for")
 class WaitOpened(Event):
     """The flow asked a question. ``wait`` is its place in the body: ``w1``, or ``2/w1`` in a concurrent branch.
 
     ``schema`` is the JSON Schema of an answer; ``timeout``, in seconds, bounds only how long the runner polls.
     """
 
-    kind: Literal["waiting_for"] = "waiting_for"
-    at: str
     wait: str
     name: str
     question: str | None = None
@@ -260,27 +333,23 @@ class WaitOpened(Event):
     metadata: dict[str, Any] | None = None
 
 
-@record(kw_only=True)
+@event("wait_answered")
 class WaitAnswered(Event):
     """The answer to a wait, for ever."""
 
-    kind: Literal["wait_answered"] = "wait_answered"
-    at: str
     wait: str
     name: str
     value: Value
     by: str = ""
 
 
-@record(kw_only=True)
+@event("answer_refused")
 class AnswerRefused(Event):
     """An answer fitted the wait's JSON Schema and not its type: it was put aside, and the wait goes on.
 
     ``answered``: when ``by`` gave it. ``reason`` is for people.
     """
 
-    kind: Literal["answer_refused"] = "answer_refused"
-    at: str
     wait: str
     name: str
     reason: str
@@ -288,15 +357,13 @@ class AnswerRefused(Event):
     by: str = ""
 
 
-@record(kw_only=True)
+@event("answer_offered")
 class AnswerOffered(Event):
     """An answer that a replay may take over: to the wait ``wait`` of the replayed execution. ``given``: by the
     person that replays, and then for every wait of that name. ``asked``: the digest of the question, see
     ``digest_question``; if it is None, the answer is to any question of that wait.
     """
 
-    kind: Literal["answer_offered"] = "answer_offered"
-    at: str
     wait: str
     name: str
     value: Value
@@ -305,23 +372,12 @@ class AnswerOffered(Event):
     asked: str | None = None
 
 
-@record(kw_only=True)
+@event("wait_aborted")
 class WaitAborted(Event):
     """Somebody declined to answer; the execution is cancelled."""
 
-    kind: Literal["wait_aborted"] = "wait_aborted"
-    at: str
     wait: str
     by: str = ""
-
-
-_EVENTS: tuple[type[Event], ...] = (
-    *(Opened, Started, Completed, Failed, Cancelled, AttemptFailed, Suspended),
-    *(CheckpointStarted, CheckpointCompleted, CheckpointFailed, CheckpointLost, CheckpointOffered),
-    *(WaitOpened, WaitAnswered, WaitAborted, AnswerRefused, AnswerOffered, MetadataLogged, ArtifactSaved),
-)
-KINDS: dict[str, type[Event]] = {str(fields(cast("Any", cls))[0].default): cls for cls in _EVENTS}
-"""``opened``, ``checkpoint_completed``, … → the class of the event."""
 
 
 @record()
@@ -333,17 +389,16 @@ class Entry:
     events: tuple[Event, ...]
 
 
-_ENTRY = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False)
-_ASCII_ENTRY = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), allow_nan=False, check_circular=False)
-
-
 def encode_entry(number: int, write: str, events: Iterable[Event]) -> bytes:
     """The bytes of entry ``number``; ``write`` tells them from every other writer's."""
     content = {"format": FORMAT, "write": write, "n": number, "events": [event.to_json() for event in events]}
     try:
         return (_ENTRY.encode(content) + "\n").encode()
     except UnicodeEncodeError:  # a lone surrogate in somebody's text: escape it, so that the file stays UTF-8
-        return (_ASCII_ENTRY.encode(content) + "\n").encode()
+        return (json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n").encode()
+
+
+_ENTRY = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False)
 
 
 def decode_entry(body: bytes, subject: str = "journal entry") -> Entry:
@@ -353,16 +408,14 @@ def decode_entry(body: bytes, subject: str = "journal entry") -> Entry:
     """
     try:
         content = json.loads(body)
-        newest = whole(content["format"], "format")
+        newest = expect(int, content["format"], "format")
         if newest > FORMAT:
             raise KitaruStoreFormatError(
                 f"The {subject} has format {newest}; this release reads up to {FORMAT}.",
                 hint="It was written by a newer Kitaru: install that; kitaru version shows this one",
             )
-        events = [read_event(item) for item in content["events"]]
-        return Entry(
-            whole(content["n"], "n"), text(content["write"], "write"), tuple(event for event in events if event)
-        )
+        events = tuple(event for event in map(read_event, content["events"]) if event)
+        return Entry(expect(int, content["n"], "n"), expect(str, content["write"], "write"), events)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise KitaruIntegrityError(
             f"The {subject} can't be read: {error}", hint="the store is damaged there: restore that key from a backup"
@@ -373,5 +426,5 @@ def read_event(data: Any) -> Event | None:
     """The event, or None if its kind is not known to this release. ``ValueError`` if it does not fit its kind."""
     if not isinstance(data, Mapping):
         raise ValueError(f"expected an event, got {type(data).__name__}")
-    known = KINDS.get(text(data["kind"], "kind"))
-    return known.from_json(data) if known else None
+    known = KINDS.get(expect(str, data["kind"], "kind"))
+    return read_record(known, data) if known else None

@@ -23,17 +23,19 @@ from kitaru.model.event import (
     Event,
     ExecutionOptions,
     Failed,
+    Failure,
     Handle,
     MetadataLogged,
     Opened,
     SourcePlace,
     Started,
     Suspended,
+    Value,
     WaitAborted,
     WaitAnswered,
     WaitOpened,
 )
-from kitaru.model.jsonable import Failure, Record, Value, record
+from kitaru.model.jsonable import Record, record
 
 
 @record()

@@ -14,6 +14,7 @@ from kitaru.core.replay import CHECKPOINT, WAIT, RecordedCall, must_be_known
 from kitaru.errors import KitaruInputError, KitaruStateError, KitaruUsageError, KitaruWaitValidationError
 from kitaru.manifest.port import AnswerCheck
 from kitaru.model.event import (
+    JSON_FORMATS,
     AnswerOffered,
     ArtifactSaved,
     CheckpointCompleted,
@@ -29,7 +30,6 @@ from kitaru.model.event import (
     read_event,
 )
 from kitaru.model.execution import Execution, digest_question
-from kitaru.model.jsonable import JSON_FORMATS
 from kitaru.model.replay import REUSED, ReplayPlan
 from kitaru.ports import Clock
 from kitaru.run.journal import log_of, open_execution

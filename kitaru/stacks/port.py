@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from kitaru.errors import KitaruUsageError
-from kitaru.model.jsonable import Handle as Handle
+from kitaru.model.event import Handle as Handle
 
 ORDER_FORMAT = 1
 

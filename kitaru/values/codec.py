@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kitaru.errors import KitaruFeatureNotAvailableError, KitaruIntegrityError, KitaruValueError
-from kitaru.model.event import Value
-from kitaru.model.jsonable import JSON_FORMATS
+from kitaru.model.event import JSON_FORMATS, Value
 from kitaru.model.pieces import Body
 from kitaru.values.digests import sha256_of
 from kitaru.values.formats import BadFormat, Format, builtin_format, format_named, installed_format

@@ -32,7 +32,7 @@ from itertools import groupby
 from typing import Any
 
 from kitaru.errors import KitaruFeatureNotAvailableError
-from kitaru.model.jsonable import JSON_FORMATS
+from kitaru.model.event import JSON_FORMATS
 from kitaru.model.pieces import CHUNK_BYTES, Body, Pieces
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from kitaru.errors import KitaruIntegrityError
 from kitaru.model import address
-from kitaru.model.jsonable import JSON_FORMATS, Value
+from kitaru.model.event import JSON_FORMATS, Value
 from kitaru.store.objects import put_object
 from kitaru.store.port import Store
 from kitaru.values.codec import Encoded, decode, decode_plain
