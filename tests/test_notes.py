@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 import kitaru
 from kitaru import checkpoint, flow
 from kitaru.errors import KitaruContextError, KitaruUserCodeError, KitaruValueError
-from kitaru.model.event import MetadataLogged
-from kitaru.model.execution import Notes, artifact_id, merge, split_artifact_id
+from kitaru.model.event import CheckpointStarted, MetadataLogged, Opened, Value
+from kitaru.model.execution import artifact_id, fold, merge, split_artifact_id
 from tests.execution_lab import PROJECT, CountingStore, Lab
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.lists(st.integers(), max_size=3)
@@ -70,14 +70,16 @@ def test_a_merge_changes_neither_side(old: dict[str, Any], new: dict[str, Any]) 
 @given(st.lists(st.tuples(st.sampled_from([None, "1", "2/1"]), OBJECTS), max_size=6))
 def test_the_fold_keeps_calls_apart(logged: list[tuple[str | None, dict[str, Any]]]) -> None:
     """What one call logs is the merge of its own notes in their order, whatever others log in between."""
-    notes = Notes()
-    for call, values in logged:
-        notes.log(MetadataLogged(at="", call=call, values=values))
+    value = Value("json", 2, "", "inline", {})
+    opened = Opened(at="", project="p", exec_id="e", flow="f", target="t", inputs=value, origin="run", stack="local")
+    calls = [CheckpointStarted(at="", call=call, name="c", attempt=1) for call in ("1", "2/1")]
+    execution = fold([opened, *(MetadataLogged(at="", call=call, values=values) for call, values in logged), *calls])
+    found = {None: execution.metadata, **{call.call_id: call.metadata for call in execution.checkpoints}}
     for call in (None, "1", "2/1"):
         expected: dict[str, Any] = {}
         for owner, values in logged:
             expected = merge(expected, values) if owner == call else expected
-        assert notes.metadata(call) == expected
+        assert found[call] == expected
 
 
 @given(st.sampled_from([None, "3", "1.2/3"]), st.text(min_size=1, max_size=20))

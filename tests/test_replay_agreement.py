@@ -19,8 +19,7 @@ from kitaru.errors import KitaruStateError, KitaruUsageError, KitaruWaitValidati
 from kitaru.flows.flow import Flow
 from kitaru.model import address
 from kitaru.model.event import Opened
-from kitaru.model.execution import Execution
-from kitaru.model.replay import ReplayPlan
+from kitaru.model.execution import Execution, ReplayPlan
 from kitaru.run.replay import given_value, offers, open_replay
 from kitaru.values import stored
 from kitaru.values.codec import encode

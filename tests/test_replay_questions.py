@@ -12,7 +12,7 @@ from kitaru import KitaruClient, checkpoint, flow, wait
 from kitaru.cli.views.executions import replay_rows
 from kitaru.errors import KitaruStateError, KitaruUserCodeError
 from kitaru.flows.flow import Flow
-from kitaru.model.replay import PlannedCall, PlannedWait, ReplayPlan
+from kitaru.model.execution import PlannedCall, PlannedWait, ReplayPlan
 
 RAN: list[str] = []
 AWAY: list[bool] = []

@@ -17,8 +17,7 @@ from kitaru.client.values import plain_value, read_value
 from kitaru.errors import KitaruError, KitaruStateError, KitaruUsageError
 from kitaru.model import address
 from kitaru.model.event import Value
-from kitaru.model.execution import STATUSES, Execution, LogLine, Wait
-from kitaru.model.replay import ReplayPlan
+from kitaru.model.execution import STATUSES, Execution, LogLine, ReplayPlan, Wait
 from kitaru.run.answers import Answers
 from kitaru.run.logs import read_newest
 from kitaru.run.waits import check_fits

@@ -15,8 +15,7 @@ from kitaru.errors import KitaruInputError, KitaruUsageError, Problem
 from kitaru.model import address
 from kitaru.model.address import canonical_json, timestamp
 from kitaru.model.event import Event, Opened, Value
-from kitaru.model.execution import Execution, fold
-from kitaru.model.replay import ReplayPlan
+from kitaru.model.execution import Execution, ReplayPlan, fold
 from kitaru.run.journal import read_entries, read_events
 from kitaru.run.replay import (
     check_answers,

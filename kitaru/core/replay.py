@@ -31,8 +31,16 @@ from kitaru.model.event import (
     Value,
     WaitAnswered,
 )
-from kitaru.model.execution import CheckpointCall, Execution, Wait
-from kitaru.model.replay import Action, PlannedCall, PlannedWait, ReplayPlan, WaitAction
+from kitaru.model.execution import (
+    Action,
+    CheckpointCall,
+    Execution,
+    PlannedCall,
+    PlannedWait,
+    ReplayPlan,
+    Wait,
+    WaitAction,
+)
 
 AGAIN = "@"
 """Between a place and the attempt in which another call came to stand there."""

@@ -1,10 +1,10 @@
-"""An execution, its calls, waits, artifacts and log lines; and the fold of events that tells of it."""
+"""An execution, its calls, waits and artifacts; the fold of events that tells of it; the plan of a replay."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from kitaru.errors import KitaruIntegrityError
 from kitaru.model.address import canonical_json, digest
@@ -153,54 +153,6 @@ def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-class Notes:
-    """The fold of an execution's notes, by the call that they belong to; None stands for the flow body.
-
-    They come before, between or after their call's own events, and stay even if it fails.
-    """
-
-    def __init__(self) -> None:
-        self._metadata: dict[str | None, dict[str, Any]] = {}
-        self._artifacts: dict[tuple[str | None, str], ArtifactSaved] = {}
-
-    def log(self, event: MetadataLogged) -> None:
-        """Merge logged values."""
-        self._metadata[event.call] = merge(self._metadata.get(event.call, {}), event.values)
-
-    def save(self, event: ArtifactSaved) -> None:
-        """Keep the artifact; the newest of a name in one call is the one that counts."""
-        self._artifacts.pop((event.call, event.name), None)
-        self._artifacts[event.call, event.name] = event
-
-    def metadata(self, call: str | None) -> dict[str, Any]:
-        """The metadata of a call, or of the execution."""
-        return self._metadata.get(call, {})
-
-    def artifact_ids(self, exec_id: str) -> dict[str | None, tuple[str, ...]]:
-        """The ids of the artifacts of each call that saved some, in the order in which they were saved."""
-        found: dict[str | None, tuple[str, ...]] = {}
-        for call, name in self._artifacts:
-            found[call] = (*found.get(call, ()), artifact_id(exec_id, call, name))
-        return found
-
-    def artifacts(self, exec_id: str, names: Mapping[str, str]) -> list[Artifact]:
-        """All artifacts, oldest first; ``names``: the checkpoint of each call."""
-        return [
-            Artifact(
-                artifact_id=artifact_id(exec_id, event.call, event.name),
-                exec_id=exec_id,
-                name=event.name,
-                kind=event.type,
-                created_at=event.at,
-                value=event.value,
-                call=event.call,
-                checkpoint=names.get(event.call or ""),
-                tags=event.tags,
-            )
-            for event in self._artifacts.values()
-        ]
-
-
 CheckpointStatus = Literal["running", "completed", "failed", "cancelled"]
 """``cancelled``: stopped by the flow, or under way when the execution was cancelled or failed for another reason."""
 
@@ -321,81 +273,135 @@ class Execution(Record):
         return written
 
 
-_OPENED = (
-    *("exec_id", "project", "target", "origin", "version", "tag", "snapshot", "commit", "actor"),
-    *("idempotency_key", "original_exec_id", "source", "opener", "draw", "options", "inputs"),
-)
+Action = Literal["reuse", "reuse_if_same", "override", "rerun", "incompatible"]
+"""``reuse``: its result, or the failure that the body went on from, is taken over. ``reuse_if_same``: that too, if
+the body makes the call with the recorded inputs; else it runs anew. ``override``: its result is given. ``rerun``: it
+runs anew. ``incompatible``: the code to run has no such checkpoint.
+"""
+
+WaitAction = Literal["reuse", "reuse_if_same", "override", "ask"]
+"""``ask``: the question is asked again. The others as for calls."""
+
+REUSED: Final = ("reuse", "reuse_if_same")
+
+
+@record()
+class PlannedCall(Record):
+    """One recorded call. ``call_id`` is empty for a given result of a checkpoint that was not called."""
+
+    call_id: str
+    name: str
+    action: Action
+    reason: str = ""
+
+
+@record()
+class PlannedWait(Record):
+    """One recorded question. ``wait_id`` is empty for a given answer to one that was not asked."""
+
+    wait_id: str
+    name: str
+    action: WaitAction
+    reason: str = ""
+
+
+@record()
+class ReplayPlan(Record):
+    """The recorded calls and waits, each in the order in which they began."""
+
+    calls: tuple[PlannedCall, ...]
+    waits: tuple[PlannedWait, ...]
+
+
+_OPENED = sorted({*Opened._names} & {*Execution._names})
 """Fields that an execution has from the event that opened it, under the same names."""
 
 
 def fold(events: Iterable[Event]) -> Execution:
-    """The execution that ``events`` tell of; the first one is ``Opened``, and unknown kinds change nothing."""
-    state = Fold()
-    for event in events:
-        state.add(event)
-    return state.execution()
+    """The execution that ``events`` tell of; the first one is ``Opened``, and unknown kinds change nothing.
+
+    ``KitaruIntegrityError`` if it was never opened.
+    """
+    return Fold(events).execution()
 
 
 class Fold:
-    """The fold, one event at a time."""
+    """The fold of events, and the notes in them.
 
-    def __init__(self) -> None:
+    Notes come before, between or after the events of their call, None standing for the flow body, and stay even if the
+    call fails.
+    """
+
+    def __init__(self, events: Iterable[Event]) -> None:
         self._opened: Opened | None = None
         self._fields: dict[str, Any] = {"status": "pending"}
         self._attempts: dict[int, Attempt] = {}
         self._calls: dict[str, dict[str, Any]] = {}
+        self._tries: dict[str, dict[int, Attempt]] = {}
         self._waits: dict[str, Wait] = {}
         self._given: dict[str, str] = {}
-        self._notes = Notes()
-
-    def add(self, event: Event) -> None:
-        """Take one more event."""
-        step: Callable[[Event], None] | None = getattr(self, f"_on_{event.kind}", None)
-        if step is not None:
-            step(event)
+        self._metadata: dict[str | None, dict[str, Any]] = {}
+        self._artifacts: dict[tuple[str | None, str], ArtifactSaved] = {}
+        for event in events:
+            step: Callable[[Event], None] | None = getattr(self, f"_on_{event.kind}", None)
+            if step is not None:
+                step(event)
 
     def execution(self) -> Execution:
-        """The execution so far. ``KitaruIntegrityError`` if it was never opened."""
-        opened = self._opened
+        """The execution. ``KitaruIntegrityError`` if it was never opened."""
+        opened, status = self._opened, self._fields["status"]
         if opened is None:
             raise KitaruIntegrityError("The journal does not begin with the event that opens an execution.")
-        saved = self._notes.artifact_ids(opened.exec_id)
-        calls = tuple(
-            CheckpointCall(
-                **{**call, "attempts": tuple(call["attempts"].values())},
-                metadata=self._notes.metadata(key),
-                artifacts=saved.get(key, ()),
-            )
-            for key, call in self._calls.items()
-        )
+        saved: dict[str | None, tuple[str, ...]] = {}
+        for call, name in self._artifacts:
+            saved[call] = (*saved.get(call, ()), artifact_id(opened.exec_id, call, name))
+        if status == "running" and any(wait.status == "open" for wait in self._waits.values()):
+            status = "waiting"
         return Execution(
             **{name: getattr(opened, name) for name in _OPENED},
             flow_name=opened.flow,
             created_at=opened.at,
             stack_name=opened.stack,
             attempts=tuple(self._attempts.values()),
-            checkpoints=calls,
+            checkpoints=tuple(
+                [
+                    CheckpointCall(
+                        **fields,
+                        attempts=tuple(self._tries[call].values()),
+                        metadata=self._metadata.get(call, {}),
+                        artifacts=saved.get(call, ()),
+                    )
+                    for call, fields in self._calls.items()
+                ]
+            ),
             waits=tuple(self._waits.values()),
-            metadata=self._notes.metadata(None),
+            metadata=self._metadata.get(None, {}),
             artifacts=saved.get(None, ()),
-            unused_overrides=list(self._given) if self._fields["status"] in ENDED else [],
-            **{**self._fields, "status": self._status()},
+            unused_overrides=list(self._given) if status in ENDED else [],
+            **{**self._fields, "status": status},
         )
 
-    def _status(self) -> ExecutionStatus:
-        status: ExecutionStatus = self._fields["status"]
-        asked = status == "running" and any(wait.status == "open" for wait in self._waits.values())
-        return "waiting" if asked else status
+    def artifacts(self, exec_id: str) -> list[Artifact]:
+        """All artifacts, oldest first; the newest of a name in one call is the one that counts."""
+        return [
+            Artifact(
+                artifact_id=artifact_id(exec_id, event.call, event.name),
+                exec_id=exec_id,
+                name=event.name,
+                kind=event.type,
+                created_at=event.at,
+                value=event.value,
+                call=event.call,
+                checkpoint=self._calls[event.call]["name"] if event.call in self._calls else None,
+                tags=event.tags,
+            )
+            for event in self._artifacts.values()
+        ]
 
-    def _on_metadata(self, event: MetadataLogged) -> None:
-        self._notes.log(event)
-
-    def _on_artifact_saved(self, event: ArtifactSaved) -> None:
-        self._notes.save(event)
+    # --- the flow ---
 
     def _on_opened(self, event: Opened) -> None:
-        if self._opened is None:
-            self._opened = event
+        self._opened = self._opened or event
 
     def _on_started(self, event: Started) -> None:
         self._fields.setdefault("started_at", event.at)
@@ -409,82 +415,107 @@ class Fold:
         self._end_attempt(event.attempt, "failed", event.at, event.error)
         self._stop_calls(event.at)
 
-    def _end_attempt(self, number: int, status: CheckpointStatus, at: str, failure: Failure | None = None) -> None:
-        begun = self._attempts.get(number)
-        self._attempts[number] = Attempt(number, status, begun.started_at if begun else at, at, failure)
-
-    def _end(self, status: CheckpointStatus, at: str, failure: Failure | None = None) -> None:
-        if self._attempts:
-            self._end_attempt(max(self._attempts), status, at, failure)
-
     def _on_completed(self, event: Completed) -> None:
         self._fields.update(status="completed", ended_at=event.at, output=event.output, failure=None)
-        self._end("completed", event.at)
+        self._end_attempt(max(self._attempts, default=0), "completed", event.at)
 
     def _on_failed(self, event: Failed) -> None:
         self._fields.update(status="failed", ended_at=event.at, failure=event.error)
-        self._end("failed", event.at, event.error)
+        self._end_attempt(max(self._attempts, default=0), "failed", event.at, event.error)
         self._stop_calls(event.at)
 
     def _on_cancelled(self, event: Cancelled) -> None:
         self._fields.update(status="cancelled", ended_at=event.at, cancelled_by=event.by or None)
-        if self._attempts and self._attempts[max(self._attempts)].status == "running":
-            self._end("cancelled", event.at)
+        last = max(self._attempts, default=0)
+        if last and self._attempts[last].status == "running":
+            self._end_attempt(last, "cancelled", event.at)
         self._stop_calls(event.at)
         self._close_waits()
+
+    def _on_suspended(self, event: Suspended) -> None:
+        self._fields["suspended_at"] = event.at
+
+    def _end_attempt(self, number: int, status: CheckpointStatus, at: str, failure: Failure | None = None) -> None:
+        if number:
+            begun = self._attempts.get(number)
+            self._attempts[number] = Attempt(number, status, begun.started_at if begun else at, at, failure)
+
+    def _stop_calls(self, at: str) -> None:
+        """The attempt at the body has ended: calls under way go no further."""
+        for key, call in self._calls.items():
+            if call["status"] == "running":
+                call.update(status="cancelled", ended_at=at)
+                tries = self._tries[key]
+                last = tries[max(tries)]
+                if last.status == "running":
+                    tries[last.number] = replace(last, status="cancelled", ended_at=at)
 
     def _close_waits(self) -> None:
         for key, wait in self._waits.items():
             if wait.status == "open":
                 self._waits[key] = replace(wait, status="cancelled")
 
-    def _stop_calls(self, at: str) -> None:
-        """The attempt at the body has ended: calls under way go no further."""
-        for call in self._calls.values():
-            if call["status"] != "running":
-                continue
-            call.update(status="cancelled", ended_at=at)
-            last = call["attempts"][max(call["attempts"])]
-            if last.status == "running":
-                call["attempts"][last.number] = replace(last, status="cancelled", ended_at=at)
+    # --- its calls ---
 
-    def _call(self, call: str, name: str, at: str) -> dict[str, Any]:
-        known = self._calls.get(call)
-        if known is None:
-            known = {"call_id": call, "name": name, "status": "running", "started_at": at, "attempts": {}}
-            self._calls[call] = known
-        elif known["status"] != "completed" or known.get("original_call_id"):
-            known.update(name=name, status="running", ended_at=None, failure=None)
-        return known
+    def _call(self, key: str, name: str, started: str, attempt: Attempt) -> dict[str, Any]:
+        """The fields of a call, of which ``attempt`` is the newest state of an attempt."""
+        call = self._calls.get(key)
+        if call is None:
+            call = self._calls[key] = {"call_id": key, "name": name, "status": "running", "started_at": started}
+            self._tries[key] = {}
+        elif call["status"] != "completed" or call.get("original_call_id"):
+            call.update(name=name, status="running", ended_at=None, failure=None)
+        self._tries[key][attempt.number] = attempt
+        return call
 
     def _on_checkpoint_started(self, event: CheckpointStarted) -> None:
-        call = self._call(event.call, event.name, event.at)
-        call["attempts"][event.attempt] = Attempt(event.attempt, "running", event.at)
+        self._call(event.call, event.name, event.at, Attempt(event.attempt, "running", event.at))
 
     def _on_checkpoint_completed(self, event: CheckpointCompleted) -> None:
-        call = self._call(event.call, event.name, event.started)
-        call.update(status="completed", ended_at=event.at, output=event.output, failure=None)
-        call.update(input_digest=event.input_digest, args=event.args, original_call_id=event.original_call_id)
-        call.update(cached_from=event.cached_from, cache_key=event.cache_key, given_by=event.given_by)
+        attempt = Attempt(event.attempt, "completed", event.started, event.at)
+        self._call(event.call, event.name, event.started, attempt).update(
+            status="completed",
+            ended_at=event.at,
+            output=event.output,
+            failure=None,
+            input_digest=event.input_digest,
+            args=event.args,
+            original_call_id=event.original_call_id,
+            cached_from=event.cached_from,
+            cache_key=event.cache_key,
+            given_by=event.given_by,
+        )
         if event.given_by is not None:
             self._given.pop(f"checkpoint.{event.name}", None)
-        call["attempts"][event.attempt] = Attempt(event.attempt, "completed", event.started, event.at)
 
     def _on_checkpoint_failed(self, event: CheckpointFailed) -> None:
-        call = self._call(event.call, event.name, event.started)
+        attempt = Attempt(event.attempt, "failed", event.started, event.at, event.error)
+        call = self._call(event.call, event.name, event.started, attempt)
         if call["status"] != "completed":
             call.update(input_digest=event.input_digest, args=event.args, failure=event.error)
             call.update(original_call_id=event.original_call_id)
             if not event.retry:
                 call.update(status="failed", ended_at=event.at)
-        call["attempts"][event.attempt] = Attempt(event.attempt, "failed", event.started, event.at, event.error)
 
     def _on_checkpoint_lost(self, event: CheckpointLost) -> None:
-        call = self._call(event.call, event.name, event.started)
         status: CheckpointStatus = "cancelled" if event.stopped else "failed"
+        attempt = Attempt(event.attempt, status, event.started, event.seen, event.error)
+        call = self._call(event.call, event.name, event.started, attempt)
         if event.stopped and call["status"] == "running":
             call.update(status=status, ended_at=event.seen)
-        call["attempts"][event.attempt] = Attempt(event.attempt, status, event.started, event.seen, event.error)
+
+    def _on_checkpoint_offered(self, event: CheckpointOffered) -> None:
+        if not event.input_digest and event.output is not None:
+            self._given[f"checkpoint.{event.name}"] = event.output.sha256
+
+    def _on_metadata(self, event: MetadataLogged) -> None:
+        self._metadata[event.call] = merge(self._metadata.get(event.call, {}), event.values)
+
+    def _on_artifact_saved(self, event: ArtifactSaved) -> None:
+        self._artifacts.pop((event.call, event.name), None)
+        self._artifacts[event.call, event.name] = event
+
+    # --- its waits ---
 
     def _on_waiting_for(self, event: WaitOpened) -> None:
         self._waits[event.wait] = Wait(
@@ -510,23 +541,16 @@ class Fold:
             del self._given[f"wait.{event.name}"]
 
     def _on_answer_refused(self, event: AnswerRefused) -> None:
-        asked = self._waits.get(event.wait)
-        if asked is not None:
+        if event.wait in self._waits:
+            asked = self._waits[event.wait]
             refused = RefusedAnswer(by=event.by, answered_at=event.answered, refused_at=event.at, reason=event.reason)
             self._waits[event.wait] = replace(asked, refused=(*asked.refused, refused))
 
-    def _on_checkpoint_offered(self, event: CheckpointOffered) -> None:
-        if not event.input_digest and event.output is not None:
-            self._given[f"checkpoint.{event.name}"] = event.output.sha256
+    def _on_wait_aborted(self, event: WaitAborted) -> None:
+        if event.wait in self._waits:
+            asked = self._waits[event.wait]
+            self._waits[event.wait] = replace(asked, status="aborted", answered_at=event.at, by=event.by or None)
 
     def _on_answer_offered(self, event: AnswerOffered) -> None:
         if event.given:
             self._given[f"wait.{event.name}"] = event.value.sha256
-
-    def _on_wait_aborted(self, event: WaitAborted) -> None:
-        asked = self._waits.get(event.wait)
-        if asked is not None:
-            self._waits[event.wait] = replace(asked, status="aborted", answered_at=event.at, by=event.by or None)
-
-    def _on_suspended(self, event: Suspended) -> None:
-        self._fields["suspended_at"] = event.at

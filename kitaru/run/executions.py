@@ -15,9 +15,6 @@ from kitaru.model import address
 from kitaru.model.address import EXEC_ID, parse_timestamp, timestamp
 from kitaru.model.event import (
     ArtifactSaved,
-    CheckpointCompleted,
-    CheckpointFailed,
-    CheckpointStarted,
     ExecutionOptions,
     Failure,
     MetadataLogged,
@@ -28,7 +25,7 @@ from kitaru.model.execution import (
     STATUSES,
     Artifact,
     Execution,
-    Notes,
+    Fold,
     artifact_id,
     fold,
     merge,
@@ -441,19 +438,13 @@ def _own_artifacts(store: Store, project: str, exec_id: str) -> tuple[list[Artif
         raise KitaruUsageError(
             f"there is no execution {exec_id!r} in project {project!r} of {store.url}", hint="kitaru executions list"
         )
-    notes, names = Notes(), dict[str, str]()
+    folded = Fold(journal.read_events(entries, exec_id))
     borrowed: dict[str, dict[str | None, str]] = {}
-    for event in journal.read_events(entries, exec_id):
-        if isinstance(event, MetadataLogged):
-            notes.log(event)
-        elif isinstance(event, ArtifactSaved):
-            notes.save(event)
-        elif isinstance(event, (CheckpointStarted, CheckpointCompleted, CheckpointFailed)):
-            names[event.call] = event.name
-            if isinstance(event, CheckpointCompleted) and event.cached_from:
-                origin, _, call = event.cached_from.partition("/")
-                borrowed.setdefault(origin, {})[call] = event.call
-    return notes.artifacts(exec_id, names), borrowed
+    for call in folded.execution().checkpoints:
+        if call.cached_from:
+            origin, _, original = call.cached_from.partition("/")
+            borrowed.setdefault(origin, {})[original] = call.call_id
+    return folded.artifacts(exec_id), borrowed
 
 
 def select(

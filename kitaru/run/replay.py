@@ -29,8 +29,7 @@ from kitaru.model.event import (
     encode_entry,
     read_event,
 )
-from kitaru.model.execution import Execution, digest_question
-from kitaru.model.replay import REUSED, ReplayPlan
+from kitaru.model.execution import REUSED, Execution, ReplayPlan, digest_question
 from kitaru.ports import Clock
 from kitaru.run.journal import log_of, open_execution
 from kitaru.run.waits import check_fits

@@ -25,8 +25,7 @@ from kitaru.cli.views.words import (
     took,
 )
 from kitaru.model.event import Failure, Value
-from kitaru.model.execution import Execution, LogLine, Wait, told_apart
-from kitaru.model.replay import ReplayPlan
+from kitaru.model.execution import Execution, LogLine, ReplayPlan, Wait, told_apart
 
 CACHE_STYLES = {"hit": "good", "miss": "warn", "unknown": "dim", "off": "dim", "opaque": "warn"}
 STATUS_STYLES = {"completed": "good", "failed": "bad", "lost": "bad", "cancelled": "warn", "waiting": "warn"}
