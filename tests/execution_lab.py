@@ -16,7 +16,8 @@ from kitaru.model import address
 from kitaru.model.event import Event, ExecutionOptions, Opened
 from kitaru.model.execution import Execution
 from kitaru.run.executor import execute
-from kitaru.run.journal import Stopped, load, open_execution, read_entries, read_events
+from kitaru.run.journal import Recorded, Stopped, load, open_execution, read_entries, read_events
+from kitaru.run.state import Host
 from kitaru.source.port import CodeBase
 from kitaru.stacks.port import Handle, RunOrder
 from kitaru.store.local import LocalStore
@@ -114,30 +115,26 @@ class Lab:
         exec_id: str,
         *,
         store: Store | None = None,
-        capture: bool = False,
         mask: Masking | None = None,
         entries: tuple[bytes, ...] | None = None,
         takes_over: bool = False,
         code: CodeBase = CODE,
     ) -> Any:
         """Execute from what is recorded now, or was in ``entries``."""
-        return execute(
-            flow,
-            store=store or self.store,
-            clock=self.clock,
-            project=PROJECT,
-            exec_id=exec_id,
-            entries=entries or self.entries(exec_id),
-            takes_over=takes_over,
-            runner=Handle("lab-runner", "process 1 on lab-host"),
-            capture=capture,
-            mask=mask,
-            code=lambda: code,
-        )
+        recorded = self.recorded(exec_id, entries, store)
+        return execute(flow, recorded, self.host(mask=mask, code=lambda: code), takes_over=takes_over)
 
-    def run(self, flow: Flow[..., Any], *, retries: int | None = None, capture: bool = False, **inputs: Any) -> Any:
+    def run(self, flow: Flow[..., Any], *, retries: int | None = None, **inputs: Any) -> Any:
         """Open and execute."""
-        return self.go_on(flow, self.open(flow, retries=retries, **inputs), capture=capture)
+        return self.go_on(flow, self.open(flow, retries=retries, **inputs))
+
+    def host(self, handle: Handle = Handle("lab-runner", "process 1 on lab-host"), **others: Any) -> Host:  # noqa: B008
+        """This process, as the worker with that handle."""
+        return Host(self.clock, handle, **others)
+
+    def recorded(self, exec_id: str, entries: tuple[bytes, ...] | None = None, store: Store | None = None) -> Recorded:
+        """What is recorded now, or was in ``entries``."""
+        return Recorded(store or self.store, PROJECT, exec_id, entries or self.entries(exec_id))
 
     def entries(self, exec_id: str) -> tuple[bytes, ...]:
         return read_entries(self.store, PROJECT, exec_id)

@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from kitaru.flows.loading import load_target
 from kitaru.run.executor import execute
-from kitaru.run.journal import Fenced, Stopped, read_entries
+from kitaru.run.journal import Fenced, Recorded, Stopped, read_entries
+from kitaru.run.state import Host
 from kitaru.store.open import open_store
 from kitaru.store.port import Created, Store, Taken
 from kitaru.wiring import this_process
@@ -152,17 +153,9 @@ def run_child(order: Order, told: Connection) -> None:
         if order.by_client:
             result = _resume(flow, store, order)
         else:
-            result = execute(
-                flow,
-                store=store,
-                clock=WallClock(),
-                project=PROJECT,
-                exec_id=order.exec_id,
-                entries=order.head or read_entries(store, PROJECT, order.exec_id),
-                runner=this_process(),
-                capture=True,
-                takes_over=order.takes_over,
-            )
+            entries = order.head or read_entries(store, PROJECT, order.exec_id)
+            recorded = Recorded(store, PROJECT, order.exec_id, entries)
+            result = execute(flow, recorded, Host(WallClock(), this_process()), takes_over=order.takes_over)
         report = Report("done", result)
     except (Fenced, Stopped):
         report = Report("fenced")

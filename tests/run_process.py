@@ -34,9 +34,7 @@ if __name__ == "__main__":
     exec_id = lab.open(main)
     Path(sys.argv[2] + ".new").write_text(exec_id)
     os.rename(sys.argv[2] + ".new", sys.argv[2])
-    execute(main, store=lab.store, clock=lab.clock, project=PROJECT, exec_id=exec_id, entries=lab.entries(exec_id),
-            runner=Handle("r"), capture=True, descriptors=descriptors,
-            mask=Masking(os.environ))
+    execute(main, lab.recorded(exec_id), lab.host(descriptors=descriptors, mask=Masking(os.environ)))
     sys.stdout.flush()
 """
 

@@ -67,7 +67,7 @@ def one(x: int) -> int:
 def small(x: int) -> int:
     return one(x) + sum(one.map([1, 2]).results())
 
-assert Lab(Path(sys.argv[1])).run(small, capture=True, x=3) == 6
+assert Lab(Path(sys.argv[1])).run(small, x=3) == 6
 """
 
 

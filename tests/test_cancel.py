@@ -197,17 +197,7 @@ def test_the_end_of_code_that_goes_on_is_recorded_over_its_head(lab: Lab) -> Non
 
     def run() -> None:
         try:
-            execute(
-                body,
-                store=lab.store,
-                clock=lab.clock,
-                project=PROJECT,
-                exec_id=exec_id,
-                entries=lab.entries(exec_id),
-                runner=Handle("here"),
-                capture=False,
-                forced_end=forced.append,
-            )
+            execute(body, lab.recorded(exec_id), lab.host(Handle("here"), forced_end=forced.append))
         except BaseException as error:
             errors.append(error)
 

@@ -243,16 +243,7 @@ def test_a_runner_that_lost_its_execution_writes_nothing_more(tmp_path: Path) ->
     assert lab.go_on(stubborn, exec_id) == 2
     told = lab.entries(exec_id)
     with pytest.raises(Fenced):
-        execute(
-            stubborn,
-            store=lab.store,
-            clock=lab.clock,
-            project=PROJECT,
-            exec_id=exec_id,
-            entries=stale,
-            runner=Handle("other"),
-            capture=False,
-        )
+        execute(stubborn, lab.recorded(exec_id, stale), lab.host(Handle("other")))
     assert lab.entries(exec_id) == told
 
 

@@ -59,7 +59,7 @@ def test_it_runs_in_another_process_with_typed_values_both_ways(lab: Lab) -> Non
 def test_what_it_prints_is_captured_for_its_call(lab: Lab, capfd: pytest.CaptureFixture[str]) -> None:
     """Both streams, logging and grandchildren: in the runtime logs of that call, and on the terminal."""
     exec_id = lab.open(calling)
-    lab.go_on(calling, exec_id, capture=True)
+    lab.go_on(calling, exec_id)
     lines, _ = read_lines(lab.store, PROJECT, exec_id, 0)
     texts = {(line.stream, line.text, line.checkpoint) for line in lines}
     assert {
@@ -83,9 +83,9 @@ def test_a_secret_that_is_set_in_the_child_is_hidden(lab: Lab, where: str) -> No
     exec_id = lab.open(learning, where=where)
     if where == "fails":
         with pytest.raises(errors.KitaruUserCodeError):
-            lab.go_on(learning, exec_id, capture=True, mask=Masking(os.environ))
+            lab.go_on(learning, exec_id, mask=Masking(os.environ))
     else:
-        assert lab.go_on(learning, exec_id, capture=True, mask=Masking(os.environ)) == where
+        assert lab.go_on(learning, exec_id, mask=Masking(os.environ)) == where
     lines, _ = read_lines(lab.store, PROJECT, exec_id, 0)
     assert [line.text for line in lines] == ["python: ***", "descriptor: ***", "grandchild: ***"]
     (call,) = lab.load(exec_id).checkpoints

@@ -76,14 +76,8 @@ def run_in_thread(
             outcome.append(
                 execute(
                     body,
-                    store=store or lab.store,
-                    clock=lab.clock,
-                    project=PROJECT,
-                    exec_id=exec_id,
-                    entries=lab.entries(exec_id),
-                    runner=Handle("runner-1"),
-                    capture=False,
-                    lease_seconds=seconds,
+                    lab.recorded(exec_id, store=store),
+                    lab.host(Handle("runner-1"), lease_seconds=seconds),
                 )
             )
         except BaseException as error:
@@ -366,10 +360,10 @@ def test_a_lost_attempt_uses_up_no_retry(lab: Lab) -> None:
     TRIES.clear()
     exec_id = lab.open(trying_flow)
     with pytest.raises(PowerCut):
-        lab.go_on(trying_flow, exec_id, capture=True)
+        lab.go_on(trying_flow, exec_id)
     before = len(lab.entries(exec_id))
     assert isinstance(lab.events(exec_id)[-1], CheckpointStarted)
-    assert lab.go_on(trying_flow, exec_id, capture=True) == 5
+    assert lab.go_on(trying_flow, exec_id) == 5
     (call,) = lab.load(exec_id).checkpoints
     assert [(one.number, one.status, one.failure and one.failure.type) for one in call.attempts] == [
         (1, "failed", "RunnerLost"),

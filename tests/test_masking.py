@@ -18,7 +18,6 @@ from kitaru.masking import Masking, secret_values
 from kitaru.model.execution import LogLine
 from kitaru.run.executor import execute
 from kitaru.run.logs import LogWriter, read_lines
-from kitaru.stacks.port import Handle
 from tests.execution_lab import PROJECT, Lab
 
 LATE = "latevalue777"
@@ -47,17 +46,7 @@ def test_a_secret_that_is_set_during_the_run_is_hidden_from_then_on(
     lab = Lab(tmp_path)
     exec_id = lab.open(learns)
     with pytest.raises(KitaruUserCodeError):
-        execute(
-            learns,
-            store=lab.store,
-            clock=lab.clock,
-            project=PROJECT,
-            exec_id=exec_id,
-            entries=lab.entries(exec_id),
-            runner=Handle("r"),
-            capture=True,
-            mask=Masking(os.environ),
-        )
+        execute(learns, lab.recorded(exec_id), lab.host(mask=Masking(os.environ)))
     lines, _ = read_lines(lab.store, PROJECT, exec_id)
     assert [line.text for line in lines] == ["before: ***", "after: ***"]
     (call,) = lab.load(exec_id).checkpoints

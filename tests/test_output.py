@@ -62,7 +62,7 @@ def test_output_belongs_to_its_call_and_attempt_and_is_still_printed(
     TRIED.clear()
     real = sys.stdout
     exec_id = lab.open(talking)
-    lab.go_on(talking, exec_id, capture=True)
+    lab.go_on(talking, exec_id)
     assert sys.stdout is real
     found = lines(lab, exec_id)
     assert found[0] == ("stdout", "from the body", None, None, None)
@@ -87,7 +87,7 @@ def test_without_output_nothing_is_written(tmp_path: Path) -> None:
 
     lab = Lab(tmp_path, lambda inner: CountingStore(inner))
     exec_id = lab.open(silent)
-    lab.go_on(silent, exec_id, capture=True)
+    lab.go_on(silent, exec_id)
     assert isinstance(lab.store, CountingStore)
     assert not [key for verb, key in lab.store.calls if "/logs/" in key]
 
@@ -115,7 +115,7 @@ def test_logging_is_captured_once_with_its_level(lab: Lab) -> None:
     exec_id = lab.open(logging_flow)
     factory = logging.getLogRecordFactory()
     try:
-        lab.go_on(logging_flow, exec_id, capture=True)
+        lab.go_on(logging_flow, exec_id)
     finally:
         logger.removeHandler(handler)
         logger.propagate = True
@@ -156,7 +156,7 @@ def test_concurrent_calls_and_runs_do_not_mix(lab: Lab) -> None:
 
     ids = [lab.open(tasks), lab.open(threads)]
     runs = [
-        threading.Thread(target=lab.go_on, args=(one, exec_id), kwargs={"capture": True})
+        threading.Thread(target=lab.go_on, args=(one, exec_id))
         for one, exec_id in zip((tasks, threads), ids, strict=True)
     ]
     for run in runs:
@@ -184,7 +184,7 @@ def test_output_reaches_the_store_while_the_checkpoint_still_runs(lab: Lab) -> N
         long_one()
 
     exec_id = lab.open(following)
-    run = threading.Thread(target=lab.go_on, args=(following, exec_id), kwargs={"capture": True})
+    run = threading.Thread(target=lab.go_on, args=(following, exec_id))
     run.start()
     try:
         for _ in range(250):
@@ -211,7 +211,7 @@ def threaded() -> None:
 
 lab = Lab(Path(sys.argv[1]))
 exec_id = lab.open(threaded)
-lab.go_on(threaded, exec_id, capture=True)
+lab.go_on(threaded, exec_id)
 print(exec_id)
 """
 
@@ -249,7 +249,7 @@ def test_lines_of_threads_that_print_at_once_stay_whole(lab: Lab) -> None:
     sys.setswitchinterval(1e-6)
     try:
         exec_id = lab.open(crowd)
-        lab.go_on(crowd, exec_id, capture=True)
+        lab.go_on(crowd, exec_id)
     finally:
         sys.setswitchinterval(before)
     found = sorted(text for _, text, *_ in lines(lab, exec_id))
@@ -274,7 +274,7 @@ def progressing() -> None:
 def test_of_what_was_written_over_the_last_is_kept(lab: Lab) -> None:
     """A carriage return at the end of a line takes nothing away; between texts the later one counts."""
     exec_id = lab.open(progressing)
-    lab.go_on(progressing, exec_id, capture=True)
+    lab.go_on(progressing, exec_id)
     assert [text for _, text, *_ in lines(lab, exec_id)] == ["from Windows", "100 %", "20 %", "40 %"]
 
 
@@ -507,7 +507,7 @@ def test_a_thread_of_a_script_prints_for_no_run(tmp_path: Path) -> None:
 
     lab = Lab(tmp_path)
     exec_id = lab.open(body)
-    run = threading.Thread(target=lambda: lab.go_on(body, exec_id, capture=True))
+    run = threading.Thread(target=lambda: lab.go_on(body, exec_id))
     run.start()
     run.join()
     assert lines(lab, exec_id) == [("stdout", "own", "begins", "1", 1)]

@@ -182,7 +182,7 @@ class Later(WallClock):
 def begun(lab: Lab, doing: tuple[dict[str, object], ...] = ()) -> tuple[RunState, str]:
     """An execution that a runner began, with a lease of 2 seconds from now."""
     exec_id = lab.open(steps)
-    run = RunState(steps, lab.store, lab.clock, PROJECT, exec_id, lab.entries(exec_id))
+    run = RunState(steps, lab.recorded(exec_id), lab.host())
     run.journal.commit(Started(at=run.now(), runner=Handle("r"), attempt=1))
     now = datetime.now(UTC)
     body = {"runner_id": "r", "at": timestamp(now), "until": timestamp(now + timedelta(seconds=2)), "entries": 2}
@@ -225,7 +225,7 @@ def test_whether_a_runner_still_holds_costs_a_read_only_after_a_sleep(lab: Lab) 
         return [line.text for line in read_lines(lab.store, PROJECT, exec_id)[0]]
 
     assert say("early") == ["early"]
-    other = RunState(steps, lab.store, lab.clock, PROJECT, exec_id, lab.entries(exec_id))
+    other = RunState(steps, lab.recorded(exec_id), lab.host())
     clock.seconds = 60.0
     assert say("slept, and was not replaced") == ["early", "slept, and was not replaced"]
     other.journal.commit(Started(at=run.now(), runner=Handle("s"), attempt=1))

@@ -253,16 +253,7 @@ def test_two_who_go_on_after_the_same_answer(lab: Lab) -> None:
     from kitaru.stacks.port import Handle
 
     with pytest.raises(Fenced):
-        execute(
-            one,
-            store=lab.store,
-            clock=lab.clock,
-            project=PROJECT,
-            exec_id=exec_id,
-            entries=entries,
-            runner=Handle("late"),
-            capture=False,
-        )
+        execute(one, lab.recorded(exec_id, entries), lab.host(Handle("late")))
     assert len(RAN) == count
 
 
@@ -529,7 +520,7 @@ def test_polling_slows_down(lab: Lab) -> None:
     from kitaru.run.state import RunState
 
     exec_id = lab.open(one)
-    run = RunState(one, lab.store, lab.clock, PROJECT, exec_id, lab.entries(exec_id))
+    run = RunState(one, lab.recorded(exec_id), lab.host())
     poll = engine_waits.Poll(run, "w1", Question("x", None, None, None, None, None))
     poll.open()
     pauses = [poll.pause for _ in range(30)]

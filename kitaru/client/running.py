@@ -20,8 +20,9 @@ from kitaru.model.event import ExecutionOptions, Opened, SourcePlace
 from kitaru.model.execution import Execution
 from kitaru.run.cancel import ForcedEnd
 from kitaru.run.executor import execute
-from kitaru.run.journal import open_execution
+from kitaru.run.journal import Recorded, open_execution
 from kitaru.run.output import Descriptors
+from kitaru.run.state import Host
 from kitaru.settings import lease_seconds
 from kitaru.store.port import Taken
 from kitaru.values.codec import encode
@@ -128,23 +129,18 @@ class Running:
         session = self._session
 
         def run(forced_end: ForcedEnd, descriptors: Descriptors | None = None) -> Any:
-            return execute(
-                flow,
-                store=session.store,
-                clock=session.clock,
-                project=session.project,
-                exec_id=exec_id,
-                entries=entries,
-                takes_over=takes_over,
-                runner=wiring.this_process(),
-                capture=True,
+            host = Host(
+                session.clock,
+                wiring.this_process(),
                 code=partial(wiring.working_code, Path(self.place_of(flow)[0].folder), session.store.url),
                 mask=wiring.secret_mask(session.settings.environ),
-                lease_seconds=lease_seconds(session.settings.environ),
-                forced_end=forced_end,
                 descriptors=descriptors,
                 check_answer=wiring.check_answer,
+                forced_end=forced_end,
+                lease_seconds=lease_seconds(session.settings.environ),
             )
+            recorded = Recorded(session.store, session.project, exec_id, entries)
+            return execute(flow, recorded, host, takes_over=takes_over)
 
         def run_here() -> Any:
             with wiring.captured_descriptors() as descriptors:

@@ -83,7 +83,7 @@ class Call:
     def __init__(
         self,
         run: RunState,
-        capture: Capture | None,
+        capture: Capture,
         checkpoint: Checkpoint[..., Any],
         key: str,
         args: tuple[Any, ...],
@@ -114,7 +114,7 @@ class Call:
         self._started: CheckpointStarted | None = None
         self._ticket: Ticket | None = None
         self._tokens: tuple[Any, Any] = (None, None)
-        self.output: OutputScope | None = None
+        self.output: OutputScope
 
     def __str__(self) -> str:
         return f"checkpoint {self.name!r} (call {self.key})"
@@ -198,20 +198,15 @@ class Call:
         run.journal.buffer(self._started)
         run.under_way[self.key] = self._started
         self.scope = CheckpointScope(run, self.name, self.key, self.attempt)
-        token = None
-        if self.capture is not None:
-            self.output = self.capture.begin(self.name, self.key, self.attempt)
-            token = current_output.set(self.output)
-        self._tokens = scope.set(self.scope), token
+        self.output = self.capture.begin(self.name, self.key, self.attempt)
+        self._tokens = scope.set(self.scope), current_output.set(self.output)
 
     def _end(self) -> None:
         """The attempt is over, whatever came of it."""
         token, output_token = self._tokens
         scope.reset(token)
-        if self.output is not None and self.capture is not None:
-            self.capture.end(self.output)
-            current_output.reset(output_token)
-            self.output = None
+        self.capture.end(self.output)
+        current_output.reset(output_token)
 
     def _stopped(self, signal: BaseException) -> None:
         """Note that the attempt was stopped and goes no further, unless another runner goes on with it."""

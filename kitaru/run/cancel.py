@@ -40,7 +40,7 @@ ForcedEnd = Callable[[BaseException], None]
 class CancelWatch:
     """Looks for a request to cancel a run, and ends the run while its code goes on."""
 
-    def __init__(self, run: RunState, logs: LogWriter | None, forced_end: ForcedEnd | None) -> None:
+    def __init__(self, run: RunState, logs: LogWriter, forced_end: ForcedEnd | None) -> None:
         self._run = run
         self._logs = logs
         self._forced_end = forced_end
@@ -72,8 +72,7 @@ class CancelWatch:
         run = self._run
         with self._guard:
             if not self._recorded:
-                if self._logs is not None:
-                    self._logs.flush()
+                self._logs.flush()
                 record_cancelled(run.store, run.clock, run.project, run.exec_id, request.by)
                 self._recorded = True
         return cancelled_error(run.flow.name, run.exec_id, request.by)

@@ -110,7 +110,8 @@ class Crew:
         self.run = run
         self.pool = ThreadPool(f"kitaru-{run.exec_id}")
         self.commit_pool = ThreadPool(f"kitaru-commit-{run.exec_id}")
-        self.capture: Capture | None = None
+        self.capture: Capture
+        """Of this attempt at the body."""
         self.tasks: set[Any] = set()
         """Tasks of submitted async calls: an event loop itself holds them only weakly."""
 

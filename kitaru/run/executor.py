@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -20,23 +19,18 @@ from kitaru.flows.flow import Flow
 from kitaru.flows.future import resolved
 from kitaru.flows.retry import next_delay
 from kitaru.flows.scope import scope
-from kitaru.manifest.port import AnswerCheck
-from kitaru.masking import Masking
-from kitaru.model.event import AttemptFailed, Cancelled, Completed, Event, Failed, Handle, Started
+from kitaru.model.event import AttemptFailed, Cancelled, Completed, Event, Failed, Started
 from kitaru.model.execution import fold
-from kitaru.ports import Clock
-from kitaru.run.cancel import CancelWatch, ForcedEnd, cancelled_error
+from kitaru.run.cancel import CancelWatch, cancelled_error
 from kitaru.run.drivers import Crew, FlowScope
 from kitaru.run.failures import error_of, failing
 from kitaru.run.index import note_end, note_state
-from kitaru.run.journal import Fenced, Stopped
-from kitaru.run.lease import LEASE_SECONDS, Keeper, LeaseKeeping, lost_attempts
+from kitaru.run.journal import Fenced, Recorded, Stopped
+from kitaru.run.lease import Keeper, LeaseKeeping, lost_attempts
 from kitaru.run.logs import LogWriter
-from kitaru.run.output import Capture, Descriptors
-from kitaru.run.state import LOOK_SECONDS, RunState
+from kitaru.run.output import Capture
+from kitaru.run.state import LOOK_SECONDS, Host, RunState
 from kitaru.run.timeouts import RunCancelled, RunExpired, RunStopped, RunSuspended, overrun, user_code
-from kitaru.source.port import NO_CODE, CodeBase
-from kitaru.store.port import Store
 from kitaru.values import stored
 from kitaru.values.codec import Encoded, encode
 
@@ -45,60 +39,44 @@ RETURN_WHERE = (
 )
 
 
-def execute(
-    flow: Flow[..., Any],
-    *,
-    store: Store,
-    clock: Clock,
-    project: str,
-    exec_id: str,
-    entries: tuple[bytes, ...],
-    runner: Handle,
-    capture: bool,
-    takes_over: bool = False,
-    code: Callable[[], CodeBase] = lambda: NO_CODE,
-    lease_seconds: float = LEASE_SECONDS,
-    forced_end: ForcedEnd | None = None,
-    mask: Masking | None = None,
-    descriptors: Descriptors | None = None,
-    check_answer: AnswerCheck | None = None,
-) -> Any:
-    """Run an execution to its end, from ``entries``, all of its journal; its result.
+def execute(flow: Flow[..., Any], recorded: Recorded, host: Host, *, takes_over: bool = False) -> Any:
+    """Run an execution to its end, from all of its journal; its result. Its output goes to its runtime logs, too.
 
     A completed execution gives its recorded result; a failed one is taken up again. If another runner has written,
-    or may have (``takes_over``), a claim is recorded before any of the flow's code runs. ``capture``: its output goes
-    to its runtime logs, too; ``descriptors``: these of the process as well. ``mask`` takes secrets out of records, but
-    not out of values. ``code``: the code that runs, asked for by the first call that may be cached; ``check_answer``:
-    the misfits of an answer and its schema. ``forced_end``: called by another thread with the reason, once the
-    execution was cancelled, or taken over by another runner, while the flow's code goes on.
+    or may have (``takes_over``), a claim is recorded before any of the flow's code runs.
 
     Raises a ``KitaruExecutionError`` with the failure's origin, and the original exception as its cause; ``Fenced``
     if another runner took over, ``RunSuspended`` if an answer is long in coming. ``KeyboardInterrupt`` and
     subclasses of ``SystemExit`` pass through; the journal stays as it is.
     """
-    run = RunState(flow, store, clock, project, exec_id, entries, code, mask, check_answer)
-    if isinstance(ended := run.history.ended, Completed):
-        return stored.get(store, project, ended.output, subject=f"the result of flow {flow.name!r}", home=run.home)
+    run = RunState(flow, recorded, host)
+    ended = run.history.ended
+    if isinstance(ended, Completed):
+        subject = f"the result of flow {flow.name!r}"
+        return stored.get(run.store, run.project, ended.output, subject=subject, home=run.home)
     if isinstance(ended, Cancelled):
-        raise cancelled_error(flow.name, exec_id, ended.by)
+        raise cancelled_error(flow.name, run.exec_id, ended.by)
     crew, keeper = Crew(run), Keeper(run.journal)
-    lease = LeaseKeeping(run, runner.id, lease_seconds)
-    logs = LogWriter(store, project, exec_id, keeper.wake, mask, lease.holds) if capture else None
-    cancel = CancelWatch(run, logs, forced_end)
+    lease = LeaseKeeping(run, host.runner.id, host.lease_seconds)
+    logs = LogWriter(run.store, run.project, run.exec_id, keeper.wake, host.mask, lease.holds)
+    cancel = CancelWatch(run, logs, host.forced_end)
     keeper.start(logs, (lease.tick, cancel.tick))
-    run.presence.begin(run.history.headlines, clock.now())
-    body = _Body(run, crew, runner, logs, descriptors, claims=takes_over or len(entries) > 1)
+    run.presence.begin(run.history.headlines, host.clock.now())
+    claims = takes_over or len(recorded.entries) > 1 or run.presence.may_be_marked
     try:
-        return body.run_to_end()
+        return _Body(run, crew, logs, claims=claims).run_to_end()
     except Exception:
         raise
     except BaseException as signal:
         # Also Ctrl-C, SIGTERM: calls that are still under way must neither begin nor record anything.
-        run.halt(signal if isinstance(signal, (RunStopped, Fenced, Stopped)) else Stopped())
+        run.halt(signal if isinstance(signal, (Fenced, Stopped)) else Stopped())
         if isinstance(run.halted, RunCancelled):
             raise cancel.end(run.halted) from None
         if isinstance(run.halted, RunSuspended):
-            body.leave(entries)
+            # Nothing runs until an answer comes: that is recorded, and lists are to know it.
+            logs.flush()
+            run.presence.end()
+            note_state(run.store, run.project, run.exec_id, recorded.entries)
         raise
     finally:
         keeper.close()
@@ -108,32 +86,18 @@ def execute(
 
 
 class _Body:
-    """The attempts at one flow body, up to the terminal event."""
+    """The attempts at one flow body, up to the terminal event. ``claims``: another runner may be about to go on."""
 
-    def __init__(
-        self,
-        run: RunState,
-        crew: Crew,
-        runner: Handle,
-        logs: LogWriter | None,
-        descriptors: Descriptors | None,
-        *,
-        claims: bool,
-    ) -> None:
-        """``claims``: another runner may be about to go on, too."""
+    def __init__(self, run: RunState, crew: Crew, logs: LogWriter, *, claims: bool) -> None:
         self._run = run
         self._crew = crew
-        self._runner = runner
         self._logs = logs
-        self._descriptors = descriptors
-        self._claims = claims or run.presence.may_be_marked
+        self._claims = claims
 
     def run_to_end(self) -> Any:
         """The flow's result; ``KitaruExecutionError`` for its failure."""
         run = self._run
-        attempt = run.history.attempt
-        failures = run.history.failures
-        began = time.monotonic()
+        attempt, failures, began = run.history.attempt, run.history.failures, time.monotonic()
         while True:
             self._begin(attempt)
             try:
@@ -158,13 +122,6 @@ class _Body:
             self._end(Completed(at=run.now(), output=encoded.value))
             return result
 
-    def leave(self, entries: tuple[bytes, ...]) -> None:
-        """Nothing runs until an answer comes: that is recorded, and lists are to know it. ``entries``: the first."""
-        if self._logs is not None:
-            self._logs.flush()
-        self._run.presence.end()
-        note_state(self._run.store, self._run.project, self._run.exec_id, entries)
-
     def _delay(self, error: Exception, failures: int, elapsed: float) -> float | None:
         if isinstance(error, (KitaruDivergenceError, KitaruInputError)):
             return None
@@ -172,7 +129,7 @@ class _Body:
 
     def _begin(self, attempt: int) -> None:
         run = self._run
-        event = Started(at=run.now(), runner=self._runner, attempt=attempt)
+        event = Started(at=run.now(), runner=run.host.runner, attempt=attempt)
         run.history.headlines.append(event)
         if not self._claims:
             run.journal.buffer(event)
@@ -188,11 +145,9 @@ class _Body:
     def _attempt(self) -> tuple[Any, Encoded]:
         """One run of the body, and of every call that it submitted: the result, and as it is to be recorded."""
         run, flow = self._run, self._run.flow
-        with ExitStack() as stack:
-            if self._logs is not None:
-                alone = threading.current_thread() is threading.main_thread()
-                capture = Capture(self._logs, run.now, owns_process=alone, descriptors=self._descriptors)
-                self._crew.capture = stack.enter_context(capture)
+        alone = threading.current_thread() is threading.main_thread()
+        with Capture(self._logs, run.now, owns_process=alone, descriptors=run.host.descriptors) as capture:
+            self._crew.capture = capture
             subject = f"the inputs of flow {flow.name!r}"
             inputs = stored.get(run.store, run.project, run.opened.inputs, subject=subject, home=run.home)
             args, kwargs = flow.parameters.arguments(flow.bind(kwargs=inputs))
@@ -204,7 +159,7 @@ class _Body:
         typed = flow.parameters.result_fits(result)
         return result, encode(result, subject=subject, typed=typed, way_out=RETURN_WHERE)
 
-    def _within_timeout(self, body: Any) -> Any:
+    def _within_timeout(self, body: Callable[[], Any]) -> Any:
         run = self._run
         seconds = run.opened.options.timeout
         began = time.monotonic()
@@ -224,7 +179,7 @@ class _Body:
             )
             raise late.with_traceback(expired.__traceback__) from expired.__cause__
 
-    def _call(self, here: FlowScope, body: Any, seconds: float | None) -> Any:
+    def _call(self, here: FlowScope, body: Callable[[], Any], seconds: float | None) -> Any:
         """The result of a sync body; the calls that it submitted have ended when this returns or raises."""
         run = self._run
         token = scope.set(here)
@@ -266,17 +221,15 @@ class _Body:
         )
 
     def _commit(self, event: Event) -> None:
-        run = self._run
-        run.history.headlines.append(event)
+        self._run.history.headlines.append(event)
         try:
-            run.journal.commit(event)
+            self._run.journal.commit(event)
         except Exception as error:
             raise self._unrecorded(error) from error
 
     def _end(self, event: Completed | Failed) -> None:
         """Logs first, then the event that ends the execution, then the hint."""
-        if self._logs is not None:
-            self._logs.flush()
+        self._logs.flush()
         if self._run.journal.stopped is None:
             self._run.presence.ending()
         self._commit(event)

@@ -179,8 +179,7 @@ def _forward(call: Call, pipe: IO[bytes], name: str) -> None:
             text = decoder.decode(body, final=not body)
             if text:
                 print_past(name, text)
-                if output is not None:
-                    output.write(name, text)
+                output.write(name, text)
             if not body:
                 return
 

@@ -8,8 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
 
-from kitaru.errors import KitaruStoreError, KitaruUsageError
+from kitaru.errors import KitaruIntegrityError, KitaruStoreError, KitaruUsageError
 from kitaru.flows.scope import must_run_in
 from kitaru.model import address
 from kitaru.model.event import FORMAT, CheckpointStarted, Event, Opened, decode_entry, encode_entry
@@ -49,12 +51,37 @@ def read_entries(store: Store, project: str, exec_id: str, known: tuple[bytes, .
     return log_of(store, project, exec_id).read_on(known)
 
 
-def read_events(entries: Iterable[bytes], exec_id: str) -> list[Event]:
-    """The events of ``entries``, in order."""
+def read_events(entries: Iterable[bytes], exec_id: str, first: int = 1) -> list[Event]:
+    """The events of ``entries``, in order; ``first`` is the number of the first of them."""
     events: list[Event] = []
-    for number, body in enumerate(entries, start=1):
+    for number, body in enumerate(entries, start=first):
         events.extend(decode_entry(body, f"journal entry {number} of {exec_id}").events)
     return events
+
+
+@dataclass
+class Recorded:
+    """All that was recorded of an execution when its journal was read."""
+
+    store: Store
+    project: str
+    exec_id: str
+    entries: tuple[bytes, ...]
+
+    @cached_property
+    def opened(self) -> Opened:
+        """Its first event. ``KitaruIntegrityError`` where that is another."""
+        first = read_events(self.entries[:1], self.exec_id)
+        if not first or not isinstance(first[0], Opened):
+            raise KitaruIntegrityError(
+                f"the journal of {self.exec_id} does not begin with the event that opens it",
+                hint="the store is damaged there: restore the journal from a backup",
+            )
+        return first[0]
+
+    def events(self) -> list[Event]:
+        """All of its events, in order."""
+        return [self.opened, *read_events(self.entries[1:], self.exec_id, first=2)]
 
 
 def load(store: Store, project: str, exec_id: str) -> Execution:

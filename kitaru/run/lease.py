@@ -46,7 +46,7 @@ class Keeper:
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._keep, name=f"kitaru-keeper-{journal.exec_id}", daemon=True)
 
-    def start(self, logs: LogWriter | None, duties: Sequence[Duty] = ()) -> None:
+    def start(self, logs: LogWriter, duties: Sequence[Duty] = ()) -> None:
         """Begin, for the journal and these logs; each duty is called with the monotonic time, some times a second."""
         self._logs = logs
         self._duties = tuple(duties)

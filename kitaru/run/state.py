@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kitaru.core.replay import (
@@ -20,7 +20,7 @@ from kitaru.core.replay import (
     Reuse,
     calls_under_way,
 )
-from kitaru.errors import KitaruDivergenceError, KitaruIntegrityError
+from kitaru.errors import KitaruDivergenceError
 from kitaru.flows.flow import Flow
 from kitaru.flows.future import CheckpointFuture
 from kitaru.flows.retry import Retry, settled, with_further
@@ -38,6 +38,7 @@ from kitaru.model.event import (
     Event,
     Failed,
     Failure,
+    Handle,
     Opened,
     Started,
     Value,
@@ -45,45 +46,54 @@ from kitaru.model.event import (
 from kitaru.ports import Clock
 from kitaru.run.cache import Cache
 from kitaru.run.failures import failure_of, roots_of
-from kitaru.run.journal import Journal, read_events
-from kitaru.run.lease import Presence
+from kitaru.run.journal import Journal, Recorded
+from kitaru.run.lease import LEASE_SECONDS, Presence
+from kitaru.run.output import Descriptors
 from kitaru.run.replay import taken_events
 from kitaru.run.timeouts import RunExpired
 from kitaru.run.waits import WaitBook
 from kitaru.source.port import NO_CODE, CodeBase
-from kitaru.store.port import Store
 
 LOOK_SECONDS = 0.25
 """While a thread of the run waits, between two looks at whether the run goes on."""
 
 
+@dataclass(frozen=True)
+class Host:
+    """The process that runs an execution, and its means.
+
+    ``code``: the code that runs, asked for by the first call that may be cached. ``mask`` takes secrets out of records,
+    but not out of values. ``descriptors``: the output of the process, which is the execution's, too. ``check_answer``:
+    the misfits of an answer and its schema. ``forced_end``: called by another thread with the reason, once the
+    execution was cancelled, or taken over by another runner, while the flow's code goes on.
+    """
+
+    clock: Clock
+    runner: Handle
+    code: Callable[[], CodeBase] = lambda: NO_CODE
+    mask: Masking | None = None
+    descriptors: Descriptors | None = None
+    check_answer: AnswerCheck | None = None
+    forced_end: Callable[[BaseException], None] | None = None
+    lease_seconds: float = LEASE_SECONDS
+
+
 class RunState:
     """One execution in this process. It holds no thread, no stream and no event loop."""
 
-    def __init__(
-        self,
-        flow: Flow[..., Any],
-        store: Store,
-        clock: Clock,
-        project: str,
-        exec_id: str,
-        entries: tuple[bytes, ...],
-        code: Callable[[], CodeBase] = lambda: NO_CODE,
-        mask: Masking | None = None,
-        check_answer: AnswerCheck | None = None,
-    ) -> None:
-        """All as ``execute`` takes it."""
-        events = read_events(entries, exec_id)
-        self.opened = _opening(events, exec_id)
+    def __init__(self, flow: Flow[..., Any], recorded: Recorded, host: Host) -> None:
+        events, entries = recorded.events(), recorded.entries
+        self.opened = recorded.opened
         self.flow = flow
-        self.store = store
-        self.clock = clock
-        self.project = project
-        self.exec_id = exec_id
+        self.store = store = recorded.store
+        self.project = project = recorded.project
+        self.exec_id = exec_id = recorded.exec_id
+        self.host = host
+        self.clock = clock = host.clock
+        self.mask = host.mask
+        self.check_answer = host.check_answer
         self.home = flow.func.__module__
         self.process = os.getpid()
-        self.mask = mask
-        self.check_answer = check_answer
         self.journal = Journal(store, project, exec_id, written=len(entries), write_id=clock.token(16))
         self.journal.when_fenced = self.halt
         self.history = History(events)
@@ -91,7 +101,7 @@ class RunState:
         self.offers = Offers(events)
         """Outcomes that this run may take over from the execution that it replays."""
         self._deciding = threading.Lock()
-        self.retry = self._policy()
+        self.retry = _policy(flow, self.opened)
         """The policy of the flow's own retries."""
         self.keeps_outputs = self.retry.further > 0
         self.waits = WaitBook(events)
@@ -106,15 +116,10 @@ class RunState:
         self.abandoned: BaseException | None = None
         """Why calls that wait for their turn don't begin any more."""
         self.diverged: KitaruDivergenceError | None = None
-        self.cache = Cache(store, self.opened, code, home=self.home, resumed=len(entries) > 1)
+        self.cache = Cache(store, self.opened, host.code, home=self.home, resumed=len(entries) > 1)
         self.presence = Presence(store, self.opened)
         self.logged: dict[str, dict[str, Any]] = {}
         """The metadata of calls, by their keys, as far as this run knows it."""
-
-    def _policy(self) -> Retry:
-        given, flow = self.opened.options, self.flow
-        policy = Retry.from_json(given.retry) if given.retry else with_further(flow.options.retries, given.retries)
-        return settled(policy, flow.func.__globals__, f"flow {flow.name!r}", recorded=True)
 
     def now(self) -> str:
         """The present, as events carry it."""
@@ -208,13 +213,10 @@ class RunState:
         return float(sum(CROCKFORD.index(letter) / 32.0**place for place, letter in letters))
 
 
-def _opening(events: Sequence[Event], exec_id: str) -> Opened:
-    if not events or not isinstance(events[0], Opened):
-        raise KitaruIntegrityError(
-            f"the journal of {exec_id} does not begin with the event that opens it",
-            hint="the store is damaged there: restore the journal from a backup",
-        )
-    return events[0]
+def _policy(flow: Flow[..., Any], opened: Opened) -> Retry:
+    given = opened.options
+    policy = Retry.from_json(given.retry) if given.retry else with_further(flow.options.retries, given.retries)
+    return settled(policy, flow.func.__globals__, f"flow {flow.name!r}", recorded=True)
 
 
 class History:

@@ -35,7 +35,8 @@ from kitaru.wiring.settling import SystemClock, check_answer, environment, secre
 
 if TYPE_CHECKING:
     from kitaru.masking import Masking
-    from kitaru.model.event import Opened, Origin
+    from kitaru.model.event import Origin
+    from kitaru.run.journal import Recorded
     from kitaru.source.port import CodeBase
     from kitaru.store.port import Store
 
@@ -97,6 +98,7 @@ def run_order(order: RunOrder) -> int:
     from kitaru.run.executor import execute
     from kitaru.run.journal import Fenced
     from kitaru.run.output import Descriptors
+    from kitaru.run.state import Host
     from kitaru.run.timeouts import RunSuspended
     from kitaru.store.open import open_store
 
@@ -105,32 +107,26 @@ def run_order(order: RunOrder) -> int:
     mask, cache = secret_mask(environ), cache_folder(environ)
     try:
         with _stopping_on_sigterm():
-            entries, opened = _read_journal(order, store)
+            recorded = _read_journal(order, store)
             try:
-                snapshot = _read_snapshot(store, opened)
+                snapshot = _read_snapshot(recorded)
                 flow = _load_flow(order, store, snapshot, cache)
             except (Exception, SystemExit) as error:
                 if isinstance(error, Terminated):
                     raise
-                _record_failure(order, store, entries, error, mask)
+                _record_failure(recorded, error, mask)
                 return FAILED
-            execute(
-                flow,
-                store=store,
-                clock=SystemClock(),
-                project=order.project,
-                exec_id=order.exec_id,
-                entries=entries,
-                takes_over=order.after > 0,
-                runner=this_process(),
-                capture=True,
+            host = Host(
+                SystemClock(),
+                this_process(),
                 code=partial(_codebase, snapshot, Path.cwd()),
-                lease_seconds=lease_seconds(environ),
-                forced_end=leave_process,
                 mask=mask,
                 descriptors=Descriptors(),
                 check_answer=check_answer,
+                forced_end=leave_process,
+                lease_seconds=lease_seconds(environ),
             )
+            execute(flow, recorded, host, takes_over=order.after > 0)
             return COMPLETED
     except Terminated:
         return STOPPED
@@ -147,10 +143,9 @@ def run_order(order: RunOrder) -> int:
     return FAILED
 
 
-def _read_journal(order: RunOrder, store: Store) -> tuple[tuple[bytes, ...], Opened]:
+def _read_journal(order: RunOrder, store: Store) -> Recorded:
     """The entries after which this worker goes on: of a new execution the first, and that of a replay's offers."""
-    from kitaru.model.event import Opened
-    from kitaru.run.journal import read_events
+    from kitaru.run.journal import Recorded
     from kitaru.store.log import read_many
 
     if not store.durable_across_processes:
@@ -169,21 +164,20 @@ def _read_journal(order: RunOrder, store: Store) -> tuple[tuple[bytes, ...], Ope
             f"execution {order.exec_id} is not in project {order.project} of {store.url}, or not whole",
             hint="kitaru executions list",
         )
-    opened = read_events(entries[:1], order.exec_id)[0]
-    if not isinstance(opened, Opened):
-        raise KitaruIntegrityError(f"the journal of {order.exec_id} does not begin with the event that opens it")
-    if opened.original_exec_id is not None and not order.after:
-        entries += read(2, 2)
-    return entries, opened
+    recorded = Recorded(store, order.project, order.exec_id, entries)
+    if recorded.opened.original_exec_id is not None and not order.after:
+        recorded.entries += read(2, 2)
+    return recorded
 
 
-def _read_snapshot(store: Store, opened: Opened) -> dict[str, Any]:
+def _read_snapshot(recorded: Recorded) -> dict[str, Any]:
     """The snapshot that the execution was opened with, as JSON data; its digest says that Kitaru wrote it."""
+    opened = recorded.opened
     sha = opened.snapshot
     if sha is None:
         raise KitaruIntegrityError(f"the journal of {opened.exec_id} does not say which snapshot it runs")
     key = address.blob(opened.project, sha)
-    body = store.read(key)
+    body = recorded.store.read(key)
     if body is None or address.digest(body) != sha:
         raise KitaruIntegrityError(
             f"the snapshot of {opened.exec_id} is missing or damaged ({key})",
@@ -232,9 +226,7 @@ def _fetch_archive(store: Store, project: str, source: str) -> bytes:
     return body
 
 
-def _record_failure(
-    order: RunOrder, store: Store, entries: tuple[bytes, ...], error: BaseException, mask: Masking
-) -> None:
+def _record_failure(recorded: Recorded, error: BaseException, mask: Masking) -> None:
     """Record in the journal, and in the worker's own log, why the flow never began."""
     from kitaru.run.failures import failure_of
     from kitaru.run.index import record_failed_start
@@ -246,7 +238,8 @@ def _record_failure(
     origin: Origin = "backend" if isinstance(error, KitaruBackendError) else "runtime"
     print(f"error: {message}", failure.traceback, sep="\n", file=sys.stderr)
     failure = replace(failure, message=message, origin=origin)
-    record_failed_start(store, SystemClock(), order.project, order.exec_id, entries, failure)
+    store, project, exec_id = recorded.store, recorded.project, recorded.exec_id
+    record_failed_start(store, SystemClock(), project, exec_id, recorded.entries, failure)
 
 
 @contextmanager
