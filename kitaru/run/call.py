@@ -6,6 +6,7 @@ The steps are a generator that knows neither threads nor event loops. A driver c
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import suppress
@@ -210,26 +211,17 @@ class Call:
 
     def _stopped(self, signal: BaseException) -> None:
         """Note that the attempt was stopped and goes no further, unless another runner goes on with it."""
-        run, started = self.run, self._started
+        run = self.run
         if isinstance(signal, RunExpired) or (run.deadline is not None and time.monotonic() > run.deadline):
             why = "the time of the flow was over"
         elif type(signal).__name__ == "CancelledError":  # by name: asyncio is slow to load
             why = "the flow cancelled its task"
         else:
             return
-        if started is None or run.journal.stopped is not None:
+        if run.journal.stopped is not None:
             return
-        at = run.now()
-        event = CheckpointLost(
-            at=at,
-            started=started.at,
-            seen=at,
-            call=self.key,
-            name=self.name,
-            attempt=self.attempt,
-            error=Failure(type="Stopped", message=f"stopped, as {why}", origin="runtime"),
-            stopped=True,
-        )
+        error = Failure(type="Stopped", message=f"stopped, as {why}", origin="runtime")
+        event = CheckpointLost(**self._attempted(), seen=run.now(), error=error, stopped=True)
         run.journal.buffer(event)
         run.keep(event)
 
@@ -325,14 +317,15 @@ class Call:
             raise
         self._commit(self._completed(encoded.value), encoded)
 
-    def _completed(self, output: Value, *, cached_from: str | None = None) -> CheckpointCompleted:
+    def _attempted(self) -> dict[str, Any]:
+        """The fields that all events of an attempt's end have."""
         at = self.run.now()
+        started = self._started.at if self._started is not None else at
+        return {"at": at, "started": started, "call": self.key, "name": self.name, "attempt": self.attempt}
+
+    def _completed(self, output: Value, *, cached_from: str | None = None) -> CheckpointCompleted:
         return CheckpointCompleted(
-            at=at,
-            started=self._started.at if self._started is not None else at,
-            call=self.key,
-            name=self.name,
-            attempt=self.attempt,
+            **self._attempted(),
             input_digest=self.digest,
             args=self._args_preview,
             output=output,
@@ -342,14 +335,9 @@ class Call:
 
     def _failed(self, error: Exception, *, final: bool = False) -> tuple[CheckpointFailed, float | None]:
         """The event of a failed attempt, and the seconds before the next one; None if none follows."""
-        assert self._started is not None
         delay = None if final else self._delay(error)
         event = CheckpointFailed(
-            at=self.run.now(),
-            started=self._started.at,
-            call=self.key,
-            name=self.name,
-            attempt=self.attempt,
+            **self._attempted(),
             input_digest=self.digest,
             args=self._args_preview,
             error=self.run.failure_of(error),
@@ -385,3 +373,11 @@ class Call:
         finally:
             if isinstance(event, CheckpointCompleted) or not event.retry:
                 run.under_way.pop(self.key, None)
+
+
+def running_loop() -> Any:
+    """The event loop that runs in this thread, the flow's own or one that its body started; None if there is none."""
+    asyncio = sys.modules.get("asyncio")
+    with suppress(RuntimeError):
+        return asyncio.get_running_loop() if asyncio is not None else None
+    return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -15,7 +14,7 @@ from kitaru.errors import KitaruUsageError
 from kitaru.flows.checkpoint import Checkpoint
 from kitaru.flows.future import CheckpointFuture, CheckpointFutures, FanOut, futures_in, resolved
 from kitaru.flows.waiting import Question
-from kitaru.run.call import Attempt, Blocking, Call, Step
+from kitaru.run.call import Attempt, Blocking, Call, Step, running_loop
 from kitaru.run.executions import NotesHere
 from kitaru.run.failures import failing
 from kitaru.run.output import Capture
@@ -30,10 +29,11 @@ MAX_THREADS = 128
 
 
 class ThreadPool:
-    """Runs tasks on up to ``MAX_THREADS`` threads, made when needed and gone after ``close``. Tasks must not raise."""
+    """Runs tasks on up to ``limit`` threads, made when needed. Tasks must not raise."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, limit: int = MAX_THREADS) -> None:
+        self.name = name
+        self._limit = limit
         self._ready = threading.Condition(threading.Lock())
         self._queue: deque[Task] = deque()
         self._idle = 0
@@ -43,19 +43,16 @@ class ThreadPool:
     def start(self, task: Task) -> None:
         """Run ``task`` as soon as a thread is free."""
         with self._ready:
-            if self._idle > len(self._queue):
+            if self._idle > len(self._queue) or self._threads >= self._limit:
                 self._queue.append(task)
                 self._ready.notify()
                 return
-            if self._threads >= MAX_THREADS:
-                self._queue.append(task)
-                return
             self._threads += 1
-            name = f"{self._name}-{self._threads}"
+            name = f"{self.name}-{self._threads}"
         threading.Thread(target=self._work, args=(task,), name=name, daemon=True).start()
 
     def close(self) -> None:
-        """Let the threads end once the queue is empty."""
+        """Let each thread end as soon as the queue is empty, now and later."""
         with self._ready:
             self._closed = True
             self._ready.notify_all()
@@ -70,35 +67,6 @@ class ThreadPool:
                 self._idle -= 1
                 if not self._queue:
                     self._threads -= 1
-                    return
-                task = self._queue.popleft()
-
-
-class Lane:
-    """A way into a pool for at most ``limit`` tasks at once."""
-
-    def __init__(self, pool: ThreadPool, limit: int) -> None:
-        self._pool = pool
-        self._limit = limit
-        self._guard = threading.Lock()
-        self._queue: deque[Task] = deque()
-        self._running = 0
-
-    def start(self, task: Task) -> None:
-        """Run ``task`` as soon as the lane and the pool have room."""
-        with self._guard:
-            if self._running >= self._limit:
-                self._queue.append(task)
-                return
-            self._running += 1
-        self._pool.start(lambda: self._run(task))
-
-    def _run(self, task: Task) -> None:
-        while True:
-            task()
-            with self._guard:
-                if not self._queue:
-                    self._running -= 1
                     return
                 task = self._queue.popleft()
 
@@ -123,7 +91,7 @@ class Crew:
 
 @dataclass(slots=True)
 class Submission:
-    """A call that runs beside the body. It begins once ``waits`` are settled, and the lane or gate has room."""
+    """A call that runs beside the body. It begins once ``waits`` are settled, and the pool or gate has room."""
 
     checkpoint: Checkpoint[..., Any]
     key: str
@@ -163,7 +131,7 @@ class FlowScope(NotesHere):
         run, crew = self.run, self.crew
         run.check()
         key = self.branch.next_call()
-        if checkpoint.is_async and _loop_runs():
+        if checkpoint.is_async and running_loop() is not None:
             from kitaru.run import event_loop
 
             return event_loop.perform_async(crew, checkpoint, key, args, kwargs)
@@ -176,7 +144,7 @@ class FlowScope(NotesHere):
         """The answer to a question; a ``PendingAnswer`` if an event loop runs."""
         self.run.check()
         poll = Poll(self.run, self.branch.next_wait(), question)
-        if _loop_runs():
+        if running_loop() is not None:
             from kitaru.run import event_loop
 
             return PendingAnswer(event_loop.answered(self.crew, poll))
@@ -203,21 +171,22 @@ class FlowScope(NotesHere):
         """One submitted call for each tuple of arguments."""
         group = FanOut(collects=collect)
         waits = _waits(after, checkpoint.name)
-        lane: ThreadPool | Lane = self.crew.pool
+        pool = self.crew.pool
         gate = None
-        if max_concurrency is not None and checkpoint.is_async and _loop_runs():
+        if max_concurrency is not None and checkpoint.is_async and running_loop() is not None:
             import asyncio
 
             gate = asyncio.Semaphore(max_concurrency)
         elif max_concurrency is not None:
-            lane = Lane(self.crew.pool, max_concurrency)
+            pool = ThreadPool(f"{pool.name}-map", min(max_concurrency, MAX_THREADS))
+            pool.close()
         futures = []
         for args in calls:
             work = self._submission(checkpoint, args, dict(constants), list(waits))
             work.group, work.gate = group, gate
             work.future.group = group
             work.future.on_done(group.note)
-            futures.append(self._submit(work, lane))
+            futures.append(self._submit(work, pool))
         return CheckpointFutures(futures)
 
     def _submission(
@@ -231,9 +200,9 @@ class FlowScope(NotesHere):
         key = self.branch.next_call()
         return Submission(checkpoint, key, args, kwargs, CheckpointFuture(checkpoint.name, key), waits)
 
-    def _submit(self, work: Submission, lane: ThreadPool | Lane) -> CheckpointFuture[Any]:
+    def _submit(self, work: Submission, pool: ThreadPool) -> CheckpointFuture[Any]:
         run, crew, future = self.run, self.crew, work.future
-        if work.checkpoint.is_async and _loop_runs():
+        if work.checkpoint.is_async and running_loop() is not None:
             from kitaru.run import event_loop
 
             event_loop.start_task(crew, work)
@@ -260,17 +229,8 @@ class FlowScope(NotesHere):
             return perform(Call(run, crew.capture, work.checkpoint, work.key, args, kwargs))
 
         context = copy_context()
-        _when_all_done(work.waits, lambda: lane.start(lambda: context.run(_settle, future, produce)))
+        _when_all_done(work.waits, lambda: pool.start(lambda: context.run(_settle, future, produce)))
         return future
-
-
-def _loop_runs() -> bool:
-    """Whether an event loop runs in this thread: the flow's own, or one that its body started itself."""
-    asyncio = sys.modules.get("asyncio")
-    try:
-        return asyncio is not None and asyncio.get_running_loop() is not None
-    except RuntimeError:
-        return False
 
 
 def perform(call: Call) -> Any:

@@ -17,7 +17,7 @@ from kitaru.errors import KitaruStateError
 from kitaru.flows.checkpoint import Checkpoint
 from kitaru.flows.future import futures_in, resolved
 from kitaru.flows.scope import Scope, scope
-from kitaru.run.call import Attempt, Blocking, Call, Step
+from kitaru.run.call import Attempt, Blocking, Call, Step, running_loop
 from kitaru.run.failures import as_failure
 from kitaru.run.journal import Stopped
 from kitaru.run.state import LOOK_SECONDS, RunState
@@ -169,20 +169,11 @@ async def _failing(work: Coroutine[Any, Any, T], subject: str) -> T:
         raise
     except BaseException as error:
         failure = as_failure(error, subject)
-        if failure is error or (isinstance(error, GeneratorExit) and _running_task() is not task):
-            raise  # the latter: a task that is thrown away, not one that goes on
+        # A task that is thrown away, not one that goes on.
+        dropped = isinstance(error, GeneratorExit) and (running_loop() is None or asyncio.current_task() is not task)
+        if failure is error or dropped:
+            raise
         raise failure from error
-
-
-def _running_task() -> Any:
-    return asyncio.current_task() if _running_loop() is not None else None
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 async def _pause(run: RunState, seconds: float) -> None:
@@ -196,7 +187,7 @@ async def _pause(run: RunState, seconds: float) -> None:
 def start_task(crew: Crew, work: Submission) -> None:
     """Start a submitted call on the loop that runs here."""
     loop = asyncio.get_running_loop()
-    work.future.refuse_wait_when(lambda: _running_loop() is loop)
+    work.future.refuse_wait_when(lambda: running_loop() is loop)
     task = loop.create_task(_settle(crew, work))
     crew.tasks.add(task)
     task.add_done_callback(crew.tasks.discard)
@@ -240,18 +231,17 @@ async def _on_thread(crew: Crew, work: Callable[[], Any], stop: Callable[[], Non
     loop = asyncio.get_running_loop()
     waiter = loop.create_future()
 
-    def finish(value: Any, error: BaseException | None) -> None:
+    def finish(outcome: tuple[Any, BaseException | None]) -> None:
         if not waiter.done():
-            waiter.set_result((value, error))
+            waiter.set_result(outcome)
 
     def task() -> None:
-        value, error = None, None
         try:
-            value = work()
+            outcome: tuple[Any, BaseException | None] = work(), None
         except BaseException as problem:
-            error = problem
+            outcome = None, problem
         with suppress(RuntimeError):  # the loop was closed meanwhile, and with it the task that waits
-            loop.call_soon_threadsafe(finish, value, error)
+            loop.call_soon_threadsafe(finish, outcome)
 
     crew.commit_pool.start(task)
     cancelled: asyncio.CancelledError | None = None
@@ -261,9 +251,7 @@ async def _on_thread(crew: Crew, work: Callable[[], Any], stop: Callable[[], Non
         except asyncio.CancelledError as problem:
             cancelled = problem
             stop()
-    if cancelled is not None:
-        raise cancelled
     value, error = await waiter
-    if error is not None:
-        raise error
+    if cancelled is not None or error is not None:
+        raise cancelled or error
     return value

@@ -96,12 +96,9 @@ def load(store: Store, project: str, exec_id: str) -> Execution:
 
 def encode_summary(execution: Execution, entries: int) -> bytes:
     """The hint that is left when the execution has ended, was left or is found lost, after ``entries`` entries."""
-    summary = {
-        "format": FORMAT,
-        "entries": entries,
-        "execution": execution.summary(),
-    }
-    return address.canonical_json(summary)
+    # In the order in which it is written: values in it keep the order of their keys, and so their digests.
+    summary = {"format": FORMAT, "entries": entries, "execution": execution.summary()}
+    return json.dumps(summary, separators=(",", ":")).encode() + b"\n"
 
 
 def read_summary(body: bytes) -> Execution | None:

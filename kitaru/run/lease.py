@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from kitaru.errors import KitaruStoreError
 from kitaru.model import address
-from kitaru.model.address import canonical_json, parse_timestamp, timestamp
+from kitaru.model.address import parse_timestamp, timestamp
 from kitaru.model.event import CheckpointLost, Event, Failed, Failure, Opened, Started, Suspended
 from kitaru.model.execution import Execution, fold
 from kitaru.run.index import STARTS_WITHIN, note_open, remove_lost, withdraw
@@ -314,16 +314,15 @@ class LeaseKeeping:
         run = self._run
         entries = run.journal.written  # first: what is shown is not behind what is counted
         execution = replace(fold(list(run.history.headlines)), status="waiting" if asks else "running")
-        return canonical_json(
-            {
-                "runner_id": self._runner_id,
-                "at": timestamp(moment),
-                "until": timestamp(until),
-                "entries": entries,
-                "doing": [
-                    {"call": one.call, "name": one.name, "attempt": one.attempt, "since": one.at}
-                    for one in list(run.under_way.values())
-                ],
-                "execution": execution.summary(),
-            }
-        )
+        content = {
+            "runner_id": self._runner_id,
+            "at": timestamp(moment),
+            "until": timestamp(until),
+            "entries": entries,
+            "doing": [
+                {"call": one.call, "name": one.name, "attempt": one.attempt, "since": one.at}
+                for one in list(run.under_way.values())
+            ],
+            "execution": execution.summary(),
+        }
+        return json.dumps(content, separators=(",", ":")).encode()  # values keep the order of their keys

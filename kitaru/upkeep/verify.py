@@ -19,11 +19,7 @@ from kitaru.model import address
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.event import (
     FORMAT,
-    ArtifactSaved,
-    CheckpointCompleted,
-    Completed,
     Entry,
-    Event,
     Opened,
     Value,
     decode_entry,
@@ -497,7 +493,7 @@ class _Objects:
             for event in entry.events:
                 for name in cast("tuple[str, ...]", event.__slots__):
                     value = getattr(event, name)
-                    if isinstance(value, Value) and not inline_fits(value, as_written=_is_own(event)):
+                    if isinstance(value, Value) and not inline_fits(value):
                         text = f"the {name} in its {event.kind} event is not what the digest beside it says"
                         yield Fault(log.key(number), f"{text}: entry {number} of {exec_id} was changed")
 
@@ -544,13 +540,6 @@ class _Objects:
         if differing:
             words = ", ".join(name.removesuffix("_name").replace("_", " ") for name in differing)
             yield Fault(key, f"the summary of {exec_id} does not say what its {count} entries do: {words}")
-
-
-def _is_own(event: Event) -> bool:
-    """Whether the runner made the event's value itself, so that its bytes are as first written."""
-    if isinstance(event, CheckpointCompleted):
-        return event.cached_from is None and event.original_call_id is None and event.given_by is None
-    return isinstance(event, Completed | ArtifactSaved)
 
 
 def _alike(summary: Any, journal: Any) -> bool:

@@ -15,39 +15,18 @@ from kitaru.values.codec import Encoded, decode, decode_plain
 from kitaru.values.typed_json import json_bytes
 
 
-def inline_fits(value: Value, *, as_written: bool = False) -> bool:
+def inline_fits(value: Value) -> bool:
     """Whether an inline value has the digest and the size beside it; True for one that is an object of its own.
 
-    The bytes are made again as they were stored: at most a few dozen kilobytes. A value from the cache, an answer or a
-    replay may have lost the order of its keys. So for sorted keys only the size is compared, unless ``as_written``.
+    The bytes are made again as they were stored: at most a few dozen kilobytes.
     """
     if value.stored != "inline":
         return True
     try:
         body = _body(value)
-        if value.size != len(body):
-            return False
-        if value.sha256 == hashlib.sha256(body).hexdigest():
-            return True
-        return not as_written and value.format in JSON_FORMATS and _may_be_sorted(value.inline)
+        return value.size == len(body) and value.sha256 == hashlib.sha256(body).hexdigest()
     except (ValueError, TypeError, AttributeError, RecursionError):
         return False
-
-
-def _may_be_sorted(tree: Any) -> bool:
-    """Whether every object in it has its keys in order, and some has several."""
-    several, waiting = False, [tree]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            names = list(one)
-            if names != sorted(names):
-                return False
-            several = several or len(names) > 1
-            waiting.extend(one.values())
-        elif isinstance(one, list):
-            waiting.extend(one)
-    return several
 
 
 def _body(value: Value) -> bytes:
