@@ -25,6 +25,8 @@ DAMAGED = "the store is damaged there: restore that key from a backup"
 INLINE_LIMIT = 64 * 1024
 """The largest encoded value, in bytes, that travels inside its journal entry."""
 
+_READABLE = frozenset({*JSON_FORMATS, "text"})
+
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
@@ -174,6 +176,6 @@ def _encoded(form: str, body: Body, inline: Any, named: str, inline_limit: int) 
     sha = sha256_of(body)
     if len(body) > inline_limit:
         return Encoded(Value(form, len(body), sha, "object", None, named), body)
-    if form not in (*JSON_FORMATS, "text"):
+    if form not in _READABLE:
         inline = b64encode(bytes(body)).decode()
     return Encoded(Value(form, len(body), sha, "inline", inline, named), body)

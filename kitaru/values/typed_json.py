@@ -133,12 +133,16 @@ def to_tree(value: Any, loose: Summaries | None = None) -> Any:
         return loose.added(value) or {TAG: "opaque", "class": _named(kind, loose)}
 
 
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_ASCII = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+
+
 def json_bytes(tree: Any) -> bytes:
     """The bytes that are stored for a tree. ``ValueError`` for a number too long to be written."""
     try:
-        return json.dumps(tree, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        return _JSON.encode(tree).encode()
     except UnicodeEncodeError:  # lone surrogates have no UTF-8; JSON escapes them
-        return json.dumps(tree, separators=(",", ":"), allow_nan=False).encode()
+        return _ASCII.encode(tree).encode()
 
 
 def from_tree(tree: Any, home: str = "") -> Any:
