@@ -543,10 +543,7 @@ class _Objects:
 
 
 def _alike(summary: Any, journal: Any) -> bool:
-    """Whether a summary's field equals the journal's; a summary sorts the keys of a value, so its digest may differ.
-
-    An edited value in an entry is a fault of the entry, not of the summary, too.
-    """
+    """Whether a summary's field equals the journal's; an edited value in an entry is a fault of the entry alone."""
     if isinstance(summary, Value) and isinstance(journal, Value):
         named = (summary.format, summary.size, summary.sha256) == (journal.format, journal.size, journal.sha256)
         return named and (summary.inline == journal.inline or not inline_fits(journal))
