@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from kitaru.flows.options import Cache
     from kitaru.flows.retry import Retry
     from kitaru.flows.waiting import wait
-    from kitaru.model.image import ImageSettings
+    from kitaru.model.snapshot import ImageSettings
 
 __all__ = [
     "Cache",
@@ -100,7 +100,7 @@ _HOMES = {
     "CheckpointFuture": "kitaru.flows.future",
     "Flow": "kitaru.flows.flow",
     "FlowHandle": "kitaru.client.handle",
-    "ImageSettings": "kitaru.model.image",
+    "ImageSettings": "kitaru.model.snapshot",
     "KitaruClient": "kitaru.client",
     "Retry": "kitaru.flows.retry",
     "checkpoint": "kitaru.flows.checkpoint",

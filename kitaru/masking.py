@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from kitaru.model.reserved import NAMED, SECRET
+from kitaru.model.address import NAMED, SECRET
 
 TELLING = re.compile(r"((_|^)(KEY|TOKEN|SECRET)|PASSWORD|PASSWD|PASSPHRASE)$", re.IGNORECASE)
 """Names of variables that hold something secret by all experience."""

@@ -21,7 +21,7 @@ from kitaru.flows.checkpoint import checkpoint
 from kitaru.flows.describe import facts_of, input_schema
 from kitaru.flows.flow import flow
 from kitaru.model.address import canonical_json
-from kitaru.model.image import ImageSettings
+from kitaru.model.snapshot import ImageSettings
 
 if TYPE_CHECKING:
     from decimal import Decimal

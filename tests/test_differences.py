@@ -8,10 +8,8 @@ import pytest
 
 from kitaru.core.diffing import snapshot_changes
 from kitaru.manifest.inputs import check
-from kitaru.model.image import ImageSettings
 from kitaru.model.plan import Change
-from kitaru.model.snapshot import Options, Snapshot
-from kitaru.model.stack import LocalStack, NamedStack
+from kitaru.model.snapshot import ImageSettings, LocalStack, NamedStack, Options, Snapshot
 
 LOCAL = NamedStack(name="local", spec=LocalStack(type="local"))
 BEFORE = Snapshot(flow="agent", target="flows/work.py:agent", source="1" * 64, stack=LOCAL)

@@ -10,8 +10,7 @@ from textwrap import dedent
 import pytest
 
 from kitaru.errors import KitaruSourceError, Problem
-from kitaru.model.image import ImageSettings
-from kitaru.model.snapshot import FlowFacts, SourceFile, SourceTree
+from kitaru.model.snapshot import FlowFacts, ImageSettings, SourceFile, SourceTree
 from kitaru.source.discovery import Job, facts_cache_get, facts_cache_put
 from kitaru.source.discovery import describe as describe_jobs
 from kitaru.source.import_check import imports, left_out_imports

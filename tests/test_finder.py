@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from kitaru.errors import Problem
-from kitaru.model.reserved import LIBRARIES
+from kitaru.model.address import LIBRARIES
 from kitaru.model.snapshot import FlowFacts
 from kitaru.source.discovery import PLACEHOLDER, Job, describe
 from kitaru.source.import_check import shadowed_imports

@@ -11,8 +11,7 @@ import pytest
 from kitaru import flow
 from kitaru.client.arguments import asked_image
 from kitaru.errors import KitaruError, KitaruManifestError, KitaruUsageError
-from kitaru.model.image import ImageSettings, image_flaws, settings_flaws
-from kitaru.model.snapshot import Snapshot
+from kitaru.model.snapshot import ImageSettings, Snapshot, image_flaws, settings_flaws
 from tests.repository import FLOWS, MANIFEST, Done, Repository, kitaru
 
 STACK = {"name": "local", "spec": {"type": "local"}}

@@ -5,10 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from kitaru.model.image import ImageSettings, parse_image
 from kitaru.model.manifest import DEFAULT_BUDGET_MB, Manifest
 from kitaru.model.route import Head, Label, Pin
-from kitaru.model.stack import KubernetesStack, LocalStack
+from kitaru.model.snapshot import ImageSettings, KubernetesStack, LocalStack, parse_image
 
 
 def manifest(**keys: Any) -> Manifest:

@@ -18,9 +18,9 @@ from kitaru.errors import KitaruBackendError, KitaruConflictError, KitaruManifes
 from kitaru.manifest.edit import edit_preview, edited, write
 from kitaru.manifest.reading import read_manifest
 from kitaru.manifest.yaml import parse
-from kitaru.model.image import ImageSettings
 from kitaru.model.manifest import FlowSpec
 from kitaru.model.route import Head, Label, Pin, RouteTarget, Split, parse_target
+from kitaru.model.snapshot import ImageSettings
 from tests.manifest_files import FULL, HEAD, LAYERED
 from tests.manifest_texts import FLOWS, TAGS, WISHES, Written, manifests
 

@@ -16,8 +16,7 @@ from kitaru.manifest.inputs import check
 from kitaru.model import address
 from kitaru.model.plan import Consequence, FlowPlan, Plan, RouteMove
 from kitaru.model.route import Assignment
-from kitaru.model.snapshot import Snapshot
-from kitaru.model.stack import LocalStack, NamedStack
+from kitaru.model.snapshot import LocalStack, NamedStack, Snapshot
 from kitaru.store.port import Store
 from tests.applying import new_version, routed, routes_of
 from tests.repository import Repository, Watched, kitaru

@@ -12,12 +12,10 @@ from kitaru.cli import job
 from kitaru.cli.views.plan import plan_lines
 from kitaru.cli.views.plan_markdown import plan_markdown
 from kitaru.core.protection import protect_words
-from kitaru.model.image import ImageSettings
 from kitaru.model.lockfile import Protect
 from kitaru.model.plan import Build, Change, Consequence, FlowPlan, Plan, RouteMove
 from kitaru.model.route import Assignment, Protection
-from kitaru.model.snapshot import Commit, Snapshot
-from kitaru.model.stack import LocalStack, NamedStack
+from kitaru.model.snapshot import Commit, ImageSettings, LocalStack, NamedStack, Snapshot
 from tests.repository import MANIFEST, Done, Repository, kitaru
 
 COMMENT_LIMIT = 65_536

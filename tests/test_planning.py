@@ -16,8 +16,7 @@ from kitaru.model.lockfile import AddVersion, Lockfile, Move, Release, VersionTa
 from kitaru.model.manifest import FlowSpec, Manifest
 from kitaru.model.plan import Plan
 from kitaru.model.route import Protection, RouteTarget, parse_target
-from kitaru.model.snapshot import Commit, Snapshot
-from kitaru.model.stack import LocalStack, NamedStack
+from kitaru.model.snapshot import Commit, LocalStack, NamedStack, Snapshot
 from tests.lock_strategies import AT, BY, FEW, FLOWS, RULES, TAGS, holder, locks
 
 STACK = NamedStack(name="local", spec=LocalStack(type="local"))

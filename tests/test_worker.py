@@ -21,9 +21,7 @@ from kitaru.errors import KitaruUsageError
 from kitaru.model import address
 from kitaru.model.event import ExecutionOptions, Opened
 from kitaru.model.execution import Execution
-from kitaru.model.image import ImageSettings
-from kitaru.model.snapshot import Snapshot, SourceFile, SourceTree
-from kitaru.model.stack import LocalStack, NamedStack
+from kitaru.model.snapshot import ImageSettings, LocalStack, NamedStack, Snapshot, SourceFile, SourceTree
 from kitaru.run.journal import load, open_execution, read_entries
 from kitaru.source import bundle
 from kitaru.source.unpacked import ensure_source, holds_tree

@@ -31,8 +31,8 @@ from kitaru.model.route import DEFAULT_TAG
 
 if TYPE_CHECKING:
     from kitaru.client.deployments import Released, Rerouted
-    from kitaru.model.image import ImageSettings
     from kitaru.model.plan import FlowPlan
+    from kitaru.model.snapshot import ImageSettings
 
 OneVersion = Annotated[int, typer.Option("--version", metavar="N", min=1, help="The version.")]
 FlowTarget = Annotated[

@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from kitaru.errors import KitaruUsageError
-from kitaru.model.image import ImageSettings, is_base_image, parse_image, settings_flaws
 from kitaru.model.jsonable import parse_json
 from kitaru.model.route import Selector, selector
+from kitaru.model.snapshot import ImageSettings, is_base_image, parse_image, settings_flaws
 
 PREVIOUS = -1
 """``rollback(to=-1)``: the version before, never one that a rollback left or that was deleted."""

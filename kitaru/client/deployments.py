@@ -36,8 +36,8 @@ from kitaru.store.objects import read_snapshot, read_table
 
 if TYPE_CHECKING:
     from kitaru.flows.flow import Flow
-    from kitaru.model.image import ImageSettings
     from kitaru.model.plan import FlowPlan
+    from kitaru.model.snapshot import ImageSettings
     from kitaru.release.manifest_sync import ManifestSync, Mode
     from kitaru.release.mover import Mover
     from kitaru.release.mover import Released as Released

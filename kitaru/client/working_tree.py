@@ -27,10 +27,9 @@ from kitaru.errors import (
 )
 from kitaru.manifest.port import ManifestFile
 from kitaru.model import address
-from kitaru.model.image import ImageSettings
 from kitaru.model.lockfile import Lockfile
 from kitaru.model.manifest import FlowSpec
-from kitaru.model.snapshot import Commit, Snapshot
+from kitaru.model.snapshot import Commit, ImageSettings, Snapshot
 from kitaru.release.importing import Importer
 from kitaru.release.manifest_sync import ManifestSync, Mode, check_mode
 from kitaru.release.mover import Release

@@ -8,10 +8,10 @@ from typing import Any
 
 from kitaru.core.routing import Order, agrees, check_name, check_shared, check_tag, order_tags, routes_to_write, wish_of
 from kitaru.errors import KitaruStateError, KitaruUsageError
-from kitaru.model.image import ImageSettings
 from kitaru.model.lockfile import Lockfile
 from kitaru.model.manifest import FlowSpec, Manifest
 from kitaru.model.route import DEFAULT_TAG, Head, Label, Route, RouteTarget, target_data, versions_named
+from kitaru.model.snapshot import ImageSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,7 @@ from kitaru.flows.flow import Flow
 from kitaru.flows.retry import further_attempts
 from kitaru.flows.signature import for_pydantic
 from kitaru.model.address import canonical_json
-from kitaru.model.image import ImageSettings, parse_image, settings_flaws
-from kitaru.model.snapshot import FlowFacts
+from kitaru.model.snapshot import FlowFacts, ImageSettings, parse_image, settings_flaws
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _NAMED_SCHEMAS = ("properties", "$defs", "patternProperties", "dependentSchemas")

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from kitaru.model.reserved import LIBRARIES, RESERVED
+from kitaru.model.address import LIBRARIES, RESERVED
 
 INSTALLED = ("site-packages", "dist-packages")
 _STANDARD = (str(Path(os.__file__).parent), str(Path(os.__file__).parent / "lib-dynload"))

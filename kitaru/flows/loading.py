@@ -22,7 +22,7 @@ from kitaru.errors import KitaruSourceError, KitaruUsageError, Problem
 from kitaru.flows.checkpoint import Checkpoint
 from kitaru.flows.finder import take_over, take_over_process
 from kitaru.flows.flow import Flow
-from kitaru.model.reserved import RESERVED
+from kitaru.model.address import RESERVED
 
 _MOST_FRAMES = 6
 _MOST_FILES = 5_000

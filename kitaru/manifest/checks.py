@@ -17,11 +17,18 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from kitaru.manifest.yaml import described, did_you_mean, shown
-from kitaru.model.image import ImageSettings, base_hint, image_flaws
 from kitaru.model.manifest import FlowSpec, Manifest, Overlay, SourceSpec, is_branch
 from kitaru.model.noun import Noun
 from kitaru.model.route import DEFAULT_TAG, Protection
-from kitaru.model.stack import DEFAULT_STACK, DockerStack, KubernetesStack, LocalStack
+from kitaru.model.snapshot import (
+    DEFAULT_STACK,
+    DockerStack,
+    ImageSettings,
+    KubernetesStack,
+    LocalStack,
+    base_hint,
+    image_flaws,
+)
 
 STORE_PROTOCOLS = ("file", "memory", "s3", "gs", "gcs", "az", "abfs", "abfss")
 """Spellings that a slip of the keyboard is compared with; the store decides which of them works."""

@@ -1,10 +1,11 @@
-"""Canonical bytes, digests, validated names, and every key of the store: spelled here and nowhere else."""
+"""Canonical bytes, digests, valid and reserved names, and every key of the store: spelled here and nowhere else."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +19,24 @@ PROJECT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 EXEC_ID = re.compile(r"ex-[0-9a-hjkmnp-tv-z]{18}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
+_LIBRARIES = """
+aiobotocore aiohappyeyeballs aiohttp aioitertools aiosignal annotated_doc annotated_types attr attrs boto3 botocore
+dateutil frozenlist fsspec git gitdb idna jinja2 jmespath jsonschema jsonschema_specifications kitaru markdown_it
+markupsafe mdurl multidict packaging pathspec platformdirs propcache pydantic pydantic_core pygments referencing rich
+rpds s3fs s3transfer shellingham six smmap typer typing_extensions typing_inspection urllib3 wrapt yaml yarl
+zstandard
+"""
+LIBRARIES = frozenset(_LIBRARIES.split())
+"""Top-level modules of Kitaru and of all that it may load beside a flow, installed here or not."""
+
+RESERVED = LIBRARIES | sys.stdlib_module_names
+"""Names that no module of a project can have."""
+
+SECRET = "KITARU_SECRET_"
+"""How variables begin that hold a secret: a JSON object of the variables that it stands for."""
+
+NAMED = "KITARU_SECRET_VARIABLES"
+"""Names, with commas between, of the variables that a runner took from secrets."""
 
 _CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
@@ -63,11 +82,7 @@ def exec_id(moment: datetime, token: str) -> str:
 def exec_floor(moment: datetime) -> str:
     """A text that sorts before the ids made at ``moment`` or later, and after all earlier ones."""
     number = int(moment.timestamp() * 1000)
-    digits = []
-    for _ in range(10):
-        number, rest = divmod(number, 32)
-        digits.append(CROCKFORD[rest])
-    return f"ex-{''.join(reversed(digits))}"
+    return "ex-" + "".join(CROCKFORD[number >> shift & 31] for shift in range(45, -1, -5))
 
 
 def exec_moment(execution: str) -> datetime:

@@ -9,11 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from kitaru.model.address import FLOW_NAME, PROJECT_NAME, TAG_NAME, is_tag
-from kitaru.model.image import ImageSettings
 from kitaru.model.jsonable import record
 from kitaru.model.noun import Noun
 from kitaru.model.route import Protection, RouteTargetField
-from kitaru.model.stack import DEFAULT_STACK, LocalStack, NamedStack, StackSpec
+from kitaru.model.snapshot import DEFAULT_STACK, ImageSettings, LocalStack, NamedStack, StackSpec
 
 _NOWHERE = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock/")
 

@@ -12,8 +12,7 @@ from kitaru.errors import KitaruManifestError, KitaruUsageError, Problem
 from kitaru.manifest.port import ManifestFile
 from kitaru.model.address import MANIFEST, canonical_json, digest
 from kitaru.model.manifest import FlowSpec, Manifest, Neighbours, SourceSpec
-from kitaru.model.snapshot import Commit, FlowFacts, Options, Snapshot
-from kitaru.model.stack import RUNNABLE
+from kitaru.model.snapshot import RUNNABLE, Commit, FlowFacts, Options, Snapshot
 from kitaru.ports import Reporter, Step
 from kitaru.source.port import Describer, ImportJob, Selection, Source, Surroundings
 

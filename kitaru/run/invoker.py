@@ -20,8 +20,7 @@ from kitaru.manifest.port import InputCheck
 from kitaru.model import address
 from kitaru.model.address import canonical_json, digest, timestamp
 from kitaru.model.event import ExecutionOptions, Failure, Opened
-from kitaru.model.snapshot import Snapshot
-from kitaru.model.stack import NamedStack
+from kitaru.model.snapshot import NamedStack, Snapshot
 from kitaru.ports import Clock
 from kitaru.run.index import record_failed_start
 from kitaru.run.journal import open_execution

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from kitaru.errors import Problem
-from kitaru.model.reserved import RESERVED
+from kitaru.model.address import RESERVED
 from kitaru.model.snapshot import SourceFile, SourceTree
 
 OWN_PACKAGE = "kitaru"

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from kitaru.errors import KitaruStackError
 from kitaru.masking import Masking
-from kitaru.model.reserved import NAMED, SECRET
+from kitaru.model.address import NAMED, SECRET
 from kitaru.ports import Reporter, Step
 from kitaru.stacks.port import Handle, RunOrder
 from kitaru.stacks.process import end_process, process_at_work, process_handle

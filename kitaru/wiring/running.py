@@ -18,7 +18,7 @@ from kitaru.settings import (
 )
 
 if TYPE_CHECKING:
-    from kitaru.model.stack import NamedStack
+    from kitaru.model.snapshot import NamedStack
     from kitaru.ports import Reporter
     from kitaru.run.output import Descriptors
     from kitaru.source.port import CodeBase
@@ -54,7 +54,7 @@ def seen_from_here(settings: Settings) -> Runner:
 
 def stack_named(settings: Settings, name: str) -> NamedStack:
     """The stack ``name`` of the nearest manifest, or ``local``. Raises ``KitaruStackError`` with the known names."""
-    from kitaru.model.stack import LocalStack, NamedStack
+    from kitaru.model.snapshot import LocalStack, NamedStack
 
     declared = {}
     if settings.manifest is not None:
@@ -80,7 +80,7 @@ def must_run_here(settings: Settings, name: str) -> None:
 
 def check_image(image: Any) -> None:
     """Raise ``KitaruUsageError`` for invalid image settings. A run from source does not apply them."""
-    from kitaru.model.image import parse_image, settings_flaws
+    from kitaru.model.snapshot import parse_image, settings_flaws
 
     try:
         settings = parse_image(image)
