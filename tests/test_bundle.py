@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from kitaru.errors import KitaruBackendError, KitaruError, KitaruIntegrityError
 from kitaru.model.snapshot import SourceFile, SourceTree
+from kitaru.source import bundle
 from kitaru.source.bundle import pack, unpack
 from kitaru.source.selection import EXECUTABLE, FILE, SYMLINK, bad_link, tree_digest
 from kitaru.source.unpacked import ensure_source, holds_tree
@@ -178,12 +179,13 @@ def test_a_set_user_id_bit_is_not_kept(tmp_path: Path) -> None:
     assert (tmp_path / "out/a").stat().st_mode & 0o7777 == 0o755
 
 
-def test_an_archive_that_grows_without_end_is_stopped(tmp_path: Path) -> None:
+def test_an_archive_that_grows_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small archive that would fill the disk ends at its bound."""
     bomb = archive_of(member("a", bytes(5_000_000)))
     assert len(bomb) < 5_000
+    monkeypatch.setattr(bundle, "MOST_BYTES", 1_000_000)
     with pytest.raises(KitaruIntegrityError, match="more than it may"):
-        unpack(bomb, DIGEST, tmp_path / "out", most_bytes=1_000_000)
+        unpack(bomb, DIGEST, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -242,7 +242,7 @@ def test_the_branch_is_the_remotes(repository: Repository) -> None:
     git(repository.folder, "branch", "-m", "trunk")
     clone = repository.clone(repository.folder.parent / "clone")
     kitaru("ci", "init", *INSTALL, "github", cwd=clone.folder).must()
-    assert "branches: [trunk]" in files(clone.folder)[WORKFLOWS[0]]
+    assert 'branches: ["trunk"]' in files(clone.folder)[WORKFLOWS[0]]
 
 
 def test_what_can_not_be_written_down_is_refused(repository: Repository) -> None:

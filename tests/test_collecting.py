@@ -19,7 +19,7 @@ from kitaru.store import objects
 from kitaru.store.port import Store
 from kitaru.upkeep.collect import Collected, Terms, outlived
 from kitaru.upkeep.verify import verify
-from kitaru.wiring import Silent, past_sources
+from kitaru.wiring import Silent, read_archive
 from tests.applying import new_version
 from tests.execution_lab import WallClock
 from tests.repository import Repository, kitaru
@@ -63,7 +63,7 @@ class Place:
 def check_intact(store: Store, project: str = PROJECT) -> None:
     """Every version that is not deleted, and every execution, is there with all that it needs."""
     Releases(store, project, WallClock()).head(verified=True)
-    assert not verify(store, project, Silent(), check_archive=past_sources().read_archive).problems
+    assert not verify(store, project, Silent(), check_archive=read_archive).problems
 
 
 def amounts(found: Collected) -> dict[str, int]:

@@ -26,7 +26,7 @@ from kitaru.upkeep.collect import Collected, Collector, Terms
 from kitaru.upkeep.verify import verify
 from kitaru.values import stored
 from kitaru.values.codec import Encoded, encode
-from kitaru.wiring import Silent, past_sources
+from kitaru.wiring import Silent, read_archive
 from tests.applying import new_version
 from tests.execution_lab import WallClock
 from tests.repository import Repository
@@ -66,7 +66,7 @@ def collect(store: Store, project: str = PROJECT, **terms: Any) -> Collected:
 def faults(store: Store) -> list[str]:
     """What a deep look finds wrong, or missing of any version that is not deleted."""
     Releases(store, PROJECT, WallClock()).head(verified=True)
-    found = verify(store, PROJECT, Silent(), check_archive=past_sources().read_archive)
+    found = verify(store, PROJECT, Silent(), check_archive=read_archive)
     return [fault.message for fault in found.problems]
 
 

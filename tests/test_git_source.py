@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from kitaru.errors import KitaruSourceError
 from kitaru.model.manifest import SourceSpec
 from kitaru.settings import actor
-from kitaru.source.git import GitSource
-from kitaru.source.provenance import provenance, without_credentials
+from kitaru.source.git import GitSource, commit_words, upstream
 from kitaru.source.selection import Patterns
 
 ALL = SourceSpec(include=("**",), exclude=(), max_size_mb=50)
@@ -507,22 +506,33 @@ def test_patterns_mean_what_git_means(oracle: Path, pattern: str, tried: list[st
     assert {path for path in tried if globs.match(path)} == expected
 
 
-# --- provenance -------------------------------------------------------------------------------------------------------
+# --- the repository's upstream and its commits ------------------------------------------------------------------------
 
 
-def test_provenance_is_what_git_is_configured_with(repo: Path, tmp_path: Path) -> None:
-    """Name, e-mail and origin, also from a subfolder; the token in the URL is not told."""
-    git(repo, "config", "user.name", "Grace Hopper")
-    git(repo, "config", "user.email", "grace@example.org")
-    git(repo, "remote", "add", "origin", "https://x-token:s3cret@example.org:8443/acme/flows.git")
-    known = provenance(repo / "flows")
-    assert (known.name, known.email) == ("Grace Hopper", "grace@example.org")
-    assert known.remote == "https://example.org:8443/acme/flows.git"
-    assert provenance(tmp_path / "nowhere").remote is None
-    git(repo, "config", "committer.name", "Rear Admiral Hopper")
-    known = provenance(repo)
-    assert (known.name, known.email) == ("Rear Admiral Hopper", "grace@example.org")
-    assert git(repo, "var", "GIT_COMMITTER_IDENT").startswith("Rear Admiral Hopper <")
+def test_the_upstream_of_a_repository(repo: Path, tmp_path: Path) -> None:
+    """Its root, also from a subfolder, each remote's address, and the default branch if Git has recorded it."""
+    assert upstream(repo / "flows") == upstream(repo)
+    assert (upstream(repo).urls, upstream(repo).branch) == ((), "main")
+    git(repo, "remote", "add", "origin", "https://example.org/acme/flows.git")
+    git(repo, "update-ref", "refs/remotes/origin/trunk", "HEAD")
+    git(repo, "symbolic-ref", "refs/remotes/origin/HEAD", "refs/remotes/origin/trunk")
+    found = upstream(repo)
+    assert (found.root.resolve(), found.branch) == (repo.resolve(), "trunk")
+    assert found.urls == ("https://example.org/acme/flows.git",)
+    (tmp_path / "outside").mkdir()
+    with pytest.raises(KitaruSourceError, match="not in a Git repository"):
+        upstream(tmp_path / "outside")
+
+
+def test_the_words_of_a_commit(repo: Path, tmp_path: Path) -> None:
+    """Author, date and subject; None for a commit that is not here, or outside a repository."""
+    head = git(repo, "rev-parse", "HEAD")
+    words = commit_words(repo / "flows", head)
+    assert words is not None
+    assert (words["author"], words["email"], words["subject"]) == ("Ada", "ada@example.org", "first")
+    assert words["date"] == git(repo, "show", "-s", "--format=%aI", head).replace("Z", "+00:00")
+    assert commit_words(repo, "0" * 40) is None
+    assert commit_words(tmp_path, head) is None
 
 
 @pytest.mark.parametrize(
@@ -538,19 +548,3 @@ def test_provenance_is_what_git_is_configured_with(repo: Path, tmp_path: Path) -
 def test_who_acts_is_who_git_says(environ: dict[str, str], name: str) -> None:
     """Kitaru's own variable, CI's, then Git's: the committer, the author, and last what Git is configured with."""
     assert actor(environ, lambda: "Grace") == name
-
-
-@pytest.mark.parametrize(
-    ("url", "told"),
-    [
-        ("git@example.org:acme/flows.git", "git@example.org:acme/flows.git"),
-        ("ssh://git:pw@example.org/acme", "ssh://git@example.org/acme"),
-        ("https://token@example.org/a?private_token=1#x", "https://example.org/a"),
-        ("https://[::1]:8080/a", "https://[::1]:8080/a"),
-        ("https://u:p@host:notaport/a", ""),
-        ("/srv/git/a.git", "/srv/git/a.git"),
-    ],
-)
-def test_a_remote_is_told_without_credentials(url: str, told: str) -> None:
-    """Whatever form the URL has, no password and no token is left."""
-    assert without_credentials(url) == told

@@ -344,7 +344,7 @@ def test_hundreds_of_manifests_are_read_by_one_process(own_world: Path, asked: l
     wanted = Wanted("kitaru.yaml", ("agent", "own"), project="research", store="file://../store")
     (found,) = find_neighbours(many.folder, wanted, sha, noted).found
     assert found == Neighbour("services/s7/kitaru.yaml", frozenset({"own"}), {})
-    assert (len(parsed), asked) == (1, [LISTING, "cat-file --batch"])
+    assert (len(parsed), asked) == (1, [LISTING, "cat-file --batch --buffer"])
     assert find_neighbours(many.folder, wanted, None, noted).found == (found,)
 
 

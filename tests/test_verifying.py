@@ -477,7 +477,7 @@ def test_what_was_appended_to_an_archive_is_named(used: Repository, more: bytes)
     path.write_bytes(body + more)
     found = deep(used)
     assert [fault.key for fault in found.problems] == [key]
-    assert "goes on after its end" in texts(found)
+    assert "unused data" in texts(found)
 
 
 @pytest.mark.parametrize("left", ["objects", "executions"])

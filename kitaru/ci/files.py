@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Literal
@@ -19,9 +19,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from kitaru import data_files
 from kitaru._version import DISTRIBUTION
-from kitaru.errors import KitaruBackendError, KitaruSourceError, KitaruStateError, KitaruUsageError
-from kitaru.manifest.yaml import quote
-from kitaru.source import git_process
+from kitaru.errors import KitaruBackendError, KitaruStateError, KitaruUsageError
 
 Provider = Literal["github", "gitlab"]
 
@@ -34,6 +32,9 @@ ACTIONS = {
 """GitHub's own actions, each at one commit: a tag can be moved."""
 
 GITLAB_ENTRY = ".gitlab-ci.yml"
+FORGES: dict[Provider, str] = {"github": ".github", "gitlab": GITLAB_ENTRY}
+"""Provider → the path by which a repository shows it."""
+
 _OUR_ENTRY = re.compile(r"include:\n(  - local: \S+\n)+")
 """A ``.gitlab-ci.yml`` that holds only lines of this module."""
 
@@ -86,38 +87,21 @@ def _slug(text: str) -> str:
     return "-".join(filter(None, (slug, digits)))
 
 
-def repository_root(folder: Path) -> Path:
-    """The root of the Git repository around ``folder``. Raises ``KitaruSourceError`` outside a repository."""
-    return Path(os.fsdecode(git_process.run(folder, "rev-parse", "--show-toplevel").rstrip(b"\n")))
+def provider_of(root: Path, urls: Sequence[str]) -> Provider:
+    """The forge of a repository, by the addresses of its remotes, else by its files.
 
-
-def provider_of(root: Path) -> Provider:
-    """The forge of this repository, by its remotes, else by its files. Raises ``KitaruUsageError`` if none is found."""
-    try:
-        listed = git_process.run(root, "config", "--get-regexp", r"^remote\..*\.url$").decode("utf-8", "replace")
-    except KitaruSourceError:
-        listed = ""  # no remote
-    hosts = " ".join(_host(line.partition(" ")[2]) for line in listed.splitlines())
-    by_remote = {one for one in ("github", "gitlab") if one in hosts}
-    there = {"github": root / ".github", "gitlab": root / GITLAB_ENTRY}
-    for found in (by_remote, {one for one, path in there.items() if path.exists()}):
-        if found == {"github"}:
-            return "github"
-        if found == {"gitlab"}:
-            return "gitlab"
+    Raises ``KitaruUsageError`` if none is found.
+    """
+    hosts = " ".join(map(_host, urls))
+    by_remote = {one for one in FORGES if one in hosts}
+    by_file = {one for one, path in FORGES.items() if (root / path).exists()}
+    for found in (by_remote, by_file):
+        if len(found) == 1:
+            return found.pop()
     raise KitaruUsageError(
         "neither the remotes nor the files of this repository name its forge",
         hint="kitaru ci init github, or: kitaru ci init gitlab",
     )
-
-
-def main_branch(root: Path) -> str:
-    """The default branch of the remote; ``main`` if Git has not recorded it."""
-    try:
-        found = git_process.run(root, "symbolic-ref", "--short", "refs/remotes/origin/HEAD").decode().strip()
-    except KitaruSourceError:
-        return "main"
-    return found.partition("/")[2] or "main"
 
 
 def own_requirement(extras: str = "") -> str:
@@ -261,8 +245,8 @@ def _fill(template: str, choices: Choices, **more: str) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(yaml=quote, sh=shlex.quote)
-    environment.filters.update(github=_github_text)
+    # A JSON text is a YAML text in quotes.
+    environment.filters.update(yaml=partial(json.dumps, ensure_ascii=False), sh=shlex.quote, github=_github_text)
     s3 = choices.store.startswith("s3://")
     return environment.get_template(template).render(
         name=choices.name,

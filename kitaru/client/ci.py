@@ -59,13 +59,16 @@ def init(
     files = wiring.ci_files()
     loaded = wiring.load_manifest(Asked(manifest=manifest, target=target), Path.cwd())
     folder = loaded.root.resolve()
-    root = files.repository_root(folder).resolve()
-    chosen = _provider(provider, files, root)
+    place = wiring.upstream(folder)
+    root = place.root.resolve()
+    if provider not in (None, "github", "gitlab"):
+        raise KitaruUsageError(f"{provider!r}: expected github or gitlab", hint="kitaru ci init github")
+    chosen = provider or files.provider_of(root, place.urls)
     store = loaded.manifest.store or ""
     choices = files.Choices(
         project=loaded.manifest.project,
         store=store,
-        branch=branch or files.main_branch(root),
+        branch=branch or place.branch,
         python=python,
         target=target,
         folder="" if folder == root else folder.relative_to(root).as_posix(),
@@ -84,14 +87,6 @@ def init(
         paste=files.lines_to_paste(written, texts),
         warnings=tuple(_warnings(store, choices.install)),
     )
-
-
-def _provider(asked: str | None, files: Any, root: Path) -> str:
-    if asked is None:
-        return str(files.provider_of(root))
-    if asked not in ("github", "gitlab"):
-        raise KitaruUsageError(f"{asked!r}: expected github or gitlab", hint="kitaru ci init github")
-    return asked
 
 
 def _warnings(store: str, install: str) -> list[str]:

@@ -58,7 +58,7 @@ class History:
         settings = session.settings
         folder = settings.manifest.parent if settings.manifest is not None else settings.cwd
         execution = session.executions.get(exec_id)
-        words = partial(wiring.past_sources().commit_words, folder)
+        words = partial(wiring.commit_words, folder)
         return trace(session.store, session.project, self.releases.head(), execution, words)
 
     def diff(self, flow: str, before: str, after: str, *, full: bool = False) -> Difference:
@@ -67,7 +67,7 @@ class History:
         ``full``: large files and long differences too. Raises ``KitaruSelectorError``; ``KitaruIntegrityError`` where a
         snapshot is no longer in the store.
         """
-        place = Archives(self._session.store, self._session.project, wiring.past_sources().read_archive)
+        place = Archives(self._session.store, self._session.project, wiring.read_archive)
         return compare(place, self.releases.head(), flow, before, after, full=full)
 
     def verify(self, *, deep: bool = False, expect: str = "") -> Verified:
@@ -81,5 +81,5 @@ class History:
                 hint="kitaru store verify prints the digest of the newest generation",
             )
         session = self._session
-        check = wiring.past_sources().read_archive if deep else None
+        check = wiring.read_archive if deep else None
         return verify(session.store, session.project, session.reporter, expect=expect, check_archive=check)

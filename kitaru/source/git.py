@@ -7,12 +7,10 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
 
 from kitaru.errors import KitaruSourceError, Problem
 from kitaru.local_cache import read_entry, write_entry
@@ -59,6 +57,55 @@ def _contains(root: Path, commit: str, ancestor: str) -> bool:
 
 def _is_shallow(root: Path) -> bool:
     return git_process.run(root, "rev-parse", "--is-shallow-repository").strip() == b"true"
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """The root of a working tree, the addresses of its remotes, and the default branch of ``origin``."""
+
+    root: Path
+    urls: tuple[str, ...]
+    branch: str
+
+
+def upstream(folder: Path) -> Upstream:
+    """The upstream of the repository around ``folder``; its branch is ``main`` if Git has not recorded it.
+
+    Raises ``KitaruSourceError`` outside a repository.
+    """
+    from git import GitError, Repo
+
+    try:
+        repository = Repo(folder, search_parent_directories=True)
+    except (GitError, OSError):
+        git_process.explain("not a git repository", folder)
+    if repository.working_tree_dir is None:
+        git_process.refuse_bare(folder)
+    with repository:
+        urls = tuple(str(remote.config_reader.get_value("url", "")) for remote in repository.remotes)
+        try:
+            branch = repository.remotes.origin.refs.HEAD.reference.remote_head
+        except (AttributeError, IndexError, TypeError, ValueError):
+            branch = "main"
+        return Upstream(Path(repository.working_tree_dir), urls, branch)
+
+
+def commit_words(folder: Path, sha: str) -> dict[str, str] | None:
+    """``author``, ``email``, ``date`` (RFC 3339) and ``subject`` of a commit; None if no repository here has it."""
+    from git import GitError, Repo
+    from git.exc import ODBError
+
+    try:
+        with Repo(folder, search_parent_directories=True) as repository:
+            commit = repository.commit(sha)
+            return {
+                "author": str(commit.author.name),
+                "email": str(commit.author.email),
+                "date": commit.authored_datetime.isoformat(),
+                "subject": str(commit.summary),
+            }
+    except (GitError, ODBError, OSError, ValueError):
+        return None
 
 
 def is_committed(root: Path, name: str, blob: str) -> bool:
@@ -347,45 +394,18 @@ class GitSource:
     # --- the selection ------------------------------------------------------------------------------------------------
 
     def _contents(self, blobs: Sequence[str]) -> Iterator[bytes]:
-        """The blobs in order, from one ``git`` process."""
-        with tempfile.TemporaryFile() as asked:
-            # A file and not a pipe: git answers before all ids are written, and both sides would wait.
-            asked.write("".join(f"{blob}\n" for blob in blobs).encode())
-            asked.seek(0)
-            process = git_process.start(self.root, "cat-file", "--batch", "--buffer", stdin=asked)
-            assert process.stdout is not None
-            try:
-                for blob in blobs:
-                    yield _one_blob(process.stdout, blob, self.root)
-            finally:
-                _stop(process)
+        for blob, body in zip(blobs, git_process.contents(self.root, blobs), strict=True):
+            if body is None:
+                raise KitaruSourceError(
+                    f"Git has no content for object {blob} of {self.root}",
+                    hint="git fsck tells what is damaged; in a partial clone, git fetch --refetch brings it back",
+                )
+            yield body
 
     def _entry(self, tree: str, spec: SourceSpec, suffix: str) -> Path:
         assert self.cache is not None
         key = digest(canonical_json([_CACHE_FORMAT, tree, spec.data(), sorted(self._own)]))
         return self.cache / "source" / key[:2] / f"{key}.{suffix}"
-
-
-def _one_blob(answer: IO[bytes], blob: str, root: Path) -> bytes:
-    header = answer.readline().split()
-    if len(header) != 3:
-        raise KitaruSourceError(
-            f"Git has no content for object {blob} of {root}",
-            hint="git fsck tells what is damaged; in a partial clone, git fetch --refetch brings it back",
-        )
-    size = int(header[2])
-    body = answer.read(size)
-    if len(body) != size or answer.read(1) != b"\n":
-        raise KitaruSourceError(f"git stopped while reading object {blob} of {root}", hint="repeat the command")
-    return body
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    for stream in (process.stdout, process.stderr):
-        if stream is not None:
-            stream.close()
-    process.kill()
-    process.wait()
 
 
 def _parse_status(report: bytes, prefix: bytes) -> tuple[str, str | None, tuple[str, ...]]:

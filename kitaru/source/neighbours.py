@@ -82,8 +82,9 @@ def _bodies(root: Path, wanted: Wanted, commit: str | None) -> Iterator[tuple[st
         about, _, name = entry.partition(b"\t")
         path = name.decode("utf-8", "surrogateescape")
         if _is_other(path, wanted) and about.split(b" ")[0] in _PLAIN_FILES:
-            blobs[path] = about.split(b" ")[2]
-    yield from zip(blobs, _contents(root, list(blobs.values())), strict=True)
+            blobs[path] = about.split(b" ")[2].decode()
+    for path, body in zip(blobs, git_process.contents(root, list(blobs.values())), strict=True) if blobs else ():
+        yield path, body or b""
 
 
 def _in_working_tree(top: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
@@ -101,20 +102,6 @@ def _in_working_tree(top: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
 
 def _is_other(path: str, wanted: Wanted) -> bool:
     return path != wanted.own and (path.endswith(_NAME) or path in wanted.also)
-
-
-def _contents(root: Path, blobs: list[bytes]) -> Iterator[bytes]:
-    """The blobs in order; one that Git has no content for, as in a partial clone without its server, is empty."""
-    if not blobs:
-        return
-    answer = git_process.run(root, "cat-file", "--batch", body=b"".join(blob + b"\n" for blob in blobs))
-    at = 0
-    for _ in blobs:
-        end = answer.index(b"\n", at)
-        header = answer[at:end].split()
-        size = int(header[2]) if len(header) == 3 else -1
-        yield answer[end + 1 : end + 1 + size] if size >= 0 else b""
-        at = end + 1 + (size + 1 if size >= 0 else 0)
 
 
 def _claims(flows: Collection[str]) -> re.Pattern[bytes]:

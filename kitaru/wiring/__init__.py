@@ -9,12 +9,14 @@ from kitaru.wiring.repository import actor_in as actor_in
 from kitaru.wiring.repository import can_be_of as can_be_of
 from kitaru.wiring.repository import check_names as check_names
 from kitaru.wiring.repository import ci_files as ci_files
+from kitaru.wiring.repository import commit_words as commit_words
 from kitaru.wiring.repository import forge as forge
 from kitaru.wiring.repository import manifest_edits as manifest_edits
-from kitaru.wiring.repository import past_sources as past_sources
+from kitaru.wiring.repository import read_archive as read_archive
 from kitaru.wiring.repository import scaffold as scaffold
 from kitaru.wiring.repository import source_roots as source_roots
 from kitaru.wiring.repository import unpacked as unpacked
+from kitaru.wiring.repository import upstream as upstream
 from kitaru.wiring.repository import working_tree as working_tree
 from kitaru.wiring.running import captured_descriptors as captured_descriptors
 from kitaru.wiring.running import check_image as check_image

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kitaru.manifest.port import ManifestFile
     from kitaru.model.manifest import Neighbours, SourceSpec
     from kitaru.model.snapshot import FlowFacts
-    from kitaru.source.git import GitSource
+    from kitaru.source.git import GitSource, Upstream
     from kitaru.source.port import ImportJob, Selection, Source, Surroundings
 
 
@@ -224,11 +224,25 @@ def unpacked(settings: Settings, source: str, archive: Callable[[], bytes]) -> P
     return ensure_source(settings.cache / "sources", source, archive)
 
 
-def past_sources() -> Any:
-    """The module that reads the source archives of earlier versions, and their commits from Git."""
-    from kitaru.source import bundle
+def read_archive(archive: bytes, sha: str, keep: Callable[[str, int], bool] = lambda _path, _size: False) -> Any:
+    """The verified tree in a source archive, and some of its files: see ``bundle.read_archive``."""
+    from kitaru.source.bundle import read_archive
 
-    return bundle
+    return read_archive(archive, sha, keep)
+
+
+def commit_words(folder: Path, sha: str) -> dict[str, str] | None:
+    """The author, date and subject of a commit: see ``git.commit_words``."""
+    from kitaru.source.git import commit_words
+
+    return commit_words(folder, sha)
+
+
+def upstream(folder: Path) -> Upstream:
+    """The repository's root, remotes and default branch. Raises ``KitaruSourceError`` outside a repository."""
+    from kitaru.source.git import upstream
+
+    return upstream(folder)
 
 
 def manifest_edits() -> ModuleType:
