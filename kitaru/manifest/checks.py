@@ -6,7 +6,6 @@ folder. Every check takes raw data rather than a valid model, so that one run sh
 
 from __future__ import annotations
 
-import posixpath
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -52,8 +51,11 @@ _EXPECTED = {
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
     "tuple_type": "a list",
-    "missing": "a value",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "literal_error": "{expected}",
 }
+"""pydantic's type of an error → the words for the expected value, with fields of the error's context."""
 
 Raw = Callable[[tuple[str | int, ...]], str]
 """A path → the text of the single value there, unquoted; empty if there is none."""
@@ -114,43 +116,26 @@ def _translate(error: ErrorDetails, data: dict[str, Any], raw: Raw) -> Finding:
         return _stack_type(path, value)
     if kind == "value_error":
         return _refused(path, str(error["ctx"]["error"]), value, raw)
-    message = f"expected {_expected(error, path)}, found {described(value)}"
-    return Finding(path, message, _type_hint(kind, path, value, raw))
-
-
-def _expected(error: ErrorDetails, path: tuple[str | int, ...]) -> str:
-    kind, context = error["type"], error.get("ctx", {})
+    expected = _EXPECTED.get(kind, "another kind of value").format(**error.get("ctx", {}))
     if path[-1:] == ("image",) and kind == "model_type":
-        return "a base image or a mapping"
-    match kind:
-        case "greater_than":
-            return f"a number above {context['gt']:g}"
-        case "greater_than_equal":
-            return f"{context['ge']:g} or more"
-        case "literal_error":
-            return str(context["expected"])
-    return _EXPECTED.get(kind, "another kind of value")
+        expected = "a base image or a mapping"
+    return Finding(path, f"expected {expected}, found {described(value)}", _type_hint(kind, path, value, raw(path)))
 
 
-def _type_hint(kind: str, path: tuple[str | int, ...], value: Any, raw: Raw) -> str:
-    text = raw(path)
+def _type_hint(kind: str, path: tuple[str | int, ...], value: Any, text: str) -> str:
     if path[-1:] in (("image",), ("base_image",)) and isinstance(value, float) and (hint := base_hint(text)):
         return hint
-    if kind == "string_type" and not isinstance(value, dict | list | tuple) and value is not None and text:
+    if kind == "string_type" and value is not None and text:
         return f'put it in quotes: "{text}"'
     if kind == "bool_type" and isinstance(value, str):
         return "write true or false, without quotes; YAML 1.2 reads yes, no, on and off as text"
-    if kind in ("int_type", "float_type") and _reads_as_number(value):
+    if kind in ("int_type", "float_type") and isinstance(value, str) and value.replace(".", "", 1).isdecimal():
         return f"write {value} without quotes"
     if kind == "tuple_type" and isinstance(value, str):
         return "write it as a list: [a, b]"
     if value is None and kind in ("dict_type", "model_type", "model_attributes_type") and path:
         return "write {}, or leave the key out"
     return ""
-
-
-def _reads_as_number(value: Any) -> bool:
-    return isinstance(value, str) and value.replace(".", "", 1).isdecimal()
 
 
 def _missing_hint(path: tuple[str | int, ...]) -> str:
@@ -178,24 +163,21 @@ def _unknown_key(path: tuple[str | int, ...], data: dict[str, Any]) -> Finding:
 
 
 def _known_keys(parent: tuple[str | int, ...], data: dict[str, Any]) -> list[str]:
+    models: dict[object, type[Noun]] = {
+        "image": ImageSettings,
+        "source": SourceSpec,
+        "flows": FlowSpec,
+        "protect": Protection,
+        "targets": Overlay,
+    }
     match parent:
         case ():
-            model: type[Noun] = Manifest
-        case (*_, "image"):
-            model = ImageSettings
-        case (*_, "source"):
-            model = SourceSpec
-        case ("flows", _):
-            model = FlowSpec
-        case ("protect", _):
-            model = Protection
-        case ("targets", _):
-            model = Overlay
+            return list(Manifest.model_fields)
+        case (*_, ("image" | "source") as key) | (("flows" | "protect" | "targets") as key, _):
+            return list(models[key].model_fields)
         case ("stacks", name):
-            model = STACK_TYPES[data["stacks"][name]["type"]]
-        case _:
-            return []
-    return list(model.model_fields)
+            return list(STACK_TYPES[data["stacks"][name]["type"]].model_fields)
+    return []
 
 
 def _stack_type(path: tuple[str | int, ...], value: Any) -> Finding:
@@ -231,41 +213,33 @@ def _refused(path: tuple[str | int, ...], reason: str, value: Any, raw: Raw) -> 
 
 
 def _unmodelled(data: dict[str, Any]) -> Iterator[Finding]:
+    flows = _mapping(data.get("flows"))
+    specs: list[tuple[tuple[str, ...], Any]] = [((), data), *((("flows", name), flow) for name, flow in flows.items())]
+    stacks = list(dict.fromkeys([DEFAULT_STACK, *_mapping(data.get("stacks"))]))
     yield from _check_store(data.get("store"))
-    yield from _check_patterns(data.get("source"), ("source",))
-    yield from _check_image(data.get("image"), ("image",))
-    stacks = [DEFAULT_STACK, *(name for name in _mapping(data.get("stacks")) if name != DEFAULT_STACK)]
-    for name, flow in _mapping(data.get("flows")).items():
-        if isinstance(flow, dict):
-            yield from _check_flow(flow, ("flows", name), stacks)
-    yield from _check_moved(_mapping(data.get("moved")), _mapping(data.get("flows")))
+    for path, spec in specs:
+        yield from _check_patterns(_mapping(spec).get("source"), (*path, "source"))
+        yield from _check_image(_mapping(spec).get("image"), (*path, "image"))
+    for path, spec in specs[1:]:
+        stack, target = _mapping(spec).get("stack"), _mapping(spec).get("target")
+        if isinstance(stack, str) and stack not in stacks:
+            message = f"unknown stack {shown(stack)}{did_you_mean(stack, stacks)}"
+            yield Finding((*path, "stack"), message, f"stacks of this manifest: {', '.join(map(shown, stacks))}")
+        if isinstance(target, str):
+            yield from _check_target(target, (*path, "target"))
+        default = _mapping(_mapping(spec).get("routes")).get(DEFAULT_TAG)
+        if isinstance(default, list) and default:  # a list is a shared label
+            hint = "write one version, or weights that add up to 100: default: {2: 10, 1: 90}"
+            if len(default) == 1 and isinstance(default[0], int | str):
+                hint = f"write default: {default[0]}"
+            message = "default is always exclusive: it leads to one version; found a list"
+            yield Finding((*path, "routes", DEFAULT_TAG), message, hint)
+    yield from _check_moved(_mapping(data.get("moved")), flows)
     yield from _check_protect(_mapping(data.get("protect")))
 
 
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _check_flow(flow: dict[str, Any], path: tuple[str, ...], stacks: list[str]) -> Iterator[Finding]:
-    stack = flow.get("stack")
-    if isinstance(stack, str) and stack not in stacks:
-        message = f"unknown stack {shown(stack)}{did_you_mean(stack, stacks)}"
-        yield Finding((*path, "stack"), message, f"stacks of this manifest: {', '.join(map(shown, stacks))}")
-    if isinstance(flow.get("target"), str):
-        yield from _check_target(flow["target"], (*path, "target"))
-    yield from _check_patterns(flow.get("source"), (*path, "source"))
-    yield from _check_image(flow.get("image"), (*path, "image"))
-    yield from _check_default(_mapping(flow.get("routes")).get(DEFAULT_TAG), (*path, "routes", DEFAULT_TAG))
-
-
-def _check_default(versions: Any, path: tuple[str, ...]) -> Iterator[Finding]:
-    """A list is a shared label, and ``default`` is always exclusive."""
-    if not isinstance(versions, list) or not versions:
-        return
-    hint = "write one version, or weights that add up to 100: default: {2: 10, 1: 90}"
-    if len(versions) == 1 and isinstance(versions[0], int | str):
-        hint = f"write default: {versions[0]}"
-    yield Finding(path, "default is always exclusive: it leads to one version; found a list", hint)
 
 
 def _check_moved(moved: dict[str, Any], flows: dict[str, Any]) -> Iterator[Finding]:
@@ -277,25 +251,21 @@ def _check_moved(moved: dict[str, Any], flows: dict[str, Any]) -> Iterator[Findi
             name = moved[name]
         if not isinstance(name, str):
             continue
-        if was in flows:
-            yield _renamed_and_declared(was, name, moved)
-        elif name not in flows:
-            message = f"expected a flow of this manifest, found {shown(name)}{did_you_mean(name, sorted(flows))}"
-            yield Finding(("moved", was), message, "moved: names the old name, then the new one")
-
-
-def _renamed_and_declared(was: str, name: str, moved: dict[str, Any]) -> Finding:
-    """A flow that is to be renamed, and is declared all the same: perhaps another one is to get its name."""
-    taker = next((old for old, new in moved.items() if new == was and old != was), None)
-    if taker is None:
-        message = f"flow {shown(was)} is in this manifest, so it can't have become {shown(name)}"
-        return Finding(("moved", was), message, f"remove it here, or flow {was} above", at_key=True)
-    if moved[was] == taker:
-        message = f"{shown(was)} and {shown(taker)} can't swap names, in one step or in many"
-    else:
-        message = f"{shown(taker)} can't take the name of {shown(was)}"
-    hint = "give each a name that was never used; or leave the names, and swap the targets"
-    return Finding(("moved", was), f"{message}: a name that a flow had is never another flow's", hint, at_key=True)
+        taker = next((old for old, new in moved.items() if new == was and old != was), None)
+        if was not in flows:
+            if name not in flows:
+                message = f"expected a flow of this manifest, found {shown(name)}{did_you_mean(name, sorted(flows))}"
+                yield Finding(("moved", was), message, "moved: names the old name, then the new one")
+        elif taker is None:
+            message = f"flow {shown(was)} is in this manifest, so it can't have become {shown(name)}"
+            yield Finding(("moved", was), message, f"remove it here, or flow {was} above", at_key=True)
+        else:
+            message = f"{shown(taker)} can't take the name of {shown(was)}"
+            if moved[was] == taker:
+                message = f"{shown(was)} and {shown(taker)} can't swap names, in one step or in many"
+            message += ": a name that a flow had is never another flow's"
+            hint = "give each a name that was never used; or leave the names, and swap the targets"
+            yield Finding(("moved", was), message, hint, at_key=True)
 
 
 def _check_protect(rules: dict[str, Any]) -> Iterator[Finding]:
@@ -316,40 +286,36 @@ def _check_store(store: Any) -> Iterator[Finding]:
     if not isinstance(store, str):
         return
     protocol, separator, rest = store.partition("://")
-    expected = "expected a URL such as file://.kitaru/store or s3://bucket/prefix"
+    message, hint = "", ""
     if not separator or not re.fullmatch(r"[a-z][a-z0-9+.-]*", protocol):
+        message = f"expected a URL such as file://.kitaru/store or s3://bucket/prefix; found {shown(store)}"
         hint = f"for a folder, write {shown('file://' + store)}" if store and not separator else ""
-        yield Finding(("store",), f"{expected}; found {shown(store)}", hint)
     elif re.match(r"[^/]*@", rest) and protocol != "file":
         message = "expected no credentials in the store's URL: the manifest is read by many"
-        yield Finding(("store",), message, "remove the part before @, and set the credentials in the environment")
+        hint = "remove the part before @, and set the credentials in the environment"
     elif protocol not in STORE_PROTOCOLS and did_you_mean(protocol, STORE_PROTOCOLS):
         message = f"unknown protocol {shown(protocol)}{did_you_mean(protocol, STORE_PROTOCOLS)}"
-        yield Finding(("store",), message, "see the documentation of stores for those that Kitaru can use")
-    elif protocol not in ("file", "memory") and not rest.strip("/"):
-        yield Finding(
-            ("store",), f"expected a bucket behind {protocol}://, found nothing", f"write {protocol}://BUCKET"
-        )
+        hint = "see the documentation of stores for those that Kitaru can use"
     elif protocol == "file" and not rest:
-        yield Finding(("store",), "expected a folder behind file://, found nothing", "write file://.kitaru/store")
+        message, hint = "expected a folder behind file://, found nothing", "write file://.kitaru/store"
+    elif protocol not in ("file", "memory") and not rest.strip("/"):
+        message, hint = f"expected a bucket behind {protocol}://, found nothing", f"write {protocol}://BUCKET"
+    if message:
+        yield Finding(("store",), message, hint)
 
 
 def _check_target(target: str, path: tuple[str, ...]) -> Iterator[Finding]:
     place, colon, name = target.partition(":")
+    is_file = "/" in place or place.endswith(".py")
     if not colon or not place or not name.isidentifier():
         return  # the model refuses it
     if "\\" in place or not place.isprintable():
         yield Finding(path, f"expected a plain path with / between folders; found {shown(target)}")
-    elif place.startswith(("/", "~")):
-        message = f"expected a path relative to the manifest; found the absolute path {shown(place)}"
-        yield Finding(path, message, "write path/to/file.py:flow")
-    elif "/" in place or place.endswith(".py"):
-        if posixpath.normpath(place).split("/")[0] == "..":
-            message = f"expected a file below the manifest's folder; {shown(place)} leaves it"
-            yield Finding(path, message, "move the manifest up, or the flow down")
-        elif not place.endswith(".py"):
-            yield Finding(path, f"expected a Python file (path/to/file.py:flow); found {shown(target)}")
-    elif not all(part.isidentifier() for part in place.split(".")):
+    elif stray := _stray(place, "path"):
+        yield Finding(path, stray, "write path/to/file.py:flow; a flow elsewhere needs the manifest further up")
+    elif is_file and not place.endswith(".py"):
+        yield Finding(path, f"expected a Python file (path/to/file.py:flow); found {shown(target)}")
+    elif not is_file and not all(part.isidentifier() for part in place.split(".")):
         yield Finding(path, f"expected path/to/file.py:flow or package.module:flow; found {shown(target)}")
 
 
@@ -357,17 +323,21 @@ def _check_patterns(source: Any, path: tuple[str, ...]) -> Iterator[Finding]:
     for key in ("include", "exclude"):
         patterns = _mapping(source).get(key)
         for index, pattern in enumerate(patterns if isinstance(patterns, list) else ()):
-            place = (*path, key, index)
             if not isinstance(pattern, str):
                 continue
             if not pattern.strip():
-                yield Finding(place, "expected a pattern such as flows/**, found empty text")
-            elif pattern.startswith(("/", "~")) or re.match(r"[A-Za-z]:[\\/]", pattern):
-                message = f"expected a pattern relative to the manifest; found the absolute {shown(pattern)}"
-                yield Finding(place, message, f"write {shown(pattern.lstrip('/~') or '**')}")
-            elif ".." in re.split(r"[/\\]", pattern):
-                message = f"expected a pattern below the manifest's folder; {shown(pattern)} leaves it"
-                yield Finding(place, message, "remove the ..")
+                yield Finding((*path, key, index), "expected a pattern such as flows/**, found empty text")
+            elif stray := _stray(pattern, "pattern"):
+                yield Finding((*path, key, index), stray, "patterns begin at the manifest's folder: flows/**")
+
+
+def _stray(text: str, noun: str) -> str:
+    """The problem with a path that is absolute, or that leads up; empty for any other."""
+    if re.match(r"[/~]|[A-Za-z]:[\\/]", text):
+        return f"expected a {noun} relative to the manifest; found the absolute {shown(text)}"
+    if ".." in re.split(r"[/\\]", text):
+        return f"expected a {noun} below the manifest's folder, without ..; found {shown(text)}"
+    return ""
 
 
 def _check_image(image: Any, path: tuple[str, ...]) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import cache, partial
@@ -22,32 +22,25 @@ NAMES = {"string": "text", "integer": "a whole number", "number": "a number", "b
 NAMES |= {"array": "a list", "object": "an object", "null": "null"}
 
 
-def check(schema: Mapping[str, Any], inputs: Mapping[str, Any]) -> Sequence[str]:
-    """The inputs that don't fit ``schema``, one sentence each: ``n: expected a whole number, got 3.5``."""
+def check(schema: Mapping[str, Any], inputs: Any) -> Sequence[str]:
+    """The inputs that don't fit ``schema``, one sentence each: ``n: expected a whole number, got 3.5``.
+
+    As the flow itself reads inputs: text of a ``format`` must be one, and 3.0 is no whole number.
+    """
     if not schema:
         return ()
-    try:
-        errors = sorted(
-            _validator(schema).iter_errors(dict(inputs)), key=lambda error: [str(part) for part in error.path]
-        )
-    except SchemaError as error:
-        raise KitaruIntegrityError(f"the input schema is no JSON Schema: {error.message}") from error
-    return tuple(dict.fromkeys(text for error in errors for text in _sentences(error)))
+    errors = _Validator(dict(schema), format_checker=_formats()).iter_errors(inputs)
+    ordered = sorted(errors, key=lambda error: [str(part) for part in error.path])
+    return tuple(dict.fromkeys(text for error in ordered for text in _sentences(error)))
 
 
 def check_value(schema: Mapping[str, Any], value: Any) -> Sequence[str]:
-    """As ``check``, for a value of any kind."""
+    """As ``check``, for a value of any kind. Raises ``KitaruIntegrityError`` for a schema that is none."""
     try:
         Draft202012Validator.check_schema(dict(schema))
-        errors = sorted(_validator(schema).iter_errors(value), key=lambda error: str(error.path))
     except SchemaError as error:
         raise KitaruIntegrityError(f"the schema of the wait is no JSON Schema: {error.message}") from error
-    return tuple(dict.fromkeys(text for error in errors for text in _sentences(error)))
-
-
-def _validator(schema: Mapping[str, Any]) -> Any:
-    """As the flow itself reads inputs: text of a ``format`` must be one, and 3.0 is no whole number."""
-    return _Validator(dict(schema), format_checker=_formats())
+    return check(schema, value)
 
 
 _Validator: Any = extend(  # type: ignore[no-untyped-call]
@@ -66,48 +59,39 @@ _EMAIL = re.compile(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)*")
 def _formats() -> FormatChecker:
     from pydantic import TypeAdapter
 
+    def reads(value: Any, adapter: Any) -> bool:
+        return not isinstance(value, str) or adapter.validate_python(value) is not None
+
     checker = FormatChecker(formats=())
     for name, kind in _TYPES.items():
-        checker.checks(name, raises=ValueError)(partial(_reads, TypeAdapter[Any](kind)))
+        checker.checks(name, raises=ValueError)(partial(reads, adapter=TypeAdapter[Any](kind)))
     checker.checks("email")(lambda value: not isinstance(value, str) or _EMAIL.fullmatch(value) is not None)
     return checker
 
 
-def _reads(adapter: Any, value: Any) -> bool:
-    if isinstance(value, str):
-        adapter.validate_python(value)
-    return True
-
-
 def _sentences(error: ValidationError) -> Iterator[str]:
-    place = _path(error.absolute_path)
+    path = error.absolute_path
     schema = error.schema if isinstance(error.schema, dict) else {}
     properties = schema.get("properties", {})
     match error.validator:
         case "required":
             for name in schema.get("required", ()):
                 if isinstance(error.instance, dict) and name not in error.instance:
-                    yield f"{_under(place, name)} is missing: expected {_expected(properties.get(name, {}))}"
+                    yield f"{_path((*path, name))} is missing: expected {_expected(properties.get(name, {}))}"
         case "additionalProperties":
             for name in error.instance if isinstance(error.instance, dict) else ():
                 if name not in properties:
                     close = difflib.get_close_matches(name, list(properties), 1)
                     have = ", ".join(properties) or "none"
                     guess = f"did you mean {close[0]}?" if close else f"it takes {have}"
-                    yield f"{_under(place, name)} is not an input; {guess}"
+                    yield f"{_path((*path, name))} is not an input; {guess}"
         case _:
-            yield f"{place or 'the value'}: expected {_expected(schema)}, got {_shown(error.instance)}"
+            yield f"{_path(path) or 'the value'}: expected {_expected(schema)}, got {_shown(error.instance)}"
 
 
-def _under(place: str, name: str) -> str:
-    return f"{place}.{name}" if place else name
-
-
-def _path(parts: Any) -> str:
-    text = ""
-    for part in parts:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return text.removeprefix(".")
+def _path(parts: Iterable[str | int]) -> str:
+    """The path of a value as people write it: ``a.b[0]``."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
 
 
 def _expected(schema: Mapping[str, Any]) -> str:

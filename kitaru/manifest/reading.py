@@ -55,7 +55,6 @@ def read_manifest(body: bytes, file: str, target: str | None) -> Manifest:
         else:
             taken = {(problem.line, problem.column) for problem in problems}  # a stand-in is there now
             manifest, further = _checked(tree, target)
-            further = [*_key_problems(tree), *further]
             problems += [problem for problem in further if (problem.line, problem.column) not in taken]
     if manifest is None or problems:
         raise manifest_error([replace(problem, file=file) for problem in _distinct(problems)])
@@ -271,17 +270,6 @@ def _placed(findings: list[Finding], view: Places) -> Iterator[tuple[Problem, bo
         if finding.at_key or not view.is_torn(finding.path):
             line, column, in_overlay = view.of(finding.path, at_key=finding.at_key)
             yield Problem(finding.message, line=line, column=column, hint=finding.hint), in_overlay
-
-
-def _key_problems(tree: Tree) -> Iterator[Problem]:
-    """Keys that are not text; version numbers in a split, and the names of flows and tags, are judged elsewhere."""
-    for path, key, value in tree.odd_keys:
-        inner = path[2:] if path[:1] == ("targets",) else path
-        in_routes = len(inner) in (3, 4) and inner[0] == "flows" and inner[2] == "routes"
-        if type(value) is not int or not (in_routes or inner == ("flows",)):
-            line, column = place_of(key)
-            message = f"expected text as a key, found {described(value)}"
-            yield Problem(message, line=line, column=column, hint="put it in quotes")
 
 
 def _distinct(problems: list[Problem]) -> list[Problem]:

@@ -11,9 +11,10 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
@@ -67,42 +68,38 @@ def scaffold(root: Path, *, files: Sequence[Path], project: str | None = None) -
         )
     found, problems = find_flows(root, files)
     path = root / reading.MANIFEST_NAME
+    name, flows = project or project_name(root.resolve().name), name_apart(found)
     try:
-        if os.path.lexists(path):
-            return _beside_existing(root, path, found, problems)
-        name = project or project_name(root.resolve().name)
-        flows = name_apart(found)
-        include = source_of(root, files, flows)
-        _create(path, _render("kitaru.yaml.j2", project=name, flows=flows, schema=SCHEMA_FILE, include=include))
-        written = (path, *_write_surroundings(root))
-    except FileExistsError:  # another process wrote it just now: theirs stays
-        return _beside_existing(root, path, found, problems)
+        if not os.path.lexists(path):
+            include = source_of(root, files, flows)
+            text = _render("kitaru.yaml.j2", project=name, flows=flows, schema=SCHEMA_FILE, include=include)
+            with suppress(FileExistsError):  # another process wrote it just now: theirs stays
+                with path.open("x", encoding="utf-8", newline="\n") as stream:
+                    stream.write(text)
+                written = (path, *_write_surroundings(root))
+                return ScaffoldResult(path, True, name, tuple(flows), (), "", written, tuple(problems))
+        written = _write_surroundings(root)
     except OSError as error:
-        raise _unwritable(error, path) from error
-    return ScaffoldResult(path, True, name, tuple(flows), (), "", written, tuple(problems))
+        place = error.filename or path
+        hint = "check the folder's permissions, then: kitaru init"
+        raise KitaruBackendError(f"{place} can't be written: {error.strerror or error}", hint=hint) from error
+    try:
+        manifest = reading.load(path).manifest
+    except KitaruManifestError as error:
+        return ScaffoldResult(path, False, "", tuple(flows), (), "", written, (*error.problems, *problems))
+    declared = {_module(target) for target in _targets(manifest)}
+    known = [flow for flow in found if _is_declared(flow, declared)]
+    flows = name_apart([flow for flow in found if flow not in known], taken=manifest.flows)
+    paste = "".join(_render("flow.yaml.j2", flow=flow) for flow in flows)
+    paste = paste if manifest.flows or not paste else f"flows:\n{paste}"
+    every = tuple(sorted([*known, *flows], key=lambda flow: (flow.file, flow.line)))
+    return ScaffoldResult(path, False, manifest.project, every, tuple(flows), paste, written, tuple(problems))
 
 
 def project_name(text: str) -> str:
     """The nearest text that can name a project."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9_-]+", "-", plain).strip("-_")[:63].rstrip("-_") or "project"
-
-
-def _beside_existing(root: Path, path: Path, found: list[FoundFlow], problems: list[Problem]) -> ScaffoldResult:
-    written = _write_surroundings(root)
-    try:
-        manifest = reading.load(path).manifest
-    except KitaruManifestError as error:
-        every = (*error.problems, *problems)
-        return ScaffoldResult(path, False, "", tuple(name_apart(found)), (), "", written, every)
-    declared = {_module(target) for target in _targets(manifest)}
-    missing = {flow.target for flow in found if not _is_declared(flow, declared)}
-    flows = name_apart([flow for flow in found if flow.target in missing], taken=manifest.flows)
-    known = [flow for flow in found if flow.target not in missing]
-    paste = "".join(_render("flow.yaml.j2", flow=flow) for flow in flows)
-    paste = paste if manifest.flows or not paste else f"flows:\n{paste}"
-    every_flow = tuple(sorted([*known, *flows], key=lambda flow: (flow.file, flow.line)))
-    return ScaffoldResult(path, False, manifest.project, every_flow, tuple(flows), paste, written, tuple(problems))
 
 
 def _targets(manifest: Manifest) -> Iterator[str]:
@@ -132,38 +129,23 @@ def _is_declared(flow: FoundFlow, declared: set[str]) -> bool:
 def _write_surroundings(root: Path) -> tuple[Path, ...]:
     """The lines of ``.gitignore`` and the schema for editors, if they are missing or stale; the files that changed."""
     changed = []
-    schema, text = root / SCHEMA_FILE, data_files.schema("kitaru")
-    try:
-        if not schema.is_file() or schema.read_bytes() != text.encode():
-            schema.write_bytes(text.encode())
-            changed.append(schema)
-        ignore = root / ".gitignore"
-        body = ignore.read_bytes() if ignore.exists() else b""
-        known = {line.strip().strip("/") for line in body.decode("utf-8", "replace").splitlines()}
-        environments = sorted(f"{config.parent.name}/" for config in root.glob("*/pyvenv.cfg"))
-        wanted = [*data_files.template("gitignore").splitlines(), *environments]
-        missing = [line for line in dict.fromkeys(wanted) if line.strip("/") not in known]
-        if any(not line.startswith("#") for line in missing):
-            ending = b"\r\n" if b"\r\n" in body else b"\n"
-            gap = b"" if not body or body.endswith(b"\n") else ending
-            with ignore.open("ab") as stream:  # appending keeps the rest, whatever its encoding
-                stream.write(gap + b"".join(line.encode() + ending for line in missing))
-            changed.append(ignore)
-    except OSError as error:
-        raise _unwritable(error, root) from error
+    schema, text = root / SCHEMA_FILE, data_files.schema("kitaru").encode()
+    if not schema.is_file() or schema.read_bytes() != text:
+        schema.write_bytes(text)
+        changed.append(schema)
+    ignore = root / ".gitignore"
+    body = ignore.read_bytes() if ignore.exists() else b""
+    known = {line.strip().strip("/") for line in body.decode("utf-8", "replace").splitlines()}
+    environments = sorted(f"{config.parent.name}/" for config in root.glob("*/pyvenv.cfg"))
+    wanted = dict.fromkeys([*data_files.template("gitignore").splitlines(), *environments])
+    missing = [line for line in wanted if line.strip("/") not in known]
+    if any(not line.startswith("#") for line in missing):
+        ending = b"\r\n" if b"\r\n" in body else b"\n"
+        gap = b"" if not body or body.endswith(b"\n") else ending
+        with ignore.open("ab") as stream:  # appending keeps the rest, whatever its encoding
+            stream.write(gap + b"".join(line.encode() + ending for line in missing))
+        changed.append(ignore)
     return tuple(changed)
-
-
-def _create(path: Path, text: str) -> None:
-    with path.open("x", encoding="utf-8", newline="\n") as stream:
-        stream.write(text)
-
-
-def _unwritable(error: OSError, path: Path) -> KitaruBackendError:
-    place = error.filename or path
-    return KitaruBackendError(
-        f"{place} can't be written: {error.strerror or error}", hint="check the folder's permissions, then: kitaru init"
-    )
 
 
 def _render(name: str, **values: Any) -> str:
@@ -180,11 +162,11 @@ def _render(name: str, **values: Any) -> str:
 
 # --- flows in source code ---------------------------------------------------------------------------------------------
 
+_NOT_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)
 _TEST_FILE = re.compile(r"test_.*\.py|.*_test\.py|conftest\.py")
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
+class Parameter(NamedTuple):
     """A parameter without default; ``annotation`` as the source spells it, or empty."""
 
     name: str
@@ -221,13 +203,12 @@ def find_flows(root: Path, files: Sequence[Path]) -> tuple[list[FoundFlow], list
                 problems.append(Problem(message, file=shown(file)))
             else:
                 flows += found
-        except SyntaxError as error:
-            message = f"not valid Python: {error.msg}"
-            problems.append(Problem(message, file=file, line=error.lineno or 0, column=error.offset or 0))
         except OSError as error:
             problems.append(Problem(f"can't be read: {error.strerror or error}", file=file))
-        except (ValueError, RecursionError, MemoryError) as error:
-            problems.append(Problem(f"not valid Python: {error}", file=file))
+        except _NOT_PYTHON as error:
+            reason, line, column = (getattr(error, name, None) for name in ("msg", "lineno", "offset"))
+            message = f"not valid Python: {reason or error}"
+            problems.append(Problem(message, file=file, line=line or 0, column=column or 0))
     return flows, problems
 
 
@@ -237,40 +218,32 @@ def source_of(root: Path, files: Sequence[Path], flows: Sequence[FoundFlow]) -> 
     >>> source_of(root, files, flows)
     ['flows/**', 'lib/**']
     """
-    python = _python_files(root, files)
-    tops = {PurePosixPath(file).parts[0] for file in python}
+    modules: dict[str, list[str]] = {}
+    for file in _python_files(root, files):
+        modules.setdefault(_top(file), []).append(file)
+    beside = {file.removesuffix(".py") for file in modules.get("", ())}
     waiting, taken = [_top(flow.file) for flow in flows], set[str]()
     while waiting:
         top = waiting.pop()
-        if top in taken:
-            continue
-        taken.add(top)
-        for file in python:
-            if _top(file) == top:
-                names = _imported_modules(root / file)
-                waiting += [
-                    _top(f"{name}.py" if f"{name}.py" in tops else name)
-                    for name in names
-                    if name in tops or f"{name}.py" in tops
-                ]
+        if top not in taken:
+            taken.add(top)
+            names = {name for file in modules[top] for name in _imported_modules(root / file)}
+            waiting += [name for name in names if name in modules] + [""] * bool(names & beside)
     return ["*.py"] * ("" in taken) + [f"{top}/**" for top in sorted(taken - {""})]
 
 
 def _top(file: str) -> str:
     """The first folder of a path; empty for a file beside the manifest."""
-    parts = PurePosixPath(file).parts
-    return parts[0] if len(parts) > 1 or not file.endswith(".py") else ""
+    return file.partition("/")[0] if "/" in file else ""
 
 
 def _imported_modules(path: Path) -> set[str]:
     """The first names of the modules that a file imports; none for a file that is not valid Python."""
     try:
-        tree = _parsed(path.read_bytes(), str(path))
-    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        meanings = _imported(_parsed(path.read_bytes(), str(path))).values()
+    except (OSError, *_NOT_PYTHON):
         return set()
-    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level}
-    return {name.partition(".")[0] for name in names}
+    return {meaning.partition(".")[0] for meaning in meanings}
 
 
 def _python_files(root: Path, files: Sequence[Path]) -> list[str]:
@@ -278,11 +251,12 @@ def _python_files(root: Path, files: Sequence[Path]) -> list[str]:
     environments = {config.parent.name for config in root.glob("*/pyvenv.cfg")}
     paths = set[str]()
     for file in files:
-        path = _relative(root, file)
-        folders = PurePosixPath(path or "").parts[:-1]
-        is_ours = not any(_NOT_OURS.fullmatch(name) or name in environments for name in folders)
-        if path is not None and path.endswith(".py") and is_ours:
-            paths.add(path)
+        path = PurePosixPath(file)
+        if path.is_relative_to(root):
+            path = path.relative_to(root)
+        is_ours = not any(_NOT_OURS.fullmatch(name) or name in environments for name in path.parts[:-1])
+        if path.suffix == ".py" and not path.is_absolute() and is_ours:
+            paths.add(str(path))
     return sorted(paths)
 
 
@@ -312,14 +286,6 @@ def _flow_name(text: str) -> str:
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     plain = re.sub(r"[^A-Za-z0-9_-]", "_", plain)[-100:].lstrip("-0123456789")
     return plain if FLOW_NAME.fullmatch(plain) and plain.strip("_") else "flow"
-
-
-def _relative(root: Path, file: Path) -> str | None:
-    try:
-        relative = (file.relative_to(root) if file.is_absolute() else file).as_posix()
-    except ValueError:
-        return None
-    return None if ".." in relative.split("/") else relative
 
 
 def _flows_in(file: str, body: bytes) -> list[FoundFlow]:
@@ -364,29 +330,22 @@ def _imported(module: ast.Module) -> dict[str, str]:
     return names
 
 
-def _functions(body: Sequence[ast.stmt]) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+def _functions(body: Sequence[ast.AST]) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     """Functions that a module has as attributes: its own, and those inside ``if``, ``try`` and ``with``."""
     for statement in body:
-        match statement:
-            case ast.FunctionDef() | ast.AsyncFunctionDef():
-                yield statement
-            case ast.If() | ast.With():
-                yield from _functions([*statement.body, *getattr(statement, "orelse", [])])
-            case ast.Try():
-                handlers = [line for handler in statement.handlers for line in handler.body]
-                yield from _functions([*statement.body, *handlers, *statement.orelse, *statement.finalbody])
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield statement
+        elif not isinstance(statement, ast.ClassDef):
+            for block in ("body", "handlers", "orelse", "finalbody"):
+                inner = getattr(statement, block, None)
+                yield from _functions(inner if isinstance(inner, list) else [])
 
 
 def _is_flow(decorator: ast.expr, names: dict[str, str]) -> bool:
-    expression = decorator.func if isinstance(decorator, ast.Call) else decorator
-    attributes: list[str] = []
-    while isinstance(expression, ast.Attribute):
-        attributes.insert(0, expression.attr)
-        expression = expression.value
-    if not isinstance(expression, ast.Name) or expression.id not in names:
-        return False
-    dotted = ".".join([names[expression.id], *attributes])
-    return dotted.startswith("kitaru.") and dotted.endswith(".flow")
+    name = ast.unparse(decorator.func if isinstance(decorator, ast.Call) else decorator)
+    first, dot, rest = name.partition(".")
+    meaning = f"{names.get(first, '')}{dot}{rest}"
+    return meaning.startswith("kitaru.") and meaning.endswith(".flow")
 
 
 def _required(arguments: ast.arguments) -> Iterator[Parameter]:

@@ -42,8 +42,8 @@ _END_OF_LINE = re.compile(r"\r\n|\r|\n")
 class Tree:
     """A document: its ``data`` as JSON, and its nodes. ``root`` is None for an empty file, and for one without sense.
 
-    ``entries``: the id of a mapping's node → key → (key, value), merge keys resolved. ``torn``: the ids of mappings
-    with a key given twice. ``odd_keys``: the keys that are not text, each with the path of its mapping and its value.
+    ``entries``: the id of a mapping's node → key → (key, value), merge keys resolved; a key is its text, as in JSON.
+    ``torn``: the ids of mappings with a key given twice.
     """
 
     root: Node | None = None
@@ -51,7 +51,6 @@ class Tree:
     problems: list[Problem] = field(default_factory=list)
     entries: dict[int, dict[str, tuple[Node, Node]]] = field(default_factory=dict)
     torn: set[int] = field(default_factory=set)
-    odd_keys: list[tuple[Path, Node, Any]] = field(default_factory=list)
 
     def entry(self, node: Node | None, path: Path) -> tuple[int, Node | None, Node | None]:
         """How far ``path`` leads from ``node``: the number of steps, the last key (None in a list), the value there."""
@@ -113,7 +112,7 @@ def parse(text: str) -> Tree:
     try:
         tree.root = _compose(text)
         if tree.root is not None:
-            tree.data = _Reading(tree).value(tree.root, ())
+            tree.data = _Reading(tree).value(tree.root)
     except _Refused as stop:
         return Tree(problems=[*tree.problems, stop.problem])
     return tree
@@ -201,69 +200,55 @@ class _Reading:
         self._done: dict[int, tuple[Any, int, int] | None] = {}
         """The id of a collection → its data, its number of values and its depth; None while it is open."""
 
-    def value(self, node: Node, path: Path) -> Any:
-        """The data of the node at ``path``. Raises ``_Refused``."""
+    def value(self, node: Node, depth: int = 0) -> Any:
+        """The data of a node inside ``depth`` others. Raises ``_Refused``."""
         if type(node) is yaml.ScalarNode:
             self._count += 1
             return self._scalar(node)
-        key = id(node)
-        if key not in self._done:
-            self._done[key] = None
-            if len(path) >= MAX_DEPTH:
-                self._refuse(f"nested more than {MAX_DEPTH} levels deep", node)
-            begin = self._count
-            self._count += 1
-            data = self._mapping(node, path) if type(node) is yaml.MappingNode else self._list(node, path)
-            parts = self._tree.entries[key].values() if type(node) is yaml.MappingNode else enumerate(node.value)
-            inner = [known[2] for _, part in parts if (known := self._done.get(id(part)))]
-            self._done[key] = data, self._count - begin, 1 + max(inner, default=0)
-        elif (known := self._done[key]) is None:
-            self._refuse("this value holds an alias of itself", node)
-        else:
-            data = known[0]
+        known = self._done.get(id(node))
+        if known is not None:
             self._count += known[1]
-            if len(path) + known[2] > MAX_DEPTH:
-                self._refuse(f"nested more than {MAX_DEPTH} levels deep", node)
+        elif id(node) in self._done:
+            self._refuse("this value holds an alias of itself", node)
+        elif depth < MAX_DEPTH:
+            self._done[id(node)] = None
+            begin = self._count
+            data = self._mapping(node, depth + 1) if type(node) is yaml.MappingNode else self._list(node, depth + 1)
+            parts = (part[-1] if isinstance(part, tuple) else part for part in node.value)
+            inner = [done[2] for part in parts if (done := self._done.get(id(part)))]
+            known = self._done[id(node)] = data, self._count - begin, 1 + max(inner, default=0)
+        if known is None or depth + known[2] > MAX_DEPTH:
+            self._refuse(f"nested more than {MAX_DEPTH} levels deep", node)
         if self._count > MAX_NODES:
             self._refuse(f"expected at most {MAX_NODES:,} values, found more once aliases are expanded", node)
-        return data
+        return known[0]
 
-    def _list(self, node: Node, path: Path) -> list[Any]:
-        if node.tag not in (_PLAIN, _QUOTED, f"{_CORE}seq"):
-            self._refuse_tag(node)
-        return [self.value(item, (*path, number)) for number, item in enumerate(node.value)]
+    def _list(self, node: Node, depth: int) -> list[Any]:
+        self._check_tag(node, "seq")
+        return [self.value(item, depth) for item in node.value]
 
-    def _mapping(self, node: Node, path: Path) -> dict[str, Any]:
-        if node.tag not in (_PLAIN, _QUOTED, f"{_CORE}map"):
-            self._refuse_tag(node)
-        entries = self._tree.entries[id(node)] = {}
+    def _mapping(self, node: Node, depth: int) -> dict[str, Any]:
+        self._check_tag(node, "map")
+        entries: dict[str, tuple[Node, Node]] = {}
         data: dict[str, Any] = {}
         merged: list[Node] = []
         for key, part in node.value:
+            value, name = self.value(part, depth), key.value
             if type(key) is not yaml.ScalarNode:
                 self._problem("expected text as a key, found a collection", key)
-                continue
-            name = key.value
-            if name == "<<" and key.tag == _PLAIN:
-                self.value(part, (*path, name))
+            elif name == "<<" and key.tag == _PLAIN:
                 merged += self._sources(key, part)
-                continue
-            self._count += 1
-            if key.tag != _QUOTED and not isinstance(own := self._scalar(key), str):
-                name = str(own) if type(own) is int else name
-                self._tree.odd_keys.append((path, key, own))
-            if name in entries:
+            elif name in entries:
                 first = entries[name][0].start_mark
                 self._tree.torn.add(id(node))
                 place = f"first on line {first.line + 1}, column {first.column + 1}"
                 self._problem(f"the key {shown(name)} is given twice; {place}", key, "keep one of the two")
             else:
-                entries[name], data[name] = (key, part), self.value(part, (*path, name))
+                entries[name], data[name] = (key, part), value
         for source in merged:  # a mapping's own keys win, then the first source that has one
-            inherited, _, _ = self._done[id(source)] or ({}, 0, 0)
-            for name, pair in self._tree.entries[id(source)].items():
-                entries.setdefault(name, pair)
-                data.setdefault(name, inherited[name])
+            entries = {**self._tree.entries[id(source)], **entries}
+            data = {**self.value(source, depth), **data}
+        self._tree.entries[id(node)] = entries
         return data
 
     def _sources(self, key: Node, value: Node) -> list[Node]:
@@ -287,8 +272,9 @@ class _Reading:
         line, column = place_of(node)
         self._tree.problems.append(Problem(message, line=line, column=column, hint=hint))
 
-    def _refuse_tag(self, node: Node) -> None:
-        self._problem(f"the tag {shown(node.tag.replace(_CORE, '!!'))} has no meaning here", node)
+    def _check_tag(self, node: Node, name: str) -> None:
+        if node.tag not in (_PLAIN, _QUOTED, _CORE + name):
+            self._problem(_senseless(node.tag), node)
 
     def _refuse(self, message: str, node: Node) -> NoReturn:
         raise _Refused(message, *place_of(node))
@@ -302,8 +288,8 @@ def place_of(node: Node) -> tuple[int, int]:
 # --- scalars ----------------------------------------------------------------------------------------------------------
 
 _KINDS = {"int": int, "float": float, "bool": bool, "null": type(None)}
-_NULL = re.compile(r"(?:null|Null|NULL|~)?")
-_BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
+_WORDS = dict.fromkeys(["", "~", "null", "Null", "NULL"]) | {"true": True, "True": True, "TRUE": True}
+_WORDS |= {"false": False, "False": False, "FALSE": False}
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
@@ -315,13 +301,17 @@ _OTHER_BOOLEANS = frozenset({"yes", "no", "on", "off", "y", "n"})
 """Text in YAML 1.2; readers of YAML 1.1, editors among them, take them for booleans."""
 
 
+def _senseless(tag: str) -> str:
+    return f"the tag {shown(tag.replace(_CORE, '!!'))} has no meaning here"
+
+
 def _tagged(text: str, tag: str) -> Any:
     """The value of a scalar without quotes. Raises ``ValueError``."""
     name = tag.removeprefix(_CORE)
     if name == "str":
         return text
     if tag != _PLAIN and name not in _KINDS:
-        raise ValueError(f"the tag {shown(tag.replace(_CORE, '!!'))} has no meaning here")
+        raise ValueError(_senseless(tag))
     value = resolve_plain(text)
     if name == "float" and type(value) is int:
         value = float(value)
@@ -341,10 +331,8 @@ def resolve_plain(text: str) -> str | int | float | bool | None:
     """
     if text and text[0] not in _BEGINNINGS:
         return text
-    if _NULL.fullmatch(text):
-        return None
-    if _BOOL.fullmatch(text):
-        return text[0] in "tT"
+    if text in _WORDS:
+        return _WORDS[text]
     if _NOT_FINITE.fullmatch(text):
         raise ValueError(f"expected a finite number, found {text}")
     is_int = _INT.fullmatch(text)
@@ -371,12 +359,7 @@ def quote(text: str) -> str:
         except ValueError:
             pass
     quoted = json.dumps(text, ensure_ascii=False)
-    return "".join(char if char.isprintable() else _escape(char) for char in quoted)
-
-
-def _escape(char: str) -> str:
-    code = ord(char)
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+    return "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in quoted)
 
 
 def inline(value: Any) -> str:

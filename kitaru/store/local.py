@@ -9,13 +9,15 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from kitaru.errors import KitaruStoreError
-from kitaru.model.pieces import Body, Pieces, chunks_of
+from kitaru.model.pieces import Body, chunks_of
 from kitaru.store.port import TEMPORARY, Created, Listed, Taken, check_body, check_key, check_prefix
 
 # Bare system calls throughout: they take folders by descriptor, and a checkpoint is counted in microseconds.
@@ -33,6 +35,8 @@ SETTLED_FOLDERS = 4096
 
 STALE_SECONDS = 24 * 3600.0
 """An unfinished file of this age belongs to a process that died."""
+
+Outcome = TypeVar("Outcome", bound="Created | Taken")
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_CLOEXEC
@@ -73,55 +77,46 @@ class LocalStore:
 
     def read(self, key: str) -> bytes | None:
         check_key(key)
-        with self._told("read", key):
-            return _read(f"{self._root}/{key}")
+        with self._told("read", key), _opened(f"{self._root}/{key}") as descriptor:
+            return None if descriptor is None else _read(descriptor)
 
     def create(self, key: str, body: Body) -> Created | Taken:
-        check_key(key)
-        check_body(key, body)
-        with self._told("write", key):
-            for _ in range(ATTEMPTS):
-                with suppress(FileNotFoundError), self._folder(key) as (folder, name):
-                    outcome = self._create_in(folder, name, body)
-                    if outcome is not None:
-                        return outcome
-        raise self._error("write", key, FileNotFoundError(errno.ENOENT, "the folder vanishes again and again"))
+        return self._write(key, body, self._create_in)
 
     def overwrite(self, key: str, body: Body, *, durable: bool = True) -> None:
+        self._write(key, body, partial(_overwrite_in, durable=durable))
+
+    def _write(self, key: str, body: Body, write: Callable[[int, str, Body], Outcome | None]) -> Outcome:
+        """Call ``write`` with the open folder of the key, again if the folder or the key was removed meanwhile."""
         check_key(key)
         check_body(key, body)
         with self._told("write", key):
             for _ in range(ATTEMPTS):
                 with suppress(FileNotFoundError), self._folder(key) as (folder, name):
-                    with _temporary(folder, body, durable=durable) as temporary:
-                        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-                    if durable:
-                        _sync_folder(folder)
-                    return
-        raise self._error("write", key, FileNotFoundError(errno.ENOENT, "the folder vanishes again and again"))
+                    outcome = write(folder, name, body)
+                    if outcome is not None:
+                        return outcome
+            raise FileNotFoundError(errno.ENOENT, "the folder vanishes again and again")
 
     def names(self, prefix: str, *, after: str = "") -> list[str]:
         check_prefix(prefix)
         with self._told("list", prefix):
-            try:
-                entries = os.scandir(f"{self._root}/{prefix}")
-            except (FileNotFoundError, NotADirectoryError):
-                return []
-            found = []
-            with entries:
-                for entry in entries:
-                    if entry.name.startswith(TEMPORARY):
-                        _remove_if_stale(entry)
-                        continue
-                    name = f"{entry.name}/" if entry.is_dir() else entry.name
-                    if name > after:
-                        found.append(name)
-            return sorted(found)
+            entries = (entry for entry in self._entries(prefix) if entry.name > after)
+            return sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries)
 
     def listed(self, prefix: str) -> Iterator[Listed]:
         check_prefix(prefix)
+        folders = [prefix]
         with self._told("list", prefix):
-            yield from self._walk(prefix)
+            for folder in folders:
+                for entry in self._entries(folder):
+                    if entry.is_dir():
+                        folders.append(f"{folder}{entry.name}/")
+                        continue
+                    with suppress(FileNotFoundError):
+                        found = entry.stat()
+                        modified = datetime.fromtimestamp(found.st_mtime, UTC)
+                        yield Listed(f"{folder}{entry.name}", found.st_size, modified)
 
     def remove(self, key: str) -> None:
         check_key(key)
@@ -138,38 +133,30 @@ class LocalStore:
                 raise
             self._remove_empty_folders(os.path.dirname(path))
 
-    def _walk(self, prefix: str) -> Iterator[Listed]:
-        folders = [prefix]
-        while folders:
-            above = folders.pop()
-            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(f"{self._root}/{above}") as entries:
-                for entry in entries:
-                    if entry.name.startswith(TEMPORARY):
-                        _remove_if_stale(entry)
-                    elif entry.is_dir():
-                        folders.append(f"{above}{entry.name}/")
-                    else:
-                        with suppress(FileNotFoundError):
-                            found = entry.stat()
-                            modified = datetime.fromtimestamp(found.st_mtime, UTC)
-                            yield Listed(f"{above}{entry.name}", found.st_size, modified)
+    def _entries(self, prefix: str) -> Iterator[os.DirEntry[str]]:
+        """The entries of a folder without unfinished files; stale ones are removed."""
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(f"{self._root}/{prefix}") as entries:
+            for entry in entries:
+                if not entry.name.startswith(TEMPORARY):
+                    yield entry
+                    continue
+                with suppress(OSError):
+                    if time.time() - entry.stat(follow_symlinks=False).st_mtime > STALE_SECONDS:
+                        os.unlink(entry.path)
 
     def _create_in(self, folder: int, name: str, body: Body) -> Created | Taken | None:
         """None if the key was taken, and then removed before its bytes could be read."""
         # Compare first, so that an existing object is not written a second time.
-        existing = _compare(name, folder, body)
-        if existing is None:
-            if self._link(folder, name, body):
-                _sync_folder(folder)
-                return Created()
-            existing = _compare(name, folder, body)
-            if existing is None:
-                if stat.S_ISDIR(os.stat(name, dir_fd=folder).st_mode):
-                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-                return None
+        outcome: Created | Taken | None = _compared(name, folder, body)
+        if outcome is None and self._link(folder, name, body):
+            outcome = Created()
+        elif outcome is None:
+            outcome = _compared(name, folder, body)
+            if outcome is None and stat.S_ISDIR(os.stat(name, dir_fd=folder).st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         # Its writer may not have synced the folder yet, and the caller relies on the key.
         _sync_folder(folder)
-        return Created(found=True) if existing is body else Taken(bytes(existing))
+        return outcome
 
     def _link(self, folder: int, name: str, body: Body) -> bool:
         """Write the body to an unnamed or temporary file, durably, and link it; False if the name is taken."""
@@ -250,12 +237,10 @@ class LocalStore:
         try:
             yield
         except OSError as error:
-            raise self._error(verb, key, error) from error
-
-    def _error(self, verb: str, key: str, error: OSError) -> KitaruStoreError:
-        reason = error.strerror or str(error)
-        message = f"can't {verb} {key or 'the root'!r} in the store {self.url} ({self._root}): {reason}"
-        return KitaruStoreError(message, hint=_HINTS.get(error.errno or 0, "check the disk and the folder's path"))
+            reason = error.strerror or str(error)
+            message = f"can't {verb} {key or 'the root'!r} in the store {self.url} ({self._root}): {reason}"
+            hint = _HINTS.get(error.errno or 0, "check the disk and the folder's path")
+            raise KitaruStoreError(message, hint=hint) from error
 
 
 def _link_anonymous(folder: int, name: str, body: Body) -> bool:
@@ -294,10 +279,8 @@ def _temporary(folder: int, body: Body, *, durable: bool = True) -> Iterator[str
 def _write(descriptor: int, body: Body) -> None:
     for chunk in chunks_of(body):
         written = os.write(descriptor, chunk)
-        if written < len(chunk):
-            rest = memoryview(chunk)[written:]
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
+        while written < len(chunk):
+            written += os.write(descriptor, memoryview(chunk)[written:])
 
 
 def _sync_folder(descriptor: int) -> None:
@@ -309,60 +292,54 @@ def _sync_folder(descriptor: int) -> None:
             raise
 
 
-def _compare(name: str, folder: int, body: Body) -> Body | None:
-    """``body`` itself if the file holds the same bytes, else the file's bytes; None if there is no such file.
+def _overwrite_in(folder: int, name: str, body: Body, *, durable: bool) -> Created:
+    with _temporary(folder, body, durable=durable) as temporary:
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    if durable:
+        _sync_folder(folder)
+    return Created()
+
+
+def _compared(name: str, folder: int, body: Body) -> Created | Taken | None:
+    """The outcome of a create for a name that is there; None if there is no such file.
 
     A large file is compared in pieces, without a second copy in memory.
     """
-    if len(body) > COMPARED_BYTES and _is_same(name, folder, memoryview(body) if isinstance(body, bytes) else body):
-        return body
-    existing = _read(name, folder)
-    return body if existing == body else existing
+    with _opened(name, folder) as descriptor:
+        if descriptor is None:
+            return None
+        if len(body) > COMPARED_BYTES and os.fstat(descriptor).st_size == len(body):
+            view, done = memoryview(body) if isinstance(body, bytes) else body, 0
+            while (part := os.read(descriptor, COMPARED_BYTES)) and view[done : done + len(part)] == part:
+                done += len(part)
+            if done == len(body):
+                return Created(found=True)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+        existing = _read(descriptor)
+    return Created(found=True) if existing == body else Taken(existing)
 
 
-def _is_same(name: str, folder: int, body: memoryview | Pieces) -> bool:
-    try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    try:
-        if os.fstat(descriptor).st_size != len(body):
-            return False
-        done = 0
-        while part := os.read(descriptor, COMPARED_BYTES):
-            if body[done : done + len(part)] != part:
-                return False
-            done += len(part)
-        return done == len(body)
-    except IsADirectoryError:
-        return False
-    finally:
-        os.close(descriptor)
-
-
-def _read(path: str, folder: int | None = None) -> bytes | None:
-    """The bytes of a file; None if there is no such file."""
+@contextmanager
+def _opened(path: str, folder: int | None = None) -> Iterator[int | None]:
+    """The file, open for reading; None if there is no such file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        yield None
+        return
     try:
-        size = os.fstat(descriptor).st_size
-        body = os.read(descriptor, size + 1)
-        if len(body) == size:
-            return body
-        # A read gives at most 2 GiB at once.
-        parts = [body]
-        while part := os.read(descriptor, 1 << 30):
-            parts.append(part)
-        return b"".join(parts)
-    except IsADirectoryError:
-        return None
+        yield None if stat.S_ISDIR(os.fstat(descriptor).st_mode) else descriptor
     finally:
         os.close(descriptor)
 
 
-def _remove_if_stale(entry: os.DirEntry[str]) -> None:
-    with suppress(OSError):
-        if time.time() - entry.stat(follow_symlinks=False).st_mtime > STALE_SECONDS:
-            os.unlink(entry.path)
+def _read(descriptor: int) -> bytes:
+    size = os.fstat(descriptor).st_size
+    body = os.read(descriptor, size + 1)
+    if len(body) == size:
+        return body
+    # A read gives at most 2 GiB at once.
+    parts = [body]
+    while part := os.read(descriptor, 1 << 30):
+        parts.append(part)
+    return b"".join(parts)

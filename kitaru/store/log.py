@@ -6,9 +6,9 @@ number exactly one gets ``Created``; the others get ``Taken`` with the winner's 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from kitaru.model import address
@@ -105,31 +105,9 @@ def read_many(store: Store, keys: Sequence[str]) -> list[bytes | None]:
     """The bytes under ``keys``, in their order; by several threads if the first read is slow."""
     if not keys:
         return []
-    started = time.perf_counter()
+    begun = time.perf_counter()
     first = store.read(keys[0])
-    if len(keys) < 3 or time.perf_counter() - started <= SLOW_READ:
+    if len(keys) < 3 or time.perf_counter() - begun <= SLOW_READ:
         return [first, *map(store.read, keys[1:])]
-    bodies: list[bytes | None] = [first, *[None] * (len(keys) - 1)]
-    problems: list[BaseException] = []
-    remaining = iter(range(1, len(keys)))
-    guard = threading.Lock()
-
-    def read_some() -> None:
-        while not problems:
-            with guard:
-                place = next(remaining, None)
-            if place is None:
-                return
-            try:
-                bodies[place] = store.read(keys[place])
-            except BaseException as error:
-                problems.append(error)
-
-    threads = [threading.Thread(target=read_some, daemon=True) for _ in range(min(READERS, len(keys) - 1))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if problems:
-        raise problems[0]
-    return bodies
+    with ThreadPoolExecutor(min(READERS, len(keys) - 1)) as pool:
+        return [first, *pool.map(store.read, keys[1:])]

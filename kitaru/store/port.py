@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
@@ -19,25 +20,11 @@ LONGEST_SEGMENT = 255
 """In bytes of UTF-8: the limit of Linux file systems."""
 
 
+@dataclass(frozen=True, slots=True)
 class Created:
-    """The bytes are stored under the key, durably.
+    """The bytes are stored under the key, durably. ``found``: equal bytes may have been there before."""
 
-    ``found``: equal bytes may have been there before. It does not count for equality.
-    """
-
-    __slots__ = ("found",)
-
-    def __init__(self, *, found: bool = False) -> None:
-        self.found = found
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Created)
-
-    def __hash__(self) -> int:
-        return hash(Created)
-
-    def __repr__(self) -> str:
-        return f"Created(found={self.found})"
+    found: bool = field(default=False, compare=False, kw_only=True)
 
 
 class Taken(NamedTuple):
@@ -97,7 +84,7 @@ class Store(Protocol):
     def names(self, prefix: str, *, after: str = "") -> list[str]:
         """The names directly below ``prefix`` (a key that ends with ``/``), sorted, those greater than ``after`` only.
 
-        A name with keys below it ends with ``/``. An unused prefix gives an empty list.
+        A name with keys below it ends with ``/``, and is compared without it. An unused prefix gives an empty list.
         """
         ...
 
@@ -128,7 +115,11 @@ def check_key(key: str) -> None:
             )
     # Most keys are short; only the others are worth encoding and measuring part by part.
     if len(key) * 4 > LONGEST_SEGMENT:
-        _check_length(key)
+        parts = [("a part of the key", part, LONGEST_SEGMENT) for part in key.split("/")]
+        for name, text, most in (("the key", key, LONGEST_KEY), *parts):
+            if len(text.encode()) > most:
+                message = f"{name} {text[:60]!r}… is longer than {most} bytes"
+                raise KitaruStoreError(message, hint="use shorter project, flow or tag names")
 
 
 def check_prefix(prefix: str) -> None:
@@ -144,12 +135,3 @@ def check_body(key: str, body: Body) -> None:
     """Raise ``KitaruUsageError`` for an empty body: some object stores can't tell it from none."""
     if not body:
         raise KitaruUsageError(f"nothing to store under {key!r}: the body is empty", hint="store at least one byte")
-
-
-def _check_length(key: str) -> None:
-    parts = ((key, "the key", LONGEST_KEY), *((part, "a part of the key", LONGEST_SEGMENT) for part in key.split("/")))
-    for text, what, most in parts:
-        if len(text.encode()) > most:
-            raise KitaruStoreError(
-                f"{what} {key[:60]!r}… is longer than {most} bytes", hint="use shorter project, flow or tag names"
-            )

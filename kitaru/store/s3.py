@@ -30,18 +30,12 @@ from kitaru.store.port import Created, Listed, Taken, check_body, check_key, che
 class Verdict(Enum):
     """The meaning of a failed request for its caller."""
 
-    ABSENT = "absent"
-    """There is no such key."""
-    EXISTS = "exists"
-    """The condition of a create was not met: the key exists, perhaps with our own bytes after a lost reply."""
-    CONFLICT = "conflict"
-    """Another conditional write to the key was under way: try again."""
-    REFUSED = "refused"
-    """Nothing was done, and another attempt will fail, too."""
-    UNREACHABLE = "unreachable"
-    """No connection. Each attempt costs up to the connect timeout, so there are few."""
-    UNKNOWN = "unknown"
-    """The answer, or its absence, does not show whether it was done."""
+    ABSENT = "there is no such key"
+    EXISTS = "the key exists, perhaps with our own bytes after a lost reply"
+    CONFLICT = "another conditional write to the key was under way"
+    REFUSED = "nothing was done, and another attempt will fail, too"
+    UNREACHABLE = "no connection; an attempt costs up to the connect timeout, so there are few"
+    UNKNOWN = "the answer, or its absence, does not show whether it was done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,39 +49,17 @@ class Failure:
 
 
 _CODES = {
-    "NoSuchKey": Verdict.ABSENT,
-    "PreconditionFailed": Verdict.EXISTS,
-    "ConditionalRequestConflict": Verdict.CONFLICT,
-    "OperationAborted": Verdict.CONFLICT,
-    "RequestTimeout": Verdict.UNKNOWN,
-    "IncompleteBody": Verdict.UNKNOWN,
-    "XAmzContentSHA256Mismatch": Verdict.UNKNOWN,
-    "BadDigest": Verdict.UNKNOWN,
-    "SlowDown": Verdict.UNKNOWN,
-    "NoSuchUpload": Verdict.UNKNOWN,
-    "NotImplemented": Verdict.REFUSED,
+    Verdict.ABSENT: "NoSuchKey",
+    Verdict.EXISTS: "PreconditionFailed 412",
+    Verdict.CONFLICT: "ConditionalRequestConflict OperationAborted 409",
+    Verdict.REFUSED: "NotImplemented 501 SSLError FileNotFoundError PermissionError",
+    Verdict.UNREACHABLE: "EndpointConnectionError ConnectTimeoutError ProxyConnectionError",
+    Verdict.UNKNOWN: "RequestTimeout IncompleteBody XAmzContentSHA256Mismatch BadDigest SlowDown NoSuchUpload 408 429 "
+    "ConnectionError HTTPClientError IncompleteReadError ResponseParserError FSTimeoutError TimeoutError ClientError "
+    "ClientPayloadError OSError",
 }
-_STATUSES = {
-    408: Verdict.UNKNOWN,
-    409: Verdict.CONFLICT,
-    412: Verdict.EXISTS,
-    429: Verdict.UNKNOWN,
-    501: Verdict.REFUSED,
-}
-_UNREACHABLE = {"EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError"}
-_UNKNOWN = {
-    "ConnectionError",
-    "HTTPClientError",
-    "IncompleteReadError",
-    "ResponseParserError",
-    "FSTimeoutError",
-    "TimeoutError",
-    "ClientError",
-    "ClientPayloadError",
-    "OSError",
-}
-_HOPELESS = {"SSLError", "FileNotFoundError", "PermissionError"}
-"""A certificate that is not trusted, or missing."""
+_VERDICTS = {code: verdict for verdict, codes in _CODES.items() for code in codes.split()}
+"""S3's error code, HTTP status, or class of an exception → verdict. A file that is missing holds certificates."""
 
 _NO_CREDENTIALS = (
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile of ~/.aws with AWS_PROFILE (an SSO profile "
@@ -136,31 +108,24 @@ _EXPLANATIONS: dict[str, tuple[str, str]] = {
 
 def classify(error: BaseException) -> Failure:
     """The failure that ``error``, raised by a request through s3fs, stands for."""
-    cause = error.__cause__
-    response: Any = getattr(error, "response", None) or getattr(cause, "response", None)
+    response: Any = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
     if isinstance(response, dict):
         status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         code = str(response.get("Error", {}).get("Code", "")) or str(status)
         detail = str(response.get("Error", {}).get("Message", "")) or str(error)
         otherwise = Verdict.UNKNOWN if status >= 500 else Verdict.REFUSED
-        return Failure(_CODES.get(code) or _STATUSES.get(status, otherwise), status, code, detail)
-    names = _class_names(error)
-    verdict = Verdict.REFUSED
-    if names & _UNREACHABLE:
-        verdict = Verdict.UNREACHABLE
-    elif names & _UNKNOWN and not (names | _class_names(_wrapped(error))) & _HOPELESS:
-        verdict = Verdict.UNKNOWN
+        return Failure(_VERDICTS.get(code) or _VERDICTS.get(str(status), otherwise), status, code, detail)
+    carried = getattr(error, "kwargs", None)  # botocore's exceptions hold the one that they stand for
+    inner = _by_class(carried.get("error")) if isinstance(carried, dict) else None
+    verdict = _by_class(error) or Verdict.REFUSED
+    if verdict is Verdict.UNKNOWN and inner is Verdict.REFUSED:
+        verdict = inner
     return Failure(verdict, 0, type(error).__name__, str(error) or type(error).__name__)
 
 
-def _wrapped(error: BaseException) -> object:
-    """The exception inside an exception of botocore, if any."""
-    carried = getattr(error, "kwargs", None)
-    return carried.get("error") if isinstance(carried, dict) else None
-
-
-def _class_names(value: object) -> set[str]:
-    return {kind.__name__ for kind in type(value).__mro__}
+def _by_class(error: object) -> Verdict | None:
+    """The verdict of the nearest class that is known."""
+    return next((_VERDICTS[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in _VERDICTS), None)
 
 
 def explain(failure: Failure, *, verb: str, key: str, url: str, bucket: str, endpoint: str) -> KitaruStoreError:
@@ -185,6 +150,7 @@ def explain(failure: Failure, *, verb: str, key: str, url: str, bucket: str, end
 
 
 T = TypeVar("T")
+Request = Callable[[Any], Awaitable[T]]
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 30
@@ -210,10 +176,8 @@ PARTS_AT_ONCE = 4
 PAGE_NAMES = 1000
 """Names in one page of a listing: as many as S3 gives."""
 
-LONGEST_BUCKET = 255
-"""Characters. New buckets have up to 63; some of the oldest, and some of other servers, have more."""
-
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
+"""New buckets have up to 63 characters; some of the oldest, and some of other servers, have more."""
 
 
 class S3Store:
@@ -239,29 +203,22 @@ class S3Store:
     def create(self, key: str, body: Body) -> Created | Taken:
         check_key(key)
         check_body(key, body)
-        if len(body) >= 2 * PART_BYTES:
-            # Compare first, so that an existing large body is not sent a second time.
-            existing = self._insist("write", key, partial(self._compare, key=key, body=body))
-            if existing is not None:
-                return Created(found=True) if existing is body else Taken(bytes(existing))
-        begun = time.monotonic()
-        failure = None
-        for attempt in range(CREATE_ATTEMPTS):
+        # Compare a large body first, so that it is not sent a second time.
+        found = self._existing(key, body) if len(body) >= 2 * PART_BYTES else None
+        begun, attempt = time.monotonic(), 0
+        while found is None:
             outcome = self._attempt(partial(self._put, key=key, body=body, exclusive=True))
             if not isinstance(outcome, Failure):
                 return Created()
-            failure = outcome
-            if failure.verdict is Verdict.REFUSED:
-                break
-            if failure.verdict is not Verdict.EXISTS:
+            if outcome.verdict is Verdict.REFUSED:
+                raise self._error("write", key, outcome)
+            if outcome.verdict is not Verdict.EXISTS:
                 _pause(0.05 * 2**attempt)
-            existing = self._insist("write", key, partial(self._compare, key=key, body=body))
-            if existing is not None:
-                return Created(found=True) if existing is body else Taken(bytes(existing))
-            if time.monotonic() - begun > PATIENCE_SECONDS:
-                break
-        assert failure is not None
-        raise self._error("write", key, failure)
+            attempt += 1
+            found = self._existing(key, body)
+            if found is None and (attempt == CREATE_ATTEMPTS or time.monotonic() - begun > PATIENCE_SECONDS):
+                raise self._error("write", key, outcome)
+        return found
 
     def overwrite(self, key: str, body: Body, *, durable: bool = True) -> None:  # noqa: ARG002
         check_key(key)
@@ -269,45 +226,36 @@ class S3Store:
         self._insist("write", key, partial(self._put, key=key, body=body, exclusive=False))
 
     def names(self, prefix: str, *, after: str = "") -> list[str]:
-        """As in the port; on SeaweedFS also folders that became empty, as it keeps them."""
         check_prefix(prefix)
-        found: set[str] = set()
-        start, token = self._path(prefix), ""
-        while True:
-            page = self._insist("list", prefix, partial(self._list, start=start, after=after, token=token))
+        start, found = self._path(prefix), set[str]()
+        for page in self._pages(prefix, Delimiter="/", **({"StartAfter": start + after} if after else {})):
             keys = [item["Key"] for item in page.get("Contents", [])]
             keys += [item["Prefix"] for item in page.get("CommonPrefixes", [])]
-            # Servers differ in whether StartAfter leaves out the folder that it names.
-            found.update(key[len(start) :] for key in keys if key[len(start) :] > after)
-            if after and not token and "seaweedfs" in _server(page):
-                found.update(folder for folder in _hidden_folders(after) if self._any_below(prefix, folder))
-            token = page.get("NextContinuationToken", "")
-            if not page.get("IsTruncated") or not token:
-                return sorted(found)
+            found.update(key[len(start) :] for key in keys)
+        # Servers differ in whether StartAfter leaves out the folder that it names.
+        return sorted(name for name in found if name.rstrip("/") > after)
 
     def listed(self, prefix: str) -> Iterator[Listed]:
         check_prefix(prefix)
-        start, cut, token = self._path(prefix), len(self._path("")), ""
-        while True:
-            request = partial(self._list, start=start, after="", token=token, delimiter="")
-            page = self._insist("list", prefix, request)
+        cut = len(self._path(""))
+        for page in self._pages(prefix):
             for item in page.get("Contents", []):
                 if not item["Key"].endswith("/"):
                     yield Listed(item["Key"][cut:], item["Size"], item["LastModified"])
-            token = page.get("NextContinuationToken", "")
-            if not page.get("IsTruncated") or not token:
-                return
 
     def remove(self, key: str) -> None:
         check_key(key)
-        self._insist("remove", key, partial(self._delete, key=key))
+        self._insist("remove", key, partial(self._call, operation="delete_object", Key=self._path(key)))
 
     # --- one request each, on the loop's thread ---
+
+    async def _call(self, fs: Any, operation: str, **parameters: Any) -> Any:
+        return await fs._call_s3(operation, Bucket=self._bucket, **parameters)
 
     async def _opened(self, fs: Any, key: str) -> Any:
         """The answer with its body still unread; None if there is no such key."""
         try:
-            return await fs._call_s3("get_object", Bucket=self._bucket, Key=self._path(key))
+            return await self._call(fs, "get_object", Key=self._path(key))
         except OSError as error:
             if classify(error).verdict is Verdict.ABSENT:
                 return None
@@ -326,21 +274,22 @@ class S3Store:
             raise ConnectionError(f"{content.tell()} of {answer['ContentLength']} bytes came")
         return content.getvalue()
 
-    async def _compare(self, fs: Any, key: str, body: Body) -> Body | None:
-        """``body`` itself if the key holds the same bytes, else the key's bytes; a large body is compared in pieces."""
-        if len(body) < 2 * PART_BYTES:
-            found = await self._get(fs, key)
-            return body if found == body else found
-        answer = await self._opened(fs, key)
-        if answer is None:
-            return None
-        done = 0
-        async with answer["Body"] as there:
-            while answer["ContentLength"] == len(body) and (chunk := await there.read(CHUNK_BYTES)):
-                if body[done : done + len(chunk)] != chunk:
-                    break
-                done += len(chunk)
-        return body if done == len(body) else await self._get(fs, key)
+    async def _compare(self, fs: Any, key: str, body: Body) -> Created | Taken | None:
+        """The outcome of a create for which the key was there before; a large body is compared in pieces."""
+        if len(body) >= 2 * PART_BYTES:
+            answer = await self._opened(fs, key)
+            if answer is None:
+                return None
+            done = 0
+            async with answer["Body"] as there:
+                while answer["ContentLength"] == len(body) and (chunk := await there.read(CHUNK_BYTES)):
+                    if body[done : done + len(chunk)] != chunk:
+                        break
+                    done += len(chunk)
+            if done == len(body):
+                return Created(found=True)
+        existing = await self._get(fs, key)
+        return existing if existing is None else Created(found=True) if existing == body else Taken(existing)
 
     async def _put(self, fs: Any, key: str, body: Body, *, exclusive: bool) -> None:
         if exclusive:
@@ -348,31 +297,28 @@ class S3Store:
         if len(body) >= 2 * PART_BYTES:
             path, mode = f"{self._bucket}/{self._path(key)}", "create" if exclusive else "overwrite"
             await fs._pipe_file(path, body, chunksize=PART_BYTES, max_concurrency=PARTS_AT_ONCE, mode=mode)
-            return
-        condition = {"IfNoneMatch": "*"} if exclusive else {}
-        await fs._call_s3("put_object", Bucket=self._bucket, Key=self._path(key), Body=bytes(body), **condition)
-
-    async def _list(
-        self, fs: Any, start: str, after: str, token: str, limit: int = 0, delimiter: str = "/"
-    ) -> dict[str, Any]:
-        where = {"ContinuationToken": token} if token else {"StartAfter": start + after} if after else {}
-        where |= {"Delimiter": delimiter} if delimiter else {}
-        page: dict[str, Any] = await fs._call_s3(
-            "list_objects_v2", Bucket=self._bucket, Prefix=start, MaxKeys=limit or PAGE_NAMES, **where
-        )
-        return page
-
-    async def _delete(self, fs: Any, key: str) -> None:
-        await fs._call_s3("delete_object", Bucket=self._bucket, Key=self._path(key))
+        else:
+            condition = {"IfNoneMatch": "*"} if exclusive else {}
+            await self._call(fs, "put_object", Key=self._path(key), Body=bytes(body), **condition)
 
     # --- around them ---
 
-    def _any_below(self, prefix: str, folder: str) -> bool:
-        start = self._path(prefix + folder)
-        page = self._insist("list", prefix, partial(self._list, start=start, after="", token="", limit=1))
-        return bool(page.get("Contents") or page.get("CommonPrefixes"))
+    def _existing(self, key: str, body: Body) -> Created | Taken | None:
+        return self._insist("write", key, partial(self._compare, key=key, body=body))
 
-    def _insist(self, verb: str, key: str, request: Callable[[Any], Awaitable[T]]) -> T:
+    def _pages(self, prefix: str, **parameters: str) -> Iterator[dict[str, Any]]:
+        """The pages of a listing."""
+        request = partial(self._call, operation="list_objects_v2", Prefix=self._path(prefix), MaxKeys=PAGE_NAMES)
+        while True:
+            page = self._insist("list", prefix, partial(request, **parameters))
+            yield page
+            token = page.get("NextContinuationToken", "")
+            if not page.get("IsTruncated") or not token:
+                return
+            parameters["ContinuationToken"] = token
+            parameters.pop("StartAfter", None)
+
+    def _insist(self, verb: str, key: str, request: Request[T]) -> T:
         """The answer to a request that may be repeated, after a few attempts at most."""
         begun = time.monotonic()
         pauses = iter(PAUSES)
@@ -388,7 +334,7 @@ class S3Store:
                 raise self._error(verb, key, outcome)
             _pause(pause)
 
-    def _attempt(self, request: Callable[[Any], Awaitable[T]]) -> T | Failure:
+    def _attempt(self, request: Request[T]) -> T | Failure:
         try:
             fs = self._filesystem()
             answer: T = sync(fs.loop, _connected, fs, request)
@@ -400,20 +346,18 @@ class S3Store:
 
     def _filesystem(self) -> Any:
         """The connection of this process: a forked child can't use its parent's."""
-        process = os.getpid()
-        fs = self._filesystems.get(process)
+        fs = self._filesystems.get(os.getpid())
         if fs is None:
             made = s3fs.S3FileSystem(**self._options)
             made.retries = 1
-            fs = self._filesystems.setdefault(process, made)
+            fs = self._filesystems.setdefault(os.getpid(), made)
         return fs
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}" if self._root else key
 
     def _error(self, verb: str, key: str, failure: Failure) -> KitaruStoreError:
-        fs = self._filesystems.get(os.getpid())
-        client = getattr(fs, "_s3", None)
+        client = getattr(self._filesystems.get(os.getpid()), "_s3", None)
         endpoint = client.meta.endpoint_url if client is not None else ""
         return explain(failure, verb=verb, key=key, url=self.url, bucket=self._bucket, endpoint=endpoint)
 
@@ -445,58 +389,36 @@ def _check_conditions(client: Any) -> None:
         )
 
 
-def _server(page: dict[str, Any]) -> str:
-    return str(page.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("server", "")).lower()
-
-
-def _hidden_folders(after: str) -> list[str]:
-    """The folders greater than ``after`` that SeaweedFS leaves out, as it compares them without ``/``.
-
-    ``a`` comes before ``a-b``, but ``a/`` comes after: ``a-b`` → ``["a/", "a-b/"]``.
-    """
-    cuts = [place for place, character in enumerate(after) if place and character < "/"]
-    return [after[:cut] + "/" for cut in (*cuts, len(after)) if not after[:cut].endswith("/")]
-
-
 def _parse(url: str) -> tuple[str, str]:
     """Bucket and prefix: ``s3://bucket/team/a`` → ``("bucket", "team/a")``. Raises ``KitaruUsageError``."""
-    authority, _, prefix = url.removeprefix("s3://").partition("/")
-    if "@" in authority:
-        raise KitaruUsageError(
-            "the store's address holds credentials",
-            hint="write s3://bucket/prefix, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE",
-        )
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
     prefix = prefix.rstrip("/")
-    if url.startswith("s3://") and authority and not 3 <= len(authority) <= LONGEST_BUCKET:
+    if not url.startswith("s3://") or not _BUCKET.fullmatch(bucket) or "?" in prefix or "#" in prefix:
         raise KitaruUsageError(
-            f"{url!r} is not the address of an S3 store: a bucket's name has 3 to 63 characters, and {authority!r:.80} "
-            f"has {len(authority)}",
-            hint="write the bucket's whole name: s3://bucket/prefix",
-        )
-    if not url.startswith("s3://") or not _BUCKET.fullmatch(authority) or "?" in prefix or "#" in prefix:
-        raise KitaruUsageError(
-            f"{url!r} is not the address of an S3 store", hint="write s3://bucket or s3://bucket/prefix"
+            f"{url!r} is not the address of an S3 store",
+            hint="write s3://bucket or s3://bucket/prefix, with the bucket's whole name of 3 to 63 characters",
         )
     if prefix:
         check_key(prefix)
-    return authority, prefix
+    return bucket, prefix
 
 
 def _encryption(word: str) -> dict[str, str]:
     """The headers of server-side encryption for ``AES256``, ``aws:kms`` or ``aws:kms:KEY``; none for an empty word."""
-    kind, key = (word[:7], word[8:]) if word.startswith("aws:kms") else (word, "")
-    if kind not in ("", "AES256", "aws:kms") or (word[7:8] not in ("", ":") and kind == "aws:kms"):
+    known = re.fullmatch(r"(AES256|aws:kms)?(?:(?<=kms):(.*))?", word)
+    if known is None:
         raise KitaruUsageError(
             f"KITARU_S3_SSE is {word!r}, expected AES256, aws:kms or aws:kms:KEY",
             hint="export KITARU_S3_SSE=aws:kms:alias/my-key",
         )
-    return {"ServerSideEncryption": kind, **({"SSEKMSKeyId": key} if key else {})} if kind else {}
+    headers = {"ServerSideEncryption": known[1], "SSEKMSKeyId": known[2]}
+    return {name: value for name, value in headers.items() if value}
 
 
 def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """The caller's options over ours, without s3fs's caches: those would answer with an older state."""
     encryption = _encryption(os.environ.get("KITARU_S3_SSE", ""))
-    options = {**options, "s3_additional_kwargs": {**encryption, **options.get("s3_additional_kwargs", {})}}
+    region = os.environ.get("AWS_REGION")  # botocore reads AWS_DEFAULT_REGION alone
     config = {
         "connect_timeout": CONNECT_SECONDS,
         "read_timeout": READ_SECONDS,
@@ -505,9 +427,15 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
         # Kitaru verifies digests itself; older servers stumble over trailing checksums.
         "request_checksum_calculation": os.environ.get("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required").lower(),
         "response_checksum_validation": "when_required",
-        **options.get("config_kwargs", {}),
     }
-    return {**options, "config_kwargs": config, "skip_instance_cache": True, "use_listings_cache": False}
+    return {
+        **options,
+        "client_kwargs": {**({"region_name": region} if region else {}), **options.get("client_kwargs", {})},
+        "s3_additional_kwargs": {**encryption, **options.get("s3_additional_kwargs", {})},
+        "config_kwargs": {**config, **options.get("config_kwargs", {})},
+        "skip_instance_cache": True,
+        "use_listings_cache": False,
+    }
 
 
 def _pause(seconds: float) -> None:
