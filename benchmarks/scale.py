@@ -172,8 +172,8 @@ def _counts(place: Place) -> Iterator[Figure]:
 
 
 COUNTED: dict[str, Callable[[KitaruClient], Any]] = {
-    "resolve": lambda client: client.deployments._resolve(client.deployments.releases.head(), "flow_0000", _default()),
-    "invoke": lambda client: client.deployments.start("flow_0000"),
+    "resolve": lambda client: client.deployments._resolve(client.session.releases.head(), "flow_0000", _default()),
+    "invoke": lambda client: client.deployments.invoke("flow_0000"),
     "tag": lambda client: client.deployments.tag("flow_0000", "other", version=1, exclusive=True, manifest="leave"),
     "deploy": lambda client: client.deployments.release("flows.py:flow_0000", {}, tag="default", manifest="leave"),
 }

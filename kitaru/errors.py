@@ -31,6 +31,7 @@ command that ends with it. Nothing here prints.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -45,16 +46,12 @@ class Problem:
     column: int = 0
     hint: str = ""
 
-    @property
-    def where(self) -> str:
-        """``file:line:column``, as much of it as is known."""
-        parts = [self.file] if self.file else []
-        if self.line:
-            parts += [str(self.line), str(self.column or 1)]
-        return ":".join(parts)
-
     def __str__(self) -> str:
-        return f"{self.where}: {self.message}" if self.where else self.message
+        """``file:line:column: message``, as much of the place as is known."""
+        place = [self.file] if self.file else []
+        if self.line:
+            place += [str(self.line), str(self.column or 1)]
+        return f"{':'.join(place)}: {self.message}" if place else self.message
 
 
 class KitaruError(Exception):
@@ -73,10 +70,14 @@ class KitaruError(Exception):
 
 
 class KitaruUsageError(KitaruError, ValueError):
-    """The call, file or command is wrong as it stands."""
+    """The call, file or command is wrong as it stands; ``problems`` holds each thing in it that is."""
 
     code = "usage"
     exit_code = 2
+
+    def __init__(self, message: str, *, problems: Iterable[Problem] = (), hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.problems = tuple(problems)
 
 
 class KitaruManifestError(KitaruUsageError):
@@ -84,22 +85,16 @@ class KitaruManifestError(KitaruUsageError):
 
     code = "manifest"
 
-    def __init__(self, problems: list[Problem] | tuple[Problem, ...], *, hint: str = "") -> None:
-        self.problems = tuple(problems)
-        count = len(self.problems)
-        noun = "problem" if count == 1 else "problems"
-        lines = "\n".join(f"  {problem}" for problem in self.problems)
-        super().__init__(f"{count} {noun}:\n{lines}", hint=hint)
+    def __init__(self, problems: Sequence[Problem], *, hint: str = "") -> None:
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        noun = "problem" if len(problems) == 1 else "problems"
+        super().__init__(f"{len(problems)} {noun}:\n{lines}", problems=problems, hint=hint)
 
 
 class KitaruInputError(KitaruUsageError):
-    """The inputs don't fit the flow's parameters; ``problems`` holds each of them."""
+    """The inputs don't fit the flow's parameters."""
 
     code = "input"
-
-    def __init__(self, message: str, *, problems: tuple[Problem, ...] = (), hint: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.problems = problems
 
 
 class KitaruSelectorError(KitaruUsageError, LookupError):
@@ -112,10 +107,6 @@ class KitaruSourceError(KitaruUsageError):
     """The repository or the code in it can't be built as it stands."""
 
     code = "source"
-
-    def __init__(self, message: str, *, problems: tuple[Problem, ...] = (), hint: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.problems = problems
 
 
 class KitaruWaitValidationError(KitaruUsageError):

@@ -31,7 +31,7 @@ def write_entry(path: Path, body: bytes) -> None:
     """Keep ``body`` at ``path``, written whole or not at all. An unwritable cache (read-only, full) is no error."""
     temporary: str | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
         with os.fdopen(handle, "wb") as file:
             file.write(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
@@ -71,11 +71,10 @@ def prune(cache: Path, unused_for: timedelta, *, delete: bool) -> Pruned:
     """Find the environments and sources below ``cache`` that were not used lately; ``delete``: remove them."""
     found = []
     for name, kind in KINDS.items():
-        with suppress(FileNotFoundError, NotADirectoryError):
-            for folder in sorted(path for path in (cache / name).iterdir() if path.is_dir() and not path.is_symlink()):
-                with suppress(OSError):
-                    unused = _look_at(folder, kind, unused_for.total_seconds(), delete=delete)
-                    found += [unused] if unused else []
+        for folder in sorted(path for path in (cache / name).glob("*") if path.is_dir() and not path.is_symlink()):
+            with suppress(OSError):
+                unused = _look_at(folder, kind, unused_for.total_seconds(), delete=delete)
+                found += [unused] if unused else []
     return Pruned(str(cache), delete, tuple(found))
 
 

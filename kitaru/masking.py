@@ -6,7 +6,6 @@ import json
 import re
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from typing import Any
 
 from kitaru.model.address import NAMED, SECRET
@@ -43,13 +42,13 @@ def secret_values(environ: Mapping[str, str]) -> set[str]:
     {'0123456789'}
     """
     named = set(environ.get(NAMED, "").split(","))
-    values = set()
+    values: set[str] = set()
     for name, value in environ.items():
+        values.update(_passwords(value))
         if name in named or TELLING.search(name):
             values.add(value)
         elif name.startswith(SECRET) and name != NAMED:
-            values.update(_members(value))
-        values.update(_passwords(value))
+            values.update((value, *(text for text in _members(value).values() if isinstance(text, str))))
     lines = {line.strip() for value in values for line in value.splitlines()}
     return {text for text in values | lines if len(text) >= SHORTEST}
 
@@ -60,9 +59,7 @@ def secret_names(environ: Mapping[str, str]) -> set[str]:
     names = {name for name in environ if name in named or (TELLING.search(name) and not name.startswith(SECRET))}
     for name, value in environ.items():
         if name.startswith(SECRET) and name != NAMED:
-            with suppress(ValueError):
-                content = json.loads(value)
-                names.update(content if isinstance(content, dict) else ())
+            names.update(_members(value))
     return names
 
 
@@ -119,9 +116,7 @@ def _forms(value: str) -> set[str]:
 
 
 def _passwords(value: str) -> Iterator[str]:
-    """The passwords of the addresses in ``value``, as they stand there and decoded; one that is the user's name hides
-    nothing.
-    """
+    """The passwords of the addresses in ``value``, as they stand there and decoded; not one that is the user's name."""
     if "://" not in value:
         return
     from urllib.parse import unquote
@@ -133,11 +128,10 @@ def _passwords(value: str) -> Iterator[str]:
             yield unquote(password)
 
 
-def _members(text: str) -> Iterator[str]:
-    yield text
+def _members(text: str) -> dict[str, Any]:
+    """The variables of a secret that is a JSON object: ``{"API_KEY": "…"}``."""
     try:
         content = json.loads(text)
     except ValueError:
-        return
-    if isinstance(content, dict):
-        yield from (value for value in content.values() if isinstance(value, str))
+        return {}
+    return content if isinstance(content, dict) else {}

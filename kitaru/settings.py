@@ -32,6 +32,11 @@ class Settings:
     environ: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def root(self) -> Path:
+        """The folder that targets are relative to: the manifest's, else the present one."""
+        return self.manifest.parent if self.manifest is not None else self.cwd
+
+    @property
     def cache(self) -> Path:
         """The folder for everything that can be made again: unpacked sources, facts of imports, environments."""
         return cache_folder(self.environ)
@@ -110,19 +115,15 @@ def find_pyproject(start: Path) -> tuple[Path, dict[str, Any]]:
             table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("kitaru", {})
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise KitaruUsageError(f"{path} can't be read: {error}", hint="mend the file, or pass --store") from error
+        known = ("store", "project", "stack")
+        wrong = [key for key, value in table.items() if key not in known or not isinstance(value, str)]
+        if wrong:
+            raise KitaruUsageError(
+                f"{path}: [tool.kitaru] does not take {', '.join(wrong)}", hint=f"it takes texts for {', '.join(known)}"
+            )
         if table:
-            _check_table(path, table)
             return path, table
     return start, {}
-
-
-def _check_table(path: Path, table: Any) -> None:
-    known = ("store", "project", "stack")
-    wrong = [key for key, value in table.items() if key not in known or not isinstance(value, str)]
-    if wrong:
-        raise KitaruUsageError(
-            f"{path}: [tool.kitaru] does not take {', '.join(wrong)}", hint=f"it takes texts for {', '.join(known)}"
-        )
 
 
 def lease_seconds(environ: Mapping[str, str]) -> float:
@@ -176,15 +177,9 @@ def ci_branch(sha: str, environ: Mapping[str, str]) -> str | None:
 
     None if CI runs for a tag or a pull request, as those may be named like a branch.
     """
-    github, gitlab = environ.get("GITHUB_REF_NAME"), environ.get("CI_COMMIT_BRANCH")
-    if github and environ.get("GITHUB_SHA") == sha and _names_branch(environ):
-        return github
-    if gitlab and environ.get("CI_COMMIT_SHA") == sha and not environ.get("CI_COMMIT_TAG"):
-        return gitlab
-    return None
-
-
-def _names_branch(environ: Mapping[str, str]) -> bool:
-    """Whether GITHUB_REF_NAME is a branch, by GITHUB_REF_TYPE and GITHUB_REF."""
     kind, ref = environ.get("GITHUB_REF_TYPE") or "branch", environ.get("GITHUB_REF") or "refs/heads/"
-    return kind == "branch" and ref.startswith("refs/heads/")
+    if environ.get("GITHUB_SHA") == sha and kind == "branch" and ref.startswith("refs/heads/"):
+        return environ.get("GITHUB_REF_NAME") or None
+    if environ.get("CI_COMMIT_SHA") == sha and not environ.get("CI_COMMIT_TAG"):
+        return environ.get("CI_COMMIT_BRANCH") or None
+    return None

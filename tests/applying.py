@@ -20,13 +20,13 @@ def routed(routes: str, more: str = "") -> str:
 
 
 def routes_of(repository: Repository, flow: str = "agent") -> dict[str, tuple[int, ...]]:
-    state = repository.client().project.releases.head().flow(flow)
+    state = repository.client().session.releases.head().flow(flow)
     assert state is not None
     return {tag: route.versions for tag, route in state.routes.items()}
 
 
 def generation(repository: Repository) -> int:
-    return repository.client().project.releases.head().generation
+    return repository.client().session.releases.head().generation
 
 
 def new_version(repository: Repository, word: str) -> None:

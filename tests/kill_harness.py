@@ -31,7 +31,8 @@ from tests.kill_flows import EFFECTS, RUN, Program, program
 PRELOAD = [
     "tests.kill_child",
     "kitaru.store.s3",
-    "kitaru.client.running",
+    "kitaru.client.executions",
+    "kitaru.run.executor",
     "kitaru.run.event_loop",
 ]
 PAST = "past-"

@@ -215,7 +215,7 @@ class Worker:
                 # Two of three others want the same flow: whoever comes again at once only keeps them all busy.
                 time.sleep(random.uniform(0, min(0.05 * 2**attempts, LONGEST_PAUSE)))
                 continue
-            entry = client.project.releases.entry(done.generation)
+            entry = client.session.releases.entry(done.generation)
             assert entry is not None
             self._version = next(edit.version for edit in entry[0].edits if isinstance(edit, AddVersion))
             spent = time.monotonic() - begun

@@ -200,19 +200,19 @@ def test_a_chain_of_renames_can_go_back_to_any_of_its_names(repository: Reposito
 def test_a_key_leads_to_its_execution_through_renames(repository: Repository) -> None:
     """The same key under the new name, and under the old one again, is the execution that it began; one read more."""
     repository.apply()
-    invoke = repository.client().deployments.start
+    invoke = repository.client().deployments.invoke
     first = invoke("agent", {"topic": "a"}, idempotency_key="order 1").exec_id
     rename(repository)
     repository.apply()
-    again = repository.client().deployments.start("researcher", {"topic": "a"}, idempotency_key="order 1")
+    again = repository.client().deployments.invoke("researcher", {"topic": "a"}, idempotency_key="order 1")
     assert (again.exec_id, again.reused) == (first, True)
     with pytest.raises(KitaruConflictError, match="was used with other inputs"):
-        repository.client().deployments.start("researcher", {"topic": "b"}, idempotency_key="order 1")
-    second = repository.client().deployments.start("researcher", {"topic": "a"}, idempotency_key="order 2").exec_id
+        repository.client().deployments.invoke("researcher", {"topic": "b"}, idempotency_key="order 1")
+    second = repository.client().deployments.invoke("researcher", {"topic": "a"}, idempotency_key="order 2").exec_id
     rename_back(repository)
     repository.apply()
     for key, exec_id in (("order 1", first), ("order 2", second)):
-        again = repository.client().deployments.start("agent", {"topic": "a"}, idempotency_key=key)
+        again = repository.client().deployments.invoke("agent", {"topic": "a"}, idempotency_key=key)
         assert (again.exec_id, again.reused) == (exec_id, True)
 
 
@@ -222,7 +222,7 @@ def test_a_key_costs_no_more_where_nothing_was_renamed(repository: Repository) -
 
     def reads(**given: str) -> int:
         watched = Watched(repository.store())
-        repository.client(wrap=lambda _store: watched).deployments.start("agent", {"topic": "a"}, **given)
+        repository.client(wrap=lambda _store: watched).deployments.invoke("agent", {"topic": "a"}, **given)
         return watched.count("read")
 
     bare = reads()
@@ -272,7 +272,7 @@ def test_a_plan_touches_only_its_own_flows(monorepo: tuple[Repository, KitaruCli
     plan = two.plan(prune=True)
     assert (plan.is_empty, plan.unmanaged) == (True, ())
     assert [flow.flow for flow in plan.flows] == ["greeter"]
-    assert set(one.project.releases.head().flows) == {"agent", "greeter"}
+    assert set(one.session.releases.head().flows) == {"agent", "greeter"}
 
 
 def test_a_flow_has_one_manifest(monorepo: tuple[Repository, KitaruClient, KitaruClient]) -> None:
@@ -302,12 +302,12 @@ def test_a_rename_takes_no_flow_that_another_manifest_declares(
     assert "agent is declared by services/a/kitaru.yaml of this repository" in problem.message
     assert "services/b/kitaru.yaml here makes it taken" in problem.message
     assert problem.line == len(text.splitlines()) + 1
-    assert set(one.project.releases.head().flows) == {"agent"}
+    assert set(one.session.releases.head().flows) == {"agent"}
     other = repository.folder / "services/a/kitaru.yaml"
     other.write_text(other.read_text().partition("flows:")[0])
     repository.commit()
     two.apply()
-    assert one.project.releases.head().flows["taken"].owner == "services/b/kitaru.yaml"
+    assert one.session.releases.head().flows["taken"].owner == "services/b/kitaru.yaml"
 
 
 def test_a_manifest_that_moved_takes_its_flows_along(
@@ -326,7 +326,7 @@ def test_a_manifest_that_moved_takes_its_flows_along(
     assert "services/a/kitaru.yaml" in " ".join(plan.flows[0].notes)
     moved.apply()
     assert moved.plan().is_empty
-    assert moved.project.releases.head().flows["agent"].owner == "services/c/kitaru.yaml"
+    assert moved.session.releases.head().flows["agent"].owner == "services/c/kitaru.yaml"
 
 
 def test_executions_are_listed_under_all_names_of_their_flow(repository: Repository) -> None:

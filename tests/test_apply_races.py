@@ -50,11 +50,11 @@ def test_a_power_cut_at_any_write_leaves_before_or_after(own_world: Path, after:
             finished = True
         except PowerCut:
             pass
-        lock = repository.client(store=f"file://{folder}").project.releases.head()
+        lock = repository.client(store=f"file://{folder}").session.releases.head()
         states.add((lock.generation, len(lock.flows)))
         again = repository.client(store=f"file://{folder}").apply()
         assert again.changed == (lock.generation == 0)
-        end = repository.client(store=f"file://{folder}").project.releases.head()
+        end = repository.client(store=f"file://{folder}").session.releases.head()
         assert end.generation == 1
         assert {name: state.latest for name, state in end.flows.items()} == {"agent": 1, "greeter": 1, "second": 1}
         assert repository.client(store=f"file://{folder}").plan().is_empty
@@ -87,13 +87,13 @@ def test_a_power_cut_in_a_second_apply_keeps_the_first(own_world: Path, after: b
         except PowerCut:
             pass
         fresh = repository.client(store=f"file://{folder}")
-        lock = fresh.project.releases.head()
+        lock = fresh.session.releases.head()
         versions = {name: state.routes["default"].versions for name, state in lock.flows.items()}
         new = {"agent": (2,), "greeter": (2,), "second": (1,)}
         assert versions == (new if lock.generation == 2 else {"agent": (1,), "greeter": (1,), "second": (1,)})
         fresh.apply()
         end = repository.client(store=f"file://{folder}")
-        assert end.project.releases.head().generation == 2
+        assert end.session.releases.head().generation == 2
         assert [one.version for one in end.deployments.list("agent")] == [1, 2]
     assert cut > 4
 
@@ -128,7 +128,7 @@ def test_apply_killed_at_random_leaves_before_or_after(own_world: Path) -> None:
             time.sleep(chance.uniform(0.1, 0.9))
         process.kill()
         process.communicate()
-        lock = repository.client().project.releases.head(verified=True)
+        lock = repository.client().session.releases.head(verified=True)
         assert lock.generation in (before, before + 1)
         assert {state.latest for state in lock.flows.values()} <= {lock.generation}
         assert len(lock.flows) == (20 if lock.generation else 0)
@@ -201,7 +201,7 @@ def test_two_applies_of_different_flows_both_land(repository: Repository) -> Non
     clients = [repository.client(wrap=meeting(barrier)) for _ in range(2)]
     outcomes = at_once(lambda: clients[0].apply(("agent",)), lambda: clients[1].apply(("greeter",)))
     assert sorted(one.generation for one in outcomes) == [1, 2]
-    assert sorted(repository.client().project.releases.head().flows) == ["agent", "greeter"]
+    assert sorted(repository.client().session.releases.head().flows) == ["agent", "greeter"]
     assert repository.plan().is_empty
 
 
@@ -280,7 +280,7 @@ def test_the_source_moved_while_it_was_uploaded(repository: Repository) -> None:
     repository.commit()
     project = repository.client().project
     session = repository.client().session
-    applier = Applier(session.store, session.project, project.releases, session.clock, session.reporter)
+    applier = Applier(session.store, session.project, session.releases, session.clock, session.reporter)
     with pytest.raises(KitaruConflictError, match="the source is not the one that was planned"):
         applier.apply(plan, project.workshop(allow_dirty=False), by="Ann", saved=False)
     assert generation(repository) == 0
@@ -292,7 +292,7 @@ def test_the_history_says_who_did_what(repository: Repository) -> None:
     new_version(repository, "second")
     sha = repository.commit()
     repository.apply(message="second")
-    releases = repository.client().project.releases
+    releases = repository.client().session.releases
     first, second = releases.entry(1), releases.entry(2)
     assert first is not None
     assert second is not None

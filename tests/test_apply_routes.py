@@ -38,7 +38,7 @@ def test_a_label_may_be_on_several_versions(repository: Repository) -> None:
     repository.apply()
     assert routes_of(repository)["benchmark"] == (1, 2)
     assert repository.plan().is_empty
-    state = repository.client().project.releases.head().flow("agent")
+    state = repository.client().session.releases.head().flow("agent")
     assert state is not None
     assert (state.routes["benchmark"].exclusive, state.routes["default"].exclusive) == (False, True)
 
@@ -119,7 +119,7 @@ def test_a_route_may_be_divided_by_weights(repository: Repository) -> None:
     repository.commit()
     repository.apply()
     assert repository.plan().is_empty
-    state = repository.client().project.releases.head().flow("agent")
+    state = repository.client().session.releases.head().flow("agent")
     assert state is not None
     assert [(one.version, one.weight) for one in state.routes["beta"].holders] == [(1, 90), (2, 10)]
     assert state.routes["beta"].exclusive
@@ -148,7 +148,7 @@ def test_a_route_that_is_there_already_is_adopted(repository: Repository) -> Non
     ((_, move),) = repository.plan().moves
     assert (move.tag, move.adopts) == ("default", True)
     repository.apply()
-    state = repository.client().project.releases.head().flow("agent")
+    state = repository.client().session.releases.head().flow("agent")
     assert state is not None
     assert (state.routes["default"].managed, state.routes["default"].generation) == (True, 1)
     assert repository.plan().is_empty
@@ -185,7 +185,7 @@ def test_prune_removes_what_the_manifest_once_named(repository: Repository) -> N
         ("greeter", "default", None),
     ]
     repository.apply(prune=True)
-    lock = repository.client().project.releases.head()
+    lock = repository.client().session.releases.head()
     assert lock.flow("greeter") is None
     assert routes_of(repository) == {"default": (1,)}
     assert repository.plan(prune=True).is_empty

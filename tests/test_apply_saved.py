@@ -119,7 +119,7 @@ def test_a_saved_plan_is_not_carried_out_on_a_copy_of_its_store(repository: Repo
     done.refused(
         f"it is for store file://{repository.store_folder}, this is file://{copy}", "--out FILE makes a new one", code=1
     )
-    assert repository.client(store=f"file://{copy}").project.releases.head().generation == 1
+    assert repository.client(store=f"file://{copy}").session.releases.head().generation == 1
     kitaru("apply", saved, "--yes", cwd=repository.folder).must()
 
 
@@ -183,7 +183,7 @@ def test_one_flow_can_be_applied_alone(repository: Repository) -> None:
     repository.manifest(TWO)
     repository.commit()
     repository.apply("greeter")
-    lock = repository.client().project.releases.head()
+    lock = repository.client().session.releases.head()
     assert sorted(lock.flows) == ["greeter"]
     assert [flow for flow, _ in repository.plan().builds] == ["agent"]
 

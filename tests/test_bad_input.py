@@ -346,7 +346,7 @@ def test_a_store_of_a_newer_kitaru(repository: Repository) -> None:
 def test_a_damaged_object(repository: Repository, kind: str) -> None:
     """Bytes that changed on disk are named by their key; a plan that needs them fails, and moves nothing."""
     repository.apply()
-    state = repository.client().project.releases.head().flows["agent"]
+    state = repository.client().session.releases.head().flows["agent"]
     source = repository.client().deployments.list("agent")[0].snapshot
     snapshot = json.loads((repository.store_folder / address.blob("research", source)).read_bytes())
     key = {

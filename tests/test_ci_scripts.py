@@ -182,7 +182,7 @@ def test_from_pull_request_to_live(stage: Stage) -> None:
     assert "Applied: generation 1" in done.out
     assert "### Applied: generation 1" in stage.summary
     assert routes_of(stage.repository, "greeter") == {"default": (1,)}
-    entry = stage.repository.client().project.releases.entry(1)
+    entry = stage.repository.client().session.releases.entry(1)
     assert entry is not None
     assert (entry[0].by, entry[0].commit.sha if entry[0].commit else "") == ("ann", stage.sha)
     # The same run once more, by hand: nothing is left to do.

@@ -138,7 +138,7 @@ def test_a_plan_saved_below_another_folder(repository: Repository, monkeypatch: 
     for word in (["plan", "--out"], ["apply", "--yes"]):
         kitaru(*word, "plan.json", cwd=repository.folder / "flows").must()
     assert (repository.folder / "flows" / "plan.json").is_file()
-    assert repository.client().project.releases.head().generation == 1
+    assert repository.client().session.releases.head().generation == 1
 
 
 def test_a_plan_saved_beside_uncommitted_work(repository: Repository) -> None:
@@ -510,7 +510,7 @@ def test_a_closed_standard_output(repository: Repository, words: str) -> None:
     assert "defect" not in done.err
     assert done.out == ""
     shell(f"{words} <&- >&- 2>&-", repository.folder).must()
-    assert repository.client().project.releases.head().generation == (words == "apply --yes")
+    assert repository.client().session.releases.head().generation == (words == "apply --yes")
 
 
 # --- words that are none ----------------------------------------------------------------------------------------------

@@ -255,7 +255,7 @@ def test_a_stack_that_is_not_there(alone: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_an_image_that_is_none(alone: Path) -> None:
     """image= takes a base image or settings; anything else is refused."""
-    with pytest.raises(KitaruUsageError, match="ImageSettings"):
+    with pytest.raises(KitaruUsageError, match="image settings"):
         loud.run(text="x", image={"base_imge": "python"})
     assert loud.run(text="x", image="python:3.12").wait(30) == "X"
 

@@ -15,11 +15,12 @@ from kitaru.model import address
 from kitaru.model.lockfile import FlowState, Release, VersionTable
 from kitaru.model.route import Assignment, Hold, Route
 from kitaru.release.releases import Releases
+from kitaru.source.bundle import read_archive
 from kitaru.store import objects
 from kitaru.store.port import Store
 from kitaru.upkeep.collect import Collected, Terms, outlived
 from kitaru.upkeep.verify import verify
-from kitaru.wiring import Silent, read_archive
+from kitaru.wiring import Silent
 from tests.applying import new_version
 from tests.execution_lab import WallClock
 from tests.repository import Repository, kitaru
@@ -164,7 +165,7 @@ def test_an_archive_and_its_listing_go_together(grown: Place) -> None:
 
 def test_who_holds_an_older_state_finds_all_of_it(grown: Place) -> None:
     """For the grace period the table of an earlier state stays, however old it is."""
-    before = grown.client().project.releases.head()
+    before = grown.client().session.releases.head()
     grown.apply("fifth")
     grown.collect()
     assert address.blob(PROJECT, before.flows["agent"].table) in grown.objects
@@ -182,7 +183,7 @@ def test_versions_go_in_the_log_first_and_their_objects_after_the_grace_period(g
     found = grown.collect(keep_versions=2)
     assert [(one.flow, one.version) for one in found.versions] == [("agent", 1), ("agent", 2)]
     assert [one.version for one in client.deployments.list("agent")] == [3, 4]
-    entry = client.project.releases.entry(found.generation)
+    entry = client.session.releases.entry(found.generation)
     assert entry is not None
     assert (entry[0].verb, [edit.kind for edit in entry[0].edits]) == ("gc", ["drop", "drop"])
     assert found.later.count == 7
@@ -266,7 +267,7 @@ def test_deleted_versions_do_not_count_among_the_newest() -> None:
 def test_many_versions_are_deleted_by_several_generations(grown: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """No generation deletes more than so many."""
     monkeypatch.setattr("kitaru.upkeep.collect.MOST_DROPS", 2)
-    generation = grown.client().project.releases.head().generation
+    generation = grown.client().session.releases.head().generation
     found = grown.collect(keep_versions=1)
     assert [one.version for one in found.versions] == [1, 2, 3]
     assert found.generation == generation + 2
@@ -380,7 +381,7 @@ def test_where_it_cant_be_told_what_is_needed_nothing_goes(grown: Place) -> None
     """A missing version table is named, and no object is removed."""
     grown.orphan()
     grown.store.pass_time(2 * DAY)
-    state = grown.client().project.releases.head().flows["agent"]
+    state = grown.client().session.releases.head().flows["agent"]
     grown.store.remove(address.blob(PROJECT, state.table))
     before = grown.objects
     with pytest.raises(KitaruIntegrityError, match="version table of agent"):

@@ -20,13 +20,14 @@ from kitaru.release.applier import Applier
 from kitaru.release.releases import Releases
 from kitaru.release.workshop import Workshop
 from kitaru.run.journal import Journal, load, open_execution
+from kitaru.source.bundle import read_archive
 from kitaru.store import objects
 from kitaru.store.port import Store
 from kitaru.upkeep.collect import Collected, Collector, Terms
 from kitaru.upkeep.verify import verify
 from kitaru.values import stored
 from kitaru.values.codec import Encoded, encode
-from kitaru.wiring import Silent, read_archive
+from kitaru.wiring import Silent
 from tests.applying import new_version
 from tests.execution_lab import WallClock
 from tests.repository import Repository

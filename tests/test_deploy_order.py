@@ -142,7 +142,7 @@ def place(repository: Repository) -> tuple[str, ...]:
 
 
 def route_of(repository: Repository, tag: str = "default", flow: str = "agent") -> Route:
-    return repository.client().project.releases.head().flows[flow].routes[tag]
+    return repository.client().session.releases.head().flows[flow].routes[tag]
 
 
 def head(repository: Repository) -> str:

@@ -51,7 +51,7 @@ def quiet(repository: Repository) -> None:
 
 
 def head(repository: Repository) -> Lockfile:
-    return repository.client().project.releases.head()
+    return repository.client().session.releases.head()
 
 
 def manifest(repository: Repository) -> str:
@@ -683,7 +683,7 @@ def test_many_at_once_in_one_working_tree(repository: Repository, own_world: Pat
     routes = head(repository).flows["agent"].routes
     assert routes["default"].versions == (16,) and routes["shared"].versions == (1,)
     assert set(routes) == {"default", "shared", *(f"label-{n}-{turn}" for n in (3, 4, 5) for turn in (0, 2, 4))}
-    releases = client.project.releases
+    releases = client.session.releases
     entries = [releases.entry(number) for number in range(1, head(repository).generation + 1)]
     assert all(entries)
     quiet(repository)

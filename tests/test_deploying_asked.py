@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kitaru import KitaruClient
-from kitaru.client.arguments import check_base_image, read_image
+from kitaru.client.arguments import asked_image, read_image
 from kitaru.client.session import Session
 from kitaru.errors import KitaruUsageError
 from kitaru.settings import Asked
@@ -65,7 +65,7 @@ def test_an_image_that_is_none_is_refused(repository: Repository, image: str) ->
     if image != '"{}"':
         with pytest.raises(KitaruUsageError, match="image"):
             client.deployments.deploy(AGENT, image=image)
-    assert client.project.releases.head().generation == 0
+    assert client.session.releases.head().generation == 0
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,8 @@ def test_an_image_that_is_none_is_refused(repository: Repository, image: str) ->
 )
 def test_names_of_container_images_are_taken(name: str) -> None:
     """With and without registry, tag and digest."""
-    check_base_image(name)
+    image = asked_image(name)
+    assert image is not None and image.base_image == name
     assert read_image(f" {name}\n") == name
 
 
@@ -113,10 +114,10 @@ def test_arguments_of_another_kind_are_refused(repository: Repository, verb: str
     """A list of tags, a text for a switch: said in words, and nothing has happened."""
     client = repository.client()
     client.deployments.deploy(AGENT)
-    generation = client.project.releases.head().generation
+    generation = client.session.releases.head().generation
     with pytest.raises(KitaruUsageError):
         getattr(client.deployments, verb)(**given)
-    assert client.project.releases.head().generation == generation
+    assert client.session.releases.head().generation == generation
 
 
 SCRIPT = """

@@ -129,7 +129,7 @@ def routes(repository: Repository) -> dict[str, object]:
 
 def test_manifest_only_goes_on_from_the_file(released: Repository) -> None:
     """Each verb takes up what the one before wrote, although the store knows none of it."""
-    before, generation = text(released), released.client().project.releases.head().generation
+    before, generation = text(released), released.client().session.releases.head().generation
     for version in ("1", "2"):
         only(released, "flow", "tag", "agent", "bench", "--version", version).must()
     assert routes(released)["bench"] == Label((1, 2))
@@ -144,7 +144,7 @@ def test_manifest_only_goes_on_from_the_file(released: Repository) -> None:
     only(released, "deploy", "flows/work.py:agent", "--tag", "canary").refused("canary", "exclusive")
     only(released, "rollback", "agent").must()
     assert routes(released)["default"] == Pin(3)
-    assert released.client().project.releases.head().generation == generation
+    assert released.client().session.releases.head().generation == generation
 
 
 def test_manifest_only_checks_versions_in_the_store(released: Repository) -> None:

@@ -58,7 +58,7 @@ def test_a_route_that_became_a_label(repository: Repository) -> None:
     ]
     repository.apply()
     assert repository.plan().drift == ()
-    assert repository.client().project.releases.head().flows["agent"].routes["stable"].exclusive
+    assert repository.client().session.releases.head().flows["agent"].routes["stable"].exclusive
 
 
 def test_a_build_of_the_same_content_is_no_drift(repository: Repository) -> None:
@@ -67,7 +67,7 @@ def test_a_build_of_the_same_content_is_no_drift(repository: Repository) -> None
     kitaru("build", "agent", "--no-manifest", cwd=repository.folder).must()
     plan = repository.plan()
     assert (plan.is_empty, plan.drift) == (True, ())
-    assert repository.client().project.releases.head().flows["agent"].latest == 2
+    assert repository.client().session.releases.head().flows["agent"].latest == 2
 
 
 @pytest.mark.parametrize(

@@ -301,7 +301,7 @@ def test_several_statuses_are_listed_together(house: Repository, tmp_path: Path)
     assert listed("--status", "completed,failed", "--limit", "3") == newest[:3]
     assert listed("--status", "completed, completed") == [newest[0], newest[2]]
     refused = executions("list", "--status", "failed,broken")
-    assert refused.code == 2 and "--status broken: expected one of" in refused.err
+    assert refused.code == 2 and "status 'broken': expected one of" in refused.err
     none = executions("list", "--status", "lost,cancelled").must().out
     assert none == "No execution matches --status lost,cancelled. All of them: kitaru executions list\n"
     assert [one.exec_id for one in house.client().executions.list(status=("failed", "lost"))] == [newest[1], newest[3]]

@@ -46,7 +46,7 @@ def test_its_lock_log_loads(old: KitaruClient, hint: bool, own_world: Path) -> N
     """Flows, versions, routes and history are there, from the hint and from the log alone."""
     if not hint:
         (own_world / "store" / address.lock_hint("research")).unlink()
-    lock = old.project.releases.head(verified=True)
+    lock = old.session.releases.head(verified=True)
     assert lock.generation == 2
     assert {name: (state.latest, state.retired) for name, state in lock.flows.items()} == {
         "agent": (2, False),
@@ -58,7 +58,7 @@ def test_its_lock_log_loads(old: KitaruClient, hint: bool, own_world: Path) -> N
     assert agent.routes == {"default": (1,), "canary": (2,), "stable": (1,), "benchmark": (1, 2)}
     assert (agent.exclusive["benchmark"], fragile.routes) == (False, {"default": (2,)})
     assert parcels.routes == {"default": (1,)}
-    first = old.project.releases.entry(1)
+    first = old.session.releases.entry(1)
     assert first is not None
     assert (first[0].by, first[0].message) == ("fixture", "fixture")
 
@@ -71,7 +71,7 @@ def test_its_digests_still_hold(old: KitaruClient, own_world: Path) -> None:
             assert found.details is not None
             assert found.details.digest == one.snapshot
     hint = Lockfile.parse((own_world / "store" / address.lock_hint("research")).read_bytes())
-    assert old.project.releases.head().state_digest == hint.checksum
+    assert old.session.releases.head().state_digest == hint.checksum
 
 
 def test_its_versions_can_be_invoked(old: KitaruClient) -> None:
@@ -89,7 +89,7 @@ def test_its_executions_are_told(old: KitaruClient) -> None:
     assert old.executions.handle(completed.exec_id).get()["topic"] == "durable execution"
     assert failed.failure is not None
     assert failed.failure.message == "the gate is closed"
-    again = old.deployments.start("agent", idempotency_key="fixture")
+    again = old.deployments.invoke("agent", idempotency_key="fixture")
     assert (again.exec_id, again.reused) == (completed.exec_id, True)
     assert kitaru("executions", "get", failed.exec_id).must().out
 
@@ -140,7 +140,7 @@ def test_it_takes_new_generations(old: KitaruClient, own_world: Path) -> None:
     with pytest.raises(KitaruError, match="this commit is not later"):
         client.apply()
     assert client.apply(force=True).generation == 3
-    lock = old.project.releases.head()
+    lock = old.session.releases.head()
     assert {name: state.latest for name, state in lock.flows.items()} == {
         "agent": 3,
         "fragile": 2,

@@ -439,7 +439,7 @@ def test_a_changed_entry_is_told_beside_the_history(repository: Repository) -> N
 def test_a_rollback_shows_its_verb_and_its_hold(repository: Repository) -> None:
     """A generation says which verb wrote it, and why a route is on hold."""
     repository.apply()
-    releases = repository.client().project.releases
+    releases = repository.client().session.releases
     lock = releases.head(verified=True)
     (one,) = lock.flows["agent"].routes["default"].holders
     held = Move(
@@ -675,7 +675,7 @@ def test_blame_after_a_rename(repository: Repository) -> None:
     """A flow that was renamed since is found under its new name, and the move under its old one."""
     repository.apply()
     exec_id = invoked(repository)
-    releases = repository.client().project.releases
+    releases = repository.client().session.releases
     done = releases.append(
         releases.head(verified=True), [Rename(kind="rename", flow="helper", was="agent", expects=1)], by="Ann"
     )

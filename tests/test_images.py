@@ -41,7 +41,7 @@ def do(repository: Repository, *arguments: str | Path) -> Done:
 def untouched(repository: Repository) -> bool:
     """The manifest reads as it was committed, and no version was made."""
     same = (repository.folder / "kitaru.yaml").read_text("utf-8") == MANIFEST
-    return same and repository.client().project.releases.head().generation == 0
+    return same and repository.client().session.releases.head().generation == 0
 
 
 @pytest.mark.parametrize(("image", "member"), WRONG, ids=[json.dumps(image) for image, _ in WRONG])
@@ -109,7 +109,7 @@ def test_a_dockerfile_is_looked_up_where_it_would_be_built(repository: Repositor
     repository.commit()
     do(repository, "validate").must()
     do(repository, "build", "agent", "--image", '{"dockerfile": "docker/None"}').refused("docker/None")
-    assert repository.client().project.releases.head().generation == 0
+    assert repository.client().session.releases.head().generation == 0
     do(repository, "build", "agent").must()
 
 

@@ -175,7 +175,7 @@ def test_a_held_route_is_written_where_the_rollback_put_it(repository: Repositor
     assert text_of(repository) == ROUTES.replace("default: head ", "default: 2 ")
     repository.commit()
     repository.apply()
-    assert repository.client().project.releases.head().flows["agent"].routes["default"].hold is None
+    assert repository.client().session.releases.head().flows["agent"].routes["default"].hold is None
 
 
 def test_a_route_that_was_removed_past_the_manifest_is_dropped(repository: Repository) -> None:

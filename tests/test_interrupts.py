@@ -142,7 +142,7 @@ def test_the_question_before_apply(repository: Repository, keys: bytes, code: in
     repository.plan()
     found, shown = on_terminal(repository, keys, "apply")
     assert "Traceback" not in shown, shown
-    assert (found, repository.client().project.releases.head().generation) == (code, generation), shown
+    assert (found, repository.client().session.releases.head().generation) == (code, generation), shown
 
 
 WAITING = """
@@ -252,7 +252,7 @@ def test_ctrl_c_says_what_an_apply_has_done(
     done = do(repository, "apply", "--yes").must(code)
     assert words in done.said
     monkeypatch.undo()
-    assert repository.client().project.releases.head().generation == (code == 0)
+    assert repository.client().session.releases.head().generation == (code == 0)
 
 
 def test_an_interrupted_build_after_an_earlier_apply(repository: Repository) -> None:
@@ -262,7 +262,7 @@ def test_an_interrupted_build_after_an_earlier_apply(repository: Repository) -> 
     repository.change("flows/work.py", "hello", "good day")
     repository.commit()
     client.session.store = Stopping(client.session.store, "objects/", after=True)  # type: ignore[assignment]
-    client.project.releases._store = client.session.store
+    client.session.releases._store = client.session.store
     with pytest.raises(KeyboardInterrupt):
         client.apply()
 
@@ -275,7 +275,7 @@ def test_ctrl_c_in_the_first_moments(repository: Repository) -> None:
         time.sleep(wait)
         os.killpg(process.pid, signal.SIGINT)
         done = finish(process)
-        committed = repository.client().project.releases.head().generation == 1
+        committed = repository.client().session.releases.head().generation == 1
         assert committed == (done.code == 0), done.said
         if "/kitaru/" in done.err or "interrupted" in done.err:
             # Anything else is Python's own start, which is nobody's to catch.

@@ -272,10 +272,10 @@ def test_requirements_that_this_python_does_not_meet(own_world: Path) -> None:
 
 def test_a_key_leads_to_one_execution(deployed: Repository) -> None:
     """The same key and inputs give the execution that there is, even after it ended; another key gives another."""
-    start = deployed.client().deployments.start
+    start = deployed.client().deployments.invoke
     first = start("agent", {"topic": "x"}, idempotency_key="order 17 / ü")
     assert not first.reused
-    FlowHandle(deployed.client().session, first.exec_id).wait(30)
+    first.wait(30)
     again = start("agent", {"topic": "x"}, idempotency_key="order 17 / ü")
     assert (again.exec_id, again.reused) == (first.exec_id, True)
     assert start("agent", {"topic": "x"}, idempotency_key="order 18").exec_id != first.exec_id
@@ -284,7 +284,7 @@ def test_a_key_leads_to_one_execution(deployed: Repository) -> None:
 
 def test_a_key_with_other_inputs_is_refused(deployed: Repository) -> None:
     """One key, two different requests: the second is told which execution has the key."""
-    first = deployed.client().deployments.start("agent", {"topic": "x"}, idempotency_key="k")
+    first = deployed.client().deployments.invoke("agent", {"topic": "x"}, idempotency_key="k")
     said = refused(deployed, KitaruConflictError, "agent", {"topic": "y"}, idempotency_key="k")
     assert first.exec_id in said
 
@@ -294,7 +294,7 @@ def test_one_key_from_eight_threads_is_one_execution(deployed: Repository) -> No
     from concurrent.futures import ThreadPoolExecutor
 
     def call(_: int) -> str:
-        return deployed.client().deployments.start("agent", {"topic": "x"}, idempotency_key="k").exec_id
+        return deployed.client().deployments.invoke("agent", {"topic": "x"}, idempotency_key="k").exec_id
 
     with ThreadPoolExecutor(8) as pool:
         found = set(pool.map(call, range(8)))

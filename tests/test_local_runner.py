@@ -128,21 +128,23 @@ def test_an_image_without_requirements_is_fine_and_cheap(tmp_path: Path) -> None
     assert done.stdout == "[]\n"
 
 
-def test_container_settings_are_a_note(tmp_path: Path) -> None:
-    """What only a container can apply stops nothing, and is said."""
-    steps = Steps()
-    make_runner(tmp_path, report=steps).check(make_snapshot(base_image="python:3.11-slim", apt_packages=["git"]))
-    assert steps.messages == [
-        "a local stack runs in this machine's own environment: base_image, apt_packages not applied"
-    ]
+def test_container_settings_are_refused(tmp_path: Path) -> None:
+    """What only a container can apply is refused with the cure, unless the caller chose this stack."""
+    snapshot = make_snapshot(base_image="python:3.11-slim", apt_packages=["git"])
+    runner = make_runner(tmp_path)
+    with pytest.raises(KitaruStackError, match="without base_image, apt_packages") as caught:
+        runner.check(snapshot)
+    assert "--stack local" in caught.value.hint
+    runner.check(snapshot, chosen=True)
 
 
-def test_a_secret_that_is_not_set_is_a_note(tmp_path: Path) -> None:
-    """The note names the variable to set; the worker then has what the shell has."""
-    steps = Steps()
-    make_runner(tmp_path, report=steps, environ={}).check(make_snapshot(secret_environment_from=["openai-creds"]))
-    assert len(steps.messages) == 1
-    assert "KITARU_SECRET_OPENAI_CREDS is not set" in steps.messages[0]
+@pytest.mark.parametrize("chosen", [False, True])
+def test_a_secret_that_is_not_set_is_refused(tmp_path: Path, chosen: bool) -> None:
+    """The error names the variable to set, and how."""
+    runner = make_runner(tmp_path, environ={})
+    with pytest.raises(KitaruStackError, match="KITARU_SECRET_OPENAI_CREDS is not set") as caught:
+        runner.check(make_snapshot(secret_environment_from=["openai-creds"]), chosen=chosen)
+    assert caught.value.hint.startswith("export KITARU_SECRET_OPENAI_CREDS=")
 
 
 @pytest.mark.parametrize("value", ["sk-very-secret", '["sk-very-secret"]', '{"KEY": 1}'])

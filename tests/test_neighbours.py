@@ -51,7 +51,7 @@ class Monorepo:
     @property
     def flows(self) -> dict[str, str]:
         """The flows that are there, each with the manifest that has it."""
-        lock = self.client("beta").project.releases.head()
+        lock = self.client("beta").session.releases.head()
         return {name: state.owner for name, state in lock.flows.items() if not state.retired}
 
 
@@ -81,15 +81,15 @@ def move_both(monorepo: Monorepo) -> None:
 @pytest.mark.parametrize("order", [("alpha", "beta"), ("beta", "alpha")])
 def test_flows_go_to_another_manifest_in_any_order(monorepo: Monorepo, order: tuple[str, str]) -> None:
     """Pruning where they were leaves what the same commit declares elsewhere: routes are never gone, numbers go on."""
-    handle = monorepo.client("alpha").deployments.start("y", {"topic": "a"}, idempotency_key="order 1")
+    handle = monorepo.client("alpha").deployments.invoke("y", {"topic": "a"}, idempotency_key="order 1")
     move_both(monorepo)
     for folder in order:
         monorepo.run(folder, "apply", "--yes", "--prune").must()
-        flows = monorepo.client("beta").project.releases.head().flows
+        flows = monorepo.client("beta").session.releases.head().flows
         assert "default" in flows["x"].routes
         assert "default" in {**flows, "y2": flows.get("y2", flows["y"])}["y2"].routes
     assert monorepo.flows == {"keep": ALPHA, "b1": BETA, "x": BETA, "y2": BETA}
-    again = monorepo.client("beta").deployments.start("y2", {"topic": "a"}, idempotency_key="order 1")
+    again = monorepo.client("beta").deployments.invoke("y2", {"topic": "a"}, idempotency_key="order 1")
     assert (again.exec_id, again.reused) == (handle.exec_id, True)
     for folder in order:
         assert monorepo.client(folder).plan(prune=True).is_empty
@@ -161,9 +161,9 @@ def test_a_flow_that_was_removed_takes_its_numbers_to_its_new_name(monorepo: Mon
     assert "y2  renamed from y; v1 → v2" in said
     assert "y was removed; its versions, keys and executions go on under this name, its routes are gone" in said
     monorepo.run("beta", "apply", "--yes").must()
-    state = monorepo.client("beta").project.releases.head().flows["y2"]
+    state = monorepo.client("beta").session.releases.head().flows["y2"]
     assert (state.latest, state.retired, state.owner, state.routes["default"].versions) == (2, False, BETA, (2,))
-    again = monorepo.client("beta").deployments.start("y2", {"topic": "a"}, idempotency_key="order 1")
+    again = monorepo.client("beta").deployments.invoke("y2", {"topic": "a"}, idempotency_key="order 1")
     assert (again.exec_id, again.reused) == (started.exec_id, True)
     assert "renamed from y" in monorepo.run("beta", "history", "y2").must().out
     monorepo.run("beta", "invoke", "y").refused("y was renamed to y2")

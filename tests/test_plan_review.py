@@ -26,14 +26,14 @@ def told(plan: Plan) -> list[tuple[str, bool, str]]:
 
 def by_hand(repository: Repository, *edits: Edit, verb: str = "tag") -> Lockfile:
     """What another verb than apply writes."""
-    releases = repository.client().project.releases
+    releases = repository.client().session.releases
     done = releases.append(releases.head(verified=True), edits, by="Bob", verb=verb)
     assert isinstance(done, Lockfile), done
     return done
 
 
 def move(repository: Repository, tag: str, version: int, **more: Any) -> Move:
-    state = repository.client().project.releases.head().flow("agent")
+    state = repository.client().session.releases.head().flow("agent")
     assert state is not None
     table = {one.version: one.snapshot for one in repository.client().deployments.list("agent")}
     route = state.routes.get(tag)
@@ -97,7 +97,7 @@ def test_a_hold_is_honoured_and_shown_until_the_manifest_agrees(repository: Repo
     repository.apply()
     new_version(repository, "second")
     repository.apply()
-    state = repository.client().project.releases.head().flows["agent"]
+    state = repository.client().session.releases.head().flows["agent"]
     hold = Hold(left=state.routes["default"].holders, reason="it loses orders")
     by_hand(repository, move(repository, "default", 1, hold=hold.model_dump()), verb="rollback")
     plan = repository.plan()
@@ -110,18 +110,18 @@ def test_a_hold_is_honoured_and_shown_until_the_manifest_agrees(repository: Repo
     assert "held at v1" in plan_markdown(plan)
     new_version(repository, "third")
     repository.apply()
-    assert repository.client().project.releases.head().flows["agent"].routes["default"].versions == (1,)
+    assert repository.client().session.releases.head().flows["agent"].routes["default"].versions == (1,)
     repository.manifest(routed("{default: 1}"))
     repository.commit()
     plan = repository.plan()
     assert [move.reason for _, move in plan.moves] == ["the manifest agrees: the rollback's hold ends"]
     repository.apply()
-    route = repository.client().project.releases.head().flows["agent"].routes["default"]
+    route = repository.client().session.releases.head().flows["agent"].routes["default"]
     assert (route.hold, route.versions) == (None, (1,))
     repository.manifest(routed("{default: head}"))
     repository.commit()
     repository.apply()
-    assert repository.client().project.releases.head().flows["agent"].routes["default"].versions == (3,)
+    assert repository.client().session.releases.head().flows["agent"].routes["default"].versions == (3,)
 
 
 def test_drift_is_what_others_changed(repository: Repository) -> None:
@@ -136,7 +136,7 @@ def test_drift_is_what_others_changed(repository: Repository) -> None:
         kind="untag",
         flow="agent",
         tag="stable",
-        expects=repository.client().project.releases.head().flows["agent"].routes["stable"].holders,
+        expects=repository.client().session.releases.head().flows["agent"].routes["stable"].holders,
     )
     by_hand(repository, move(repository, "default", 2), untag, move(repository, "extra", 1, managed=False))
     plan = repository.plan()

@@ -194,7 +194,7 @@ def protected_repository(repository: Repository) -> Repository:
 
 
 def head(repository: Repository) -> Lockfile:
-    return repository.client().project.releases.head()
+    return repository.client().session.releases.head()
 
 
 def place(repository: Repository) -> tuple[str, ...]:

@@ -90,4 +90,4 @@ def test_a_manifest_that_is_not_written_binds_nothing(repository: Repository, ho
     options = (how,) if how.startswith("--") else ("--project", "other")
     kitaru("deploy", AGENT, *options, cwd=repository.folder).must()
     project = "research" if how.startswith("--") else "other"
-    assert repository.client(project=project).project.releases.head().flows["agent"].protect == {}
+    assert repository.client(project=project).session.releases.head().flows["agent"].protect == {}

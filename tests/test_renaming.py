@@ -100,7 +100,7 @@ def test_two_commits_of_the_same_files_have_the_same_plan(repository: Repository
     sha = git(repository.folder, "rev-parse", "HEAD")
     assert plan.commit.sha != sha
     repository.client().apply(plan=plan, saved=True)
-    assert repository.client().project.releases.head().flows["agent"].renamed_commit == sha
+    assert repository.client().session.releases.head().flows["agent"].renamed_commit == sha
 
 
 @FEW
@@ -169,8 +169,8 @@ def test_of_two_that_become_one_it_is_the_one_that_is_there() -> None:
 def test_a_used_key_does_not_hide_that_the_flow_was_renamed(repository: Repository) -> None:
     """Other inputs under a used key, by the old name: the new name is what the caller needs to know."""
     repository.apply()
-    repository.client().deployments.start("agent", {"topic": "a"}, idempotency_key="order 1")
-    invoke = repository.client().deployments.start
+    repository.client().deployments.invoke("agent", {"topic": "a"}, idempotency_key="order 1")
+    invoke = repository.client().deployments.invoke
     with pytest.raises(KitaruConflictError, match="was used with other inputs"):
         invoke("agent", {"topic": "b"}, idempotency_key="order 1")
     repository.manifest(RENAMED)

@@ -15,7 +15,7 @@ AGENT = "flows/work.py:agent"
 
 
 def route_of(repository: Repository, flow: str = "agent", tag: str = "default") -> Route:
-    return repository.client().project.releases.head().flows[flow].routes[tag]
+    return repository.client().session.releases.head().flows[flow].routes[tag]
 
 
 def led(repository: Repository, *versions: int) -> None:

@@ -66,13 +66,11 @@ def change(repository: Repository, flows: int, word: str) -> None:
 VERBS: dict[str, Callable[[KitaruClient], Any]] = {
     "plan": lambda client: client.plan(),
     "plan of one": lambda client: client.plan(("flow_0",)),
-    "resolve a tag": lambda client: client.deployments._resolve(
-        client.deployments.releases.head(), "flow_0", selector()
-    ),
+    "resolve a tag": lambda client: client.deployments._resolve(client.session.releases.head(), "flow_0", selector()),
     "resolve a version": lambda client: client.deployments._resolve(
-        client.deployments.releases.head(), "flow_0", selector(version=1)
+        client.session.releases.head(), "flow_0", selector(version=1)
     ),
-    "invoke": lambda client: client.deployments.start("flow_0").launched,
+    "invoke": lambda client: client.deployments.invoke("flow_0").invoked.launched,
     "tag": lambda client: client.deployments.tag("flow_0", "marked", version=1, exclusive=True, manifest="leave"),
     "deploy": lambda client: client.deployments.release("flows.py:flow_0", {}, tag="default", manifest="leave"),
     "flows": lambda client: client.deployments.flows(),

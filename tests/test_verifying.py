@@ -439,7 +439,7 @@ def test_a_lost_or_changed_object_is_named(used: Repository, which: int, how: st
 
 def test_a_lost_version_table_is_named(used: Repository) -> None:
     """Without its table a flow's versions can't be told; what its routes lead to is checked all the same."""
-    state = used.client().project.releases.head().flows["agent"]
+    state = used.client().session.releases.head().flows["agent"]
     (used.store_folder / address.blob("research", state.table)).unlink()
     snapshot = version_of_default(used)
     (used.store_folder / snapshot).unlink()
@@ -447,7 +447,7 @@ def test_a_lost_version_table_is_named(used: Repository) -> None:
 
 
 def version_of_default(repository: Repository) -> str:
-    route = repository.client().project.releases.head().flows["agent"].routes["default"]
+    route = repository.client().session.releases.head().flows["agent"].routes["default"]
     return address.blob("research", route.holders[0].snapshot)
 
 

@@ -74,7 +74,7 @@ def invoke(
 ) -> None:
     """Run a released version, by flow name and route. Needs no source."""
     client = at.connect()
-    started = client.deployments.start(
+    handle = client.deployments.invoke(
         flow,
         parse_inputs(inputs),
         tag=tag,
@@ -84,7 +84,8 @@ def invoke(
         idempotency_key=idempotency_key,
     )
     progress.close()
-    handle = client.deployments.handle(started)
+    started = handle.invoked
+    assert started is not None
     status = handle.status if started.reused else "pending"
     if not (wait or follow):
         terminal.item({**_started_data(started), "status": status}, [started.exec_id])

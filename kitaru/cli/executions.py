@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from kitaru import data_files
 from kitaru.cli.consumer import _finish
 from kitaru.cli.options import Place, TimeoutOption, VersionOption, WaitOption, parse_inputs, placed
 from kitaru.cli.terminal import json_text, terminal, write_whole
@@ -55,9 +56,6 @@ def list_(
 ) -> None:
     """List executions, newest first."""
     wanted = [one.strip() for text in status or () for one in text.split(",")]
-    for one in wanted:
-        if one not in STATUSES:
-            raise KitaruUsageError(f"--status {one}: expected one of {', '.join(STATUSES)}")
     client = at.connect()
     found = client.executions.list(
         flow=flow, status=wanted or None, tag=tag, version=version, since=since, until=until, limit=limit
@@ -69,6 +67,7 @@ def list_(
         answered = client.executions.answered(found)
         lines = view.execution_rows(found, terminal.style, width=terminal.room, answered=answered)
     else:
+        terminal.note(client.session.place)
         some = (flow or wanted or tag or version or since or until) and client.executions.list(limit=1)
         lines = view.none_found(flow=flow if some else None, status=",".join(wanted) if some and wanted else None)
         if not some and (where := client.executions.elsewhere(flow=flow)):
@@ -144,7 +143,7 @@ def _write_page(client: Any, execution: Any, read: Any, file: Path) -> None:
     page = view.execution_page(
         execution,
         alone=client.executions.left_alone(execution),
-        template=client.executions.page_template(),
+        template=data_files.template("execution.html.j2"),
         read=read,
         logs=client.executions.logs(execution.exec_id),
         artifacts=[one.record for one in client.artifacts.list(execution.exec_id)],

@@ -222,10 +222,10 @@ def apply(
     saved = _saved_plan(flows or [])
     ignoring = [*(reviewed or ()), *([Path(saved[1])] if saved is not None else ())]
     if saved is not None:
-        from kitaru.client.project import read_plan
+        from kitaru.client.project import Scope, read_plan
 
         flows, read = [], read_plan(*saved)
-        made = client.project.reopened(read, prune=prune, force=force, allow_dirty=allow_dirty, ignoring=ignoring)
+        made = client.project.reopened(read, Scope((), prune, force, allow_dirty, ignoring))
     else:
         made = client.plan(flows or (), prune=prune, force=force, allow_dirty=allow_dirty, ignoring=ignoring)
     progress.close()

@@ -17,11 +17,9 @@ from kitaru.settings import Asked
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kitaru.client.artifacts import Artifacts
     from kitaru.client.deployments import Deployments
-    from kitaru.client.executions import ExecutionsClient
-    from kitaru.client.history import History
-    from kitaru.client.housekeeping import Housekeeping
+    from kitaru.client.executions import Artifacts, ExecutionsClient
+    from kitaru.client.history import History, Housekeeping
     from kitaru.client.project import Applied, Checked, Project
     from kitaru.model.plan import Plan
     from kitaru.release.importing import Imported
@@ -79,7 +77,7 @@ class KitaruClient:
     @cached_property
     def artifacts(self) -> Artifacts:
         """Verbs about the named values that executions saved."""
-        from kitaru.client.artifacts import Artifacts
+        from kitaru.client.executions import Artifacts
 
         return Artifacts(self.session)
 
@@ -100,7 +98,7 @@ class KitaruClient:
     @cached_property
     def housekeeping(self) -> Housekeeping:
         """Verbs that free space, in the store and on this machine."""
-        from kitaru.client.housekeeping import Housekeeping
+        from kitaru.client.history import Housekeeping
 
         return Housekeeping(self.session)
 
@@ -120,7 +118,7 @@ class KitaruClient:
         return done
 
     def validate(self) -> Checked:
-        """Every check of the manifest that needs no store."""
+        """Every check that needs no store: manifest, targets, inputs. Raises with all problems at once."""
         return self.project.validate()
 
     def plan(
@@ -132,8 +130,14 @@ class KitaruClient:
         allow_dirty: bool = False,
         ignoring: Sequence[Path] = (),
     ) -> Plan:
-        """The plan that apply would carry out. Files of ``ignoring`` do not count as changes of the repository."""
-        return self.project.plan(flows, prune=prune, force=force, allow_dirty=allow_dirty, ignoring=ignoring)
+        """The plan that apply would carry out, for the flows named, or for all. Writes nothing.
+
+        ``force`` passes over rollbacks and the order of commits; the plan shows which. Files of ``ignoring`` do not
+        count as changes of the repository.
+        """
+        from kitaru.client.project import Scope
+
+        return self.project.plan(Scope(flows, prune, force, allow_dirty, ignoring))
 
     def apply(
         self,
@@ -147,14 +151,13 @@ class KitaruClient:
         message: str = "",
         ignoring: Sequence[Path] = (),
     ) -> Applied:
-        """Carry out a plan, all at once or not at all. Files of ``ignoring`` do not count as changes."""
-        return self.project.apply(
-            flows,
-            plan=plan,
-            saved=saved,
-            prune=prune,
-            force=force,
-            allow_dirty=allow_dirty,
-            message=message,
-            ignoring=ignoring,
-        )
+        """Carry out a plan, made now unless one is given; all of it at once, or none of it.
+
+        ``saved``: the plan comes from a file, and is made again first. Guards and commit are those of this repository,
+        never of the file. Raises ``KitaruConflictError`` when another writer moved what it wants to move; nothing has
+        moved then. Files of ``ignoring`` do not count as changes.
+        """
+        from kitaru.client.project import Scope
+
+        scope = Scope(flows, prune, force, allow_dirty, ignoring)
+        return self.project.apply(scope, plan, saved=saved, message=message)

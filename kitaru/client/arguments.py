@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from kitaru.errors import KitaruUsageError
 from kitaru.model.jsonable import parse_json
 from kitaru.model.route import Selector, selector
-from kitaru.model.snapshot import ImageSettings, is_base_image, parse_image, settings_flaws
+from kitaru.model.snapshot import ImageSettings, parse_image, settings_flaws
+
+T = TypeVar("T")
 
 PREVIOUS = -1
 """``rollback(to=-1)``: the version before, never one that a rollback left or that was deleted."""
@@ -29,18 +31,16 @@ def version_number(value: Any) -> int:
     return number
 
 
-def tag_name(value: Any) -> str:
-    """The tag. Raises ``KitaruUsageError`` for anything but text."""
-    if not isinstance(value, str):
-        raise KitaruUsageError(f"{value!r} is no tag: expected one text, such as 'stable'", hint="one verb, one tag")
+def typed(name: str, value: T, kind: type[T], example: str) -> T:
+    """The value of the argument ``name``. Raises ``KitaruUsageError`` if it is of another type."""
+    if not isinstance(value, kind):
+        raise KitaruUsageError(f"{name}={value!r}: expected {kind.__name__}", hint=f"{name}={example}")
     return value
 
 
-def yes_or_no(name: str, value: Any) -> bool:
-    """The value of the argument ``name``. Raises ``KitaruUsageError`` for anything but True and False."""
-    if not isinstance(value, bool):
-        raise KitaruUsageError(f"{name}={value!r}: expected True or False", hint=f"{name}=True")
-    return value
+def tag_name(value: str) -> str:
+    """The tag, ``stable``. Raises ``KitaruUsageError`` for anything but text."""
+    return typed("tag", value, str, "'stable'")
 
 
 def version_or_none(value: Any) -> int | None:
@@ -80,12 +80,10 @@ def moment(value: datetime | str, now: datetime) -> datetime:
         ) from error
 
 
-def chosen(tag: Any, version: Any) -> Selector:
+def chosen(tag: str | None, version: Any) -> Selector:
     """The selector of a tag or a version. Raises ``KitaruUsageError`` for both at once, and for anything else."""
-    if tag is not None and (not isinstance(tag, str) or not tag):
-        raise KitaruUsageError(f"{tag!r} is no tag: expected a text, such as 'stable'", hint="version=N is a number")
     try:
-        return selector(tag=tag, version=version_or_none(version))
+        return selector(tag=None if tag is None else tag_name(tag), version=version_or_none(version))
     except ValueError as error:
         raise KitaruUsageError(str(error), hint="--tag T or --version N") from error
 
@@ -103,24 +101,17 @@ HINT = f"python:3.12-slim, or an object of {', '.join(ImageSettings.model_fields
 
 
 def read_image(text: str) -> str | dict[str, Any]:
-    """An image in a text: a base image, or image settings as JSON. ``ValueError`` for anything else."""
+    """An image in a text: a base image, or image settings as JSON. ``ValueError`` for another JSON value."""
     text = text.strip()
     try:
         data = parse_json(text)
     except ValueError:
         if text[:1] in ("{", "[", '"'):
             raise
-        check_base_image(text)
         return text
     if not isinstance(data, dict):
         raise ValueError(f"expected python:3.12-slim or an object of image settings, found the JSON value {text[:80]}")
     return data
-
-
-def check_base_image(text: str) -> None:
-    """Raise ``ValueError`` unless ``text`` can name a container image, as ``ghcr.io/acme/base:1.2`` does."""
-    if not is_base_image(text):
-        raise ValueError(f"base_image: expected a container image such as python:3.12-slim, found {text[:80]!r}")
 
 
 def asked_image(value: str | Mapping[str, Any] | ImageSettings | None, called: str = "image=") -> ImageSettings | None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from kitaru import wiring
 from kitaru.ci.port import Placed
+from kitaru.client.project import read_plan
 from kitaru.core.review import elsewhere, no_longer_done, unreviewed
 from kitaru.errors import KitaruBackendError, KitaruConflictError, KitaruUsageError
 from kitaru.model.plan import Plan
@@ -56,14 +56,14 @@ def init(
     Raises ``KitaruUsageError`` where there is no manifest or nobody says who runs pipelines, ``KitaruSourceError``
     outside a repository, ``KitaruStateError`` with a diff where a file is there and differs.
     """
-    files = wiring.ci_files()
-    loaded = wiring.load_manifest(Asked(manifest=manifest, target=target), Path.cwd())
+    files = wiring.files
+    loaded = wiring.load_manifest(wiring.settle(Asked(manifest=manifest, target=target)))
     folder = loaded.root.resolve()
-    place = wiring.upstream(folder)
+    place = wiring.git.upstream(folder)
     root = place.root.resolve()
-    if provider not in (None, "github", "gitlab"):
-        raise KitaruUsageError(f"{provider!r}: expected github or gitlab", hint="kitaru ci init github")
-    chosen = provider or files.provider_of(root, place.urls)
+    chosen: Any = provider or files.provider_of(root, place.urls)
+    if chosen not in ("github", "gitlab"):
+        raise KitaruUsageError(f"{chosen!r}: expected github or gitlab", hint="kitaru ci init github")
     store = loaded.manifest.store or ""
     choices = files.Choices(
         project=loaded.manifest.project,
@@ -104,7 +104,7 @@ def _warnings(store: str, install: str) -> list[str]:
 
 def comment(body: str, number: int | None = None, environ: Mapping[str, str] | None = None) -> Placed:
     """Keep one comment up to date on that pull request, or on the job's own."""
-    forge = wiring.forge(wiring.environment() if environ is None else environ)
+    forge = wiring.forge(os.environ if environ is None else environ)
     found = forge.request_number() if number is None else number
     if found is None:
         raise KitaruUsageError("this job is for no pull request", hint="kitaru ci comment FILE --number N")
@@ -113,12 +113,12 @@ def comment(body: str, number: int | None = None, environ: Mapping[str, str] | N
 
 def issue(title: str, body: str, environ: Mapping[str, str] | None = None) -> Placed:
     """Keep one open issue up to date."""
-    return wiring.forge(wiring.environment() if environ is None else environ).issue(title, body)
+    return wiring.forge(os.environ if environ is None else environ).issue(title, body)
 
 
 def close_issue(body: str, environ: Mapping[str, str] | None = None) -> str | None:
     """Close the issue that ``issue`` keeps; its address, None where none is open."""
-    return wiring.forge(wiring.environment() if environ is None else environ).close_issue(body)
+    return wiring.forge(os.environ if environ is None else environ).close_issue(body)
 
 
 def fetch_reviewed(
@@ -129,7 +129,7 @@ def fetch_reviewed(
     ``into`` is made, and must be empty: what else lay there would count as reviewed. ``artifact``: on GitHub its name,
     or ``FILE.yml/NAME`` with the workflow that keeps it, else ``NAME.yml``; on GitLab the job and the path in it.
     """
-    forge = wiring.forge(wiring.environment() if environ is None else environ)
+    forge = wiring.forge(os.environ if environ is None else environ)
     try:
         into.mkdir(parents=True, exist_ok=True)
         if any(into.iterdir()):
@@ -153,7 +153,8 @@ def must_be_reviewed(plan: Plan, places: Sequence[Path]) -> tuple[str, ...]:
     Raises ``KitaruConflictError`` where ``plan`` does anything that none of them showed. A plan that does nothing needs
     no review.
     """
-    reviewed = [(path, _plan(path)) for place in places for path in _files(place)]
+    files = [path for place in places for path in (sorted(place.glob("*.json")) if place.is_dir() else [place])]
+    reviewed = [(path, _plan(path)) for path in files]
     for path, one in reviewed:
         if why := elsewhere(plan, one):
             raise KitaruUsageError(f"{path} is no review of this: {why}", hint="--reviewed FILE")
@@ -175,18 +176,10 @@ def must_be_reviewed(plan: Plan, places: Sequence[Path]) -> tuple[str, ...]:
     return no_longer_done(plan, plans)
 
 
-def _files(place: Path) -> list[Path]:
-    return sorted(place.glob("*.json")) if place.is_dir() else [place]
-
-
 def _plan(path: Path) -> Plan:
     try:
-        return Plan.parse(path.read_bytes())
+        return read_plan(path.read_bytes(), str(path))
     except OSError as error:
         raise KitaruUsageError(
             f"the reviewed plan {path} can't be read: {error.strerror}", hint="--reviewed FILE, or a folder of them"
-        ) from error
-    except ValidationError as error:
-        raise KitaruUsageError(
-            f"{path} holds no plan of this release", hint="kitaru plan --out FILE makes one"
         ) from error

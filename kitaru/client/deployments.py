@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +16,10 @@ from kitaru.client.arguments import (
     asked_image,
     chosen,
     tag_name,
+    typed,
     version_back,
     version_number,
     version_or_none,
-    yes_or_no,
 )
 from kitaru.client.handle import FlowHandle
 from kitaru.client.session import Session
@@ -30,7 +29,6 @@ from kitaru.errors import KitaruConflictError, KitaruInputError, KitaruSelectorE
 from kitaru.model.lockfile import FlowState, Lockfile, Release
 from kitaru.model.route import DEFAULT_TAG, ByTag, Selector
 from kitaru.model.snapshot import Snapshot
-from kitaru.release.releases import Releases
 from kitaru.run.invoker import Invoked, Invoker
 from kitaru.store.objects import read_snapshot, read_table
 
@@ -100,18 +98,13 @@ class Deployments:
         self._session = session
 
     @cached_property
-    def releases(self) -> Releases:
-        """The project's lock log."""
-        return Releases(self._session.store, self._session.project, self._session.clock)
-
-    @cached_property
     def _invoker(self) -> Invoker:
         session = self._session
         return Invoker(
             store=session.store,
             project=session.project,
             clock=session.clock,
-            check_inputs=session.check_inputs,
+            check_inputs=wiring.check_inputs,
             runner_of=lambda stack: wiring.runner_of(session.settings, stack, session.reporter),
             stack_named=lambda name: wiring.stack_named(session.settings, name),
         )
@@ -129,43 +122,24 @@ class Deployments:
     ) -> FlowHandle:
         """Start an execution of the version that the selector leads to (``default`` without one).
 
+        The handle's ``invoked`` says which version that is, and whether the execution was there already.
         Raises ``KitaruSelectorError``, ``KitaruInputError``, ``KitaruStackError``: no execution exists then.
         """
-        invoked = self.start(
-            flow, inputs, tag=tag, version=version, stack=stack, cache=cache, idempotency_key=idempotency_key
-        )
-        return self.handle(invoked)
-
-    def handle(self, invoked: Invoked) -> FlowHandle:
-        """A handle on an execution that ``start`` began."""
-        return FlowHandle(self._session, invoked.exec_id, invoked.launched)
-
-    def start(
-        self,
-        flow: str,
-        inputs: Mapping[str, Any] | None = None,
-        *,
-        tag: str | None = None,
-        version: int | None = None,
-        stack: str | None = None,
-        cache: bool | None = None,
-        idempotency_key: str | None = None,
-    ) -> Invoked:
-        """As ``invoke``, but says which version was chosen, and whether the execution was there already."""
         self._invoker.check_store()
         selector, given = chosen(tag, version), _jsonable(flow, inputs or {})
-        lock = self.releases.head()
-        if idempotency_key is not None and (earlier := self._earlier(lock, flow, selector, idempotency_key, given)):
-            return earlier
-        return self._invoker.invoke(
-            self._resolve(lock, flow, selector, idempotency_key or self._session.clock.token(26)),
-            given,
-            actor=self._session.actor,
-            stack=stack,
-            cache=cache,
-            idempotency_key=idempotency_key,
-            first_name=first_name(lock.flows, flow),
-        )
+        lock = self._session.releases.head()
+        invoked = self._earlier(lock, flow, selector, idempotency_key, given) if idempotency_key is not None else None
+        if invoked is None:
+            invoked = self._invoker.invoke(
+                self._resolve(lock, flow, selector, idempotency_key or self._session.clock.token(26)),
+                given,
+                actor=self._session.actor,
+                stack=stack,
+                cache=cache,
+                idempotency_key=idempotency_key,
+                first_name=first_name(lock.flows, flow),
+            )
+        return FlowHandle(self._session, invoked.exec_id, invoked.launched, invoked=invoked)
 
     def _earlier(
         self, lock: Lockfile, flow: str, selector: Selector, key: str, inputs: Mapping[str, Any]
@@ -182,26 +156,16 @@ class Deployments:
 
         ``key``: by which a version is drawn if the route is divided by weights.
         """
-        with self._placed():
+        with self._session.placed():
             found = resolve(lock, flow, selector, key=key)
             if isinstance(found, Resolved):
                 return found
             table = read_table(self._session.store, self._session.project, found.table, flow)
             return in_table(table, found, getattr(selector, "version", 0))
 
-    @contextmanager
-    def _placed(self) -> Iterator[None]:
-        """Say which place was looked at if a flow is missing because the project has none."""
-        try:
-            yield
-        except KitaruSelectorError as error:
-            if self.releases.head().flows:
-                raise
-            raise KitaruSelectorError(f"{error.message}; {self._session.place}", hint=error.hint) from None
-
     def flows(self) -> list[FlowSummary]:
         """The project's flows, by name."""
-        lock = self.releases.head()
+        lock = self._session.releases.head()
         return [
             FlowSummary(
                 flow=name,
@@ -258,12 +222,10 @@ class Deployments:
         manifest and the decorator say. The manifest in reach is edited to agree, unless ``manifest="leave"``; for a
         flow from a file outside that manifest's folder, it is the one around the file.
         """
-        there = self._around(target)
-        done = there.release(
-            target, inputs, tag=DEFAULT_TAG if tag is None else tag, exclusive=exclusive, image=image, stack=stack,
-            manifest=manifest, message=message,
-        )  # fmt: skip
-        return there.get(done.flow, version=done.version)
+        given = DEFAULT_TAG if tag is None else tag
+        return self._made(
+            target, inputs, tag=given, exclusive=exclusive, image=image, stack=stack, manifest=manifest, message=message
+        )
 
     def build(
         self,
@@ -276,8 +238,15 @@ class Deployments:
         message: str = "",
     ) -> Deployment:
         """As ``deploy``, without a route: only ``version=`` leads there."""
-        there = self._around(target)
-        done = there.release(target, inputs, image=image, stack=stack, manifest=manifest, message=message)
+        return self._made(target, inputs, image=image, stack=stack, manifest=manifest, message=message)
+
+    def _made(self, target: str | Flow[..., Any], inputs: Mapping[str, Any] | None, **given: Any) -> Deployment:
+        """The new version, for the manifest around the flow's file."""
+        there, session = self, self._session
+        if not isinstance(target, str):
+            session = session.around(Path(target.func.__code__.co_filename))
+            there = self if session is self._session else Deployments(session)
+        done = there.release(target, inputs, **given)
         return there.get(done.flow, version=done.version)
 
     def release(
@@ -298,22 +267,24 @@ class Deployments:
         ``manifest="only"`` edits the manifest alone. ``confirm`` is given the consequences, and raises to stop it.
         """
         # Late: a consumer that invokes a version needs nothing that makes one.
-        from kitaru.client.working_tree import Targets, build, manifest_sync
+        from kitaru.client.working_tree import build, deploy_job, manifest_sync
         from kitaru.core.flow_entry import check_not_renamed
         from kitaru.core.routing import order_tags
 
         session = self._session
         given = None if inputs is None else _jsonable(target if isinstance(target, str) else target.name, inputs)
         sync = manifest_sync(session, manifest)
-        job = Targets(session, sync).job(
+        job = deploy_job(
+            session,
+            sync,
             target,
             None if tag is None else tag_name(tag),
-            exclusive=yes_or_no("exclusive", exclusive),
+            exclusive=typed("exclusive", exclusive, bool, "True"),
             inputs=given,
             image=asked_image(image),
             stack=stack,
         )
-        head = self.releases.head(verified=True)
+        head = self._session.releases.head(verified=True)
         check_not_renamed(job.loaded.manifest, head, job.order.flow)
         sync.check_free(head, job.order.flow, *order_tags(job.order, head))
         mover = self._mover(manifest, confirm, sync)
@@ -324,7 +295,7 @@ class Deployments:
             wiring.probe_store(session.store)
         from kitaru.release.applier import Applier
 
-        applier = Applier(session.store, session.project, self.releases, session.clock, session.reporter)
+        applier = Applier(session.store, session.project, self._session.releases, session.clock, session.reporter)
         return mover.deploy(release, applier, message=message)
 
     def tag(
@@ -343,7 +314,7 @@ class Deployments:
         Raises ``KitaruUsageError`` for a shared label if the tag is exclusive (``default`` always is),
         ``KitaruSelectorError`` for an unknown flow or version, ``KitaruStateError`` for a protected route.
         """
-        number, alone = version_number(version), yes_or_no("exclusive", exclusive)
+        number, alone = version_number(version), typed("exclusive", exclusive, bool, "True")
         mover = self._mover(manifest, confirm)
         return mover.tag(flow, tag_name(tag), number, exclusive=alone, message=message)
 
@@ -380,7 +351,7 @@ class Deployments:
 
         Plan and apply leave it alone until the manifest agrees: the result shows the edit, ``write`` makes it.
         """
-        back, writes = version_back(to), yes_or_no("write", write)
+        back, writes = version_back(to), typed("write", write, bool, "True")
         return self._mover(manifest).rollback(flow, tag_name(tag), to=back, write=writes, message=message)
 
     def delete(
@@ -400,13 +371,6 @@ class Deployments:
             raise KitaruUsageError("a version is deleted in the store, never in the manifest alone")
         return self._mover(manifest, confirm).delete(flow, version_number(version), message=message)
 
-    def _around(self, target: str | Flow[..., Any]) -> Deployments:
-        """These verbs, for the manifest around the flow's file."""
-        if isinstance(target, str):
-            return self
-        session = self._session.around(Path(target.func.__code__.co_filename))
-        return self if session is self._session else Deployments(session)
-
     def _mover(self, mode: Mode, confirm: Confirm | None = None, sync: ManifestSync | None = None) -> Mover:
         from kitaru.client.working_tree import manifest_sync, planner
         from kitaru.release.mover import Mover
@@ -416,16 +380,16 @@ class Deployments:
         return Mover(
             session.store,
             session.project,
-            self.releases,
+            self._session.releases,
             session.clock,
             sync,
             session.actor,
-            planner(session, self.releases).with_consequences,
+            planner(session).with_consequences,
             confirm,
         )
 
     def _state(self, flow: str) -> tuple[Lockfile, FlowState]:
-        lock = self.releases.head()
+        lock = self._session.releases.head()
         state = lock.flows.get(flow)
         if state is None:
             self._resolve(lock, flow, ByTag(DEFAULT_TAG))

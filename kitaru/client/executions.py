@@ -1,51 +1,57 @@
-"""``client.executions``: runs, in this process or elsewhere."""
+"""``client.executions``: runs, in this process or elsewhere; ``client.artifacts``: the values that they saved."""
 
 from __future__ import annotations
 
 import math
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 from kitaru import wiring
 from kitaru.client.arguments import moment, version_or_none
 from kitaru.client.handle import FlowHandle, waiting_error
 from kitaru.client.session import Session
-from kitaru.client.values import plain_value, read_value
-from kitaru.errors import KitaruError, KitaruStateError, KitaruUsageError
+from kitaru.core.replay import nearest
+from kitaru.errors import KitaruError, KitaruSourceError, KitaruStackError, KitaruStateError, KitaruUsageError
+from kitaru.masking import Masking
 from kitaru.model import address
-from kitaru.model.event import Value
-from kitaru.model.execution import STATUSES, Execution, LogLine, ReplayPlan, Wait
+from kitaru.model.address import timestamp
+from kitaru.model.event import ExecutionOptions, Opened, SourcePlace, Value
+from kitaru.model.execution import STATUSES, Artifact, Execution, LogLine, ReplayPlan, Wait
 from kitaru.run.answers import Answers
+from kitaru.run.executions import find, read_artifacts, select
+from kitaru.run.journal import open_execution
 from kitaru.run.logs import read_newest
 from kitaru.run.waits import check_fits
-from kitaru.settings import DEFAULT_PROJECT
+from kitaru.settings import DEFAULT_PROJECT, lease_seconds
 from kitaru.stacks.port import RunOrder
 from kitaru.store.log import withdraw
+from kitaru.store.objects import get_object
+from kitaru.store.port import Taken
 
 if TYPE_CHECKING:
-    from kitaru.client.replays import Replays
-    from kitaru.client.running import Running
+    from kitaru.client.replays import Replay
     from kitaru.flows.flow import Flow
     from kitaru.flows.retry import Retry
     from kitaru.run.cache import CacheReport
     from kitaru.run.invoker import Launched
 
 
-def _must_have_called(execution: Execution, checkpoint: str) -> None:
-    names = list(dict.fromkeys(call.name for call in execution.checkpoints))
-    if checkpoint in names or any(call.call_id == checkpoint for call in execution.checkpoints):
-        return
-    import difflib  # Here, as every run from source imports this module and almost none makes a mistake.
+LOCAL = "local"
 
-    close = difflib.get_close_matches(checkpoint, names, 1)
-    there = f"it called {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}" if names else "it called none"
-    raise KitaruUsageError(
-        f"{execution.exec_id} has no checkpoint {checkpoint!r}; {there}",
-        hint=(f"did you mean {close[0]}? " if close else "") + f"kitaru executions get {execution.exec_id}",
-    )
+
+def _must_have_called(execution: Execution, checkpoint: str) -> None:
+    names = [call.name for call in execution.checkpoints]
+    if checkpoint not in (*names, *(call.call_id for call in execution.checkpoints)):
+        raise KitaruUsageError(
+            f"{execution.exec_id} has no checkpoint {checkpoint!r}{nearest(checkpoint, names)[1]}",
+            hint=f"kitaru executions get {execution.exec_id}",
+        )
 
 
 def _must_be_statuses(*wanted: str | None) -> None:
@@ -74,7 +80,42 @@ class ExecutionsClient:
 
         ``stack``: this argument > the decorator > ``configure`` > ``KITARU_STACK`` > ``pyproject.toml`` > ``local``.
         """
-        return self._running.run(flow, inputs, stack=stack, retries=retries, cache=cache, image=image)
+        from kitaru.values.codec import encode  # late, as all that only a run needs
+        from kitaru.values.stored import put
+
+        session = self._session
+        name = stack or flow.options.stack or session.settings.stack or LOCAL
+        if name != LOCAL and (kind := wiring.stack_named(session.settings, name).spec.type) != "local":
+            raise KitaruStackError(
+                f"stack {name} is of type {kind}, which this release can't run executions on",
+                hint='stack="local" runs it in this process',
+            )
+        if image is not None:
+            from kitaru.client.arguments import asked_image
+
+            asked_image(image)
+        encoded = encode(dict(inputs), subject=f"the inputs of {flow.name}")
+        put(session.store, session.project, encoded)
+        moment = session.clock.now()
+        source, target = self.place_of(flow)
+        opened = Opened(
+            at=timestamp(moment),
+            project=session.project,
+            exec_id=address.exec_id(moment, session.clock.token(8)),
+            flow=flow.name,
+            target=target,
+            inputs=encoded.value,
+            origin="run",
+            stack=name,
+            options=_options(flow, retries, cache),
+            actor=session.actor,
+            source=source,
+            opener=wiring.this_process(),
+        )
+        entry = open_execution(session.store, opened, session.clock.token(26))
+        if isinstance(entry, Taken):
+            raise KitaruStateError(f"{opened.exec_id} exists already", hint="try again")
+        return self.in_thread(flow, opened.exec_id, (entry,))
 
     def get(self, exec_id: str) -> Execution:
         """The execution with its checkpoints. The end of an id is enough, if it fits one only."""
@@ -163,10 +204,6 @@ class ExecutionsClient:
             return iter(read_newest(session.store, session.project, execution.exec_id, limit, fits))
         return filter(fits, self.handle(execution.exec_id).logs(follow=follow))
 
-    def page_template(self) -> str:
-        """The template of the page of ``executions get --html``."""
-        return wiring.template("execution.html.j2")
-
     def explain_cache(self, exec_id: str) -> Sequence[CacheReport]:
         """The cache's decision for each call of an execution, and why."""
         from kitaru.run.cache import explain
@@ -186,17 +223,11 @@ class ExecutionsClient:
                 f"{execution.exec_id} has no result: it is {execution.status}",
                 hint=f"kitaru executions get {execution.exec_id}",
             )
-        subject = f"the result of {execution.flow_name}"
-        if as_plain or execution.output is None:
-            return self.value(execution.output, subject, as_plain=as_plain)
-        return read_value(self._session, execution.output, subject, exec_id=execution.exec_id)
+        return self._session.result(execution, as_plain=as_plain)
 
     def value(self, value: Value | None, subject: str, *, as_plain: bool = False) -> Any:
         """A stored value of an execution; ``as_plain``: as JSON-like data, of any type."""
-        if value is None:
-            return None
-        read = plain_value if as_plain else read_value
-        return read(self._session, value, subject)
+        return None if value is None else self._session.value(value, subject, as_plain=as_plain)
 
     def resume(self, exec_id: str, *, flow: Flow[..., Any] | None = None) -> FlowHandle:
         """Go on with an execution that failed, was answered, or lost its runner. No finished checkpoint runs
@@ -212,11 +243,11 @@ class ExecutionsClient:
         execution, entries = session.executions.get_recorded(exec_id)
         self._must_be_open(execution)
         if execution.snapshot is None and flow is None:
-            flow = self._running.source_of(execution)
+            flow = self.source_of(execution)
         # Made for an earlier try, which ended without it.
         withdraw(session.store, address.cancel_request(session.project, execution.exec_id))
         if flow is not None and execution.snapshot is None:
-            return self._running.in_thread(flow, execution.exec_id, entries, takes_over=True)
+            return self.in_thread(flow, execution.exec_id, entries, takes_over=True)
         launched = self._relaunch(execution, entries)
         return FlowHandle(session, execution.exec_id, launched, resumed_after=len(entries))
 
@@ -303,10 +334,9 @@ class ExecutionsClient:
         ``KitaruInputError``, ``KitaruWaitValidationError``. It runs on the version of the original, on ``version``
         or ``tag``, or from source if the original did or ``flow`` is given.
         """
-        settled = self._replays.prepare(
+        return self._replay(
             exec_id, cut=str(from_), args=args, overrides=overrides or {}, version=version, tag=tag, flow=flow
-        )
-        return self._replays.start(settled)
+        ).start()
 
     def plan_replay(
         self,
@@ -320,10 +350,14 @@ class ExecutionsClient:
         flow: Flow[..., Any] | None = None,
     ) -> ReplayPlan:
         """The calls that ``replay`` would take over, run anew, or can't use. Writes nothing."""
-        settled = self._replays.prepare(
+        return self._replay(
             exec_id, cut=str(from_), args=args, overrides=overrides or {}, version=version, tag=tag, flow=flow
-        )
-        return settled.plan
+        ).plan
+
+    def _replay(self, exec_id: str, **asked: Any) -> Replay:
+        from kitaru.client.replays import Replay
+
+        return Replay(self, self._session, exec_id, **asked)
 
     def _must_be_open(self, execution: Execution) -> None:
         if execution.status in ("failed", "lost"):
@@ -363,19 +397,16 @@ class ExecutionsClient:
         )
 
     def _relaunch(self, execution: Execution, entries: tuple[bytes, ...]) -> Launched:
-        session = self._session
-        snapshot = session.snapshot_body(execution)
-        order = RunOrder(
-            project=session.project,
-            exec_id=execution.exec_id,
-            store=session.store.url,
-            after=len(entries),
-            snapshot=snapshot,
-        )
-        runner = wiring.runner_for_snapshot(session.settings, snapshot, session.reporter)
-        # Late: the invoker brings pydantic, as the runner's snapshot just did; a script that runs flows needs neither.
+        # Late: they bring pydantic, and a script that runs flows needs none of it.
+        from kitaru.model.snapshot import Snapshot
         from kitaru.run.invoker import Launched
 
+        session, exec_id = self._session, execution.exec_id
+        snapshot = get_object(session.store, session.project, execution.snapshot or "", f"snapshot of {exec_id}")
+        order = RunOrder(
+            project=session.project, exec_id=exec_id, store=session.store.url, after=len(entries), snapshot=snapshot
+        )
+        runner = wiring.runner_of(session.settings, Snapshot.parse(snapshot).stack, session.reporter)
         return Launched(runner, runner.launch(order))
 
     def load(self, target: str) -> Flow[..., Any]:
@@ -383,22 +414,171 @@ class ExecutionsClient:
 
         A path is looked for from the present folder, then from the manifest's. Raises ``KitaruSourceError``.
         """
-        return self._running.load(target)
+        from kitaru.flows.loading import load_target
+
+        settings = self._session.settings
+        root = settings.cwd if (settings.cwd / target.partition(":")[0]).is_file() else settings.root
+        roots = (wiring.load_manifest(settings).manifest.source.roots or ()) if settings.manifest else ()
+        problem = wiring.import_check.shadowed_imports(root, target, roots)
+        if problem is not None:
+            raise KitaruSourceError(problem.message, problems=(problem,), hint=problem.hint)
+        return load_target(root, target, roots)
+
+    def source_of(self, execution: Execution) -> Flow[..., Any]:
+        """The flow of an execution that began from source: from the folder of its first run, if that is on this
+        machine, else from the source that is here. ``KitaruSourceError`` if neither has the target.
+        """
+        from kitaru.flows.loading import load_target
+
+        file, began = execution.target.partition(":")[0], execution.source
+        folders = [self._session.settings.root]
+        # Whichever boot of the machine it was: its name and its machine id are the same.
+        if began is not None and began.host.split()[:2] == wiring.this_host().split()[:2]:
+            folders.insert(0, Path(began.folder))
+        for folder in folders:
+            if (folder / file).is_file():
+                return load_target(folder, execution.target)
+        place = f" at {began.folder} on host {began.host.split()[0]}" if began is not None else ""
+        raise KitaruSourceError(
+            f"{execution.exec_id} began from source{place} ({execution.target}), which is not here",
+            hint="run the command there, or where a clone of it is; executions of a deployed flow go on anywhere: "
+            f"declare {execution.flow_name} and kitaru apply",
+        )
+
+    def place_of(self, flow: Flow[..., Any]) -> tuple[SourcePlace, str]:
+        """The folder and host of the flow's source, and the target in that folder.
+
+        The folder is the source's root if the flow is below that, else the folder of its file.
+        """
+        settings = self._session.settings
+        path = settings.cwd / flow.func.__code__.co_filename
+        root = settings.root if path.is_relative_to(settings.root) else path.parent
+        place = SourcePlace(folder=str(root), host=wiring.this_host())
+        return place, f"{path.relative_to(root).as_posix()}:{flow.func.__name__}"
+
+    def in_thread(
+        self, flow: Flow[..., Any], exec_id: str, entries: tuple[bytes, ...], *, takes_over: bool = False
+    ) -> FlowHandle:
+        """Run an execution with these journal entries on in a thread of this process; if this process exists for it,
+        in the one that waits for it. ``takes_over``: another runner may have begun with it, or be about to.
+        """
+        from kitaru.run.executor import execute
+        from kitaru.run.journal import Recorded
+        from kitaru.run.output import captured_descriptors
+        from kitaru.run.state import Host
+
+        session = self._session
+        environ = session.settings.environ
+        host = partial(
+            Host,
+            session.clock,
+            wiring.this_process(),
+            code=partial(wiring.working_code, Path(self.place_of(flow)[0].folder), session.store.url),
+            mask=Masking(environ),
+            check_answer=wiring.check_answer,
+            lease_seconds=lease_seconds(environ),
+        )
+
+        def run(**given: Any) -> Any:
+            recorded = Recorded(session.store, session.project, exec_id, entries)
+            return execute(flow, recorded, host(**given), takes_over=takes_over)
+
+        def run_here() -> Any:
+            with captured_descriptors() as descriptors:
+                return run(forced_end=wiring.leave_process, descriptors=descriptors)
+
+        handle = FlowHandle(session, exec_id)
+        run_beside = partial(run, forced_end=handle.fail)
+        if session.hosts_runs:
+            handle.host(run_here, run_beside)
+        else:
+            handle.start_thread(run_beside)
+        return handle
 
     @cached_property
     def _answers(self) -> Answers:
         return Answers(self._session.executions, self._session.actor, wiring.check_answer)
 
-    @cached_property
-    def _replays(self) -> Replays:
-        # Late, as what it needs of `_running`.
-        from kitaru.client.replays import Replays
 
-        return Replays(self._session, self._running)
+def _options(flow: Flow[..., Any], retries: int | Retry | None, cache: bool | None) -> ExecutionOptions:
+    """The options of the call, else of the decorator, else the defaults."""
+    from kitaru.flows.retry import Retry, further_attempts
 
-    @cached_property
-    def _running(self) -> Running:
-        # Late: it brings the executor, and most commands about executions run none.
-        from kitaru.client.running import Running
+    return ExecutionOptions(
+        retries=further_attempts(flow.options.retries if retries is None else retries),
+        cache=flow.options.cache is not False,
+        cache_asked=cache,
+        timeout=flow.options.timeout,
+        retry=retries.to_json() if isinstance(retries, Retry) else None,
+    )
 
-        return Running(self._session)
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ArtifactRef:
+    """An artifact, without its bytes: ``load()`` reads those.
+
+    ``artifact_id`` is ``ex-…:3:report``; ``exec_id`` the execution that it was asked of; ``kind`` is ``save``'s
+    ``type``; ``producing_call`` the checkpoint call that saved it, and ``checkpoint`` that call's checkpoint: None for
+    the flow body; ``created_at`` is RFC 3339 in UTC; ``size`` bytes, as stored.
+    """
+
+    artifact_id: str
+    exec_id: str
+    name: str
+    kind: str
+    producing_call: str | None
+    checkpoint: str | None
+    created_at: str
+    size: int
+    tags: tuple[str, ...]
+    record: Artifact
+    _session: Session
+
+    @classmethod
+    def of(cls, record: Artifact, session: Session) -> Self:
+        """The reference to a recorded artifact."""
+        return cls(
+            record.artifact_id, record.exec_id, record.name, record.kind, record.call, record.checkpoint,
+            record.created_at, record.value.size, tuple(record.tags), record, session,
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"<ArtifactRef {self.artifact_id}: {self.kind}, {self.size} bytes>"
+
+    def load(self, *, as_plain: bool = False) -> Any:
+        """The value as its own type, ``KitaruValueError`` if this process can't import that; ``as_plain``: as
+        JSON-like data, of any type.
+        """
+        subject = f"artifact {self.name!r}"
+        return self._session.value(self.record.value, subject, as_plain=as_plain, exec_id=self.exec_id)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data, the value's record included."""
+        return self.record.to_json()
+
+
+class Artifacts:
+    """Verbs about artifacts."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def list(
+        self,
+        exec_id: str,
+        *,
+        name: str | None = None,
+        kind: str | None = None,
+        producing_call: str | None = None,
+        limit: int | None = None,
+    ) -> list[ArtifactRef]:
+        """The artifacts of an execution, oldest first. ``producing_call``: a call's id, or a checkpoint's name."""
+        session = self._session
+        there = read_artifacts(session.store, session.project, session.executions.full_id(exec_id))
+        found = select(there, name=name, kind=kind, producing_call=producing_call)
+        return [ArtifactRef.of(one, session) for one in islice(found, limit)]
+
+    def get(self, artifact_id: str) -> ArtifactRef:
+        """The artifact with that id. ``KitaruUsageError`` if there is none."""
+        session = self._session
+        return ArtifactRef.of(find(session.store, session.project, artifact_id), session)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from kitaru.client.session import Session
-from kitaru.client.values import plain_value, read_value
 from kitaru.errors import (
     KitaruCancelledError,
     KitaruDivergenceError,
@@ -29,7 +30,7 @@ from kitaru.run.output import apart, cleared_by
 from kitaru.run.timeouts import RunSuspended
 
 if TYPE_CHECKING:
-    from kitaru.run.invoker import Launched
+    from kitaru.run.invoker import Invoked, Launched
 
 FIRST_PAUSE = 0.01
 LONGEST_PAUSE = 0.5
@@ -57,18 +58,26 @@ class FlowHandle:
     """
 
     def __init__(
-        self, session: Session, exec_id: str, launched: Launched | None = None, *, resumed_after: int = 0
+        self,
+        session: Session,
+        exec_id: str,
+        launched: Launched | None = None,
+        *,
+        invoked: Invoked | None = None,
+        resumed_after: int = 0,
     ) -> None:
         self.exec_id = exec_id
+        self.invoked = invoked
+        """Of an invoke: the version that it chose, and whether the execution was there already."""
+        self.runs_here = False
+        """Whether it runs in this process, and ends with it."""
         self._session = session
-        self._thread: threading.Thread | None = None
         self._hosted: tuple[Callable[[], Any], Callable[[], Any]] | None = None
-        self._runs_here = False
         self._launched = launched
         self._resumed_after = resumed_after
         self._entries: tuple[bytes, ...] = ()
-        self._outcome: list[Any] = []
-        self._error: list[BaseException] = []
+        self._outcome: Any = None
+        self._error: BaseException | None = None
         self._settled = threading.Event()
         self._told: Callable[[Execution], None] | None = None
         self._told_of: set[str] = set()
@@ -83,6 +92,11 @@ class FlowHandle:
         return ["cancel", "exec_id", "get", "logs", "status", "wait"]
 
     @property
+    def reused(self) -> bool:
+        """Whether an invoke led to an execution that was there already, by its idempotency key."""
+        return self.invoked is not None and self.invoked.reused
+
+    @property
     def status(self) -> str:
         """Read afresh: ``pending``, ``running``, ``waiting``, ``completed``, ``failed``, ``cancelled`` or ``lost``."""
         return self._session.executions.get(self.exec_id).status
@@ -94,30 +108,28 @@ class FlowHandle:
         subclass) when it failed; ``KitaruStateError`` when its runner is gone, or left because it waits for an answer.
         ``KitaruValueError`` for a result of a type that can't be imported here, unless ``as_plain``.
         """
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
         with cleared_by(self._printed) if self._printed is not None else nullcontext():
-            return self._wait(timeout, as_plain)
-
-    def _wait(self, timeout: float | None, as_plain: bool) -> Any:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        if self._hosted is not None:
             self._begin(here=timeout is None and threading.current_thread() is threading.main_thread())
-        if self._thread is not None or self._settled.is_set():
-            if not self._until_settled(deadline):
-                raise self._too_late(timeout)
-            if self._outcome:
-                return self._result(self._read(), as_plain) if as_plain else self._outcome[0]
-            error = self._error[0]
-            # It goes on elsewhere once another runner has taken over, or when somebody answers.
-            if not isinstance(error, (Fenced, RunSuspended)):
-                raise error
-        return self._result(self._follow(deadline, timeout), as_plain)
+            if not self.runs_here or self._settles(deadline):
+                if self._settled.is_set() and self._error is None:
+                    return self._result(self._read(), as_plain) if as_plain else self._outcome
+                # It goes on elsewhere once another runner has taken over, or when somebody answers.
+                if self._error is not None and not isinstance(self._error, (Fenced, RunSuspended)):
+                    raise self._error
+                execution = deque(self._states(deadline), maxlen=1).pop()
+                if execution.ended and self._has_begun:
+                    return self._result(execution, as_plain)
+        raise KitaruTimeoutError(
+            f"{self.exec_id} has not ended within {timeout:g} s; it goes on",
+            hint=f"kitaru executions get {self.exec_id}",
+        )
 
     def get(self, *, as_plain: bool = False) -> Any:
         """The result of an execution that has ended, as ``wait`` gives it. ``KitaruStateError`` while it has not."""
         if self._settled.is_set():
             return self.wait(as_plain=as_plain)
-        if self._hosted is not None:
-            self._begin(here=False)
+        self._begin()
         execution = self._read()
         if not (execution.ended and self._has_begun):
             raise KitaruStateError(
@@ -128,32 +140,14 @@ class FlowHandle:
     def logs(self, *, follow: bool = False) -> Iterator[LogLine]:
         """The lines that the execution printed or logged; ``follow`` goes on until it ends.
 
-        ``KitaruStateError`` if it is followed, its runner is gone, and no other took it over within ``LIVENESS_EVERY``
-        seconds; ``KitaruStackError`` if its worker ended before it began.
+        Followed: ``KitaruStateError`` if its runner is gone, ``KitaruStackError`` if its worker ended before it began.
         """
-        if self._hosted is not None:
-            self._begin(here=False)
-        after, looked, lost = 0, 0.0, False
-        while True:
-            execution = self._read() if follow else None
+        self._begin()
+        after = 0
+        for _ in self._states(waits=True) if follow else [None]:
             for number, lines in read_on(self._session.store, self._session.project, self.exec_id, after):
                 after = number
                 yield from lines
-            if execution is None or (execution.ended and self._has_begun):
-                return
-            self._tell(execution)
-            if time.monotonic() - looked > LIVENESS_EVERY:
-                looked = time.monotonic()
-                self._must_have_begun(execution)
-                was_lost, lost = lost, self._is_lost()
-                if was_lost and lost:
-                    raise self._runner_gone()
-            time.sleep(LONGEST_PAUSE)
-
-    @property
-    def runs_here(self) -> bool:
-        """Whether it runs in this process, and ends with it."""
-        return self._runs_here
 
     def cancel(self) -> None:
         """Cancel the execution; returns when that is recorded. ``KitaruStateError`` if it has ended before."""
@@ -176,71 +170,58 @@ class FlowHandle:
         """Run the execution in the background; the interpreter waits for it, so that a script may end before its
         execution does.
         """
-        self._runs_here = True
-        self._thread = threading.Thread(target=self._settle, args=(run,), name=f"kitaru-{self.exec_id}", daemon=False)
-        self._thread.start()
+        self.runs_here = True
+        threading.Thread(target=self._settle, args=(run,), name=f"kitaru-{self.exec_id}", daemon=False).start()
 
     def host(self, here: Callable[[], Any], beside: Callable[[], Any]) -> None:
         """Let the execution begin with the call that waits for it: ``here``, in the main thread, if that waits
         without a limit; else ``beside`` it, in a thread.
         """
-        self._runs_here = True
+        self.runs_here = True
         self._hosted = (here, beside)
 
     def fail(self, error: BaseException) -> None:
         """The execution ended with this error. Called in its thread, or in its place if that does not react."""
-        self._error.append(error)
+        self._error = self._error or error
         self._settled.set()
 
-    def _begin(self, *, here: bool) -> None:
-        assert self._hosted is not None
+    def _begin(self, *, here: bool = False) -> None:
+        if self._hosted is None:
+            return
         (run_here, run_beside), self._hosted = self._hosted, None
         if not here:
             self.start_thread(run_beside)
             return
-        teller = threading.Thread(target=self._keep_telling, name=f"kitaru-teller-{self.exec_id}", daemon=True)
+        teller = threading.Thread(target=self._settles, name=f"kitaru-teller-{self.exec_id}", daemon=True)
         teller.start()
         self._settle(run_here)
         teller.join()
 
     def _settle(self, run: Callable[[], Any]) -> None:
         try:
-            self._outcome.append(run())
+            self._outcome = run()
+            self._settled.set()
         except BaseException as error:
-            self._error.append(error)
-        self._settled.set()
+            self.fail(error)
 
-    def _keep_telling(self) -> None:
-        """While the main thread runs the execution itself."""
+    def _settles(self, deadline: float = math.inf) -> bool:
+        """Wait for the run of this process, and tell of it meanwhile; False if the deadline came first."""
+        if self._told is None and self._shown is None:
+            return self._settled.wait(None if deadline == math.inf else max(0.0, deadline - time.monotonic()))
         pause = TOLD_EVERY
-        with apart():
-            while self._tells and not self._settled.wait(pause):
-                began = time.monotonic()
-                with suppress(KitaruStoreError):  # the run meets it, too, and says so
-                    self._tell(self._read())
-                # A long journal takes time to read, and that is the run's.
-                pause = max(TOLD_EVERY, TOLD_COST * (time.monotonic() - began))
-
-    def _until_settled(self, deadline: float | None) -> bool:
-        """Wait for the thread of this process; False if the deadline came first."""
-        while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not self._tells:
-                return self._settled.wait(left)
-            if self._settled.wait(TOLD_EVERY if left is None else min(TOLD_EVERY, left)):
-                return True
-            if left is not None and left <= TOLD_EVERY:
+        while not self._settled.wait(max(0.0, min(pause, deadline - time.monotonic()))):
+            began = time.monotonic()
+            if began >= deadline:
                 return False
-            self._tell(self._read())
-
-    @property
-    def _tells(self) -> bool:
-        return self._told is not None or self._shown is not None
+            with apart(), suppress(KitaruStoreError):  # the run meets it, too, and says so
+                self._tell(self._read())
+            # A long journal takes time to read, and that is the run's.
+            pause = max(TOLD_EVERY, TOLD_COST * (time.monotonic() - began))
+        return True
 
     def _tell(self, execution: Execution) -> None:
         if self._shown is not None and not execution.ended:
-            with apart():
-                self._shown(execution)
+            self._shown(execution)
         if self._told is None or execution.ended:
             return
         new = {wait.wait_id for wait in execution.open_waits} - self._told_of
@@ -256,50 +237,48 @@ class FlowHandle:
         """Whether the entries read so far hold any of the run that this handle follows."""
         return len(self._entries) > self._resumed_after
 
-    def _read(self) -> Execution:
-        session = self._session
+    def _read(self, known: Execution | None = None) -> Execution:
+        """The execution as it is recorded: ``known``, if nothing was added since."""
+        session, before = self._session, len(self._entries)
         self._entries = journal.read_entries(session.store, session.project, self.exec_id, self._entries)
         if not self._entries:
             return journal.load(session.store, session.project, self.exec_id)
+        if known is not None and len(self._entries) == before:
+            return known
         return fold(journal.read_events(self._entries, self.exec_id))
 
-    def _follow(self, deadline: float | None, timeout: float | None) -> Execution:
-        pause, checked = FIRST_PAUSE, time.monotonic()
-        seen = -1
-        left_since = checked
-        execution = None
+    def _states(self, deadline: float = math.inf, *, waits: bool = False) -> Iterator[Execution]:
+        """The execution as it stands, again and again, until it has ended or the deadline came.
+
+        Raises ``KitaruStateError`` if nobody goes on with it, also with its answer unless ``waits``;
+        ``KitaruStackError`` if its worker ended before it began.
+        """
+        checked = left_since = time.monotonic()
+        pause, execution = FIRST_PAUSE, None
         while True:
-            session = self._session
-            self._entries = journal.read_entries(session.store, session.project, self.exec_id, self._entries)
-            if execution is None or len(self._entries) != seen:
-                seen = len(self._entries)
-                execution = self._read()
+            execution = self._read(execution)
             if execution.ended and self._has_begun:
-                return execution
+                yield execution
+                return
             self._tell(execution)
             now = time.monotonic()
             if execution.suspended_at is None:
                 left_since = now
-            else:
+            elif not waits:
                 self._must_go_on(execution, now - left_since)
-            if deadline is not None and now >= deadline:
-                raise self._too_late(timeout)
             if now - checked > LIVENESS_EVERY:
                 checked = now
                 self._must_have_begun(execution)
-                if self._is_lost():
-                    raise self._runner_gone()
-            left = pause if deadline is None else min(pause, max(0.0, deadline - now))
-            time.sleep(left)
+                if self._has_begun and self.status == "lost":
+                    raise KitaruStateError(
+                        f"{self.exec_id} lost its runner before it ended",
+                        hint=f"kitaru executions resume {self.exec_id}",
+                    )
+            yield execution
+            if now >= deadline:
+                return
+            time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
             pause = min(LONGEST_PAUSE, pause * 1.3)
-
-    def _is_lost(self) -> bool:
-        return self._has_begun and self._session.executions.get(self.exec_id).status == "lost"
-
-    def _runner_gone(self) -> KitaruStateError:
-        return KitaruStateError(
-            f"{self.exec_id} lost its runner before it ended", hint=f"kitaru executions resume {self.exec_id}"
-        )
 
     def _must_go_on(self, execution: Execution, seconds: float) -> None:
         """Without a runner it goes on only while the one that answered is about to resume it."""
@@ -318,32 +297,18 @@ class FlowHandle:
         begun = execution.runner is not None and self._has_begun
         if begun or launched is None or launched.runner.alive(launched.worker) is not False:
             return
-        if len(journal.read_entries(self._session.store, self._session.project, self.exec_id, self._entries)) != len(
-            self._entries
-        ):
-            # It wrote between our look at the journal and our look at the process.
-            return
+        if self._read(execution) is not execution:
+            return  # it wrote between our look at the journal and our look at the process
         reason = launched.runner.startup_failure(launched.worker)
         raise KitaruStackError(
             f"the worker of {self.exec_id} ended before the flow began{': ' + reason if reason else ''}",
             hint=f"kitaru executions resume {self.exec_id}",
         )
 
-    def _too_late(self, timeout: float | None) -> KitaruTimeoutError:
-        return KitaruTimeoutError(
-            f"{self.exec_id} has not ended within {timeout:g} s; it goes on" if timeout is not None else self.exec_id,
-            hint=f"kitaru executions get {self.exec_id}",
-        )
-
     def _result(self, execution: Execution, as_plain: bool) -> Any:
         if execution.status != "completed":
             raise failure_of(execution)
-        if execution.output is None:
-            return None
-        subject = f"the result of {execution.flow_name}"
-        if as_plain:
-            return plain_value(self._session, execution.output, subject)
-        return read_value(self._session, execution.output, subject, exec_id=execution.exec_id)
+        return self._session.result(execution, as_plain=as_plain)
 
 
 def waiting_error(execution: Execution) -> KitaruStateError:

@@ -1,23 +1,26 @@
-"""``client.history``: past changes, the code of an execution, differences of versions, and checks of the record."""
+"""``client.history``: what happened, and whether the record is sound; ``client.housekeeping``: what can go."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property, partial
+from datetime import timedelta
+from functools import partial
 
 from kitaru import wiring
 from kitaru.client.session import Session
 from kitaru.core.resolving import resolve
 from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError, KitaruUsageError
+from kitaru.local_cache import Pruned, prune
 from kitaru.model.address import DIGEST
 from kitaru.model.route import DEFAULT_TAG, ByTag
 from kitaru.release.blame import Blame, trace
 from kitaru.release.difference import Archives, Difference, compare
 from kitaru.release.history import SEARCHED, HistoryPage, Past
-from kitaru.release.releases import Releases
+from kitaru.upkeep.collect import GRACE, Collected, Collector, Terms
 from kitaru.upkeep.verify import Verified, verify
 
 SHORTEST_DIGEST = 12
+UNUSED_FOR = timedelta(days=30)
 
 
 class History:
@@ -25,11 +28,6 @@ class History:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-
-    @cached_property
-    def releases(self) -> Releases:
-        """The project's lock log."""
-        return Releases(self._session.store, self._session.project, self._session.clock)
 
     def list(self, flow: str | None = None, *, limit: int | None = 20) -> HistoryPage:
         """The newest generations, at most ``limit`` of them; those that touch ``flow``, where one is named.
@@ -40,14 +38,14 @@ class History:
         """
         problem, lock = "", None
         try:
-            lock = self.releases.head()
+            lock = self._session.releases.head()
         except KitaruStoreFormatError:
             raise
         except KitaruIntegrityError as error:
             problem = error.message
         if lock is not None and flow is not None and flow not in lock.flows:
             resolve(lock, flow, ByTag(DEFAULT_TAG))
-        head = lock.generation if lock is not None else self.releases.last_number()
+        head = lock.generation if lock is not None else self._session.releases.last_number()
         past = Past(self._session.store, self._session.project)
         searched = None if limit is None else SEARCHED
         return replace(past.page(head, flow=flow, limit=limit, searched=searched), problem=problem)
@@ -55,11 +53,9 @@ class History:
     def blame(self, exec_id: str) -> Blame:
         """Which commit an execution runs, and who led it there. ``KitaruUsageError`` where there is none of that id."""
         session = self._session
-        settings = session.settings
-        folder = settings.manifest.parent if settings.manifest is not None else settings.cwd
         execution = session.executions.get(exec_id)
-        words = partial(wiring.commit_words, folder)
-        return trace(session.store, session.project, self.releases.head(), execution, words)
+        words = partial(wiring.git.commit_words, session.settings.root)
+        return trace(session.store, session.project, self._session.releases.head(), execution, words)
 
     def diff(self, flow: str, before: str, after: str, *, full: bool = False) -> Difference:
         """How two versions of a flow differ; each is a number (``2``, ``v2``) or a tag.
@@ -67,8 +63,9 @@ class History:
         ``full``: large files and long differences too. Raises ``KitaruSelectorError``; ``KitaruIntegrityError`` where a
         snapshot is no longer in the store.
         """
-        place = Archives(self._session.store, self._session.project, wiring.read_archive)
-        return compare(place, self.releases.head(), flow, before, after, full=full)
+        place = Archives(self._session.store, self._session.project, wiring.bundle.read_archive)
+        with self._session.placed():
+            return compare(place, self._session.releases.head(), flow, before, after, full=full)
 
     def verify(self, *, deep: bool = False, expect: str = "") -> Verified:
         """Read the whole lock log and check its chain; ``deep``: every object that it leads to and every journal too.
@@ -81,5 +78,47 @@ class History:
                 hint="kitaru store verify prints the digest of the newest generation",
             )
         session = self._session
-        check = wiring.read_archive if deep else None
+        check = wiring.bundle.read_archive if deep else None
         return verify(session.store, session.project, session.reporter, expect=expect, check_archive=check)
+
+
+class Housekeeping:
+    """Verbs that free space."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def collect(
+        self,
+        *,
+        delete: bool = False,
+        keep_versions: int | None = None,
+        older_than: timedelta | None = None,
+        executions_older_than: timedelta | None = None,
+        grace: timedelta = GRACE,
+    ) -> Collected:
+        """Find the objects of the project that nothing needs, and ``delete``: remove them.
+
+        ``keep_versions`` and ``older_than`` delete versions that are outside of both (of the one that is given) and
+        that no route, label, hold or unfinished execution needs; ``executions_older_than`` removes executions that
+        ended longer ago. Nothing goes that was written or needed within ``grace``, so the objects of deleted versions
+        go a grace period later. Safe while others use the store, unless ``grace`` is zero.
+        """
+        if keep_versions is not None and keep_versions < 1:
+            raise KitaruUsageError(f"keep_versions is {keep_versions}, expected 1 or more")
+        for name, span in (("older_than", older_than), ("executions_older_than", executions_older_than)):
+            if span is not None and span <= timedelta(0):
+                raise KitaruUsageError(f"{name} is {span}, expected a stretch of time")
+        if grace < timedelta(0):
+            raise KitaruUsageError(f"grace is {grace}, expected a stretch of time")
+        session = self._session
+        terms = Terms(grace, keep_versions, older_than, executions_older_than)
+        collector = Collector(session.store, session.project, session.releases, session.clock, session.reporter, terms)
+        return collector.collect(delete=delete, by=session.actor)
+
+    def prune_caches(self, *, delete: bool = False, unused_for: timedelta = UNUSED_FOR) -> Pruned:
+        """Find virtual environments and unpacked sources of this machine without recent use; ``delete`` them.
+
+        One that a process uses at the moment stays.
+        """
+        return prune(self._session.settings.cache, unused_for, delete=delete)

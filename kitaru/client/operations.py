@@ -56,8 +56,12 @@ class Operation:
 
 
 def names(text: str) -> dict[str, str]:
-    """``"flow=FLOW version=--version confirm="`` as a mapping; several options of one parameter are joined by ``+``."""
-    return dict(pair.partition("=")[::2] for pair in text.split())
+    """``"flow=FLOW version confirm="`` as a mapping: a bare ``version`` is ``--version``.
+
+    Several options of one parameter are joined by ``+``: ``"limit=--limit+--all"``.
+    """
+    pairs = (pair.partition("=") for pair in text.split())
+    return {name: option if equals else f"--{name.replace('_', '-')}" for name, equals, option in pairs}
 
 
 def keys(text: str) -> tuple[str, ...]:
@@ -73,7 +77,7 @@ DEPLOYED = keys(
     "flow version tags snapshot created_at by commit_sha commit_dirty weights target stack input_schema details"
 )
 STARTED = keys("exec_id flow version tag reused status")
-PLACE = "manifest=--manifest-only+--no-manifest message=--message"
+PLACE = "manifest=--manifest-only+--no-manifest message"
 
 # fmt: off
 OPERATIONS = (
@@ -83,57 +87,53 @@ OPERATIONS = (
     ),
     Operation(
         "plan", "plan", "Show the changes that apply would make, and why.",
-        names("flows=FLOW prune=--prune force=--force allow_dirty=--allow-dirty ignoring="), "Plan", MANIFEST,
+        names("flows=FLOW prune force allow_dirty ignoring="), "Plan", MANIFEST,
         shown=keys("--out --files --detailed-exitcode --drift"), exits=(1, 2),
     ),
     Operation(
         "apply", "apply", "Build new versions, then switch every route at once.",
-        names("flows=FLOW|PLAN plan= saved= prune=--prune force=--force allow_dirty=--allow-dirty "
-              "message=--message ignoring="),
-        "Applied", (*MANIFEST, KitaruConflictError, KitaruIntegrityError, KitaruStateError),
-        shown=keys("--yes --reviewed"), item=keys("generation changed by plan"), writes=True,
+        names("flows=FLOW|PLAN plan= saved= prune force allow_dirty message ignoring="), "Applied",
+        (*MANIFEST, KitaruConflictError, KitaruIntegrityError, KitaruStateError), shown=keys("--yes --reviewed"),
+        item=keys("generation changed by plan"), writes=True,
     ),
     Operation(
-        "import_flows", "import", "Declare flows and routes that only the store has.",
-        names("flows=FLOW dry_run=--dry-run"), "Imported", (*MANIFEST, KitaruSelectorError),
-        item=keys("path written flows diff warnings notes"), writes=True,
+        "import_flows", "import", "Declare flows and routes that only the store has.", names("flows=FLOW dry_run"),
+        "Imported", (*MANIFEST, KitaruSelectorError), item=keys("path written flows diff warnings notes"), writes=True,
     ),
     Operation(
         "deployments.release", "deploy", "Make a new version of a flow, and lead one tag to it.",
-        names("target=TARGET inputs=--input tag=--tag exclusive=--exclusive image=--image stack=--stack "
-              f"{PLACE} confirm=--yes"),
-        "Released", (*MANIFEST, KitaruInputError, KitaruStateError), item=RELEASED, writes=True,
+        names(f"target=TARGET inputs=--input tag exclusive image stack {PLACE} confirm=--yes"), "Released",
+        (*MANIFEST, KitaruInputError, KitaruStateError), item=RELEASED, writes=True,
     ),
     Operation(
         "deployments.build", "build", "Make a new version of a flow that no tag leads to.",
-        names(f"target=TARGET inputs=--input image=--image stack=--stack {PLACE}"),
-        "Deployment", (*MANIFEST, KitaruInputError, KitaruStateError), item=RELEASED, writes=True,
+        names(f"target=TARGET inputs=--input image stack {PLACE}"), "Deployment",
+        (*MANIFEST, KitaruInputError, KitaruStateError), item=RELEASED, writes=True,
     ),
     Operation(
         "deployments.tag", "flow tag", "Lead a tag to a version.",
-        names(f"flow=FLOW tag=TAG version=--version exclusive=--exclusive {PLACE} confirm=--yes"),
-        "Rerouted", ROUTE, item=MOVED, writes=True,
+        names(f"flow=FLOW tag=TAG version exclusive {PLACE} confirm=--yes"), "Rerouted", ROUTE, item=MOVED, writes=True,
     ),
     Operation(
         "deployments.untag", "flow untag", "Take a tag off a version, or remove the route.",
-        names(f"flow=FLOW tag=TAG version=--version {PLACE}"), "Rerouted", ROUTE, item=MOVED, writes=True,
+        names(f"flow=FLOW tag=TAG version {PLACE}"), "Rerouted", ROUTE, item=MOVED, writes=True,
     ),
     Operation(
         "deployments.promote", "promote", "Lead a tag to the version that another tag leads to.",
-        names(f"flow=FLOW source=FROM to=--to {PLACE} confirm=--yes"), "Rerouted", ROUTE, item=MOVED, writes=True,
+        names(f"flow=FLOW source=FROM to {PLACE} confirm=--yes"), "Rerouted", ROUTE, item=MOVED, writes=True,
     ),
     Operation(
         "deployments.rollback", "rollback", "Lead a route back at once, and hold it there.",
-        names(f"flow=FLOW tag=TAG to=--to write=--write {PLACE}"), "Rerouted", ROUTE, item=MOVED, writes=True,
+        names(f"flow=FLOW tag=TAG to write {PLACE}"), "Rerouted", ROUTE, item=MOVED, writes=True,
     ),
     Operation(
         "deployments.delete", "flow deployments delete", "Delete a version that no exclusive tag leads to.",
-        names("flow=FLOW version=--version manifest=--no-manifest message=--message confirm=--yes"),
-        "Rerouted", ROUTE, item=keys("flow version labels_lost generation manifest"), writes=True,
+        names("flow=FLOW version manifest=--no-manifest message confirm=--yes"), "Rerouted", ROUTE,
+        item=keys("flow version labels_lost generation manifest"), writes=True,
     ),
     Operation(
-        "deployments.flows", "flow list", "List the project's flows and their routes.", {},
-        "list[FlowSummary]", item=keys("flow latest routes exclusive managed weights"), listed=True,
+        "deployments.flows", "flow list", "List the project's flows and their routes.", {}, "list[FlowSummary]",
+        item=keys("flow latest routes exclusive managed weights"), listed=True,
     ),
     Operation(
         "deployments.list", "flow deployments list", "List the versions of a flow; * marks exclusive tags.",
@@ -141,26 +141,22 @@ OPERATIONS = (
     ),
     Operation(
         "deployments.get", "flow deployments show", "Show one version: its source, image, inputs and tags.",
-        names("flow=FLOW tag=--tag version=--version"), "Deployment", (KitaruSelectorError, KitaruUsageError),
+        names("flow=FLOW tag version"), "Deployment", (KitaruSelectorError, KitaruUsageError),
     ),
     Operation(
-        "deployments.start", "invoke", "Run a released version, by flow name and route.",
-        names("flow=FLOW inputs=--input tag=--tag version=--version stack=--stack cache=--no-cache "
-              "idempotency_key=--idempotency-key"),
-        "Invoked",
+        "deployments.invoke", "invoke", "Run a released version, by flow name and route.",
+        names("flow=FLOW inputs=--input tag version stack cache=--no-cache idempotency_key"), "FlowHandle",
         (KitaruConflictError, KitaruExecutionError, KitaruInputError, KitaruSelectorError, KitaruStackError,
-         KitaruTimeoutError),
-        shown=keys("--wait --follow --timeout"), item=STARTED, writes=True,
+         KitaruTimeoutError), shown=keys("--wait --follow --timeout"), item=STARTED, writes=True,
     ),
     Operation(
         "executions.run", "run", "Run a flow from source, here and now.",
-        names("flow=TARGET inputs=--input stack=--stack retries=--retries cache=--no-cache image="),
-        "FlowHandle", (KitaruExecutionError, KitaruInputError, KitaruSourceError, KitaruStackError), writes=True,
+        names("flow=TARGET inputs=--input stack retries cache=--no-cache image="), "FlowHandle",
+        (KitaruExecutionError, KitaruInputError, KitaruSourceError, KitaruStackError), writes=True,
     ),
     Operation(
         "executions.list", "executions list", "List executions, newest first.",
-        names("flow=--flow status=--status tag=--tag version=--version since=--since until=--until limit=--limit"),
-        "list[Execution]", listed=True,
+        names("flow status tag version since until limit"), "list[Execution]", listed=True,
     ),
     Operation(
         "executions.get", "executions get", "Show one execution.", names("exec_id=EXEC_ID"), "Execution",
@@ -168,8 +164,8 @@ OPERATIONS = (
     ),
     Operation(
         "executions.logs", "executions logs", "Print the output and the log of an execution.",
-        names("exec_id=EXEC_ID follow=--follow checkpoint=--checkpoint limit=--limit"), "Iterator[LogLine]",
-        (KitaruStateError, KitaruUsageError), shown=keys("--grouped --verbose"),
+        names("exec_id=EXEC_ID follow checkpoint limit"), "Iterator[LogLine]", (KitaruStateError, KitaruUsageError),
+        shown=keys("--grouped --verbose"),
     ),
     Operation(
         "executions.retry", "executions retry", "Try a failed execution again; finished checkpoints are kept.",
@@ -183,7 +179,7 @@ OPERATIONS = (
     ),
     Operation(
         "executions.input", "executions input", "Answer a wait.",
-        names("exec_id=EXEC_ID wait=--wait value=--value+--abort+--interactive resume=--resume flow="), "FlowHandle",
+        names("exec_id=EXEC_ID wait value=--value+--abort+--interactive resume flow="), "FlowHandle",
         (KitaruConflictError, KitaruStateError, KitaruUsageError, KitaruWaitValidationError), writes=True,
     ),
     Operation(
@@ -192,8 +188,8 @@ OPERATIONS = (
     ),
     Operation(
         "executions.replay", "executions replay", "Run one again from a checkpoint on, as a new execution.",
-        names("exec_id=EXEC_ID from_=--from args=--args overrides=--override version=--version tag=--tag flow="),
-        "FlowHandle", (KitaruExecutionError, KitaruInputError, KitaruSelectorError, KitaruWaitValidationError),
+        names("exec_id=EXEC_ID from_=--from args overrides=--override version tag flow="), "FlowHandle",
+        (KitaruExecutionError, KitaruInputError, KitaruSelectorError, KitaruWaitValidationError),
         shown=keys("--dry-run --wait --timeout"), writes=True,
     ),
     Operation(
@@ -205,18 +201,17 @@ OPERATIONS = (
         names("exec_id=EXEC_ID"), "Blame",
     ),
     Operation(
-        "history.diff", "diff", "Show how two versions of a flow differ.",
-        names("flow=FLOW before=A after=B full=--full"), "Difference", (KitaruIntegrityError, KitaruSelectorError),
+        "history.diff", "diff", "Show how two versions of a flow differ.", names("flow=FLOW before=A after=B full"),
+        "Difference", (KitaruIntegrityError, KitaruSelectorError),
     ),
     Operation(
-        "history.verify", "store verify", "Check that the history was not changed.",
-        names("deep=--deep expect=--expect"), "Verified", exits=(1,),
+        "history.verify", "store verify", "Check that the history was not changed.", names("deep expect"), "Verified",
+        exits=(1,),
     ),
     Operation(
         "housekeeping.collect", "store gc", "Find garbage in the store, and remove it with --delete.",
-        names("delete=--delete keep_versions=--keep-versions older_than=--older-than "
-              "executions_older_than=--executions-older-than grace=--grace"),
-        "Collected", shown=keys("--yes --local --unused-for"), writes=True,
+        names("delete keep_versions older_than executions_older_than grace"), "Collected",
+        shown=keys("--yes --local --unused-for"), writes=True,
     ),
 )
 # fmt: on

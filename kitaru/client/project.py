@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from pydantic import ValidationError
 
 from kitaru import wiring
 from kitaru.client.session import Session
-from kitaru.client.working_tree import open_workshop, planner
+from kitaru.client.working_tree import open_workshop, planner, stack_doubts
 from kitaru.core.protection import unplaced
 from kitaru.core.renames import declared_twice
 from kitaru.core.review import tampered
@@ -21,12 +20,13 @@ from kitaru.errors import KitaruConflictError, KitaruIntegrityError, KitaruManif
 from kitaru.model.address import short
 from kitaru.model.lockfile import Lockfile, Retire, Untag
 from kitaru.model.plan import Plan
-from kitaru.release.releases import Releases
 from kitaru.release.workshop import Workshop
 
 if TYPE_CHECKING:
     from kitaru.release.applier import Applier
-    from kitaru.release.planner import Planner
+
+
+ANOTHER = "kitaru plan --out FILE makes a new one"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -52,6 +52,17 @@ class Checked:
     warnings: tuple[str, ...] = field(default=())
 
 
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The flows of a plan (none: all), and its options: see ``KitaruClient.plan``."""
+
+    flows: Sequence[str] = ()
+    prune: bool = False
+    force: bool = False
+    allow_dirty: bool = False
+    ignoring: Sequence[Path] = ()
+
+
 class Project:
     """Verbs about a repository's manifest."""
 
@@ -61,19 +72,6 @@ class Project:
         self._around: wiring.Repository | None = None
         self._reopened: Plan | None = None
 
-    @cached_property
-    def releases(self) -> Releases:
-        """The project's lock log."""
-        return Releases(self._session.store, self._session.project, self._session.clock)
-
-    @property
-    def _repository(self) -> wiring.Repository:
-        """Around the manifest as it is: a verb of this client may have edited it meanwhile."""
-        loaded = self._session.manifest
-        if self._around is None or self._around.loaded is not loaded:
-            self._around, self._latest = wiring.Repository(loaded, self._session.settings), None
-        return self._around
-
     def workshop(self, *, allow_dirty: bool, ignoring: Sequence[Path] = ()) -> Workshop:
         """The manifest at the repository's present state. ``KitaruSourceError`` if that can't be built from.
 
@@ -81,123 +79,78 @@ class Project:
         plans.
         While that state is the same it is the same workshop: an apply packs nothing that a plan has packed.
         """
-        repository = self._repository
-        found, _ = open_workshop(self._session, repository, allow_dirty=allow_dirty, ignoring=_files(ignoring))
+        loaded = self._session.manifest
+        if self._around is None or self._around.loaded is not loaded:  # a verb of this client may have edited it
+            self._around, self._latest = wiring.Repository(loaded, self._session.settings), None
+        files = [file for place in ignoring for file in (sorted(place.glob("*.json")) if place.is_dir() else [place])]
+        found, _ = open_workshop(self._session, self._around, allow_dirty=allow_dirty, ignoring=files)
         if self._latest is None or (self._latest.tree, self._latest.commit) != (found.tree, found.commit):
             self._latest = found
         return self._latest
 
     def validate(self) -> Checked:
-        """Every check that needs no store: manifest, targets, inputs. Raises with all problems at once."""
+        """See ``KitaruClient.validate``."""
         workshop = self.workshop(allow_dirty=True)
         desired = workshop.desired()
         manifest, place = workshop.loaded.manifest, workshop.loaded.problem
         beside = workshop.beside({*manifest.flows, *manifest.moved}, uncommitted=True)
-        problems = self._planner().input_problems(desired, place)
+        problems = planner(self._session).input_problems(desired, place)
         problems += declared_twice(workshop.path, manifest.flows, manifest.moved, beside, place)
         if problems:
             raise KitaruManifestError(problems)
-        return Checked(
-            project=self._session.manifest.manifest.project,
-            flows=tuple(flow.name for flow in desired),
-            warnings=(
-                *beside.unread,
-                *unplaced(manifest),
-                *workshop.warnings(flow.spec for flow in desired),
-            ),
-        )
+        warnings = (*beside.unread, *unplaced(manifest), *workshop.warnings(flow.spec for flow in desired))
+        return Checked(manifest.project, tuple(flow.name for flow in desired), warnings)
 
-    def plan(
-        self,
-        flows: Sequence[str] = (),
-        *,
-        prune: bool = False,
-        force: bool = False,
-        allow_dirty: bool = False,
-        ignoring: Sequence[Path] = (),
-    ) -> Plan:
-        """The plan for the flows named, or for all. Writes nothing, takes no lock.
+    def plan(self, scope: Scope) -> Plan:
+        """See ``KitaruClient.plan``."""
+        plan = self._planned(scope, self._workshop(scope))
+        doubts = stack_doubts(self._session, [flow.build.snapshot for flow in plan.flows if flow.build is not None])
+        return plan.model_copy(update={"warnings": (*plan.warnings, *doubts)})
 
-        ``force`` passes over rollbacks and the order of commits; the plan shows which.
-        """
-        _must_be_names(flows)
-        workshop = self.workshop(allow_dirty=allow_dirty, ignoring=ignoring)
-        return self._planner().plan(workshop, only=flows, prune=prune, force=force)
+    def apply(self, scope: Scope, plan: Plan | None, *, saved: bool, message: str) -> Applied:
+        """See ``KitaruClient.apply``. ``saved``: the plan comes from a file, and is checked as by ``reopened``.
 
-    def apply(
-        self,
-        flows: Sequence[str] = (),
-        *,
-        plan: Plan | None = None,
-        saved: bool = False,
-        prune: bool = False,
-        force: bool = False,
-        allow_dirty: bool = False,
-        message: str = "",
-        ignoring: Sequence[Path] = (),
-    ) -> Applied:
-        """Carry out a plan, made now unless one is given; all of it at once, or none of it.
-
-        ``saved``: the plan comes from a file, and is checked as by ``reopened``. Guards and commit are those of
-        this repository, never of the file.
-        Raises ``KitaruConflictError`` when another writer moved what it wants to move; nothing has moved then.
         An interruption comes through as long as nothing is committed; after that it is too late, and the result stands.
         """
-        _must_be_names(flows)
         if saved:
-            _must_be_whole(flows, prune, force)
-        dirty = allow_dirty or (plan is not None and plan.commit.dirty)
-        workshop = self.workshop(allow_dirty=dirty, ignoring=ignoring)
-        planner = self._planner()
-        head: Lockfile | None = None
+            _must_be_whole(scope)
+        session = self._session
+        workshop = self._workshop(scope, dirty=plan is not None and plan.commit.dirty)
+        head = session.releases.head(verified=True) if plan is None or saved else None
         if plan is None:
-            head = self.releases.head(verified=True)
-            plan = planner.plan(workshop, only=flows, prune=prune, force=force, head=head)
-        elif saved:
-            head = self.releases.head(verified=True)
-            plan = self._made_again(plan, workshop, planner, head)
-        by = self._session.actor
+            plan = self._planned(scope, workshop, head)
+        elif head is not None:
+            plan = self._made_again(plan, workshop, head)
+        by = session.actor
         if plan.is_empty:
             return Applied(plan=plan, generation=plan.base, changed=False, by=by)
         if plan.base == 0:
-            wiring.probe_store(self._session.store)
+            wiring.probe_store(session.store)
         try:
             lock = self._applier().apply(plan, workshop, by=by, saved=saved, message=message, lock=head)
         except KeyboardInterrupt:
-            landed = self.releases.landed()
+            landed = session.releases.landed()
             if landed is None:
                 raise
             lock = landed
         except KitaruConflictError:
-            if saved:
-                raise
-            again = planner.plan(workshop, only=flows, prune=prune, force=force)
-            if not again.is_empty:
+            again = self._planned(scope, workshop) if not saved else None
+            if again is None or not again.is_empty:
                 raise
             # Somebody else applied the same commit first: what this one wanted is so.
             return Applied(plan=again, generation=again.base, changed=False, by=by, others_first=True)
         return Applied(plan=plan, generation=lock.generation, changed=True, by=by)
 
-    def reopened(
-        self,
-        plan: Plan,
-        flows: Sequence[str] = (),
-        *,
-        prune: bool = False,
-        force: bool = False,
-        allow_dirty: bool = False,
-        ignoring: Sequence[Path] = (),
-    ) -> Plan:
+    def reopened(self, plan: Plan, scope: Scope) -> Plan:
         """A plan from a file, made again from the present state; ``apply(plan=..., saved=True)`` carries it out.
 
         Raises ``KitaruConflictError`` unless repository, manifest and store are as the file's plan saw them,
         ``KitaruIntegrityError`` if the plan made now is not the one of the file, ``KitaruUsageError`` for
         ``flows`` and ``prune``, which a plan that was made already takes no more.
         """
-        _must_be_whole(flows, prune, force)
-        workshop = self.workshop(allow_dirty=allow_dirty or plan.commit.dirty, ignoring=ignoring)
-        head = self.releases.head(verified=True)
-        self._reopened = self._made_again(plan, workshop, self._planner(), head)
+        _must_be_whole(scope)
+        workshop = self._workshop(scope, dirty=plan.commit.dirty)
+        self._reopened = self._made_again(plan, workshop, self._session.releases.head(verified=True))
         return self._reopened
 
     def file_lines(self, plan: Plan, *, allow_dirty: bool, ignoring: Sequence[Path] = ()) -> list[str]:
@@ -216,40 +169,49 @@ class Project:
             lines += [f"  {file.size:>12,}  {file.path}" for file in files]
         return lines
 
-    def _planner(self) -> Planner:
-        return planner(self._session, self.releases)
+    def _workshop(self, scope: Scope, *, dirty: bool = False) -> Workshop:
+        for name in scope.flows:
+            if name.endswith(".json") or "/" in name:
+                raise KitaruUsageError(
+                    f"{name} is no flow; a saved plan is applied alone: it names its flows itself",
+                    hint=f"kitaru apply {shlex.quote(name)}",
+                )
+        return self.workshop(allow_dirty=scope.allow_dirty or dirty, ignoring=scope.ignoring)
+
+    def _planned(self, scope: Scope, workshop: Workshop, head: Lockfile | None = None) -> Plan:
+        return planner(self._session).plan(workshop, only=scope.flows, prune=scope.prune, force=scope.force, head=head)
 
     def _applier(self) -> Applier:
         session = self._session
         # Late: a plan needs no applier, and threads' machinery comes with it.
         from kitaru.release.applier import Applier
 
-        return Applier(session.store, session.project, self.releases, session.clock, session.reporter)
+        return Applier(session.store, session.project, session.releases, session.clock, session.reporter)
 
-    def _made_again(self, plan: Plan, workshop: Workshop, planner: Planner, head: Lockfile) -> Plan:
+    def _made_again(self, plan: Plan, workshop: Workshop, head: Lockfile) -> Plan:
         """The same plan, made now: a file proves nothing. Raises as ``reopened`` does."""
         self._must_match(plan, workshop)
         # One without edits, too: that nothing is to be done was true of its own generation.
         self._applier().must_stand(plan, head)
         if plan is self._reopened:
             return plan
-        prune = any(isinstance(edit, Untag | Retire) for edit in plan.edits)
-        only = () if any(isinstance(edit, Retire) for edit in plan.edits) else [flow.flow for flow in plan.flows]
-        fresh = planner.plan(workshop, only=only, prune=prune, force=plan.force, head=head)
-        found = tampered(plan, fresh)
+        retires = any(isinstance(edit, Retire) for edit in plan.edits)
+        scope = Scope(
+            flows=() if retires else [flow.flow for flow in plan.flows],
+            prune=retires or any(isinstance(edit, Untag) for edit in plan.edits),
+            force=plan.force,
+        )
+        fresh = self._planned(scope, workshop, head)
+        found = ", ".join(tampered(plan, fresh)[:3])
         if found and plan.commit.sha != fresh.commit.sha:
             # The same files in another history: say, one that does not hold what was rolled back.
             here, there = short(fresh.commit.sha), short(plan.commit.sha)
             raise KitaruConflictError(
-                f"the saved plan is out of date: it was made at commit {there}; at {here} this differs: "
-                f"{', '.join(found[:3])}",
-                hint="kitaru plan --out FILE makes a new one",
+                f"the saved plan is out of date: it was made at commit {there}; at {here} this differs: {found}",
+                hint=ANOTHER,
             )
         if found:
-            raise KitaruIntegrityError(
-                f"the saved plan was changed after it was made: {', '.join(found[:3])}",
-                hint="kitaru plan --out FILE makes a new one",
-            )
+            raise KitaruIntegrityError(f"the saved plan was changed after it was made: {found}", hint=ANOTHER)
         return fresh
 
     def _must_match(self, plan: Plan, workshop: Workshop) -> None:
@@ -267,9 +229,7 @@ class Project:
             here, there = short(workshop.commit.sha), short(plan.commit.sha)
             moved.append(f"the source has changed since: it was made at commit {there}, this is {here}")
         if moved:
-            raise KitaruConflictError(
-                f"the saved plan is out of date: {'; '.join(moved)}", hint="kitaru plan --out FILE makes a new one"
-            )
+            raise KitaruConflictError(f"the saved plan is out of date: {'; '.join(moved)}", hint=ANOTHER)
 
     def _is_shared(self, plan: Plan) -> bool:
         """Whether the plan's store may be this one, though its address is another.
@@ -281,23 +241,9 @@ class Project:
         return plan.base > 0 and plan.store.startswith("file:") and known
 
 
-def _files(places: Sequence[Path]) -> list[Path]:
-    """The files among ``places``, and the plans in the folders among them."""
-    return [file for place in places for file in (sorted(place.glob("*.json")) if place.is_dir() else [place])]
-
-
-def _must_be_names(flows: Sequence[str]) -> None:
-    for name in flows:
-        if name.endswith(".json") or "/" in name:
-            raise KitaruUsageError(
-                f"{name} is no flow; a saved plan is applied alone: it names its flows itself",
-                hint=f"kitaru apply {shlex.quote(name)}",
-            )
-
-
-def _must_be_whole(flows: Sequence[str], prune: bool, force: bool) -> None:
+def _must_be_whole(scope: Scope) -> None:
     """A saved plan is carried out as it was shown: its flows were chosen when it was made."""
-    given = [*flows, *(["--prune"] if prune else []), *(["--force"] if force else [])]
+    given = [*scope.flows, *(["--prune"] if scope.prune else []), *(["--force"] if scope.force else [])]
     if given:
         raise KitaruUsageError(
             f"a saved plan is carried out whole, as it was made, without {' '.join(given)}",

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kitaru import wiring
+from kitaru.client.deployments import Deployments
 from kitaru.client.handle import FlowHandle
 from kitaru.client.session import Session
-from kitaru.client.values import plain_value, read_value
 from kitaru.core.replay import Changes, plan_replay
 from kitaru.errors import KitaruInputError, KitaruUsageError, Problem
+from kitaru.flows.describe import reached_checkpoints
 from kitaru.model import address
 from kitaru.model.address import canonical_json, timestamp
-from kitaru.model.event import Event, Opened, Value
-from kitaru.model.execution import Execution, ReplayPlan, fold
-from kitaru.run.journal import read_entries, read_events
+from kitaru.model.event import Opened, Value
+from kitaru.model.snapshot import Snapshot
+from kitaru.run.invoker import launch
+from kitaru.run.journal import read_events
 from kitaru.run.replay import (
     check_answers,
     check_results,
@@ -27,13 +30,13 @@ from kitaru.run.replay import (
     split_overrides,
 )
 from kitaru.stacks.port import RunOrder
+from kitaru.store.objects import get_object
 from kitaru.values import stored
-from kitaru.values.codec import Encoded, encode
+from kitaru.values.codec import encode
 
 if TYPE_CHECKING:
-    from kitaru.client.running import Running
+    from kitaru.client.executions import ExecutionsClient
     from kitaru.flows.flow import Flow
-    from kitaru.model.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -45,34 +48,19 @@ class Released:
     body: bytes
     snapshot: Snapshot
 
+    @property
+    def name(self) -> str:
+        """``v2``, where the number is known."""
+        return f"v{self.version}" if self.version else "the code to run"
 
-@dataclass(frozen=True)
+
 class Replay:
-    """A replay that is settled and not begun: ``plan`` says which calls it takes over.
+    """A replay that is settled and not begun: ``plan`` says which calls it takes over."""
 
-    ``inputs``: None if they are the recorded ones. ``same_code``: it is known to run the code of the original.
-    """
-
-    original: Execution
-    plan: ReplayPlan
-    events: list[Event]
-    results: Mapping[str, Any]
-    answers: Mapping[str, Any]
-    inputs: Mapping[str, Any] | None
-    released: Released | None
-    flow: Flow[..., Any] | None
-    same_code: bool
-
-
-class Replays:
-    """The replays of ``client.executions``."""
-
-    def __init__(self, session: Session, running: Running) -> None:
-        self._session = session
-        self._running = running
-
-    def prepare(
+    def __init__(
         self,
+        runs: ExecutionsClient,
+        session: Session,
         exec_id: str,
         *,
         cut: str,
@@ -81,203 +69,156 @@ class Replays:
         version: int | None,
         tag: str | None,
         flow: Flow[..., Any] | None,
-    ) -> Replay:
+    ) -> None:
         """Check everything; nothing is written."""
-        session = self._session
-        entries = read_entries(session.store, session.project, session.executions.full_id(exec_id))
-        if not entries:
-            session.executions.get(exec_id)
-        events = read_events(entries, exec_id)
-        original = fold(events)
-        results, answers = split_overrides(overrides)
+        self._runs, self._session = runs, session
+        self._original, entries = session.executions.get_recorded(exec_id)
+        self._events = read_events(entries, exec_id)
+        original = self._original
+        self._results, self._answers = split_overrides(overrides)
         if flow is not None and (version is not None or tag is not None):
             raise KitaruUsageError("a replay runs a flow from source, or a version: not both", hint="leave one out")
-        released = None if flow is not None else self._released(original, version, tag)
-        if released is None and flow is None:
-            flow = self._running.source_of(original)
+        self._released = None if flow is not None else self._version(version, tag)
+        released = self._released
+        self._flow = flow = flow if released is not None or flow is not None else runs.source_of(original)
         if flow is not None and flow.name != original.flow_name:
             raise KitaruUsageError(
                 f"{original.exec_id} is an execution of {original.flow_name}, not of {flow.name}",
                 hint=f"kitaru executions list --flow {flow.name}",
             )
-        inputs = self._inputs(original, args, released, flow)
-        same_code = released is not None and released.sha == original.snapshot
-        if same_code:
-            check_answers(original, answers, wiring.check_answer)
+        self._inputs = self._changed_inputs(args)
+        self._same_code = released is not None and released.sha == original.snapshot
+        if self._same_code:
+            check_answers(original, self._answers, wiring.check_answer)
+        there = released.snapshot.checkpoints if released is not None else ()
         changes = Changes(
-            code="" if same_code else _code(released),
-            inputs=inputs is not None,
-            results=results,
-            answers=answers,
-            gone=self._gone(original, released) if released is not None and not same_code else (),
-            there=_there(released, flow),
+            code="" if self._same_code else released.name if released is not None else "the source as it is now",
+            inputs=self._inputs is not None,
+            results=self._results,
+            answers=self._answers,
+            gone=self._gone(released) if released is not None and not self._same_code else (),
+            there=there if flow is None else reached_checkpoints(flow.func),
         )
-        plan = plan_replay(original, cut=cut, changes=changes)
-        returned = failed_returns(events) if same_code else {}
+        self.plan = plan_replay(original, cut=cut, changes=changes)
         check_results(
             original,
-            results,
+            self._results,
             flow,
             changes.there,
-            returned,
-            read=lambda value, subject: plain_value(session, value, subject),
+            failed_returns(self._events) if self._same_code else {},
+            read=partial(session.value, as_plain=True),
             check=wiring.check_answer,
         )
-        return Replay(original, plan, events, results, answers, inputs, released, flow, same_code)
 
-    def _gone(self, original: Execution, released: Released) -> set[str]:
+    def start(self) -> FlowHandle:
+        """Open the new execution, and begin with it."""
+        session, original, released = self._session, self._original, self._released
+        store, project, clock = session.store, session.project, session.clock
+        if released is not None:
+            runner = wiring.runner_of(session.settings, released.snapshot.stack, session.reporter)
+            runner.check(released.body)
+        moment = clock.now()
+        at = timestamp(moment)
+        opened = Opened(
+            at=at,
+            project=project,
+            exec_id=address.exec_id(moment, clock.token(8)),
+            flow=original.flow_name,
+            target="",
+            inputs=self._stored_inputs(),
+            origin="run",
+            stack="local",
+            # What comes after the cut is to run, and not to be taken from the very execution that is replayed.
+            options=replace(original.options, cache_asked=False),
+            actor=session.actor,
+            original_exec_id=original.exec_id,
+        )
+        if released is not None:
+            opened = replace(
+                opened,
+                target=released.snapshot.target,
+                origin="invoke",
+                stack=released.snapshot.stack.name,
+                version=released.version,
+                snapshot=released.sha,
+                commit=original.commit if self._same_code else None,
+            )
+        elif self._flow is not None:
+            source, target = self._runs.place_of(self._flow)
+            opened = replace(opened, target=target, source=source, opener=wiring.this_process())
+        offered = offers(
+            self._events,
+            self.plan,
+            {name: given_value(store, project, one, name) for name, one in self._results.items()},
+            {name: given_value(store, project, one, name) for name, one in self._answers.items()},
+            by=session.actor,
+            at=at,
+            movable=not self._same_code or len(original.attempts) > 1,
+        )
+        entries = open_replay(store, clock, opened, offered)
+        if self._flow is not None:
+            return self._runs.in_thread(self._flow, opened.exec_id, entries)
+        assert released is not None
+        order = RunOrder(store=store.url, project=project, exec_id=opened.exec_id, snapshot=released.body)
+        return FlowHandle(session, opened.exec_id, launch(runner, order, store, clock, entries))
+
+    def _version(self, version: int | None, tag: str | None) -> Released | None:
+        """The version to run; None if the original ran from source and nothing else is asked for."""
+        original = self._original
+        if version is not None or tag is not None:
+            found = Deployments(self._session).get(original.flow_name, tag=tag, version=version)
+            number, sha, subject = found.version, found.snapshot, f"snapshot of {found.flow} v{found.version}"
+            return self._parsed(number, sha, subject)
+        if original.snapshot is None:
+            return None
+        return self._parsed(original.version, original.snapshot, f"snapshot of {original.exec_id}")
+
+    def _parsed(self, version: int | None, sha: str, subject: str) -> Released:
+        body = get_object(self._session.store, self._session.project, sha, subject)
+        return Released(version, sha, body, Snapshot.parse(body))
+
+    def _gone(self, released: Released) -> set[str]:
         """The checkpoints that the version replayed was seen to have, and the one to run is not.
 
         A checkpoint that ran and was not seen there either says nothing: it stands outside the flow's own module.
         """
-        if original.snapshot is None:
-            return set()
-        before = _parsed(self._session.snapshot_body(original))
-        return set(before.checkpoints) - set(released.snapshot.checkpoints)
+        before = self._version(None, None)
+        return set(before.snapshot.checkpoints) - set(released.snapshot.checkpoints) if before is not None else set()
 
-    def start(self, settled: Replay) -> FlowHandle:
-        """Open the new execution, and begin with it."""
-        session = self._session
-        original, released = settled.original, settled.released
-        store, project = session.store, session.project
-        runner = None
-        if released is not None:
-            runner = wiring.runner_of(session.settings, released.snapshot.stack, session.reporter)
-            runner.check(released.body)
-        source, target = self._running.place_of(settled.flow) if settled.flow is not None else (None, "")
-        moment = session.clock.now()
-        at = timestamp(moment)
-        results = {name: given_value(store, project, one, name) for name, one in settled.results.items()}
-        answers = {name: given_value(store, project, one, name) for name, one in settled.answers.items()}
-        opened = Opened(
-            at=at,
-            project=project,
-            exec_id=address.exec_id(moment, session.clock.token(8)),
-            flow=original.flow_name,
-            target=released.snapshot.target if released else target,
-            inputs=self._stored(settled),
-            origin="invoke" if released else "run",
-            stack=released.snapshot.stack.name if released else "local",
-            # What comes after the cut is to run, and not to be taken from the very execution that is replayed.
-            options=replace(original.options, cache_asked=False),
-            version=released.version if released else None,
-            snapshot=released.sha if released else None,
-            commit=original.commit if released and released.sha == original.snapshot else None,
-            actor=session.actor,
-            original_exec_id=original.exec_id,
-            source=source,
-            opener=wiring.this_process() if released is None else None,
-        )
-        offered = offers(
-            settled.events,
-            settled.plan,
-            results,
-            answers,
-            by=session.actor,
-            at=at,
-            movable=not settled.same_code or len(original.attempts) > 1,
-        )
-        entries = open_replay(store, session.clock, opened, offered)
-        if runner is None or released is None:
-            assert settled.flow is not None
-            return self._running.in_thread(settled.flow, opened.exec_id, entries)
-        order = RunOrder(store=store.url, project=project, exec_id=opened.exec_id, snapshot=released.body)
-        from kitaru.run.invoker import launch  # Late: it brings pydantic, which a run from source needs not.
-
-        return FlowHandle(session, opened.exec_id, launch(runner, order, store, session.clock, entries))
-
-    def _released(self, original: Execution, version: int | None, tag: str | None) -> Released | None:
-        """The version to run; None if the original ran from source and nothing else is asked for."""
-        if version is None and tag is None:
-            if original.snapshot is None:
-                return None
-            body = self._session.snapshot_body(original)
-            return Released(original.version, original.snapshot, body, _parsed(body))
-        from kitaru.client.deployments import Deployments
-
-        found = Deployments(self._session).get(original.flow_name, tag=tag, version=version)
-        body = self._session.get_object(found.snapshot, f"snapshot of {found.flow} v{found.version}")
-        return Released(found.version, found.snapshot, body, _parsed(body))
-
-    def _inputs(
-        self,
-        original: Execution,
-        args: Mapping[str, Any] | None,
-        released: Released | None,
-        flow: Flow[..., Any] | None,
-    ) -> Mapping[str, Any] | None:
+    def _changed_inputs(self, args: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """The inputs if they differ from the recorded ones; ``KitaruInputError`` if they don't fit."""
-        session = self._session
+        session, original, released = self._session, self._original, self._released
         subject = f"the inputs of {original.exec_id}"
         if released is None:
-            assert flow is not None
+            assert self._flow is not None
             if args is None:
                 return None
-            bound = flow.bind((), {**read_value(session, original.inputs, subject), **args})
-            return None if self._are_recorded(original, bound, typed=True) else bound
-        merged = {**plain_value(session, original.inputs, subject), **(args or {})}
-        wrong = session.check_inputs(released.snapshot.input_schema, merged)
+            bound = self._flow.bind((), {**session.value(original.inputs, subject), **args})
+            new, old = encode(dict(bound), subject=subject).value, original.inputs
+            same_form = (new.stored, new.format) == (old.stored, old.format) == ("inline", old.format)
+            same = same_form and canonical_json(new.inline) == canonical_json(old.inline)
+            return None if same or new.sha256 == old.sha256 else bound
+        recorded = session.value(original.inputs, subject, as_plain=True)
+        merged = {**recorded, **(args or {})}
+        schema = released.snapshot.input_schema
+        wrong = wiring.check_inputs(schema, merged)
         if wrong:
             lines = "\n".join(f"  {text}" for text in wrong)
-            which = f" v{released.version}" if released.version else ""
+            number = f" v{released.version}" if released.version else ""
             raise KitaruInputError(
-                f"the inputs don't fit {original.flow_name}{which}:\n{lines}",
+                f"the inputs don't fit {original.flow_name}{number}:\n{lines}",
                 problems=tuple(Problem(text) for text in wrong),
                 hint="""--args '{"name": "value"}' gives others""",
             )
-        if args is None or self._are_recorded(original, merged, typed=False):
-            return None
+        filled = {}
         if released.sha == original.snapshot:
-            defaults = _defaults(released.snapshot.input_schema)
-            recorded = {**defaults, **plain_value(session, original.inputs, subject)}
-            if canonical_json(recorded) == canonical_json({**defaults, **merged}):
-                return None
-        return merged
+            properties = schema.get("properties", {})
+            filled = {name: one["default"] for name, one in properties.items() if "default" in one}
+        return None if canonical_json({**filled, **merged}) == canonical_json({**filled, **recorded}) else merged
 
-    def _are_recorded(self, original: Execution, inputs: Mapping[str, Any], *, typed: bool) -> bool:
-        """Whether the inputs are those of the original, in any order."""
-        encoded = _encoded(inputs, typed=typed)
-        value = original.inputs
-        if encoded.value.sha256 == value.sha256 or "object" in (encoded.value.stored, value.stored):
-            return bool(encoded.value.sha256 == value.sha256)
-        same_form = encoded.value.format == value.format
-        return same_form and canonical_json(encoded.value.inline) == canonical_json(value.inline)
-
-    def _stored(self, settled: Replay) -> Value:
-        if settled.inputs is None:
-            return settled.original.inputs
-        encoded = _encoded(settled.inputs, typed=settled.released is None)
+    def _stored_inputs(self) -> Value:
+        if self._inputs is None:
+            return self._original.inputs
+        encoded = encode(dict(self._inputs), subject="the inputs", typed=self._released is None)
         stored.put(self._session.store, self._session.project, encoded)
         return encoded.value
-
-
-def _there(released: Released | None, flow: Flow[..., Any] | None) -> list[str]:
-    """The checkpoints that the code to run is seen to have; it may have others, in other modules."""
-    if released is not None:
-        return list(released.snapshot.checkpoints)
-    if flow is None:
-        return []
-    from kitaru.flows.describe import reached_checkpoints
-
-    return reached_checkpoints(flow.func)
-
-
-def _defaults(schema: Mapping[str, Any]) -> dict[str, Any]:
-    properties = schema.get("properties", {})
-    return {name: one["default"] for name, one in properties.items() if "default" in one}
-
-
-def _encoded(inputs: Mapping[str, Any], *, typed: bool) -> Encoded:
-    return encode(dict(inputs), subject="the inputs", typed=typed)
-
-
-def _parsed(body: bytes) -> Snapshot:
-    from kitaru.model.snapshot import Snapshot
-
-    return Snapshot.parse(body)
-
-
-def _code(released: Released | None) -> str:
-    if released is None:
-        return "the source as it is now"
-    return f"v{released.version}" if released.version else "the code to run"

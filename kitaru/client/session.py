@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kitaru import wiring
-from kitaru.errors import KitaruIntegrityError
+from kitaru.errors import KitaruSelectorError, KitaruValueError
 from kitaru.manifest.port import ManifestFile
-from kitaru.model import address
+from kitaru.model.event import JSON_FORMATS, Value
 from kitaru.ports import Reporter
 from kitaru.settings import Asked, Settings, find_manifest, lease_seconds
 from kitaru.store.port import Store
+from kitaru.values.stored import get, get_plain
+from kitaru.values.typed_json import TypeGone
 
 if TYPE_CHECKING:
     from kitaru.model.execution import Execution
+    from kitaru.release.releases import Releases
     from kitaru.run.executions import Executions
+
+
+IMPORTABLE = (
+    "to have it as its own type, make the module of that importable here (the flow's project installed, or its "
+    "folder on PYTHONPATH), and the libraries that it uses"
+)
 
 
 class Session:
@@ -51,7 +61,7 @@ class Session:
     @cached_property
     def manifest(self) -> ManifestFile:
         """The manifest in reach. Raises ``KitaruManifestError``, or ``KitaruUsageError`` if there is none."""
-        return wiring.load_manifest(self.asked, self.settings.cwd)
+        return wiring.load_manifest(self.settings)
 
     def forget_manifest(self) -> None:
         """The file was changed: it is read anew."""
@@ -68,6 +78,16 @@ class Session:
         there = f"it has {', '.join(projects[:8])}{' ...' if len(projects) > 8 else ''}" if projects else "it is empty"
         return f"looked for project {self.project} in store {self.store.url}: {there}"
 
+    @contextmanager
+    def placed(self) -> Iterator[None]:
+        """Say which place was looked at if a flow is missing because the project has none."""
+        try:
+            yield
+        except KitaruSelectorError as error:
+            if self.releases.head().flows:
+                raise
+            raise KitaruSelectorError(f"{error.message}; {self.place}", hint=error.hint) from None
+
     def around(self, file: Path) -> Session:
         """The session for ``file``: this one, or that of the manifest around the file, unless a manifest was named."""
         own, file = self.settings.manifest, file.resolve()
@@ -81,8 +101,14 @@ class Session:
     @cached_property
     def actor(self) -> str:
         """The person or job that acts, for the records."""
-        settings = self.settings
-        return wiring.actor_in(settings.manifest.parent if settings.manifest else settings.cwd, settings.environ)
+        return wiring.actor_in(self.settings.root, self.settings.environ)
+
+    @cached_property
+    def releases(self) -> Releases:
+        """The project's lock log."""
+        from kitaru.release.releases import Releases  # late: a script that runs flows needs none of it
+
+        return Releases(self.store, self.project, self.clock)
 
     @cached_property
     def executions(self) -> Executions:
@@ -98,20 +124,28 @@ class Session:
             store, project, self.clock, wiring.seen_from_here(self.settings), lease_seconds(self.settings.environ)
         )
 
-    def get_object(self, sha: str, subject: str) -> bytes:
-        """The object of that digest, verified. ``subject`` names it in errors: ``snapshot of ex-…``."""
-        key = address.blob(self.project, sha)
-        body = self.store.read(key)
-        if body is None or address.digest(body) != sha:
-            raise KitaruIntegrityError(
-                f"the {subject} is missing or damaged ({key})", hint="restore that key of the store from a backup"
-            )
-        return body
+    def value(self, value: Value, subject: str, *, as_plain: bool = False, exec_id: str = "EXEC") -> Any:
+        """A stored value as its own type, or ``as_plain``: as plain data, of any type that has a JSON form.
 
-    def snapshot_body(self, execution: Execution) -> bytes:
-        """The snapshot that an execution is pinned to, verified."""
-        return self.get_object(execution.snapshot or "", f"snapshot of {execution.exec_id}")
+        ``KitaruValueError`` if this process can't import the type, with the way to have it as plain data. ``exec_id``
+        is of the execution that holds it, ``subject`` its name in errors.
+        """
+        if as_plain and value.format in JSON_FORMATS:
+            return get_plain(self.store, self.project, value, subject=subject, checked=True)
+        try:
+            return get(self.store, self.project, value, subject=subject, checked=True)
+        except KitaruValueError as error:
+            if not isinstance(error.__cause__, (TypeGone, ImportError)):
+                raise
+            hint = f"Nothing is lost: {IMPORTABLE}."
+            if value.format in JSON_FORMATS:
+                asked = "as_plain=True, as in client.executions.result(id, as_plain=True)"
+                hint += f" As plain data: {asked}, or kitaru executions get {exec_id}."
+            raise KitaruValueError(error.message, hint=hint) from error.__cause__
 
-    def check_inputs(self, schema: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
-        """The problems of the inputs, one sentence each."""
-        return wiring.check_inputs(schema, inputs)
+    def result(self, execution: Execution, *, as_plain: bool = False) -> Any:
+        """The result of a completed execution."""
+        if execution.output is None:
+            return None
+        subject = f"the result of {execution.flow_name}"
+        return self.value(execution.output, subject, as_plain=as_plain, exec_id=execution.exec_id)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,6 @@ from pydantic import ValidationError
 
 from kitaru import wiring
 from kitaru.client.session import Session
-from kitaru.client.values import plain_value
 from kitaru.core.consequences import InUse, Stored
 from kitaru.core.flow_entry import changed_keys, changed_spec, flow_name
 from kitaru.core.routing import Order
@@ -34,9 +34,8 @@ from kitaru.release.importing import Importer
 from kitaru.release.manifest_sync import ManifestSync, Mode, check_mode
 from kitaru.release.mover import Release
 from kitaru.release.planner import Planner
-from kitaru.release.releases import Releases
 from kitaru.release.workshop import Workshop, declared, made_up, owner_of
-from kitaru.settings import MANIFEST, Asked, ci_branch
+from kitaru.settings import MANIFEST, Settings, ci_branch
 
 if TYPE_CHECKING:
     from kitaru.flows.flow import Flow
@@ -57,11 +56,7 @@ def manifest_sync(session: Session, mode: Mode) -> ManifestSync:
     if mode == "only" and settings.manifest is None:
         raise KitaruUsageError("there is no kitaru.yaml here to edit", hint="kitaru init")
 
-    def read() -> ManifestFile:
-        """As the file is now: a client may live longer than one state of it."""
-        asked = Asked(manifest=settings.manifest, target=settings.target)
-        return wiring.load_manifest(asked, settings.cwd)
-
+    read = partial(wiring.load_manifest, settings)  # as the file is now: a client may live longer than one state of it
     file: ManifestFile | None = None
     try:
         file = read() if settings.manifest is not None else None
@@ -69,44 +64,37 @@ def manifest_sync(session: Session, mode: Mode) -> ManifestSync:
         if mode != "leave":
             raise
     session.forget_manifest()
-    loaded = file
-
-    def declared_in(flow: str, lock: Lockfile) -> str:
-        return _other_manifest(session, loaded, flow, lock) if loaded is not None else ""
-
-    return ManifestSync(mode, file, read, wiring.manifest_edits(), _elsewhere(session, file), declared_in)
+    other = partial(_other_manifest, session, file)
+    return ManifestSync(mode, file, read, wiring.edit, _elsewhere(session.settings, file), other)
 
 
-def _elsewhere(session: Session, file: ManifestFile | None) -> str:
+def _elsewhere(settings: Settings, file: ManifestFile | None) -> str:
     """Why the manifest is not about the store and project that the verb acts on; empty if it is."""
     if file is None:
         return ""
-    settings = session.settings
-    if settings.project != file.manifest.project:
-        return f"it is about project {file.manifest.project}, this is {settings.project}"
-    environ = {
-        name: value for name, value in settings.environ.items() if name not in ("KITARU_STORE", "KITARU_PROJECT")
-    }
-    own = wiring.settle(Asked(manifest=settings.manifest, target=settings.target), cwd=settings.cwd, environ=environ)
-    if file.manifest.store and wiring.absolute_store(own) != wiring.absolute_store(settings):
-        return f"it is about store {file.manifest.store}, this is {settings.store}"
+    project, store = file.manifest.project, file.manifest.store
+    if settings.project != project:
+        return f"it is about project {project}, this is {settings.project}"
+    own = replace(settings, store=store or settings.store, base=file.root if store else settings.base)
+    if wiring.absolute_store(own) != wiring.absolute_store(settings):
+        return f"it is about store {store}, this is {settings.store}"
     return ""
 
 
-def _other_manifest(session: Session, file: ManifestFile, flow: str, lock: Lockfile) -> str:
+def _other_manifest(session: Session, file: ManifestFile | None, flow: str, lock: Lockfile) -> str:
     """The path of another manifest of the repository that declares the flow; else nothing."""
     state = lock.flow(flow)
-    if state is None or not state.managed:
+    if file is None or state is None or not state.managed:
         return ""
-    repository = wiring.Repository(file, session.settings)
     try:
-        prefix = repository.prefix
+        prefix = wiring.git_path(file.root, "--show-prefix")
     except KitaruSourceError:
         return ""
     other = state.owner or MANIFEST
-    if state.owner == owner_of(prefix, file.path.name) or flow not in repository.declared_by(other, prefix):
-        return ""
-    return other
+    declared = state.owner != owner_of(prefix, file.path.name) and flow in wiring.Repository(
+        file, session.settings
+    ).declared_by(other, prefix)
+    return other if declared else ""
 
 
 def importer(session: Session) -> Importer:
@@ -122,10 +110,8 @@ def importer(session: Session) -> Importer:
         workshop, _ = open_workshop(session, wiring.Repository(loaded, session.settings))
     except KitaruSourceError:
         workshop = None
-    lock = Releases(session.store, session.project, session.clock).head()
-    return Importer(
-        session.store, lock, loaded, sync.editor, workshop, lambda file: wiring.Repository(file, session.settings)
-    )
+    repository = partial(wiring.Repository, settings=session.settings)
+    return Importer(session.store, session.releases.head(), loaded, sync.editor, workshop, repository)
 
 
 # --- what is built ----------------------------------------------------------------------------------------------------
@@ -159,14 +145,14 @@ def _on_branch(commit: Commit, root: Path, session: Session) -> tuple[Commit, tu
     branch = ci_branch(commit.sha, session.settings.environ) if commit.branch is None else None
     if branch is None:
         return commit, ()
-    if wiring.can_be_of(root, commit.sha, branch):
+    if wiring.git.can_be_of(root, commit.sha, branch):
         return commit.model_copy(update={"branch": branch}), ()
     named = f"the variables of CI say that {address.short(commit.sha)} is on {branch}"
     doubt = f"{branch} does not contain it here, so it counts as on no branch"
     return commit, (f"{named}; {doubt} (git fetch, if {branch} is behind)",)
 
 
-def planner(session: Session, releases: Releases) -> Planner:
+def planner(session: Session) -> Planner:
     """The planner of the session's project; it also adds the consequences of a move."""
 
     def used_by(flow: str) -> list[InUse]:
@@ -177,7 +163,7 @@ def planner(session: Session, releases: Releases) -> Planner:
         stored = []
         for execution in session.executions.newest(flow=flow, limit=limit):
             with suppress(KitaruError):
-                inputs = plain_value(session, execution.inputs, f"the inputs of {execution.exec_id}")
+                inputs = session.value(execution.inputs, f"the inputs of {execution.exec_id}", as_plain=True)
                 if isinstance(inputs, dict):
                     stored.append(Stored(execution.exec_id, inputs))
         return stored
@@ -185,12 +171,24 @@ def planner(session: Session, releases: Releases) -> Planner:
     return Planner(
         store=session.store,
         project=session.project,
-        releases=releases,
-        check_inputs=session.check_inputs,
+        releases=session.releases,
+        check_inputs=wiring.check_inputs,
         used_by=used_by,
         stored_inputs=stored_inputs,
         store_id=wiring.store_id(session.store),
     )
+
+
+def stack_doubts(session: Session, snapshots: Iterable[Snapshot]) -> list[str]:
+    """What their stacks can't give these snapshots: an invoke from here would be refused."""
+    found = []
+    for snapshot in snapshots:
+        runner = wiring.runner_of(session.settings, snapshot.stack)
+        found += [
+            f"an invoke from here would be refused: {text} ({cure})"
+            for text, cure in runner.lacks(snapshot.canonical())
+        ]
+    return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,92 +203,78 @@ class Job:
     loaded: ManifestFile
 
 
-@dataclass(frozen=True, slots=True)
-class Targets:
-    """Finds the flows that targets name, from the present folder or the root of the source."""
+def deploy_job(
+    session: Session,
+    sync: ManifestSync,
+    target: str | Flow[..., Any],
+    tag: str | None,
+    *,
+    exclusive: bool,
+    inputs: Mapping[str, Any] | None,
+    image: ImageSettings | None,
+    stack: str | None,
+) -> Job:
+    """The deploy of ``target``: ``flows/work.py:agent``, ``flows.work:agent``, a flow's name, an imported flow.
 
-    session: Session
-    sync: ManifestSync
+    Raises ``KitaruUsageError`` for a target that names no flow, ``KitaruSourceError`` for a file that is not there.
+    """
+    original, text = sync.file, target if isinstance(target, str) else _target_of(target)
+    root = _root(session.settings, text)
+    if original is not None and text in original.manifest.flows:
+        name, text = text, original.manifest.flows[text].target
+    else:
+        text = _placed(text, root, session.settings.cwd)
+        name = flow_name(original.manifest, text) if original is not None else text.rpartition(":")[2]
+    before = original.manifest.flows.get(name) if original is not None else None
+    keys = changed_keys(before, text, inputs=inputs, image=image, stack=stack)
+    try:
+        spec = changed_spec(before, keys if before else {"target": text, **keys})
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise KitaruUsageError(f"{text} can't be deployed: {problem['msg']}", hint=TARGET_HINT) from error
+    loaded = declared(original, name, spec) if original is not None else made_up(root, session.project, name, spec)
+    return Job(Order(name, tag, exclusive), text, spec, keys, before, loaded)
 
-    def job(
-        self,
-        target: str | Flow[..., Any],
-        tag: str | None,
-        *,
-        exclusive: bool,
-        inputs: Mapping[str, Any] | None,
-        image: ImageSettings | None,
-        stack: str | None,
-    ) -> Job:
-        """The deploy of ``target``: ``flows/work.py:agent``, ``flows.work:agent``, a flow's name, an imported flow.
 
-        Raises ``KitaruUsageError`` for a target that names no flow, ``KitaruSourceError`` for a file that is not there.
-        """
-        original = self.sync.file
-        text = self._place(target) if isinstance(target, str) else self._place_of(target)
-        if original is not None and ":" not in text:
-            name, text = text, original.manifest.flows[text].target
-        elif original is not None:
-            name = flow_name(original.manifest, text)
-        else:
-            name = text.rpartition(":")[2]
-        before = original.manifest.flows.get(name) if original is not None else None
-        keys = changed_keys(before, text, inputs=inputs, image=image, stack=stack)
-        try:
-            spec = changed_spec(before, keys if before else {"target": text, **keys})
-        except ValidationError as error:
-            problem = error.errors(include_url=False)[0]
-            raise KitaruUsageError(f"{text} can't be deployed: {problem['msg']}", hint=TARGET_HINT) from error
-        if original is not None:
-            loaded = declared(original, name, spec)
-        else:
-            loaded = made_up(self._root(target), self.session.project, name, spec)
-        return Job(Order(name, tag, exclusive), text, spec, keys, before, loaded)
+def _placed(target: str, root: Path, cwd: Path) -> str:
+    """The target with its file, looked for from the present folder, then from the root, relative to the root."""
+    place, colon, name = target.rpartition(":")
+    if not place or not name.isidentifier():
+        raise KitaruUsageError(
+            f"{target} {'is no target' if colon else 'names no flow'}: "
+            "expected path/to/file.py:flow or package.module:flow",
+            hint=TARGET_HINT,
+        )
+    if not place.endswith(".py") and "/" not in place:
+        return target
+    path = cwd / place if (cwd / place).is_file() else root / place
+    if not path.is_file():
+        raise KitaruSourceError(f"there is no file {place} in {cwd}", hint=TARGET_HINT)
+    path = Path(os.path.normpath(path.absolute().parent.resolve() / path.name))
+    if not path.is_relative_to(root):
+        raise KitaruSourceError(
+            f"{path} is not below {root}, whose source is deployed",
+            hint="run the command in the repository that has the file, or give its manifest with -f",
+        )
+    return f"{path.relative_to(root).as_posix()}:{name}"
 
-    def _place(self, target: str) -> str:
-        """The target with its file relative to the source's root; or the name of a declared flow."""
-        place, colon, name = target.rpartition(":")
-        if not colon:
-            if self.sync.manifest is not None and target in self.sync.manifest.flows:
-                return target
-            raise KitaruUsageError(
-                f"{target} names no flow: expected path/to/file.py:flow or package.module:flow", hint=TARGET_HINT
-            )
-        if not place or not name.isidentifier():
-            raise KitaruUsageError(
-                f"{target} is no target: expected path/to/file.py:flow or package.module:flow", hint=TARGET_HINT
-            )
-        if not place.endswith(".py") and "/" not in place:
-            return target
-        root, cwd = self._root(target), self.session.settings.cwd
-        path = cwd / place if (cwd / place).is_file() else root / place
-        if not path.is_file():
-            raise KitaruSourceError(f"there is no file {place} in {cwd}", hint=TARGET_HINT)
-        path = Path(os.path.normpath(path.absolute().parent.resolve() / path.name))
-        if not path.is_relative_to(root):
-            raise KitaruSourceError(
-                f"{path} is not below {root}, whose source is deployed",
-                hint="run the command in the repository that has the file, or give its manifest with -f",
-            )
-        return f"{path.relative_to(root).as_posix()}:{name}"
 
-    def _place_of(self, flow: Flow[..., Any]) -> str:
-        path = Path(flow.func.__code__.co_filename)
-        if not path.is_file():
-            raise KitaruSourceError(
-                f"{flow.name} is in no file, so that no other process could import it",
-                hint="put it into a module of the repository, then import it from there",
-            )
-        return self._place(f"{path.absolute()}:{flow.func.__name__}")
+def _target_of(flow: Flow[..., Any]) -> str:
+    path = Path(flow.func.__code__.co_filename)
+    if not path.is_file():
+        raise KitaruSourceError(
+            f"{flow.name} is in no file, so that no other process could import it",
+            hint="put it into a module of the repository, then import it from there",
+        )
+    return f"{path.absolute()}:{flow.func.__name__}"
 
-    def _root(self, target: str | Flow[..., Any]) -> Path:
-        """The folder that targets are relative to: the manifest's, else that of the Git repository around the file."""
-        settings = self.session.settings
-        if settings.manifest is not None:
-            return settings.manifest.parent.resolve()
-        text = target if isinstance(target, str) else target.func.__code__.co_filename
-        path = settings.cwd / text.rpartition(":")[0] if isinstance(target, str) else Path(text).absolute()
-        return wiring.working_tree(path.parent if path.is_file() else settings.cwd).resolve()
+
+def _root(settings: Settings, target: str) -> Path:
+    """The folder that targets are relative to: the manifest's, else that of the Git repository around the file."""
+    if settings.manifest is not None:
+        return settings.manifest.parent.resolve()
+    path = settings.cwd / target.rpartition(":")[0]
+    return Path(wiring.git_path(path.parent if path.is_file() else settings.cwd, "--show-toplevel")).resolve()
 
 
 def build(session: Session, job: Job, sync: ManifestSync, head: Lockfile) -> Release:
@@ -306,12 +290,12 @@ def build(session: Session, job: Job, sync: ManifestSync, head: Lockfile) -> Rel
     if sync.writes:
         order = Order(order.flow, order.tag, order.exclusive, workshop.owner, job.loaded.manifest.protect)
         _check_ours(order.flow, workshop, head)
-    snapshot = _snapshot(session, job, workshop)
-    warnings = (*workshop.doubts, *workshop.warnings([job.spec]))
+    snapshot = _snapshot(job, workshop)
+    warnings = (*workshop.doubts, *workshop.warnings([job.spec]), *stack_doubts(session, [snapshot]))
     return Release(order, job.target, snapshot, workshop, job.before, job.keys, changed, warnings)
 
 
-def _snapshot(session: Session, job: Job, workshop: Workshop) -> Snapshot:
+def _snapshot(job: Job, workshop: Workshop) -> Snapshot:
     flow = job.order.flow
     try:
         (desired,) = workshop.desired([flow])
@@ -324,7 +308,7 @@ def _snapshot(session: Session, job: Job, workshop: Workshop) -> Snapshot:
             hint=next((problem.hint for problem in error.problems if problem.hint), TARGET_HINT),
         ) from error
     schema = {**desired.snapshot.input_schema, "required": []}
-    wrong = session.check_inputs(schema, job.spec.inputs) if job.spec.inputs else ()
+    wrong = wiring.check_inputs(schema, job.spec.inputs) if job.spec.inputs else ()
     if wrong:
         raise KitaruInputError(
             f"the inputs don't fit {flow}: {'; '.join(wrong)}",
@@ -336,12 +320,8 @@ def _snapshot(session: Session, job: Job, workshop: Workshop) -> Snapshot:
 
 def _check_ours(flow: str, workshop: Workshop, head: Lockfile) -> None:
     state = head.flow(flow)
-    managed = state is not None and state.managed
-    if state is not None and managed and state.owner == workshop.owner:
-        names: tuple[str, ...] = ()
-    else:
-        names = (flow,)
-    owners = [state.owner] if state is not None and managed else []
+    owners = [state.owner] if state is not None and state.managed else []
+    names = () if owners == [workshop.owner] else (flow,)
     beside = workshop.beside(names, owners=owners, uncommitted=True)
     other = next((found.path for found in beside.found if flow in found.flows), "")
     if other:

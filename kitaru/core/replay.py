@@ -505,7 +505,7 @@ def _cut(calls: Sequence[CheckpointCall], waits: Sequence[Wait], cut: str) -> _C
     if not names:
         raise KitaruUsageError("it made no call that a replay could begin from", hint="start a new execution")
     raise KitaruUsageError(
-        f"there is no call or wait {cut!r} to begin from{_near(cut, names)[1]}",
+        f"there is no call or wait {cut!r} to begin from{nearest(cut, names)[1]}",
         hint="give the name of a checkpoint or wait, the id of a call, or its position from 1",
     )
 
@@ -514,13 +514,13 @@ def must_be_known(names: Iterable[str], there: Sequence[str], kind: str, prefix:
     """``KitaruUsageError`` for a name to override that no call or wait has."""
     for name in names:
         if name not in there:
-            close, words = _near(name, there)
+            close, words = nearest(name, there)
             raise KitaruUsageError(
                 f"there is no {kind} {name!r} to override{words}", hint=f"--override {prefix}{close or 'NAME'}=JSON"
             )
 
 
-def _near(name: str, names: Sequence[str]) -> tuple[str, str]:
+def nearest(name: str, names: Sequence[str]) -> tuple[str, str]:
     """The nearest name, or an empty text; and the words about it for an error."""
     import difflib  # Late: every run imports this module, and almost none makes a mistake.
 

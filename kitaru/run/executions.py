@@ -109,7 +109,8 @@ class Executions:
                 f"{text!r} could be {len(found)} executions: {', '.join(found[:4])}", hint="give more of the id"
             )
         raise KitaruUsageError(
-            f"there is no execution {text!r} in project {self.project}", hint="kitaru executions list"
+            f"there is no execution {text!r} in project {self.project} of {self.store.url}",
+            hint="kitaru executions list",
         )
 
     def ids(self) -> Sequence[str]:

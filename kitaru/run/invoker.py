@@ -119,7 +119,7 @@ class Invoker:
         merged = self._fitting(flow, resolved.version, snapshot, inputs)
         place = self.stack_named(stack) if stack else snapshot.stack
         runner = self.runner_of(place)
-        runner.check(body)
+        runner.check(body, chosen=stack is not None)
         encoded = encode(merged, subject=f"the inputs of {flow}", typed=False)
         put(self.store, self.project, encoded)
         opened = Opened(

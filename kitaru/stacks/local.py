@@ -55,7 +55,7 @@ class LocalRunner:
 
     ``environment``: ``current`` runs flows with ``python`` itself, ``venv`` in a virtual environment made from it below
     ``cache``, with those ``extras`` of Kitaru: ``("s3",)``. The worker inherits ``environ``. Its own output goes to
-    ``<cache>/workers/<exec_id>.log``, and its handle beside it.
+    ``<cache>/workers/<exec_id>.log``, and its handle beside it. ``stack`` is the stack's name.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class LocalRunner:
         python: str = sys.executable,
         report: Reporter | None = None,
         extras: Sequence[str] = (),
+        stack: str = "local",
     ) -> None:
         self._environment = environment
         self._cache = cache
@@ -75,21 +76,33 @@ class LocalRunner:
         self._environ = environ
         self._report = report
         self._extras = extras
+        self._stack = stack
 
-    def check(self, snapshot: bytes) -> None:
-        """Compare the image's requirements with the installed packages; for ``venv``, build the environment.
+    def lacks(self, snapshot: bytes, *, chosen: bool = False) -> list[tuple[str, str]]:
+        """Its secrets that no variable holds; unless ``chosen``, its settings that only a container honours."""
+        image = _image_of(snapshot)
+        variables = {name: secret_variable(name) for name in image.get("secret_environment_from") or ()}
+        found = [
+            (f"secret {name}: {variable} is not set", f"""export {variable}='{{"API_KEY": "..."}}'""")
+            for name, variable in variables.items()
+            if variable not in self._environ
+        ]
+        ignored = [name for name in NOT_APPLIED if image.get(name)]
+        if ignored and not chosen:
+            text = f"stack {self._stack} runs in this machine's own environment, without {', '.join(ignored)}"
+            found.append((text, f"take it out of the image, or do without: kitaru invoke FLOW --stack {self._stack}"))
+        return found
 
-        Raises ``KitaruStackError`` with all unmet requirements, or the reason why the environment can't be built.
+    def check(self, snapshot: bytes, *, chosen: bool = False) -> None:
+        """Compare the image with what is there: secrets, requirements; for ``venv``, build the environment.
+
+        Raises ``KitaruStackError`` with all that it ``lacks``, all unmet requirements, or the reason why the
+        environment can't be built.
         """
         image = _image_of(snapshot)
+        if lacking := self.lacks(snapshot, chosen=chosen):
+            raise KitaruStackError("; ".join(text for text, _ in lacking), hint="; ".join(cure for _, cure in lacking))
         self._secrets(image)
-        for name in image.get("secret_environment_from") or ():
-            variable = secret_variable(name)
-            if variable not in self._environ:
-                self._tell(f"secret {name}: {variable} is not set, so the worker has only the variables of this shell")
-        ignored = [name for name in NOT_APPLIED if image.get(name)]
-        if ignored:
-            self._tell(f"a local stack runs in this machine's own environment: {', '.join(ignored)} not applied")
         requirements = image.get("requirements") or []
         if self._environment == "venv":
             self._venv_python(requirements)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -58,8 +59,18 @@ class RunOrder:
 class Runner(Protocol):
     """Runs executions of snapshots on one stack, each by a worker with a ``Handle``."""
 
-    def check(self, snapshot: bytes) -> None:
-        """Raise ``KitaruStackError`` if this stack can't run the snapshot (requirements, ...). Starts nothing."""
+    def lacks(self, snapshot: bytes, *, chosen: bool = False) -> Sequence[tuple[str, str]]:
+        """What the stack can't give the snapshot, each with its cure: secrets, image settings that it can't honour.
+
+        ``chosen``: the caller named this stack, and so does without such settings.
+        """
+        ...
+
+    def check(self, snapshot: bytes, *, chosen: bool = False) -> None:
+        """Raise ``KitaruStackError`` if this stack can't run the snapshot: for what it ``lacks``, requirements, ...
+
+        Starts nothing.
+        """
         ...
 
     def launch(self, order: RunOrder) -> Handle:

@@ -204,7 +204,8 @@ class LocalStore:
             path = os.path.dirname(path)
         for folder in reversed(unsettled):
             try:
-                os.mkdir(folder)
+                # The store's own folder is closed to others; one that an admin made for a team stays as it is.
+                os.mkdir(folder, 0o700 if folder == self._root else 0o777)
             except FileExistsError:
                 if not os.path.isdir(folder) and os.path.lexists(folder):
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from None

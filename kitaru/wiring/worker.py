@@ -26,18 +26,15 @@ from kitaru.errors import (
     KitaruStackError,
     KitaruUsageError,
 )
-from kitaru.flows import binding
+from kitaru.masking import Masking
 from kitaru.model import address
 from kitaru.settings import cache_folder, lease_seconds
 from kitaru.stacks.port import RunOrder
-from kitaru.wiring.running import leave_process, this_process
-from kitaru.wiring.settling import SystemClock, check_answer, environment, secret_mask
+from kitaru.wiring import SystemClock, check_answer, leave_process, snapshot_code, this_process
 
 if TYPE_CHECKING:
-    from kitaru.masking import Masking
     from kitaru.model.event import Origin
     from kitaru.run.journal import Recorded
-    from kitaru.source.port import CodeBase
     from kitaru.store.port import Store
 
 COMPLETED = 0
@@ -58,7 +55,7 @@ def main() -> int:
 
     The journal has the result; the output here matters only if the journal can't be written.
     """
-    mask = secret_mask(environment())
+    mask = Masking(os.environ)
     try:
         order = RunOrder.parse(sys.stdin.buffer.read())
         nothing = os.open(os.devnull, os.O_RDONLY)
@@ -102,9 +99,9 @@ def run_order(order: RunOrder) -> int:
     from kitaru.run.timeouts import RunSuspended
     from kitaru.store.open import open_store
 
-    environ = environment()
+    environ = os.environ
     store = open_store(order.store, base=Path.cwd())
-    mask, cache = secret_mask(environ), cache_folder(environ)
+    mask, cache = Masking(environ), cache_folder(environ)
     try:
         with _stopping_on_sigterm():
             recorded = _read_journal(order, store)
@@ -119,7 +116,7 @@ def run_order(order: RunOrder) -> int:
             host = Host(
                 SystemClock(),
                 this_process(),
-                code=partial(_codebase, snapshot, Path.cwd()),
+                code=partial(snapshot_code, Path.cwd(), snapshot),
                 mask=mask,
                 descriptors=Descriptors(),
                 check_answer=check_answer,
@@ -255,12 +252,6 @@ def _stopping_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def _codebase(snapshot: Mapping[str, Any], root: Path) -> CodeBase:
-    from kitaru.source.worktree import codebase
-
-    return codebase(root, since=binding.IMPORTED, source=snapshot["source"], image=snapshot.get("image"))
 
 
 if __name__ == "__main__":
