@@ -46,8 +46,7 @@ if TYPE_CHECKING:
     from kitaru.flows.flow import Flow, flow
     from kitaru.flows.future import CheckpointFuture
     from kitaru.flows.notes import load, log, save
-    from kitaru.flows.options import Cache
-    from kitaru.flows.retry import Retry
+    from kitaru.flows.options import Cache, Retry
     from kitaru.flows.waiting import wait
     from kitaru.model.snapshot import ImageSettings
 
@@ -102,7 +101,7 @@ _HOMES = {
     "FlowHandle": "kitaru.client.handle",
     "ImageSettings": "kitaru.model.snapshot",
     "KitaruClient": "kitaru.client",
-    "Retry": "kitaru.flows.retry",
+    "Retry": "kitaru.flows.options",
     "checkpoint": "kitaru.flows.checkpoint",
     "configure": "kitaru.client",
     "flow": "kitaru.flows.flow",

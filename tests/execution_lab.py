@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from kitaru.flows.flow import Flow
-from kitaru.flows.retry import further_attempts
 from kitaru.masking import Masking
 from kitaru.model import address
 from kitaru.model.event import Event, ExecutionOptions, Opened
@@ -100,7 +99,7 @@ class Lab:
             origin="run",
             stack="local",
             options=ExecutionOptions(
-                retries=further_attempts(flow.options.retries) if retries is None else retries,
+                retries=flow.options.retries.further if retries is None else retries,
                 cache=cache,
                 cache_asked=cache_asked,
                 timeout=timeout,

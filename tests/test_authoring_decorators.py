@@ -37,7 +37,7 @@ def test_decorated_functions_keep_their_face() -> None:
 def test_decorators_work_with_and_without_parentheses() -> None:
     """All four spellings, sync and async."""
     assert isinstance(flow()(lambda_free), Flow) and isinstance(flow(retries=2)(lambda_free), Flow)
-    assert flow(retries=2, cache=False, stack="prod", image="python:3.12")(lambda_free).options.retries == 2
+    assert flow(retries=2, cache=False, stack="prod", image="python:3.12")(lambda_free).options.retries.further == 2
     assert isinstance(checkpoint()(lambda_free), Checkpoint)
     assert checkpoint(retries=1, type="tool", runtime="inline", cache=True)(lambda_free).options.type == "tool"
 
@@ -71,7 +71,7 @@ def test_what_is_no_function_with_a_name_is_refused_at_decoration(decorator: Any
 @pytest.mark.parametrize("retries", [-1, -5])
 def test_negative_retries_are_refused_at_decoration(decorator: Any, retries: int) -> None:
     """As the guide says: KitaruUsageError, which is a ValueError."""
-    with pytest.raises(errors.KitaruUsageError, match=f"must not be negative, not {retries}"):
+    with pytest.raises(errors.KitaruUsageError, match=f"must be a whole number from 0, not {retries}"):
         decorator(retries=retries)(lambda_free)
     with pytest.raises(ValueError):
         decorator(retries=retries)(lambda_free)
@@ -163,7 +163,7 @@ def test_a_parameter_named_like_an_option_is_given_through_inputs(client: Record
 
 def test_wrong_options_and_inputs_never_reach_the_client(client: RecordingClient) -> None:
     """They are refused where they are written."""
-    with pytest.raises(errors.KitaruUsageError, match="negative"):
+    with pytest.raises(errors.KitaruUsageError, match="from 0"):
         research.run("a", retries=-1)
     with pytest.raises(errors.KitaruInputError, match="topic: missing"):
         research.run()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from kitaru import Retry, checkpoint, errors, flow
 from kitaru.flows.loading import load_target
-from kitaru.flows.retry import next_delay, policy_of, with_further
+from kitaru.flows.options import next_delay, policy_of
 from kitaru.model.event import AttemptFailed
 from tests.execution_lab import Lab
 
@@ -95,10 +95,9 @@ def test_only_the_named_errors_are_tried_again(recorded: bool) -> None:
 
 
 def test_a_number_means_at_once_whatever_the_error() -> None:
-    """retries=2 is three attempts without a wait; the flow's recorded number wins over its policy's."""
+    """retries=2 is three attempts without a wait."""
     policy = policy_of(2)
     assert [next_delay(policy, ValueError(), failed=n, elapsed=9, chance=0) for n in (1, 2, 3)] == [0, 0, None]
-    assert with_further(Retry(attempts=9, backoff=3), 1) == Retry(attempts=2, backoff=3)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ from kitaru.store.port import Taken
 if TYPE_CHECKING:
     from kitaru.client.replays import Replay
     from kitaru.flows.flow import Flow
-    from kitaru.flows.retry import Retry
+    from kitaru.flows.options import Retry
     from kitaru.run.cache import CacheReport
     from kitaru.run.invoker import Launched
 
@@ -502,10 +502,10 @@ class ExecutionsClient:
 
 def _options(flow: Flow[..., Any], retries: int | Retry | None, cache: bool | None) -> ExecutionOptions:
     """The options of the call, else of the decorator, else the defaults."""
-    from kitaru.flows.retry import Retry, further_attempts
+    from kitaru.flows.options import Retry, policy_of
 
     return ExecutionOptions(
-        retries=further_attempts(flow.options.retries if retries is None else retries),
+        retries=(flow.options.retries if retries is None else policy_of(retries)).further,
         cache=flow.options.cache is not False,
         cache_asked=cache,
         timeout=flow.options.timeout,

@@ -10,17 +10,7 @@ from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
 from kitaru.errors import KitaruUsageError
 from kitaru.flows.future import CheckpointFuture, CheckpointFutures
-from kitaru.flows.options import (
-    Cache,
-    CheckpointOptions,
-    check_cache,
-    check_function,
-    check_retries,
-    check_runtime,
-    check_serializer,
-    check_timeout,
-)
-from kitaru.flows.retry import Retry, policy_of, settled
+from kitaru.flows.options import Cache, Options, Retry, check, check_function, checked, settled
 from kitaru.flows.scope import require_scope
 from kitaru.flows.signature import Parameters
 
@@ -33,7 +23,7 @@ OnError = Literal["fail", "collect"]
 class Checkpoint(Generic[P, R]):
     """A function whose result, once it has one, is recorded and never computed again in that execution."""
 
-    def __init__(self, func: Callable[P, R], options: CheckpointOptions) -> None:
+    def __init__(self, func: Callable[P, R], options: Options) -> None:
         functools.update_wrapper(self, func)
         self.func = func
         self.name = func.__name__
@@ -48,7 +38,7 @@ class Checkpoint(Generic[P, R]):
     def policy(self) -> Retry:
         """Which failures are followed by another attempt. ``KitaruUsageError`` for an exception that is not there."""
         if self._policy is None:
-            self._policy = settled(policy_of(self.options.retries), self.func.__globals__, f"checkpoint {self.name!r}")
+            self._policy = settled(self.options.retries, self.func.__globals__, f"checkpoint {self.name!r}")
         return self._policy
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -155,10 +145,7 @@ class Checkpoint(Generic[P, R]):
         limit: int | None,
         on_error: OnError,
     ) -> CheckpointFutures[Any]:
-        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
-            raise KitaruUsageError(f"max_concurrency of {self.name} must be a whole number from 1, not {limit!r}")
-        if on_error not in ("fail", "collect"):
-            raise KitaruUsageError(f'on_error of {self.name} must be "fail" or "collect", not {on_error!r}')
+        check(self.name, max_concurrency=limit, on_error=on_error)
         return require_scope(self.name).fan_out(self, calls, constants, after, limit, on_error == "collect")
 
 
@@ -199,13 +186,8 @@ def checkpoint(
 
     def decorate(func: Callable[..., Any]) -> Checkpoint[..., Any]:
         owner = f"checkpoint {getattr(func, '__name__', '?')!r}"
-        options = CheckpointOptions(
-            retries=check_retries(retries, owner),
-            cache=cache if isinstance(cache, Cache) else check_cache(cache, owner),
-            type=type,
-            runtime=check_runtime(runtime, owner),
-            serializer=check_serializer(serializer, owner),
-            timeout=check_timeout(timeout, owner),
+        options = checked(
+            owner, retries=retries, cache=cache, type=type, runtime=runtime, serializer=serializer, timeout=timeout
         )
         return Checkpoint(check_function(func, "@checkpoint"), options)
 

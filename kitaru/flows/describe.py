@@ -20,7 +20,6 @@ from pydantic.json_schema import GenerateJsonSchema
 from kitaru.errors import KitaruSourceError, Problem
 from kitaru.flows.checkpoint import Checkpoint
 from kitaru.flows.flow import Flow
-from kitaru.flows.retry import further_attempts
 from kitaru.flows.signature import for_pydantic
 from kitaru.model.address import canonical_json
 from kitaru.model.snapshot import FlowFacts, ImageSettings, parse_image, settings_flaws
@@ -37,7 +36,7 @@ def facts_of(flow: Flow[..., Any]) -> FlowFacts:
     Raises ``KitaruSourceError`` for parameters that inputs can't be given to by name, and for wrong image settings.
     """
     return FlowFacts(
-        retries=further_attempts(flow.options.retries) or None,
+        retries=flow.options.retries.further or None,
         cache=flow.options.cache,
         timeout=flow.options.timeout,
         stack=flow.options.stack,

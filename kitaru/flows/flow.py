@@ -9,8 +9,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from kitaru.errors import KitaruInputError, KitaruUsageError
 from kitaru.flows.binding import connect
-from kitaru.flows.options import FlowOptions, check_cache, check_function, check_retries, check_timeout
-from kitaru.flows.retry import Retry, settled
+from kitaru.flows.options import Options, Retry, check, check_function, checked, policy_of, settled
 from kitaru.flows.signature import Parameters
 
 Result_co = TypeVar("Result_co", covariant=True)
@@ -79,7 +78,7 @@ T = TypeVar("T")
 class Flow(Generic[P, R]):
     """A flow. Start it with ``.run(...)``, or a deployed version of it with ``.invoke(...)``."""
 
-    def __init__(self, func: Callable[P, R], options: FlowOptions) -> None:
+    def __init__(self, func: Callable[P, R], options: Options) -> None:
         functools.update_wrapper(self, func)
         self.func = func
         self.name = func.__name__
@@ -90,11 +89,13 @@ class Flow(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<flow {self.name}>"
 
-    def settle(self, retries: int | Retry) -> int | Retry:
-        """``retries`` with its exceptions looked up by name. ``KitaruUsageError`` for an unknown one."""
-        if not isinstance(retries, Retry):
-            return retries
-        return settled(retries, self.func.__globals__, f"flow {self.name!r}")
+    def policy(self, retries: int | Retry | None = None) -> Retry:
+        """Which failures of the body are followed by another attempt: the decorator's policy, or ``retries``.
+
+        ``KitaruUsageError`` for an exception that is not there.
+        """
+        chosen = self.options.retries if retries is None else policy_of(retries)
+        return settled(chosen, self.func.__globals__, f"flow {self.name!r}")
 
     def __call__(self, *_args: P.args, **_kwargs: P.kwargs) -> R:
         """Not how a flow is started: ``KitaruUsageError``."""
@@ -142,14 +143,14 @@ class Flow(Generic[P, R]):
         Inputs are the flow's arguments; ``inputs`` takes those with the name of an option. Options win over the
         decorator's. Raises ``KitaruInputError``.
         """
-        owner = f"flow {self.name!r}"
-        self.settle(check_retries(self.options.retries if retries is None else retries, owner))
+        check(f"flow {self.name!r}", retries=retries, cache=cache)
+        self.policy(retries)
         return connect().executions.run(  # type: ignore[no-any-return]
             self,
             self.bind(args, self._merged(inputs, kwargs)),
             stack=stack,
             retries=retries,
-            cache=check_cache(cache, owner),
+            cache=cache,
             image=image,
         )
 
@@ -270,21 +271,13 @@ def flow(
 
     def decorate(func: Callable[..., Any]) -> Flow[..., Any]:
         owner = f"flow {getattr(func, '__name__', '?')!r}"
-        checked = check_function(func, "@flow")
+        check_function(func, "@flow")
         # An identifier that address.FLOW_NAME takes; importing that module here would double what this one costs.
-        if not checked.__name__.isascii() or len(checked.__name__) > 100:
+        if not func.__name__.isascii() or len(func.__name__) > 100:
             raise KitaruUsageError(
                 f"{owner} can't be a flow's name: letters a-z, digits and underscores, at most 100", hint="Rename it."
             )
-        return Flow(
-            checked,
-            FlowOptions(
-                retries=check_retries(retries, owner),
-                cache=check_cache(cache, owner),
-                stack=stack,
-                image=image,
-                timeout=check_timeout(timeout, owner),
-            ),
-        )
+        check(owner, cache=cache)
+        return Flow(func, checked(owner, retries=retries, cache=cache, stack=stack, image=image, timeout=timeout))
 
     return decorate if func is None else decorate(func)

@@ -241,7 +241,7 @@ def _check_policies(module: ModuleType, flow: Flow[..., Any], place: str) -> Non
     """Refuse a retry policy that waits for an exception which there is not: no failure would ever be tried again."""
     owner: Flow[..., Any] | Checkpoint[..., Any] = flow
     try:
-        flow.settle(flow.options.retries)
+        flow.policy()
         for owner in [one for one in vars(module).values() if isinstance(one, Checkpoint)]:
             owner.policy()
     except KitaruUsageError as error:

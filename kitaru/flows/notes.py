@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 from kitaru.errors import KitaruContextError
-from kitaru.flows.options import check_serializer
+from kitaru.flows.options import check
 from kitaru.flows.scope import find_scope
 
 
@@ -52,7 +52,8 @@ def save(
     only for stores that you trust. Raises ``KitaruContextError`` outside a flow,
     ``KitaruValueError`` for a value that can't be stored.
     """
-    return _here("save").save(name, value, type, tuple(tags or ()), check_serializer(serializer, f"save({name!r})"))
+    check(f"save({name!r})", serializer=serializer)
+    return _here("save").save(name, value, type, tuple(tags or ()), serializer)
 
 
 def load(exec_id: str, name: str) -> Any:

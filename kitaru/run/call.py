@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 from kitaru.core.replay import CallIdentity, Compute, Diverged, Reraise, Reuse
 from kitaru.errors import KitaruDivergenceError, KitaruError, KitaruTimeoutError, KitaruValueError
 from kitaru.flows.checkpoint import Checkpoint
-from kitaru.flows.retry import next_delay
+from kitaru.flows.options import next_delay
 from kitaru.flows.scope import InCheckpoint, scope
 from kitaru.flows.signature import Mismatch, convert
 from kitaru.masking import mask_tree

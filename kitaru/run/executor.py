@@ -17,7 +17,7 @@ from kitaru.errors import (
 )
 from kitaru.flows.flow import Flow
 from kitaru.flows.future import resolved
-from kitaru.flows.retry import next_delay
+from kitaru.flows.options import next_delay
 from kitaru.flows.scope import scope
 from kitaru.model.event import AttemptFailed, Cancelled, Completed, Event, Failed, Started
 from kitaru.model.execution import fold
