@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from kitaru.flows.checkpoint import Checkpoint, checkpoint
     from kitaru.flows.flow import Flow, flow
     from kitaru.flows.future import CheckpointFuture
-    from kitaru.flows.notes import load, log, save
     from kitaru.flows.options import Cache, Retry
+    from kitaru.flows.scope import load, log, save
     from kitaru.flows.waiting import wait
     from kitaru.model.snapshot import ImageSettings
 
@@ -106,9 +106,9 @@ _HOMES = {
     "configure": "kitaru.client",
     "flow": "kitaru.flows.flow",
     "wait": "kitaru.flows.waiting",
-    "load": "kitaru.flows.notes",
-    "log": "kitaru.flows.notes",
-    "save": "kitaru.flows.notes",
+    "load": "kitaru.flows.scope",
+    "log": "kitaru.flows.scope",
+    "save": "kitaru.flows.scope",
 }
 
 

@@ -169,7 +169,7 @@ def test_a_syntax_error_shows_its_line(tmp_path: Path) -> None:
         ("flows/a.py:f", "from kitaru import flow\n@flow\ndef f(*names): ...\n", "takes *names", 2),
         ("flows/a.py:f", "from kitaru import flow\n@flow\ndef f(a, /): ...\n", "takes a by position only", 2),
         ("flows/a.py:f", "from kitaru import flow\n@flow(image={'nope': 1})\ndef f(): ...\n", "image= of flow f", 2),
-        ("flows/a.py:f", "from kitaru import flow\n@flow(retries=-1)\ndef f(): ...\n", "must not be negative", 2),
+        ("flows/a.py:f", "from kitaru import flow\n@flow(retries=-1)\ndef f(): ...\n", "must be a whole number from 0", 2),
     ],
 )
 def test_each_mistake_has_its_own_words(tmp_path: Path, target: str, body: str | None, message: str, line: int) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from kitaru.errors import KitaruRuntimeError, KitaruUsageError
-from kitaru.flows.finder import present
+from kitaru.flows.loading import present
 from kitaru.run.failures import ChildTraceback
 from kitaru.run.isolated_child import LEARN, MAIN_ALIAS, Failed, Note, Order, Parcel, receive, send
 from kitaru.run.output import print_past

@@ -24,7 +24,7 @@ from typing import Any
 
 from kitaru.errors import KitaruRuntimeError, KitaruUserCodeError, KitaruValueError
 from kitaru.flows.checkpoint import Checkpoint
-from kitaru.flows.finder import take_over_process
+from kitaru.flows.loading import take_over_process
 from kitaru.flows.scope import InCheckpoint, scope
 from kitaru.model.event import Value
 from kitaru.run.failures import failure_of
