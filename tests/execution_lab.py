@@ -13,9 +13,10 @@ from kitaru.flows.flow import Flow
 from kitaru.masking import Masking
 from kitaru.model import address
 from kitaru.model.event import Event, ExecutionOptions, Opened
-from kitaru.model.execution import Execution
+from kitaru.model.execution import Execution, LogLine
 from kitaru.run.executor import execute
 from kitaru.run.journal import Recorded, Stopped, load, open_execution, read_entries, read_events
+from kitaru.run.logs import read_on
 from kitaru.run.state import Host
 from kitaru.source.port import CodeBase
 from kitaru.stacks.port import Handle, RunOrder
@@ -27,6 +28,15 @@ from kitaru.values.codec import encode
 PROJECT = "lab"
 CODE = CodeBase({"source": "the tests"}, {}, lambda _file: True)
 """The code of the lab's flows."""
+
+
+def read_lines(store: Store, project: str, exec_id: str, after_chunk: int = 0) -> tuple[tuple[LogLine, ...], int]:
+    """The lines in the chunks after that one, and the number of the last chunk."""
+    lines: list[LogLine] = []
+    for number, chunk in read_on(store, project, exec_id, after_chunk):
+        after_chunk = number
+        lines += chunk
+    return tuple(lines), after_chunk
 
 
 class WallClock:

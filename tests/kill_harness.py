@@ -22,9 +22,8 @@ from kitaru.flows.loading import load_target
 from kitaru.model import address
 from kitaru.model.event import AttemptFailed, CheckpointCompleted, CheckpointFailed
 from kitaru.model.execution import Execution
-from kitaru.run.logs import read_lines
 from kitaru.store.open import open_store
-from tests.execution_lab import PROJECT, Lab
+from tests.execution_lab import PROJECT, Lab, read_lines
 from tests.kill_child import Child, Cut, Order, Report
 from tests.kill_flows import EFFECTS, RUN, Program, program
 

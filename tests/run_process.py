@@ -8,8 +8,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from kitaru.run.logs import read_lines
-from tests.execution_lab import PROJECT, Lab
+from tests.execution_lab import PROJECT, Lab, read_lines
 from tests.repository import until
 
 PROLOGUE = """

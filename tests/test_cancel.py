@@ -16,15 +16,13 @@ import pytest
 
 from kitaru import checkpoint, flow, log, wait
 from kitaru.errors import KitaruCancelledError, KitaruStateError
-from kitaru.model import address
 from kitaru.model.event import Cancelled
-from kitaru.run import cancel
-from kitaru.run.cancel import record_cancelled, request_cancel
-from kitaru.run.journal import Fenced
+from kitaru.run.cancel import record_cancelled
+from kitaru.run.executions import Executions
 from kitaru.stacks import process
 from kitaru.stacks.port import Handle
 from tests.durable_flows import deployed, ran
-from tests.execution_lab import PROJECT, Lab
+from tests.execution_lab import PROJECT, Lab, Watched
 from tests.repository import Repository, kitaru, until
 
 STARTED = threading.Event()
@@ -45,6 +43,10 @@ def house(own_world: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
     repository = deployed(own_world / "repository")
     monkeypatch.chdir(repository.folder)
     return repository
+
+
+def reader(lab: Lab) -> Executions:
+    return Executions(lab.store, PROJECT, lab.clock, Watched(lambda _: None))
 
 
 def invoke(name: str, folder: Path, **inputs: Any) -> str:
@@ -146,7 +148,7 @@ BODIES = [in_note, between_calls, submitted, in_async, async_from_sync, retrying
 
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body.name)
 def test_a_running_flow_ends_at_its_next_checkpoint_wait_or_note(lab: Lab, body: Any) -> None:
-    """Within seconds of the request the execution is recorded as cancelled, by whom, and its caller is told."""
+    """The execution is recorded as cancelled, by whom; within seconds its code ends, and its caller is told."""
     exec_id = lab.open(body)
     errors: list[BaseException] = []
 
@@ -159,8 +161,8 @@ def test_a_running_flow_ends_at_its_next_checkpoint_wait_or_note(lab: Lab, body:
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     assert STARTED.wait(30)
-    assert request_cancel(lab.store, lab.clock, PROJECT, exec_id, "Ann") == "Ann"
-    assert request_cancel(lab.store, lab.clock, PROJECT, exec_id, "Bob") == "Ann"
+    assert record_cancelled(reader(lab), exec_id, "Ann").status == "cancelled"
+    assert record_cancelled(reader(lab), exec_id, "Bob").status == "cancelled"
     thread.join(30)
     assert not thread.is_alive()
     (error,) = errors
@@ -204,7 +206,7 @@ def test_the_end_of_code_that_goes_on_is_recorded_over_its_head(lab: Lab) -> Non
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     assert STARTED.wait(30)
-    request_cancel(lab.store, lab.clock, PROJECT, exec_id, "Ann")
+    record_cancelled(reader(lab), exec_id, "Ann")
     until(lambda: forced, 30)
     assert isinstance(forced[0], KitaruCancelledError)
     assert thread.is_alive()
@@ -241,17 +243,12 @@ def test_recording_an_end_for_a_runner_that_writes(lab: Lab) -> None:
     thread = threading.Thread(target=run)
     thread.start()
     assert STARTED.wait(10)
-    while True:
-        try:
-            ended = record_cancelled(lab.store, lab.clock, PROJECT, exec_id, "Ann")
-            break
-        except KitaruStateError:
-            continue
+    ended = record_cancelled(reader(lab), exec_id, "Ann")
     thread.join(30)
     assert ended.status == "cancelled"
-    assert isinstance(errors[0], Fenced)
+    assert isinstance(errors[0], KitaruCancelledError)
     assert isinstance(lab.events(exec_id)[-1], Cancelled)
-    again = record_cancelled(lab.store, lab.clock, PROJECT, exec_id, "Bob")
+    again = record_cancelled(reader(lab), exec_id, "Bob")
     assert again.status == "cancelled"
     assert isinstance(lab.events(exec_id)[-1], Cancelled)
     assert sum(isinstance(one, Cancelled) for one in lab.events(exec_id)) == 1
@@ -268,8 +265,9 @@ def test_cancel_reaches_a_worker_in_a_long_checkpoint(house: Repository, tmp_pat
     assert done.out.strip() == exec_id
     execution = client.executions.get(exec_id)
     assert execution.status == "cancelled"
-    assert execution.runner is not None
-    until(lambda: gone(execution.runner.data["pid"]), 10)  # type: ignore[union-attr]
+    worker = client.session.executions.runner.launched(exec_id)
+    assert worker is not None
+    until(lambda: gone(worker.data["pid"]), 10)
     with pytest.raises(KitaruCancelledError) as ended:
         client.executions.handle(exec_id).wait(5)
     assert ended.value.status == "cancelled"
@@ -281,7 +279,6 @@ def test_a_worker_that_holds_the_interpreter_is_killed(
     house: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker whose every thread stands still, stuck in C, is ended from outside, and its end recorded by that."""
-    monkeypatch.setattr(cancel, "REACTION_SECONDS", 1.5)
     monkeypatch.setattr(process, "KILL_SECONDS", 0.5)
     client = house.client()
     exec_id = invoke("stuck", tmp_path)
@@ -294,7 +291,6 @@ def test_a_worker_that_holds_the_interpreter_is_killed(
 
 def test_a_stopped_worker_is_ended(house: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that was stopped (SIGSTOP) can't be asked; cancel ends it and records that."""
-    monkeypatch.setattr(cancel, "REACTION_SECONDS", 1.0)
     monkeypatch.setattr(process, "KILL_SECONDS", 0.5)
     client = house.client()
     exec_id = invoke("steps", tmp_path)
@@ -318,7 +314,6 @@ def test_nobody_runs_it(house: Repository, tmp_path: Path) -> None:
         began = time.monotonic()
         assert client.executions.cancel(exec_id).status == "cancelled"
         assert time.monotonic() - began < 2
-        assert client.session.store.read(address.cancel_request("research", exec_id)) is None
 
 
 def test_cancelling_what_has_ended(house: Repository, tmp_path: Path) -> None:
@@ -342,25 +337,3 @@ def test_a_run_of_this_process(house: Repository, tmp_path: Path) -> None:
     with pytest.raises(KitaruCancelledError):
         handle.wait(10)
     assert handle.status == "cancelled"
-
-
-def test_an_old_request_does_not_cancel_a_retry(lab: Lab, own_world: Path) -> None:
-    """A request that came too late is void: resuming the failed execution removes it."""
-    from kitaru import KitaruClient
-
-    broken = [True]
-
-    @flow
-    def body() -> str:
-        if broken:
-            raise LookupError("not yet")
-        time.sleep(2.5)
-        return "done"
-
-    client = KitaruClient(store=lab.store.url, project=PROJECT)
-    exec_id = lab.open(body)
-    with pytest.raises(Exception, match="not yet"):
-        lab.go_on(body, exec_id)
-    request_cancel(lab.store, lab.clock, PROJECT, exec_id, "Ann")
-    broken.clear()
-    assert client.executions.resume(exec_id, flow=body).wait(20) == "done"

@@ -17,8 +17,8 @@ from kitaru import wiring
 from kitaru.model.address import parse_timestamp
 from kitaru.model.execution import Execution
 from kitaru.run.journal import load
-from kitaru.run.logs import read_lines
 from kitaru.settings import Asked
+from tests.execution_lab import read_lines
 from tests.repository import CHECKOUT, Done, Repository, finish, kitaru, start, until
 
 PROJECT = "default"

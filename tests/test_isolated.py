@@ -17,9 +17,8 @@ import pytest
 from kitaru import checkpoint, errors, flow
 from kitaru.masking import Masking
 from kitaru.model.address import parse_timestamp
-from kitaru.run.logs import read_lines
 from tests import isolated_steps as steps
-from tests.execution_lab import PROJECT, Lab
+from tests.execution_lab import PROJECT, Lab, read_lines
 
 ROOT = Path(__file__).parents[1]
 

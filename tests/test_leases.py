@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kitaru import KitaruClient, checkpoint, flow
-from kitaru.errors import KitaruStateError, KitaruUsageError
+from kitaru.errors import KitaruCancelledError, KitaruStateError, KitaruUsageError
 from kitaru.model import address
 from kitaru.model.address import timestamp
 from kitaru.model.event import (
@@ -29,14 +29,15 @@ from kitaru.model.event import (
     decode_entry,
 )
 from kitaru.model.execution import LogLine
-from kitaru.run.executions import Executions
+from kitaru.run.executions import Executions, damaged
+from kitaru.run.index import Sign, open_key, read_sign
 from kitaru.run.journal import Fenced, Journal
-from kitaru.run.lease import Lease, lapsed, read_lease
-from kitaru.run.logs import LogWriter, read_lines
+from kitaru.run.lease import lapses, last_seen
+from kitaru.run.logs import LogWriter
 from kitaru.settings import lease_seconds
 from kitaru.stacks.port import Handle
 from tests.durable_flows import deployed, ran
-from tests.execution_lab import PROJECT, CountingStore, FailingStore, Lab, PowerCut, WallClock, Watched
+from tests.execution_lab import PROJECT, CountingStore, FailingStore, Lab, PowerCut, WallClock, Watched, read_lines
 from tests.repository import Repository, kitaru, until
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -88,9 +89,8 @@ def run_in_thread(
     return thread, outcome
 
 
-def lease_of(lab: Lab, exec_id: str) -> Lease | None:
-    body = lab.store.read(address.lease(PROJECT, exec_id))
-    return read_lease(body) if body else None
+def lease_of(lab: Lab, exec_id: str) -> Sign | None:
+    return read_sign(lab.store.read(open_key(lab.load(exec_id))))
 
 
 def readers(lab: Lab, *, alive: bool | None, later: float = 0.0, seconds: float = 2.0) -> Executions:
@@ -102,12 +102,11 @@ def readers(lab: Lab, *, alive: bool | None, later: float = 0.0, seconds: float 
 
 
 def test_the_lease_is_renewed_and_says_what_is_done(lab: Lab) -> None:
-    """While a long checkpoint runs the lease is written and renewed, with the call that is under way and since when."""
+    """While a long checkpoint runs the lease is written and renewed, with the execution as it stands."""
     exec_id = lab.open(holding)
     thread, outcome = run_in_thread(lab, holding, exec_id)
     first = until(lambda: lease_of(lab, exec_id))
-    assert first.runner_id == "runner-1"
-    assert [(one["call"], one["name"], one["attempt"]) for one in first.doing] == [("1", "hold", 1)]
+    assert (first.execution.runner, first.execution.status) == (Handle("runner-1"), "running")
     assert first.entries >= 2
     until(lambda: lease_of(lab, exec_id).until > first.until)  # type: ignore[union-attr]
     time.sleep(2.5)
@@ -142,8 +141,8 @@ def test_a_short_run_writes_no_lease(lab: Lab) -> None:
     watched = CountingStore(lab.store)
     exec_id = lab.open(holding)
     assert lab.go_on(holding, exec_id, store=watched) == "held"
-    assert not watched.of("overwrite", "lease")
-    assert not watched.of("read", "cancel")
+    assert not watched.of("overwrite", "index/open")
+    assert not watched.of("read", "journal")
 
 
 def test_who_is_lost(lab: Lab) -> None:
@@ -165,21 +164,23 @@ def test_who_is_lost(lab: Lab) -> None:
 
 
 @given(age=st.floats(0, 200), left=st.floats(-100, 100), own=st.booleans(), seconds=st.floats(1, 100))
-def test_when_a_lease_has_lapsed(age: float, left: float, own: bool, seconds: float) -> None:
+def test_when_a_lease_lapses(age: float, left: float, own: bool, seconds: float) -> None:
     """A lease of that very runner decides by its end; without one the runner's start does."""
-    lease = Lease("me" if own else "another", NOW + timedelta(seconds=left), 1, ())
-    since = timestamp(NOW - timedelta(seconds=age))
-    expected = lease.until < NOW if own else address.parse_timestamp(since) + timedelta(seconds=seconds) < NOW
-    assert lapsed(lease, "me", since, NOW, seconds) is expected
-    assert lapsed(None, "me", since, NOW, seconds) is lapsed(
-        replace(lease, runner_id="another"), "me", since, NOW, seconds
-    )
+    began = NOW - timedelta(seconds=age)
+    execution = replace(damaged("lab", "ex-01m8rws2q3tba12qcw", ""), runner=Handle("me"), runner_since=timestamp(began))
+    holder = replace(execution, runner=Handle("me" if own else "another"))
+    sign = Sign(holder, 1, NOW - timedelta(seconds=age / 2), NOW + timedelta(seconds=left))
+    bare = lapses(execution, None, seconds)
+    assert abs(bare - began - timedelta(seconds=seconds)) < timedelta(milliseconds=2)
+    assert lapses(execution, sign, seconds) == (sign.until if own else bare)
+    assert last_seen(execution, sign) >= last_seen(execution, None)
+    assert (last_seen(execution, sign) > last_seen(execution, None)) == (own and age > 0.002) or age <= 0.002
 
 
 def test_a_damaged_lease_is_no_lease() -> None:
     """What can't be read as a lease is passed over: it is only a hint."""
-    for body in (b"", b"{}", b"[]", b"\xff", json.dumps({"runner_id": "x", "until": "soon"}).encode()):
-        assert read_lease(body) is None
+    for body in (None, b"", b"{}", b"[]", b"\xff", b'{"entries": 1, "execution": {}}', b'{"until": "soon"}'):
+        assert read_sign(body) is None
 
 
 def test_a_runner_that_finds_itself_replaced_stops(lab: Lab) -> None:
@@ -189,12 +190,12 @@ def test_a_runner_that_finds_itself_replaced_stops(lab: Lab) -> None:
     until(lambda: len(lab.entries(exec_id)) == 2)
     from kitaru.run.cancel import record_cancelled
 
-    record_cancelled(lab.store, lab.clock, PROJECT, exec_id, "Ann")
+    record_cancelled(readers(lab, alive=None), exec_id, "Ann")
     before = lab.entries(exec_id)
     time.sleep(1.0)
     GATE.set()
     thread.join(10)
-    assert isinstance(outcome[0], Fenced)
+    assert isinstance(outcome[0], KitaruCancelledError)
     assert lab.entries(exec_id) == before
 
 
@@ -205,13 +206,13 @@ def test_a_store_that_fails_for_a_while_does_not_end_the_run(lab: Lab) -> None:
     class Moody(CountingStore):
         def overwrite(self, key: str, body: bytes, *, durable: bool = True) -> None:
             super().overwrite(key, body, durable=durable)
-            if "lease" in key and len(self.of("overwrite", "lease")) < 3:
+            if "index/open" in key and len(self.of("overwrite", "index/open")) < 3:
                 raise KitaruStoreError("not now")
 
     moody = Moody(lab.store)
     exec_id = lab.open(holding)
     thread, outcome = run_in_thread(lab, holding, exec_id, store=moody)
-    until(lambda: len(moody.of("overwrite", "lease")) >= 4)
+    until(lambda: len(moody.of("overwrite", "index/open")) >= 4)
     GATE.set()
     thread.join(10)
     assert outcome == ["held"]

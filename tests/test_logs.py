@@ -9,10 +9,10 @@ import pytest
 from kitaru import errors
 from kitaru.model import address
 from kitaru.model.execution import LogLine
-from kitaru.run.logs import CHUNK_LIMIT, LINE_LIMIT, LogWriter, read_lines, read_newest, read_on
+from kitaru.run.logs import CHUNK_LIMIT, LINE_LIMIT, LogWriter, read_newest, read_on
 from kitaru.store.local import LocalStore
 from kitaru.store.port import Created, Taken
-from tests.execution_lab import CountingStore
+from tests.execution_lab import CountingStore, read_lines
 
 EXEC = "ex-000000000000000000"
 

@@ -17,8 +17,8 @@ from kitaru.errors import KitaruUserCodeError
 from kitaru.masking import Masking, secret_values
 from kitaru.model.execution import LogLine
 from kitaru.run.executor import execute
-from kitaru.run.logs import LogWriter, read_lines
-from tests.execution_lab import PROJECT, Lab
+from kitaru.run.logs import LogWriter
+from tests.execution_lab import PROJECT, Lab, read_lines
 
 LATE = "latevalue777"
 

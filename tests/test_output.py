@@ -19,8 +19,8 @@ import pytest
 
 from kitaru import checkpoint, flow
 from kitaru.masking import Masking
-from kitaru.run.logs import LogWriter, read_lines
-from tests.execution_lab import PROJECT, CountingStore, Lab
+from kitaru.run.logs import LogWriter
+from tests.execution_lab import PROJECT, CountingStore, Lab, read_lines
 from tests.repository import CHECKOUT, finish, start, until
 from tests.run_process import Process
 

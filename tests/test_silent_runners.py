@@ -16,17 +16,16 @@ import pytest
 
 from kitaru import KitaruClient, checkpoint, flow
 from kitaru.errors import KitaruStateError, KitaruUsageError
-from kitaru.model import address
-from kitaru.model.address import canonical_json, timestamp
 from kitaru.model.event import Handle, Started
 from kitaru.model.execution import LogLine
 from kitaru.run.executions import Executions
+from kitaru.run.index import Sign, open_key
 from kitaru.run.journal import Fenced
-from kitaru.run.lease import PATIENCE, LeaseKeeping
-from kitaru.run.logs import LogWriter, read_lines
+from kitaru.run.lease import PATIENCE, Lease
+from kitaru.run.logs import LogWriter
 from kitaru.run.state import RunState
 from kitaru.stacks.process import process_alive, process_at_work, process_handle
-from tests.execution_lab import PROJECT, Lab, WallClock, Watched
+from tests.execution_lab import PROJECT, Lab, WallClock, Watched, read_lines
 from tests.repository import kitaru, until
 
 SOURCE = """
@@ -179,14 +178,14 @@ class Later(WallClock):
         return super().now() + timedelta(seconds=self.seconds)
 
 
-def begun(lab: Lab, doing: tuple[dict[str, object], ...] = ()) -> tuple[RunState, str]:
+def begun(lab: Lab) -> tuple[RunState, str]:
     """An execution that a runner began, with a lease of 2 seconds from now."""
     exec_id = lab.open(steps)
-    run = RunState(steps, lab.recorded(exec_id), lab.host())
+    run = RunState(steps, lab.recorded(exec_id), lab.host(lease_seconds=2.0))
     run.journal.commit(Started(at=run.now(), runner=Handle("r"), attempt=1))
     now = datetime.now(UTC)
-    body = {"runner_id": "r", "at": timestamp(now), "until": timestamp(now + timedelta(seconds=2)), "entries": 2}
-    lab.store.overwrite(address.lease(PROJECT, exec_id), canonical_json({**body, "doing": list(doing)}))
+    sign = Sign(lab.load(exec_id), 2, now, now + timedelta(seconds=2))
+    lab.store.overwrite(open_key(run.opened), sign.encode())
     return run, exec_id
 
 
@@ -215,7 +214,7 @@ def test_whether_a_runner_still_holds_costs_a_read_only_after_a_sleep(lab: Lab) 
     """While its lease holds nobody is asked; afterwards the next entry tells, and the lines of a replaced one go."""
     run, exec_id = begun(lab)
     clock = run.clock = Later()
-    keeping = LeaseKeeping(run, "r", 2.0)
+    keeping = Lease(run)
     keeping.tick(time.monotonic())
     writer = LogWriter(lab.store, PROJECT, exec_id, lambda: None, None, keeping.holds)
 

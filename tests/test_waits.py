@@ -29,7 +29,7 @@ from kitaru.model import address
 from kitaru.model.event import Started, Suspended, WaitAborted, WaitAnswered, WaitOpened
 from kitaru.run import waits as engine_waits
 from kitaru.run.journal import Fenced
-from kitaru.run.timeouts import RunCancelled, RunSuspended
+from kitaru.run.timeouts import RunSuspended
 from tests.durable_flows import deployed, ran
 from tests.execution_lab import PROJECT, Lab
 from tests.repository import Repository, kitaru, until
@@ -510,7 +510,7 @@ def test_several_waits_need_a_name(lab: Lab, own_world: Path) -> None:
 
 def test_signals_are_no_exceptions() -> None:
     """What stops a flow derives from BaseException alone."""
-    for signal in (RunSuspended, RunCancelled, Fenced):
+    for signal in (RunSuspended, Fenced):
         assert not issubclass(signal, Exception)
 
 

@@ -23,14 +23,12 @@ from kitaru.model import address
 from kitaru.model.address import timestamp
 from kitaru.model.event import ExecutionOptions, Opened, SourcePlace, Value
 from kitaru.model.execution import STATUSES, Artifact, Execution, LogLine, ReplayPlan, Wait
-from kitaru.run.answers import Answers
 from kitaru.run.executions import find, read_artifacts, select
 from kitaru.run.journal import open_execution
 from kitaru.run.logs import read_newest
-from kitaru.run.waits import check_fits
+from kitaru.run.waits import Answers, check_fits
 from kitaru.settings import DEFAULT_PROJECT, lease_seconds
 from kitaru.stacks.port import RunOrder
-from kitaru.store.log import withdraw
 from kitaru.store.objects import get_object
 from kitaru.store.port import Taken
 
@@ -244,8 +242,6 @@ class ExecutionsClient:
         self._must_be_open(execution)
         if execution.snapshot is None and flow is None:
             flow = self.source_of(execution)
-        # Made for an earlier try, which ended without it.
-        withdraw(session.store, address.cancel_request(session.project, execution.exec_id))
         if flow is not None and execution.snapshot is None:
             return self.in_thread(flow, execution.exec_id, entries, takes_over=True)
         launched = self._relaunch(execution, entries)

@@ -174,16 +174,6 @@ def wait_answers(project: str, execution: str) -> str:
     return f"{project}/executions/{execution}/waits/"
 
 
-def cancel_request(project: str, execution: str) -> str:
-    """The request to cancel, for the runner."""
-    return f"{project}/executions/{execution}/cancel.json"
-
-
-def lease(project: str, execution: str) -> str:
-    """A hint that the runner still runs, which it overwrites now and then."""
-    return f"{project}/executions/{execution}/lease.json"
-
-
 def summary(project: str, execution: str) -> str:
     return f"{project}/executions/{execution}/summary.json"
 

@@ -34,20 +34,21 @@ from kitaru.model.execution import (
 from kitaru.ports import Clock
 from kitaru.run import journal
 from kitaru.run.index import (
-    LOST,
     OPEN,
     STARTS_WITHIN,
     WAITING,
     Candidate,
     Filter,
     Index,
+    Sign,
     note_end,
     note_lost,
     note_open,
     note_waiting,
-    read_lost,
+    open_key,
+    read_sign,
 )
-from kitaru.run.lease import LEASE_SECONDS, PATIENCE, Lease, lapsed, read_lease, silent_for
+from kitaru.run.lease import LEASE_SECONDS, PATIENCE, lapses, last_seen
 from kitaru.run.timeouts import uninterrupted
 from kitaru.stacks.port import Handle, Runner
 from kitaru.store.port import Store
@@ -84,7 +85,7 @@ class Executions:
         self.clock = clock
         self.runner = runner
         self._lease_seconds = lease_seconds
-        self._index = Index(store, project, clock)
+        self._index = Index(store, project, clock, lease_seconds)
 
     def get(self, exec_id: str) -> Execution:
         """The execution, ``lost`` if its runner is known to be gone. ``KitaruUsageError`` for an unknown id."""
@@ -160,64 +161,63 @@ class Executions:
             return damaged(self.project, candidate.exec_id, error.message)
 
     def _look(self, candidate: Candidate) -> Execution | None:
-        """From its summary, its mark or its runner's lease, else from its journal; None for an id that leads nowhere.
+        """From its hint or its summary, else from its journal; None for an id that leads nowhere.
 
         Hints that are missing or wrong, of one that has ended or is left, are put right.
         """
-        exec_id = candidate.exec_id
-        lease = None
-        if candidate.mark == LOST:
-            marked = read_lost(self.store, self.project, candidate)
-            if marked is not None:
-                return marked
-        if candidate.mark in (LOST, OPEN):
-            lease = self.lease(exec_id)
-            shown = lease.shown(self.clock.now()) if lease is not None else None
-            if shown is not None and self._may_live(shown):
-                return shown
-            lost = self._lost_by_lease(lease) if lease is not None else None
-            if lost is not None:
-                return lost
-        else:
+        exec_id, sign = candidate.exec_id, None
+        if candidate.mark is None:
             body = self.store.read(address.summary(self.project, exec_id))
-            summary = journal.read_summary(body) if body is not None else None
-            if summary is not None:
-                return summary
+            shown = journal.read_summary(body) if body is not None else None
+        else:
+            sign = read_sign(self.store.read(address.open_hints(self.project) + candidate.name))
+            shown = self._shown(candidate.mark, sign) if sign is not None else None
+        if shown is not None:
+            return shown
         entries = journal.read_entries(self.store, self.project, exec_id)
         if not entries:
             return None
-        execution, entries = self._judged(exec_id, entries, lease)
+        execution, entries = self._judged(exec_id, entries, sign)
         if execution.ended:
             note_end(self.store, execution, len(entries))
         elif execution.suspended_at is not None and candidate.mark != WAITING:
             note_waiting(self.store, execution, len(entries))
-        elif execution.status == "lost" and not self._mark_lost(execution, len(entries), lease) and not candidate.mark:
-            note_open(self.store, execution)  # when it is older, nothing else would lead to it
+        elif execution.status == "lost":
+            marked = self._mark_lost(execution, len(entries), sign)
+            if not marked and candidate.mark is None:
+                note_open(self.store, execution)  # when it is older, nothing else would lead to it
         return execution
 
-    def _lost_by_lease(self, lease: Lease) -> Execution | None:
-        """From a lease that lapsed, if nothing was recorded since and that is certain; else the journal knows."""
-        shown = lease.last_shown()
-        if shown is None or shown.status != "running" or self._is_patient(shown, lease, self.clock.now()):
-            return None
-        lost = replace(shown, status="lost")
-        return lost if self._mark_lost(lost, lease.entries, lease) else None
+    def _shown(self, mark: str, sign: Sign) -> Execution | None:
+        """As the hint shows it; None if only the journal can tell.
 
-    def _mark_lost(self, execution: Execution, entries: int, lease: Lease | None) -> bool:
+        A lease that lapsed shows a lost execution, if nothing was recorded since and that is certain.
+        """
+        execution = sign.execution
+        if mark != OPEN:
+            return execution if execution.status == mark else None
+        if execution.runner is None or execution.status not in ("running", "waiting") or sign.until is None:
+            return None
+        if self.clock.now() <= sign.until and self._may_live(execution):
+            return execution
+        if execution.status != "running" or self._is_patient(execution, sign):
+            return None
+        return replace(execution, status="lost") if self._mark_lost(execution, sign.entries, sign) else None
+
+    def _mark_lost(self, execution: Execution, entries: int, sign: Sign | None) -> bool:
         """Mark it for other readers, if its loss is certain; whether it is."""
         if execution.runner is not None and not self._may_live(execution):
             return note_lost(self.store, execution, entries, lambda: True)
-        since = parse_timestamp(execution.runner_since or execution.created_at)
 
-        def lapsed_long_ago(seen: Lease | None) -> bool:
-            return max(since, seen.until if seen is not None else since) + MARKED_AFTER < self.clock.now()
+        def lapsed_long_ago(seen: Sign | None) -> bool:
+            return lapses(execution, seen, 0.0) + MARKED_AFTER < self.clock.now()
 
-        if not lapsed_long_ago(lease):
+        if not lapsed_long_ago(sign):
             return False
-        return note_lost(self.store, execution, entries, lambda: lapsed_long_ago(self.lease(execution.exec_id)))
+        return note_lost(self.store, execution, entries, lambda: lapsed_long_ago(self.sign(execution)))
 
     def _judged(
-        self, exec_id: str, entries: tuple[bytes, ...], lease: Lease | None
+        self, exec_id: str, entries: tuple[bytes, ...], sign: Sign | None
     ) -> tuple[Execution, tuple[bytes, ...]]:
         """The execution of this journal, ``lost`` without a runner; and the entries that there are by now."""
         while True:
@@ -226,7 +226,7 @@ class Executions:
                 if entries
                 else journal.load(self.store, self.project, exec_id)
             )
-            if execution.status not in ("pending", "running") or self.held(execution, lease):
+            if execution.status not in ("pending", "running") or self.held(execution, sign):
                 return execution, entries
             # Its runner may have written, and ended, between the look at the journal and the look at the process.
             newer = journal.read_entries(self.store, self.project, exec_id, entries)
@@ -241,10 +241,10 @@ class Executions:
         failure = Failure("WorkerLost", words, origin="runtime") if words else execution.failure
         return replace(execution, status="lost", failure=failure)
 
-    def held(self, execution: Execution, lease: Lease | None = None) -> bool:
+    def held(self, execution: Execution, sign: Sign | None = None) -> bool:
         """Whether a runner has it, or may yet begin with it: no other runner should go on with it then.
 
-        ``lease``: its newest lease, if that was read already.
+        ``sign``: its newest lease, if that was read already.
         """
         if execution.ended or execution.suspended_at is not None:
             return False
@@ -252,33 +252,26 @@ class Executions:
             return self.may_begin_within(execution) > 0
         if not self._may_live(execution):
             return False
-        since = execution.runner_since or execution.created_at
-        now = self.clock.now()
-        if not lapsed(None, "", since, now, self._lease_seconds):
+        if self.clock.now() <= lapses(execution, None, self._lease_seconds):
             return True
-        newest = lease or self.lease(execution.exec_id)
-        if not lapsed(newest, execution.runner.id, since, now, self._lease_seconds):
-            return True
-        return self._is_patient(execution, newest, now)
+        sign = sign or self.sign(execution)
+        return self.clock.now() <= lapses(execution, sign, self._lease_seconds) or self._is_patient(execution, sign)
 
-    def _is_patient(self, execution: Execution, lease: Lease | None, now: datetime) -> bool:
-        """Whether its runner, though its lease has lapsed, is a process of this machine that is seen to be at work."""
-        runner = execution.runner
-        if runner is None or not self.runner.alive(runner):
+    def _is_patient(self, execution: Execution, sign: Sign | None) -> bool:
+        """Whether its runner, though its lease has lapsed, is a worker that is seen to be at work."""
+        if execution.runner is None or not self.runner.alive(execution.runner):
             return False
-        silent = silent_for(lease, runner.id, execution.runner_since or execution.created_at, now)
-        return silent < PATIENCE * self._lease_seconds
+        silent = self.clock.now() - last_seen(execution, sign)
+        return silent.total_seconds() < PATIENCE * self._lease_seconds
 
     def silent_for(self, execution: Execution) -> float | None:
         """Seconds since the last sign of life of one that runs, if its lease has lapsed; None if all is well."""
-        runner = execution.runner
-        if execution.status != "running" or runner is None:
+        if execution.status != "running" or execution.runner is None:
             return None
-        lease, now = self.lease(execution.exec_id), self.clock.now()
-        since = execution.runner_since or execution.created_at
-        if not lapsed(lease, runner.id, since, now, self._lease_seconds):
+        sign, now = self.sign(execution), self.clock.now()
+        if now <= lapses(execution, sign, self._lease_seconds):
             return None
-        return silent_for(lease, runner.id, since, now)
+        return (now - last_seen(execution, sign)).total_seconds()
 
     def may_begin_within(self, execution: Execution) -> float:
         """The seconds in which a runner of which the journal knows nothing may yet begin; 0 if none will.
@@ -301,10 +294,9 @@ class Executions:
     def _may_live(self, execution: Execution) -> bool:
         return execution.runner is not None and self.runner.alive(execution.runner) is not False
 
-    def lease(self, exec_id: str) -> Lease | None:
+    def sign(self, execution: Execution) -> Sign | None:
         """The newest sign of life of the execution's runner: one read."""
-        body = self.store.read(address.lease(self.project, exec_id))
-        return read_lease(body) if body is not None else None
+        return read_sign(self.store.read(open_key(execution)))
 
 
 def _fits(execution: Execution, wanted: Filter, flows: frozenset[str]) -> bool:

@@ -21,16 +21,16 @@ from kitaru.flows.options import next_delay
 from kitaru.flows.scope import scope
 from kitaru.model.event import AttemptFailed, Cancelled, Completed, Event, Failed, Started
 from kitaru.model.execution import fold
-from kitaru.run.cancel import CancelWatch, cancelled_error
+from kitaru.run.cancel import cancelled_error
 from kitaru.run.drivers import Crew, FlowScope
 from kitaru.run.failures import error_of, failing
 from kitaru.run.index import note_end, note_state
 from kitaru.run.journal import Fenced, Recorded, Stopped
-from kitaru.run.lease import Keeper, LeaseKeeping, lost_attempts
+from kitaru.run.lease import Keeper, Lease, end_of, lost_attempts
 from kitaru.run.logs import LogWriter
 from kitaru.run.output import Capture
 from kitaru.run.state import LOOK_SECONDS, Host, RunState
-from kitaru.run.timeouts import RunCancelled, RunExpired, RunStopped, RunSuspended, overrun, user_code
+from kitaru.run.timeouts import RunExpired, RunStopped, RunSuspended, overrun, user_code
 from kitaru.values import stored
 from kitaru.values.codec import Encoded, encode
 
@@ -57,30 +57,29 @@ def execute(flow: Flow[..., Any], recorded: Recorded, host: Host, *, takes_over:
     if isinstance(ended, Cancelled):
         raise cancelled_error(flow.name, run.exec_id, ended.by)
     crew, keeper = Crew(run), Keeper(run.journal)
-    lease = LeaseKeeping(run, host.runner.id, host.lease_seconds)
+    lease = Lease(run)
     logs = LogWriter(run.store, run.project, run.exec_id, keeper.wake, host.mask, lease.holds)
-    cancel = CancelWatch(run, logs, host.forced_end)
-    keeper.start(logs, (lease.tick, cancel.tick))
-    run.presence.begin(run.history.headlines, host.clock.now())
-    claims = takes_over or len(recorded.entries) > 1 or run.presence.may_be_marked
+    keeper.start(logs, lease.tick)
+    lease.begin()
+    claims = takes_over or len(recorded.entries) > 1 or lease.may_be_marked
     try:
-        return _Body(run, crew, logs, claims=claims).run_to_end()
+        return _Body(run, crew, lease, logs, claims=claims).run_to_end()
     except Exception:
         raise
     except BaseException as signal:
         # Also Ctrl-C, SIGTERM: calls that are still under way must neither begin nor record anything.
         run.halt(signal if isinstance(signal, (Fenced, Stopped)) else Stopped())
-        if isinstance(run.halted, RunCancelled):
-            raise cancel.end(run.halted) from None
+        logs.flush()
+        if isinstance(run.halted, Fenced):
+            raise end_of(run, run.halted) from None
         if isinstance(run.halted, RunSuspended):
             # Nothing runs until an answer comes: that is recorded, and lists are to know it.
-            logs.flush()
-            run.presence.end()
+            lease.end()
             note_state(run.store, run.project, run.exec_id, recorded.entries)
         raise
     finally:
         keeper.close()
-        run.presence.end()
+        lease.end()
         run.cache.close()
         crew.close()
 
@@ -88,9 +87,10 @@ def execute(flow: Flow[..., Any], recorded: Recorded, host: Host, *, takes_over:
 class _Body:
     """The attempts at one flow body, up to the terminal event. ``claims``: another runner may be about to go on."""
 
-    def __init__(self, run: RunState, crew: Crew, logs: LogWriter, *, claims: bool) -> None:
+    def __init__(self, run: RunState, crew: Crew, lease: Lease, logs: LogWriter, *, claims: bool) -> None:
         self._run = run
         self._crew = crew
+        self._lease = lease
         self._logs = logs
         self._claims = claims
 
@@ -138,7 +138,7 @@ class _Body:
         self._claims = False
         lost = lost_attempts(run)
         run.journal.commit(event, *lost)
-        run.presence.confirm()
+        self._lease.confirm()
         for one in lost:
             run.recorded.add(one)
 
@@ -231,13 +231,13 @@ class _Body:
         """Logs first, then the event that ends the execution, then the hint."""
         self._logs.flush()
         if self._run.journal.stopped is None:
-            self._run.presence.ending()
+            self._lease.ending()
         self._commit(event)
         # The result is due now; a hint may come later. Not a daemon: a short script's summary is written, too.
-        threading.Thread(target=_write_summary, args=(self._run,), name="kitaru-summary").start()
+        threading.Thread(target=_write_summary, args=(self._run, self._lease), name="kitaru-summary").start()
 
 
-def _write_summary(run: RunState) -> None:
+def _write_summary(run: RunState, lease: Lease) -> None:
     execution = fold(run.history.headlines)
-    run.presence.end()
-    note_end(run.store, execution, run.journal.written, open_hint=run.presence.written)
+    lease.end()
+    note_end(run.store, execution, run.journal.written, open_hint=lease.hinted)

@@ -3,10 +3,10 @@
 ===============================================  ============================================  =====================
 name, below ``<project>/index/``                 written                                       removed
 ===============================================  ============================================  =====================
-``open/<name>``                                  by a runner after a second, and by a reader   after the end
-                                                 that meets a lost execution
-``open/<name>~waiting``                          by a runner that leaves while it waits        by the next runner
-``open/<name>~lost``, its body a summary         by a reader, if the loss is certain           by the next runner
+``open/<name>``, its body a ``Sign``             by a runner after a second, and at each       after the end
+                                                 renewal of its lease
+``open/<name>~waiting``, its body a ``Sign``     by a runner that leaves while it waits        by the next runner
+``open/<name>~lost``, its body a ``Sign``        by a reader, if the loss is certain           by the next runner
 ``ended/by-status/<status>/<name>``              after the end                                 if a failed execution
 ``ended/by-flow/<flow>/<name>``, the status in                                                 is resumed
 place of the flow
@@ -16,24 +16,25 @@ place of the flow
 A ``<name>`` is ``<exec_id>~<flow>~<version>~<tag>``, so that most filters cost no read. Ids sort by time: the newest
 are found by listing the last ten minutes, then forty times as much, and so on; on a local disk by one listing.
 
-A list costs, beside its names, one read for each execution that it shows and one for each that runs right now.
+A list costs, beside its names, one read for each execution that it shows, and one for each with a late runner.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import chain
 
 from kitaru.errors import KitaruStoreError
 from kitaru.model import address
-from kitaru.model.address import timestamp
+from kitaru.model.address import parse_timestamp, timestamp
 from kitaru.model.event import Failed, Failure, Opened
 from kitaru.model.execution import ENDED, Execution, fold
 from kitaru.ports import Clock
-from kitaru.run.journal import Journal, encode_summary, read_entries, read_events, read_summary
+from kitaru.run.journal import Journal, encode_summary, read_entries, read_events
 from kitaru.store import hints
 from kitaru.store.port import Store
 
@@ -45,7 +46,7 @@ LONGEST_WINDOW = timedelta(days=365)
 STARTS_WITHIN = timedelta(seconds=60)
 """An execution that has no runner after so long is lost, as far as can be seen from here."""
 
-OPEN = "open"
+OPEN = ""
 WAITING = "waiting"
 LOST = "lost"
 
@@ -72,27 +73,65 @@ class Filter:
 
 
 @dataclass(frozen=True, slots=True)
+class Sign:
+    """How an open execution stood after ``entries`` journal entries, without checkpoints, waits and artifacts.
+
+    ``at`` and ``until``, if its runner wrote this as its lease: the time, and the end of the lease.
+    """
+
+    execution: Execution
+    entries: int
+    at: datetime | None = None
+    until: datetime | None = None
+
+    def encode(self) -> bytes:
+        """As the body of a hint."""
+        lease = (
+            {} if self.at is None or self.until is None else {"at": timestamp(self.at), "until": timestamp(self.until)}
+        )
+        content = {"entries": self.entries, "execution": self.execution.summary(), **lease}
+        return json.dumps(content, separators=(",", ":")).encode()  # values keep the order of their keys
+
+
+def read_sign(body: bytes | None) -> Sign | None:
+    """The sign in the body of a hint; None if there is none that can be read."""
+    try:
+        content = json.loads(body or b"")
+        times = (parse_timestamp(content[name]) if name in content else None for name in ("at", "until"))
+        return Sign(Execution.from_json(content["execution"]), int(content["entries"]), *times)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
-    """An execution worth a look. ``mark``: ``open``, ``waiting`` or ``lost`` by its hint; empty without one."""
+    """An execution worth a look: its id and, of its hint among the open ones, the name with its parts.
+
+    ``mark``: ``waiting`` or ``lost``, empty for one with a runner, None without a hint. ``leased``: the time at which
+    the hint was written, if it is a lease.
+    """
 
     exec_id: str
-    mark: str = ""
+    mark: str | None = None
     flow: str = ""
     version: str = ""
     tag: str = ""
-
-    def may_be(self, statuses: frozenset[str]) -> bool:
-        """Whether an execution of that mark may have one of these; a runner may have just ended."""
-        return self.mark == OPEN or self.mark in statuses
+    name: str = ""
+    leased: datetime | None = None
 
 
 class Index:
-    """Candidates among the executions of one project, newest first."""
+    """Candidates among the executions of one project, newest first.
 
-    def __init__(self, store: Store, project: str, clock: Clock) -> None:
+    ``lease_seconds``: for so long an execution with a lease counts as one that has not ended; a runner that records an
+    end voids its lease before.
+    """
+
+    def __init__(self, store: Store, project: str, clock: Clock, lease_seconds: float) -> None:
         self._store = store
         self._project = project
         self._clock = clock
+        self._lease = timedelta(seconds=lease_seconds)
         self._local = store.url.startswith(("file:", "memory:"))
 
     def candidates(self, wanted: Filter, flows: frozenset[str]) -> Iterator[Candidate]:
@@ -109,12 +148,7 @@ class Index:
             candidate
             for candidate in (*opened.values(), *self._young(opened))
             if candidate.exec_id > low and not (high and candidate.exec_id > high)
-            if not candidate.mark
-            or (
-                (wanted.statuses is None or candidate.may_be(wanted.statuses))
-                and (wanted.flow is None or candidate.flow in flows)
-                and wanted.fits(candidate.version, candidate.tag)
-            )
+            if candidate.mark is None or self._may_fit(candidate, wanted, flows)
         ]
         loose.sort(key=lambda candidate: candidate.exec_id)
         if wanted.statuses is None or wanted.statuses & ENDED:
@@ -139,11 +173,27 @@ class Index:
     def _open(self) -> dict[str, Candidate]:
         """By id. Of two hints the plain one counts: a runner writes it before it removes a mark."""
         opened: dict[str, Candidate] = {}
-        for name in self._store.names(address.open_hints(self._project)):
+        folder = address.open_hints(self._project)
+        for key, size, modified in sorted(self._store.listed(folder)):
+            name = key.removeprefix(folder)
             exec_id, flow, version, tag, *mark = name.split("~")
             if not mark or exec_id not in opened:
-                opened[exec_id] = Candidate(exec_id, mark[0] if mark else OPEN, flow, version, tag)
+                leased = modified if size > len(hints.MARK) else None
+                opened[exec_id] = Candidate(exec_id, mark[0] if mark else OPEN, flow, version, tag, name, leased)
         return opened
+
+    def _may_fit(self, candidate: Candidate, wanted: Filter, flows: frozenset[str]) -> bool:
+        """Whether an execution with that hint may be asked for. One with a lapsed lease may have ended."""
+        if not wanted.fits(candidate.version, candidate.tag) or (
+            wanted.flow is not None and candidate.flow not in flows
+        ):
+            return False
+        if wanted.statuses is None:
+            return True
+        if candidate.mark != OPEN:
+            return candidate.mark in wanted.statuses
+        leased = candidate.leased is not None and candidate.leased + self._lease >= self._clock.now()
+        return not (leased and wanted.statuses <= ENDED | {"pending"})
 
     def _young(self, opened: dict[str, Candidate]) -> list[Candidate]:
         """Executions of the last minutes that are in no index."""
@@ -192,7 +242,7 @@ class Index:
 
 def note_open(store: Store, execution: Execution | Opened) -> None:
     """Leave the hint that an execution is open. A failure to do so costs others time."""
-    hints.leave(store, _open_key(execution))
+    hints.leave(store, open_key(execution))
 
 
 def note_end(store: Store, execution: Execution, entries: int, *, open_hint: bool = True) -> None:
@@ -205,19 +255,18 @@ def note_end(store: Store, execution: Execution, entries: int, *, open_hint: boo
             hints.write(store, key)
         hints.write(store, address.summary(execution.project, execution.exec_id), encode_summary(execution, entries))
         if open_hint:
-            hints.remove(store, *(_open_key(execution, mark) for mark in ("", WAITING, LOST)))
+            hints.remove(store, *(open_key(execution, mark) for mark in (OPEN, WAITING, LOST)))
 
 
 def note_waiting(store: Store, execution: Execution, entries: int) -> None:
-    """Leave the hints of an execution that waits without a runner: its summary will do to show it."""
-    project, exec_id = execution.project, execution.exec_id
+    """Leave the hint of an execution that waits without a runner, unless another runner went on with it."""
+    key = open_key(execution, WAITING)
     with suppress(KitaruStoreError):
-        hints.write(store, address.summary(project, exec_id), encode_summary(execution, entries))
-        if store.read(address.journal_entry(project, exec_id, entries + 1)) is not None:
-            hints.remove(store, address.summary(project, exec_id))  # another runner went on with it meanwhile
-            return
-        hints.write(store, _open_key(execution, WAITING))
-        hints.remove(store, _open_key(execution), _open_key(execution, LOST))
+        hints.write(store, key, Sign(execution, entries).encode())
+        if _goes_on(store, execution, entries):
+            hints.remove(store, key)
+        else:
+            hints.remove(store, open_key(execution), open_key(execution, LOST))
 
 
 def note_lost(store: Store, execution: Execution, entries: int, still: Callable[[], bool]) -> bool:
@@ -226,23 +275,15 @@ def note_lost(store: Store, execution: Execution, entries: int, still: Callable[
     ``still`` is asked once the mark is there: a runner that comes back removes the mark after it showed that it lives,
     so that either sees the other.
     """
-    project, exec_id = execution.project, execution.exec_id
-    key = _open_key(execution, LOST)
-    hints.leave(store, key, encode_summary(execution, entries))
-    if store.read(address.journal_entry(project, exec_id, entries + 1)) is None and still():
-        hints.drop(store, _open_key(execution))
-        return True
-    note_open(store, execution)
-    hints.drop(store, key)
-    return False
+    key = open_key(execution, LOST)
+    hints.leave(store, key, Sign(replace(execution, status="lost"), entries).encode())
+    lost = not _goes_on(store, execution, entries) and still()
+    hints.drop(store, open_key(execution) if lost else key)
+    return lost
 
 
-def read_lost(store: Store, project: str, candidate: Candidate) -> Execution | None:
-    """The execution as its mark says it was lost; None if the mark was removed meanwhile."""
-    name = f"{candidate.exec_id}~{candidate.flow}~{candidate.version}~{candidate.tag}~{LOST}"
-    body = store.read(f"{address.open_hints(project)}{name}")
-    execution = read_summary(body) if body is not None else None
-    return execution if execution is not None and execution.status == "lost" else None
+def _goes_on(store: Store, execution: Execution, entries: int) -> bool:
+    return store.read(address.journal_entry(execution.project, execution.exec_id, entries + 1)) is not None
 
 
 def note_state(store: Store, project: str, exec_id: str, known: tuple[bytes, ...]) -> None:
@@ -270,22 +311,17 @@ def withdraw(store: Store, execution: Execution) -> None:
     note_open(store, execution)
     ended = _ended_keys(execution, "failed")
     summary = address.summary(execution.project, execution.exec_id)
-    hints.remove(store, summary, *ended, _open_key(execution, WAITING))
-
-
-def remove_lost(store: Store, execution: Execution | Opened) -> None:
-    """After a runner has shown that it lives: it is not lost."""
-    note_open(store, execution)
-    hints.drop(store, _open_key(execution, LOST))
+    hints.remove(store, summary, *ended, open_key(execution, WAITING))
 
 
 def hint_keys(execution: Execution) -> tuple[str, ...]:
     """Every hint that there may be of an execution, its summary aside."""
     ended = _ended_keys(execution, execution.status)
-    return (*ended, *(_open_key(execution, mark) for mark in ("", WAITING, LOST)))
+    return (*ended, *(open_key(execution, mark) for mark in (OPEN, WAITING, LOST)))
 
 
-def _open_key(execution: Execution | Opened, mark: str = "") -> str:
+def open_key(execution: Execution | Opened, mark: str = OPEN) -> str:
+    """The key of the hint that an execution is open, with that mark."""
     flow = execution.flow if isinstance(execution, Opened) else execution.flow_name
     name = f"{execution.exec_id}~{flow}~{_choice(execution)}"
     return f"{address.open_hints(execution.project)}{name}{'~' if mark else ''}{mark}"

@@ -116,8 +116,16 @@ class Invoker:
         subject = f"snapshot of {flow} v{resolved.version}"
         body = get_object(self.store, self.project, resolved.snapshot, subject)
         snapshot = parse(Snapshot, body, subject)
-        merged = self._fitting(flow, resolved.version, snapshot, inputs)
-        place = self.stack_named(stack) if stack else snapshot.stack
+        merged = {**snapshot.inputs, **inputs}  # the caller's over the representative ones
+        wrong = self.check_inputs(snapshot.input_schema, merged)
+        if wrong:
+            lines = "\n".join(f"  {text}" for text in wrong)
+            raise KitaruInputError(
+                f"the inputs don't fit {flow} v{resolved.version}:\n{lines}",
+                problems=tuple(Problem(text) for text in wrong),
+                hint=f"kitaru flow deployments show {flow} --version {resolved.version}",
+            )
+        place, options = self.stack_named(stack) if stack else snapshot.stack, snapshot.options
         runner = self.runner_of(place)
         runner.check(body, chosen=stack is not None)
         encoded = encode(merged, subject=f"the inputs of {flow}", typed=False)
@@ -131,7 +139,7 @@ class Invoker:
             inputs=encoded.value,
             origin="invoke",
             stack=place.name,
-            options=_options(snapshot, cache),
+            options=ExecutionOptions(options.retries, options.cache, cache, options.timeout),
             version=resolved.version,
             tag=resolved.tag,
             snapshot=resolved.snapshot,
@@ -146,19 +154,6 @@ class Invoker:
         order = RunOrder(store=self.store.url, project=self.project, exec_id=opened.exec_id, snapshot=body)
         launched = launch(runner, order, self.store, self.clock, (entry,))
         return Invoked(opened.exec_id, flow, resolved.version, resolved.tag, launched=launched)
-
-    def _fitting(self, flow: str, version: int, snapshot: Snapshot, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The representative inputs with the caller's over them, once they fit the snapshot's schema."""
-        merged = {**snapshot.inputs, **inputs}
-        wrong = self.check_inputs(snapshot.input_schema, merged)
-        if wrong:
-            lines = "\n".join(f"  {text}" for text in wrong)
-            raise KitaruInputError(
-                f"the inputs don't fit {flow} v{version}:\n{lines}",
-                problems=tuple(Problem(text) for text in wrong),
-                hint=f"kitaru flow deployments show {flow} --version {version}",
-            )
-        return merged
 
     def _exec_id(self, flow: str, key: str | None, inputs: Mapping[str, Any], first: str) -> str:
         """A new id, or the one that the key led to: it is kept under the name that the flow began with."""
@@ -189,11 +184,6 @@ def _drawn(resolved: Resolved, key: str | None) -> dict[str, Any] | None:
         return None
     weights = {str(version): weight for version, weight in resolved.weights}
     return {"weights": weights, "by": "idempotency key" if key else "chance"}
-
-
-def _options(snapshot: Snapshot, cache: bool | None) -> ExecutionOptions:
-    options = snapshot.options
-    return ExecutionOptions(options.retries, options.cache, cache, options.timeout)
 
 
 def _digest(inputs: Mapping[str, Any]) -> str:

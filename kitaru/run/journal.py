@@ -14,7 +14,7 @@ from functools import cached_property
 from kitaru.errors import KitaruIntegrityError, KitaruStoreError, KitaruUsageError
 from kitaru.flows.scope import must_run_in
 from kitaru.model import address
-from kitaru.model.event import FORMAT, CheckpointStarted, Event, Opened, decode_entry, encode_entry
+from kitaru.model.event import FORMAT, Cancelled, CheckpointStarted, Event, Opened, decode_entry, encode_entry
 from kitaru.model.execution import Execution, fold
 from kitaru.store.log import Log
 from kitaru.store.port import Store, Taken
@@ -24,10 +24,14 @@ RETRY_DELAYS = (0.1, 0.5, 2.0)
 
 
 class Fenced(BaseException):
-    """Another runner has taken over this execution:
+    """Another runner has taken over this execution, or ``cancelled_by`` has cancelled it: stop, write nothing more.
 
-    stop, write nothing more. Not an ``Exception``, so that no flow swallows it.
+    Not an ``Exception``, so that no flow swallows it.
     """
+
+    def __init__(self, message: str, cancelled_by: str | None = None) -> None:
+        super().__init__(message)
+        self.cancelled_by = cancelled_by
 
 
 class Stopped(BaseException):
@@ -150,12 +154,18 @@ class Journal:
         """Why nothing can be written any more; None while it can."""
         return self._stopped
 
-    def overtaken(self) -> bool:
-        """Whether another runner wrote the entry after our newest: this one was slow, asleep or taken for lost."""
+    def overtaken(self) -> Fenced | None:
+        """The reason to stop, if another one wrote the entry after our newest: it took over, or it cancelled."""
         number = self._written + 1
         body = self._log.read(number)
-        # Our own next entry may be on its way.
-        return body is not None and not decode_entry(body).write.startswith(f"{self._write_id}.")
+        return None if body is None else self._fenced(number, body)
+
+    def _fenced(self, number: int, body: bytes) -> Fenced | None:
+        entry = decode_entry(body)
+        if entry.write.startswith(f"{self._write_id}."):
+            return None  # our own next entry, on its way
+        by = next((event.by for event in entry.events if isinstance(event, Cancelled)), None)
+        return Fenced(f"journal entry {number} of {self.exec_id} was written by another runner", by)
 
     def stop(self, reason: BaseException) -> None:
         """Refuse every commit from now on with ``reason``; an entry that is being written is not undone."""
@@ -279,8 +289,8 @@ class Journal:
                 if delay is None:
                     raise
                 time.sleep(delay)
-        if isinstance(outcome, Taken):
-            raise Fenced(f"journal entry {number} of {self.exec_id} was written by another runner")
+        if isinstance(outcome, Taken) and (fenced := self._fenced(number, outcome.existing)) is not None:
+            raise fenced
 
 
 class _Batch:

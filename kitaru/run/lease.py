@@ -1,26 +1,24 @@
-"""Signs of life: the lease that a runner renews while it runs an execution, and its hint that the execution is open."""
+"""The lease that a runner renews while it runs an execution, and the thread that keeps its records up to date."""
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kitaru.errors import KitaruStoreError
-from kitaru.model import address
 from kitaru.model.address import parse_timestamp, timestamp
-from kitaru.model.event import CheckpointLost, Event, Failed, Failure, Opened, Started, Suspended
+from kitaru.model.event import CheckpointLost, Failed, Failure, Started, Suspended
 from kitaru.model.execution import Execution, fold
-from kitaru.run.index import STARTS_WITHIN, note_open, remove_lost, withdraw
+from kitaru.run.cancel import cancelled_error
+from kitaru.run.index import LOST, STARTS_WITHIN, Sign, note_open, open_key, read_sign, withdraw
 from kitaru.run.journal import Fenced, Journal
 from kitaru.run.logs import LogWriter
 from kitaru.store import hints
-from kitaru.store.port import Store
 
 if TYPE_CHECKING:
     from kitaru.run.state import RunState
@@ -32,8 +30,6 @@ EVENT_DELAY = 0.2
 LOG_DELAY = 1.0
 """Seconds between two chunks of log lines, while there is output."""
 
-Duty = Callable[[float], None]
-
 
 class Keeper:
     """Flushes buffered events and log lines now and then, from its start until ``close``."""
@@ -41,15 +37,15 @@ class Keeper:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._logs: LogWriter | None = None
-        self._duties: tuple[Duty, ...] = ()
+        self._tick: Callable[[float], None] = lambda _now: None
         self._closing = False
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._keep, name=f"kitaru-keeper-{journal.exec_id}", daemon=True)
 
-    def start(self, logs: LogWriter, duties: Sequence[Duty] = ()) -> None:
-        """Begin, for the journal and these logs; each duty is called with the monotonic time, some times a second."""
+    def start(self, logs: LogWriter, tick: Callable[[float], None]) -> None:
+        """Begin, for the journal and these logs; ``tick`` is called with the monotonic time, some times a second."""
         self._logs = logs
-        self._duties = tuple(duties)
+        self._tick = tick
         self._thread.start()
 
     def wake(self) -> None:
@@ -73,8 +69,7 @@ class Keeper:
             since = self._journal.waits_since()
             if since is not None and now - since >= EVENT_DELAY:
                 self._journal.flush()
-            for duty in self._duties:
-                duty(now)
+            self._tick(now)
             if self._logs is not None and (woken or now >= logs_due):
                 logs_due = now + LOG_DELAY
                 if not self._logs.empty:
@@ -83,141 +78,41 @@ class Keeper:
 
 
 OPEN_AFTER = 1.0
-"""Seconds that a run takes before it is worth a hint that it is open."""
+"""Seconds that a run takes before it is worth a hint that it is open, which is its first lease."""
 
+LOOK_SECONDS = 1.0
+"""Between two looks of a runner at whether it was cancelled, or another one has taken over."""
 
-class Presence:
-    """Leaves the hint that an execution is open, once its run has taken a while."""
+GRACE_SECONDS = 1.0
+"""How long the flow's code then has to come to its next checkpoint, wait or note, before its process ends."""
 
-    def __init__(self, store: Store, opened: Opened) -> None:
-        self._store = store
-        self._opened = opened
-        self._guard = threading.Lock()
-        self._over = False
-        self._timer = threading.Timer(OPEN_AFTER, self._write)
-        self._timer.daemon = True
-        self.written = False
-        """Whether there may be a hint, of this run or an earlier one."""
-        self.may_be_marked = False
-        """Whether a reader may have marked the execution as lost before this run began."""
-
-    def begin(self, recorded: Sequence[Event], now: datetime) -> None:
-        """Write the hint in a while; at once if ``recorded`` says that the execution had failed or waited."""
-        resumed = any(isinstance(event, Started) for event in recorded)
-        self.may_be_marked = resumed or parse_timestamp(self._opened.at) + STARTS_WITHIN < now
-        self.written = self.may_be_marked
-        if any(isinstance(event, (Failed, Suspended)) for event in recorded):
-            withdraw(self._store, fold(recorded))
-        else:
-            self._timer.start()
-
-    def confirm(self) -> None:
-        """A reader that marked the execution as lost was mistaken. To be called after the runner has recorded that it
-        goes on, or renewed its lease: a reader that marks it looks at these afterwards.
-        """
-        with self._guard:
-            if not self._over:
-                self.written = True
-                remove_lost(self._store, self._opened)
-
-    def ending(self) -> None:
-        """Before the end is recorded: the lease says no longer that the execution runs."""
-        self.end()
-        if self.written:
-            hints.drop(self._store, address.lease(self._opened.project, self._opened.exec_id))
-
-    def renew(self, body: bytes) -> None:
-        """Write the lease, unless the run is over."""
-        with self._guard:
-            if not self._over:
-                hints.write(self._store, address.lease(self._opened.project, self._opened.exec_id), body)
-
-    def end(self) -> None:
-        """The run is over: nothing is written after this returns."""
-        self._timer.cancel()
-        with self._guard:
-            self._over = True
-
-    def _write(self) -> None:
-        with self._guard:
-            if not self._over:
-                self.written = True
-                note_open(self._store, self._opened)
-
+ForcedEnd = Callable[[BaseException], None]
+"""Ends a run whose code goes on: its process, or the handle on it. Given the reason, which is recorded."""
 
 LEASE_SECONDS = 45.0
 """For how long a lease holds, unless the settings say otherwise."""
+
+RENEWAL_PART = 2 / 9
+"""How often a lease is renewed, as part of the time that it holds: 10 s. After a failure, in half that time."""
 
 PATIENCE = 10
 """A process that is seen to live may be silent for so many times as long: a call in C holds the interpreter, say. It
 is shown as running, with a word about it; whoever takes over all the same does no harm.
 """
 
-FIRST_PART = 1 / 9
-RENEWAL_PART = 2 / 9
-"""When the lease is first written, and how often then, as parts of the time that it holds: 5 s and 10 s."""
+
+def last_seen(execution: Execution, sign: Sign | None) -> datetime:
+    """The last sign of life of an execution's runner: the newest lease, if that is its own, or its beginning."""
+    own = sign is not None and sign.at is not None and sign.execution.runner == execution.runner
+    began = parse_timestamp(execution.runner_since or execution.created_at)
+    return max(began, sign.at) if own and sign is not None and sign.at is not None else began
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """``until``: when it lapses. ``doing``: the calls under way when it was written, each with ``since``.
-
-    ``execution``: how it stood then, without checkpoints, waits and artifacts; None if the lease lacks it.
-    """
-
-    runner_id: str
-    until: datetime
-    entries: int
-    doing: tuple[dict[str, Any], ...]
-    at: datetime | None = None
-    execution: dict[str, Any] | None = None
-
-    def shown(self, now: datetime) -> Execution | None:
-        """The execution as a list shows it while its runner is at work; None if the lease doesn't vouch for it."""
-        return None if self.until < now else self.last_shown()
-
-    def last_shown(self) -> Execution | None:
-        """The execution as it stood after ``entries`` journal entries; None if the lease doesn't say."""
-        if self.execution is None:
-            return None
-        try:
-            found = Execution.from_json(self.execution)
-        except (ValueError, TypeError, KeyError):
-            return None
-        if found.status not in ("running", "waiting") or found.runner is None:
-            return None
-        return found if found.runner.id == self.runner_id else None
-
-
-def read_lease(body: bytes) -> Lease | None:
-    """The lease in an object of the store; None if it can't be read: it is only a hint."""
-    try:
-        content = json.loads(body)
-        return Lease(
-            str(content["runner_id"]),
-            parse_timestamp(content["until"]),
-            int(content["entries"]),
-            tuple(dict(one) for one in content["doing"]),
-            parse_timestamp(content["at"]) if "at" in content else None,
-            dict(content["execution"]) if "execution" in content else None,
-        )
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def silent_for(lease: Lease | None, runner_id: str, since: str, now: datetime) -> float:
-    """Seconds since the last sign of life of a runner that began at ``since``."""
-    seen = parse_timestamp(since)
-    if lease is not None and lease.runner_id == runner_id and lease.at is not None:
-        seen = max(seen, lease.at)
-    return max(0.0, (now - seen).total_seconds())
-
-
-def lapsed(lease: Lease | None, runner_id: str, since: str, now: datetime, seconds: float) -> bool:
-    """Whether a runner that began at ``since`` shows no sign of life: by its lease, or by the lack of one."""
-    if lease is not None and lease.runner_id == runner_id:
-        return lease.until < now
-    return parse_timestamp(since) + timedelta(seconds=seconds) < now
+def lapses(execution: Execution, sign: Sign | None, seconds: float) -> datetime:
+    """The end of the lease of an execution's runner, or of the time that it has for the first one."""
+    if sign is not None and sign.until is not None and sign.execution.runner == execution.runner:
+        return sign.until
+    return parse_timestamp(execution.runner_since or execution.created_at) + timedelta(seconds=seconds)
 
 
 def lost_attempts(run: RunState) -> list[CheckpointLost]:
@@ -228,62 +123,91 @@ def lost_attempts(run: RunState) -> list[CheckpointLost]:
     if not run.history.under_way:
         return []
     last = next(event.runner for event in reversed(run.history.headlines[:-1]) if isinstance(event, Started))
-    lease = None
-    with suppress(KitaruStoreError):
-        body = run.store.read(address.lease(run.project, run.exec_id))
-        lease = read_lease(body) if body is not None else None
     seen = run.history.seen
-    if lease is not None and lease.at is not None and lease.runner_id == last.id:
-        seen = max(seen, timestamp(lease.at))
-    at = run.now()
+    with suppress(KitaruStoreError):
+        sign = read_sign(run.store.read(open_key(run.opened)))
+        if sign is not None and sign.at is not None and sign.execution.runner == last:
+            seen = max(seen, timestamp(sign.at))
     error = Failure(
         type="RunnerLost",
         message=f"its runner, {last.shown}, ended without a word; last seen at {seen}",
         origin="runtime",
     )
     return [
-        CheckpointLost(at=at, started=one.at, seen=seen, call=one.call, name=one.name, attempt=one.attempt, error=error)
+        CheckpointLost(
+            at=run.now(), started=one.at, seen=seen, call=one.call, name=one.name, attempt=one.attempt, error=error
+        )
         for one in run.history.under_way
     ]
 
 
-class LeaseKeeping:
-    """Renews the lease of one run, and stops the run once another runner has taken over. Used by one thread,
-    but for ``holds``.
-    """
+def end_of(run: RunState, fenced: Fenced) -> BaseException:
+    """The error for the caller of a run that was fenced."""
+    if fenced.cancelled_by is None:
+        return fenced
+    return cancelled_error(run.flow.name, run.exec_id, fenced.cancelled_by)
 
-    def __init__(self, run: RunState, runner_id: str, seconds: float) -> None:
+
+class Lease:
+    """The lease of one run, as a hint of its execution. One thread renews it, and ends the run once that is fenced."""
+
+    def __init__(self, run: RunState) -> None:
         self._run = run
-        self._runner_id = runner_id
-        self._seconds = seconds
+        self._seconds = run.host.lease_seconds
+        self._forced_end = run.host.forced_end
+        self._looks_at = self._deadline = float("inf")
+        self._guard = threading.Lock()
+        self._over = False
         self._due: float | None = None
         self._until: datetime | None = None
         """When the newest lease, or the time without one, lapses."""
         self._asks: bool | None = None
-        """What the newest lease says; None before the first."""
+        """Whether it asks something, by the newest lease; None before the first."""
+        resumed = any(isinstance(event, Started) for event in run.history.headlines)
+        self.may_be_marked = resumed or parse_timestamp(run.opened.at) + STARTS_WITHIN < run.clock.now()
+        """Whether a reader may have marked the execution as lost before this run began."""
+        self.hinted = self.may_be_marked
+        """Whether there may be a hint that it is open, of this run or an earlier one."""
+
+    def begin(self) -> None:
+        """Before the first line: hints that it failed or waits are no longer true."""
+        if any(isinstance(event, (Failed, Suspended)) for event in self._run.history.headlines):
+            withdraw(self._run.store, fold(self._run.history.headlines))
 
     def tick(self, now: float) -> None:
-        """Look, if it is time by ``now`` (monotonic seconds). Called some times a second."""
-        run = self._run
-        if run.halted is None and isinstance(run.journal.stopped, Fenced):
-            # What runs in the flow may write nothing for hours, and is for nothing.
-            run.halt(run.journal.stopped)
+        """Look, renew and end, if it is time by ``now`` (monotonic seconds). Called some times a second."""
+        run, renewal = self._run, self._seconds * RENEWAL_PART
         if self._due is None:
-            self._due = now + self._seconds * FIRST_PART
+            self._looks_at, self._due = now + LOOK_SECONDS, now + min(OPEN_AFTER, renewal)
             self._until = run.clock.now() + timedelta(seconds=self._seconds)
+        if run.halted is not None or run.journal.stopped is not None:
+            self._force_end(now)
+            return
         if self._asks is not None and run.waits.asks != self._asks:
             self._due = now
-        if now < self._due or run.halted is not None or run.journal.stopped is not None:
-            return
-        self._due = now + self._seconds * RENEWAL_PART
         try:
-            if run.journal.overtaken():
-                run.halt(Fenced(f"{run.exec_id} was taken over by another runner"))
-            else:
-                self._renew(run.waits.asks)
+            if now >= min(self._looks_at, self._due):
+                self._looks_at = now + LOOK_SECONDS
+                # Its code may write nothing for hours, and is for nothing once it was cancelled or taken over.
+                if (fenced := run.journal.overtaken()) is not None:
+                    run.halt(fenced)
+                    return
+            if now >= self._due:
+                self._due = now + renewal
+                self._renew()
         except KitaruStoreError:
             # The next renewal may succeed; until then the old one holds.
-            self._due = now + self._seconds * FIRST_PART
+            self._due = now + renewal / 2
+
+    def _force_end(self, now: float) -> None:
+        fenced = self._run.halted or self._run.journal.stopped
+        if not isinstance(fenced, Fenced):
+            return
+        self._run.halt(fenced)
+        self._deadline = min(self._deadline, now + GRACE_SECONDS)
+        if now >= self._deadline and self._forced_end is not None:
+            forced_end, self._forced_end = self._forced_end, None
+            forced_end(end_of(self._run, fenced))
 
     def holds(self) -> bool:
         """Whether this runner still has the execution, as far as it can know: its output is kept then.
@@ -291,38 +215,50 @@ class LeaseKeeping:
         One read if its last lease has lapsed, as after a sleep, for others may have taken over; no other request.
         """
         run = self._run
-        if isinstance(run.journal.stopped, Fenced):
-            return False
-        if self._until is None or run.clock.now() < self._until or not run.journal.overtaken():
-            return True
-        run.halt(Fenced(f"{run.exec_id} was taken over by another runner"))
-        return False
+        fenced = run.journal.stopped
+        if not isinstance(fenced, Fenced) and self._until is not None and self._until <= run.clock.now():
+            fenced = run.journal.overtaken()
+            if fenced is not None:
+                run.halt(fenced)
+        return not isinstance(fenced, Fenced) or fenced.cancelled_by is not None
 
-    def _renew(self, asks: bool) -> None:
-        run = self._run
-        moment = run.clock.now()
-        until = moment + timedelta(seconds=self._seconds)
-        run.presence.renew(self._body(asks, moment, until))
-        self._asks = asks
-        slept = self._until is not None and self._until < moment
-        self._until = until
+    def confirm(self) -> None:
+        """A reader that marked the execution as lost was mistaken. To be called after the runner has recorded that it
+        goes on, or renewed its lease: a reader that marks it looks at these afterwards.
+        """
+        with self._guard:
+            if not self._over:
+                self.hinted = True
+                hints.leave(self._run.store, open_key(self._run.opened), self._sign().encode())
+                hints.drop(self._run.store, open_key(self._run.opened, LOST))
+
+    def ending(self) -> None:
+        """Before the end is recorded: the hint says no longer that the execution runs."""
+        self.end()
+        if self.hinted:
+            note_open(self._run.store, self._run.opened)
+
+    def end(self) -> None:
+        """The run is over: nothing is written after this returns."""
+        with self._guard:
+            self._over = True
+
+    def _renew(self) -> None:
+        sign = self._sign()
+        with self._guard:
+            if self._over:
+                return
+            self.hinted = True
+            hints.write(self._run.store, open_key(self._run.opened), sign.encode())
+        slept = self._until is not None and sign.at is not None and self._until < sign.at
+        self._asks, self._until = sign.execution.status == "waiting", sign.until
         if slept:
             # The machine was asleep, or the store away: meanwhile a reader may have marked it as lost.
-            run.presence.confirm()
+            self.confirm()
 
-    def _body(self, asks: bool, moment: datetime, until: datetime) -> bytes:
+    def _sign(self) -> Sign:
         run = self._run
-        entries = run.journal.written  # first: what is shown is not behind what is counted
-        execution = replace(fold(list(run.history.headlines)), status="waiting" if asks else "running")
-        content = {
-            "runner_id": self._runner_id,
-            "at": timestamp(moment),
-            "until": timestamp(until),
-            "entries": entries,
-            "doing": [
-                {"call": one.call, "name": one.name, "attempt": one.attempt, "since": one.at}
-                for one in list(run.under_way.values())
-            ],
-            "execution": execution.summary(),
-        }
-        return json.dumps(content, separators=(",", ":")).encode()  # values keep the order of their keys
+        entries = run.journal.written  # first: the execution that is shown is not behind that number
+        execution = replace(fold(list(run.history.headlines)), status="waiting" if run.waits.asks else "running")
+        moment = run.clock.now()
+        return Sign(execution, entries, moment, moment + timedelta(seconds=self._seconds))

@@ -36,14 +36,14 @@ class LogWriter:
         mask: Masking | None = None,
         may_write: Callable[[], bool] = lambda: True,
     ) -> None:
-        """``wake`` is called when there is enough for a chunk:
+        """``wake`` is called when there is enough for a chunk: to be flushed soon, by a thread that may block.
 
-        somebody should ``flush`` soon, from a thread that may block. ``mask`` takes secrets out of a line: those known
-        when the line is written, so that one that became known after it was printed is hidden there, too.
-        ``may_write``: whether this runner still has the execution; if not, its lines are dropped.
+        ``mask`` takes secrets out of a line: those known when the line is written, so that one that became known after
+        it was printed is hidden there, too. ``may_write``: whether this runner still has the execution; if not, its
+        lines are dropped.
         """
         self._may_write = may_write
-        self._mask = mask
+        self._mask = mask or (lambda text: text)
         self._store = store
         self._project = project
         self._exec_id = exec_id
@@ -61,8 +61,7 @@ class LogWriter:
 
     def add(self, line: LogLine) -> None:
         """Take a line; it is in the store after the next ``flush``."""
-        if self._mask is not None:
-            self._mask("")  # it sees which secrets there are now: a variable may be gone when the line is written
+        self._mask("")  # it sees which secrets there are now: a variable may be gone when the line is written
         with self._guard:
             self._lines.append(line)
             self._size += len(line.text) + 100
@@ -74,7 +73,7 @@ class LogWriter:
         """Write the lines so far as the next chunk; ``first`` is called once it is settled which lines that are."""
         with self._writing:
             with self._guard:
-                lines, self._lines, self._size = self._lines, [], 0
+                lines, size, self._lines, self._size = self._lines, self._size, [], 0
             if not lines:
                 return
             try:
@@ -82,34 +81,27 @@ class LogWriter:
                     return
                 if first is not None:
                     first()
-                self._write(encode_chunk([self._fit_to_keep(line) for line in lines]))
+                records = (json.dumps(self._shortened(line).to_json(), separators=(",", ":")) for line in lines)
+                self._write("".join(f"{record}\n" for record in records).encode())
             except KitaruStoreError:
                 with self._guard:
                     if self._size < 16 * CHUNK_LIMIT:
-                        self._lines = lines + self._lines
-                        self._size += sum(len(line.text) + 100 for line in lines)
+                        self._lines, self._size = lines + self._lines, size + self._size
 
-    def _fit_to_keep(self, line: LogLine) -> LogLine:
+    def _shortened(self, line: LogLine) -> LogLine:
         """Masked before it is cut: half a secret would be left else."""
-        text = line.text if self._mask is None else self._mask(line.text)
+        text = self._mask(line.text)
         if len(text) > LINE_LIMIT:
             text = f"{text[:LINE_LIMIT]}… ({len(text) - LINE_LIMIT} more characters)"
         return line if text is line.text else replace(line, text=text)
 
     def _write(self, body: bytes) -> None:
-        while not isinstance(claim(self._store, self._key(self._next), body), Created):
+        chunk = address.log_chunk
+        while not isinstance(claim(self._store, chunk(self._project, self._exec_id, self._next), body), Created):
             # An earlier runner of this execution wrote chunks: go on after its last.
             names = self._store.names(address.logs(self._project, self._exec_id))
-            self._next = max(self._next + 1, _number(names[-1]) + 1 if names else 1)
+            self._next = max(self._next, _number(names[-1]) if names else 0) + 1
         self._next += 1
-
-    def _key(self, number: int) -> str:
-        return address.log_chunk(self._project, self._exec_id, number)
-
-
-def encode_chunk(lines: list[LogLine]) -> bytes:
-    """JSON lines, UTF-8."""
-    return "".join(f"{json.dumps(line.to_json(), separators=(',', ':'))}\n" for line in lines).encode()
 
 
 def read_newest(store: Store, project: str, exec_id: str, limit: int, fits: Callable[[LogLine], bool]) -> list[LogLine]:
@@ -125,33 +117,18 @@ def read_newest(store: Store, project: str, exec_id: str, limit: int, fits: Call
 
 
 def read_on(store: Store, project: str, exec_id: str, after_chunk: int = 0) -> Iterator[tuple[int, list[LogLine]]]:
-    """The chunks after that one, each with its number, a few in memory at once; raises as ``read_lines``."""
-    names = _names(store, project, exec_id, after_chunk)
+    """The chunks after that one, each with its number, a few in memory at once.
+
+    ``KitaruLogRetrievalError`` if one can't be read.
+    """
+    last = address.log_chunk(project, exec_id, after_chunk).rpartition("/")[2] if after_chunk else ""
+    names = store.names(address.logs(project, exec_id), after=last)
     for place in range(0, len(names), AT_ONCE):
         yield from _chunks(store, project, exec_id, names[place : place + AT_ONCE])
 
 
-def read_lines(store: Store, project: str, exec_id: str, after_chunk: int = 0) -> tuple[tuple[LogLine, ...], int]:
-    """The lines in the chunks after ``after_chunk``, and the number of the last chunk: pass it to the next call to
-    follow.
-
-    ``KitaruLogRetrievalError`` if a chunk can't be read.
-    """
-    lines: list[LogLine] = []
-    for number, chunk in _chunks(store, project, exec_id, _names(store, project, exec_id, after_chunk)):
-        after_chunk = number
-        lines += chunk
-    return tuple(lines), after_chunk
-
-
-def _names(store: Store, project: str, exec_id: str, after_chunk: int) -> Sequence[str]:
-    last = address.log_chunk(project, exec_id, after_chunk).rpartition("/")[2] if after_chunk else ""
-    return store.names(address.logs(project, exec_id), after=last)
-
-
 def _chunks(store: Store, project: str, exec_id: str, names: Sequence[str]) -> Iterator[tuple[int, list[LogLine]]]:
-    keys = [address.logs(project, exec_id) + name for name in names]
-    bodies = read_many(store, keys)
+    bodies = read_many(store, [address.logs(project, exec_id) + name for name in names])
     for name, body in zip(names, bodies, strict=True):
         try:
             yield _number(name), [LogLine.from_json(json.loads(line)) for line in (body or b"").splitlines()]

@@ -47,7 +47,7 @@ from kitaru.ports import Clock
 from kitaru.run.cache import Cache
 from kitaru.run.failures import failure_of, roots_of
 from kitaru.run.journal import Journal, Recorded
-from kitaru.run.lease import LEASE_SECONDS, Presence
+from kitaru.run.lease import LEASE_SECONDS, ForcedEnd
 from kitaru.run.output import Descriptors
 from kitaru.run.replay import taken_events
 from kitaru.run.timeouts import RunExpired
@@ -74,7 +74,7 @@ class Host:
     mask: Masking | None = None
     descriptors: Descriptors | None = None
     check_answer: AnswerCheck | None = None
-    forced_end: Callable[[BaseException], None] | None = None
+    forced_end: ForcedEnd | None = None
     lease_seconds: float = LEASE_SECONDS
 
 
@@ -117,7 +117,6 @@ class RunState:
         """Why calls that wait for their turn don't begin any more."""
         self.diverged: KitaruDivergenceError | None = None
         self.cache = Cache(store, self.opened, host.code, home=self.home, resumed=len(entries) > 1)
-        self.presence = Presence(store, self.opened)
         self.logged: dict[str, dict[str, Any]] = {}
         """The metadata of calls, by their keys, as far as this run knows it."""
 

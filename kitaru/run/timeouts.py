@@ -51,14 +51,6 @@ class RunSuspended(RunStopped):
     """The execution waits for an answer, and its runner leaves until there is one."""
 
 
-class RunCancelled(RunStopped):
-    """The execution was cancelled, by ``by``."""
-
-    def __init__(self, by: str = "") -> None:
-        super().__init__(by)
-        self.by = by
-
-
 class Limit:
     """The end of a stretch of code, on the monotonic clock."""
 

@@ -1,4 +1,4 @@
-"""Waits of a running flow: it records the question and polls for the answer; an idle runner leaves.
+"""Waits: a running flow records its question and polls for the answer, an idle runner leaves; answers of people.
 
 The answer is an object of its own, which the first answer creates. Only the runner writes the journal.
 """
@@ -14,11 +14,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from kitaru.core.replay import AGAIN, place_of
-from kitaru.errors import KitaruDivergenceError, KitaruIntegrityError, KitaruUsageError, KitaruWaitValidationError
+from kitaru.errors import (
+    KitaruConflictError,
+    KitaruDivergenceError,
+    KitaruIntegrityError,
+    KitaruStateError,
+    KitaruUsageError,
+    KitaruWaitValidationError,
+)
 from kitaru.manifest.port import AnswerCheck
 from kitaru.masking import mask_tree
 from kitaru.model import address
-from kitaru.model.address import canonical_json
+from kitaru.model.address import canonical_json, timestamp
 from kitaru.model.event import (
     AnswerRefused,
     AttemptFailed,
@@ -26,18 +33,21 @@ from kitaru.model.event import (
     Failed,
     Started,
     Suspended,
-    WaitAborted,
     WaitAnswered,
     WaitOpened,
 )
-from kitaru.model.execution import Wait, digest_question
-from kitaru.run.timeouts import RunCancelled, RunSuspended
-from kitaru.store.log import withdraw
+from kitaru.model.execution import Execution, Wait, digest_question, told_apart
+from kitaru.run.cancel import record_cancelled
+from kitaru.run.journal import Fenced
+from kitaru.run.timeouts import RunSuspended
+from kitaru.store.log import claim, withdraw
+from kitaru.store.port import Taken
 from kitaru.values import stored
 from kitaru.values.codec import encode
 
 if TYPE_CHECKING:
     from kitaru.flows.waiting import Question
+    from kitaru.run.executions import Executions
     from kitaru.run.state import RunState
 
 FIRST_PAUSE = 0.05
@@ -251,13 +261,13 @@ class Poll:
 
     def _check_schema(self, value: Any) -> None:
         """``KitaruWaitValidationError`` if a value that was given for other code doesn't fit this wait."""
-        check, schema = self._run.check_answer, self._question.schema
-        wrong = check(schema, value) if check is not None and self._question.annotation is None else ()
+        check, question = self._run.check_answer, self._question
+        wrong = check(question.schema, value) if check is not None and question.annotation is None else ()
         if wrong:
             raise KitaruWaitValidationError(f"the answer to {self._name} doesn't fit: {'; '.join(wrong)}")
 
     def look(self) -> None:
-        """Look for the answer once. Raises ``RunCancelled`` for an abort, ``RunSuspended`` where the runner leaves."""
+        """Look for the answer once. Raises ``Fenced`` for an abort, ``RunSuspended`` where the runner leaves."""
         run = self._run
         run.check()
         # Decided before the look: an answer that comes in between is then still seen.
@@ -280,8 +290,8 @@ class Poll:
             return False
         answer = read_answer(body, key)
         if answer.abort:
-            run.journal.commit(WaitAborted(at=run.now(), wait=self._wait, by=answer.by))
-            run.halt(RunCancelled(answer.by))
+            record_cancelled(run, run.exec_id, answer.by, wait=self._wait)
+            run.halt(Fenced(f"{run.exec_id} was cancelled", cancelled_by=answer.by))
             run.check()
         try:
             value = self._question.answer(answer.value)
@@ -310,7 +320,11 @@ class Poll:
         run = self._run
         now = time.monotonic()
         waits = list(run.waits.polled.values())
-        return all(enough <= now for enough in waits) and not run.under_way and all(map(_settled, list(run.futures)))
+        return (
+            all(enough <= now for enough in waits)
+            and not run.under_way
+            and all(future.done() for future in list(run.futures))
+        )
 
     def _leave(self) -> None:
         """Record that the runner leaves, unless an answer came meanwhile: a later answer resumes it."""
@@ -326,10 +340,6 @@ class Poll:
                 return
             run.halt(RunSuspended())
         run.check()
-
-
-def _settled(future: Any) -> bool:
-    return bool(future.done())
 
 
 class PendingAnswer:
@@ -354,3 +364,122 @@ def until_answered(run: RunState, poll: Poll) -> Any:
         if not poll.found:
             run.sleep(poll.pause)
     return poll.found[0]
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+class Answers:
+    """Answers of one person to the executions of one project."""
+
+    def __init__(self, executions: Executions, actor: str, check: AnswerCheck) -> None:
+        self._executions = executions
+        self._store = executions.store
+        self._actor = actor
+        self._check = check
+
+    def pending(self, execution: Execution) -> list[Wait]:
+        """The waits without an answer, in the order in which they were opened."""
+        opened = [] if execution.ended else list(execution.open_waits)
+        names = self._names(execution) if opened else set()
+        return [wait for wait in opened if _key(execution, wait).rpartition("/")[2] not in names]
+
+    def all_answered(self, execution: Execution) -> bool:
+        """Whether it waits though every question has an answer: it is to be resumed.
+
+        One listing, and a few reads if there is an answer.
+        """
+        if execution.status != "waiting" or not self._names(execution):
+            return False
+        whole = self._executions.get(execution.exec_id)  # a list's summary has no waits
+        return whole.status == "waiting" and not self.pending(whole)
+
+    def choose(self, execution: Execution, name: str | None) -> Wait:
+        """The wait of that name or id (``approve``, ``w1``); without one, the only pending one.
+
+        ``KitaruStateError`` if nothing waits, ``KitaruUsageError`` if the choice is not clear, ``KitaruConflictError``
+        if it was answered before.
+        """
+        exec_id, ended = execution.exec_id, execution.ended
+        named = [wait for wait in execution.waits if name is None or name in (wait.wait_id, wait.name)]
+        waits = self.pending(execution)
+        fitting = [wait for wait in waits if wait in named]
+        if len(fitting) == 1:
+            return fitting[0]
+        if len(fitting) > 1:
+            raise KitaruUsageError(
+                f"{exec_id} waits for {len(fitting)} answers: {_listed(fitting)}",
+                hint=f"kitaru executions input {exec_id} --wait {told_apart(fitting[0], waits)} --value JSON",
+            )
+        before = [] if ended else named if name is not None else list(execution.open_waits)
+        if before:
+            raise self._answered_before(execution, before[0])
+        if waits:
+            raise KitaruUsageError(
+                f"{exec_id} has no wait {name!r}; it waits for: {_listed(waits)}", hint="--wait NAME"
+            )
+        raise self._too_late(execution, name, named)
+
+    def give(self, execution: Execution, wait: Wait, value: Any) -> None:
+        """Leave ``value`` for the runner, once it fits: ``KitaruWaitValidationError``."""
+        check_fits(wait, value, self._check)
+        self._leave(execution, wait, {"value": value})
+
+    def decline(self, execution: Execution, wait: Wait) -> None:
+        """Refuse to answer: the execution is cancelled, by its runner, or here if it has none."""
+        self._leave(execution, wait, {"abort": True})
+        executions = self._executions
+        if not executions.held(executions.get(execution.exec_id)):
+            record_cancelled(executions, execution.exec_id, self._actor, wait=wait.wait_id)
+
+    def _names(self, execution: Execution) -> set[str]:
+        return set(self._store.names(address.wait_answers(execution.project, execution.exec_id)))
+
+    def _leave(self, execution: Execution, wait: Wait, content: dict[str, Any]) -> None:
+        clock = self._executions.clock
+        whole = {**content, "by": self._actor, "at": timestamp(clock.now()), "write": clock.token(26)}
+        if isinstance(claim(self._store, _key(execution, wait), canonical_json(whole)), Taken):
+            raise self._answered_before(execution, wait)
+
+    def _too_late(self, execution: Execution, name: str | None, named: list[Wait]) -> KitaruStateError:
+        """Nothing waits any more; the answers that counted, if there are any."""
+        exec_id = execution.exec_id
+        answered = [wait for wait in named if wait.status in ("answered", "aborted")]
+        if len(answered) == 1:
+            return self._answered_before(execution, answered[0])
+        nothing = f"{exec_id} is {execution.status}: it waits for nothing"
+        if answered:
+            lines = "".join(f"\n  {self._answer_words(execution, wait)}" for wait in answered)
+            return KitaruConflictError(f"{nothing} any more{lines}", hint=f"kitaru executions get {exec_id}")
+        if name is not None and not named:
+            nothing += f", and never asked {name!r}"
+        return KitaruStateError(nothing, hint=f"kitaru executions get {exec_id}")
+
+    def _answered_before(self, execution: Execution, wait: Wait) -> KitaruStateError:
+        hint = f"kitaru executions get {execution.exec_id}"
+        if wait.status == "cancelled":
+            return KitaruStateError(
+                f"{wait.name!r} of {execution.exec_id} is not asked any more: that attempt at the flow failed",
+                hint=hint,
+            )
+        ended = f"; that is {execution.status}" if execution.ended else ""
+        return KitaruConflictError(self._answer_words(execution, wait, f" of {execution.exec_id}") + ended, hint=hint)
+
+    def _answer_words(self, execution: Execution, wait: Wait, of: str = "") -> str:
+        """The person that answered the wait, or declined to, and the time."""
+        key = _key(execution, wait)
+        body = self._store.read(key)
+        by, when, verb = wait.by or "somebody", wait.answered_at, "declined" if wait.status == "aborted" else "answered"
+        if body is not None:
+            answer = read_answer(body, key)
+            by, when, verb = answer.by or by, answer.at, "declined" if answer.abort else "answered"
+        return f"{wait.name!r}{of} was {verb} by {by}" + (f" at {when}" if when else "")
+
+
+def _key(execution: Execution, wait: Wait) -> str:
+    return address.wait_answer(execution.project, execution.exec_id, wait.wait_id)
+
+
+def _listed(waits: list[Wait]) -> str:
+    names = ((wait, told_apart(wait, waits)) for wait in waits)
+    return ", ".join(name if name == wait.name else f"{name} ({wait.name})" for wait, name in names)
