@@ -152,8 +152,7 @@ def test_options_and_image_are_reasons_too(repository: Repository) -> None:
 
 def test_no_plan_shows_a_value_of_the_environment(repository: Repository, tmp_path: Path) -> None:
     """Variables may be secrets: their values stand in no text, JSON or Markdown of a plan, before or after."""
-    from kitaru.cli.views.plan import plan_lines
-    from kitaru.cli.views.plan_markdown import plan_markdown
+    from kitaru.cli.views.plan import plan_lines, plan_markdown
 
     image = "    image: {{environment: {{TOKEN: {}}}}}\n    routes:"
     repository.manifest(MANIFEST.replace("    routes:", image.format("canary-one")))

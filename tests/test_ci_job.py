@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kitaru.cli import job
+from kitaru.cli import ci
+from kitaru.cli.terminal import remarks
 from kitaru.errors import KitaruManifestError, KitaruUsageError, Problem
 from tests.repository import Repository, kitaru
 
@@ -69,7 +70,7 @@ def test_a_refused_review_is_in_the_summary(repository: Repository, files: tuple
 def test_no_value_ends_its_own_output(files: tuple[Path, Path]) -> None:
     """A value with line ends, marks and other outputs in it is one value."""
     evil = "a\nchanges=true\nEOF\nend_\nplan<<x\ny\nx"
-    job.add_outputs(changes="false", evil=evil)
+    ci.add_outputs(changes="false", evil=evil)
     assert outputs(files[1].read_text()) == {"changes": "false", "evil": evil}
 
 
@@ -102,7 +103,7 @@ def test_problems_are_remarks_at_their_lines(repository: Repository, monkeypatch
 def test_no_text_begins_a_command(evil: str) -> None:
     """Line ends, percent signs, colons and commas mean themselves, in messages, files and hints."""
     error = KitaruManifestError([Problem(evil, file=f"/elsewhere/{evil}", line=3, column=4, hint=evil)])
-    (line,) = job.remarks(error, IN_JOB)
+    (line,) = remarks(error, IN_JOB)
     assert "\n" not in line
     assert "\r" not in line
     head, _, message = line.removeprefix("::error ").partition("::")
@@ -116,11 +117,11 @@ def test_no_text_begins_a_command(evil: str) -> None:
 
     assert meant(members["file"]) == f"/elsewhere/{evil}"
     assert meant(message) == f"{evil}\nhint: {evil}"
-    (line,) = job.remarks(KitaruUsageError(evil), IN_JOB)
+    (line,) = remarks(KitaruUsageError(evil), IN_JOB)
     assert meant(line.removeprefix("::error title=kitaru::")) == evil
     assert "\n" not in line
 
 
 def test_outside_a_job_there_are_no_remarks() -> None:
     """People's terminals show no workflow commands."""
-    assert job.remarks(KitaruUsageError("x"), {}) == []
+    assert remarks(KitaruUsageError("x"), {}) == []

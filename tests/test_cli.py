@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from kitaru._version import __version__
-from kitaru.cli import app
+from kitaru.cli import assemble
 from kitaru.cli.options import example_inputs
 from kitaru.model import address
 from tests.repository import CHECKOUT, FLOWS, MANIFEST, Done, Repository, finish, kitaru, start
@@ -193,7 +193,7 @@ def test_a_file_that_is_no_plan(repository: Repository, body: bytes) -> None:
 
 def test_a_plan_that_can_not_be_saved(repository: Repository) -> None:
     """An --out that can't be written is an error, not a plan that nobody has."""
-    do(repository, "plan", "--out", "no/such/folder/p.json").refused("can't be saved")
+    do(repository, "plan", "--out", "no/such/folder/p.json").refused("can't be written")
 
 
 def test_nobody_is_asked_where_nobody_is(repository: Repository) -> None:
@@ -347,7 +347,7 @@ def test_every_command_explains_itself() -> None:
     """--help of each command exits 0, and has a sentence and its options."""
     import typer
 
-    every = commands(typer.main.get_command(app))
+    every = commands(typer.main.get_command(assemble()))
     assert len(every) > 15
     for path in every:
         done = kitaru(*path, "--help").must()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kitaru import KitaruClient
-from kitaru.cli.views.plan_markdown import plan_markdown
+from kitaru.cli.views.plan import plan_markdown
 from kitaru.client.project import read_plan
 from kitaru.core.commit import next_lockfile
 from kitaru.core.rollback import (

@@ -204,10 +204,10 @@ def test_the_shapes_of_an_image(fresh: Repository, given: str) -> None:
     ("words", "said"),
     [
         ((AGENT, "--image", '{"requirement": []}'), "requirement: Extra inputs"),
-        ((AGENT, "--image", "[1]"), "expected an image"),
+        ((AGENT, "--image", "[1]"), "expected python:3.12-slim or an object of image settings"),
         ((AGENT, "--image", "@nope"), "nope can't be read"),
-        ((AGENT, "--image", '{"a"'), "is not JSON"),
-        ((AGENT, "--image", "two words"), "has spaces in it"),
+        ((AGENT, "--image", '{"a"'), "this image is neither a base image nor image settings"),
+        ((AGENT, "--image", "two words"), "expected a container image such as python:3.12-slim, found 'two words'"),
         ((AGENT, "--input", "[1]"), "expected an object"),
         ((AGENT, "--input", '{"topi": "x"}'), "did you mean topic?"),
         ((AGENT, "--stack", "prod"), "asks for stack prod, which is not declared; there are: local"),

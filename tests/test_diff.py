@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kitaru.cli.views.history import diff_lines
+from kitaru.cli.views.words import printed
 from kitaru.core.diffing import EMPTY, LARGEST_FILE, SHOWN_LINES, Entry, FileDiff, file_diff, pairs
 from kitaru.errors import KitaruIntegrityError, KitaruSelectorError
 from kitaru.model import address
@@ -274,9 +276,12 @@ def test_colour_on_a_terminal_only(repository: Repository, monkeypatch: pytest.M
     second(repository)
     found = difference(repository)
     assert "+bell = '\a\x1b[31m'\r" in diff_lines(found)
-    lines = diff_lines(found, lambda text, kind: f"<{kind}>{text}", visible=True)
-    assert "<add>+bell = '^G^[[31m'^M" in lines
-    assert "<add>+\tx" in lines
+    with monkeypatch.context() as at_terminal:
+        at_terminal.delenv("NO_COLOR", raising=False)
+        at_terminal.setattr(sys.stdout, "isatty", lambda: True)
+        lines = [printed(line, sys.stdout) for line in diff_lines(found, visible=True)]
+    assert "\x1b[32m+bell = '^G^[[31m'^M\x1b[0m" in lines
+    assert "\x1b[32m+\tx\x1b[0m" in lines
     assert "\x1b" not in do(repository, "diff", "agent", "1", "1").must().out
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kitaru.cli.views.plan_markdown import drift_markdown
+from kitaru.cli.views.plan import drift_markdown
 from tests.applying import routed
 from tests.repository import MANIFEST, Repository, kitaru
 

@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 
 from kitaru import KitaruClient
-from kitaru.cli.executions import STATUSES as TYPED
 from kitaru.errors import KitaruUsageError
-from kitaru.model.execution import STATUSES
 from tests.repository import Done, kitaru
 
 FLOWS = """
@@ -96,7 +94,6 @@ def test_an_answer_that_was_left_out_is_asked_for_by_a_name_that_works() -> None
 
 def test_a_status_that_there_is_not_is_refused_everywhere() -> None:
     """By the command and by Python, one and several; an empty list would say that all is well."""
-    assert STATUSES == TYPED
     kitaru("executions", "list", "--status", "failed,bogus").refused(
         "bogus", "expected one of pending, running", hint=False
     )

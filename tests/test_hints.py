@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import typer
 
-from kitaru.cli import app
-from kitaru.cli.options import Place
+from kitaru.cli import assemble
+from kitaru.cli.options import Options
 from kitaru.cli.terminal import Terminal
 from tests.test_layers import PACKAGE
 
-ROOT = typer.main.get_command(app)
+ROOT = typer.main.get_command(assemble())
 FIELD = "\x00"
 
 
@@ -90,7 +90,7 @@ def test_a_hint_leads_to_the_same_place() -> None:
     """Options of a place that a command had are in its hints, after the command's name, and once."""
     terminal = Terminal()
     terminal.placed = {"plan", "executions get", "flow tag"}
-    terminal.place = Place(store="s3://bucket/a b", target="prod").options
+    terminal.place = Options(store="s3://bucket/a b", overlay="prod").place
     options = "--store 's3://bucket/a b' --target prod"
     assert terminal.located("kitaru plan, then repeat") == f"kitaru plan {options}, then repeat"
     assert terminal.located("see kitaru executions get ex-1") == f"see kitaru executions get {options} ex-1"

@@ -58,14 +58,16 @@ def test_an_image_with_a_wrong_member_is_refused_in_python(repository: Repositor
 
 
 def test_an_image_with_a_wrong_member_is_refused_on_the_command_line(repository: Repository) -> None:
-    """By deploy and build, in JSON and in a file, with and without the manifest: --image and the member are named."""
+    """By deploy and build, in JSON and in a file, with and without the manifest: its place and the member are named."""
     bad = json.dumps({"requirements": ["httpx", "not a req!!"], "platform": "x y"})
     repository.write("image.json", bad)
-    words = ("error: --image: requirements[1]: expected a requirement such as httpx>=0.27", "platform: expected")
+    words = ("requirements[1]: expected a requirement such as httpx>=0.27", "platform: expected")
     for verb in ("deploy", "build"):
-        do(repository, verb, "agent", "--image", bad).refused(*words)
-        do(repository, verb, "agent", "--image", "@image.json", "--manifest-only").refused(*words)
-    do(repository, "deploy", AGENT, "--image", bad, "--no-manifest").refused(*words)
+        do(repository, verb, "agent", "--image", bad).refused("error: --image: ", *words)
+        do(repository, verb, "agent", "--image", "@image.json", "--manifest-only").refused(
+            "error: image.json: ", *words
+        )
+    do(repository, "deploy", AGENT, "--image", bad, "--no-manifest").refused("error: --image: ", *words)
     assert untouched(repository)
     do(repository, "validate").must()
 
@@ -188,7 +190,7 @@ def test_a_key_that_is_given_twice_is_refused(repository: Repository, verb: tupl
     do(repository, *name, 'checkpoint.a={"b": 1, "b": 2}').refused("the key 'b' is given twice", "keep one of the two")
     repository.write("twice.json", '{"user": "a", "user": "b"}')
     source = option[1][1:] if option[1].startswith("@") else option[0]
-    do(repository, *verb, *option).refused(f"{source}: the key '", "' is given twice", "keep one of the two")
+    do(repository, *verb, *option).refused(f"{source}: ", "the key '", "' is given twice")
     assert untouched(repository)
 
 

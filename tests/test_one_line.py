@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from kitaru.cli.terminal import Terminal
+from kitaru.cli.views.words import style
 from kitaru.errors import KitaruManifestError
 from kitaru.manifest.reading import read_manifest
 from kitaru.model.jsonable import LONGEST, recorded_line, shown_line
@@ -52,7 +53,7 @@ def test_our_own_styling_is_printed_and_no_other(
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     terminal = Terminal()
-    terminal.lines([terminal.style("x\x1b[31my\n::error::z", "bold"), "::error::a"])
+    terminal.lines([style("x\x1b[31my\n::error::z", "bold"), "::error::a"])
     terminal.note("::error::b\n  ::error::c\x1b[31m")
     out, err = capsys.readouterr()
     assert out == "\x1b[1mx\N{REPLACEMENT CHARACTER}[31my ::error::z\x1b[0m\n: :error::a\n"

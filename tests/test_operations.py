@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import typer
 
-from kitaru.cli import app
+from kitaru.cli import assemble
 from kitaru.client import KitaruClient
 from kitaru.client.operations import OPERATIONS, Operation
 from tests.repository import Repository, kitaru
 
-ROOT: Any = typer.main.get_command(app)
+ROOT: Any = typer.main.get_command(assemble())
 PLACE = {"--store", "--project", "--manifest", "--target", "--output"}
 WITHOUT_CLIENT = {"init", "schema", "version", "ci init", "ci comment", "ci issue", "ci reviewed"}
 """Commands about this machine or a forge, not about a project in a store."""

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from kitaru.cli.views.plan import plan_lines
-from kitaru.cli.views.plan_markdown import plan_markdown
+from kitaru.cli.views.plan import plan_lines, plan_markdown
 from kitaru.core.consequences import Snapshots, Stored, consequences, passages
 from kitaru.core.review import tampered, unreviewed
 from kitaru.errors import KitaruIntegrityError

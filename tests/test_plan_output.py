@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kitaru.cli import job
-from kitaru.cli.views.plan import plan_lines
-from kitaru.cli.views.plan_markdown import plan_markdown
+from kitaru.cli import ci
+from kitaru.cli.views.plan import plan_lines, plan_markdown
 from kitaru.core.protection import protect_words
 from kitaru.model.lockfile import Protect
 from kitaru.model.plan import Build, Change, Consequence, FlowPlan, Plan, RouteMove
@@ -227,8 +226,8 @@ ON_GITHUB = {
 )
 def test_what_was_cut_is_one_click_away(environ: dict[str, str], url: str) -> None:
     """The pointer to the full plan is a link to the run, where CI says which; it speaks of no file that may not be."""
-    assert job.run_url(environ) == url
-    text = plan_markdown(large_plan(500, 3), job.run_url(environ))
+    assert ci.run_url(environ) == url
+    text = plan_markdown(large_plan(500, 3), ci.run_url(environ))
     assert (f" in the log of [this run]({url})._" in text) == bool(url)
     assert ("`kitaru plan` shows all of it" in text) == (not url)
     assert "--out" not in text
@@ -313,7 +312,7 @@ def test_markdown_of_a_real_plan(repository: Repository, own_world: Path, monkey
     done = do(repository, "plan", "-o", "markdown").must()
     assert done.out.startswith("<!-- kitaru plan research -->\n### Kitaru plan: `research`")
     assert summary.read_text().strip() == done.out.strip()
-    do(repository, "plan", "-o", "yaml").refused("expected text, json or markdown")
+    do(repository, "plan", "-o", "yaml").refused("is not one of 'text', 'json', 'markdown'")
 
 
 def test_the_gravest_are_next_to_the_summary() -> None:

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from kitaru.cli.views.plan import drift_lines, plan_lines, ways_out
-from kitaru.cli.views.plan_markdown import drift_markdown, plan_markdown
+from kitaru.cli.views.plan import drift_lines, drift_markdown, plan_lines, plan_markdown, ways_out
 from kitaru.model.lockfile import Edit, Lockfile, Move, Untag
 from kitaru.model.plan import Plan
 from kitaru.model.route import Hold, Pin

@@ -14,10 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kitaru.cli.views.page import execution_page
-from kitaru.cli.views.timeline import axis_of, rows, timeline
+from kitaru.cli.views.timeline import axis_of, execution_page, rows, timeline
 from kitaru.cli.views.words import duration
-from kitaru.data_files import template
 from kitaru.model.address import timestamp
 from kitaru.model.event import ExecutionOptions, Failure, Value
 from kitaru.model.execution import Artifact, Attempt, CheckpointCall, Execution, LogLine, Wait
@@ -240,7 +238,7 @@ class Page(HTMLParser):
 
 
 def page_of(one: Execution, **more: Any) -> tuple[str, Page]:
-    text = execution_page(one, template=template("execution.html.j2"), read=read, now=T0, **more)
+    text = execution_page(one, read=read, now=T0, **more)
     return text, Page(text)
 
 

@@ -9,24 +9,37 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from kitaru._version import __version__
-from kitaru.cli import ci, consumer, executions, producer, routes, store
-from kitaru.cli.options import OutputOption, refuse_doubles
-from kitaru.cli.terminal import NOT_APPLIED, Output, progress, terminal
+from kitaru.cli import ci, executions, producer, routes, store  # noqa: F401 - each registers its commands
+from kitaru.cli.options import COMMANDS, Options, command
+from kitaru.cli.terminal import Output, terminal
 from kitaru.errors import KitaruError, KitaruUsageError
 
 INTERRUPTED = 130
+LEFT = "interrupted; nothing that was not yet committed has changed"
+NOT_APPLIED = "interrupted; no route has moved"
 
-NO_SERVER = "no server is needed: commands work on the store itself, as in: kitaru flow list --store s3://bucket/prefix"
+OF_A_SERVER = ("serve", "login", "logout", "auth")
+"""Commands that people look for."""
 
-NOT_HERE = {"serve": NO_SERVER, "login": NO_SERVER, "logout": NO_SERVER, "auth": NO_SERVER}
-"""Commands that people look for, and their hints."""
+GROUPS = {
+    "flow": "Flows of the project, their versions and routes.",
+    "flow deployments": "Released versions of a flow.",
+    "executions": "Executions: what ran, how it went, and how to go on.",
+    "store": "The store: whether it is sound, and what in it is garbage.",
+    "ci": "Plan on pull requests, apply on merge.",
+}
+ORDER = (
+    *("init", "validate", "plan", "apply", "deploy", "build", "import", "promote", "rollback", "run", "invoke"),
+    *("history", "blame", "diff", "schema", "version", *GROUPS),
+)
+"""The first words of all commands, in the order of the help."""
 
 
 def _version(wanted: bool) -> None:
@@ -43,38 +56,15 @@ def main(
     """Git-native declarative deployments for durable Python flows."""
 
 
-def version_command(output: OutputOption = Output.text) -> None:
+@command("version", place=())
+def version(_: Options) -> None:
     """Print the version."""
-    terminal.begin("version", output)
     terminal.item({"version": __version__}, [f"kitaru {__version__}"])
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "init": producer.init,
-    "validate": producer.validate,
-    "plan": producer.plan,
-    "apply": producer.apply,
-    "deploy": routes.deploy,
-    "build": routes.build,
-    "import": producer.import_,
-    "promote": routes.promote,
-    "rollback": routes.rollback,
-    "run": consumer.run,
-    "invoke": consumer.invoke,
-    "history": store.history,
-    "blame": store.blame,
-    "diff": store.diff,
-    "schema": producer.schema,
-    "version": version_command,
-}
-GROUPS = {"flow": consumer.flow_app, "executions": executions.app, "store": store.store_app, "ci": ci.app}
-ADDED = (executions, routes)
-"""Modules with commands for a group of another module."""
-
-
-def assemble(*names: str) -> typer.Typer:
-    """The command line with these commands and groups; with all of them, if none is named."""
-    made = typer.Typer(
+def assemble(first: str = "") -> typer.Typer:
+    """The command line: all of it, or as much as begins with the word ``first``: Typer takes a while to read each."""
+    app = typer.Typer(
         name="kitaru",
         help="Git-native declarative deployments for durable Python flows.",
         epilog="To begin: kitaru init, then kitaru plan. COMMAND --help says more.",
@@ -83,23 +73,17 @@ def assemble(*names: str) -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
-    made.callback()(main)
-    for name in names or (*COMMANDS, *GROUPS):
-        if name in COMMANDS:
-            made.command(name)(COMMANDS[name])
-        else:
-            made.add_typer(GROUPS[name], name=name)
-    refuse_doubles(made)
-    return made
-
-
-app = assemble()
-
-
-def _named(arguments: Sequence[str]) -> typer.Typer:
-    """As much of the command line as these arguments can reach: Typer takes a while to read each signature."""
-    first = arguments[0] if arguments else ""
-    return assemble(first) if first in COMMANDS or first in GROUPS else app
+    app.callback()(main)
+    groups = {"": app}
+    for path, about in GROUPS.items():
+        parent, _, name = path.rpartition(" ")
+        groups[path] = typer.Typer(help=about, no_args_is_help=True)
+        groups[parent].add_typer(groups[path], name=name)
+    for words in sorted(COMMANDS, key=lambda words: ORDER.index(words.split()[0])):
+        if first not in ORDER or words.split()[0] == first:
+            path, _, name = words.rpartition(" ")
+            groups[path].command(name)(COMMANDS[words])
+    return app
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -113,22 +97,27 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _carry_out(arguments: Sequence[str]) -> int:
-    if arguments[:1] == ["apply"]:
-        terminal.left = NOT_APPLIED
-    if arguments[:1] == ["plan"] and {"--drift", "--detailed-exitcode"}.intersection(arguments):
-        # Then 2 is an answer, and a mistake in the options must not look like it, though nothing is read of them yet.
-        terminal.detailed = True
+    first, words = (arguments[0] if arguments else ""), f" {' '.join(arguments)} "
+    # Of a command that goes wrong before its options are read, the bare words say how to tell that.
+    forms = (" -o json ", " --output json ", " -ojson ", " --output=json ")
+    terminal.chosen = Output.json if any(form in words for form in forms) else Output.text
+    terminal.left = NOT_APPLIED if first == "apply" else LEFT
+    # Then 2 is an answer, and a mistake in the options must not look like it.
+    terminal.detailed = first == "plan" and not {"--drift", "--detailed-exitcode"}.isdisjoint(arguments)
     try:
-        _must_be_here(arguments)
-        code = typer.main.get_command(_named(arguments)).main(
-            list(arguments), prog_name="kitaru", standalone_mode=False
-        )
+        if first in OF_A_SERVER:
+            terminal.command = first
+            raise KitaruUsageError(
+                f"there is no command {first} in this release; no server is needed: commands work on the store "
+                "itself, as in: kitaru flow list --store s3://bucket/prefix"
+            )
+        app = typer.main.get_command(assemble(first))
+        code = app.main(list(arguments), prog_name="kitaru", standalone_mode=False)
         if code == INTERRUPTED and not terminal.interrupted:
             # Typer makes an exit code of Ctrl-C by itself.
             return _interrupted()
         return code if isinstance(code, int) else 0
     except KitaruError as error:
-        progress.close()
         terminal.error(error)
         return 1 if terminal.detailed else error.exit_code
     except (KeyboardInterrupt, typer.Abort):
@@ -136,24 +125,9 @@ def _carry_out(arguments: Sequence[str]) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.filename is None and _is_output_stuck(error):
             raise
-        progress.close()
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-            return _wrong_usage(error, arguments)
+            return _wrong_usage(error)
         return _unexpected(error)
-
-
-def _must_be_here(arguments: Sequence[str]) -> None:
-    if arguments and arguments[0] in NOT_HERE:
-        _foresee_output(arguments)
-        terminal.command = arguments[0]
-        raise KitaruUsageError(f"there is no command {arguments[0]} in this release; {NOT_HERE[arguments[0]]}")
-
-
-def _foresee_output(arguments: Sequence[str]) -> None:
-    """Take ``-o json`` from the bare words, for a command that went wrong before its options were read."""
-    words = " ".join(arguments)
-    if any(form in f" {words} " for form in (" -o json ", " --output json ", " -ojson ", " --output=json ")):
-        terminal.chosen = Output.json
 
 
 def _is_output_stuck(error: OSError) -> bool:
@@ -176,17 +150,15 @@ def _unwritten(error: OSError) -> int:
 
 
 def _interrupted() -> int:
-    progress.close()
     terminal.note(f"\n{terminal.left}")
     return INTERRUPTED
 
 
-def _wrong_usage(error: Any, arguments: Sequence[str]) -> int:
+def _wrong_usage(error: Any) -> int:
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
         terminal.note(error.format_message())
         return int(error.exit_code)
-    _foresee_output(arguments)
     if context is not None:
         terminal.command = ".".join(context.command_path.split()[1:])
         terminal.note(context.get_usage())

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +30,6 @@ class _Untitled(GenerateJsonSchema):
 
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - the signature is pydantic's
         return False
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """One schema: the type that it describes, its title, and refinements that the type can't express."""
-
-    type: Any
-    title: str
-    refine: Callable[[Schema], None] | None = None
 
 
 def _refine_manifest(schema: Schema) -> None:
@@ -72,26 +60,30 @@ def _refine_execution(schema: Schema) -> None:
     schema["$defs"]["Value"]["properties"].pop("stored")
 
 
-PUBLISHED = {
-    "kitaru": Published(Manifest, "Kitaru manifest (kitaru.yaml)", _refine_manifest),
-    "lockfile": Published(Lockfile, "Kitaru lockfile (kitaru.lock)"),
-    "generation": Published(Generation, "Kitaru generation: one entry of the lock log"),
-    "versions": Published(VersionTable, "Kitaru version table of a flow"),
-    "snapshot": Published(Snapshot, "Kitaru snapshot"),
-    "plan": Published(Plan, "Kitaru plan"),
-    "execution": Published(Execution, "Kitaru execution", _refine_execution),
+PUBLISHED: dict[str, tuple[Any, str]] = {
+    "kitaru": (Manifest, "Kitaru manifest (kitaru.yaml)"),
+    "lockfile": (Lockfile, "Kitaru lockfile (kitaru.lock)"),
+    "generation": (Generation, "Kitaru generation: one entry of the lock log"),
+    "versions": (VersionTable, "Kitaru version table of a flow"),
+    "snapshot": (Snapshot, "Kitaru snapshot"),
+    "plan": (Plan, "Kitaru plan"),
+    "execution": (Execution, "Kitaru execution"),
 }
+"""Each schema by its name: the type that it describes, and its title."""
+
+REFINED = {"kitaru": _refine_manifest, "execution": _refine_execution}
+"""Refinements that the types can't express."""
 
 
 def json_schema(name: str) -> Schema:
     """The JSON Schema (draft 2020-12) called ``name``. Raises ``KeyError`` for a name that ``PUBLISHED`` lacks."""
-    published = PUBLISHED[name]
-    schema = TypeAdapter(published.type).json_schema(schema_generator=_Untitled)
-    if published.refine is not None:
-        published.refine(schema)
+    model, title = PUBLISHED[name]
+    schema = TypeAdapter(model).json_schema(schema_generator=_Untitled)
+    if name in REFINED:
+        REFINED[name](schema)
     _close(schema)
     schema.pop("title", None)
-    return {"$schema": DIALECT, "$id": f"{HOME}:{name}", "title": published.title, **schema}
+    return {"$schema": DIALECT, "$id": f"{HOME}:{name}", "title": title, **schema}
 
 
 def render(name: str) -> str:
@@ -99,42 +91,25 @@ def render(name: str) -> str:
     return json.dumps(json_schema(name), indent=2, ensure_ascii=False) + "\n"
 
 
-def write(folder: Path) -> list[Path]:
-    """Write every schema into ``folder``; the paths of those files."""
+def _close(node: Any) -> None:
+    """Refuse the names that a pattern of keys does not allow: pydantic states the pattern and lets all others pass."""
+    if isinstance(node, dict) and "patternProperties" in node:
+        node.setdefault("additionalProperties", False)
+    for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        _close(inner)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """``--write DIR`` writes every schema into that folder."""
+    parser = argparse.ArgumentParser(prog="python -m kitaru.cli.schema", description="Kitaru's JSON Schemas")
+    parser.add_argument("--write", metavar="DIR", type=Path, required=True, help="write every schema into this folder")
+    folder: Path = parser.parse_args(arguments).write
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
     for name in PUBLISHED:
         path = folder / f"{name}.schema.json"
         path.write_text(render(name), encoding="utf-8")
-        paths.append(path)
-    return paths
-
-
-def _close(node: Any) -> None:
-    """Refuse the names that a pattern of keys does not allow: pydantic states the pattern and lets all others pass."""
-    if isinstance(node, dict):
-        if "patternProperties" in node:
-            node.setdefault("additionalProperties", False)
-        for value in node.values():
-            _close(value)
-    elif isinstance(node, list):
-        for item in node:
-            _close(item)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """``[NAME ...]`` prints those schemas, ``--write DIR`` writes all of them."""
-    parser = argparse.ArgumentParser(prog="python -m kitaru.cli.schema", description="Kitaru's JSON Schemas")
-    parser.add_argument("name", nargs="*", choices=[*PUBLISHED, []], help=f"one of {', '.join(PUBLISHED)}")
-    parser.add_argument("--write", metavar="DIR", type=Path, help="write every schema into this folder")
-    given = parser.parse_args(arguments)
-    if given.write is not None:
-        for path in write(given.write):
-            print(path)
-    for name in given.name:
-        sys.stdout.write(render(name))
-    return 0
+        print(path)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

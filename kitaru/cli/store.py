@@ -3,91 +3,77 @@
 from __future__ import annotations
 
 import re
-import shlex
 import sys
-from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from kitaru.cli.options import FlowArgument, Place, YesOption, placed
-from kitaru.cli.terminal import progress, terminal
+from kitaru.cli.executions import ExecArgument
+from kitaru.cli.options import FlowArgument, Options, argument, command, option
+from kitaru.cli.terminal import terminal
+from kitaru.cli.views.words import command_line
 from kitaru.errors import KitaruUsageError
 
-if TYPE_CHECKING:
-    from kitaru.client import KitaruClient
 
-
-@placed("history")
+@command("history")
 def history(
-    at: Place,
-    flow: Annotated[str | None, typer.Argument(metavar="FLOW", help="Only what happened to this flow.")] = None,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many generations.")] = 20,
-    everything: Annotated[bool, typer.Option("--all", help="All generations there are.")] = False,
+    at: Options,
+    flow: Annotated[str | None, argument("FLOW", "Only what happened to this flow.")] = None,
+    limit: Annotated[int, option("--limit N", "At most so many generations.", min=1)] = 20,
+    everything: Annotated[bool, option("--all", "All generations there are.")] = False,
 ) -> None:
     """Show the changes of the store: actor, time, commit. Newest first. Exit code 1: one is missing or unreadable."""
-    client = at.connect()
-    happened = client.history.list(flow, limit=None if everything else limit)
     from kitaru.cli.views import history as view
 
-    width, project = terminal.room or view.WIDTH, client.session.project
-    lines = [] if terminal.json else view.history_lines(happened, flow, project, terminal.style, width=width)
-    terminal.items(happened.generations, lines, **happened.gaps_to_json())
-    if note := view.chain_note(happened):
+    client = at.connect()
+    page = client.history.list(flow, limit=None if everything else limit)
+    project, width = client.session.project, terminal.room or view.WIDTH
+    terminal.items(
+        page.generations, lambda _: view.history_lines(page, flow, project, width=width), **page.gaps_to_json()
+    )
+    if note := view.chain_note(page):
         terminal.note(note)
-    if not happened.whole:
+    if not page.whole:
         raise typer.Exit(1)
 
 
-@placed("blame")
-def blame(
-    at: Place,
-    exec_id: Annotated[str, typer.Argument(metavar="EXEC_ID", help="The execution's id, or the end of it.")],
-) -> None:
+@command("blame")
+def blame(at: Options, exec_id: ExecArgument) -> None:
     """Show the commit of an execution, and the move that led to it."""
-    client = at.connect()
-    found = client.history.blame(exec_id)
     from kitaru.cli.views import history as view
 
-    terminal.item(found, view.blame_lines(found, terminal.style, width=terminal.room or view.WIDTH))
+    width = terminal.room or view.WIDTH
+    terminal.item(at.connect().history.blame(exec_id), lambda found: view.blame_lines(found, width=width))
 
 
-@placed("diff")
+@command("diff")
 def diff(
-    at: Place,
+    at: Options,
     flow: FlowArgument,
-    before: Annotated[str, typer.Argument(metavar="A", help="A version (1, v1) or a tag.")],
-    after: Annotated[str, typer.Argument(metavar="B", help="A version (2, v2) or a tag.")],
-    full: Annotated[bool, typer.Option("--full", help="Large files and long differences too.")] = False,
+    before: Annotated[str, argument("A", "A version (1, v1) or a tag.")],
+    after: Annotated[str, argument("B", "A version (2, v2) or a tag.")],
+    full: Annotated[bool, option("--full", "Large files and long differences too.")] = False,
 ) -> None:
     """Show how two versions of a flow differ. From A to B: inputs, image, options, source."""
-    client = at.connect()
-    found = client.history.diff(flow, before, after, full=full)
-    progress.close()
     from kitaru.cli.views import history as view
 
-    seen = sys.stdout.isatty()
+    difference = at.connect().history.diff(flow, before, after, full=full)
     if terminal.json:
-        terminal.item(found)
+        terminal.item(difference)
     else:
         # Source as it is: a difference written to a file is one that can be applied.
-        terminal.raw("\n".join(view.diff_lines(found, terminal.style, full=full, visible=seen)))
+        terminal.raw("\n".join(view.diff_lines(difference, full=full, visible=sys.stdout.isatty())))
 
 
-store_app = typer.Typer(help="The store: whether it is sound, and what in it is garbage.", no_args_is_help=True)
-
-
-@store_app.command("verify")
-@placed("store.verify")
+@command("store verify")
 def verify(
-    at: Place,
+    at: Options,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Also every object that the newest state leads to, and every journal.")
+        bool, option("--deep", "Also every object that the newest state leads to, and every journal.")
     ] = False,
     expect: Annotated[
-        str | None,
-        typer.Option("--expect", metavar="DIGEST", help="A digest of the head, noted earlier: it must be there."),
+        str | None, option("--expect DIGEST", "A digest of the head, noted earlier: it must be there.")
     ] = None,
 ) -> None:
     """Check that the history was not changed. Every generation names the digest of the one before it.
@@ -98,18 +84,16 @@ def verify(
     If kitaru.lock is ahead of the log, or denies it, plan and every verb that writes refuse. After a restore from a
     backup that lacks the newest generations: look at the result of this command, then delete PROJECT/kitaru.lock.
     """
+    from kitaru.cli.views import history as view
+
     if expect is not None and not expect.strip():
         raise KitaruUsageError(
             "--expect is empty: expected the digest that was noted",
             hint="kitaru store verify prints the digest of the newest generation",
         )
-    client = at.connect()
-    found = client.history.verify(deep=deep, expect=expect or "")
-    progress.close()
-    from kitaru.cli.views import history as view
-
-    terminal.item(found, view.verified_lines(found, terminal.style))
-    if not found.sound:
+    verified = at.connect().history.verify(deep=deep, expect=expect or "")
+    terminal.item(verified, view.verified_lines)
+    if not verified.sound:
         raise typer.Exit(1)
 
 
@@ -119,32 +103,24 @@ AGE = "A number and m (minutes), h (hours), d (days) or w (weeks): 90d."
 UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-@store_app.command("gc")
-@placed("store.gc")
+@command("store gc", "yes")
 def gc(
-    at: Place,
-    delete: Annotated[bool, typer.Option("--delete", help="Remove it; without this, only say what would go.")] = False,
-    yes: YesOption = False,
+    at: Options,
+    delete: Annotated[bool, option("--delete", "Remove it; without this, only say what would go.")] = False,
     keep_versions: Annotated[
-        int | None,
-        typer.Option("--keep-versions", metavar="N", min=1, help="Delete versions but the newest N of each flow."),
+        int | None, option("--keep-versions N", "Delete versions but the newest N of each flow.", min=1)
     ] = None,
-    older_than: Annotated[
-        str | None, typer.Option("--older-than", metavar="AGE", help=f"Delete versions that are older. {AGE}")
-    ] = None,
+    older_than: Annotated[str | None, option("--older-than AGE", f"Delete versions that are older. {AGE}")] = None,
     executions_older_than: Annotated[
-        str | None,
-        typer.Option("--executions-older-than", metavar="AGE", help=f"Remove executions that ended longer ago. {AGE}"),
+        str | None, option("--executions-older-than AGE", f"Remove executions that ended longer ago. {AGE}")
     ] = None,
     grace: Annotated[
-        str, typer.Option("--grace", metavar="AGE", help=f"Nothing goes that was written or needed within it. {AGE}")
-    ] = "24h",
-    local: Annotated[
-        bool, typer.Option("--local", help="This machine's caches instead: environments and sources.")
-    ] = False,
+        str | None, option("--grace AGE", f"Nothing goes that was needed within it; default 24h. {AGE}")
+    ] = None,
+    local: Annotated[bool, option("--local", "This machine's caches instead: environments and sources.")] = False,
     unused_for: Annotated[
-        str, typer.Option("--unused-for", metavar="AGE", help=f"With --local: what nobody used for so long. {AGE}")
-    ] = "30d",
+        str | None, option("--unused-for AGE", f"With --local: unused for so long; default 30d. {AGE}")
+    ] = None,
 ) -> None:
     """Find garbage in the store, and remove it with --delete.
 
@@ -160,53 +136,29 @@ def gc(
     """
     from kitaru.cli.views import history as view
 
-    client = at.connect()
-    terms: dict[str, str | int | None] = {"--keep-versions": keep_versions, "--older-than": older_than}
-    terms |= {"--executions-older-than": executions_older_than, "--grace": grace if grace != "24h" else None}
+    housekeeping = at.connect().housekeeping
+    asked = {"older_than": older_than, "executions_older_than": executions_older_than, "grace": grace}
+    texts = {f"--{name.replace('_', '-')}": text for name, text in asked.items() if text is not None}
+    numbers = ["--keep-versions", str(keep_versions)] if keep_versions is not None else []
+    given = [*numbers, *(word for option in texts.items() for word in option)]
     if local:
-        if wrong := [name for name, value in terms.items() if value is not None]:
-            raise KitaruUsageError(f"--local takes no {', '.join(wrong)}", hint="leave out the one or the other")
-        _prune(client, unused_for, delete=delete)
+        if given:
+            raise KitaruUsageError(f"--local takes no {', '.join(given[::2])}", hint="leave out the one or the other")
+        again = command_line("kitaru store gc --delete --local", *(["--unused-for", unused_for] if unused_for else []))
+        pruned = housekeeping.prune_caches(delete=delete, unused_for=_age("--unused-for", unused_for or "30d"))
+        terminal.item(pruned, lambda _: view.pruned_lines(pruned, again))
         return
     if delete:
-        terminal.confirm("Remove garbage from the store, for good?", f"{_again(terms, [])} --yes", yes=yes)
-    found = client.housekeeping.collect(
-        delete=delete,
-        keep_versions=keep_versions,
-        older_than=_some_age("--older-than", older_than),
-        executions_older_than=_some_age("--executions-older-than", executions_older_than),
-        grace=_age("--grace", grace),
-    )
-    progress.close()
-    terminal.item(found, view.collected_lines(found, _again(terms, at.options), terminal.style))
-
-
-def _prune(client: KitaruClient, unused_for: str, *, delete: bool) -> None:
-    from kitaru.cli.views import history as view
-
-    pruned = client.housekeeping.prune_caches(delete=delete, unused_for=_age("--unused-for", unused_for))
-    command = _again({"--local": True, "--unused-for": unused_for if unused_for != "30d" else None}, [])
-    terminal.item(pruned, view.pruned_lines(pruned, command, terminal.style))
-
-
-def _again(chosen: Mapping[str, object], place: Sequence[str]) -> str:
-    """The command that removes the garbage that this one showed."""
-    words = ["kitaru", "store", "gc", "--delete"]
-    for name, value in chosen.items():
-        if value is not None:
-            words += [name] if value is True else [name, str(value)]
-    return shlex.join([*words, *place])
-
-
-def _some_age(option: str, text: str | None) -> timedelta | None:
-    found = _age(option, text) if text is not None else None
-    if found == timedelta(0):
-        raise KitaruUsageError(f"{option} {text}: expected an age, nought is none", hint=f"{option} 90d")
-    return found
+        again = command_line("kitaru store gc --delete", *given, "--yes")
+        terminal.confirm("Remove garbage from the store, for good?", again, yes=at.yes)
+    ages = {option[2:].replace("-", "_"): _age(option, text) for option, text in texts.items()}
+    collected = housekeeping.collect(delete=delete, keep_versions=keep_versions, **ages)
+    again = command_line("kitaru store gc --delete", *given, *at.place)
+    terminal.item(collected, lambda _: view.collected_lines(collected, again))
 
 
 def _age(option: str, text: str) -> timedelta:
-    found = re.fullmatch(r"(\d{1,6})([mhdw])", text.strip())
-    if found is None:
-        raise KitaruUsageError(f"{option} {text}: expected a number and m, h, d or w", hint=f"{option} 90d")
-    return timedelta(**{UNITS[found[2]]: int(found[1])})
+    age = re.fullmatch(r"(\d{1,6})([mhdw])", text.strip())
+    if age is None or (option not in ("--grace", "--unused-for") and int(age[1]) == 0):
+        raise KitaruUsageError(f"{option} {text}: expected an age: a number and m, h, d or w", hint=f"{option} 90d")
+    return timedelta(**{UNITS[age[2]]: int(age[1])})

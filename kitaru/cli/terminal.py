@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -18,29 +19,16 @@ from typing import Any
 
 import typer
 
-from kitaru.cli.job import remarks
+from kitaru.cli.views.words import printed, style
 from kitaru.errors import KitaruError, KitaruManifestError, KitaruUsageError, Problem
 from kitaru.model.jsonable import shown_line
 from kitaru.ports import Step
 
-INTERRUPTED = "interrupted; nothing that was not yet committed has changed"
-NOT_APPLIED = "interrupted; no route has moved"
 LIVE_EVERY = 0.2
 """Seconds between two changes of a line that changes."""
 
-COLOURS = {
-    "add": {"fg": "green"},
-    "change": {"fg": "yellow"},
-    "remove": {"fg": "red"},
-    "warn": {"fg": "yellow"},
-    "bad": {"fg": "red", "bold": True},
-    "good": {"fg": "green"},
-    "dim": {"dim": True},
-    "bold": {"bold": True},
-}
-
-_OURS = chr(0xF0000 + int.from_bytes(os.urandom(2), "big") % 0xFFFE)
-"""Stands for Escape in our own styling until it is printed; each process chooses it anew: no recorded text has it."""
+Lines = Sequence[str] | Callable[[Any], Sequence[str]]
+"""Lines of text, or the view that makes them of a result: called only if they are shown."""
 
 
 class Output(StrEnum):
@@ -48,6 +36,65 @@ class Output(StrEnum):
 
     text = "text"
     json = "json"
+
+
+class LiveLine:
+    """The line on standard error that changes while a command works; nothing if that is no terminal.
+
+    It gives way to other output, and stays away from a line that has begun. As a reporter of a client it shows steps.
+    """
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._open = False
+        self._line_begun = False
+        self._changed = 0.0
+        self._phase = ""
+
+    @property
+    def on(self) -> bool:
+        """Whether there is a terminal on which a line can change."""
+        return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+    @property
+    def room(self) -> int:
+        """Characters that it may have: one less than the terminal, which would begin a new line else."""
+        return shutil.get_terminal_size((80, 24)).columns - 1
+
+    def step(self, step: Step) -> None:
+        """Show a step; where no line can change, each phase has a line."""
+        counted = f" [{step.done}/{step.total}]" if step.total > 1 else ""
+        text = shown_line(f"{step.phase}: {step.message}{counted}")
+        if self.on:
+            self.show(lambda: text[: self.room], every=0)
+        elif step.phase != self._phase or step.done == step.total > 1:
+            print(text, file=sys.stderr)
+        self._phase = step.phase
+
+    def show(self, text: Callable[[], str], every: float = LIVE_EVERY) -> None:
+        """Show this text instead, unless another was shown within ``every`` seconds."""
+        with self._guard:
+            if not self.on or self._line_begun or time.monotonic() < self._changed + every:
+                return
+            self._changed = time.monotonic()
+            self._open = True
+            encoding = sys.stderr.encoding or "utf-8"
+            self._write(shown_line(text()).encode(encoding, "replace").decode(encoding))
+
+    def give_way(self, output: str = "\n") -> None:
+        """Somebody else is about to print this on the same terminal."""
+        with self._guard:
+            if self._open:
+                self._open = False
+                self._write("")
+            if output:
+                self._line_begun = not output.endswith("\n")
+
+    def _write(self, text: str) -> None:
+        # Not through sys.stderr where that notes what a run prints: this is the command's own.
+        stream = getattr(sys.stderr, "real", sys.stderr)
+        stream.write(f"\r\x1b[K{text}")
+        stream.flush()
 
 
 class Terminal:
@@ -60,7 +107,7 @@ class Terminal:
         """Whether exit code 2 means "there are changes", so that every error must be 1."""
         self.interrupted = False
         """Whether the command has said already what its interruption left."""
-        self.left = INTERRUPTED
+        self.left = ""
         """The words for an interruption, unless the command itself finds some."""
         self.place: list[str] = []
         """The options that lead another command to the same place: ``["--store", "s3://b/p"]``."""
@@ -70,7 +117,6 @@ class Terminal:
     def begin(self, command: str, output: Output) -> None:
         """A command begins: its name in the JSON, and its form of output."""
         self.command, self.chosen = command, output
-        self.left = NOT_APPLIED if command == "apply" else INTERRUPTED
 
     def located(self, text: str) -> str:
         """A hint, each of its commands with this command's place: ``kitaru plan --store s3://b/p, then repeat``."""
@@ -81,11 +127,10 @@ class Terminal:
         for number, part in enumerate(parts[1:], 1):
             words = re.match(r"[a-z-]+(?: [a-z-]+){0,2}", part)
             names = words[0].split() if words else []
-            for size in range(len(names), 0, -1):
-                name = " ".join(names[:size])
-                if name in self.placed and not any(f" {option} " in part for option in self.place[::2]):
-                    parts[number] = f"{name} {options}{part[len(name) :]}"
-                    break
+            prefixes = (" ".join(names[:size]) for size in range(len(names), 0, -1))
+            name = next((one for one in prefixes if one in self.placed), "")
+            if name and not any(f" {option} " in part for option in self.place[::2]):
+                parts[number] = f"{name} {options}{part[len(name) :]}"
         return "kitaru ".join(parts)
 
     @property
@@ -106,6 +151,7 @@ class Terminal:
 
     def ask(self, question: str) -> None:
         """End the command, with exit code 1, unless the person says yes."""
+        live_line.give_way()
         if not typer.confirm(f"\n{question}"):
             self.note("nothing applied")
             raise typer.Exit(1)
@@ -118,53 +164,61 @@ class Terminal:
     @property
     def width(self) -> int:
         """How many characters a line of standard output takes; 100 if that is no terminal."""
-        return shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
+        return self.room or 100
 
     @property
     def room(self) -> int | None:
         """The width that a table has to fit; None if standard output is no terminal: nothing is cut then."""
-        return self.width if sys.stdout.isatty() else None
+        return shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else None
 
     @property
     def plain(self) -> bool:
         """Whether standard output takes ASCII only."""
         return "utf" not in (sys.stdout.encoding or "utf-8").lower()
 
-    def style(self, text: str, kind: str) -> str:
-        """``text`` in the colour of its kind, if standard output is a terminal that shows colours."""
-        return _styled(text, kind) if colours(sys.stdout) else text
-
     def dim(self, text: str) -> str:
-        """``text`` dimmed, for standard error, if that is a terminal that shows colours."""
-        return _styled(text, "dim") if colours(sys.stderr) else text
+        """``text`` dimmed, for standard error."""
+        return style(text, "dim", sys.stderr)
 
-    def item(self, item: Any, lines: Sequence[str] = ()) -> None:
-        """One result: ``{"command", "item"}``, or its lines."""
+    def item(self, item: Any, lines: Lines = (), **beside: Any) -> None:
+        """One result: ``{"command", "item"}``, or its lines; ``beside``: keys of the item that the result lacks."""
         if self.json:
-            self._emit({"command": self.command, "item": plain_data(item)})
+            self._emit(item=self._data(item, beside))
         else:
-            self.lines(lines)
+            self.lines(lines(item) if callable(lines) else lines)
 
-    def items(self, items: Sequence[Any], lines: Sequence[str], **beside: Any) -> None:
+    def items(self, items: Sequence[Any], lines: Lines, **beside: Any) -> None:
         """Several results: ``{"command", "items", "count"}`` and the keys of ``beside``; or their lines."""
         if self.json:
-            listed = [plain_data(one) for one in items]
-            self._emit({"command": self.command, "items": listed, "count": len(listed), **beside})
+            self._emit(items=[self._data(one, {}) for one in items], count=len(items), **beside)
         else:
-            self.lines(lines)
+            self.lines(lines(items) if callable(lines) else lines)
+
+    def _data(self, item: Any, beside: Mapping[str, Any]) -> Any:
+        """A result with the keys that the table of operations promises for this command; else with all it has."""
+        if isinstance(item, Mapping) or not is_dataclass(item) or hasattr(item, "to_json"):
+            return {**plain_data(item), **plain_data(beside)} if beside else plain_data(item)
+        from kitaru.client.operations import OPERATIONS
+
+        words = self.command.replace(".", " ")
+        keys = next((one.item for one in OPERATIONS if one.command == words), ()) or item.__dataclass_fields__
+        return {key: plain_data(beside[key] if key in beside else getattr(item, key)) for key in keys}
 
     def lines(self, lines: Sequence[str]) -> None:
         """Lines on standard output; no name or remark in them ends its line, styles it, or commands a CI runner."""
+        live_line.give_way()
         for line in lines:
-            print(_printed(line))
+            print(printed(shown_line(line), sys.stdout))
 
     def raw(self, text: str) -> None:
         """The text of a program or a file on standard output, as it is, but for our own styling."""
-        print(text.replace(_OURS, "\x1b"))
+        live_line.give_way()
+        print(printed(text, sys.stdout))
 
     def note(self, text: str) -> None:
         """A word for people, on standard error, whatever the output is; of several lines, each is as in ``lines``."""
-        print("\n".join(map(_printed, text.split("\n"))), file=sys.stderr)
+        live_line.give_way()
+        print("\n".join(printed(shown_line(line), sys.stderr) for line in text.split("\n")), file=sys.stderr)
 
     def advise(self, text: str) -> None:
         """A word with the next command, on standard error: it leads to the same place."""
@@ -173,44 +227,38 @@ class Terminal:
     def error(self, error: KitaruError) -> None:
         """An error: all its problems, and the next command to type."""
         if self.json:
-            data = error_data(error)
-            if error.hint:
-                data["hint"] = self.located(error.hint)
-            self._emit({"command": self.command, "error": data})
+            hint = {"hint": self.located(error.hint)} if error.hint else {}
+            self._emit(error=error_data(error) | hint)
         for line in error_lines(error, self.located):
             self.note(line)
         for command in remarks(error):
             print(command, file=sys.stderr)
 
-    def _emit(self, data: dict[str, Any]) -> None:
-        print(json_text(data, indent=2))
+    def _emit(self, **data: Any) -> None:
+        live_line.give_way()
+        print(json_text({"command": self.command, **data}, indent=2))
 
 
-def write_whole(path: Path, body: bytes) -> None:
-    """Write a file so that it is there whole, and on the disk, or not at all. Raises ``OSError``."""
-    if path.exists() and not path.is_file():
-        path.write_bytes(body)  # a pipe or a device
-        return
-    path = path.resolve()
-    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
+def write_whole(path: Path, body: bytes, option: str) -> None:
+    """Write the file of ``option`` so that it is there whole, and on the disk, or not at all."""
+    place = path.resolve()
+    temporary = place.with_name(f".{place.name}.{os.urandom(6).hex()}.tmp")
     try:
+        if place.exists() and not place.is_file():
+            place.write_bytes(body)  # a pipe or a device
+            return
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as stream:
             stream.write(body)
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _styled(text: str, kind: str) -> str:
-    begun = typer.style("", **COLOURS[kind], reset=False)  # type: ignore[arg-type]
-    return f"{begun.replace(chr(27), _OURS)}{text}{_OURS}[0m"
-
-
-def _printed(line: str) -> str:
-    return shown_line(line).replace(_OURS, "\x1b")
+        temporary.replace(place)
+    except OSError as error:
+        raise KitaruUsageError(
+            f"{option}: {path} can't be written: {error.strerror or error}", hint="name a file in a folder that exists"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def json_text(data: Any, indent: int | None = None) -> str:
@@ -223,48 +271,12 @@ def json_text(data: Any, indent: int | None = None) -> str:
     return text
 
 
-def colours(stream: Any) -> bool:
-    """Whether ``stream`` is a terminal, and NO_COLOR is not set (https://no-color.org)."""
-    return bool(stream.isatty()) and not os.environ.get("NO_COLOR")
-
-
-def error_lines(error: KitaruError, located: Callable[[str], str] = str) -> list[str]:
-    """An error in words; ``located`` completes its hints."""
-    red = _styled("error:", "bad") if colours(sys.stderr) else "error:"
-    problems: tuple[Problem, ...] = getattr(error, "problems", ()) if isinstance(error, KitaruManifestError) else ()
-    if not problems:
-        lines = [f"{red} {error.message}"]
-    else:
-        lines = []
-        for problem in problems:
-            lines.append(f"{red} {problem}")
-            if problem.hint:
-                lines.append(f"  hint: {located(problem.hint)}")
-    if error.hint and error.hint not in [problem.hint for problem in problems]:
-        lines.append(f"hint: {located(error.hint)}")
-    return lines
-
-
-def error_data(error: KitaruError) -> dict[str, Any]:
-    """An error for machines."""
-    data: dict[str, Any] = {"code": error.code, "type": type(error).__name__, "message": error.message}
-    if error.hint:
-        data["hint"] = error.hint
-    problems = getattr(error, "problems", ())
-    if problems:
-        data["problems"] = [asdict(problem) for problem in problems]
-    for name in ("exec_id", "status", "failure_origin"):
-        if hasattr(error, name):
-            data[name] = getattr(error, name)
-    return data
-
-
 def plain_data(value: Any) -> Any:
-    """A result as JSON data."""
+    """A result as JSON data; of a plan, without the values of environment variables."""
     if hasattr(value, "to_json"):
         return value.to_json()
     if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
+        return getattr(value, "redacted", value).model_dump(mode="json")
     if is_dataclass(value) and not isinstance(value, type):
         return {name: plain_data(getattr(value, name)) for name in value.__dataclass_fields__}
     if isinstance(value, Mapping):
@@ -274,79 +286,65 @@ def plain_data(value: Any) -> Any:
     return value
 
 
-class Progress:
-    """A reporter that prints: one line that changes on a terminal, one line a phase elsewhere."""
+# --- errors -----------------------------------------------------------------------------------------------------------
 
-    def __init__(self, quiet: bool = False) -> None:
-        self._quiet = quiet
-        self._phase = ""
-        self._open = False
-
-    def step(self, step: Step) -> None:
-        """Show a step."""
-        if self._quiet:
-            return
-        counted = f" [{step.done}/{step.total}]" if step.total > 1 else ""
-        text = shown_line(f"{step.phase}: {step.message}{counted}")
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r\x1b[K{text[:100]}")
-            sys.stderr.flush()
-            self._open = True
-        elif step.phase != self._phase or step.done == step.total > 1:
-            print(text, file=sys.stderr)
-        self._phase = step.phase
-
-    def close(self) -> None:
-        """Leave the line that changed, empty."""
-        if self._open:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-            self._open = False
+MOST_REMARKS = 10
+"""Of one step: GitHub shows no more."""
 
 
-class LiveLine:
-    """A line on standard error that changes while a command waits; nothing if that is no terminal.
-
-    It gives way to other output, and stays away from a line that has begun.
-    """
-
-    def __init__(self, *, quiet: bool) -> None:
-        self.on = not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self._guard = threading.Lock()
-        self._open = False
-        self._line_begun = False
-        self._due = 0.0
-
-    @property
-    def room(self) -> int:
-        """Characters that it may have: one less than the terminal, which would begin a new line else."""
-        return shutil.get_terminal_size((80, 24)).columns - 1
-
-    def show(self, text: Callable[[], str]) -> None:
-        """Show this text instead; a few times a second at most."""
-        with self._guard:
-            if not self.on or self._line_begun or time.monotonic() < self._due:
-                return
-            self._due = time.monotonic() + LIVE_EVERY
-            self._open = True
-            encoding = sys.stderr.encoding or "utf-8"
-            self._write(shown_line(text()).encode(encoding, "replace").decode(encoding))
-
-    def give_way(self, printed: str = "\n") -> None:
-        """Somebody else is about to print this on the same terminal."""
-        with self._guard:
-            if self._open:
-                self._open = False
-                self._write("")
-            if printed:
-                self._line_begun = not printed.endswith("\n")
-
-    def _write(self, text: str) -> None:
-        # Not through sys.stderr where that notes what a run prints: this is the command's own.
-        stream = getattr(sys.stderr, "real", sys.stderr)
-        stream.write(f"\r\x1b[K{text}")
-        stream.flush()
+def error_lines(error: KitaruError, located: Callable[[str], str] = str) -> list[str]:
+    """An error in words; ``located`` completes its hints."""
+    red = style("error:", "bad", sys.stderr)
+    problems = error.problems if isinstance(error, KitaruManifestError) else ()
+    lines = [] if problems else [f"{red} {error.message}"]
+    for problem in problems:
+        lines += [f"{red} {problem}", *([f"  hint: {located(problem.hint)}"] if problem.hint else [])]
+    if error.hint and error.hint not in [problem.hint for problem in problems]:
+        lines.append(f"hint: {located(error.hint)}")
+    return lines
 
 
+def error_data(error: KitaruError) -> dict[str, Any]:
+    """An error for machines."""
+    data: dict[str, Any] = {"code": error.code, "type": type(error).__name__, "message": error.message}
+    if problems := getattr(error, "problems", ()):
+        data["problems"] = [asdict(problem) for problem in problems]
+    return data | {
+        name: getattr(error, name) for name in ("exec_id", "status", "failure_origin") if hasattr(error, name)
+    }
+
+
+def remarks(error: KitaruError, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """The error as workflow commands, one for each problem with a place; nothing outside GitHub's jobs."""
+    if environ.get("GITHUB_ACTIONS") != "true":
+        return []
+    problems: tuple[Problem, ...] = getattr(error, "problems", ())
+    placed = [problem for problem in problems if problem.file][:MOST_REMARKS]
+    root = environ.get("GITHUB_WORKSPACE", "")
+    return [_remark(problem, root) for problem in placed] or [f"::error title=kitaru::{escaped(error.message)}"]
+
+
+def _remark(problem: Problem, root: str) -> str:
+    members = {"file": _below(problem.file, root)}
+    if problem.line:
+        members |= {"line": str(problem.line), "col": str(problem.column or 1)}
+    words = problem.message + (f"\nhint: {problem.hint}" if problem.hint else "")
+    place = [f"{name}={escaped(value).replace(':', '%3A').replace(',', '%2C')}" for name, value in members.items()]
+    return f"::error {','.join(place)},title=kitaru::{escaped(words)}"
+
+
+def _below(file: str, root: str) -> str:
+    """The file relative to the repository, as GitHub wants it."""
+    try:
+        return Path(file).resolve().relative_to(Path(root or ".").resolve()).as_posix()
+    except ValueError:
+        return file
+
+
+def escaped(text: str) -> str:
+    """Text that ends no workflow command and begins none."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+live_line = LiveLine()
 terminal = Terminal()
-progress = Progress()

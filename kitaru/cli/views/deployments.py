@@ -3,46 +3,28 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from kitaru.cli.views.plan import deployment_data, image_data
-from kitaru.cli.views.words import Style, ago, bare, columns, count
+from kitaru.cli.views.words import ago, columns, command_line, count, edit_line, style
 from kitaru.model.address import short
+from kitaru.model.plan import REDACTED
+from kitaru.model.route import DEFAULT_TAG
 
-LEAST_ROOM = 20
-"""Characters for routes, even on a narrow terminal."""
+FILES_SHOWN = 3
+KEPT = "\N{NO-BREAK SPACE}"
+"""Holds the words of one route together while a line is broken."""
 
 
-def flow_rows(
-    flows: Sequence[Any], project: str, store: str, style: Style = bare, width: int | None = None
-) -> list[str]:
+def flow_rows(flows: Sequence[Any], project: str, store: str, width: int | None = None) -> list[str]:
     """A table of flows, their highest version and their routes; ``store`` is the store's address.
 
     ``width``: the characters of a line; routes that do not fit go on below their flow.
     """
     if not flows:
         return [f"No flows in project {project} of store {store} yet. Declare them in kitaru.yaml, then: kitaru apply"]
-    names = max(len("FLOW"), *(len(one.flow) for one in flows))
-    room = max(width - names - len("  LATEST  "), LEAST_ROOM) if width is not None else None
-    rows = []
-    for one in flows:
-        first, *more = _filled(_routes(one), room)
-        rows += [[one.flow, f"v{one.latest}", first], *(["", "", line] for line in more)]
-    return columns(rows, ["FLOW", "LATEST", "ROUTES"], style)
-
-
-def _filled(parts: Sequence[str], room: int | None) -> list[str]:
-    """The parts in as few lines of ``room`` characters as possible; in one line if ``room`` is None."""
-    lines = [parts[0]]
-    for part in parts[1:]:
-        if room is not None and len(lines[-1]) + len(part) + 3 > room:
-            lines[-1] += ";"
-            lines.append(part)
-        else:
-            lines[-1] += f"; {part}"
-    return lines
+    rows = [[one.flow, f"v{one.latest}", "; ".join(_routes(one))] for one in flows]
+    return [line.replace(KEPT, " ") for line in columns(rows, ["FLOW", "LATEST", "ROUTES"], width)]
 
 
 def _routes(flow: Any) -> list[str]:
@@ -50,25 +32,39 @@ def _routes(flow: Any) -> list[str]:
     for tag, versions in sorted(flow.routes.items()):
         weights = flow.weights.get(tag, {})
         held = ", ".join(f"v{version} {weights[version]}%" if weights else f"v{version}" for version in versions)
-        parts.append(f"{tag}{'*' if flow.exclusive[tag] and not weights else ''} → {held}")
+        parts.append(f"{tag}{'*' if flow.exclusive[tag] and not weights else ''} → {held}".replace(" ", KEPT))
     return parts or ["-"]
 
 
-def deployment_rows(found: Sequence[Any], style: Style = bare) -> list[str]:
+def deployment_data(deployment: Any) -> dict[str, Any]:
+    """One version as JSON data, without the values of environment variables."""
+    data: dict[str, Any] = deployment.to_json()
+    if image := (data.get("details") or {}).get("image"):
+        data["details"] = {**data["details"], "image": _image(image)}
+    return data
+
+
+def _image(image: dict[str, Any]) -> dict[str, Any]:
+    environment = image.get("environment")
+    return {**image, **({"environment": dict.fromkeys(environment, REDACTED)} if environment else {})}
+
+
+def deployment_rows(found: Sequence[Any]) -> list[str]:
     """A table of a flow's versions; ``*`` marks an exclusive tag, a percentage a divided one."""
     rows = [[one.flow, str(one.version), tags(one), ago(one.created_at), one.by, _commit(one)] for one in found]
-    return columns(rows, ["FLOW", "VERSION", "TAGS", "CREATED", "BY", "COMMIT"], style)
+    return columns(rows, ["FLOW", "VERSION", "TAGS", "CREATED", "BY", "COMMIT"])
 
 
-def tags(found: Any) -> str:
+def tags(deployment: Any) -> str:
     """The tags of a version: ``benchmark, default*``, or ``canary 10%`` if other versions have the rest."""
+    weights = deployment.weights
     return (
-        ", ".join(_tag(tag, exclusive, found.weights.get(tag)) for tag, exclusive in sorted(found.tags.items())) or "-"
+        ", ".join(
+            f"{tag} {weights[tag]}%" if tag in weights else f"{tag}{'*' if exclusive else ''}"
+            for tag, exclusive in sorted(deployment.tags.items())
+        )
+        or "-"
     )
-
-
-def _tag(tag: str, exclusive: bool, percent: int | None) -> str:
-    return f"{tag} {percent}%" if percent is not None else f"{tag}{'*' if exclusive else ''}"
 
 
 def shared_data(flow: str, tag: str, found: Sequence[Any]) -> dict[str, Any]:
@@ -82,61 +78,44 @@ def shared_data(flow: str, tag: str, found: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-def shared_lines(flow: str, tag: str, found: Sequence[Any], place: Sequence[str], style: Style = bare) -> list[str]:
+def shared_lines(flow: str, tag: str, found: Sequence[Any], place: Sequence[str]) -> list[str]:
     """A tag that leads to several versions, one line each.
 
     ``place``: options for the commands below: ``("--target", "production")``.
     """
     divided = all(tag in one.weights for one in found)
-    what = (
-        "is divided: each invoke draws one of these" if divided else "is a label on several; invoke them by --version"
-    )
-    rows = [
-        [
-            "",
-            f"v{one.version}",
-            *([f"{one.weights[tag]}%"] if divided else []),
-            ago(one.created_at),
-            one.by,
-            _commit(one),
-            one.details.target,
-        ]
-        for one in found
-    ]
-    head = ["", "VERSION", *(["SHARE"] if divided else []), "CREATED", "BY", "COMMIT", "TARGET"]
-    options = "".join(f" {shlex.quote(word)}" for word in place)
+    verb = "is divided: each invoke draws one of these" if divided else "is on several; invoke them by --version"
     first, last = found[0].version, found[-1].version
     return [
-        style(f"{flow}: {tag}", "bold") + f" {what}",
-        *columns(rows, head, style),
+        style(f"{flow}: {tag}", "bold") + f" {verb}",
+        *deployment_rows(found),
         "",
-        f"one in full: kitaru flow deployments show {flow} --version {last}{options}",
-        f"how they differ: kitaru diff {flow} {first} {last}{options}",
+        f"one in full: {command_line('kitaru flow deployments show', flow, '--version', last, *place)}",
+        f"how they differ: {command_line('kitaru diff', flow, first, last, *place)}",
     ]
 
 
-def deployment_lines(found: Any, style: Style = bare) -> list[str]:
+def deployment_lines(deployment: Any) -> list[str]:
     """One version in full."""
-    snapshot = found.details
-    lines = [
-        style(f"{found.flow} v{found.version}", "bold") + f"  {tags(found)}",
-        f"  target      {snapshot.target}",
-        f"  snapshot    {found.snapshot}",
-        f"  source      {snapshot.source}",
-        f"  commit      {_commit(found)}",
-        f"  created     {ago(found.created_at)} by {found.by}",
-        f"  stack       {snapshot.stack.name} ({snapshot.stack.spec.type})",
-        f"  options     retries {snapshot.options.retries}, cache {'on' if snapshot.options.cache else 'off'}",
+    snapshot = deployment.details
+    image = _image(snapshot.image.data())
+    facts = {
+        "target": snapshot.target,
+        "snapshot": deployment.snapshot,
+        "source": snapshot.source,
+        "commit": _commit(deployment),
+        "created": f"{ago(deployment.created_at)} by {deployment.by}",
+        "stack": f"{snapshot.stack.name} ({snapshot.stack.spec.type})",
+        "options": f"retries {snapshot.options.retries}, cache {'on' if snapshot.options.cache else 'off'}",
+        "image": json.dumps(image, ensure_ascii=False) if image else "",
+        "about": snapshot.summary,
+        "checkpoints": ", ".join(snapshot.checkpoints),
+    }
+    return [
+        style(f"{deployment.flow} v{deployment.version}", "bold") + f"  {tags(deployment)}",
+        *(f"  {name:<11} {value}" for name, value in facts.items() if value),
+        *("  inputs", *_inputs(snapshot)),
     ]
-    image = image_data(snapshot.image.data())
-    if image:
-        lines.append(f"  image       {json.dumps(image, ensure_ascii=False)}")
-    if snapshot.summary:
-        lines.append(f"  about       {snapshot.summary}")
-    if snapshot.checkpoints:
-        lines.append(f"  checkpoints {', '.join(snapshot.checkpoints)}")
-    lines += ["  inputs", *_inputs(snapshot)]
-    return lines
 
 
 def _inputs(snapshot: Any) -> list[str]:
@@ -159,31 +138,10 @@ def _commit(found: Any) -> str:
     return short(found.commit_sha) + (" (dirty)" if found.commit_dirty else "")
 
 
-FILES_SHOWN = 3
-
-
-def release_data(done: Any) -> dict[str, Any]:
-    """A deploy or a build as JSON data; ``version`` is null if only the manifest was changed."""
-    return {
-        "flow": done.flow,
-        "target": done.target,
-        "version": done.version,
-        "generation": done.generation,
-        "tags": {move.tag: move.exclusive for move in done.moves},
-        "moves": [
-            {"tag": move.tag, "before": move.before, "after": move.after, "exclusive": move.exclusive}
-            for move in done.moves
-        ],
-        "dirty": bool(done.changed),
-        "notes": list(done.notes),
-        "manifest": done.manifest.to_json(),
-    }
-
-
-def release_lines(done: Any, style: Style = bare) -> list[str]:
+def release_lines(done: Any) -> list[str]:
     """The new version, its routes, and the change of the manifest."""
     if done.version is None:
-        return _edit(done.manifest, style) or [f"{done.manifest.path} says so already; nothing to change"]
+        return proposal_lines(done)
     tags = ", ".join(f"{move.tag}{'*' if move.exclusive else ''}" for move in done.moves)
     where = f"  {tags}" if tags else "  no route"
     lines = [style(f"{done.flow} v{done.version}", "good") + where]
@@ -200,91 +158,59 @@ def release_notes(done: Any) -> list[str]:
     return [*lines, *(f"note: {text}" for text in done.notes)]
 
 
-def manifest_notes(kept: Any) -> list[str]:
-    """The reason why the manifest differs from the store; empty if it does not."""
-    if kept.problem:
-        return [
-            f"warning: done in the store, but {kept.path} could not be changed: {kept.problem}",
-            "hint: kitaru plan shows what differs; change it by hand, the command must not be repeated",
-        ]
-    return [f"note: {kept.note}"] if kept.note else []
-
-
-def route_data(done: Any) -> dict[str, Any]:
-    """A route's move as JSON data."""
-    names = ("flow", "tag", "before", "after", "exclusive", "changed", "generation", "version", "held", "hold_ended")
-    data = {name: getattr(done, name) for name in (*names, "converted")}
-    lists = {"skipped": list(done.skipped), "rolled_back": list(done.rolled_back)}
-    return {**data, **lists, "manifest": done.manifest.to_json()}
-
-
-def route_lines(done: Any, style: Style = bare) -> list[str]:
+def route_lines(done: Any) -> list[str]:
     """The move of a tag: ``research: default* v1 → v2``."""
-    mark = "*" if done.exclusive else ""
-    if done.changed and done.before == done.after and done.converted:
-        lines = [style(f"{done.flow}: {done.tag}{mark} stays at {done.after}", "good")]
-    elif not done.changed or done.before == done.after:
-        lines = [f"{done.flow}: {done.tag}{mark} leads to {done.after} already"]
+    tag = f"{done.flow}: {done.tag}{'*' if done.exclusive else ''}"
+    same = done.before == done.after
+    if not done.changed or (same and not done.converted):
+        text = f"{tag} leads to {done.after} already"
     elif done.after == "nothing":
-        lines = [style(f"{done.flow}: {done.tag} is removed", "good") + f" (it led to {done.before})"]
-    elif done.before == "nothing":
-        lines = [style(f"{done.flow}: {done.tag}{mark} → {done.after}", "good")]
+        text = style(f"{done.flow}: {done.tag} is removed", "good") + f" (it led to {done.before})"
     else:
-        lines = [style(f"{done.flow}: {done.tag}{mark} {done.before} → {done.after}", "good")]
+        start = "" if done.before == "nothing" else f"{done.before} "
+        text = style(f"{tag} stays at {done.after}" if same else f"{tag} {start}→ {done.after}", "good")
     if done.changed and done.converted:
-        lines[0] += ", now an exclusive route" if done.exclusive else ", now a shared label"
-    if done.hold_ended:
-        lines[0] += "; the rollback's hold ends"
-    lines += [style(f"  note: {text}", "warn") for text in done.rolled_back]
-    return [*lines, *_wrote(done.manifest)]
+        text += ", now an exclusive route" if done.exclusive else ", now a shared label"
+    text += "; the rollback's hold ends" if done.hold_ended else ""
+    return [text, *(style(f"  note: {note}", "warn") for note in done.rolled_back), *_wrote(done.manifest)]
 
 
-def proposal_lines(done: Any, style: Style = bare) -> list[str]:
+def proposal_lines(done: Any) -> list[str]:
     """The edit of the manifest alone."""
-    return _edit(done.manifest, style) or [f"{done.manifest.path} says so already; nothing to change"]
+    return [*map(edit_line, done.manifest.diff)] or [f"{done.manifest.path} says so already; nothing to change"]
 
 
-def rollback_lines(done: Any, style: Style = bare, *, write: str = "") -> list[str]:
+def rollback_lines(done: Any, place: Sequence[str]) -> list[str]:
     """A rollback: the route's version, the versions passed over, the hold, and the edit that ends the hold.
 
-    ``write``: the command that only makes the edit.
+    ``place``: options for the commands below: ``("--target", "production")``.
     """
     if not done.changed:
         held = ", held there until the manifest says so and is applied" if done.held else ""
         lines = [f"{done.flow}: {done.tag}* leads to {done.after} already{held}; nothing to roll back"]
-        return [*lines, *_wrote(done.manifest)]
-    first, *rest = route_lines(done, style)
+        return [*lines, *_wrote(done.manifest), *_who_moved(done, place)]
+    first, *rest = route_lines(done)
     lines = [first, *(f"  passed over {text}" for text in done.skipped), *rest]
-    if done.manifest.written or not done.manifest.diff:
-        return lines
-    made = f" ({write} makes it)" if write else ""
-    words = f"Plan and apply leave it there until {done.manifest.path} agrees. The edit{made}:"
-    return [*lines, "", words, "", *done.manifest.diff]
+    if done.manifest.diff and not done.manifest.written:
+        # With the number: --write alone would roll back once more.
+        route = [done.flow] if done.tag == DEFAULT_TAG else [done.flow, done.tag]
+        again = command_line("kitaru rollback", *route, "--to", done.version, "--write", *place)
+        made = f" ({again} makes it)" if done.version is not None else ""
+        lines += ["", f"Plan and apply leave it there until {done.manifest.path} agrees. The edit{made}:", ""]
+        lines += done.manifest.diff
+    return [*lines, *_who_moved(done, place)]
 
 
-def delete_data(done: Any) -> dict[str, Any]:
-    """A deletion as JSON data."""
-    data = {"flow": done.flow, "version": done.version, "labels_lost": list(done.lost), "generation": done.generation}
-    return {**data, "manifest": done.manifest.to_json()}
+def _who_moved(done: Any, place: Sequence[str]) -> list[str]:
+    return ["", f"who moved what: {command_line('kitaru history', done.flow, *place)}"] if done.held else []
 
 
-def delete_lines(done: Any, style: Style = bare) -> list[str]:
+def delete_lines(done: Any) -> list[str]:
     """A deletion: the number stays taken."""
     lost = f"; with it went the {'label' if len(done.lost) == 1 else 'labels'} {', '.join(done.lost)}"
     text = style(f"{done.flow} v{done.version} is deleted", "good")
     return [text + (lost if done.lost else ""), *_wrote(done.manifest)]
 
 
-def _wrote(kept: Any) -> list[str]:
-    return [f"{kept.path} says so too; commit it"] if kept.written else []
-
-
-def _edit(kept: Any, style: Style) -> list[str]:
-    lines: Sequence[str] = kept.diff
-    return [style(line, _kind(line)) for line in lines]
-
-
-def _kind(line: str) -> str:
-    if line.startswith("+") and not line.startswith("+++"):
-        return "add"
-    return "remove" if line.startswith("-") and not line.startswith("---") else "dim"
+def _wrote(edit: Any) -> list[str]:
+    return [f"{edit.path} says so too; commit it"] if edit.written else []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
@@ -11,20 +10,21 @@ from typing import Any
 
 from kitaru.cli.views.timeline import timeline
 from kitaru.cli.views.words import (
-    Style,
     ago,
-    bare,
     brief,
     columns,
     count,
+    drawn,
     duration,
+    first_line,
     json_text,
     seconds_between,
     shortened,
     size_text,
+    style,
     took,
 )
-from kitaru.model.event import Failure, Value
+from kitaru.model.event import Value
 from kitaru.model.execution import Execution, LogLine, ReplayPlan, Wait, told_apart
 
 CACHE_STYLES = {"hit": "good", "miss": "warn", "unknown": "dim", "off": "dim", "opaque": "warn"}
@@ -36,22 +36,18 @@ TRACE_LINES = 8
 LONGEST_LINE = 160
 LONGEST_MESSAGE = 500
 NARROWEST_FLOW = 12
-NARROWEST_REASON = 24
-
-YES = ("y", "yes", "true")
-NO = ("n", "no", "false")
 
 Read = Callable[[Value | None], Any]
 """A stored value → plain data."""
 
 
-def cache_lines(reports: Sequence[Any], style: Style = bare) -> list[str]:
+def cache_lines(reports: Sequence[Any]) -> list[str]:
     """A line for each call, and how many were taken."""
     if not reports:
         return ["No checkpoint has been called yet."]
     rows = [[one.call_id, one.name, style(one.word, CACHE_STYLES.get(one.word, "bold")), one.why] for one in reports]
     hits = sum(one.word == "hit" for one in reports)
-    return [*columns(rows, ["CALL", "CHECKPOINT", "CACHE", "WHY"], style), "", f"{hits} of {len(reports)} taken"]
+    return [*columns(rows, ["CALL", "CHECKPOINT", "CACHE", "WHY"]), "", f"{hits} of {len(reports)} taken"]
 
 
 def progress_line(execution: Execution, now: datetime | None = None, *, width: int = 80) -> str:
@@ -79,28 +75,21 @@ def log_line(line: LogLine, *, verbose: bool = False) -> str:
     text = f"{line.level} {line.text}" if line.level else line.text
     if not verbose:
         return text
-    return f"{line.at[:23]}Z  {line.stream:<6}  {_place(line)}  {text}"
-
-
-def _place(line: LogLine) -> str:
-    if not line.checkpoint:
-        return "flow"
-    return f"{line.checkpoint}, call {line.call}, attempt {line.attempt or 1}:"
+    place = f"{line.checkpoint}, call {line.call}, attempt {line.attempt or 1}:" if line.checkpoint else "flow"
+    return f"{line.at[:23]}Z  {line.stream:<6}  {place}  {text}"
 
 
 def silence(execution: Execution, checkpoint: str | None) -> str:
     """The sentence for an empty log, and the command that shows the output elsewhere."""
-    if checkpoint is None:
-        return f"{execution.exec_id} printed nothing" + ("" if execution.ended else " so far")
     calls = [call for call in execution.checkpoints if checkpoint in (call.name, call.call_id)]
     origins = [call.cached_from.partition("/")[0] for call in calls if call.cached_from]
     if calls and len(origins) == len(calls):
-        where = f"kitaru executions logs {origins[0]} --checkpoint {calls[0].name}"
-        return f"{checkpoint} was not run here: its result was there already. What it printed then: {where}"
-    return f"{checkpoint} printed nothing" + ("" if execution.ended else " so far")
+        command = f"kitaru executions logs {origins[0]} --checkpoint {calls[0].name}"
+        return f"{checkpoint} was not run here: its result was there already. What it printed then: {command}"
+    return f"{checkpoint or execution.exec_id} printed nothing" + ("" if execution.ended else " so far")
 
 
-def grouped(lines: Sequence[LogLine], style: Style = bare, *, verbose: bool = False) -> list[str]:
+def grouped(lines: Sequence[LogLine], *, verbose: bool = False) -> list[str]:
     """One block a checkpoint call, in the order in which they first printed something."""
     blocks: dict[str, list[str]] = {}
     for line in lines:
@@ -109,7 +98,7 @@ def grouped(lines: Sequence[LogLine], style: Style = bare, *, verbose: bool = Fa
     return [text for head, block in blocks.items() for text in (style(head, "bold"), *block)]
 
 
-def wait_lines(waits: Sequence[Wait], style: Style = bare) -> list[str]:
+def wait_lines(waits: Sequence[Wait]) -> list[str]:
     """Open questions: name, id if several share the name, question, schema, metadata."""
     lines = []
     for wait in waits:
@@ -133,7 +122,7 @@ def refused_line(wait: Wait) -> str:
     return f"an answer by {last.by or 'somebody'} was put aside{again}: {last.reason}"
 
 
-def waiting_lines(execution: Execution, style: Style = bare) -> list[str]:
+def waiting_lines(execution: Execution) -> list[str]:
     """The open questions of an execution, and the command that answers."""
     waits = execution.open_waits
     if not waits:
@@ -142,7 +131,7 @@ def waiting_lines(execution: Execution, style: Style = bare) -> list[str]:
     chosen = f" --wait {told_apart(waits[0], waits)}" if several else ""
     return [
         f"{execution.exec_id} waits for {f'{len(waits)} answers' if several else 'an answer'}:",
-        *wait_lines(waits, style),
+        *wait_lines(waits),
         f"  answer it: kitaru executions input {execution.exec_id}{chosen} --interactive",
     ]
 
@@ -161,8 +150,8 @@ def prompt(wait: Wait) -> str:
 def read_typed(text: str, wait: Wait) -> Any:
     """A typed answer as a value: y and n for a boolean, bare text for a string, JSON otherwise."""
     schema = wait.schema or {}
-    if schema.get("type") == "boolean" and text.lower() in (*YES, *NO):
-        return text.lower() in YES
+    if schema.get("type") == "boolean" and text.lower() in ("y", "yes", "n", "no"):
+        return text.lower() in ("y", "yes")
     if schema.get("type") == "string" or text in schema.get("enum", ()):
         return text
     try:
@@ -171,50 +160,30 @@ def read_typed(text: str, wait: Wait) -> Any:
         return text
 
 
-def replay_rows(plan: ReplayPlan, style: Style = bare, *, width: int = 80) -> list[str]:
+def replay_rows(plan: ReplayPlan, *, width: int = 80) -> list[str]:
     """The dry run: the fate of each recorded call and question; reasons are broken to fit ``width``."""
-    rows = [
-        [f"  {call.call_id or '-'}", call.name, ACTIONS.get(call.action, call.action), call.reason]
-        for call in plan.calls
-    ]
-    lines = _reasoned(rows, ["  CALL", "CHECKPOINT", "REPLAY", "WHY"], style, width)
-    asked = [
-        [f"  {wait.wait_id}", wait.name, ACTIONS.get(wait.action, wait.action), wait.reason] for wait in plan.waits
-    ]
-    return [*lines, *_reasoned(asked, ["  WAIT", "NAME", "REPLAY", "WHY"], style, width)] if asked else lines
+    calls = [[f"  {one.call_id or '-'}", one.name, _action(one), one.reason] for one in plan.calls]
+    waits = [[f"  {one.wait_id}", one.name, _action(one), one.reason] for one in plan.waits]
+    lines = columns(calls, ["  CALL", "CHECKPOINT", "REPLAY", "WHY"], width)
+    return [*lines, *columns(waits, ["  WAIT", "NAME", "REPLAY", "WHY"], width)] if waits else lines
 
 
-def _reasoned(rows: Sequence[Sequence[str]], head: Sequence[str], style: Style, width: int) -> list[str]:
-    """A table with a last column that goes on in further lines, or below its row if it is too narrow."""
-    taken = sum(max(len(row[at]) for row in [head, *rows]) + 2 for at in range(len(head) - 1))
-    if width - taken < NARROWEST_REASON:
-        lines = columns([row[:-1] for row in rows], head[:-1], style)
-        broken = [
-            [f"      {part}" for part in textwrap.wrap(row[-1], max(width - 6, NARROWEST_REASON))] for row in rows
-        ]
-        return [lines[0], *(line for row, parts in zip(lines[1:], broken, strict=True) for line in (row, *parts))]
-    whole: list[list[str]] = []
-    for *cells, reason in rows:
-        first, *more = textwrap.wrap(reason, width - taken) or [""]
-        whole += [[*cells, first], *([*("" for _ in cells), part] for part in more)]
-    return columns(whole, head, style)
+def _action(planned: Any) -> str:
+    return ACTIONS.get(planned.action, str(planned.action))
 
 
 def execution_rows(
-    executions: Sequence[Execution],
-    style: Style = bare,
-    *,
-    width: int | None = None,
-    answered: Collection[str] = (),
+    executions: Sequence[Execution], *, width: int | None = None, answered: Collection[str] = ()
 ) -> list[str]:
     """A table of executions. ``width`` cuts the names of flows; None cuts nothing.
 
     ``answered``: ids of those that wait only to be resumed.
     """
-    names = [one.flow_name for one in executions]
+    head = ["EXECUTION", "FLOW", "VERSION", "STATUS", "STARTED", "TOOK"]
     rows = [
         [
             one.exec_id,
+            "",
             _version(one, usual="default"),
             f"{one.status} (answered)" if one.exec_id in answered else one.status,
             ago(one.created_at),
@@ -222,26 +191,23 @@ def execution_rows(
         ]
         for one in executions
     ]
-    head = ["EXECUTION", "VERSION", "STATUS", "STARTED", "TOOK"]
-    if width is not None:
-        others = sum(max(len(row[at]) for row in [head, *rows]) + 2 for at in range(len(head)))
-        names = [shortened(name, max(width - others, NARROWEST_FLOW)) for name in names]
-    table = [[row[0], name, *row[1:]] for row, name in zip(rows, names, strict=True)]
-    return columns(table, [head[0], "FLOW", *head[1:]], style)
+    others = sum(max(len(row[at]) for row in [head, *rows]) + 2 for at in range(len(head)) if at != 1)
+    most = max(width - others, NARROWEST_FLOW) if width is not None else None
+    for row, one in zip(rows, executions, strict=True):
+        row[1] = shortened(one.flow_name, most) if most is not None else one.flow_name
+    return columns(rows, head)
 
 
-def none_found(*, flow: str | None, status: str | None) -> list[str]:
-    """The line of an empty list."""
-    asked = [f"--{name} {value}" for name, value in (("flow", flow), ("status", status)) if value is not None]
-    if not asked:
+def none_found(filters: Sequence[str]) -> list[str]:
+    """The line of an empty list; ``filters`` are options that leave out all there are: ``("--flow agent",)``."""
+    if not filters:
         return ["No executions yet. Start one: kitaru invoke FLOW"]
-    return [f"No execution matches {' '.join(asked)}. All of them: kitaru executions list"]
+    return [f"No execution matches {' '.join(filters)}. All of them: kitaru executions list"]
 
 
 def execution_lines(
     execution: Execution,
     read: Read,
-    style: Style = bare,
     *,
     width: int = 100,
     plain: bool = False,
@@ -252,85 +218,79 @@ def execution_lines(
 
     ``alone``: its runner is gone. ``silent``: seconds since the runner's last sign of life, if that is late.
     """
-    status = style(execution.status, STATUS_STYLES.get(execution.status, "bold"))
-    lines = [
-        f"{style(execution.exec_id, 'bold')}  {status}",
-        f"  flow      {execution.flow_name} {_version(execution)}",
-        *_drawn(execution),
-        f"  target    {execution.target}",
-        f"  stack     {execution.stack_name}",
-        f"  started   {ago(execution.created_at)} by {execution.actor or 'unknown'}{_length(execution)}",
-    ]
-    if execution.original_exec_id:
-        lines.append(f"  replays   {execution.original_exec_id}")
-    if execution.unused_overrides:
-        lines.append(f"  unused    {unused_line(execution)}")
+    status = execution.status
     room = max(width - 12, 40)
-    lines.append(f"  inputs    {_stored(execution.inputs, read, room)}")
-    if execution.metadata:
-        lines.append(f"  metadata  {brief(execution.metadata, room)}")
-    lines += under_way_lines(execution, silent, style)
-    lines += attempt_lines(execution, style, room)
-    picture = timeline(execution, style, width=width, plain=plain, alone=alone)
-    if picture:
+    facts = {
+        "flow": f"{execution.flow_name} {_version(execution)}",
+        "route": f"{execution.tag}: v{execution.version} ({drawn(execution.draw)})" if execution.draw else "",
+        "target": execution.target,
+        "stack": execution.stack_name,
+        "started": f"{ago(execution.created_at)} by {execution.actor or 'unknown'}{_length(execution)}",
+        "replays": execution.original_exec_id,
+        "unused": unused_line(execution) if execution.unused_overrides else "",
+        "inputs": _stored(execution.inputs, read, room),
+        "metadata": brief(execution.metadata, room) if execution.metadata else "",
+    }
+    lines = [f"{style(execution.exec_id, 'bold')}  {style(status, STATUS_STYLES.get(status, 'bold'))}"]
+    lines += [f"  {name:<9} {value}" for name, value in facts.items() if value]
+    lines += [*under_way_lines(execution, silent), *attempt_lines(execution, room)]
+    if picture := timeline(execution, width=width, plain=plain, alone=alone):
         lines += ["", *picture]
-    if execution.status == "completed":
+    if status == "completed":
         lines += ["", f"  result    {_stored(execution.output, read, 400)}"]
-    if execution.failure is not None and execution.status in ("failed", "lost"):
-        lines += ["", *failure_lines(execution, style)]
-    if execution.status == "cancelled":
+    if execution.failure is not None and status in ("failed", "lost"):
+        lines += ["", *failure_lines(execution)]
+    if status == "cancelled":
         lines += ["", style(f"  {cancelled_line(execution)}", "warn")]
-    if execution.status == "waiting" and execution.open_waits:
-        lines += ["", *(f"  {line}" for line in waiting_lines(execution, style))]
-        if alone:
-            lines.append("    its runner is gone; with the answer it goes on from what finished")
+    if status == "waiting" and execution.open_waits:
+        lines += ["", *(f"  {line}" for line in waiting_lines(execution))]
+        lines += ["    its runner is gone; with the answer it goes on from what finished"] if alone else []
     following = next_lines(execution)
     return [*lines, "", *(style(f"  {line}", "dim") for line in following)] if following else lines
 
 
-def under_way_lines(execution: Execution, silent: float | None, style: Style = bare) -> list[str]:
+def under_way_lines(execution: Execution, silent: float | None) -> list[str]:
     """The calls under way, or the time since the last record: a living process may hang."""
     if execution.status != "running":
         return []
-    lines = []
     now = datetime.now(UTC)
     running = [call for call in execution.checkpoints if call.status == "running"]
     if running:
         shown = [f"in {call.name} for {duration(seconds_between(call.started_at, now))}" for call in running[:3]]
-        more = len(running) - len(shown)
-        lines.append(f"  now       {', '.join(shown)}{f' and {more} more' if more else ''}")
+        more = f" and {len(running) - len(shown)} more" if len(running) > len(shown) else ""
+        lines = [f"  now       {', '.join(shown)}{more}"]
     else:
         times = [one for call in execution.checkpoints for one in (call.started_at, call.ended_at) if one]
         last = max([execution.runner_since or execution.created_at, *times])
-        lines.append(f"  now       in the flow's body; nothing was recorded for {duration(seconds_between(last, now))}")
+        lines = [f"  now       in the flow's body; nothing was recorded for {duration(seconds_between(last, now))}"]
     if silent is not None:
         note = "its process lives; a call in C may hold Python's lock"
         lines.append(style(f"            no sign of life for {duration(silent)} ({note})", "warn"))
     return lines
 
 
+FOLLOW = ("follow it: kitaru executions logs {0} --follow", "end it:    kitaru executions cancel {0}")
+PRINTED = "what it printed: kitaru executions logs {0}"
+NEXT = {
+    "pending": FOLLOW,
+    "running": FOLLOW,
+    "failed": (PRINTED, "go on with it:   kitaru executions retry {0}"),
+    "lost": ("its runner is gone; what finished is kept", PRINTED, "go on with it:   kitaru executions resume {0}"),
+}
+
+
 def next_lines(execution: Execution) -> list[str]:
     """The next commands; none if nothing is left to do."""
-    command, exec_id = "kitaru executions", execution.exec_id
-    if execution.status == "failed":
-        printed, again = f"what it printed: {command} logs {exec_id}", f"go on with it:   {command} retry {exec_id}"
-        diverged = execution.failure is not None and execution.failure.type.endswith("KitaruDivergenceError")
-        return [printed, f"{again}  (once the code is back)" if diverged else again]
-    if execution.status == "lost":
-        return [
-            "its runner is gone; what finished is kept",
-            f"what it printed: {command} logs {exec_id}",
-            f"go on with it:   {command} resume {exec_id}",
-        ]
+    lines = [line.format(execution.exec_id) for line in NEXT.get(execution.status, ())]
+    if execution.status == "failed" and execution.failure and execution.failure.type.endswith("KitaruDivergenceError"):
+        lines[-1] += "  (once the code is back)"
     if execution.status == "waiting" and not execution.open_waits:
-        return [f"answered; go on with it: {command} resume {exec_id}"]
-    if execution.status in ("pending", "running"):
-        return [f"follow it: {command} logs {exec_id} --follow", f"end it:    {command} cancel {exec_id}"]
+        lines = [f"answered; go on with it: kitaru executions resume {execution.exec_id}"]
     stopped = [call for call in execution.checkpoints if call.status == "cancelled"]
     if execution.status == "cancelled" and stopped:
         first = min(stopped, key=lambda call: call.started_at)
-        return [f"run the rest anew: {command} replay {exec_id} --from {first.name}"]
-    return []
+        lines = [f"run the rest anew: kitaru executions replay {execution.exec_id} --from {first.name}"]
+    return lines
 
 
 def unused_line(execution: Execution) -> str:
@@ -345,24 +305,22 @@ def cancelled_line(execution: Execution) -> str:
     return f"cancelled{by} {ago(execution.ended_at or '')}; a cancelled execution does not go on"
 
 
-def attempt_lines(execution: Execution, style: Style = bare, width: int = 100) -> list[str]:
+def attempt_lines(execution: Execution, width: int = 100) -> list[str]:
     """The attempts at the flow's body, if there were several."""
     attempts = execution.attempts
     if len(attempts) < 2:
         return []
     shown = attempts[-SHOWN_ATTEMPTS:]
-    left = len(attempts) - len(shown)
-    said = [f"  attempts  {len(attempts)}" + (f", the last {len(shown)}:" if left else "")]
+    lines = [f"  attempts  {len(attempts)}" + (f", the last {len(shown)}:" if len(attempts) > len(shown) else "")]
     times = [took(one.started_at, one.ended_at) for one in shown]
-    longest = max(map(len, times))
-    digits = len(str(shown[-1].number))
+    longest, digits = max(map(len, times)), len(str(shown[-1].number))
     for one, time in zip(shown, times, strict=True):
-        status = one.status if one.status != "running" or (one is attempts[-1] and not execution.ended) else "cut off"
-        why = f"  {first_line(one.failure)}" if one.failure else ""
+        under_way = one is attempts[-1] and not execution.ended
+        status = "cut off" if one.status == "running" and not under_way else one.status
+        why = shortened(f"  {first_line(one.failure)}", max(width - 20 - longest, 20)) if one.failure else ""
         coloured = style(f"{status:<9}", STATUS_STYLES.get(status, "bold"))
-        text = f"{one.number:>{digits}}  {coloured}  {time:>{longest}}"
-        said.append(f"    {text}{shortened(why, max(width - 20 - longest, 20))}".rstrip())
-    return said
+        lines.append(f"    {one.number:>{digits}}  {coloured}  {time:>{longest}}{why}".rstrip())
+    return lines
 
 
 def _length(execution: Execution) -> str:
@@ -381,15 +339,6 @@ def _version(execution: Execution, *, usual: str = "") -> str:
     return f"v{execution.version}" + (f" ({execution.tag})" if execution.tag and execution.tag != usual else "")
 
 
-def _drawn(execution: Execution) -> list[str]:
-    """The version that a weighted route drew, and the key of the draw."""
-    if execution.draw is None:
-        return []
-    weights = ", ".join(f"v{version} {weight} %" for version, weight in execution.draw["weights"].items())
-    route = f"{execution.tag}: v{execution.version} (drawn from {weights} by {execution.draw['by']})"
-    return [f"  route     {route}"]
-
-
 def result_text(value: Any) -> str:
     """A result for people: text as text, anything else as JSON."""
     if isinstance(value, bytes):
@@ -397,34 +346,25 @@ def result_text(value: Any) -> str:
     return value if isinstance(value, str) else json_text(value, indent=2)
 
 
-def first_line(failure: Failure) -> str:
-    """``ConnectionError: no answer``: the type without its module, and the first line of the message."""
-    kind = failure.type.rpartition(":")[2]
-    message = failure.message.strip().partition("\n")[0]
-    return f"{kind}: {message}" if message else kind
-
-
-def failure_lines(execution: Execution, style: Style = bare) -> list[str]:
+def failure_lines(execution: Execution) -> list[str]:
     """The cause of a failure, and the end of its traceback."""
     failure = execution.failure
     if failure is None:
         return []
     kind = failure.type.rpartition(":")[2]
     message = f"{kind}: {failure.message}" if failure.message else kind
-    said = (
-        message
-        if len(message) <= LONGEST_MESSAGE
-        else (f"{message[:LONGEST_MESSAGE]}... {count(len(message) - LONGEST_MESSAGE, 'more character')}")
-    )
-    first, *rest = said.splitlines()
-    lines = [style(f"  {first}", "bad"), *(style(f"  {line}", "bad") for line in rest)]
+    more = count(len(message) - LONGEST_MESSAGE, "more character")
+    shown = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}... {more}"
     trace = failure.traceback.rstrip()
     for ending in (f"{failure.type.replace(':', '.')}: {failure.message}", message):
         # The message stands above already; notes and hints may follow it here.
         before, found, notes = f"\n{trace}\n".rpartition(f"\n{ending.rstrip()}\n")
         trace = f"{before}\n{notes}".strip("\n") if found else trace
-    shown = [line for line in trace.splitlines() if line.strip(" ^~")][-TRACE_LINES:]
-    return lines + [style(f"    {shortened(line, LONGEST_LINE)}", "dim") for line in shown]
+    last = [line for line in trace.splitlines() if line.strip(" ^~")][-TRACE_LINES:]
+    return [
+        *(style(f"  {line}", "bad") for line in shown.splitlines()),
+        *(style(f"    {shortened(line, LONGEST_LINE)}", "dim") for line in last),
+    ]
 
 
 def _stored(value: Value | None, read: Read, most: int) -> str:

@@ -1,47 +1,19 @@
-"""A plan: as JSON without values of environment variables, and as text with the gravest changes last."""
+"""A plan as text with the gravest changes last, and as a comment on a pull request with them first."""
 
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, groupby
 from typing import Any
 
-from kitaru.cli.views.words import Style, ago, bare, count
+from kitaru.cli.views.words import ago, command_line, count, listed, style
 from kitaru.model.address import short
-from kitaru.model.plan import Build, Drift, FlowPlan, Held, Plan, RouteMove
+from kitaru.model.jsonable import shown_line
+from kitaru.model.plan import Drift, FlowPlan, Held, Plan, RouteMove
 from kitaru.model.route import DEFAULT_TAG, Assignment, describe_holders
-
-HIDDEN = "***"
-"""Stands for a value: output ends in logs and comments that many people read."""
-
-
-def plan_data(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON data."""
-    data: dict[str, Any] = plan.model_dump(mode="json")
-    for flow in data["flows"]:
-        if flow["build"]:
-            flow["build"]["snapshot"]["image"] = image_data(flow["build"]["snapshot"]["image"])
-    return data
-
-
-def deployment_data(found: Any) -> dict[str, Any]:
-    """One version as JSON data."""
-    data: dict[str, Any] = found.to_json()
-    if data.get("details"):
-        image = data["details"].get("image")
-        data["details"] = {**data["details"], **({"image": image_data(image)} if image else {})}
-    return data
-
-
-def image_data(image: Mapping[str, Any]) -> dict[str, Any]:
-    """An image's settings: the names of its environment variables without their values."""
-    environment = image.get("environment")
-    return {**image, **({"environment": dict.fromkeys(environment, HIDDEN)} if environment else {})}
-
-
-NAMES_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +69,6 @@ def breaking_words(plan: Plan) -> str:
     return f"{verb} callers: {listed(names)}" if names else ""
 
 
-def listed(names: Sequence[str]) -> str:
-    """``a, b, c and 17 more``."""
-    more = f" and {len(names) - NAMES_SHOWN:,} more" if len(names) > NAMES_SHOWN else ""
-    return ", ".join(names[:NAMES_SHOWN]) + more
-
-
 def guard_lines(plan: Plan) -> list[str]:
     """``agent, greeter: stable moves only from branch main``: a reason of several flows is one line."""
     together: dict[str, list[str]] = {}
@@ -120,27 +86,23 @@ ALLOWED = re.compile(r" only from (branch [^\s,;]+|a clean commit)")
 """What a guard's sentence says is needed. All guards together are said at the end once more, in short."""
 
 
-def plan_lines(plan: Plan, style: Style = bare, *, all_files: bool = False) -> list[str]:
+def plan_lines(plan: Plan, *, all_files: bool = False) -> list[str]:
     """The plan, line by line; one line if nothing changes."""
     warnings = [style(f"warning: {text}", "warn") for text in plan.warnings]
     warnings += [style(f"refused: {text}", "warn") for text in guard_lines(plan)]
-    rest = _left_alone(plan, style)
+    rest = _left_alone(plan)
     found = groups(plan, all_files=all_files, gravest_last=True)
     if not found and not rest and not warnings:
         return [f"{summary(plan)} {style(f'({_base(plan)})', 'dim')}"]
     lines = [style(f"Plan for project {plan.project}", "bold"), style(_base(plan), "dim"), ""]
     for group in found:
-        lines += [_title(group, style), *(_styled(f"      {text}", kind, style) for kind, text in group.lines), ""]
+        lines += [_title(group), *(style(f"      {text}", kind) for kind, text in group.lines), ""]
     broken = breaking_words(plan)
     last = f"{summary(plan)} {style(f'{broken}.', 'bad')}" if broken else summary(plan)
     return [*lines, *rest, *warnings, *([""] if warnings else []), last]
 
 
-def _styled(text: str, kind: str, style: Style) -> str:
-    return style(text, kind) if kind else text
-
-
-def _title(group: Group, style: Style) -> str:
+def _title(group: Group) -> str:
     flow = group.flows[0]
     mark, kind = {"create": ("+", "add"), "retire": ("-", "remove")}.get(flow.action, ("~", "change"))
     if len(group.flows) == 1:
@@ -166,21 +128,19 @@ def summary(plan: Plan) -> str:
         if held:
             return f"No changes: {count(len(held), 'route')} held by a rollback, until the manifest agrees."
         return f"No changes: {kept} as the manifest says." if plan.flows else "No changes: the manifest has no flows."
-    actions = [flow.action for flow in plan.flows]
-    parts = [f"{actions.count('create')} to create"] if "create" in actions else []
-    if "update" in actions:
-        parts.append(f"{actions.count('update')} to update")
-    if "retire" in actions:
-        parts.append(f"{actions.count('retire')} to remove")
-    if plan.builds:
-        parts.append(f"{count(len(plan.builds), 'version')} to build")
-    moves = [move for _, move in plan.moves if not move.adopts]
-    if moves:
-        parts.append(f"{count(len(moves), 'route')} to move")
-    adopted = len(plan.moves) - len(moves)
-    if adopted:
-        parts.append(f"{count(adopted, 'route')} to adopt")
+    actions: Counter[str] = Counter(flow.action for flow in plan.flows)
+    adopted = sum(move.adopts for _, move in plan.moves)
+    moved = len(plan.moves) - adopted
+    parts = [
+        *(f"{actions[kind]} {words}" for kind, words in ACTIONS.items() if actions[kind]),
+        *([f"{count(len(plan.builds), 'version')} to build"] if plan.builds else []),
+        *([f"{count(moved, 'route')} to move"] if moved else []),
+        *([f"{count(adopted, 'route')} to adopt"] if adopted else []),
+    ]
     return f"Plan: {', '.join(parts) or 'records only'}."
+
+
+ACTIONS = {"create": "to create", "update": "to update", "retire": "to remove"}
 
 
 def _base(plan: Plan) -> str:
@@ -200,7 +160,7 @@ def held_words(held: Held) -> str:
     )
 
 
-def drift_lines(plan: Plan, style: Style = bare, place: Sequence[str] = ()) -> list[str]:
+def drift_lines(plan: Plan, place: Sequence[str] = ()) -> list[str]:
     """Changes in the store past the manifest, and flows not applied yet.
 
     ``place``: options for further commands, such as ``("--target", "production")``.
@@ -232,36 +192,35 @@ def never_applied(plan: Plan) -> str:
 
 def ways_out(plan: Plan, drift: Drift, place: Sequence[str] = ()) -> list[str]:
     """The commands that make the route and the manifest agree again."""
-    options = "".join(f" {shlex.quote(word)}" for word in place)
+    keep = f"keep it: {command_line('kitaru import', drift.flow, *place)}"
     flow = next((flow for flow in plan.flows if flow.flow == drift.flow), None)
     if flow is None:
-        return [f"keep it: kitaru import {drift.flow}{options}"]
+        return [keep]
     held = next((one for one in flow.held if one.tag == drift.tag), None)
     if held is not None:
-        return _ways_out_of_hold(drift, held, options)
+        return _ways_out_of_hold(drift, held, place)
     move = next((one for one in flow.moves if one.tag == drift.tag), None)
     if move is not None and move.after is not None:
         says = f"make kitaru.yaml say {describe_holders(move.before)}" if move.before else "take it out of kitaru.yaml"
         # Import leaves a route alone that is to follow a version which is not built yet.
         waits = flow.build is not None and any(one.version == flow.build.version for one in move.after)
-        keep = says if waits else f"kitaru import {drift.flow}{options} ({says}, as that does)"
-        return [f"undo it: kitaru apply{options}", f"keep it: {keep}"]
-    keep = f"keep it: kitaru import {drift.flow}{options}"
+        undo = f"undo it: {command_line('kitaru apply', *place)}"
+        return [undo, f"keep it: {says}" if waits else f"{keep} ({says}, as that does)"]
     # A manifest may leave default out, and nobody can remove it.
-    undo = [f"undo it: kitaru flow untag {drift.flow} {drift.tag}{options}"] if drift.tag != DEFAULT_TAG else []
-    return [*undo, keep]
+    untag = f"undo it: {command_line('kitaru flow untag', drift.flow, drift.tag, *place)}"
+    return [*([untag] if drift.tag != DEFAULT_TAG else []), keep]
 
 
-def _ways_out_of_hold(drift: Drift, held: Held, options: str) -> list[str]:
-    route = f"{drift.flow} {held.tag}"
+def _ways_out_of_hold(drift: Drift, held: Held, place: Sequence[str]) -> list[str]:
+    edit = f"make kitaru.yaml say {describe_holders(held.holders)} for {held.tag}"
     if len(held.holders) == 1:
-        edit = f"kitaru rollback {route} --to {held.holders[0].version} --write{options}"
-    else:
-        edit = f"make kitaru.yaml say {describe_holders(held.holders)} for {held.tag}"
-    to = str(held.wanted[0].version) if len(held.wanted) == 1 and not held.why else "N"
+        back = ("--to", held.holders[0].version, "--write")
+        edit = command_line("kitaru rollback", drift.flow, held.tag, *back, *place)
+    to = held.wanted[0].version if len(held.wanted) == 1 and not held.why else "N"
+    tag = command_line("kitaru flow tag", drift.flow, held.tag, "--version", to, "--exclusive", *place)
     return [
         f"keep it there: {edit}, then merge and apply that, or revert the bad commit; until then it stays",
-        f"go forward: kitaru flow tag {route} --version {to} --exclusive{options}",
+        f"go forward: {tag}",
     ]
 
 
@@ -270,31 +229,22 @@ def _is_pending(flow: FlowPlan, drifted: set[tuple[str, str]]) -> bool:
 
 
 def _headline(flow: FlowPlan) -> str:
-    if flow.renamed_from:
-        return f"renamed from {flow.renamed_from}; {_version_words(flow)}"
-    return _version_words(flow)
-
-
-def _version_words(flow: FlowPlan) -> str:
+    renamed = f"renamed from {flow.renamed_from}; " if flow.renamed_from else ""
     if flow.action == "retire":
-        return f"removed; its {count(flow.version or 0, 'version')} can still be invoked by number"
+        return f"{renamed}removed; its {count(flow.version or 0, 'version')} can still be invoked by number"
     if flow.build is None:
-        return f"v{flow.version}, already built"
+        return f"{renamed}v{flow.version}, already built"
     if flow.build.previous is None:
-        return f"new, v{flow.build.version} from {flow.build.snapshot.target}"
-    return f"v{flow.build.previous} → v{flow.build.version}{_breaking_words(flow, flow.build)}"
+        return f"{renamed}new, v{flow.build.version} from {flow.build.snapshot.target}"
+    breaks = any(change.breaking for change in flow.build.changes)
+    words = f", {'breaking for callers' if _breaks_now(flow) else ONCE_ROUTED}" if breaks else ""
+    return f"{renamed}v{flow.build.previous} → v{flow.build.version}{words}"
 
 
 def _breaks_now(flow: FlowPlan) -> bool:
     """Whether callers of a route come to the new version; else its breaking changes reach nobody yet."""
     built = flow.build.version if flow.build else None
     return any(one.kind == "breaking_inputs" and built in one.reached for one in flow.consequences)
-
-
-def _breaking_words(flow: FlowPlan, build: Build) -> str:
-    if not any(change.breaking for change in build.changes):
-        return ""
-    return ", breaking for callers" if _breaks_now(flow) else f", {ONCE_ROUTED}"
 
 
 def _build(flow: FlowPlan, all_files: bool) -> Iterator[tuple[str, str]]:
@@ -327,9 +277,209 @@ def _move(move: RouteMove, flow: FlowPlan, *, alone: bool) -> tuple[str, str]:
     return "", f"{start} → {led(move.after)}  ({'; '.join(filter(None, (move.reason, last)))})"
 
 
-def _left_alone(plan: Plan, style: Style) -> list[str]:
+def _left_alone(plan: Plan) -> list[str]:
     quiet = [flow for flow in plan.flows if flow.action == "keep" and not (flow.moves or flow.held)]
     lines = [style(f"  = {count(len(quiet), 'flow')} unchanged", "dim")] if quiet and not plan.is_empty else []
     lines += [style(f"  = {flow.flow}: unmanaged {text}", "dim") for flow in quiet for text in flow.unmanaged]
     lines += [style(f"  = unmanaged: {text}", "dim") for text in plan.unmanaged]
     return [*lines, ""] if lines else []
+
+
+# --- Markdown ---------------------------------------------------------------------------------------------------------
+
+LIMIT = 65_000
+"""Characters; a comment on GitHub may have 65,536."""
+
+LONGEST_TEXT = 1200
+"""Characters of one name or remark."""
+
+NAMES_SHOWN = 3
+NAMES_ROOM = 20_000
+"""Characters for the names of flows that break their callers."""
+
+LINES_SHOWN, ROUTES_SHOWN, DETAILS_SHOWN = 40, 100, 300
+"""Remarks of a kind, routes that move, and lines of one group of flows."""
+
+CLOSES = "This issue is kept up to date, and closed by the first look that finds no drift."
+
+
+def plan_markdown(plan: Plan, run: str = "") -> str:
+    """The comment, under ``LIMIT`` characters: gravest changes first, the number of omitted ones at the end.
+
+    ``run``: the address of the CI run with the whole plan in its log, ``https://github.com/a/b/actions/runs/7``.
+    """
+    rest = f"the full plan is in the log of [this run]({run})" if run else "`kitaru plan` shows all of it"
+    branch = f" on {_code(plan.commit.branch)}" if plan.commit.branch else ""
+    dirty = " with uncommitted changes" if plan.commit.dirty else ""
+    found = groups(plan, all_files=True)
+    head = [
+        marker("plan", plan),
+        f"### Kitaru plan: `{plan.project}`",
+        "",
+        f"**{summary(plan)}**",
+        "",
+        *_breaking(plan, rest),
+        *_some(_remarks(plan)),
+        *_some([f"> :lock: {_code(text)}" for text in guard_lines(plan)]),
+        *_some([f"> :warning: {_code(text)}" for text in plan.warnings]),
+    ]
+    head += ["", *_route_table(plan)] if head[-1] else _route_table(plan)
+    log = f" · in full in the log of [this run]({run})" if run else ""
+    foot = f"<sub>generation {plan.base} · commit `{short(plan.commit.sha)}`{branch}{dirty}{log}</sub>\n"
+    body = [(len(group.flows), _section(group)) for group in found]
+    if plan.unmanaged:
+        unmanaged = _some([f"- {_code(text)}" for text in plan.unmanaged])
+        body.append((0, "\n".join(["Not in the manifest:", "", *unmanaged, ""])))
+    return _fitted("\n".join(head), body, foot, rest)
+
+
+def drift_markdown(plan: Plan, place: Sequence[str] = ()) -> str:
+    """Changes in the store past the manifest, with the commands that end each, as the text of an issue.
+
+    ``place``: options for further commands, such as ``("--target", "production")``.
+    """
+    head = [marker("drift", plan), f"### Kitaru drift: `{plan.project}`", ""]
+    if not plan.base:
+        return "\n".join([*head, _code(never_applied(plan)), ""])
+    if not plan.drift:
+        return "\n".join([*head, "Nobody changed the project past its manifest.", ""])
+    table = _table(["flow", "what", "changed"], [[f"`{one.flow}`", _code(one.text), _who(one)] for one in plan.drift])
+    ways = [
+        f"- `{one.flow}`{f' `{one.tag}`' if one.tag else ''}: {_code(way)}"
+        for one in plan.drift[:ROUTES_SHOWN]
+        for way in ways_out(plan, one, place)
+    ]
+    return "\n".join([*head, *table, "What to do, for each one of these:", "", *_some(ways), "", CLOSES, ""])
+
+
+def marker(kind: str, plan: Plan) -> str:
+    """The first line of a comment or an issue, by which a workflow finds it: ``<!-- kitaru plan research -->``."""
+    target = f" --target {plan.target}" if plan.target else ""
+    return f"<!-- kitaru {kind} {plan.project}{target} -->"
+
+
+def _some(lines: list[str]) -> list[str]:
+    """The first ``LINES_SHOWN`` lines, and the number of the others."""
+    if len(lines) <= LINES_SHOWN:
+        return lines
+    return [*lines[:LINES_SHOWN], f"{lines[0][:2]}and {len(lines) - LINES_SHOWN} more"]
+
+
+def _remarks(plan: Plan) -> list[str]:
+    """Consequences and held routes, gravest first; an equal one of several flows is one line."""
+    together: dict[tuple[int, str, str], list[str]] = {}
+    for flow in plan.flows:
+        for one in flow.consequences:
+            rank = (0 if one.kind == "breaking_inputs" else 1) if one.severe else 3
+            icon = {0: ":warning: **breaking** ", 1: ":warning: "}.get(rank, "")
+            together.setdefault((rank, icon, one.text), []).append(flow.flow)
+        for held in flow.held:
+            together.setdefault((2, ":anchor: ", held_words(held)), []).append(flow.flow)
+    ranked = sorted(together.items(), key=lambda item: item[0][0])
+    return [
+        f"> {icon}{listed([f'`{name}`' for name in names], NAMES_SHOWN)}: {_code(text)}"
+        for (_, icon, text), names in ranked
+    ]
+
+
+def _breaking(plan: Plan, rest: str) -> list[str]:
+    """The names of all flows that break their callers, if a line would hide some."""
+    names = [flow.flow for flow in plan.flows if gravity(flow) == 0]
+    if len(names) <= NAMES_SHOWN:
+        return []
+    reached = accumulate(len(name) + 4 for name in names)
+    shown = [name for name, end in zip(names, reached, strict=True) if end <= NAMES_ROOM]
+    more = f" and {len(names) - len(shown)} more; {rest}" if len(shown) < len(names) else ""
+    return [f"> :warning: **{len(names)} flows break their callers**: {_quoted(shown)}{more}"]
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _fitted(head: str, sections: list[tuple[int, str]], foot: str, rest: str) -> str:
+    cut = f"\n_{{}} more; {rest}._\n"
+    room = LIMIT - len(foot) - len(cut) - 20
+    text = head if len(head) <= room else head[:room].rpartition("\n")[0] + "\n"
+    for at, (_, section) in enumerate(sections):
+        if len(text) + len(section) + 1 > room:
+            omitted = sum(flows for flows, _ in sections[at:])
+            return f"{text}{cut.format(count(omitted, 'flow'))}\n{foot}"
+        text += f"{section}\n"
+    return f"{text}\n{foot}"
+
+
+def _route_table(plan: Plan) -> list[str]:
+    rows = [
+        [
+            *(f"`{flow.flow}`", f"`{move.tag}`{'' if move.exclusive else ' (label)'}"),
+            *(describe_holders(move.before), describe_holders(move.after)),
+            f"{_code(move.moved_by)}, {ago(move.moved_at)}" if move.before and move.moved_by else "",
+        ]
+        for flow in sorted(plan.flows, key=gravity)
+        for move in flow.moves
+        if not move.adopts
+    ]
+    return _table(["flow", "route", "now", "then", "last moved"], rows) if rows else []
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    left = len(rows) - ROUTES_SHOWN
+    more = [["…", f"{left} more", *([""] * (len(head) - 2))]] if left > 0 else []
+    lines = [head, ["---"] * len(head), *rows[:ROUTES_SHOWN], *more]
+    return [*(f"| {' | '.join(cells)} |" for cells in lines), ""]
+
+
+def _section(group: Group) -> str:
+    flow = group.flows[0]
+    title = {"create": "new", "update": "update", "retire": "remove", "keep": "routes"}[flow.action]
+    version = f" v{flow.build.version}" if flow.build and len(group.flows) == 1 else ""
+    names = flow.flow if len(group.flows) == 1 else f"{len(group.flows):,} flows"
+    lines = [f"<details><summary><b>{names}</b> — {title}{version}</summary>", ""]
+    if len(group.flows) > 1:
+        lines += [_quoted(group.names), ""]
+    if flow.renamed_from:
+        lines.append(f"- renamed from `{flow.renamed_from}`")
+    if flow.build and flow.build.previous is None and len(group.flows) == 1:
+        lines.append(f"- built from {_code(flow.build.snapshot.target)}")
+    shown = group.lines[:DETAILS_SHOWN]
+    for inside, part in groupby(shown, key=lambda line: line[1].startswith("  ")):
+        if inside:
+            lines += ["", "  ```diff", *(f"  {_diff(text[2:])}" for _, text in part), "  ```", ""]
+        else:
+            lines += [f"- {'**breaking** ' * (kind == 'bad')}{_code(text)}" for kind, text in part]
+    if len(group.lines) > len(shown):
+        lines += ["", f"and {len(group.lines) - len(shown)} more lines"]
+    return "\n".join([*lines, "", "</details>", ""])
+
+
+def _diff(detail: str) -> str:
+    """``~ path`` as a line that a diff block colours, ``! path``; no name can end its line or the block."""
+    line = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in detail[:LONGEST_TEXT])
+    return f"! {line[2:]}" if line.startswith("~ ") else line
+
+
+# A zero-width joiner after @: forges look for mentions in the rendered text, where an entity is @ again.
+_ESCAPES = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", "@": "@\u200d", **{mark: f"\\{mark}" for mark in "\\`*[]|"}, "\t": " "}
+)
+
+
+def _code(text: str) -> str:
+    """Text without effect: it opens no tag, mention, link, code, emphasis or table cell."""
+    cut = text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 1]}…"
+    return shown_line(cut).translate(_ESCAPES)
+
+
+def named(text: str, name: str) -> str:
+    """``text`` with ``name`` in its marker and headline, so that a workflow tells it from the same text without."""
+    first, *rest = text.splitlines()
+    if first.endswith(" -->"):
+        first = f"{first.removesuffix(' -->')} {name} -->"
+    if rest and rest[0].startswith("### "):
+        rest[0] += f" ({name})"
+    return "\n".join([first, *rest, ""])
+
+
+def _who(drift: Drift) -> str:
+    return f"{_code(drift.via)} by {_code(drift.by)}, {drift.at[:19]}Z" if drift.by else ""

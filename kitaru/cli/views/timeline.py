@@ -1,18 +1,22 @@
-"""The picture of an execution: one bar a call, along the time in which something ran. Pure."""
+"""The picture of an execution, one bar a call along the time in which something ran: in a terminal, and as a page."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
-from kitaru.cli.views.words import Style, bare, brief, count, duration, shortened
+from kitaru._version import __version__
+from kitaru.cli.views.words import brief, count, duration, few, first_line, json_text, shortened, size_text, style, took
+from kitaru.data_files import template
 from kitaru.model.address import parse_timestamp
-from kitaru.model.execution import CheckpointCall, Execution, Wait
+from kitaru.model.event import Value
+from kitaru.model.execution import Artifact, Attempt, CheckpointCall, Execution, LogLine, Wait
 
 IDLE = 0.06
 """The length at which a stretch is drawn in which no call ran, as a part of all the others."""
@@ -58,6 +62,20 @@ class Row:
     def seconds(self) -> float:
         """How long it took, its attempts and the pauses between them included."""
         return self.bars[-1].end - self.bars[0].start if self.bars else 0.0
+
+    @property
+    def took(self) -> str:
+        """``3.4 s``; ``-`` if the result came from elsewhere, or its end is not known."""
+        return duration(self.seconds) if self.bars and self.status != "lost" else "-"
+
+    @property
+    def label(self) -> str:
+        """``3 fetch("durable")``: the number of a call, its name and its first argument; a wait's name."""
+        subject = self.subject
+        if isinstance(subject, Wait):
+            return subject.name
+        first = next(iter(subject.args.values()), None) if isinstance(subject.args, Mapping) else None
+        return f"{subject.call_id} {subject.name}({brief(first, 24) if first is not None else ''})"
 
 
 class Axis:
@@ -113,8 +131,7 @@ def rows(execution: Execution, now: datetime, *, alone: bool = False) -> tuple[l
         said = {"open": "waits for an answer", "cancelled": "not answered"}
         by = f"{status} by {wait.by}" if wait.by else status
         result.append(Row(wait, status, said.get(status, by), (asked,)))
-    begins = {id(row): row.bars[0].start if row.bars else 0.0 for row in result}
-    result.sort(key=lambda row: begins[id(row)])
+    result.sort(key=lambda row: row.bars[0].start if row.bars else 0.0)
     return result, max([(end - zero).total_seconds(), *(row.bars[-1].end for row in result if row.bars)])
 
 
@@ -125,14 +142,13 @@ def axis_of(drawn: Sequence[Row], length: float) -> Axis:
 
 def _call_row(call: CheckpointCall, seconds: Any, *, lost: bool) -> Row:
     status = "lost" if lost and call.status == "running" else call.status
-    notes = [{"lost": "its runner is gone", "cancelled": "cancelled"}.get(status, "")]
-    notes.append(f"{len(call.attempts)} attempts" if len(call.attempts) > 1 else "")
-    if call.cached_from is not None:
-        notes.append("cached")
-    if call.given_by is not None:
-        notes.append(f"given by {call.given_by}")
-    elif call.original_call_id is not None:
-        notes.append("reused")
+    given = call.given_by is not None
+    notes = [
+        {"lost": "its runner is gone", "cancelled": "cancelled"}.get(status, ""),
+        f"{len(call.attempts)} attempts" if len(call.attempts) > 1 else "",
+        "cached" if call.cached_from is not None else "",
+        f"given by {call.given_by}" if given else "reused" if call.original_call_id is not None else "",
+    ]
     note = ", ".join(filter(None, notes))
     if _elsewhere(call):
         return Row(call, status, note, ())
@@ -168,24 +184,8 @@ def _last_record(execution: Execution) -> datetime:
     return max(parse_timestamp(moment) for moment in moments if moment)
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
-    mark: str
-    mark_style: str
-    name: str
-    bars: tuple[Bar, ...]
-    took: str
-    note: str
-
-
 def timeline(
-    execution: Execution,
-    style: Style = bare,
-    *,
-    width: int = 100,
-    plain: bool = False,
-    now: datetime | None = None,
-    alone: bool = False,
+    execution: Execution, *, width: int = 100, plain: bool = False, now: datetime | None = None, alone: bool = False
 ) -> list[str]:
     """The picture as lines of at most ``width`` characters: a mark, the call, its bar, how long it took, a note.
 
@@ -196,27 +196,24 @@ def timeline(
         return []
     marks, signs = (ASCII_MARKS, ASCII_SIGNS) if plain else (MARKS, SIGNS)
     groups = _grouped(drawn)
-    lines = [_line(group, marks) for group in groups[:MOST_LINES]]
+    lines = [_line(group) for group in groups[:MOST_LINES]]
     axis = axis_of(drawn, length)
     width = min(max(width, NARROWEST), WIDEST)
-    names = min(max(len(line.name) for line in lines), max(12, min(WIDEST_NAME, width // 3)))
-    times = max(len(line.took) for line in lines)
-    notes = max(len(line.note) for line in lines) if width >= 70 else 0
+    names = min(max(len(name) for name, *_ in lines), max(12, min(WIDEST_NAME, width // 3)))
+    times = max(len(time) for *_, time, _ in lines)
+    notes = max(len(note) for *_, note in lines) if width >= 70 else 0
     room = max(width - names - times - (notes + 2 if notes else 0) - 7, 8)
     picture = [style(f"    {'':<{names}} 0{duration(length):>{room - 1}}", "dim")]
-    for line in lines:
-        bar = _drawn(line.bars, axis, room, signs, style)
-        text = (
-            f"  {style(line.mark, line.mark_style)} {shortened(line.name, names):<{names}} {bar}  {line.took:>{times}}"
-        )
-        picture.append(f"{text}  {style(line.note, 'dim')}" if notes and line.note else text.rstrip())
+    for name, status, bars, time, note in lines:
+        bar = _drawn(bars, axis, room, signs)
+        text = f"  {_mark(status, marks)} {shortened(name, names):<{names}} {bar}  {time:>{times}}"
+        picture.append(f"{text}  {style(note, 'dim')}" if notes and note else text.rstrip())
     if len(groups) > MOST_LINES:
         picture.append(style(f"    and {count(len(groups) - MOST_LINES, 'more checkpoint')}", "dim"))
-    cut = sum(end - start for start, end in axis.cuts)
-    if cut:
+    if cut := sum(end - start for start, end in axis.cuts):
         text = f"    {duration(cut)} in which no checkpoint ran is drawn short"
         picture.append(style(shortened(text, width), "dim"))
-    return picture + _failures(groups, marks, style, width)
+    return picture + _failures(groups, marks, width)
 
 
 def _grouped(drawn: Sequence[Row]) -> list[list[Row]]:
@@ -230,38 +227,28 @@ def _grouped(drawn: Sequence[Row]) -> list[list[Row]]:
     return list(groups.values())
 
 
-def _line(group: Sequence[Row], marks: Mapping[str, str]) -> _Line:
+def _line(group: Sequence[Row]) -> tuple[str, str, tuple[Bar, ...], str, str]:
+    """Name, status, bars, time and note of the line of these rows."""
     if len(group) == 1:
         row = group[0]
-        took = duration(row.seconds) if row.bars and row.status != "lost" else "-"
-        return _Line(*_mark(row.status, marks), label(row.subject), row.bars, took, row.note)
+        return row.label, row.status, row.bars, row.took, row.note
     statuses = Counter(row.status for row in group)
     worst = next((one for one in ("failed", "running", "open", "lost", "cancelled") if statuses[one]), "completed")
-    notes = [f"{number:,} {what}" for what, number in statuses.items() if what != "completed"]
-    notes += [
-        f"{number:,} {what}" for what in ("cached", "reused") if (number := sum(what in row.note for row in group))
-    ]
+    sources = Counter(source for row in group for source in ("cached", "reused") if source in row.note)
+    notes = [f"{number:,} {note}" for note, number in (statuses + sources).items() if note != "completed"]
     times = sorted(row.seconds for row in group)
     bars = [bar for row in group for bar in row.bars]
     kind: Kind = "failed" if statuses["failed"] else "cut" if worst != "completed" else "done"
     whole = (Bar(min(bar.start for bar in bars), max(bar.end for bar in bars), kind),) if bars else ()
-    took = f"median {duration(times[len(times) // 2])}"
-    return _Line(*_mark(worst, marks), f"{group[0].subject.name} x {len(group):,}", whole, took, ", ".join(notes))
+    name = f"{group[0].subject.name} x {len(group):,}"
+    return name, worst, whole, f"median {duration(times[len(times) // 2])}", ", ".join(notes)
 
 
-def _mark(status: str, marks: Mapping[str, str]) -> tuple[str, str]:
-    return marks.get(status, "-"), MARK_STYLES.get(status, "bad")
+def _mark(status: str, marks: Mapping[str, str]) -> str:
+    return style(marks.get(status, "-"), MARK_STYLES.get(status, "bad"))
 
 
-def label(subject: CheckpointCall | Wait) -> str:
-    """``3 fetch("durable")``: the number of a call, its name and its first argument; a wait's name."""
-    if isinstance(subject, Wait):
-        return subject.name
-    first = next(iter(subject.args.values()), None) if isinstance(subject.args, Mapping) else None
-    return f"{subject.call_id} {subject.name}({brief(first, 24) if first is not None else ''})"
-
-
-def _drawn(bars: Sequence[Bar], axis: Axis, room: int, signs: Mapping[Kind, str], style: Style) -> str:
+def _drawn(bars: Sequence[Bar], axis: Axis, room: int, signs: Mapping[Kind, str]) -> str:
     """The bars of one line in ``room`` characters; each is one character wide at least."""
     text, reached = "", 0
     for bar in bars:
@@ -273,14 +260,160 @@ def _drawn(bars: Sequence[Bar], axis: Axis, room: int, signs: Mapping[Kind, str]
     return text + " " * (room - reached)
 
 
-def _failures(groups: Sequence[Sequence[Row]], marks: Mapping[str, str], style: Style, width: int) -> list[str]:
+def _failures(groups: Sequence[Sequence[Row]], marks: Mapping[str, str], width: int) -> list[str]:
     """The failures that have no line of their own."""
-    calls = [row.subject for group in groups if len(group) > 1 for row in group if row.status == "failed"]
+    failed = [row for group in groups if len(group) > 1 for row in group if row.status == "failed"]
     lines = []
-    for call in calls[:MOST_FAILURES]:
-        reason = getattr(call, "failure", None)
-        text = f"{reason.type.rpartition(':')[2]}: {reason.message}".splitlines()[0] if reason else ""
-        lines.append(f"  {style(marks['failed'], 'bad')} {shortened(f'{label(call)}  {text}', width - 4)}")
-    if len(calls) > MOST_FAILURES:
-        lines.append(style(f"    and {len(calls) - MOST_FAILURES} more failed", "dim"))
-    return lines
+    for row in failed:
+        failure = getattr(row.subject, "failure", None)
+        text = shortened(f"{row.label}  {first_line(failure) if failure else ''}", width - 4)
+        lines.append(f"  {_mark('failed', marks)} {text}")
+    return few(lines, MOST_FAILURES, "    and {} more failed")
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+SHOWN_TEXT = 6_000
+"""Characters of one value."""
+
+SHOWN_LINES = 300
+"""Lines of output of one call: the last ones."""
+
+SHOWN_ROWS = 200
+"""Calls that are shown until the reader asks for all."""
+
+Read = Callable[[Value | None], Any]
+"""A stored value → plain data."""
+
+
+def execution_page(
+    execution: Execution,
+    *,
+    read: Read,
+    logs: Iterable[LogLine] = (),
+    artifacts: Sequence[Artifact] = (),
+    now: datetime | None = None,
+    alone: bool = False,
+) -> str:
+    """One HTML page that needs no server, no network and no other file.
+
+    ``alone``: the runner is gone. Values that are objects of their own are named, not shown: a page stays small.
+    """
+    # Late: only this view needs it, and the picture in a terminal is drawn far more often.
+    from jinja2 import Environment, StrictUndefined
+
+    now = now or datetime.now(UTC)
+    drawn, length = rows(execution, now, alone=alone)
+    axis = axis_of(drawn, length)
+    saved: dict[str | None, list[Artifact]] = {}
+    for artifact in artifacts:
+        saved.setdefault(artifact.call, []).append(artifact)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"text": _text, "shown": partial(_shown, read=read), "size": size_text}
+    flow_attempts = [
+        _attempt(one, _moment(one.started_at), took(one.started_at, one.ended_at), place or execution.ended)
+        for place, one in enumerate(reversed(execution.attempts))
+    ]
+    return environment.from_string(template("execution.html.j2")).render(
+        execution=execution,
+        release=__version__,
+        drawn=now.strftime("%Y-%m-%d %H:%M UTC"),
+        facts=_facts(execution, length),
+        attempts=flow_attempts[::-1] if len(flow_attempts) > 1 else [],
+        rows=[_shown_row(row, axis) for row in drawn],
+        most_rows=SHOWN_ROWS,
+        statuses=sorted({row.status for row in drawn}),
+        length=duration(length),
+        cuts=[_span(axis, *cut) | {"text": f"{duration(cut[1] - cut[0])} without a call"} for cut in axis.cuts],
+        saved=saved,
+        printed=_by_call(logs),
+    )
+
+
+def _facts(execution: Execution, length: float) -> dict[str, str]:
+    version = "from source" if execution.version is None else f"v{execution.version}"
+    so_far = "" if execution.ended else " until its last record" if execution.status == "lost" else " so far"
+    facts = {
+        "Version": version + (f" ({execution.tag})" if execution.tag else ""),
+        "Started": _moment(execution.started_at or execution.created_at),
+        "Took": duration(length) + so_far,
+        "Cancelled by": execution.cancelled_by,
+        "By": execution.actor,
+        "Stack": execution.stack_name,
+        "Target": execution.target,
+        "Commit": (execution.commit or "")[:12],
+        "Snapshot": (execution.snapshot or "")[:12],
+        "Replay of": execution.original_exec_id,
+        "Idempotency key": execution.idempotency_key,
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _moment(timestamp: str) -> str:
+    return timestamp[:19].replace("T", " ") + " UTC"
+
+
+def _attempt(attempt: Attempt, began: str, time: str, over: object) -> dict[str, Any]:
+    """``over``: nothing runs it any more."""
+    status = "cut off" if attempt.status == "running" and over else attempt.status
+    failure = attempt.failure
+    return {
+        "number": attempt.number,
+        "status": status,
+        "began": began,
+        "took": time,
+        "why": f"{failure.type.rpartition(':')[2]}: {failure.message}" if failure else "",
+        "traceback": failure.traceback if failure else "",
+    }
+
+
+def _shown_row(row: Row, axis: Axis) -> dict[str, Any]:
+    call = row.subject
+    bars = [_span(axis, bar.start, bar.end) | {"kind": bar.kind} for bar in row.bars]
+    if isinstance(call, Wait):
+        return {"row": row, "wait": call, "bars": bars, "attempts": [], "foot": f"wait {call.wait_id}"}
+    several = len(call.attempts) > 1 or call.failure is not None
+    attempts = [
+        _attempt(one, f"+{duration(bar.start)}", duration(bar.end - bar.start), row.status == "lost")
+        for one, bar in zip(call.attempts, row.bars, strict=False)
+    ]
+    replayed = call.original_call_id if not call.given_by else None
+    foot = [
+        f"call {call.call_id}",
+        f"result computed by {call.cached_from}" if call.cached_from else "",
+        f"result of call {replayed} of the execution that this one replays" if replayed else "",
+        f"inputs {call.input_digest[:12]}" if call.input_digest else "",
+    ]
+    shown = {"bars": bars, "attempts": attempts if several else [], "foot": " · ".join(filter(None, foot))}
+    return {"row": row, "wait": None, **shown}
+
+
+def _by_call(logs: Iterable[LogLine]) -> dict[str | None, str]:
+    """The last lines of each call; no more are ever in memory."""
+    kept: dict[str | None, deque[str]] = {}
+    counts: Counter[str | None] = Counter()
+    for line in logs:
+        mark = "" if line.stream == "stdout" else f"{line.level or line.stream}: "
+        counts[line.call] += 1
+        kept.setdefault(line.call, deque(maxlen=SHOWN_LINES)).append(f"{line.at[11:23]}  {mark}{_text(line.text)}")
+    before = {call: f"… {number - SHOWN_LINES:,} lines before these\n" for call, number in counts.items()}
+    return {call: (before[call] if counts[call] > SHOWN_LINES else "") + "\n".join(kept[call]) for call in kept}
+
+
+def _shown(value: Value, read: Read) -> str:
+    if value.stored == "object":
+        kind = f"{value.type}, " if value.type else ""
+        return f"{kind}{value.format}, {size_text(value.size)}; stored as an object of its own"
+    return _text(read(value))
+
+
+def _text(value: Any) -> str:
+    text = value if isinstance(value, str) else json_text(value, indent=2)
+    rest = len(text) - SHOWN_TEXT
+    return text if rest <= 0 else f"{text[:SHOWN_TEXT]}\n… {rest:,} more characters"
+
+
+def _span(axis: Axis, start: float, end: float) -> dict[str, str]:
+    """Left edge and width in percent: ``{"at": "12.5", "width": "30"}``."""
+    left, right = axis.place(start) * 100, axis.place(end) * 100
+    return {"at": f"{left:.5g}", "width": f"{right - left:.5g}"}

@@ -1,26 +1,79 @@
-"""Small words that several views use."""
+"""Small words, colours and tables that several views use."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import os
+import re
+import shlex
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from kitaru.model.address import parse_timestamp
 
-Style = Callable[[str, str], str]
-"""(text, kind) → text. Kinds: ``add``, ``change``, ``remove``, ``warn``, ``bad``, ``good``, ``dim``, ``bold``."""
+if TYPE_CHECKING:
+    from kitaru.model.event import Failure
+
+CODES = {
+    "add": "32",
+    "change": "33",
+    "remove": "31",
+    "warn": "33",
+    "bad": "31;1",
+    "good": "32",
+    "dim": "2",
+    "bold": "1",
+}
+
+_OURS = chr(0xF0000 + int.from_bytes(os.urandom(2), "big") % 0xFFFE)
+"""Stands for Escape in our own styling until it is printed; each process chooses it anew: no recorded text has it."""
+
+_STYLING = re.compile(rf"{_OURS}\[[\d;]*m")
 
 
-def bare(text: str, kind: str) -> str:  # noqa: ARG001 - the same shape as a style that colours
-    """No colour at all."""
-    return text
+def colours(stream: TextIO) -> bool:
+    """Whether ``stream`` is a terminal, and NO_COLOR is not set (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
-def count(number: int, noun: str, plural: str = "") -> str:
+def style(text: str, kind: str, stream: TextIO | None = None) -> str:
+    """``text`` in the colour of its kind, of ``CODES``, if ``stream`` (standard output) shows colours."""
+    return f"{_OURS}[{CODES[kind]}m{text}{_OURS}[0m" if kind and colours(stream or sys.stdout) else text
+
+
+def printed(text: str, stream: TextIO) -> str:
+    """``text`` with its styling as ``stream`` takes it."""
+    return text.replace(_OURS, "\x1b") if colours(stream) else _STYLING.sub("", text)
+
+
+def edit_line(line: str) -> str:
+    """A line of a unified diff in its colour."""
+    if line.startswith(("--- ", "+++ ")):
+        return style(line, "dim")
+    return style(line, {"+": "add", "-": "remove", "@": "change"}.get(line[:1], ""))
+
+
+def command_line(command: str, *words: object) -> str:
+    """``command`` and its words, quoted for a shell: ``kitaru invoke 'a b'``."""
+    return " ".join([command, *(shlex.quote(str(word)) for word in words)])
+
+
+def count(number: int, noun: str) -> str:
     """``1 flow``, ``2 flows``."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {plural or noun + 's'}"
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def few(lines: Sequence[str], most: int, more: str) -> list[str]:
+    """The first lines, and a dim one with the number of the others: ``few(lines, 20, "and {} more flows")``."""
+    return [*lines[:most], *([style(more.format(f"{len(lines) - most:,}"), "dim")] if len(lines) > most else [])]
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """``a, b, c and 17 more``."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def ago(timestamp: str, now: datetime | None = None) -> str:
@@ -29,12 +82,10 @@ def ago(timestamp: str, now: datetime | None = None) -> str:
         return "-"
     moment = parse_timestamp(timestamp)
     seconds = ((now or datetime.now(UTC)) - moment).total_seconds()
-    if seconds >= 129_600:
-        return moment.strftime("%Y-%m-%d")
     for size, unit, until in ((1, "s", 90), (60, "min", 5400), (3600, "h", 129_600)):
         if seconds < until:
             return f"{max(0, int(seconds / size))} {unit} ago"
-    return "-"
+    return moment.strftime("%Y-%m-%d")
 
 
 def duration(seconds: float) -> str:
@@ -58,6 +109,19 @@ def seconds_between(timestamp: str, moment: datetime) -> float:
 def took(started: str | None, ended: str | None) -> str:
     """A duration, ``3.4 s``; ``-`` if one end is open."""
     return duration(seconds_between(started, parse_timestamp(ended))) if started and ended else "-"
+
+
+def first_line(failure: Failure) -> str:
+    """``ConnectionError: no answer``: the type without its module, and the first line of the message."""
+    kind = failure.type.rpartition(":")[2]
+    message = failure.message.strip().partition("\n")[0]
+    return f"{kind}: {message}" if message else kind
+
+
+def drawn(draw: Mapping[str, Any]) -> str:
+    """``drawn from v1 90 %, v2 10 % by the key``: the choice of a divided route."""
+    weights = ", ".join(f"v{version} {weight} %" for version, weight in draw["weights"].items())
+    return f"drawn from {weights} by {draw['by']}"
 
 
 def size_text(size: int) -> str:
@@ -91,19 +155,30 @@ def _plain(value: Any) -> str:
 
 
 def _width(text: str) -> int:
-    if text.isascii():
+    if text.isascii() or (text := _STYLING.sub("", text)).isascii():
         return len(text)
     from rich.cells import cell_len  # 25 ms, for tables with wide characters alone
 
     return cell_len(text)
 
 
-def columns(rows: Sequence[Sequence[str]], head: Sequence[str], style: Style = bare) -> list[str]:
-    """A table: left-aligned columns, two spaces apart, the head dimmed. Wide characters take two places."""
+def columns(rows: Sequence[Sequence[str]], head: Sequence[str], room: int | None = None) -> list[str]:
+    """A table: left-aligned columns, two spaces apart, the head dimmed. Wide characters take two places.
+
+    ``room``: the last column goes on in further lines so that no line has more characters, 24 for that column at least.
+    """
+    if room is not None:
+        rest = max(room - sum(max(_width(row[at]) for row in [head, *rows]) + 2 for at in range(len(head) - 1)), 24)
+        parted = [(row, textwrap.wrap(row[-1], rest) or [""]) for row in rows]
+        rows = [
+            [*(row[:-1] if part == 0 else [""] * (len(head) - 1)), text]
+            for row, texts in parted
+            for part, text in enumerate(texts)
+        ]
     widths = [max(_width(row[at]) for row in [head, *rows]) for at in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:
         padded = (cell + " " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=True))
         return "  ".join(padded).rstrip()
 
-    return [style(line(head), "dim"), *(line(row) for row in rows)]
+    return [style(line(head), "dim"), *map(line, rows)]
