@@ -13,7 +13,7 @@ from kitaru.client.handle import FlowHandle
 from kitaru.client.session import Session
 from kitaru.core.replay import Changes, plan_replay
 from kitaru.errors import KitaruInputError, KitaruUsageError, Problem
-from kitaru.flows.describe import reached_checkpoints
+from kitaru.flows.describe import checkpoints_of
 from kitaru.model import address
 from kitaru.model.address import canonical_json, timestamp
 from kitaru.model.event import Opened, Value
@@ -97,7 +97,7 @@ class Replay:
             results=self._results,
             answers=self._answers,
             gone=self._gone(released) if released is not None and not self._same_code else (),
-            there=there if flow is None else reached_checkpoints(flow.func),
+            there=there if flow is None else [one.name for one in checkpoints_of(flow.func)],
         )
         self.plan = plan_replay(original, cut=cut, changes=changes)
         check_results(

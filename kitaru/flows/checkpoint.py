@@ -93,7 +93,7 @@ class Checkpoint(Generic[P, R]):
         """One call for each element (zipped, equal lengths), with ``constants`` the same in all of them.
 
         ``on_error``: with ``fail`` the first call that fails keeps those that have not begun from beginning; with
-        ``collect`` all of them run, and ``outcomes()`` or ``results(return_exceptions=True)`` tells which failed.
+        ``collect`` all of them run, and ``outcomes()`` tells which failed.
         """
         if not iterables:
             raise KitaruUsageError(f"{self.name}.map() needs something to map over", hint=f"{self.name}.map([1, 2, 3])")

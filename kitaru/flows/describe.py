@@ -8,8 +8,6 @@ import inspect
 import json
 import re
 import tokenize
-import types
-import typing
 from collections.abc import Iterator
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -20,14 +18,13 @@ from pydantic.json_schema import GenerateJsonSchema
 from kitaru.errors import KitaruSourceError, Problem
 from kitaru.flows.checkpoint import Checkpoint
 from kitaru.flows.flow import Flow
-from kitaru.flows.signature import for_pydantic
+from kitaru.flows.signature import Parameters, for_pydantic
 from kitaru.model.address import canonical_json
 from kitaru.model.snapshot import FlowFacts, ImageSettings, parse_image, settings_flaws
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _NAMED_SCHEMAS = ("properties", "$defs", "patternProperties", "dependentSchemas")
-_LISTED_SCHEMAS = ("anyOf", "oneOf", "allOf", "prefixItems")
-_SINGLE_SCHEMAS = ("items", "additionalProperties", "not", "contains", "propertyNames", "if", "then", "else")
+_VALUES = ("enum", "const", "examples")
 
 
 def facts_of(flow: Flow[..., Any]) -> FlowFacts:
@@ -42,7 +39,7 @@ def facts_of(flow: Flow[..., Any]) -> FlowFacts:
         stack=flow.options.stack,
         image=_image(flow),
         input_schema=input_schema(flow),
-        checkpoints=tuple(dict.fromkeys(reached_checkpoints(flow.func))),
+        checkpoints=tuple(dict.fromkeys(found.name for found in checkpoints_of(flow.func))),
         summary=(inspect.getdoc(flow.func) or "").partition("\n")[0].strip(),
     )
 
@@ -79,7 +76,7 @@ def input_schema(flow: Flow[..., Any]) -> dict[str, Any]:
     itself, and may be a secret. Such a parameter is just not ``required``. An annotation that can't be expressed, or
     can't be resolved, allows anything and says so in ``$comment``.
     """
-    parameters = inspect.signature(flow.func).parameters
+    parameters = flow.parameters.signature.parameters
     for parameter in parameters.values():
         if parameter.kind is parameter.VAR_POSITIONAL:
             message = f"flow {flow.name} takes *{parameter.name}, but inputs are given by name"
@@ -89,7 +86,7 @@ def input_schema(flow: Flow[..., Any]) -> dict[str, Any]:
             raise _problem(flow, message, "remove the / from its parameters")
     named = [name for name, value in parameters.items() if value.kind is not value.VAR_KEYWORD]
     constants = _constant_defaults(flow.func)
-    properties, definitions = _properties(flow.func, named)
+    properties, definitions = _properties(flow.parameters, named)
     required = [name for name in named if parameters[name].default is inspect.Parameter.empty]
     return {
         **({"$defs": definitions} if definitions else {}),
@@ -134,12 +131,12 @@ def _constants(arguments: ast.arguments) -> Iterator[tuple[str, Any]]:
                 continue
 
 
-def _properties(func: Any, names: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _properties(parameters: Parameters, names: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The schema of each parameter, and the definitions that they refer to."""
     adapters: dict[str, TypeAdapter[Any]] = {}
     schemas: dict[str, Any] = {}
     for name in names:
-        made = _adapter(func, name)
+        made = _adapter(parameters, name)
         if isinstance(made, str):
             schemas[name] = {"$comment": made}
         else:
@@ -151,14 +148,12 @@ def _properties(func: Any, names: list[str]) -> tuple[dict[str, Any], dict[str, 
     return {name: schemas[name] for name in names}, _tidied(rest).get("$defs", {})
 
 
-def _adapter(func: Any, name: str) -> TypeAdapter[Any] | str:
+def _adapter(parameters: Parameters, name: str) -> TypeAdapter[Any] | str:
     """pydantic's adapter for a parameter; the reason if there is none."""
-    annotation = inspect.get_annotations(func).get(name, Any)
-    alone = types.SimpleNamespace(__annotations__={name: annotation})
-    try:
-        hint = typing.get_type_hints(alone, globalns=getattr(func, "__globals__", {}), include_extras=True)[name]
-    except Exception:  # An annotation is code of the user's: it may raise anything.
+    annotation = parameters.signature.parameters[name].annotation
+    if annotation is not inspect.Parameter.empty and name not in parameters.annotations:
         return f"the annotation {_spelled(annotation)} can't be resolved"
+    hint = parameters.annotations.get(name, Any)
     try:
         adapter = TypeAdapter(for_pydantic(hint))
         adapter.json_schema(schema_generator=_Schemas)
@@ -186,37 +181,32 @@ def _spelled(annotation: Any) -> str:
     return _ADDRESS.sub("", text)
 
 
-def _tidied(schema: Any) -> Any:
-    """``schema`` without titles, defaults and memory addresses; keys in a fixed order."""
+def _tidied(schema: Any, *, names: bool = False) -> Any:
+    """``schema`` without titles, defaults and addresses, its keys in order. ``names``: the user chose the keys."""
+    if isinstance(schema, list):
+        return [_tidied(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     kept: dict[str, Any] = {}
-    for key in sorted(schema.keys() - {"title", "default"}):
+    for key in sorted(schema if names else schema.keys() - {"title", "default"}):
         value = schema[key]
-        if key in _NAMED_SCHEMAS and isinstance(value, dict):
-            kept[key] = {name: _tidied(inner) for name, inner in value.items()}
-        elif key in _LISTED_SCHEMAS and isinstance(value, list):
-            kept[key] = [_tidied(inner) for inner in value]
-        elif key in _SINGLE_SCHEMAS:
-            kept[key] = _tidied(value)
+        if not names and key == "description" and isinstance(value, str):
+            kept[key] = _ADDRESS.sub("", value)
+        elif not names and key in _VALUES:
+            kept[key] = value
         else:
-            kept[key] = _ADDRESS.sub("", value) if key == "description" and isinstance(value, str) else value
+            kept[key] = _tidied(value, names=not names and key in _NAMED_SCHEMAS)
     return kept
 
 
 # --- the checkpoints --------------------------------------------------------------------------------------------------
 
 
-def reached_checkpoints(func: Any) -> list[str]:
-    """Names of the checkpoints that the body of ``func`` mentions, itself or through functions of its own module.
+def checkpoints_of(func: Any) -> list[Checkpoint[..., Any]]:
+    """The checkpoints that the body of ``func`` mentions, itself or through functions of its own module.
 
     In the order in which they stand in the code; ``steps.fetch`` counts, too, if ``steps`` is a module.
     """
-    return [found.name for found in checkpoints_of(func)]
-
-
-def checkpoints_of(func: Any) -> list[Checkpoint[..., Any]]:
-    """The checkpoints that ``reached_checkpoints`` names."""
     return list(_reached(func, set())) if isinstance(func, FunctionType) else []
 
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 from kitaru.errors import KitaruTimeoutError, KitaruUsageError
 from kitaru.flows.scope import must_run_in
@@ -32,7 +32,8 @@ class CheckpointFuture(Generic[T]):
         self._waiting: threading.Event | None = None
         self._callbacks: list[Callable[[CheckpointFuture[T]], None]] = []
         self._observed = False
-        self._refuse_wait: Callable[[], bool] | None = None
+        self.refuses_wait: Callable[[], bool] | None = None
+        """Whether to wait here and now would stop the very loop that makes the value."""
         self.group: FanOut | None = None
         """The calls that it was made with."""
 
@@ -88,10 +89,6 @@ class CheckpointFuture(Generic[T]):
                 return
         callback(self)
 
-    def refuse_wait_when(self, blocked: Callable[[], bool]) -> None:
-        """Refuse to wait while ``blocked()``: that would stop the very loop that makes the value."""
-        self._refuse_wait = blocked
-
     def settled(self, seconds: float | None = None) -> bool:
         """Wait for the outcome without asking for it, up to ``seconds``; whether there is one."""
         return self._settled or self._event().wait(seconds)
@@ -116,15 +113,6 @@ class CheckpointFuture(Generic[T]):
         self.on_done(settled)
         await waiter
 
-    def observe(self) -> None:
-        """Its failure is looked at elsewhere, and does not fail the flow by itself."""
-        self._observed = True
-
-    @property
-    def outcome_error(self) -> BaseException | None:
-        """The error of a settled call."""
-        return self._error
-
     @property
     def lost_error(self) -> BaseException | None:
         """The error of a failed call, unless the flow has asked for it."""
@@ -141,7 +129,7 @@ class CheckpointFuture(Generic[T]):
         if self._settled:
             return
         must_run_in(self._process, f"result() of checkpoint {self.name!r}")  # a fork has no thread to settle it
-        if self._refuse_wait is not None and self._refuse_wait():
+        if self.refuses_wait is not None and self.refuses_wait():
             raise KitaruUsageError(
                 f"result() of async checkpoint {self.name!r} would block the event loop that runs it",
                 hint="Write: value = await future",
@@ -183,9 +171,9 @@ class FanOut:
     def note(self, future: CheckpointFuture[Any]) -> None:
         """One call is settled."""
         if self.collects:
-            future.observe()
+            future._observed = True  # its failure does not fail the flow by itself
         else:
-            self.failed = self.failed or future.outcome_error
+            self.failed = self.failed or future._error
 
 
 class CheckpointFutures(Sequence[CheckpointFuture[T]]):
@@ -194,21 +182,10 @@ class CheckpointFutures(Sequence[CheckpointFuture[T]]):
     def __init__(self, futures: Sequence[CheckpointFuture[T]]) -> None:
         self._futures = tuple(futures)
 
-    @overload
-    def results(self, timeout: float | None = None) -> list[T]: ...
-
-    @overload
-    def results(self, timeout: float | None = None, *, return_exceptions: Literal[True]) -> list[T | BaseException]: ...
-
-    def results(self, timeout: float | None = None, *, return_exceptions: bool = False) -> Any:
-        """All values, in order. Waits for every one, each up to ``timeout`` seconds, then raises the first error.
-
-        ``return_exceptions``: gives the error in place of the value of each call that failed, and raises none.
-        """
-        errors = [future.exception(timeout) for future in self._futures]
-        if not return_exceptions:
-            return [future.result() for future in self._futures]
-        return [error or future.result() for error, future in zip(errors, self._futures, strict=True)]
+    def results(self, timeout: float | None = None) -> list[T]:
+        """All values, in order. Waits for every one, each up to ``timeout`` seconds, then raises the first error."""
+        self.outcomes(timeout)
+        return [future.result() for future in self._futures]
 
     def outcomes(self, timeout: float | None = None) -> list[Outcome[T]]:
         """How each call went, in order. Waits for every one, each up to ``timeout`` seconds."""
@@ -217,11 +194,6 @@ class CheckpointFutures(Sequence[CheckpointFuture[T]]):
             Outcome(error=error) if error is not None else Outcome(future.result())
             for error, future in zip(errors, self._futures, strict=True)
         ]
-
-    @property
-    def done_count(self) -> int:
-        """How many have a value or failed, by now."""
-        return sum(future.done() for future in self._futures)
 
     def done(self) -> bool:
         """Whether every one has a value or failed."""

@@ -10,6 +10,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import is_dataclass
 from functools import cached_property
 from typing import Any, Literal, Union
@@ -17,7 +18,7 @@ from typing import Any, Literal, Union
 from kitaru.errors import KitaruInputError, KitaruUsageError, Problem
 
 NoneType = type(None)
-_PLAIN: dict[Any, str] = {
+PLAIN: dict[Any, str] = {
     NoneType: "null", bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object",
 }  # fmt: skip
 """Types that are checked by hand → their names in a JSON Schema."""
@@ -70,24 +71,21 @@ def _is(value: Any, annotation: Any) -> bool | None:
         kind = origin or annotation
         if kind in (int, float):
             return isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
-        return isinstance(value, kind) if isinstance(kind, type) and kind in _PLAIN else None
+        return isinstance(value, kind) if isinstance(kind, type) and kind in PLAIN else None
     if origin in (Union, types.UnionType):
         found = [_is(value, option) for option in options]
         return True if True in found else None if None in found else False
     if origin is Literal:
         return any(value == option and type(value) is type(option) for option in options)
     if origin in (dict, Mapping):
-        keys, values = _all(value if isinstance(value, dict) else (), options[0]), _all(_values(value), options[1])
+        pairs = value if isinstance(value, dict) else {}
+        keys, values = _all(pairs, options[0]), _all(pairs.values(), options[1])
         return None if keys is None or values is None else isinstance(value, dict) and keys and values
     if origin in (list, Sequence):
         kinds = list if origin is list else (list, tuple)
         members = _all(value if isinstance(value, kinds) else (), options[0])
         return None if members is None else isinstance(value, kinds) and members
     return None
-
-
-def _values(value: Any) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else ()
 
 
 def _all(items: Iterable[Any], annotation: Any) -> bool | None:
@@ -176,8 +174,8 @@ def returned_schema(annotation: Any) -> dict[str, Any] | None:
 def _json_kind(annotation: Any, *, exact: bool) -> str | None:
     """``exact`` False: pydantic reads the annotation, which takes "3" for a number, and a list for a set."""
     kind = NoneType if annotation is None else typing.get_origin(annotation) or annotation
-    if exact and isinstance(kind, type) and kind in _PLAIN:
-        return _PLAIN[kind]
+    if exact and isinstance(kind, type) and kind in PLAIN:
+        return PLAIN[kind]
     if kind in (list, tuple, set, frozenset, Sequence):
         return "array"
     if kind in (dict, Mapping) or typing.is_typeddict(kind):
@@ -260,7 +258,12 @@ class Parameters:
         (``*args``).
         """
         positional, names, defaults, _ = self._names
-        extra_allowed = self._check_kinds(owner)
+        kinds = {item.kind: item.name for item in self.signature.parameters.values()}
+        if rest := kinds.get(inspect.Parameter.VAR_POSITIONAL):
+            raise KitaruUsageError(
+                f"{owner} takes *{rest}, whose inputs have no names", hint=f"Take a list instead: {rest}: list[str]"
+            )
+        extra_allowed = kinds.get(inspect.Parameter.VAR_KEYWORD, "")
         given: dict[str, Any] = dict(zip(positional, args, strict=False))
         problems: list[str] = []
         if len(args) > len(positional):
@@ -305,31 +308,15 @@ class Parameters:
 
     def describe(self) -> str:
         """``(topic: str, depth: int = 3)``, as written."""
-        shown = [str(item.replace(annotation=_EMPTY)) for item in self.signature.parameters.values()]
-        typed = [
-            item
-            if parameter.annotation is _EMPTY
-            else f"{item.partition('=')[0]}: {_as_written(parameter.annotation)}"
-            + (f" = {parameter.default!r}" if parameter.default is not _EMPTY else "")
-            for item, parameter in zip(shown, self.signature.parameters.values(), strict=True)
-        ]
-        return f"({', '.join(typed)})"
-
-    def _check_kinds(self, owner: str) -> str:
-        """The name of ``**kwargs``, empty if there is none."""
+        shown = []
         for item in self.signature.parameters.values():
-            if item.kind is inspect.Parameter.VAR_POSITIONAL:
-                raise KitaruUsageError(
-                    f"{owner} takes *{item.name}, whose inputs have no names",
-                    hint=f"Take a list instead: {item.name}: list[str]",
-                )
-            if item.kind is inspect.Parameter.VAR_KEYWORD:
-                return item.name
-        return ""
-
-
-def _as_written(annotation: Any) -> str:
-    return annotation if isinstance(annotation, str) else describe(annotation)
+            annotation, text = item.annotation, str(item.replace(annotation=_EMPTY))
+            if annotation is not _EMPTY:
+                typed = annotation if isinstance(annotation, str) else describe(annotation)
+                default = f" = {item.default!r}" if item.default is not _EMPTY else ""
+                text = f"{text.partition('=')[0]}: {typed}{default}"
+            shown.append(text)
+        return f"({', '.join(shown)})"
 
 
 def _unexpected(name: str, names: frozenset[str]) -> str:
@@ -341,10 +328,8 @@ def _unexpected(name: str, names: frozenset[str]) -> str:
 
 def _resolve_each(func: Callable[..., Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    space = getattr(sys.modules.get(func.__module__), "__dict__", {})
-    for name, annotation in getattr(func, "__annotations__", {}).items():
-        try:
-            found[name] = eval(annotation, dict(space)) if isinstance(annotation, str) else annotation
-        except Exception:
-            continue
+    for name, annotation in inspect.get_annotations(func).items():
+        alone = types.SimpleNamespace(__annotations__={name: annotation})
+        with suppress(Exception):  # an annotation is code of the user's: it may raise anything
+            found |= typing.get_type_hints(alone, globalns=getattr(func, "__globals__", {}), include_extras=True)
     return found

@@ -8,22 +8,13 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, overload
 
 from kitaru.errors import KitaruContextError, KitaruUsageError, KitaruWaitValidationError
 from kitaru.flows.scope import find_scope
-from kitaru.flows.signature import Mismatch, convert
+from kitaru.flows.signature import PLAIN, Mismatch, adapter_of, convert
 from kitaru.model.address import canonical_json
 
 T = TypeVar("T")
 
 POLLING_SECONDS = 600.0
 """How long a runner stays for an answer unless the wait says otherwise."""
-
-_PLAIN: dict[Any, dict[str, Any]] = {
-    bool: {"type": "boolean"},
-    int: {"type": "integer"},
-    float: {"type": "number"},
-    str: {"type": "string"},
-    list: {"type": "array"},
-    dict: {"type": "object"},
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,19 +119,12 @@ def _schema_of(schema: Any) -> tuple[dict[str, Any] | None, Any]:
         return None, None
     if isinstance(schema, Mapping):
         return dict(schema), None
-    if schema in _PLAIN:
-        return dict(_PLAIN[schema]), schema
+    if isinstance(schema, type) and schema in PLAIN:
+        return {"type": PLAIN[schema]}, schema
     if get_origin(schema) is Literal:
         return {"enum": list(get_args(schema))}, schema
-    # pydantic takes longer to load than all else here; plain answers do without it.
-    from pydantic import ConfigDict, TypeAdapter
-
     try:
-        return TypeAdapter(schema).json_schema(), schema
-    except Exception:
-        pass
-    try:
-        return TypeAdapter(schema, config=ConfigDict(arbitrary_types_allowed=True)).json_schema(), schema
+        return adapter_of(schema).json_schema(), schema
     except Exception as error:
         raise KitaruUsageError(
             f"schema of wait() must be a type or a JSON Schema, not {schema!r:.80}: {error}",

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.jsonable import record
-from kitaru.model.noun import Noun
+from kitaru.model.noun import FORMAT, Noun, StoredNoun
 from kitaru.model.route import APPLY, Assignment, Hold, Protection, Route
 from kitaru.model.snapshot import Commit
-
-FORMAT: Final = 1
 
 
 class Release(Noun):
@@ -111,19 +109,18 @@ class FlowState(Noun):
     protect: dict[str, Protection] = Field(default_factory=dict)
     protect_generation: int = 0
 
+    @property
+    def _known(self) -> dict[int, str]:
+        held = {holder.version: holder.snapshot for route in self.routes.values() for holder in route.holders}
+        return held if self.latest_deleted else {**held, self.latest: self.snapshot}
+
     def known_version(self, snapshot: str) -> int | None:
-        """A version of that snapshot, if the state alone knows one."""
-        if snapshot == self.snapshot and not self.latest_deleted:
-            return self.latest
-        held = (holder for route in self.routes.values() for holder in route.holders)
-        return max((holder.version for holder in held if holder.snapshot == snapshot), default=None)
+        """The newest version of that snapshot, if the state alone knows one."""
+        return max((version for version, known in self._known.items() if known == snapshot), default=None)
 
     def known_snapshot(self, version: int) -> str | None:
         """The snapshot of that version, if the state alone knows it."""
-        if version == self.latest and not self.latest_deleted:
-            return self.snapshot
-        held = (holder for route in self.routes.values() for holder in route.holders)
-        return next((holder.snapshot for holder in held if holder.version == version), None)
+        return self._known.get(version)
 
 
 class AddVersion(Noun):
@@ -229,20 +226,15 @@ class Protect(Noun):
 Edit = Annotated[AddVersion | Move | Untag | Manage | Retire | Rename | Drop | Protect, Field(discriminator="kind")]
 
 
-class Lockfile(Noun):
+class Lockfile(StoredNoun):
     """The state after generation ``generation``; ``entry`` is the digest of that generation's bytes ("" for none)."""
 
-    format: Literal[1] = FORMAT
     project: str
     generation: int = 0
     entry: str = ""
     flows: dict[str, FlowState] = Field(default_factory=dict)
     checksum: str = ""
     """In ``kitaru.lock``: the digest of the flows, so that a hint that was damaged or edited is left aside."""
-
-    def data(self) -> dict[str, Any]:
-        """As every noun, with the format always spelled out."""
-        return {"format": self.format, **super().data()}
 
     @property
     def state_digest(self) -> str:
@@ -255,14 +247,13 @@ class Lockfile(Noun):
         return None if found is None or found.retired else found
 
 
-class Generation(Noun):
+class Generation(StoredNoun):
     """One entry of the lock log: author, verb, commit, edits, and the state that they lead to.
 
     ``parent`` is the digest of the previous entry's bytes, ``write`` is unique, ``state_digest`` is that of the state
     after it; ``state`` carries the state itself in small projects and every so often in large ones.
     """
 
-    format: Literal[1] = FORMAT
     project: str
     generation: int
     parent: str
@@ -275,7 +266,3 @@ class Generation(Noun):
     edits: tuple[Edit, ...]
     state_digest: str
     state: dict[str, FlowState] | None = None
-
-    def data(self) -> dict[str, Any]:
-        """As every noun, with the format always spelled out."""
-        return {"format": self.format, **super().data()}

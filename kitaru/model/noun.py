@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
 from kitaru.model.address import canonical_json, digest
+
+FORMAT: Final = 1
+"""The newest format of nouns that this release writes and reads."""
 
 
 class Noun(BaseModel):
@@ -34,3 +37,13 @@ class Noun(BaseModel):
     def parse(cls, body: bytes) -> Self:
         """The inverse of ``canonical``. Raises pydantic's ``ValidationError``."""
         return cls.model_validate_json(body)
+
+
+class StoredNoun(Noun):
+    """A noun that is stored by itself: its format is always spelled out."""
+
+    format: Literal[1] = FORMAT
+
+    def data(self) -> dict[str, Any]:
+        """As every noun, with the format."""
+        return {"format": self.format, **super().data()}

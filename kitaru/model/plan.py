@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from kitaru.model.lockfile import Edit
-from kitaru.model.noun import Noun
+from kitaru.model.noun import Noun, StoredNoun
 from kitaru.model.route import Assignment
 from kitaru.model.snapshot import Commit, Snapshot
-
-FORMAT: Final = 1
 
 REDACTED: Final = "***"
 """The sign in a saved plan for the value of an environment variable: many people read such a file."""
@@ -141,7 +139,7 @@ class FlowPlan(Noun):
         return self if self.build is None else self.model_copy(update={"build": self.build.redacted})
 
 
-class Plan(Noun):
+class Plan(StoredNoun):
     """The whole of it, bound to the generation that it was made on.
 
     ``base`` and ``base_entry`` name that generation; ``store_id`` tells a store in a folder from a copy of it (empty
@@ -149,7 +147,6 @@ class Plan(Noun):
     rollbacks and the order of commits; ``guards``: why it may not be applied from here; ``edits``: apply appends them.
     """
 
-    format: Literal[1] = FORMAT
     project: str
     store: str
     store_id: str = ""
@@ -166,10 +163,6 @@ class Plan(Noun):
     warnings: tuple[str, ...] = ()
     guards: tuple[str, ...] = ()
     edits: tuple[Edit, ...] = ()
-
-    def data(self) -> dict[str, Any]:
-        """As every noun, with the format always spelled out."""
-        return {"format": self.format, **super().data()}
 
     def __repr__(self) -> str:
         edits = len(self.edits)

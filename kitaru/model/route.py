@@ -89,11 +89,7 @@ def _split(value: dict[Any, Any]) -> Split:
     total = sum(weights.values())
     if total != 100:
         raise ValueError(f"the weights add up to {total}, not to 100")
-    return Split(tuple(sorted(weights.items(), key=_numbers_first)))
-
-
-def _numbers_first(pair: tuple[int | None, int]) -> tuple[bool, int]:
-    return pair[0] is None, pair[0] or 0
+    return Split(tuple(sorted(weights.items(), key=lambda pair: (pair[0] is None, pair[0] or 0))))
 
 
 def target_data(wish: RouteTarget) -> Any:
@@ -104,9 +100,9 @@ def target_data(wish: RouteTarget) -> Any:
         case Head():
             return "head"
         case Label(versions):
-            return ["head" if version is None else version for version in versions]
+            return [version or "head" for version in versions]
         case Split(weights):
-            return {"head" if version is None else str(version): weight for version, weight in weights}
+            return {str(version or "head"): weight for version, weight in weights}
 
 
 RouteTargetField = Annotated[

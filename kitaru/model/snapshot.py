@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any, Final, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import Field
 
-from kitaru.model.noun import Noun
-
-FORMAT: Final = 1
+from kitaru.model.noun import Noun, StoredNoun
 
 
 class LocalStack(Noun):
@@ -111,7 +109,7 @@ class FlowFacts(Noun):
     summary: str = ""
 
 
-class Snapshot(Noun):
+class Snapshot(StoredNoun):
     """One built unit. Its digest is its identity: content alone, never a commit, time, user or absolute path.
 
     ``source`` is the digest of the source tree's canonical listing; ``roots`` are the folders in it to import from
@@ -119,7 +117,6 @@ class Snapshot(Noun):
     invoke overrides one by one; ``input_schema`` is a JSON Schema of the flow's parameters.
     """
 
-    format: Literal[1] = FORMAT
     flow: str
     target: str
     source: str
@@ -136,10 +133,6 @@ class Snapshot(Noun):
     def parse(cls, body: bytes) -> Self:
         """As of every noun; the same bytes are parsed once a process."""
         return cast("Self", _parsed(body))
-
-    def data(self) -> dict[str, Any]:
-        """As every noun, with the format always spelled out."""
-        return {"format": self.format, **super().data()}
 
 
 @lru_cache(maxsize=256)
@@ -246,69 +239,66 @@ def settings_flaws(settings: ImageSettings) -> list[Flaw]:
 
 def image_flaws(image: Mapping[str, Any]) -> Iterator[Flaw]:
     """Everything that is wrong with image settings as data; a value of the wrong type is passed over."""
-    base = image.get("base_image")
-    if isinstance(base, str) and not is_base_image(base):
-        yield Flaw(("base_image",), "expected a container image such as python:3.12-slim", base, base_hint(base))
-    yield from _requirements(image.get("requirements"))
-    yield from _dockerfile(image.get("dockerfile"))
-    yield from _environment(image.get("environment"))
-    for key, pattern, expected, hint in (
-        ("secret_environment_from", _SECRET, "expected the name of a secret such as openai-creds", ""),
-        (
-            "apt_packages",
-            _DEBIAN,
-            "expected the name of a Debian package such as git",
-            "one package an entry: name, name=version or name/release",
-        ),
-    ):
-        for index, name in _texts(image.get(key)):
-            if not pattern.fullmatch(name):
-                yield Flaw((key, index), expected, name, hint)
-    platform = image.get("platform")
-    if isinstance(platform, str) and not _PLATFORM.fullmatch(platform):
-        yield Flaw(("platform",), "expected a platform such as linux/amd64", platform, "one platform: os/architecture")
-
-
-def _texts(value: Any) -> list[tuple[int, str]]:
-    items = value if isinstance(value, list | tuple) else ()
-    return [(index, text) for index, text in enumerate(items) if isinstance(text, str)]
-
-
-def _requirements(value: Any) -> Iterator[Flaw]:
-    texts = [(index, text) for index, text in _texts(value) if not _SIMPLE_REQUIREMENT.fullmatch(text)]
-    if not texts:
-        return
-    # 70 ms to import, and most manifests that are read name no requirements
-    from packaging.requirements import InvalidRequirement, Requirement
-
-    for index, text in texts:
-        try:
-            Requirement(text)
-        except InvalidRequirement:
-            hint = "write name, name>=1.2, or name @ URL"
-            if text.startswith("-"):
-                hint = "options of pip have no place here; list the requirements themselves"
-            yield Flaw(("requirements", index), "expected a requirement such as httpx>=0.27", text, hint)
-
-
-def _dockerfile(value: Any) -> Iterator[Flaw]:
-    if not isinstance(value, str):
-        return
-    if not value.strip() or not value.isprintable() or "\\" in value:
-        expected = "expected the path of a Dockerfile, with / between folders"
-    elif value.startswith(("/", "~")) or re.match(r"[A-Za-z]:/", value):
-        expected = "expected a Dockerfile relative to the manifest"
-    elif posixpath.normpath(value).split("/")[0] == "..":
-        expected = "expected a Dockerfile below the manifest's folder"
-    else:
-        return
-    yield Flaw(("dockerfile",), expected, value, "write Dockerfile, or path/to/Dockerfile")
-
-
-def _environment(value: Any) -> Iterator[Flaw]:
-    for name, text in value.items() if isinstance(value, Mapping) else ():
+    for key, fits, expected, hint in _RULES:
+        value = image.get(key)
+        items = list(enumerate(value)) if isinstance(value, list | tuple) else [(None, value)]
+        for index, text in items:
+            if isinstance(text, str) and not fits(text):
+                yield Flaw((key,) if index is None else (key, index), expected, text, hint(text))
+    dockerfile, environment = image.get("dockerfile"), image.get("environment")
+    if isinstance(dockerfile, str) and (expected := _dockerfile_expected(dockerfile)):
+        yield Flaw(("dockerfile",), f"expected {expected}", dockerfile, "write Dockerfile, or path/to/Dockerfile")
+    for name, text in environment.items() if isinstance(environment, Mapping) else ():
         if isinstance(name, str) and not _VARIABLE.fullmatch(name):
-            hint = "letters, digits, _, - and ., not beginning with a digit"
-            yield Flaw(("environment", name), "expected the name of a variable such as LOG_LEVEL", name, hint, True)
+            hint_of_name = "letters, digits, _, - and ., not beginning with a digit"
+            yield Flaw(
+                ("environment", name), "expected the name of a variable such as LOG_LEVEL", name, hint_of_name, True
+            )
         if isinstance(text, str) and "\0" in text:
             yield Flaw(("environment", str(name)), "expected text without the character U+0000", text)
+
+
+def _is_requirement(text: str) -> bool:
+    if _SIMPLE_REQUIREMENT.fullmatch(text):
+        return True
+    # 70 ms to import, and most manifests that are read name no other requirements
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        return bool(Requirement(text))
+    except InvalidRequirement:
+        return False
+
+
+def _requirement_hint(text: str) -> str:
+    if text.startswith("-"):
+        return "options of pip have no place here; list the requirements themselves"
+    return "write name, name>=1.2, or name @ URL"
+
+
+def _dockerfile_expected(path: str) -> str:
+    if not path.strip() or not path.isprintable() or "\\" in path:
+        return "the path of a Dockerfile, with / between folders"
+    if path.startswith(("/", "~")) or re.match(r"[A-Za-z]:/", path):
+        return "a Dockerfile relative to the manifest"
+    return "a Dockerfile below the manifest's folder" if posixpath.normpath(path).split("/")[0] == ".." else ""
+
+
+_RULES: tuple[tuple[str, Callable[[str], Any], str, Callable[[str], str]], ...] = (
+    ("base_image", is_base_image, "expected a container image such as python:3.12-slim", base_hint),
+    ("requirements", _is_requirement, "expected a requirement such as httpx>=0.27", _requirement_hint),
+    ("secret_environment_from", _SECRET.fullmatch, "expected the name of a secret such as openai-creds", lambda _: ""),
+    (
+        "apt_packages",
+        _DEBIAN.fullmatch,
+        "expected the name of a Debian package such as git",
+        lambda _: "one package an entry: name, name=version or name/release",
+    ),
+    (
+        "platform",
+        _PLATFORM.fullmatch,
+        "expected a platform such as linux/amd64",
+        lambda _: "one platform: os/architecture",
+    ),
+)
+"""Key → the test of its text, or of each text in its list; the expected text; and a hint."""

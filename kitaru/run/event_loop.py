@@ -187,7 +187,7 @@ async def _pause(run: RunState, seconds: float) -> None:
 def start_task(crew: Crew, work: Submission) -> None:
     """Start a submitted call on the loop that runs here."""
     loop = asyncio.get_running_loop()
-    work.future.refuse_wait_when(lambda: running_loop() is loop)
+    work.future.refuses_wait = lambda: running_loop() is loop
     task = loop.create_task(_settle(crew, work))
     crew.tasks.add(task)
     task.add_done_callback(crew.tasks.discard)
