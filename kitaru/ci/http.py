@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 
@@ -122,11 +121,6 @@ class WebApi:
             return json.loads(response.content)
         except ValueError as error:
             raise ApiError(f"{self.name} sent something that is not JSON", status=200) from error
-
-
-def segment(text: str) -> str:
-    """``text`` as one segment of a path: ``group/name`` → ``group%2Fname``."""
-    return quote(text, safe="")
 
 
 def _plain(address: str) -> str:

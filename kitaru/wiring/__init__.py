@@ -35,7 +35,7 @@ from kitaru.settings import (
 
 if TYPE_CHECKING:
     from kitaru.ci import files as files
-    from kitaru.ci.port import Forge
+    from kitaru.ci.forge import Forge
     from kitaru.manifest import edit as edit
     from kitaru.manifest.port import ManifestFile
     from kitaru.model.manifest import Neighbours, SourceSpec
