@@ -21,8 +21,8 @@ from kitaru.errors import KitaruBackendError, KitaruError, KitaruIntegrityError
 from kitaru.model.snapshot import SourceFile, SourceTree
 from kitaru.source import bundle
 from kitaru.source.bundle import pack, unpack
+from kitaru.source.folders import ensure_source, holds_tree
 from kitaru.source.selection import EXECUTABLE, FILE, SYMLINK, bad_link, tree_digest
-from kitaru.source.unpacked import ensure_source, holds_tree
 
 Files = list[tuple[SourceFile, bytes]]
 

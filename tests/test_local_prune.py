@@ -15,7 +15,7 @@ from kitaru.local_cache import Pruned, hold, lock_of, prune, using
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.snapshot import SourceFile, SourceTree
 from kitaru.source.bundle import pack
-from kitaru.source.unpacked import ensure_source
+from kitaru.source.folders import ensure_source
 from tests.repository import CHECKOUT, kitaru
 
 DAY = 86_400

@@ -24,7 +24,7 @@ from kitaru.model.execution import Execution
 from kitaru.model.snapshot import ImageSettings, LocalStack, NamedStack, Snapshot, SourceFile, SourceTree
 from kitaru.run.journal import load, open_execution, read_entries
 from kitaru.source import bundle
-from kitaru.source.unpacked import ensure_source, holds_tree
+from kitaru.source.folders import ensure_source, holds_tree
 from kitaru.stacks.local import LocalRunner
 from kitaru.stacks.port import RunOrder
 from kitaru.store.local import LocalStore

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from kitaru.source.worktree import InexactTree, codebase, distributions, worktree_digest
+from kitaru.source.folders import InexactTree, codebase, distributions, worktree_digest
+from kitaru.source.port import CodeBase
 
 LATER = time.time() + 3600
 
@@ -71,6 +72,21 @@ def test_a_data_file_of_git_counts(tmp_path: Path) -> None:
     assert digest(tmp_path) != before
 
 
+def test_only_what_a_build_takes_counts(tree: Path) -> None:
+    """A file that source.include or source.exclude leaves out changes no digest, and no code of it is covered."""
+
+    def code() -> CodeBase:
+        return codebase(tree, since=LATER, takes=lambda path: path.startswith("lib/"))
+
+    before = code().parts["source"]
+    (tree / "flow.py").write_text("import lib.text as text\n")
+    assert code().parts["source"] == before
+    (tree / "lib" / "text.py").write_text("LIMIT = 5\n")
+    assert code().parts["source"] != before
+    assert code().covers(str(tree / "lib" / "text.py"))
+    assert not code().covers(str(tree / "flow.py"))
+
+
 def test_a_file_that_changed_after_the_import_is_refused(tree: Path) -> None:
     """The process may run the code of before."""
     with pytest.raises(InexactTree, match=r"\.py changed after this process began"):
@@ -88,7 +104,7 @@ def test_a_link_inside_counts_and_one_that_leads_out_is_refused(tree: Path) -> N
 
 def test_a_folder_that_is_no_source_tree_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A home folder without Git is not read to its end."""
-    monkeypatch.setattr("kitaru.source.worktree.MOST_FILES", 3)
+    monkeypatch.setattr("kitaru.source.folders.MOST_FILES", 3)
     for number in range(4):
         (tmp_path / f"{number}.py").touch()
     with pytest.raises(InexactTree, match="more than 3 files"):

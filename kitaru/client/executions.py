@@ -465,11 +465,12 @@ class ExecutionsClient:
 
         session = self._session
         environ = session.settings.environ
+        place, target = self.place_of(flow)
         host = partial(
             Host,
             session.clock,
             wiring.this_process(),
-            code=partial(wiring.working_code, Path(self.place_of(flow)[0].folder), session.store.url),
+            code=partial(wiring.working_code, Path(place.folder), target, session.settings, session.store.url),
             mask=Masking(environ),
             check_answer=wiring.check_answer,
             lease_seconds=lease_seconds(environ),

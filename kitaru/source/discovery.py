@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -97,7 +97,7 @@ def describe(
     suspect = ""
     while waiting := [name for name in job_of if name not in answers]:
         order = sorted(waiting, key=lambda name: name != suspect)
-        with _child(_grouped(order, job_of), python, _import_environ(shell, secrets)) as child:
+        with _Child(_grouped(order, job_of), python, _import_environ(shell, secrets)) as child:
             for message in child.messages(timeout):
                 name = message["name"]
                 take(name, _parse_answer(message, job_of[name], worktree, shell))
@@ -151,15 +151,40 @@ def _is_path(place: str) -> bool:
 # --- the child --------------------------------------------------------------------------------------------------------
 
 
-@dataclass
 class _Child:
-    process: subprocess.Popen[bytes]
-    answers: int
-    errors: IO[bytes]
-    begun: str = ""
-    """The target whose import has no answer yet."""
-    finished: bool = False
-    timed_out: bool = False
+    """The process that imports. ``begun``: the target whose import has no answer yet."""
+
+    def __init__(self, jobs: list[dict[str, Any]], python: str, env: Mapping[str, str]) -> None:
+        self.begun = ""
+        self.finished = False
+        self.timed_out = False
+        self.answers, writer = os.pipe()
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by __exit__)
+        try:
+            self.process = subprocess.Popen(
+                # -P: a json.py of the source must not stand in the way of the start.
+                [python, "-P", "-m", _MODULE, str(writer)],
+                cwd=jobs[0]["root"],
+                env=env,
+                stdin=subprocess.PIPE,
+                stdout=self.errors,
+                stderr=self.errors,
+                pass_fds=(writer,),
+                start_new_session=True,
+            )
+        except OSError as error:
+            os.close(self.answers)
+            self.errors.close()
+            raise KitaruSourceError(
+                f"{python} can't be started: {error.strerror or error}",
+                hint="install Kitaru anew in an environment with a working Python",
+            ) from error
+        finally:
+            os.close(writer)
+        assert self.process.stdin is not None
+        # A broken pipe: the child ended at once, and the missing answers show it.
+        with contextlib.suppress(BrokenPipeError), self.process.stdin as sent:
+            sent.write(json.dumps({"jobs": jobs, "home": _kitaru_home()}).encode())
 
     def __enter__(self) -> _Child:
         return self
@@ -195,66 +220,25 @@ class _Child:
 
     def ending(self, timeout: float) -> str:
         """The child's end in words, with the last lines that it printed."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=0 if self.timed_out else 5)
+        code = self._kill()
         if self.timed_out:
-            self._kill()
-            what = f"did not finish within {timeout:g} seconds"
+            ending = f"did not finish within {timeout:g} seconds"
+        elif code < 0:
+            ending = f"killed the process: {signal.Signals(-code).name}"
         else:
-            code = self._wait()
-            what = (
-                f"killed the process: {signal.Signals(-code).name}"
-                if code < 0
-                else f"ended the process with exit code {code}"
-            )
+            ending = f"ended the process with exit code {code}"
         self.errors.seek(0, os.SEEK_END)
         self.errors.seek(max(0, self.errors.tell() - _TAIL_BYTES))
         lines = [line for line in self.errors.read().decode("utf-8", "replace").splitlines() if line.strip()]
-        return what + "".join(f"\n    {line}" for line in lines[-_TAIL_LINES:])
+        return ending + "".join(f"\n    {line}" for line in lines[-_TAIL_LINES:])
 
-    def _wait(self) -> int:
-        try:
-            return self.process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._kill()
-            return self.process.wait()
-
-    def _kill(self) -> None:
+    def _kill(self) -> int:
         # The whole session, with every process that the imported code started.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
-def _child(jobs: list[dict[str, Any]], python: str, env: Mapping[str, str]) -> _Child:
-    answers, writer = os.pipe()
-    errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by __exit__)
-    try:
-        process = subprocess.Popen(
-            # -P: a json.py of the source must not stand in the way of the start.
-            [python, "-P", "-m", _MODULE, str(writer)],
-            cwd=jobs[0]["root"],
-            env=env,
-            stdin=subprocess.PIPE,
-            stdout=errors,
-            stderr=errors,
-            pass_fds=(writer,),
-            start_new_session=True,
-        )
-    except OSError as error:
-        os.close(answers)
-        errors.close()
-        raise KitaruSourceError(
-            f"{python} can't be started: {error.strerror or error}",
-            hint="install Kitaru anew in an environment with a working Python",
-        ) from error
-    finally:
-        os.close(writer)
-    child = _Child(process, answers, errors)
-    assert process.stdin is not None
-    # A broken pipe: the child ended at once, and the missing answers show it.
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(json.dumps({"jobs": jobs, "home": _kitaru_home()}).encode())
-        process.stdin.close()
-    return child
+        return self.process.wait()
 
 
 def _kitaru_home() -> str:
@@ -295,13 +279,9 @@ def _left_out(root: Path, target: str, module: str, worktree: Path) -> str | Non
     if not module:
         return None
     name = module.replace(".", "/")
-    folder = place.rpartition("/")[0] if _is_path(place) else ""
-    for base in dict.fromkeys(("", folder)):
-        for path in (f"{name}.py", f"{name}/__init__.py", name):
-            candidate = f"{base}/{path}" if base else path
-            if (worktree / candidate).exists() and not (root / candidate).exists():
-                return candidate
-    return None
+    folder = f"{place.rpartition('/')[0]}/".lstrip("/") if _is_path(place) else ""
+    paths = (f"{base}{path}" for base in ("", folder) for path in (f"{name}.py", f"{name}/__init__.py", name))
+    return next((path for path in paths if (worktree / path).exists() and not (root / path).exists()), None)
 
 
 # --- the cache of facts -----------------------------------------------------------------------------------------------
@@ -310,12 +290,9 @@ def _left_out(root: Path, target: str, module: str, worktree: Path) -> str | Non
 def facts_cache_get(cache: Path, around: Surroundings, target: str) -> FlowFacts | None:
     """The facts about ``target`` from an earlier import in these surroundings; None if the cache has none."""
     body = read_entry(_facts_entry(cache, around, target))
-    if body is None:
-        return None
-    try:
-        return FlowFacts.parse(body)
-    except ValidationError:
-        return None
+    with contextlib.suppress(ValidationError):
+        return FlowFacts.parse(body) if body is not None else None
+    return None
 
 
 def facts_cache_put(cache: Path, around: Surroundings, target: str, facts: FlowFacts) -> None:

@@ -17,12 +17,12 @@ from kitaru.local_cache import read_entry, write_entry
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.manifest import DEFAULT_BUDGET_MB, SourceSpec, is_branch
 from kitaru.model.snapshot import Commit, SourceFile, SourceTree
-from kitaru.source import git_process, port
+from kitaru.source import git_process
+from kitaru.source.port import Selection, SourceState
 from kitaru.source.selection import (
     STATE_FOLDER,
     SYMLINK,
     Patterns,
-    Selection,
     check_budget,
     check_links,
     choose,
@@ -161,19 +161,6 @@ _ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
-class CommitFacts:
-    """The commit of a source. ``tree`` is Git's id of the folder's tree; ``changed`` are paths relative to it.
-
-    ``prefix`` is the folder's path below the repository's root: ``services/a/``, empty for the root.
-    """
-
-    commit: Commit
-    tree: str
-    changed: tuple[str, ...]
-    prefix: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class _Place:
     """Git's answer about the folder. ``tree`` is empty if the commit has no file there.
 
@@ -203,7 +190,7 @@ class GitSource:
         self._manifest = manifest
         self._own = frozenset({MANIFEST, manifest})
 
-    def commit(self, *, allow_dirty: bool, ignoring: Sequence[Path] = ()) -> CommitFacts:
+    def commit(self, *, allow_dirty: bool, ignoring: Sequence[Path] = ()) -> SourceState:
         """The commit, and the tree to build from; changes of the files of ``ignoring`` do not count.
 
         Raises ``KitaruSourceError`` if there is no commit, or if files below the folder are changed or untracked (not
@@ -223,7 +210,7 @@ class GitSource:
                 hint=f"git add {self.root} && git commit, then repeat the command",
             )
         commit = Commit(sha=place.sha, branch=place.branch, dirty=bool(place.changed))
-        return CommitFacts(commit, tree, place.changed, place.prefix)
+        return SourceState(commit, tree, place.changed, place.prefix)
 
     def contains(self, commit: str, ancestor: str) -> bool | None:
         """Whether ``commit`` came after ``ancestor``, or is it; None if history is cut off, so that Git can't tell."""
@@ -234,11 +221,8 @@ class GitSource:
 
     def digest_of(self, tree: str, spec: SourceSpec) -> str:
         """The digest of ``select(tree, spec)``, cached in one small file. Raises as ``select`` does."""
-        if self.cache is not None:
-            known = read_entry(self._entry(tree, spec, "digest"))
-            if known is not None:
-                return known.decode()
-        return self.select(tree, spec).digest
+        known = read_entry(self._entry(tree, spec, "digest")) if self.cache is not None else None
+        return known.decode() if known is not None else self.select(tree, spec).digest
 
     def select(self, tree: str, spec: SourceSpec) -> Selection:
         """The files that ``spec`` takes from Git's ``tree``, each with the SHA-256 of its content.
@@ -266,14 +250,13 @@ class GitSource:
         warnings += check_links(links, {file.path for file in files})
         warnings += self._filtered([entry.path for entry in entries], listed)
         chosen = SourceTree(files=tuple(files))
-        blobs = tuple(entry.blob for entry in entries)
-        selection = Selection(chosen, blobs, tree_digest(chosen), tuple(warnings))
+        selection = Selection(chosen, tuple(entry.blob for entry in entries), tree_digest(chosen), tuple(warnings))
         if self.cache is not None:
             write_entry(self._entry(tree, spec, "json"), selection_bytes(selection))
             write_entry(self._entry(tree, spec, "digest"), selection.digest.encode())
         return selection
 
-    def read(self, selection: port.Selection) -> Iterator[tuple[SourceFile, bytes]]:
+    def read(self, selection: Selection) -> Iterator[tuple[SourceFile, bytes]]:
         """Every file of ``selection`` with its content, in path order."""
         yield from zip(selection.tree.files, self._contents(selection.blobs), strict=True)
 
@@ -359,7 +342,7 @@ class GitSource:
         """Raise if the folder can have no tree in HEAD; return if none of its files is committed yet."""
         if git_process.run(self.root, "rev-parse", "--is-inside-work-tree").strip() != b"true":
             git_process.refuse_bare(self.root)
-        if not git_process.succeeds(self.root, "rev-parse", "--verify", "-q", "HEAD^{commit}"):
+        if not _has_commit(self.root):
             raise KitaruSourceError(
                 f"the repository of {self.root} has no commit yet; a snapshot is made from a Git commit",
                 hint="git add -A && git commit -m 'First commit'",
@@ -379,7 +362,7 @@ class GitSource:
             env = {"GIT_INDEX_FILE": str(index)}
             # An untracked repository inside this one is listed with a slash at its end; staged, it is a submodule.
             # Without a commit it has nothing to stage.
-            changed = [path for path in place.changed if not path.endswith("/") or self._has_commit(path)]
+            changed = [path for path in place.changed if not path.endswith("/") or _has_commit(self.root / path)]
             paths = b"".join(path.rstrip("/").encode("utf-8", "surrogateescape") + b"\0" for path in changed)
             arguments = ("update-index", "--add", "--remove", "--replace", "-z", "--stdin")
             git_process.run(self.root, *arguments, body=paths, env=env)
@@ -387,9 +370,6 @@ class GitSource:
                 return ""
             prefix = [f"--prefix={place.prefix}"] if place.prefix else []
             return git_process.run(self.root, "write-tree", *prefix, env=env).decode().strip()
-
-    def _has_commit(self, folder: str) -> bool:
-        return git_process.succeeds(self.root / folder, "rev-parse", "--verify", "-q", "HEAD^{commit}")
 
     # --- the selection ------------------------------------------------------------------------------------------------
 
@@ -406,6 +386,10 @@ class GitSource:
         assert self.cache is not None
         key = digest(canonical_json([_CACHE_FORMAT, tree, spec.data(), sorted(self._own)]))
         return self.cache / "source" / key[:2] / f"{key}.{suffix}"
+
+
+def _has_commit(folder: Path) -> bool:
+    return git_process.succeeds(folder, "rev-parse", "--verify", "-q", "HEAD^{commit}")
 
 
 def _parse_status(report: bytes, prefix: bytes) -> tuple[str, str | None, tuple[str, ...]]:

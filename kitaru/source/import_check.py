@@ -41,22 +41,21 @@ def left_out_imports(
         return []
     words = "|".join(sorted({re.escape(name.rpartition(".")[2]) for name in missing}))
     mentioned = re.compile(rf"\b(?:{words})\b".encode())
-    warnings: dict[tuple[str, str], Problem] = {}
+    lines: dict[tuple[str, str], int] = {}
     for file, body in files:
-        if not file.path.endswith(".py") or not mentioned.search(body):
-            continue
-        for name, line in imports(body, file.path):
-            place = missing.get(name)
-            if place is None or (file.path, name) in warnings:
-                continue
-            reason = explain(place)
-            warnings[file.path, name] = Problem(
-                f"imports {name} ({place}), which is not in the snapshot: {reason}",
-                file=file.path,
-                line=line,
-                hint=f"commit {place}, or take it in with source.include / source.exclude",
-            )
-    return list(warnings.values())
+        if file.path.endswith(".py") and mentioned.search(body):
+            for name, line in imports(body, file.path):
+                if name in missing:
+                    lines.setdefault((file.path, name), line)
+    return [
+        Problem(
+            f"imports {name} ({missing[name]}), which is not in the snapshot: {explain(missing[name])}",
+            file=path,
+            line=line,
+            hint=f"commit {missing[name]}, or take it in with source.include / source.exclude",
+        )
+        for (path, name), line in lines.items()
+    ]
 
 
 def left_out_modules(tree: SourceTree, worktree: Path, folders: Collection[str] = ()) -> Mapping[str, str]:

@@ -55,13 +55,16 @@ def find_neighbours(root: Path, wanted: Wanted, commit: str | None, read: Read) 
     found, unread = [], []
     claim = _claims(wanted.flows)
     for path, body in _bodies(root, wanted, commit):
-        if not _can_matter(body, claim, wanted.project):
+        named = wanted.project is None or wanted.project.encode() in body or b"\\" in body
+        if not named or claim.search(body) is None:
             continue
         data, problem = read(body, wanted.target) if len(body) <= MAX_BYTES else (None, "it is too large")
         if problem:
             unread.append(f"{path} can't be read ({problem}), so which flows it declares is not known")
         elif data is not None and _same_place(data, path, root, wanted):
-            flows, moved = _mapping(data.get("flows")), _mapping(data.get("moved"))
+            flows, moved = (
+                value if isinstance(value, dict) else {} for value in (data.get("flows"), data.get("moved"))
+            )
             renames = {str(was): str(name) for was, name in moved.items()}
             found.append(Neighbour(path, frozenset(map(str, flows)), renames))
     return Neighbours(tuple(found), tuple(unread))
@@ -110,11 +113,6 @@ def _claims(flows: Collection[str]) -> re.Pattern[bytes]:
     return re.compile(rf"(?<![\w-])(?:{names})[\"']?[ \t]*:|^[ \t]*\?[ \t]|\*[\w-]+[ \t]+:|\\".encode(), re.MULTILINE)
 
 
-def _can_matter(body: bytes, claim: re.Pattern[bytes], project: str | None) -> bool:
-    named = project is None or project.encode() in body or b"\\" in body
-    return named and claim.search(body) is not None
-
-
 def _same_place(data: Mapping[str, Any], path: str, root: Path, wanted: Wanted) -> bool:
     if wanted.project is not None and data.get("project") != wanted.project:
         return False
@@ -133,7 +131,3 @@ def _place(store: Any, top: Path, path: str) -> str | None:
         return store.rstrip("/")
     place = Path(rest if separator else store).expanduser()
     return os.path.normpath(top / Path(path).parent / place)
-
-
-def _mapping(value: Any) -> Mapping[Any, Any]:
-    return value if isinstance(value, dict) else {}

@@ -30,35 +30,27 @@ NO_CODE = CodeBase({}, {"source": "the source that runs has no digest"}, lambda 
 """For a run without a known source: nothing is cached."""
 
 
-class SourceState(Protocol):
-    """The manifest's folder in Git: the commit, the tree to build from, and the paths that are not committed."""
+@record()
+class SourceState:
+    """The manifest's folder in Git: the commit, Git's id of the tree to build from, and the paths that differ from it.
 
-    @property
-    def commit(self) -> Commit: ...
-    @property
-    def tree(self) -> str: ...
-    @property
-    def changed(self) -> tuple[str, ...]: ...
-    @property
-    def prefix(self) -> str:
-        """The folder's path below the repository's root: ``services/a/``, empty for the root."""
-        ...
+    ``prefix`` is the folder's path below the repository's root: ``services/a/``, empty for the root.
+    """
+
+    commit: Commit
+    tree: str
+    changed: tuple[str, ...]
+    prefix: str = ""
 
 
-class Selection(Protocol):
-    """A part of a tree: its listing, the digest of that, and warnings."""
+@record()
+class Selection:
+    """A part of a tree. ``blobs`` are Git's ids of the contents, in the order of the files."""
 
-    @property
-    def tree(self) -> SourceTree: ...
-    @property
-    def blobs(self) -> tuple[str, ...]:
-        """Git's ids of the contents, in the order of the files."""
-        ...
-
-    @property
-    def digest(self) -> str: ...
-    @property
-    def warnings(self) -> tuple[Problem, ...]: ...
+    tree: SourceTree
+    blobs: tuple[str, ...]
+    digest: str
+    warnings: tuple[Problem, ...]
 
 
 class Source(Protocol):

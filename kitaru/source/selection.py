@@ -11,6 +11,7 @@ from kitaru.errors import KitaruSourceError, Problem
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.manifest import SourceSpec
 from kitaru.model.snapshot import SourceFile, SourceTree
+from kitaru.source.port import Selection
 
 FILE = 0o100644
 EXECUTABLE = 0o100755
@@ -142,16 +143,6 @@ def follow(path: str, links: Mapping[str, str]) -> str:
         place.pop()
         rest.extend(onward.split("/")[::-1])
     return "/".join(place)
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """The files that a flow takes from a tree; ``blobs`` are Git's ids of their contents, in the order of the files."""
-
-    tree: SourceTree
-    blobs: tuple[str, ...]
-    digest: str
-    warnings: tuple[Problem, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -320,17 +320,33 @@ def check_answer(schema: Mapping[str, Any] | None, value: Any) -> Sequence[str]:
     return check_value(schema or {}, value)
 
 
-def working_code(root: Path, store_url: str) -> CodeBase:
-    """The code of a run from the working tree at ``root``, without a store inside it."""
-    from kitaru.source.worktree import codebase
+def working_code(root: Path, target: str, settings: Settings, store_url: str) -> CodeBase:
+    """The code of a run of ``target`` from the working tree at ``root``: the files that a build takes, and no store."""
+    from kitaru.source.folders import codebase
 
     ignoring = [Path(store_url.removeprefix("file://"))] if store_url.startswith("file://") else []
-    return codebase(root, since=binding.IMPORTED, ignoring=ignoring)
+    path = settings.manifest
+    # Most manifests select nothing, and reading one takes longer than a small run.
+    if path is None or path.parent != root or not re.search(rb"include|exclude", path.read_bytes()):
+        return codebase(root, since=binding.IMPORTED, ignoring=ignoring)
+    from kitaru.model.manifest import FlowSpec
+    from kitaru.source.selection import Patterns
+
+    manifest = load_manifest(settings).manifest
+    flows = (flow for flow in manifest.flows.values() if flow.target == target)
+    spec = manifest.source_of(next(flows, FlowSpec(target=target)))
+    include, exclude = Patterns(spec.include or ()), Patterns(spec.exclude or ())
+    return codebase(
+        root,
+        since=binding.IMPORTED,
+        ignoring=ignoring,
+        takes=lambda path: include.match(path) and not exclude.match(path),
+    )
 
 
 def snapshot_code(root: Path, snapshot: Mapping[str, Any]) -> CodeBase:
     """The code of a run from a snapshot that is unpacked at ``root``."""
-    from kitaru.source.worktree import codebase
+    from kitaru.source.folders import codebase
 
     return codebase(root, since=binding.IMPORTED, source=snapshot["source"], image=snapshot.get("image"))
 
@@ -409,7 +425,7 @@ class Repository:
         """Import the targets from the unpacked sources, and cache the facts. Secrets in problems are masked."""
         from kitaru.masking import Masking, secret_names
         from kitaru.source.discovery import Job, describe, facts_cache_put
-        from kitaru.source.unpacked import ensure_source
+        from kitaru.source.folders import ensure_source
 
         environ = self.settings.environ
         answers = describe(

@@ -191,7 +191,7 @@ def _load_flow(order: RunOrder, store: Store, snapshot: Mapping[str, Any], cache
     """
     from kitaru.flows.loading import load_target
     from kitaru.local_cache import hold
-    from kitaru.source.unpacked import ensure_source
+    from kitaru.source.folders import ensure_source
 
     if Path(sys.prefix).parent == cache / "environments":
         # Held until the worker ends, as a flow may run longer than an unused environment is kept.

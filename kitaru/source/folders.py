@@ -1,16 +1,19 @@
-"""Digests of the code on this machine, for the cache: a working tree, and the installed distributions."""
+"""Source trees as folders of this machine: unpacked and verified; and digests of code that runs, for the cache."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import secrets
+import stat
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from kitaru.errors import KitaruSourceError
+from kitaru.local_cache import hold
 from kitaru.model.address import canonical_json, digest
 from kitaru.source import git_process
 from kitaru.source.port import CodeBase
@@ -35,11 +38,12 @@ def codebase(
     source: str | None = None,
     image: Mapping[str, Any] | None = None,
     ignoring: Collection[Path] = (),
+    takes: Callable[[str], bool] = lambda _path: True,
 ) -> CodeBase:
     """The code that runs from ``root``, for the key of the cache.
 
     ``source``: the digest of a snapshot's source, unpacked at ``root``; None for a working tree. ``image``: the
-    snapshot's. ``since`` and ``ignoring`` as in ``worktree_digest``.
+    snapshot's. ``since``, ``ignoring`` and ``takes`` as in ``worktree_digest``.
     """
     root = Path(os.path.realpath(root))
     installed, folders = distributions()
@@ -53,27 +57,38 @@ def codebase(
     flaws = {}
     beside = sorted(folder for folder in folders if not folder.is_relative_to(root))
     try:
-        own = source or worktree_digest(root, since=since, ignoring=ignoring)
+        own = source or worktree_digest(root, since=since, ignoring=ignoring, takes=takes)
         others = [worktree_digest(folder, since=since, ignoring=ignoring) for folder in beside]
         parts["source"] = digest(canonical_json([own, *others]))
     except InexactTree as error:
         flaws["source"] = str(error)
-    covered = tuple(f"{folder}/" for folder in (root, *beside))
+    covered = tuple(f"{folder}/" for folder in beside)
 
     def covers(file: str) -> bool:
-        return is_library(file) or (Path(file).is_file() and os.path.realpath(file).startswith(covered))
+        if is_library(file) or not Path(file).is_file():
+            return is_library(file)
+        path = os.path.realpath(file)
+        return path.startswith(covered) or (path.startswith(f"{root}/") and takes(path[len(f"{root}/") :]))
 
     return CodeBase(parts, flaws, covers)
 
 
-def worktree_digest(root: Path, *, since: float, ignoring: Collection[Path] = ()) -> str:
+def worktree_digest(
+    root: Path,
+    *,
+    since: float,
+    ignoring: Collection[Path] = (),
+    takes: Callable[[str], bool] = lambda _path: True,
+) -> str:
     """The digest of the files below ``root`` that Git tracks or does not ignore; without Git, of every Python file.
 
     ``since``: the time (seconds) at which this process began to import: a newer Python file may not be the
-    imported one. ``ignoring``: folders that don't count. Raises ``InexactTree``.
+    imported one. ``ignoring``: folders that don't count. ``takes``: whether a build takes a path, ``flows/a.py``; a
+    file that it leaves out counts only if it is imported. Raises ``InexactTree``.
     """
     root = Path(os.path.realpath(root))
-    entries = _git_entries(root) or dict.fromkeys(_python_files(root), "")
+    listed = _git_entries(root) or dict.fromkeys(_python_files(root), "")
+    entries = {path: content for path, content in listed.items() if takes(path)}
     entries.update({path: "" for path in _imported(root) if path not in entries})
     skipped = tuple(f"{path.relative_to(root).as_posix()}/" for path in ignoring if path.is_relative_to(root))
     whole = hashlib.sha256()
@@ -194,3 +209,54 @@ def _unpublished(info: Path, folders: set[Path]) -> Iterator[str]:
     yield json.dumps(origin, sort_keys=True)
     record = info / "RECORD"
     yield hashlib.sha256(record.read_bytes()).hexdigest() if record.is_file() else "no record"
+
+
+# --- unpacked sources -------------------------------------------------------------------------------------------------
+
+COPIES = 8
+
+
+def ensure_source(cache: Path, sha: str, fetch: Callable[[], bytes]) -> Path:
+    """A folder with the source tree of digest ``sha``, verified now; ``fetch`` gives the archive if there is none.
+
+    A changed folder stays as it is (a run may use it), and another copy is made beside it. Raises
+    ``KitaruIntegrityError`` and ``KitaruBackendError`` as ``bundle.unpack`` does.
+    """
+    # Until the process ends: it runs the source, or imports from it.
+    hold(cache / sha)
+    for name in (sha, *(f"{sha}.{number}" for number in range(1, COPIES)), f"{sha}.{secrets.token_hex(8)}"):
+        folder = cache / name
+        if not folder.exists():
+            # zstandard, tarfile and pydantic: 130 ms, and needed once for each source on each machine.
+            from kitaru.source.bundle import unpack
+
+            unpack(fetch(), sha, folder)
+        if holds_tree(folder, sha):
+            break
+    return folder
+
+
+def holds_tree(folder: Path, sha: str) -> bool:
+    """Whether ``folder`` holds exactly that tree: every path, mode and content."""
+    try:
+        return digest(canonical_json(sorted(_listing(str(folder), "")))) == sha
+    except (OSError, UnicodeEncodeError):
+        return False
+
+
+def _listing(folder: str, prefix: str) -> Iterator[list[str]]:
+    """Path, mode in octal and SHA-256 of every file, as in ``SourceTree.listing``."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = prefix + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                yield from _listing(entry.path, path + "/")
+            elif entry.is_symlink():
+                target = str(Path(entry.path).readlink())
+                yield [path, "120000", hashlib.sha256(os.fsencode(target)).hexdigest()]
+            else:
+                mode = entry.stat(follow_symlinks=False).st_mode
+                # Anything but a plain file gets a listing that no tree has; reading a pipe would not end.
+                body = Path(entry.path).read_bytes() if stat.S_ISREG(mode) else b""
+                kind = ("100755" if mode & stat.S_IXUSR else "100644") if stat.S_ISREG(mode) else "0"
+                yield [path, kind, hashlib.sha256(body).hexdigest()]
