@@ -8,12 +8,11 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Literal
-from urllib.parse import urlsplit
+from typing import Any, Literal
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
@@ -37,6 +36,9 @@ FORGES: dict[Provider, str] = {"github": ".github", "gitlab": GITLAB_ENTRY}
 
 _OUR_ENTRY = re.compile(r"include:\n(  - local: \S+\n)+")
 """A ``.gitlab-ci.yml`` that holds only lines of this module."""
+
+_HOST = re.compile(r"(?:[^:/]+://(?:[^@/]*@)?|(?:[^@/]*@)?(?=[^/]+:))([^:/]+)")
+"""``https://user@host:1/path``, ``ssh://git@host/path``, ``git@host:path``."""
 
 _WORD = re.compile(r"[A-Za-z0-9._-]+")
 _BRANCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]*")
@@ -66,11 +68,6 @@ class Choices:
         folder = "_".join(map(_slug, self.folder.split("/"))) if self.folder else ""
         return "-".join(filter(None, ("kitaru", folder))) + (f".{_slug(self.target)}" if self.target else "")
 
-    @property
-    def is_one_of_several(self) -> bool:
-        """Whether the repository may have other pipelines beside this one."""
-        return bool(self.folder or self.target)
-
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -92,7 +89,7 @@ def provider_of(root: Path, urls: Sequence[str]) -> Provider:
 
     Raises ``KitaruUsageError`` if none is found.
     """
-    hosts = " ".join(map(_host, urls))
+    hosts = " ".join(host[1].lower() for url in urls if (host := _HOST.match(url)))
     by_remote = {one for one in FORGES if one in hosts}
     by_file = {one for one, path in FORGES.items() if (root / path).exists()}
     for found in (by_remote, by_file):
@@ -150,7 +147,16 @@ def render(provider: Provider, choices: Choices) -> dict[str, str]:
             "this Kitaru was installed neither from a Git commit nor from a wheel's address: jobs can't do the same",
             hint="kitaru ci init --install 'git+https://HOST/PATH@COMMIT', or a wheel's address or path",
         )
-    return _github(choices) if provider == "github" else _gitlab(choices)
+    if provider == "github":
+        return {
+            f".github/workflows/{choices.name}-{one}.yml": _fill(f"ci/github-{one}.yml.j2", choices)
+            for one in ("plan", "apply", "drift")
+        }
+    included = f".gitlab/{choices.name}.gitlab-ci.yml"
+    return {
+        included: _fill("ci/gitlab.yml.j2", choices),
+        GITLAB_ENTRY: _fill("ci/gitlab-ci.yml.j2", choices, included=f"/{included}"),
+    }
 
 
 def write(root: Path, files: Mapping[str, str], *, force: bool) -> tuple[Written, ...]:
@@ -215,21 +221,6 @@ def _diff(path: str, old: str, new: str) -> str:
     return "\n".join(f"  {line}" for line in lines)
 
 
-def _github(choices: Choices) -> dict[str, str]:
-    return {
-        f".github/workflows/{choices.name}-{one}.yml": _fill(f"ci/github-{one}.yml.j2", choices)
-        for one in ("plan", "apply", "drift")
-    }
-
-
-def _gitlab(choices: Choices) -> dict[str, str]:
-    included = f".gitlab/{choices.name}.gitlab-ci.yml"
-    return {
-        included: _fill("ci/gitlab.yml.j2", choices),
-        GITLAB_ENTRY: _fill("ci/gitlab-ci.yml.j2", choices, included=f"/{included}"),
-    }
-
-
 def _fill(template: str, choices: Choices, **more: str) -> str:
     # GitHub's expressions and the shell have taken the usual marks.
     environment = Environment(
@@ -247,40 +238,27 @@ def _fill(template: str, choices: Choices, **more: str) -> str:
     )
     # A JSON text is a YAML text in quotes.
     environment.filters.update(yaml=partial(json.dumps, ensure_ascii=False), sh=shlex.quote, github=_github_text)
-    s3 = choices.store.startswith("s3://")
-    return environment.get_template(template).render(
-        name=choices.name,
-        project=choices.project,
-        branch=choices.branch,
-        python=choices.python,
-        image=f"python:{choices.python}",
-        folder=choices.folder,
-        prefix=f"{choices.folder}/" if choices.folder else "",
-        target=f" --target {choices.target}" if choices.target else "",
-        owner=f"{choices.folder}/kitaru.yaml".lstrip("/") + (f" --target {choices.target}" if choices.target else ""),
-        requirement=choices.requirement,
-        install=choices.install,
-        told_apart=f" --as {choices.name}" if choices.is_one_of_several else "",
-        beside=f", {choices.name}" if choices.is_one_of_several else "",
-        s3=s3,
-        **ACTIONS,
-        **more,
-    )
+    manifest = f"{choices.folder}/kitaru.yaml".lstrip("/")
+    target = f" --target {choices.target}" if choices.target else ""
+    several = bool(choices.folder or choices.target)
+    facts: dict[str, Any] = {
+        **asdict(choices),
+        "name": choices.name,
+        "image": f"python:{choices.python}",
+        "prefix": f"{choices.folder}/" if choices.folder else "",
+        "target": target,
+        "owner": f"{manifest}{target}",
+        # The repository may have other pipelines beside this one.
+        "told_apart": f" --as {choices.name}" if several else "",
+        "beside": f", {choices.name}" if several else "",
+        "s3": choices.store.startswith("s3://"),
+    }
+    return environment.get_template(template).render(**facts, **ACTIONS, **more)
 
 
 def _github_text(text: str) -> str:
     """``text`` without expressions: GitHub would evaluate ``${{ … }}`` in any value of a workflow."""
     return text.replace("${{", "${{ '${{' }}")
-
-
-def _host(url: str) -> str:
-    """The host of ``https://host/path``, ``ssh://git@host/path`` or ``git@host:path``."""
-    if "://" in url:
-        try:
-            return (urlsplit(url).hostname or "").lower()
-        except ValueError:
-            return ""
-    return url.partition(":")[0].rpartition("@")[2].lower() if ":" in url else ""
 
 
 def lines_to_paste(written: Sequence[Written], files: Mapping[str, str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import httpx
@@ -34,27 +34,25 @@ class ApiError(KitaruBackendError):
 
 
 class WebApi:
-    """One API. Errors have ``name``; each request has ``headers``; ``pause`` waits that many seconds.
+    """One API. Errors have ``name``; each request has ``headers``.
 
     httpx drops ``Authorization`` from a redirect to another host, as downloads have.
     """
 
-    def __init__(
-        self, name: str, url: str, headers: Mapping[str, str], *, pause: Callable[[float], None] = time.sleep
-    ) -> None:
+    def __init__(self, name: str, url: str, headers: Mapping[str, str]) -> None:
         if not url.startswith(("http://", "https://")):
             raise KitaruUsageError(f"{url!r} is no address of an API", hint="expected https://…")
-        self.name, self._url, self._pause = name, url.rstrip("/"), pause
+        self.name, self._url = name, url.rstrip("/")
         everywhere = {"User-Agent": f"kitaru/{__version__}", **headers}
         self._client = httpx.Client(headers=everywhere, timeout=30.0, follow_redirects=True)
 
     def get(self, path: str, **query: Any) -> Any:
         """The JSON at ``path``, such as ``repos/acme/research/pulls/7``. Raises ``ApiError``."""
-        return self._data(self._ask("GET", self._address(path), params=query))
+        return self._data(self._ask("GET", f"{self._url}/{path}", params=query))
 
     def pages(self, path: str, *, inside: str = "", **query: Any) -> Iterator[Any]:
         """Every item of a list that comes in pages; ``inside`` is the member with the items, such as ``artifacts``."""
-        response = self._ask("GET", self._address(path), params={"per_page": 100, **query})
+        response = self._ask("GET", f"{self._url}/{path}", params={"per_page": 100, **query})
         for _ in range(MOST_PAGES):
             data = self._data(response)
             yield from data[inside] if inside else data
@@ -65,15 +63,12 @@ class WebApi:
 
     def send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """Send a write. A POST is tried once: one with a lost answer may have landed. Raises ``ApiError``."""
-        response = self._ask(method, self._address(path), json=body, tries=1 if method == "POST" else TRIES)
+        response = self._ask(method, f"{self._url}/{path}", json=body, tries=1 if method == "POST" else TRIES)
         return self._data(response) if response.content.strip() else None
 
     def download(self, path: str) -> bytes:
         """The bytes at ``path``. Raises ``ApiError``."""
-        return self._ask("GET", self._address(path)).content
-
-    def _address(self, path: str) -> str:
-        return f"{self._url}/{path}"
+        return self._ask("GET", f"{self._url}/{path}").content
 
     def _ask(self, method: str, address: str, *, tries: int = TRIES, **request: Any) -> httpx.Response:
         for tried in range(1, tries + 1):
@@ -82,14 +77,14 @@ class WebApi:
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 if tried == tries:
                     raise ApiError(f"{self.name} can't be reached at {_plain(address)}: {error}") from error
-                self._pause(float(tried))
+                time.sleep(float(tried))
                 continue
             if response.is_success:
                 return response
             wait = _patience(response, tried)
             if tried == tries or wait is None:
                 raise self._refused(method, address, response)
-            self._pause(wait)
+            time.sleep(wait)
         raise AssertionError("the last try returns or raises")
 
     def _once(self, method: str, address: str, **request: Any) -> httpx.Response:
@@ -129,9 +124,8 @@ def _plain(address: str) -> str:
 
 def _patience(response: httpx.Response, tried: int) -> float | None:
     """Seconds before the next try; None if another try is of no use."""
-    asked = response.headers.get("Retry-After", "")
-    code = response.status_code
-    if code == 429 or code >= 500 or (code == 403 and asked):
-        wait = float(asked) if asked.isdigit() else float(tried)
-        return wait if wait <= LONGEST_PAUSE else None
-    return None
+    asked, code = response.headers.get("Retry-After", ""), response.status_code
+    if code != 429 and code < 500 and not (code == 403 and asked):
+        return None
+    wait = float(asked) if asked.isdigit() else float(tried)
+    return wait if wait <= LONGEST_PAUSE else None

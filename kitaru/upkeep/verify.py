@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar, cast
 
 from kitaru.core.commit import next_lockfile
@@ -94,14 +94,8 @@ class Verified:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data; every key is always there. ``problems`` are ``{"key", "generation", "message"}``."""
-        names = ("project", "store", "generations", "head", "deep", "objects", "executions")
-        return {
-            "sound": self.sound,
-            **{name: getattr(self, name) for name in names},
-            "first_bad": self.first_bad,
-            "problems": [fault.to_json() for fault in self.problems],
-            "notes": list(self.notes),
-        }
+        problems = [fault.to_json() for fault in self.problems]
+        return {"sound": self.sound, **asdict(self), "first_bad": self.first_bad, "problems": problems}
 
 
 def verify(
@@ -363,15 +357,17 @@ class _Objects:
         def take(needed: Sequence[_Needed]) -> None:
             snapshots.update(one.sha for one in needed)
             for source, faults in in_parallel(self._snapshot, needed):
-                self._count(1, faults)
+                self.faults += faults
                 sources.update({source: None} if source else {})
+            self.objects += len(needed)
 
         # The versions of a renamed flow are those of its new name.
         flows = {name: state for name, state in sorted(self._lock.flows.items()) if not state.renamed_to}
         for done, (name, state) in enumerate(flows.items(), 1):
             reporter.step(Step("verify", f"objects of {name}", done, len(flows)))
             needed, faults = self._table(name, state)
-            self._count(1, faults)
+            self.objects += 1
+            self.faults += faults
             take(needed)
         ids = [name.rstrip("/") for name in self._store.names(address.executions(self._project))]
         pinned = {}
@@ -388,11 +384,8 @@ class _Objects:
 
         for done, faults in enumerate(in_parallel(check_source, list(sources), ARCHIVES_AT_ONCE), 1):
             reporter.step(Step("verify", "sources", done, len(sources)))
-            self._count(2, faults)
-
-    def _count(self, objects: int, faults: Sequence[Fault]) -> None:
-        self.objects += objects
-        self.faults += faults
+            self.objects += 2
+            self.faults += faults
 
     def _table(self, name: str, state: FlowState) -> tuple[list[_Needed], list[Fault]]:
         """The snapshots in a flow's version table, and the faults of the table itself."""
