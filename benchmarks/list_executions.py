@@ -27,7 +27,7 @@ from kitaru.model.event import (
     encode_entry,
 )
 from kitaru.model.execution import fold
-from kitaru.run.index import note_end, note_open, note_waiting
+from kitaru.run.index import Sign, note_end, note_waiting, open_key
 from kitaru.store.port import Created, Listed, Taken
 
 GOAL = "100,000 executions stored: `executions list --limit 20` with filters"
@@ -90,9 +90,8 @@ class PagedStore:
         return found
 
     def listed(self, prefix: str) -> Iterator[Listed]:
-        found = [(key, body) for key, body in self._bodies.items() if key.startswith(prefix)]
-        self.requests["listings"] += max(1, -(-len(found) // PAGE))
-        return (Listed(key, len(body), datetime.now(UTC)) for key, body in found)
+        keys = [prefix + name for name in self.names(prefix)]
+        return (Listed(key, len(self._bodies[key]), datetime.now(UTC)) for key in keys)
 
     def remove(self, key: str) -> None:
         self.requests["writes"] += 1
@@ -130,8 +129,8 @@ def measure(rounds: int) -> Iterator[Figure]:
                 found = client.executions.list(**asked, limit=LIMIT)
                 seconds.append(time.perf_counter() - begun)
             note = f"{len(found)} found among {STORED}: {dict(sorted(store.requests.items()))}"
-            # Whether one that runs has lost its runner since, only its lease says.
-            most = 30 + RUNNING if metric == "lost" else 30
+            # Whether one that runs has lost its runner since, or asks something, only its lease says.
+            most = 30 + RUNNING if metric.startswith(("lost", "waiting")) else 30
             yield counted(f"list_{metric}", store.requests.total(), "requests", at_most=most, note=note)
             yield Figure(f"list_{metric}_own_time", tuple(seconds), "s", note="the store answers at once")
 
@@ -186,9 +185,5 @@ def _write(store: PagedStore, moment: datetime, token: str, flow: str, kind: str
     elif kind == "waiting":
         note_waiting(store, fold(events), 2)
     else:
-        note_open(store, fold(events))
-        held = timedelta(hours=-1 if kind == "lost" else 1)
-        until = address.timestamp(datetime.now(UTC) + held)
-        shown = fold(events).summary()
-        lease = {"runner_id": "r", "at": at, "until": until, "entries": 2, "doing": [], "execution": shown}
-        store.overwrite(address.lease(PROJECT, exec_id), address.canonical_json(lease))
+        until = datetime.now(UTC) + timedelta(hours=-1 if kind == "lost" else 1)
+        store.overwrite(open_key(fold(events)), Sign(fold(events), 2, moment, until).encode())

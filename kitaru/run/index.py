@@ -184,12 +184,9 @@ class Index:
 
     def _may_fit(self, candidate: Candidate, wanted: Filter, flows: frozenset[str]) -> bool:
         """Whether an execution with that hint may be asked for. One with a lapsed lease may have ended."""
-        if not wanted.fits(candidate.version, candidate.tag) or (
-            wanted.flow is not None and candidate.flow not in flows
-        ):
-            return False
-        if wanted.statuses is None:
-            return True
+        of_flow = wanted.flow is None or candidate.flow in flows
+        if wanted.statuses is None or not (of_flow and wanted.fits(candidate.version, candidate.tag)):
+            return of_flow and wanted.fits(candidate.version, candidate.tag)
         if candidate.mark != OPEN:
             return candidate.mark in wanted.statuses
         leased = candidate.leased is not None and candidate.leased + self._lease >= self._clock.now()
@@ -198,9 +195,11 @@ class Index:
     def _young(self, opened: dict[str, Candidate]) -> list[Candidate]:
         """Executions of the last minutes that are in no index."""
         floor = address.exec_floor(self._clock.now() - FIRST_WINDOW)
-        young = {name.rstrip("/") for name in self._names(address.executions(self._project), floor)} - opened.keys()
+        young = {
+            name.rstrip("/") for name in self._store.names(address.executions(self._project), after=floor)
+        } - opened.keys()
         for status in ENDED if young else ():
-            names = self._names(address.ended_hints(self._project, status), floor)
+            names = self._store.names(address.ended_hints(self._project, status), after=floor)
             young -= {name.partition("~")[0] for name in names}
         return [Candidate(exec_id) for exec_id in young]
 
@@ -226,15 +225,14 @@ class Index:
             if not self._local and span < LONGEST_WINDOW:
                 floor = max(low, address.exec_floor(self._clock.now() - span))
             if not above or floor < above:
-                names = sorted(chain.from_iterable(self._names(prefix, floor) for prefix in prefixes), reverse=True)
+                names = sorted(
+                    chain.from_iterable(self._store.names(prefix, after=floor) for prefix in prefixes), reverse=True
+                )
                 yield [name for name in names if not above or name <= above], floor
                 above = floor
             if floor == low:
                 return
             span *= GROWTH
-
-    def _names(self, prefix: str, after: str) -> list[str]:
-        return self._store.names(prefix, after=after)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------

@@ -103,9 +103,10 @@ is shown as running, with a word about it; whoever takes over all the same does 
 
 def last_seen(execution: Execution, sign: Sign | None) -> datetime:
     """The last sign of life of an execution's runner: the newest lease, if that is its own, or its beginning."""
-    own = sign is not None and sign.at is not None and sign.execution.runner == execution.runner
     began = parse_timestamp(execution.runner_since or execution.created_at)
-    return max(began, sign.at) if own and sign is not None and sign.at is not None else began
+    if sign is None or sign.at is None or sign.execution.runner != execution.runner:
+        return began
+    return max(began, sign.at)
 
 
 def lapses(execution: Execution, sign: Sign | None, seconds: float) -> datetime:

@@ -123,15 +123,19 @@ def taken_events(
     """The events of a call that takes the offer: its notes, and its outcome."""
     read = [event for event in map(read_event, offer.notes) if isinstance(event, (MetadataLogged, ArtifactSaved))]
     notes: list[Event] = [replace(note, at=at, call=call) for note in read]
+    shared: dict[str, Any] = {
+        "at": at,
+        "started": at,
+        "call": call,
+        "name": offer.name,
+        "attempt": 1,
+        "args": offer.args,
+    }
     if offer.error is not None:
         return notes, CheckpointFailed(
-            at=at,
-            started=at,
-            call=call,
-            name=offer.name,
+            **shared,
             attempt=1,
             input_digest=offer.input_digest,
-            args=offer.args,
             error=offer.error,
             retry=False,
             original_call_id=offer.call,
@@ -139,13 +143,9 @@ def taken_events(
         )
     assert taken.output is not None
     return notes, CheckpointCompleted(
-        at=at,
-        started=at,
-        call=call,
-        name=offer.name,
+        **shared,
         attempt=1,
         input_digest=taken.input_digest,
-        args=offer.args,
         output=taken.output,
         original_call_id=offer.call or None,
         given_by=None if offer.input_digest else offer.by or SOMEBODY,
@@ -166,15 +166,14 @@ def open_replay(store: Store, clock: Clock, opened: Opened, offered: list[Event]
     """
     write = clock.token(26)
     entries: tuple[bytes, ...] = ()
+    taken = KitaruStateError(f"{opened.exec_id} exists already", hint="try again")
     if offered:
-        body = encode_entry(OFFERS, f"{write}.{OFFERS}", offered)
-        outcome = log_of(store, opened.project, opened.exec_id).append(OFFERS, body)
-        if isinstance(outcome, Taken):
-            raise KitaruStateError(f"{opened.exec_id} exists already", hint="try again")
-        entries = (body,)
+        entries = (encode_entry(OFFERS, f"{write}.{OFFERS}", offered),)
+        if isinstance(log_of(store, opened.project, opened.exec_id).append(OFFERS, entries[0]), Taken):
+            raise taken
     entry = open_execution(store, opened, write)
     if isinstance(entry, Taken):
-        raise KitaruStateError(f"{opened.exec_id} exists already", hint="try again")
+        raise taken
     return (entry, *entries)
 
 
@@ -239,13 +238,21 @@ def check_results(
     must_be_known(results, [*names, *there], "call of checkpoint", CHECKPOINT)
     if not results:
         return
-    annotations = _annotations(flow) if flow is not None else {}
+    annotations: dict[str, Any] = {}
+    if flow is not None:
+        from kitaru.flows.describe import checkpoints_of
+
+        # Of those that the flow is seen to reach.
+        for checkpoint in checkpoints_of(flow.func):
+            annotations[checkpoint.name] = checkpoint.parameters.annotations.get("return", Any)
     for name, value in results.items():
         recorded = [call.output for call in original.checkpoints if call.name == name and call.output is not None]
         if name in annotations:
             wrong = _mismatch(value, annotations[name])
         elif name in returned and not recorded:
-            wrong = _unlike(value, returned[name], check)
+            schema = returned[name]
+            expected = f"expected {schema.get('title', 'another')}, as its code returns it"
+            wrong = f"{expected}, got {_kind_of(value)} {_shown(value)}" if check(schema, value) else ""
         else:
             wrong = _other_kind(read, name, value, recorded)
         if wrong:
@@ -263,14 +270,6 @@ def failed_returns(events: Iterable[Event]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _annotations(flow: Flow[..., Any]) -> dict[str, Any]:
-    """Checkpoint → its return annotation, of those that the flow is seen to reach."""
-    from kitaru.flows.describe import checkpoints_of
-
-    found = checkpoints_of(flow.func)
-    return {one.name: one.parameters.annotations.get("return", Any) for one in found}
-
-
 def _mismatch(value: Any, annotation: Any) -> str:
     from kitaru.flows.signature import Mismatch, convert
 
@@ -279,12 +278,6 @@ def _mismatch(value: Any, annotation: Any) -> str:
     except Mismatch as mismatch:
         return str(mismatch)
     return ""
-
-
-def _unlike(value: Any, schema: Mapping[str, Any], check: AnswerCheck) -> str:
-    if not check(schema, value):
-        return ""
-    return f"expected {schema.get('title', 'another')}, as its code returns it, got {_kind_of(value)} {_shown(value)}"
 
 
 def _other_kind(read: ReadPlain, name: str, value: Any, recorded: list[Value]) -> str:
@@ -311,17 +304,18 @@ def _kind(read: ReadPlain, name: str, output: Value) -> str:
     return _kind_of(read(output, f"the result of {name}"))
 
 
+_KINDS: tuple[tuple[tuple[type, ...], str], ...] = (
+    ((type(None),), "null"),
+    ((bool,), "true or false"),
+    ((int, float), "a number"),
+    ((dict,), "an object"),
+    ((list, tuple), "a list"),
+)
+
+
 def _kind_of(value: Any) -> str:
     """Its kind in JSON: whole numbers and others are one kind, and an enum or a date is a text."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true or false"
-    if isinstance(value, (int, float)):
-        return "a number"
-    if isinstance(value, dict):
-        return "an object"
-    return "a list" if isinstance(value, (list, tuple)) else "text"
+    return next((kind for types, kind in _KINDS if isinstance(value, types)), "text")
 
 
 def _example(read: ReadPlain, name: str, recorded: list[Value]) -> str:
