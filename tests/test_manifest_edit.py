@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import stat
 from collections.abc import Callable
@@ -70,10 +69,10 @@ def test_a_route_is_set_and_nothing_else(written: Written, flow: str, tag: str, 
     try:
         body = set_route(written.body, flow, tag, parse_target(wish))
     except KitaruManifestError as error:
-        assert flow not in written.flows or b"*" in written.body or "would be lost" in str(error), error
+        assert flow not in written.flows or b"&" in written.body or "would be lost" in str(error), error
         event("refused")
         return
-    wanted = copy.deepcopy(before)
+    wanted = json.loads(json.dumps(before))
     routes = wanted["flows"][flow].get("routes") or {}
     wanted["flows"][flow]["routes"] = {**routes, tag: wish}
     assert said(body) == wanted
@@ -97,12 +96,11 @@ def test_adding_a_route_and_removing_it_gives_the_same_bytes(written: Written, f
         body = set_route(written.body, flow, "fresh", parse_target(wish))
         again = remove_route(body, flow, "fresh")
     except KitaruManifestError as error:
-        assert flow not in written.flows or b"*" in written.body or "would be lost" in str(error), error
+        assert flow not in written.flows or b"&" in written.body or "would be lost" in str(error), error
         return
-    if b"*" in written.body:
+    if b"routes: {}" not in written.body:
         assert said(again) == said(written.body)
-    elif b"routes: {}" not in written.body:
-        assert again == written.body
+        assert again == written.body or b"&" in written.body
 
 
 def _reads(body: bytes) -> dict[str | None, Any]:
@@ -127,7 +125,7 @@ def test_an_edit_for_one_target_changes_that_target_alone(
         led = set_route(written.body, flow, "fresh", fresh, target=target)
         back = remove_route(led, flow, "fresh", target=target)
     except KitaruManifestError as error:
-        assert b"*" in written.body or "would be lost" in str(error), error
+        assert b"&" in written.body or "would be lost" in str(error), error
         event("refused")
         return
     for body in (moved, built, led):
@@ -148,7 +146,7 @@ def test_an_edit_for_one_target_changes_that_target_alone(
 def test_setting_a_route_back_gives_the_same_bytes(written: Written, flow: str, tag: str, number: int) -> None:
     """A route that is moved and moved back stands as it stood."""
     old = ((said(written.body)["flows"] or {}).get(flow, {}).get("routes") or {}).get(tag)
-    if old is None or b"*" in written.body or isinstance(old, dict | list):
+    if old is None or b"&" in written.body or isinstance(old, dict | list):
         return
     moved = set_route(written.body, flow, tag, Pin(number))
     assert set_route(moved, flow, tag, parse_target(old)) == written.body
@@ -162,15 +160,15 @@ def test_a_route_is_removed_and_nothing_else(written: Written, flow: str, tag: s
     try:
         body = remove_route(written.body, flow, tag)
     except KitaruManifestError as error:
-        assert b"*" in written.body or "would be lost" in str(error), error
+        assert b"&" in written.body or "would be lost" in str(error), error
         return
-    wanted = copy.deepcopy(before)
+    wanted = json.loads(json.dumps(before))
     routes = ((wanted["flows"] or {}).get(flow) or {}).get("routes") or {}
     if tag in routes:
         del routes[tag]
         if not routes:
             del wanted["flows"][flow]["routes"]
-            braces = copy.deepcopy(wanted)
+            braces = json.loads(json.dumps(wanted))
             braces["flows"][flow]["routes"] = {}
             assert said(body) in (wanted, braces)
             return
@@ -208,7 +206,7 @@ def test_only_the_keys_given_change(written: Written, flow: str) -> None:
     try:
         body = set_flow(written.body, flow, {"retries": 7, "inputs": {"n": 1}, "routes": {"stable": 4}})
     except KitaruManifestError as error:
-        assert b"*" in written.body or "would be lost" in str(error), error
+        assert b"&" in written.body or "would be lost" in str(error), error
         return
     routes = before["flows"][flow].get("routes") or {}
     changed = {**before["flows"][flow], "retries": 7, "inputs": {"n": 1}, "routes": {**routes, "stable": 4}}

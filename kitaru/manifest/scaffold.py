@@ -23,7 +23,6 @@ from kitaru.errors import KitaruBackendError, KitaruManifestError, KitaruUsageEr
 from kitaru.manifest import reading
 from kitaru.manifest.yaml import quote, shown
 from kitaru.model.address import FLOW_NAME, PROJECT_NAME
-from kitaru.model.manifest import Manifest
 
 SCHEMA_FILE = "kitaru.schema.json"
 """The schema for editors, beside the manifest: a fresh clone has it, and it is that of the Kitaru in use."""
@@ -87,8 +86,11 @@ def scaffold(root: Path, *, files: Sequence[Path], project: str | None = None) -
         manifest = reading.load(path).manifest
     except KitaruManifestError as error:
         return ScaffoldResult(path, False, "", tuple(flows), (), "", written, (*error.problems, *problems))
-    declared = {_module(target) for target in _targets(manifest)}
-    known = [flow for flow in found if _is_declared(flow, declared)]
+    overlaid = (flow for overlay in manifest.targets.values() for flow in (overlay.flows or {}).values())
+    targets = [*(flow.target for flow in manifest.flows.values()), *(str(flow.get("target")) for flow in overlaid)]
+    # A module path may leave out the folders that are on the import path, ``src/`` say.
+    declared = tuple(f".{_module(target)}" for target in targets)
+    known = [flow for flow in found if f".{_module(flow.target)}".endswith(declared)]
     flows = name_apart([flow for flow in found if flow not in known], taken=manifest.flows)
     paste = "".join(_render("flow.yaml.j2", flow=flow) for flow in flows)
     paste = paste if manifest.flows or not paste else f"flows:\n{paste}"
@@ -102,28 +104,12 @@ def project_name(text: str) -> str:
     return re.sub(r"[^a-z0-9_-]+", "-", plain).strip("-_")[:63].rstrip("-_") or "project"
 
 
-def _targets(manifest: Manifest) -> Iterator[str]:
-    """Every target that the manifest names, those of overlays included."""
-    yield from (flow.target for flow in manifest.flows.values())
-    for overlay in manifest.targets.values():
-        for flow in (overlay.flows or {}).values():
-            if isinstance(target := flow.get("target"), str):
-                yield target
-
-
 def _module(target: str) -> str:
     """``flows/research.py:agent`` and ``flows.research:agent`` as the same text."""
     place, _, name = target.partition(":")
     if place.endswith(".py"):
         place = os.path.normpath(place[: -len(".py")]).replace("/", ".").removesuffix(".__init__")
     return f"{place}:{name}"
-
-
-def _is_declared(flow: FoundFlow, declared: set[str]) -> bool:
-    """A module path may leave out the folders that are on the import path, ``src/`` say."""
-    place, _, name = _module(flow.target).partition(":")
-    parts = place.split(".")
-    return any(f"{'.'.join(parts[start:])}:{name}" in declared for start in range(len(parts)))
 
 
 def _write_surroundings(root: Path) -> tuple[Path, ...]:

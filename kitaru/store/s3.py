@@ -61,49 +61,49 @@ _CODES = {
 _VERDICTS = {code: verdict for verdict, codes in _CODES.items() for code in codes.split()}
 """S3's error code, HTTP status, or class of an exception → verdict. A file that is missing holds certificates."""
 
+_WRONG_BUCKET = "create the bucket, or check its name in the store's address"
+_WRONG_KEY = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile that AWS_PROFILE names"
+_LOG_IN = "run `aws sso login`, then try again"
 _NO_CREDENTIALS = (
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile of ~/.aws with AWS_PROFILE (an SSO profile "
     "also needs `aws sso login`)"
 )
-_NO_ACCESS = (
-    "these credentials need s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket on the bucket; check which "
-    "ones are in use: AWS_ACCESS_KEY_ID, AWS_PROFILE"
-)
-_WRONG_KEY = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile that AWS_PROFILE names"
-_WRONG_REGION = "set AWS_REGION to the region of the bucket"
-_WRONG_BUCKET = "create the bucket, or check its name in the store's address"
 
-_EXPLANATIONS: dict[str, tuple[str, str]] = {
+_REASONS = {
     "NoSuchBucket": ("there is no such bucket", _WRONG_BUCKET),
     "InvalidBucketName": ("that is not a valid bucket name", _WRONG_BUCKET),
     "ParamValidationError": ("that is not a valid request", "check the bucket's name in the store's address"),
-    "AccessDenied": ("access denied", _NO_ACCESS),
-    "403": ("access denied", _NO_ACCESS),
+    "AccessDenied 403": (
+        "access denied",
+        "these credentials need s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket on the bucket; check "
+        "which ones are in use: AWS_ACCESS_KEY_ID, AWS_PROFILE",
+    ),
     "InvalidAccessKeyId": ("the server does not know this access key", _WRONG_KEY),
     "SignatureDoesNotMatch": ("the secret key does not belong to the access key", _WRONG_KEY),
     "ExpiredToken": ("the credentials have expired", "renew them, with `aws sso login` for one, and try again"),
     "RequestTimeTooSkewed": ("this machine's clock is wrong", "set the clock, then try again"),
     "NoCredentialsError": ("there are no credentials", _NO_CREDENTIALS),
     "PartialCredentialsError": ("the credentials are incomplete", _NO_CREDENTIALS),
-    "CredentialRetrievalError": ("the credentials could not be had", _NO_CREDENTIALS),
-    "TokenRetrievalError": ("the credentials could not be had", _NO_CREDENTIALS),
-    "UnauthorizedSSOTokenError": ("the SSO session has expired", "run `aws sso login`, then try again"),
-    "SSOTokenLoadError": ("there is no SSO session", "run `aws sso login`, then try again"),
+    "CredentialRetrievalError TokenRetrievalError": ("the credentials could not be had", _NO_CREDENTIALS),
+    "UnauthorizedSSOTokenError": ("the SSO session has expired", _LOG_IN),
+    "SSOTokenLoadError": ("there is no SSO session", _LOG_IN),
     "ProfileNotFound": ("that AWS profile does not exist", "check AWS_PROFILE against ~/.aws/config"),
-    "PermanentRedirect": ("the bucket is in another region", _WRONG_REGION),
-    "AuthorizationHeaderMalformed": ("the bucket is in another region", _WRONG_REGION),
-    "IllegalLocationConstraintException": ("the bucket is in another region", _WRONG_REGION),
+    "PermanentRedirect AuthorizationHeaderMalformed IllegalLocationConstraintException 301": (
+        "the bucket is in another region",
+        "set AWS_REGION to the region of the bucket",
+    ),
     "RecursionError": (
         "the server redirects in a circle",
         "check AWS_ENDPOINT_URL, and AWS_REGION against the region of the bucket",
     ),
-    "301": ("the bucket is in another region", _WRONG_REGION),
     "SSLError": ("no secure connection", "check the certificate; AWS_CA_BUNDLE names a file of authorities to trust"),
     "NotImplemented": (
         "the server has no conditional writes, which Kitaru needs",
         "use AWS S3 or a server with `If-None-Match: *` on PutObject, or a file:// store",
     ),
 }
+_EXPLANATIONS = {code: words for codes, words in _REASONS.items() for code in codes.split()}
+"""S3's error code, or class of an exception → reason and hint."""
 
 
 def classify(error: BaseException) -> Failure:
@@ -126,27 +126,6 @@ def classify(error: BaseException) -> Failure:
 def _by_class(error: object) -> Verdict | None:
     """The verdict of the nearest class that is known."""
     return next((_VERDICTS[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in _VERDICTS), None)
-
-
-def explain(failure: Failure, *, verb: str, key: str, url: str, bucket: str, endpoint: str) -> KitaruStoreError:
-    """The error for the user: the attempt, its place, the reason, and a hint."""
-    detail = " ".join(failure.detail.split())[:300]
-    if failure.verdict is Verdict.UNREACHABLE:
-        reason = f"no connection to {endpoint or 'the server'}"
-        hint = "check the network, and AWS_ENDPOINT_URL where the store is not Amazon's"
-    elif failure.code in _EXPLANATIONS:
-        reason, hint = _EXPLANATIONS[failure.code]
-    elif failure.verdict is Verdict.REFUSED and failure.status == 0:
-        reason, hint = "the request could not be made", "check the store's address and options"
-    elif failure.status:
-        reason = f"{endpoint or 'the server'} answered {failure.status} {failure.code}"
-        hint = "try again later; look at the server's own log if it goes on"
-    else:
-        reason = f"no usable answer from {endpoint or 'the server'}"
-        hint = "check the network and try again; what was already stored is safe"
-    where = f"bucket {bucket!r}" + (f" at {endpoint}" if endpoint else "")
-    message = f"can't {verb} {key or 'the root'!r} in the store {url} ({where}): {reason} ({failure.code}: {detail})"
-    return KitaruStoreError(message, hint=hint)
 
 
 T = TypeVar("T")
@@ -357,12 +336,30 @@ class S3Store:
         return f"{self._root}/{key}" if self._root else key
 
     def _error(self, verb: str, key: str, failure: Failure) -> KitaruStoreError:
+        """The error for the user: the attempt, its place, the reason, and a hint."""
         client = getattr(self._filesystems.get(os.getpid()), "_s3", None)
         endpoint = client.meta.endpoint_url if client is not None else ""
-        return explain(failure, verb=verb, key=key, url=self.url, bucket=self._bucket, endpoint=endpoint)
+        server = endpoint or "the server"
+        if failure.verdict is Verdict.UNREACHABLE:
+            reason = f"no connection to {server}"
+            hint = "check the network, and AWS_ENDPOINT_URL where the store is not Amazon's"
+        elif failure.code in _EXPLANATIONS:
+            reason, hint = _EXPLANATIONS[failure.code]
+        elif failure.status:
+            reason = f"{server} answered {failure.status} {failure.code}"
+            hint = "try again later; look at the server's own log if it goes on"
+        elif failure.verdict is Verdict.REFUSED:
+            reason, hint = "the request could not be made", "check the store's address and options"
+        else:
+            reason = f"no usable answer from {server}"
+            hint = "check the network and try again; what was already stored is safe"
+        place = f"bucket {self._bucket!r}" + (f" at {endpoint}" if endpoint else "")
+        detail = f"{failure.code}: {' '.join(failure.detail.split())[:300]}"
+        message = f"can't {verb} {key or 'the root'!r} in the store {self.url} ({place}): {reason} ({detail})"
+        return KitaruStoreError(message, hint=hint)
 
 
-async def _connected(fs: Any, request: Callable[[Any], Awaitable[T]]) -> T:
+async def _connected(fs: Any, request: Request[T]) -> T:
     client = await fs.set_session()
     for operation in ("PutObject", "UploadPart"):
         # A second registration under one id changes nothing.
