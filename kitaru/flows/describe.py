@@ -7,7 +7,7 @@ import dis
 import inspect
 import json
 import re
-import tokenize
+import textwrap
 from collections.abc import Iterator
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -102,18 +102,11 @@ def input_schema(flow: Flow[..., Any]) -> dict[str, Any]:
 
 def _constant_defaults(func: Any) -> dict[str, Any]:
     """The defaults that the source spells as JSON-like constants: ``{"depth": 3}`` for ``depth: int = 3``."""
-    func = inspect.unwrap(func)
     try:
-        with tokenize.open(func.__code__.co_filename) as file:
-            tree = ast.parse(file.read())
+        (node,) = ast.parse(textwrap.dedent(inspect.getsource(func))).body
     except (OSError, SyntaxError, ValueError):
         return {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == func.__name__:
-            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-            if first == func.__code__.co_firstlineno:
-                return dict(_constants(node.args))
-    return {}
+    return dict(_constants(node.args)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else {}
 
 
 def _constants(arguments: ast.arguments) -> Iterator[tuple[str, Any]]:

@@ -541,14 +541,12 @@ class Fold:
             del self._given[f"wait.{event.name}"]
 
     def _on_answer_refused(self, event: AnswerRefused) -> None:
-        if event.wait in self._waits:
-            asked = self._waits[event.wait]
+        if asked := self._waits.get(event.wait):
             refused = RefusedAnswer(by=event.by, answered_at=event.answered, refused_at=event.at, reason=event.reason)
             self._waits[event.wait] = replace(asked, refused=(*asked.refused, refused))
 
     def _on_wait_aborted(self, event: WaitAborted) -> None:
-        if event.wait in self._waits:
-            asked = self._waits[event.wait]
+        if asked := self._waits.get(event.wait):
             self._waits[event.wait] = replace(asked, status="aborted", answered_at=event.at, by=event.by or None)
 
     def _on_answer_offered(self, event: AnswerOffered) -> None:

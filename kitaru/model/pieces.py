@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
 
 CHUNK_BYTES = 1 << 20
 """About how much of a body is made at a time."""
@@ -16,65 +14,41 @@ class Pieces:
     Has the length and the slices of the joined bytes, and is equal to them. Blocks must not change.
     """
 
-    __slots__ = ("_blocks", "_ends")
+    __slots__ = ("_blocks",)
 
     def __init__(self, blocks: Sequence[bytes | memoryview]) -> None:
-        self._blocks = blocks
-        self._ends = list(accumulate(map(len, blocks)))
+        self._blocks = [memoryview(block) for block in blocks]
 
     def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
+        return sum(map(len, self._blocks))
 
     def __getitem__(self, cut: slice) -> bytes:
         start, stop, step = cut.indices(len(self))
         if step != 1:
             raise ValueError("pieces have no slices with steps")
-        return b"".join(self._between(start, stop))
+        parts = []
+        for block in self._blocks:
+            parts.append(block[max(start, 0) : max(stop, 0)])
+            start, stop = start - len(block), stop - len(block)
+        return b"".join(parts)
 
     def __bytes__(self) -> bytes:
-        return self[:]
+        return b"".join(self._blocks)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, (bytes, Pieces)):
             return NotImplemented
-        if len(self) != len(other):
-            return False
-        done = 0
-        for chunk in self.chunks():
-            if other[done : done + len(chunk)] != chunk:
-                return False
-            done += len(chunk)
-        return True
+        starts = range(0, len(self), CHUNK_BYTES)
+        return len(self) == len(other) and all(
+            self[start : start + CHUNK_BYTES] == other[start : start + CHUNK_BYTES] for start in starts
+        )
 
     __hash__ = None  # type: ignore[assignment]
 
-    def chunks(self) -> Iterator[bytes | memoryview]:
-        """The whole of it in order: at most about ``CHUNK_BYTES`` at once, none empty; bytes are not copied for it."""
-        small: list[bytes | memoryview] = []
-        gathered = 0
+    def chunks(self) -> Iterator[memoryview]:
+        """The whole of it in order: at most ``CHUNK_BYTES`` at once, none empty, nothing copied."""
         for block in self._blocks:
-            if len(block) < CHUNK_BYTES:
-                small.append(block)
-                gathered += len(block)
-            if gathered and (gathered >= CHUNK_BYTES or len(block) >= CHUNK_BYTES):
-                yield b"".join(small)
-                small, gathered = [], 0
-            if len(block) >= CHUNK_BYTES:
-                whole = memoryview(block)
-                for start in range(0, len(block), CHUNK_BYTES):
-                    yield whole[start : start + CHUNK_BYTES]
-        if gathered:
-            yield b"".join(small)
-
-    def _between(self, start: int, stop: int) -> Iterator[bytes | memoryview]:
-        number = bisect_right(self._ends, start)
-        while start < stop:
-            begin = self._ends[number - 1] if number else 0
-            block = self._blocks[number]
-            inside = slice(start - begin, min(stop, self._ends[number]) - begin)
-            yield memoryview(block)[inside]
-            start = self._ends[number]
-            number += 1
+            yield from (block[start : start + CHUNK_BYTES] for start in range(0, len(block), CHUNK_BYTES))
 
 
 Body = bytes | Pieces

@@ -231,8 +231,5 @@ def versions_named(target: RouteTarget) -> tuple[int | None, ...]:
 
 def describe_holders(holders: tuple[Assignment, ...] | None) -> str:
     """``v2``, ``v1, v2``, ``v2 10 %, v1 90 %`` or ``nothing``."""
-    if not holders:
-        return "nothing"
-    if any(holder.weight != 100 for holder in holders):
-        return ", ".join(f"v{holder.version} {holder.weight} %" for holder in holders)
-    return ", ".join(f"v{holder.version}" for holder in holders)
+    texts = [f"v{holder.version}" + f" {holder.weight} %" * (holder.weight != 100) for holder in holders or ()]
+    return ", ".join(texts) or "nothing"
