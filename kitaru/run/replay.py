@@ -123,19 +123,15 @@ def taken_events(
     """The events of a call that takes the offer: its notes, and its outcome."""
     read = [event for event in map(read_event, offer.notes) if isinstance(event, (MetadataLogged, ArtifactSaved))]
     notes: list[Event] = [replace(note, at=at, call=call) for note in read]
-    shared: dict[str, Any] = {
-        "at": at,
-        "started": at,
-        "call": call,
-        "name": offer.name,
-        "attempt": 1,
-        "args": offer.args,
-    }
     if offer.error is not None:
         return notes, CheckpointFailed(
-            **shared,
+            at=at,
+            started=at,
+            call=call,
+            name=offer.name,
             attempt=1,
             input_digest=offer.input_digest,
+            args=offer.args,
             error=offer.error,
             retry=False,
             original_call_id=offer.call,
@@ -143,9 +139,13 @@ def taken_events(
         )
     assert taken.output is not None
     return notes, CheckpointCompleted(
-        **shared,
+        at=at,
+        started=at,
+        call=call,
+        name=offer.name,
         attempt=1,
         input_digest=taken.input_digest,
+        args=offer.args,
         output=taken.output,
         original_call_id=offer.call or None,
         given_by=None if offer.input_digest else offer.by or SOMEBODY,
