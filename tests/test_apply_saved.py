@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from kitaru.client.project import Applied
+from kitaru.client.project import Applied, Scope
 from kitaru.core.review import tampered, unreviewed
 from kitaru.errors import (
     KitaruConflictError,
@@ -381,9 +381,10 @@ def test_a_plan_that_was_opened_is_made_but_once(repository: Repository) -> None
 def test_a_saved_plan_takes_nothing_more(repository: Repository, given: dict[str, Any]) -> None:
     """What it is about was chosen when it was made: a flow, or --prune, beside it would be passed over in silence."""
     plan = repository.plan()
-    for verb in (repository.client().project.reopened, partial(repository.client().apply, saved=True)):
+    reopened = partial(repository.client().project.reopened, plan, Scope(**given))
+    for verb in (reopened, partial(repository.client().apply, plan=plan, saved=True, **given)):
         with pytest.raises(KitaruUsageError, match="is carried out whole") as refused:
-            verb(plan=plan, **given)
+            verb()
         assert "--out FILE" in refused.value.hint
 
 

@@ -141,7 +141,7 @@ class Project:
             return Applied(plan=again, generation=again.base, changed=False, by=by, others_first=True)
         return Applied(plan=plan, generation=lock.generation, changed=True, by=by)
 
-    def reopened(self, plan: Plan, scope: Scope) -> Plan:
+    def reopened(self, plan: Plan, scope: Scope = Scope()) -> Plan:
         """A plan from a file, made again from the present state; ``apply(plan=..., saved=True)`` carries it out.
 
         Raises ``KitaruConflictError`` unless repository, manifest and store are as the file's plan saw them,
