@@ -169,17 +169,12 @@ def _read_journal(order: RunOrder, store: Store) -> Recorded:
 
 def _read_snapshot(recorded: Recorded) -> dict[str, Any]:
     """The snapshot that the execution was opened with, as JSON data; its digest says that Kitaru wrote it."""
-    opened = recorded.opened
-    sha = opened.snapshot
+    from kitaru.store.objects import get_object
+
+    opened, sha = recorded.opened, recorded.opened.snapshot
     if sha is None:
         raise KitaruIntegrityError(f"the journal of {opened.exec_id} does not say which snapshot it runs")
-    key = address.blob(opened.project, sha)
-    body = recorded.store.read(key)
-    if body is None or address.digest(body) != sha:
-        raise KitaruIntegrityError(
-            f"the snapshot of {opened.exec_id} is missing or damaged ({key})",
-            hint="restore that key of the store from a backup, or deploy the same commit again",
-        )
+    body = get_object(recorded.store, opened.project, sha, f"snapshot of {opened.exec_id}")
     snapshot: dict[str, Any] = json.loads(body)
     return snapshot
 
