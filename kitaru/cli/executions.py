@@ -198,12 +198,13 @@ def list_(
     answered = client.executions.answered(found)
     lines = view.execution_rows(found, width=terminal.room, answered=answered)
     if not found:
-        terminal.note(client.session.place)
         asked = {"--flow": flow, "--status": ",".join(statuses), "--tag": tag, "--version": version}
         asked |= {"--since": since, "--until": until}
         filters = [f"{name} {value}" for name, value in asked.items() if value]
         there = bool(filters) and bool(client.executions.list(limit=1))
         lines = view.none_found(filters if there else ())
+        if not there:
+            terminal.note(client.session.place)
         if not there and (options := client.executions.elsewhere(flow=flow)):
             terminal.note(f"hint: runs from before are in your own store: kitaru executions list {options}")
     terminal.items(

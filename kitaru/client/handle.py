@@ -182,7 +182,7 @@ class FlowHandle:
 
     def fail(self, error: BaseException) -> None:
         """The execution ended with this error. Called in its thread, or in its place if that does not react."""
-        self._error = self._error or error
+        self._error = error if self._error is None else self._error
         self._settled.set()
 
     def _begin(self, *, here: bool = False) -> None:
