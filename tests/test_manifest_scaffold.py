@@ -286,7 +286,7 @@ def test_the_block_for_a_second_flow_is_printed_line_by_line(tmp_path: Path) -> 
     put(tmp_path, {"a.py": RESEARCH})
     initialise(tmp_path, None)
     put(tmp_path, {"b.py": "from kitaru import flow\n@flow\ndef second(): ...\n"})
-    lines = initialise(tmp_path, None).lines
+    _, lines = initialise(tmp_path, None)
     block = "\n".join(line for line in lines if line.startswith("  "))
     manifest = tmp_path / "kitaru.yaml"
     manifest.write_text(manifest.read_text() + block + "\n")

@@ -251,16 +251,11 @@ def _must_be_whole(scope: Scope) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Initialised:
-    """A manifest for the flows that are here: as JSON data, and as lines for a person."""
+def initialise(folder: Path, project: str | None) -> tuple[dict[str, Any], list[str]]:
+    """Write ``kitaru.yaml`` in ``folder`` unless there is one; safe to run again.
 
-    data: dict[str, Any]
-    lines: tuple[str, ...]
-
-
-def initialise(folder: Path, project: str | None) -> Initialised:
-    """Write ``kitaru.yaml`` in ``folder`` unless there is one; safe to run again."""
+    The outcome as JSON data, and as lines for a person.
+    """
     result = wiring.scaffold(folder, project)
     data = {
         "manifest": str(result.manifest),
@@ -271,7 +266,7 @@ def initialise(folder: Path, project: str | None) -> Initialised:
         "written": [str(path) for path in result.written],
         "problems": [str(problem) for problem in result.problems],
     }
-    return Initialised(data, tuple(_init_lines(result)))
+    return data, _init_lines(result)
 
 
 def _init_lines(result: Any) -> list[str]:

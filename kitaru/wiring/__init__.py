@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from kitaru.source import git as git
     from kitaru.source import import_check as import_check
     from kitaru.source.git import GitSource
-    from kitaru.source.port import CodeBase, ImportJob, Selection, Source, Surroundings
+    from kitaru.source.port import CodeBase, ImportJob, Selection, Surroundings
     from kitaru.stacks.port import Handle, Runner
     from kitaru.store.port import Store
 else:
@@ -400,12 +400,8 @@ class Repository:
     settings: Settings
 
     @cached_property
-    def source(self) -> Source:
+    def source(self) -> GitSource:
         """The Git repository of the manifest."""
-        return self._git
-
-    @cached_property
-    def _git(self) -> GitSource:
         from kitaru.source.git import GitSource
 
         return GitSource(self.loaded.root, self._cache, manifest=self.loaded.path.name)
@@ -456,7 +452,7 @@ class Repository:
         """The deterministic archive of a selection."""
         from kitaru.source.bundle import pack
 
-        return pack(self._git.read(selection))
+        return pack(self.source.read(selection))
 
     def left_out(self, selection: Selection, spec: SourceSpec, targets: Sequence[str]) -> Sequence[Problem]:
         """Warnings about imported modules that the selection lacks."""
@@ -464,10 +460,10 @@ class Repository:
 
         files = [place for place in (target.partition(":")[0] for target in targets) if place.endswith(".py")]
         return left_out_imports(
-            self._git.read(selection),
+            self.source.read(selection),
             selection.tree,
             self.loaded.root,
-            explain=lambda path: self._git.why_left_out(path, spec),
+            explain=lambda path: self.source.why_left_out(path, spec),
             folders={str(Path(file).parent) for file in files} - {"."},
         )
 
