@@ -46,11 +46,11 @@ if TYPE_CHECKING:
     from kitaru.flows.flow import Flow as Flow
     from kitaru.flows.flow import flow as flow
     from kitaru.flows.future import CheckpointFuture as CheckpointFuture
+    from kitaru.flows.options import Cache as Cache
+    from kitaru.flows.options import Retry as Retry
     from kitaru.flows.scope import load as load
     from kitaru.flows.scope import log as log
     from kitaru.flows.scope import save as save
-    from kitaru.flows.options import Cache as Cache
-    from kitaru.flows.options import Retry as Retry
     from kitaru.flows.waiting import wait as wait
     from kitaru.model.snapshot import ImageSettings as ImageSettings
 

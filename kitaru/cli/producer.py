@@ -22,8 +22,7 @@ def init(at: Options, folder: Annotated[Path, argument("FOLDER", "The repository
     """Write a kitaru.yaml for the flows found here. Safe to run again."""
     from kitaru.client.project import initialise
 
-    done = initialise(folder, at.project)
-    terminal.item(done.data, done.lines)
+    terminal.item(*initialise(folder, at.project))
 
 
 @command("validate", place=("manifest", "overlay"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +103,7 @@ def _warnings(store: str, install: str) -> list[str]:
 
 def comment(body: str, number: int | None = None, environ: Mapping[str, str] | None = None) -> Placed:
     """Keep one comment up to date on that pull request, or on the job's own."""
-    forge = wiring.forge(os.environ if environ is None else environ)
+    forge = wiring.forge(environ)
     found = forge.request_number() if number is None else number
     if found is None:
         raise KitaruUsageError("this job is for no pull request", hint="kitaru ci comment FILE --number N")
@@ -113,12 +112,12 @@ def comment(body: str, number: int | None = None, environ: Mapping[str, str] | N
 
 def issue(title: str, body: str, environ: Mapping[str, str] | None = None) -> Placed:
     """Keep one open issue up to date."""
-    return wiring.forge(os.environ if environ is None else environ).issue(title, body)
+    return wiring.forge(environ).issue(title, body)
 
 
 def close_issue(body: str, environ: Mapping[str, str] | None = None) -> str | None:
     """Close the issue that ``issue`` keeps; its address, None where none is open."""
-    return wiring.forge(os.environ if environ is None else environ).close_issue(body)
+    return wiring.forge(environ).close_issue(body)
 
 
 def fetch_reviewed(
@@ -129,7 +128,7 @@ def fetch_reviewed(
     ``into`` is made, and must be empty: what else lay there would count as reviewed. ``artifact``: on GitHub its name,
     or ``FILE.yml/NAME`` with the workflow that keeps it, else ``NAME.yml``; on GitLab the job and the path in it.
     """
-    forge = wiring.forge(os.environ if environ is None else environ)
+    forge = wiring.forge(environ)
     try:
         into.mkdir(parents=True, exist_ok=True)
         if any(into.iterdir()):

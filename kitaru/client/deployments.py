@@ -267,7 +267,7 @@ class Deployments:
         ``manifest="only"`` edits the manifest alone. ``confirm`` is given the consequences, and raises to stop it.
         """
         # Late: a consumer that invokes a version needs nothing that makes one.
-        from kitaru.client.working_tree import build, deploy_job, manifest_sync
+        from kitaru.client.working_tree import applier, build, deploy_job, manifest_sync
         from kitaru.core.flow_entry import check_not_renamed
         from kitaru.core.routing import order_tags
 
@@ -284,7 +284,7 @@ class Deployments:
             image=asked_image(image),
             stack=stack,
         )
-        head = self._session.releases.head(verified=True)
+        head = session.releases.head(verified=True)
         check_not_renamed(job.loaded.manifest, head, job.order.flow)
         sync.check_free(head, job.order.flow, *order_tags(job.order, head))
         mover = self._mover(manifest, confirm, sync)
@@ -293,10 +293,7 @@ class Deployments:
         release = build(session, job, sync, head)
         if head.generation == 0:
             wiring.probe_store(session.store)
-        from kitaru.release.applier import Applier
-
-        applier = Applier(session.store, session.project, self._session.releases, session.clock, session.reporter)
-        return mover.deploy(release, applier, message=message)
+        return mover.deploy(release, applier(session), message=message)
 
     def tag(
         self,

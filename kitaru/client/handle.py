@@ -163,8 +163,7 @@ class FlowHandle:
         """While ``wait()`` blocks, call ``shown`` with the execution as it stands, about once a second; and ``printed``
         with all that a run of this process prints, before it is printed.
         """
-        self._shown = shown
-        self._printed = printed
+        self._shown, self._printed = shown, printed
 
     def start_thread(self, run: Callable[[], Any]) -> None:
         """Run the execution in the background; the interpreter waits for it, so that a script may end before its

@@ -6,13 +6,13 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
 from kitaru import wiring
 from kitaru.client.session import Session
-from kitaru.client.working_tree import open_workshop, planner, stack_doubts
+from kitaru.client.working_tree import applier, open_workshop, planner, stack_doubts
 from kitaru.core.protection import unplaced
 from kitaru.core.renames import declared_twice
 from kitaru.core.review import tampered
@@ -21,10 +21,6 @@ from kitaru.model.address import short
 from kitaru.model.lockfile import Lockfile, Retire, Untag
 from kitaru.model.plan import Plan
 from kitaru.release.workshop import Workshop
-
-if TYPE_CHECKING:
-    from kitaru.release.applier import Applier
-
 
 ANOTHER = "kitaru plan --out FILE makes a new one"
 
@@ -127,7 +123,7 @@ class Project:
         if plan.base == 0:
             wiring.probe_store(session.store)
         try:
-            lock = self._applier().apply(plan, workshop, by=by, saved=saved, message=message, lock=head)
+            lock = applier(self._session).apply(plan, workshop, by=by, saved=saved, message=message, lock=head)
         except KeyboardInterrupt:
             landed = session.releases.landed()
             if landed is None:
@@ -181,18 +177,11 @@ class Project:
     def _planned(self, scope: Scope, workshop: Workshop, head: Lockfile | None = None) -> Plan:
         return planner(self._session).plan(workshop, only=scope.flows, prune=scope.prune, force=scope.force, head=head)
 
-    def _applier(self) -> Applier:
-        session = self._session
-        # Late: a plan needs no applier, and threads' machinery comes with it.
-        from kitaru.release.applier import Applier
-
-        return Applier(session.store, session.project, session.releases, session.clock, session.reporter)
-
     def _made_again(self, plan: Plan, workshop: Workshop, head: Lockfile) -> Plan:
         """The same plan, made now: a file proves nothing. Raises as ``reopened`` does."""
         self._must_match(plan, workshop)
         # One without edits, too: that nothing is to be done was true of its own generation.
-        self._applier().must_stand(plan, head)
+        applier(self._session).must_stand(plan, head)
         if plan is self._reopened:
             return plan
         retires = any(isinstance(edit, Retire) for edit in plan.edits)

@@ -39,6 +39,7 @@ from kitaru.settings import MANIFEST, Settings, ci_branch
 
 if TYPE_CHECKING:
     from kitaru.flows.flow import Flow
+    from kitaru.release.applier import Applier
 
 TARGET_HINT = "kitaru deploy flows/research.py:research_agent"
 
@@ -177,6 +178,14 @@ def planner(session: Session) -> Planner:
         stored_inputs=stored_inputs,
         store_id=wiring.store_id(session.store),
     )
+
+
+def applier(session: Session) -> Applier:
+    """The applier of the session's project."""
+    # Late: a plan needs no applier, and threads' machinery comes with it.
+    from kitaru.release.applier import Applier
+
+    return Applier(session.store, session.project, session.releases, session.clock, session.reporter)
 
 
 def stack_doubts(session: Session, snapshots: Iterable[Snapshot]) -> list[str]:

@@ -367,8 +367,9 @@ def scaffold(folder: Path, project: str | None) -> Any:
     return scaffold(folder, files=files, project=project)
 
 
-def forge(environ: Mapping[str, str]) -> Forge:
-    """The forge that runs the job of that environment. Raises ``KitaruUsageError`` outside a job."""
+def forge(environ: Mapping[str, str] | None = None) -> Forge:
+    """The forge that runs the job of that environment, or of this process. ``KitaruUsageError`` outside a job."""
+    environ = os.environ if environ is None else environ
     if environ.get("GITHUB_REPOSITORY"):
         from kitaru.ci.github import GitHub
 
