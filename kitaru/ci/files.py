@@ -133,13 +133,13 @@ def install_command(folder: Path) -> str:
 
 def render(provider: Provider, choices: Choices) -> dict[str, str]:
     """The files by their paths below the root. Raises ``KitaruUsageError`` for a choice that can't be written down."""
-    for text, pattern, what in (
+    for text, pattern, example in (
         (choices.branch, _BRANCH, "--branch main"),
         (choices.python, _PYTHON, "--python 3.12"),
         (choices.target or "x", _WORD, "--target production"),
     ):
         if not pattern.fullmatch(text):
-            raise KitaruUsageError(f"{text!r} can't stand in a pipeline's file", hint=f"expected something like {what}")
+            raise KitaruUsageError(f"{text!r} can't stand in a pipeline's file", hint=f"expected, say, {example}")
     if not choices.folder.isprintable():
         raise KitaruUsageError(f"the folder {choices.folder!r} can't stand in a pipeline's file")
     if not choices.requirement:

@@ -1,4 +1,4 @@
-"""What GitHub and GitLab share: texts that are kept up to date, and the plans that reviewers were shown."""
+"""The common part of GitHub and GitLab: texts that are kept up to date, and the plans that reviewers were shown."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Forge(ABC):
     run: str
     """``run`` or ``job``: that which plans and applies."""
     log: str
-    """The place where a failed one says what to do."""
+    """The place with the words of a failed one."""
     commit: str
     """The variable with the job's commit."""
     missing: str

@@ -26,7 +26,6 @@ from kitaru.source.selection import (
     check_budget,
     check_links,
     choose,
-    lfs_warning,
     parse_selection,
     printable,
     selection_bytes,
@@ -39,16 +38,12 @@ def can_be_of(root: Path, sha: str, branch: str) -> bool:
 
     A shallow clone can't tell and gives True, unless the commit comes after the branch.
     """
-    refs = _refs(root, branch) if is_branch(branch) else []
+    patterns = (f"refs/heads/{branch}", f"refs/remotes/*/{branch}")
+    listed = git_process.run(root, "for-each-ref", "--format=%(refname)", *patterns) if is_branch(branch) else b""
+    refs = [name for name in listed.decode("utf-8", "replace").split() if name.endswith(f"/{branch}")]
     if not refs or any(_contains(root, ref, sha) for ref in refs):
         return True
     return _is_shallow(root) and not any(_contains(root, sha, ref) for ref in refs)
-
-
-def _refs(root: Path, branch: str) -> list[str]:
-    patterns = (f"refs/heads/{branch}", f"refs/remotes/*/{branch}")
-    listed = git_process.run(root, "for-each-ref", "--format=%(refname)", *patterns)
-    return [name for name in listed.decode("utf-8", "replace").split() if name.endswith(f"/{branch}")]
 
 
 def _contains(root: Path, commit: str, ancestor: str) -> bool:
@@ -157,6 +152,10 @@ _FILTERS = ("filter", "ident", "eol", "working-tree-encoding")
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _LFS_MOST_BYTES = 1024
 _SHOWN = 10
+_STATUS = (
+    *("status", "--porcelain=v2", "--branch", "-z", "--untracked-files=all", "--no-renames"),
+    *("--ignore-submodules=dirty", "--", ".", f":(exclude){STATE_FOLDER}"),
+)
 _ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -197,9 +196,14 @@ class GitSource:
         ignored). With ``allow_dirty`` such files are no error: the tree is the working tree. The manifest counts by
         its bytes, even if Git ignores it or its index skips it.
         """
-        place = self._with_manifest(self._place())
+        place = self._place()
+        if self._manifest not in place.changed and not is_committed(self.root, self._manifest, place.blob):
+            changed = tuple(sorted((*place.changed, self._manifest)))
+            place = replace(place, changed=changed, hidden=self._manifest)
         if ignoring and place.changed:
-            ignored = {self._relative(path) for path in ignoring}
+            # As Git names them; a symlink is not followed.
+            real, root = [path.parent.resolve() / path.name for path in ignoring], self.root.resolve()
+            ignored = {Path(os.path.relpath(path, root)).as_posix() for path in real}
             place = replace(place, changed=tuple(path for path in place.changed if path not in ignored))
         if place.changed and not allow_dirty:
             raise _dirty(self.root, place)
@@ -246,7 +250,13 @@ class GitSource:
             if entry.mode == SYMLINK:
                 links[entry.path] = body.decode("utf-8", "surrogateescape")
             elif len(body) < _LFS_MOST_BYTES and body.startswith(_LFS_POINTER):
-                warnings.append(lfs_warning(entry.path))
+                warnings.append(
+                    Problem(
+                        "is a Git LFS pointer: the snapshot holds the pointer, not the content",
+                        file=entry.path,
+                        hint="leave it out with source.exclude, and load the data when the flow runs",
+                    )
+                )
         warnings += check_links(links, {file.path for file in files})
         warnings += self._filtered([entry.path for entry in entries], listed)
         chosen = SourceTree(files=tuple(files))
@@ -294,35 +304,14 @@ class GitSource:
 
     # --- the commit ---------------------------------------------------------------------------------------------------
 
-    def _relative(self, path: Path) -> str:
-        """``path`` relative to the folder, as Git names it; a symlink is not followed."""
-        return Path(os.path.relpath(path.parent.resolve() / path.name, self.root.resolve())).as_posix()
-
-    def _with_manifest(self, place: _Place) -> _Place:
-        if self._manifest in place.changed or is_committed(self.root, self._manifest, place.blob):
-            return place
-        return replace(place, changed=tuple(sorted((*place.changed, self._manifest))), hidden=self._manifest)
-
     def _place(self) -> _Place:
-        asked = ("--is-inside-work-tree", "--show-prefix", "--git-path", "index", "HEAD", "HEAD:./")
-        manifest = f"HEAD:./{self._manifest}"
+        asked = ["--is-inside-work-tree", "--show-prefix", "--git-path", "index", "HEAD", "HEAD:./"]
+        asked.append(f"HEAD:./{self._manifest}")
         for _ in range(3):
             # Both at once: together they cost as much as the slower one.
-            where = git_process.start(self.root, "rev-parse", *asked, manifest)
-            status = git_process.start(
-                self.root,
-                "status",
-                *(
-                    "--porcelain=v2",
-                    "--branch",
-                    "-z",
-                    "--untracked-files=all",
-                    "--no-renames",
-                    "--ignore-submodules=dirty",
-                ),
-                *("--", ".", f":(exclude){STATE_FOLDER}"),
-            )
-            answer, _ = where.communicate()
+            names = git_process.start(self.root, "rev-parse", *asked)
+            status = git_process.start(self.root, *_STATUS)
+            answer, _ = names.communicate()
             report, complaint = status.communicate()
             lines = answer.decode("utf-8", "surrogateescape").split("\n")
             # Git prints a name that it can't find, and stops there.

@@ -71,7 +71,7 @@ def _checked(pattern: str) -> str:
         squeezed = "/".join(name if name == "**" else re.sub(r"\*+", "*", name) for name in trimmed.split("/"))
         known = GitIgnoreSpec.from_lines([squeezed])
         why = why or ("" if any(each.include for each in known.patterns) else "it takes nothing")
-    except ValueError as error:
+    except (ValueError, re.error) as error:  # pathspec passes on the errors of the expressions that it makes
         why = why or str(error)
     if why:
         raise KitaruSourceError(
@@ -256,15 +256,6 @@ def check_budget(entries: list[Entry], budget_mb: int) -> None:
         f"the source holds {total / 1e6:.1f} MB in {len(entries)} files, over its budget of {budget_mb} MB; "
         f"the largest:{lines}",
         hint="leave them out with source.exclude, or raise source.max_size_mb",
-    )
-
-
-def lfs_warning(path: str) -> Problem:
-    """The warning about a file that is a Git LFS pointer."""
-    return Problem(
-        "is a Git LFS pointer: the snapshot holds the pointer, not the content",
-        file=path,
-        hint="leave it out with source.exclude, and load the data when the flow runs",
     )
 
 

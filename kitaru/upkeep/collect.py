@@ -249,14 +249,44 @@ class Collector:
     def _read_journals(self) -> None:
         ids = [name.rstrip("/") for name in self._store.names(address.executions(self._project))]
         wanted = frozenset(map(digest_of, self._objects))
-
-        def read(exec_id: str) -> Journaled | None:
-            return read_journal(self._store, self._project, exec_id, wanted)
-
         self._journals = []
-        for done, journaled in enumerate(in_parallel(read, ids), 1):
+        for done, journaled in enumerate(in_parallel(lambda exec_id: self._read_journal(exec_id, wanted), ids), 1):
             self._step("reading journals", done, len(ids))
             self._journals += [journaled] if journaled is not None else []
+
+    def _read_journal(self, exec_id: str, wanted: Collection[str]) -> Journaled | None:
+        """Read an execution's journal and answers; None if it has no keys.
+
+        Any digest anywhere in them counts, so that events of later releases count, too; except the snapshot of an
+        execution that has ended.
+        """
+        listed = list(self._store.listed(address.execution(self._project, exec_id)))
+        if not listed:
+            return None
+        folders = (address.journal(self._project, exec_id), address.wait_answers(self._project, exec_id))
+        keys = sorted(one.key for one in listed if one.key.startswith(folders))
+        bodies = [body for key in keys if (body := self._store.read(key)) is not None]
+        entries = sum(key.startswith(folders[0]) for key in keys)
+        first = address.journal_entry(self._project, exec_id, 1) in keys
+        events: list[Event] = []
+        ended = False
+        with suppress(KitaruIntegrityError, KitaruStoreFormatError):
+            events = read_events(bodies[:entries], exec_id)
+            ended = first and fold(events).ended
+        snapshot = events[0].snapshot if events and isinstance(events[0], Opened) else None
+        if ended and snapshot is not None:
+            bodies[0] = bodies[0].replace(snapshot.encode(), b"")
+        named = {one.decode() for body in bodies for one in DIGEST.findall(body)}
+        return Journaled(
+            exec_id=exec_id,
+            exists=first,
+            ended=ended,
+            pinned=None if ended else snapshot,
+            refers=frozenset(named.intersection(wanted)),
+            quiet_since=max(one.modified for one in listed),
+            keys=len(listed),
+            size=sum(one.size for one in listed),
+        )
 
     def _needs(
         self, lock: Lockfile, dropped: Collection[tuple[str, Release]], expired: Collection[Journaled], *, by_now: bool
@@ -507,41 +537,6 @@ def outlived(
         for release in rows
         if release.version not in kept and release.snapshot not in pinned and release.at < before
     ]
-
-
-def read_journal(store: Store, project: str, exec_id: str, wanted: Collection[str]) -> Journaled | None:
-    """Read an execution's journal and answers; None if it has no keys.
-
-    Any digest anywhere in them counts, so that events of later releases count, too; except the snapshot of an execution
-    that has ended.
-    """
-    listed = list(store.listed(address.execution(project, exec_id)))
-    if not listed:
-        return None
-    folders = (address.journal(project, exec_id), address.wait_answers(project, exec_id))
-    keys = sorted(one.key for one in listed if one.key.startswith(folders))
-    bodies = [body for key in keys if (body := store.read(key)) is not None]
-    entries = sum(key.startswith(folders[0]) for key in keys)
-    first = address.journal_entry(project, exec_id, 1) in keys
-    events: list[Event] = []
-    ended = False
-    with suppress(KitaruIntegrityError, KitaruStoreFormatError):
-        events = read_events(bodies[:entries], exec_id)
-        ended = first and fold(events).ended
-    snapshot = events[0].snapshot if events and isinstance(events[0], Opened) else None
-    if ended and snapshot is not None:
-        bodies[0] = bodies[0].replace(snapshot.encode(), b"")
-    named = {one.decode() for body in bodies for one in DIGEST.findall(body)}
-    return Journaled(
-        exec_id=exec_id,
-        exists=first,
-        ended=ended,
-        pinned=None if ended else snapshot,
-        refers=frozenset(named.intersection(wanted)),
-        quiet_since=max(one.modified for one in listed),
-        keys=len(listed),
-        size=sum(one.size for one in listed),
-    )
 
 
 def digest_of(key: str) -> str:

@@ -129,7 +129,7 @@ def verify(
 
 
 class _Chain:
-    """The log of a project. ``lock``: the newest state, None if it can't be told; ``digest``: of the newest entry."""
+    """The log of a project. ``lock``: the newest state, None if it is not known; ``digest``: of the newest entry."""
 
     def __init__(self, store: Store, project: str, expect: str) -> None:
         self._store = store
