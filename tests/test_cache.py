@@ -18,7 +18,7 @@ from kitaru.flows.flow import Flow
 from kitaru.model import address
 from kitaru.model.event import CheckpointCompleted, CheckpointStarted
 from kitaru.run.cache import CacheReport, explain
-from kitaru.run.timeouts import RunSuspended
+from kitaru.run.journal import RunSuspended
 from kitaru.source.port import CodeBase
 from tests.execution_lab import PROJECT, CountingStore, Lab
 

@@ -86,7 +86,7 @@ class Colour(Enum):
 
 
 def digest(value: Any) -> str:
-    return Exact(__name__, Summaries(__name__).summary).digest(value)
+    return Exact(Summaries(__name__)).digest(value)
 
 
 MORNING = datetime.datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Paris"))
@@ -172,8 +172,8 @@ def test_a_value_that_contains_itself_has_no_digest() -> None:
 def test_digests_are_the_same_in_every_process() -> None:
     """Sets have no order of their own, and texts hash otherwise in each process."""
     code = (
-        "from kitaru.values.digests import Exact\n"
-        "print(Exact('', lambda _: None).digest([{'a', 'b', 'c'}, {'k': (1, b'x')}, frozenset({'q', 'r'})]))"
+        "from kitaru.values.digests import Exact, Summaries\n"
+        "print(Exact(Summaries()).digest([{'a', 'b', 'c'}, {'k': (1, b'x')}, frozenset({'q', 'r'})]))"
     )
     made = {
         subprocess.run(

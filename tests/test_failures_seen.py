@@ -14,8 +14,7 @@ from kitaru import checkpoint, flow, log, save, wait
 from kitaru.errors import KitaruExecutionError
 from kitaru.flows.flow import Flow
 from kitaru.model import address
-from kitaru.run.journal import Stopped
-from kitaru.run.timeouts import RunSuspended
+from kitaru.run.journal import RunSuspended, Stopped
 from tests.execution_lab import PROJECT, FailingStore, Lab, PowerCut
 
 RAN: Counter[str] = Counter()

@@ -260,7 +260,7 @@ def test_a_plain_fork_that_calls_a_checkpoint_ends_with_an_error(tmp_path: Path)
     done = forks(tmp_path, "plain")
     assert (done.found, done.ran, done.calls) == (1, ["step 1"], [["step", "completed", 1]])
     assert "KitaruContextError: checkpoint 'step' was called in a process that was forked" in done.err
-    assert "run/timeouts.py" not in done.err
+    assert "run/user_code.py" not in done.err
 
 
 @pytest.mark.parametrize("where", ["body", "abody", "checkpoint", "async", "isolated"])

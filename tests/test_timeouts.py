@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kitaru import Retry, checkpoint, errors, flow
-from kitaru.run.timeouts import Interrupted, uninterrupted, user_code
+from kitaru.run.user_code import Interrupted, uninterrupted, user_code
 from tests.execution_lab import Lab
 
 UNDER_WAY: list[str] = []

@@ -14,7 +14,7 @@ import pytest
 from kitaru import checkpoint, errors, flow
 from kitaru.flows.flow import Flow
 from kitaru.model.execution import Execution
-from kitaru.run.failures import roots_of, user_traceback
+from kitaru.run.user_code import roots_of, user_traceback
 from kitaru.values import stored
 from tests import isolated_steps as steps
 from tests.execution_lab import Lab

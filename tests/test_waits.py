@@ -28,8 +28,7 @@ from kitaru.flows.flow import Flow
 from kitaru.model import address
 from kitaru.model.event import Started, Suspended, WaitAborted, WaitAnswered, WaitOpened
 from kitaru.run import waits as engine_waits
-from kitaru.run.journal import Fenced
-from kitaru.run.timeouts import RunSuspended
+from kitaru.run.journal import Fenced, RunSuspended
 from tests.durable_flows import deployed, ran
 from tests.execution_lab import PROJECT, Lab
 from tests.repository import Repository, kitaru, until

@@ -24,10 +24,9 @@ from kitaru.errors import (
 from kitaru.model import address
 from kitaru.model.execution import Execution, LogLine, fold, told_apart
 from kitaru.run import journal
-from kitaru.run.journal import Fenced
+from kitaru.run.journal import Fenced, RunSuspended
 from kitaru.run.logs import read_on
 from kitaru.run.output import apart, cleared_by
-from kitaru.run.timeouts import RunSuspended
 
 if TYPE_CHECKING:
     from kitaru.run.invoker import Invoked, Launched

@@ -43,7 +43,8 @@ class CacheReport:
 
 def explain(store: Store, project: str, execution: Execution) -> list[CacheReport]:
     """The cache's work for each call. A listing and up to two reads for each distinct checkpoint."""
-    records = {call.name: _Records(store, project, call.name, execution.exec_id) for call in execution.checkpoints}
+    names = {call.name for call in execution.checkpoints}
+    records = {name: _Records(store, project, name, execution.exec_id) for name in names}
     return [
         CacheReport(call.call_id, call.name, *_report(call, execution, records[call.name]))
         for call in execution.checkpoints
@@ -200,7 +201,7 @@ class Cache:
             recipe.note(CacheNote(call, "off" if off else "opaque", why=off or recipe.why))
             return None
         parts, opaque = dict[str, str](), []
-        exact = Exact(self._home, summaries.summary)
+        exact = Exact(summaries)
         for name, value in arguments.items():
             try:
                 parts[name] = exact.digest(value)
@@ -290,21 +291,20 @@ class Cache:
             return frozenset()
 
 
-class _Closures:
+class _Closures(Exact):
     """Functions as JSON: name, place in the source, and defaults and closure by value."""
 
     def __init__(self, home: str, code: CodeBase | None) -> None:
         """``home``: the module that a script and a worker name differently. ``code`` None: a version stands in."""
-        self._home = home
+        super().__init__(Summaries(home))
         self._code = code
-        self._exact = Exact(home, Summaries(home).summary)
 
     def described(self, value: Any) -> Any:
-        """The value as JSON, equal for equal values. Raises ``Inexact``."""
+        """As ``Exact``, and functions, classes and modules, too."""
         if isinstance(value, (Checkpoint, Flow)):
             return self.described(value.func)
         if isinstance(value, types.FunctionType):
-            return ["function", self._place(value), *self._captured(value)]
+            return ["function", self._place(value), self._captured(value)]
         if isinstance(value, types.MethodType):
             return ["method", self.described(value.__func__), self.described(value.__self__)]
         if isinstance(value, functools.partial):
@@ -318,14 +318,10 @@ class _Closures:
         if isinstance(value, type):
             if "<locals>" in value.__qualname__:
                 raise Inexact(f"the class {value.__qualname__} is made in a function")
-            return ["class", self._module(value.__module__), value.__qualname__]
-        if type(value) in (list, tuple):
-            return [type(value).__name__, *map(self.described, value)]
-        if type(value) is dict:
-            return ["dict", *([self.described(key), self.described(item)] for key, item in value.items())]
-        return self._exact.described(value)
+            return ["class", "" if value.__module__ == self.home else value.__module__, value.__qualname__]
+        return super().described(value)
 
-    def _captured(self, func: types.FunctionType) -> list[Any]:
+    def _captured(self, func: types.FunctionType) -> dict[str, Any]:
         captured = {}
         code = func.__code__
         try:
@@ -339,7 +335,7 @@ class _Closures:
             raise Inexact(f"{name} of {func.__qualname__}: {error}") from None
         except ValueError:
             raise Inexact(f"{func.__qualname__} uses {name} before it is set") from None
-        return [captured]
+        return captured
 
     def _place(self, func: types.FunctionType) -> list[Any]:
         """Its name, and the place in the source that tells it from others of that name."""
@@ -349,10 +345,8 @@ class _Closures:
         if not self._code.covers(code.co_filename):
             raise Inexact(f"{func.__qualname__} comes from no file of the source ({code.co_filename})")
         where = f"{code.co_names}{code.co_code.hex()}{list(code.co_positions())}"
-        return [self._module(func.__module__), func.__qualname__, hashlib.sha256(where.encode()).hexdigest()]
-
-    def _module(self, name: str) -> str:
-        return "" if name == self._home else name
+        module = "" if func.__module__ == self.home else func.__module__
+        return [module, func.__qualname__, hashlib.sha256(where.encode()).hexdigest()]
 
 
 def _hashed(content: Any) -> str:

@@ -33,10 +33,10 @@ from kitaru.model.event import (
 )
 from kitaru.run.cache import Ticket
 from kitaru.run.executions import NotesHere
-from kitaru.run.failures import exception_of, failing
+from kitaru.run.journal import RunExpired
 from kitaru.run.output import Capture, OutputScope, current_output
 from kitaru.run.state import RunState
-from kitaru.run.timeouts import RunExpired, overrun, user_code
+from kitaru.run.user_code import exception_of, failing, overrun, user_code
 from kitaru.values import stored
 from kitaru.values.codec import Encoded, encode
 from kitaru.values.digests import Summaries, digest_arguments

@@ -16,10 +16,9 @@ from kitaru.flows.future import CheckpointFuture, CheckpointFutures, FanOut, fut
 from kitaru.flows.waiting import Question
 from kitaru.run.call import Attempt, Blocking, Call, Step, running_loop
 from kitaru.run.executions import NotesHere
-from kitaru.run.failures import failing
 from kitaru.run.output import Capture
 from kitaru.run.state import RunState
-from kitaru.run.timeouts import uninterrupted
+from kitaru.run.user_code import failing, uninterrupted
 from kitaru.run.waits import PendingAnswer, Poll, until_answered
 
 Task = Callable[[], None]

@@ -18,10 +18,9 @@ from kitaru.flows.checkpoint import Checkpoint
 from kitaru.flows.future import futures_in, resolved
 from kitaru.flows.scope import Scope, scope
 from kitaru.run.call import Attempt, Blocking, Call, Step, running_loop
-from kitaru.run.failures import as_failure
-from kitaru.run.journal import Stopped
+from kitaru.run.journal import RunExpired, RunStopped, Stopped
 from kitaru.run.state import LOOK_SECONDS, RunState
-from kitaru.run.timeouts import RunExpired, RunStopped, await_here
+from kitaru.run.user_code import as_failure, await_here
 
 if TYPE_CHECKING:
     from kitaru.run.drivers import Crew, Submission

@@ -49,7 +49,7 @@ from kitaru.run.index import (
     read_sign,
 )
 from kitaru.run.lease import LEASE_SECONDS, PATIENCE, lapses, last_seen
-from kitaru.run.timeouts import uninterrupted
+from kitaru.run.user_code import uninterrupted
 from kitaru.stacks.port import Handle, Runner
 from kitaru.store.port import Store
 from kitaru.values import stored

@@ -23,14 +23,13 @@ from kitaru.model.event import AttemptFailed, Cancelled, Completed, Event, Faile
 from kitaru.model.execution import fold
 from kitaru.run.cancel import cancelled_error
 from kitaru.run.drivers import Crew, FlowScope
-from kitaru.run.failures import error_of, failing
 from kitaru.run.index import note_end, note_state
-from kitaru.run.journal import Fenced, Recorded, Stopped
+from kitaru.run.journal import Fenced, Recorded, RunExpired, RunStopped, RunSuspended, Stopped
 from kitaru.run.lease import Keeper, Lease, end_of, lost_attempts
 from kitaru.run.logs import LogWriter
 from kitaru.run.output import Capture
 from kitaru.run.state import LOOK_SECONDS, Host, RunState
-from kitaru.run.timeouts import RunExpired, RunStopped, RunSuspended, overrun, user_code
+from kitaru.run.user_code import error_of, failing, overrun, user_code
 from kitaru.values import stored
 from kitaru.values.codec import Encoded, encode
 

@@ -24,10 +24,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 from kitaru.errors import KitaruRuntimeError, KitaruUsageError
 from kitaru.flows.loading import present
-from kitaru.run.failures import ChildTraceback
 from kitaru.run.isolated_child import LEARN, MAIN_ALIAS, Failed, Note, Order, Parcel, receive, send
 from kitaru.run.output import print_past
 from kitaru.run.state import LOOK_SECONDS
+from kitaru.run.user_code import ChildTraceback
 
 if TYPE_CHECKING:
     from kitaru.run.call import Call

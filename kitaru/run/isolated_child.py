@@ -27,8 +27,7 @@ from kitaru.flows.checkpoint import Checkpoint
 from kitaru.flows.loading import take_over_process
 from kitaru.flows.scope import InCheckpoint, scope
 from kitaru.model.event import Value
-from kitaru.run.failures import failure_of
-from kitaru.run.timeouts import await_here, run_here
+from kitaru.run.user_code import await_here, failure_of, run_here
 from kitaru.values.codec import decode, encode
 from kitaru.values.typed_json import type_name
 

@@ -38,6 +38,18 @@ class Stopped(BaseException):
     """This process was told to stop in the middle of the execution, which stays as it is recorded."""
 
 
+class RunStopped(Stopped):
+    """The run goes no further."""
+
+
+class RunExpired(RunStopped):
+    """The attempt at the flow's body took longer than its timeout."""
+
+
+class RunSuspended(RunStopped):
+    """The execution waits for an answer, and its runner leaves until there is one."""
+
+
 def open_execution(store: Store, opened: Opened, write_id: str) -> bytes | Taken:
     """Create entry 1; its bytes, or ``Taken`` where an execution with this id exists."""
     body = encode_entry(1, write_id, (opened,))

@@ -45,12 +45,11 @@ from kitaru.model.event import (
 )
 from kitaru.ports import Clock
 from kitaru.run.cache import Cache
-from kitaru.run.failures import failure_of, roots_of
-from kitaru.run.journal import Journal, Recorded
+from kitaru.run.journal import Journal, Recorded, RunExpired
 from kitaru.run.lease import LEASE_SECONDS, ForcedEnd
 from kitaru.run.output import Descriptors
 from kitaru.run.replay import taken_events
-from kitaru.run.timeouts import RunExpired
+from kitaru.run.user_code import failure_of, roots_of
 from kitaru.run.waits import WaitBook
 from kitaru.source.port import NO_CODE, CodeBase
 

@@ -38,8 +38,7 @@ from kitaru.model.event import (
 )
 from kitaru.model.execution import Execution, Wait, digest_question, told_apart
 from kitaru.run.cancel import record_cancelled
-from kitaru.run.journal import Fenced
-from kitaru.run.timeouts import RunSuspended
+from kitaru.run.journal import Fenced, RunSuspended
 from kitaru.store.log import claim, withdraw
 from kitaru.store.port import Taken
 from kitaru.values import stored

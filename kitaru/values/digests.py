@@ -43,15 +43,11 @@ def _unknown(value: Any) -> Inexact:
 
 
 class Exact:
-    """Describes values as JSON: equal for equal values, and for no others.
+    """Describes values as JSON: equal for equal values, and for no others."""
 
-    ``home``: the module with another name in another process. ``summary``: the digest of bytes, arrays and frames, None
-    for any other value.
-    """
-
-    def __init__(self, home: str, summary: Callable[[Any], Any]) -> None:
-        self._home = home
-        self._summary = summary
+    def __init__(self, summaries: Summaries) -> None:
+        self.home = summaries.home
+        self._summary = summaries.summary
 
     def digest(self, value: Any) -> str:
         """64 hexadecimal digits. Raises ``Inexact``."""
@@ -121,7 +117,7 @@ class Exact:
         kind = type(value)
         if not is_importable(kind):
             raise _unknown(value)
-        return kind.__qualname__ if kind.__module__ == self._home else type_name(kind)
+        return kind.__qualname__ if kind.__module__ == self.home else type_name(kind)
 
 
 def _slots(kind: type) -> set[str]:

@@ -93,10 +93,9 @@ def run_order(order: RunOrder) -> int:
     record a failure.
     """
     from kitaru.run.executor import execute
-    from kitaru.run.journal import Fenced
+    from kitaru.run.journal import Fenced, RunSuspended
     from kitaru.run.output import Descriptors
     from kitaru.run.state import Host
-    from kitaru.run.timeouts import RunSuspended
     from kitaru.store.open import open_store
 
     environ = os.environ
@@ -220,8 +219,8 @@ def _fetch_archive(store: Store, project: str, source: str) -> bytes:
 
 def _record_failure(recorded: Recorded, error: BaseException, mask: Masking) -> None:
     """Record in the journal, and in the worker's own log, why the flow never began."""
-    from kitaru.run.failures import failure_of
     from kitaru.run.index import record_failed_start
+    from kitaru.run.user_code import failure_of
 
     folder = _working_folder()  # the source's, once that was found
     failure = failure_of(error, (str(folder),) if folder is not None else (), mask)
