@@ -165,12 +165,11 @@ class _Body:
         run.deadline = None if seconds is None else began + seconds
         here = FlowScope(self._crew, Branch())
         try:
-            with failing("the flow"):
-                if not run.flow.is_async:
-                    return self._call(here, body, seconds)
-                from kitaru.run import event_loop
+            if not run.flow.is_async:
+                return self._call(here, body, seconds)
+            from kitaru.run import event_loop
 
-                return event_loop.run_flow(self._crew, here, body, seconds)
+            return event_loop.run_flow(self._crew, here, body, seconds)
         except RunExpired as expired:
             late = KitaruTimeoutError(
                 overrun(f"flow {run.flow.name!r}", seconds or 0.0, time.monotonic() - began),

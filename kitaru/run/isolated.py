@@ -32,7 +32,13 @@ from kitaru.run.user_code import ChildTraceback
 if TYPE_CHECKING:
     from kitaru.run.call import Call
 
-CHILD = "import sys; from kitaru.run.isolated_child import serve; serve(int(sys.argv[1]))"
+CHILD = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from kitaru.run.isolated_child import serve
+serve(int(sys.argv[2]))
+"""
+
 GRACE_SECONDS = 1.0
 """The time of a child between SIGTERM and SIGKILL."""
 
@@ -52,7 +58,7 @@ def run_isolated(call: Call, check: Callable[[], None]) -> Any:
     order = _order(call)
     timeout = call.checkpoint.options.timeout
     deadline = None if timeout is None else time.monotonic() + timeout
-    ours, process = _start(order.path)
+    ours, process = _start()
     readers = [
         threading.Thread(target=_forward, args=(call, pipe, name), name=f"kitaru-{name}", daemon=True)
         for name, pipe in (("stdout", process.stdout), ("stderr", process.stderr))
@@ -94,8 +100,7 @@ def _order(call: Call) -> Order:
         file=str(file) if file else None,
         name=found,
         spec=spec.name if spec is not None else None,
-        path=[*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))],
-        sys_path=list(sys.path),
+        path=list(sys.path),
         project=present(),
         argv=list(sys.argv),
         args=[Parcel.of(value, f"argument {number} {subject}") for number, value in enumerate(call.args, start=1)],
@@ -104,17 +109,15 @@ def _order(call: Call) -> Order:
     )
 
 
-def _start(path: list[str]) -> tuple[Connection, subprocess.Popen[bytes]]:
+def _start() -> tuple[Connection, subprocess.Popen[bytes]]:
     ours, theirs = Pipe()
-    package = str(Path(__file__).resolve().parents[2])
     with theirs:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-c", CHILD, str(theirs.fileno())],
+            [sys.executable, "-P", "-c", CHILD, str(Path(__file__).parents[2]), str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=(theirs.fileno(),),
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([package, *path])},
             start_new_session=True,
         )
     return ours, process

@@ -85,8 +85,8 @@ class Parcel:
 class Order:
     """The first message: the place of a checkpoint, and its call.
 
-    ``spec`` is set if the program was started with ``python -m``. ``path``: the parent's PYTHONPATH; ``sys_path``: its
-    import path; ``project``: the root of the source, and the folders in it to import from; empty outside of one.
+    ``spec`` is set if the program was started with ``python -m``. ``path``: the parent's import path; ``project``: the
+    root of the source, and the folders in it to import from; empty outside of one.
     """
 
     module: str
@@ -94,7 +94,6 @@ class Order:
     name: str
     spec: str | None
     path: list[str]
-    sys_path: list[str]
     project: list[str]
     argv: list[str]
     args: list[Parcel]
@@ -198,16 +197,12 @@ def _outcome(order: Order, line: _Line) -> Parcel:
 
 
 def _arrange(order: Order) -> None:
-    """The same arguments, import path and environment as in the process that asked."""
+    """The same arguments and import path as in the process that asked."""
     sys.argv[:] = order.argv
-    sys.path[:] = order.sys_path
+    sys.path[:] = order.path
     if order.project:
         root, *places = map(Path, order.project)
         take_over_process(root, places)
-    if order.path:
-        os.environ["PYTHONPATH"] = os.pathsep.join(order.path)
-    else:
-        os.environ.pop("PYTHONPATH", None)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(line_buffering=True)

@@ -16,10 +16,9 @@ import select
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
-from types import ModuleType
-from typing import Any, ClassVar, Literal, TextIO
+from typing import Any, Literal, TextIO
 
 from kitaru.model.execution import LogLine
 from kitaru.run.logs import LogWriter
@@ -250,14 +249,12 @@ class _Process:
 
     guard = threading.Lock()
     runs = 0
+    undo = ExitStack()
+    """Puts back what was there before the first of the runs."""
     owner: Capture | None = None
     """The run that text without a context belongs to."""
-    tees: ClassVar[list[tuple[str, Any, Tee]]] = []
-    """Name, stream as it was, and the one in its place."""
-    logging: ModuleType | None = None
-    factories: tuple[Any, Any] = (None, None)
-    """The one that made log records before, and ours."""
-    redirected: ClassVar[list[tuple[Any, Any]]] = []
+    logging = False
+    """Whether log records are noted."""
     descriptors: Descriptors | None = None
     forked = False
     clear: Callable[[str], None] | None = None
@@ -289,10 +286,7 @@ class Capture:
             _Process.runs += 1
             if _Process.runs == 1:
                 for name in DESCRIPTORS:
-                    before = getattr(sys, name)
-                    tee: Any = Tee(before, name)
-                    setattr(sys, name, tee)
-                    _Process.tees.append((name, before, tee))
+                    _put_tee(name)
             if self._owns_process and _Process.owner is None:
                 _Process.owner = self
         _watch_logging()
@@ -306,16 +300,13 @@ class Capture:
         current_output.reset(self._token)
         if self._descriptors is not None:
             self._descriptors.detach()
-            while _Process.redirected:
-                handler, stream = _Process.redirected.pop()
-                handler.setStream(stream)
         self._body.close()
         with _Process.guard:
             _Process.runs -= 1
             if _Process.owner is self:
                 _Process.owner = None
             if _Process.runs == 0:
-                _restore()
+                _Process.undo.close()
 
     def begin(self, checkpoint: str, call: str, attempt: int) -> OutputScope:
         """An attempt of a call begins: its scope."""
@@ -372,23 +363,24 @@ def _after_fork() -> None:
     if _Process.descriptors is not None:
         _Process.descriptors.let_go()
         _Process.descriptors = None
-        for name, _, tee in _Process.tees:
-            tee.real = open(DESCRIPTORS[name], "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115
+        for name, descriptor in DESCRIPTORS.items():
+            if isinstance(tee := getattr(sys, name), Tee):
+                tee.real = open(descriptor, "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115
 
 
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _restore() -> None:
-    """Put back our own: a stream that the program has set since stays."""
-    while _Process.tees:
-        name, before, tee = _Process.tees.pop()
-        if getattr(sys, name) is tee:
+def _put_tee(name: str) -> None:
+    before = getattr(sys, name)
+    tee = Tee(before, name)
+    setattr(sys, name, tee)
+
+    def put_back() -> None:
+        if getattr(sys, name) is tee:  # a stream that the program has set since stays
             setattr(sys, name, before)
-    module, (before, ours) = _Process.logging, _Process.factories
-    if module is not None and module.getLogRecordFactory() is ours:
-        module.setLogRecordFactory(before)
-    _Process.logging = None
+
+    _Process.undo.callback(put_back)
 
 
 def _redirect_handlers() -> None:
@@ -396,28 +388,22 @@ def _redirect_handlers() -> None:
     module = sys.modules.get("logging")
     if module is None:
         return
+    streams = {sys.__stdout__: sys.stdout, sys.__stderr__: sys.stderr}
     loggers = [module.root, *module.Logger.manager.loggerDict.values()]
     for handler in (one for logger in loggers for one in getattr(logger, "handlers", ())):
-        for before, now in ((sys.__stdout__, sys.stdout), (sys.__stderr__, sys.stderr)):
-            if before is not None and getattr(handler, "stream", None) is before and hasattr(handler, "setStream"):
-                handler.setStream(now)
-                _Process.redirected.append((handler, before))
-                break
+        before = getattr(handler, "stream", None)
+        if isinstance(before, io.TextIOBase) and before in streams and hasattr(handler, "setStream"):
+            handler.setStream(streams[before])
+            _Process.undo.callback(handler.setStream, before)
 
 
 def _watch_logging() -> None:
     """Note log records from now on, if the program has loaded ``logging`` meanwhile."""
     module = sys.modules.get("logging")
-    if module is None or _Process.logging is not None or not hasattr(module, "setLogRecordFactory"):
+    if module is None or _Process.logging or not hasattr(module, "setLogRecordFactory"):
         return
-    with _Process.guard:
-        if _Process.logging is None and _Process.runs:
-            before = module.getLogRecordFactory()
-            _Process.logging, _Process.factories = module, (before, _noting(before))
-            module.setLogRecordFactory(_Process.factories[1])
+    make = module.getLogRecordFactory()
 
-
-def _noting(make: Callable[..., Any]) -> Callable[..., Any]:
     def make_noted(*args: Any, **kwargs: Any) -> Any:
         record = make(*args, **kwargs)
         # The thread in which an object store talks to its server: writing logs must not make more of them.
@@ -428,7 +414,16 @@ def _noting(make: Callable[..., Any]) -> Callable[..., Any]:
             scope.note("log", _message(record), record.levelname)
         return record
 
-    return make_noted
+    def put_back() -> None:
+        _Process.logging = False
+        if module.getLogRecordFactory() is make_noted:
+            module.setLogRecordFactory(make)
+
+    with _Process.guard:
+        if not _Process.logging and _Process.runs:
+            _Process.logging = True
+            module.setLogRecordFactory(make_noted)
+            _Process.undo.callback(put_back)
 
 
 def _message(record: Any) -> str:

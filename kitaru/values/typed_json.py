@@ -214,13 +214,10 @@ def _tagged(value: Any, kind: type, loose: Summaries | None) -> dict[str, Any]:
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.generic) and not isinstance(value, numpy.void):
         return {TAG: "numpy", "dtype": value.dtype.str, "value": _as_base64(value.tobytes())}
-    if numpy is not None and kind is numpy.ndarray and not value.dtype.hasobject:
-        descr = numpy.lib.format.dtype_to_descr(value.dtype)
-        return {TAG: "ndarray", "dtype": descr, "shape": list(value.shape), "value": _as_base64(value.tobytes())}
     try:
         if kind.__name__ in PANDAS_SCALARS and library == "pandas":
             return {TAG: PANDAS_SCALARS[kind.__name__], **write_scalar(value)}
-        form = builtin_format(value)  # a frame as a member: it has no bytes of its own
+        form = builtin_format(value)  # an array or frame as a member: it has no bytes of its own
         if form is not None:
             return {TAG: "stored", "format": form.name, "value": _as_base64(form.write(value))}
     except Exception as error:
@@ -365,19 +362,6 @@ def _read_dataclass(tree: dict[str, Any], home: str) -> Any:
     return value
 
 
-def _read_array(tree: dict[str, Any], _home: str) -> Any:
-    numpy = importlib.import_module("numpy")
-    dtype = numpy.lib.format.descr_to_dtype(_as_descr(tree["dtype"]))
-    flat = numpy.frombuffer(b64decode(tree["value"]), dtype=dtype)
-    return flat.reshape(tree["shape"]).copy()
-
-
-def _as_descr(descr: Any) -> Any:
-    if isinstance(descr, list):  # a structured type: JSON made lists of its tuples
-        return [tuple(_as_descr(part) if i == 1 else part for i, part in enumerate(item)) for item in descr]
-    return descr
-
-
 def _read_defaultdict(tree: dict[str, Any], home: str) -> Any:
     name = tree["factory"]
     made: Any = None
@@ -425,6 +409,5 @@ _READERS: dict[str, Callable[[dict[str, Any], str], Any]] = {
     "time_delta": lambda tree, _: read_scalar("Timedelta", tree),
     "nat": lambda _tree, _: _find("pandas", "NaT"),
     "stored": lambda tree, _: format_named(tree["format"]).read(b64decode(tree["value"])),
-    "ndarray": _read_array,
     "numpy": lambda tree, _: _find("numpy", "frombuffer")(b64decode(tree["value"]), dtype=tree["dtype"])[0],
 }
