@@ -23,7 +23,7 @@ from kitaru.stacks.port import Handle, RunOrder
 from kitaru.store.local import LocalStore
 from kitaru.store.port import Created, Listed, Store, Taken
 from kitaru.values import stored
-from kitaru.values.codec import encode
+from kitaru.values.stored import encode
 
 PROJECT = "lab"
 CODE = CodeBase({"source": "the tests"}, {}, lambda _file: True)

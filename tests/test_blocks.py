@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from kitaru.model.event import Value
 from kitaru.model.pieces import CHUNK_BYTES, Pieces
-from kitaru.values.codec import decode, decode_plain, encode
 from kitaru.values.digests import digest_arguments
+from kitaru.values.stored import decode, decode_plain, encode
 
 LARGE = 200_000
 

@@ -30,8 +30,8 @@ from hypothesis import strategies as st
 
 from kitaru import errors
 from kitaru.model.event import Value
-from kitaru.values.codec import INLINE_LIMIT, decode, encode
 from kitaru.values.digests import PREVIEW_LIMIT, digest_arguments
+from kitaru.values.stored import INLINE_LIMIT, decode, encode
 
 
 class Colour(enum.Enum):

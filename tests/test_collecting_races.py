@@ -26,7 +26,7 @@ from kitaru.store.port import Store
 from kitaru.upkeep.collect import Collected, Collector, Terms
 from kitaru.upkeep.verify import verify
 from kitaru.values import stored
-from kitaru.values.codec import Encoded, encode
+from kitaru.values.stored import Encoded, encode
 from kitaru.wiring import Silent
 from tests.applying import new_version
 from tests.execution_lab import WallClock

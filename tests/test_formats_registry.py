@@ -111,7 +111,7 @@ def test_without_the_package_the_error_names_the_format(tmp_path: Path) -> None:
 
 
 ENCODE = """
-from kitaru.values.codec import encode
+from kitaru.values.stored import encode
 try:
     encode(object(), subject="it")
 except Exception as error:
@@ -237,7 +237,7 @@ def test_ctrl_c_in_a_format_is_not_its_failure(tmp_path: Path) -> None:
     install(site, code="import os, signal\nif 'CUT' in os.environ: os.kill(os.getpid(), signal.SIGINT)\n" + SHAPES)
     code = """
     import os
-    from kitaru.values.codec import encode
+    from kitaru.values.stored import encode
     from kitaru.values.formats import installed_format
     os.environ["CUT"] = "1"
     try:
@@ -279,7 +279,7 @@ def test_values_that_need_no_such_format_look_for_none(tmp_path: Path) -> None:
     code = """
     import sys
     from dataclasses import dataclass
-    from kitaru.values.codec import encode
+    from kitaru.values.stored import encode
     from kitaru.values.digests import digest_arguments
 
     @dataclass

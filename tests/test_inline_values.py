@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 
 from kitaru.model.event import Completed, Value, decode_entry, encode_entry
-from kitaru.values.codec import encode
-from kitaru.values.stored import inline_fits
+from kitaru.values.stored import encode, inline_fits
 from tests.test_codecs import json_like, richer
 
 

@@ -11,8 +11,8 @@ import pandas
 import pytest
 
 from kitaru.errors import KitaruValueError
-from kitaru.values.codec import decode, encode
 from kitaru.values.digests import digest_arguments
+from kitaru.values.stored import decode, encode
 
 NUMBERS = numpy.random.default_rng(0).random(1 << 20)
 

@@ -22,7 +22,7 @@ from kitaru.model.event import Opened
 from kitaru.model.execution import Execution, ReplayPlan
 from kitaru.run.replay import given_value, offers, open_replay
 from kitaru.values import stored
-from kitaru.values.codec import encode
+from kitaru.values.stored import encode
 from tests.execution_lab import PROJECT, Lab
 from tests.repository import Repository
 

@@ -29,7 +29,7 @@ from kitaru.stacks.local import LocalRunner
 from kitaru.stacks.port import RunOrder
 from kitaru.store.local import LocalStore
 from kitaru.store.port import Taken
-from kitaru.values.codec import encode
+from kitaru.values.stored import encode
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PROJECT = "research"

@@ -78,8 +78,10 @@ class ExecutionsClient:
 
         ``stack``: this argument > the decorator > ``configure`` > ``KITARU_STACK`` > ``pyproject.toml`` > ``local``.
         """
-        from kitaru.values.codec import encode  # late, as all that only a run needs
-        from kitaru.values.stored import put
+        from kitaru.values.stored import (
+            encode,  # late, as all that only a run needs
+            put,
+        )
 
         session = self._session
         name = stack or flow.options.stack or session.settings.stack or LOCAL

@@ -32,7 +32,7 @@ from kitaru.run.replay import (
 from kitaru.stacks.port import RunOrder
 from kitaru.store.objects import get_object
 from kitaru.values import stored
-from kitaru.values.codec import encode
+from kitaru.values.stored import encode
 
 if TYPE_CHECKING:
     from kitaru.client.executions import ExecutionsClient

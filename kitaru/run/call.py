@@ -38,8 +38,8 @@ from kitaru.run.output import Capture, OutputScope, current_output
 from kitaru.run.state import RunState
 from kitaru.run.user_code import exception_of, failing, overrun, user_code
 from kitaru.values import stored
-from kitaru.values.codec import Encoded, encode
 from kitaru.values.digests import Summaries, digest_arguments
+from kitaru.values.stored import Encoded, encode
 
 
 @dataclass(frozen=True, slots=True)

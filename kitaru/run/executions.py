@@ -53,7 +53,7 @@ from kitaru.run.user_code import uninterrupted
 from kitaru.stacks.port import Handle, Runner
 from kitaru.store.port import Store
 from kitaru.values import stored
-from kitaru.values.codec import encode
+from kitaru.values.stored import encode
 from kitaru.values.typed_json import Unstorable, plain, to_tree, type_name
 
 if TYPE_CHECKING:

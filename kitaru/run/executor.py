@@ -31,7 +31,7 @@ from kitaru.run.output import Capture
 from kitaru.run.state import LOOK_SECONDS, Host, RunState
 from kitaru.run.user_code import error_of, failing, overrun, user_code
 from kitaru.values import stored
-from kitaru.values.codec import Encoded, encode
+from kitaru.values.stored import Encoded, encode
 
 RETURN_WHERE = (
     'keep it with save(name, value, serializer="pickle") and return the name: a flow\'s own result is never pickled.'

@@ -28,8 +28,7 @@ from kitaru.stacks.port import Handle, Runner, RunOrder
 from kitaru.store.log import claim
 from kitaru.store.objects import get_object, parse
 from kitaru.store.port import Store, Taken
-from kitaru.values.codec import encode
-from kitaru.values.stored import put
+from kitaru.values.stored import encode, put
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from kitaru.flows.loading import take_over_process
 from kitaru.flows.scope import InCheckpoint, scope
 from kitaru.model.event import Value
 from kitaru.run.user_code import await_here, failure_of, run_here
-from kitaru.values.codec import decode, encode
+from kitaru.values.stored import decode, encode
 from kitaru.values.typed_json import type_name
 
 MAIN_ALIAS = "__kitaru_main__"

@@ -35,7 +35,7 @@ from kitaru.run.journal import log_of, open_execution
 from kitaru.run.waits import check_fits
 from kitaru.store.port import Store, Taken
 from kitaru.values import stored
-from kitaru.values.codec import encode
+from kitaru.values.stored import encode
 
 if TYPE_CHECKING:
     from kitaru.flows.flow import Flow

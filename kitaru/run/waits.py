@@ -42,7 +42,7 @@ from kitaru.run.journal import Fenced, RunSuspended
 from kitaru.store.log import claim, withdraw
 from kitaru.store.port import Taken
 from kitaru.values import stored
-from kitaru.values.codec import encode
+from kitaru.values.stored import encode
 
 if TYPE_CHECKING:
     from kitaru.flows.waiting import Question
