@@ -159,6 +159,8 @@ def from_tree(tree: Any, home: str = "") -> Any:
     tag = tree.get(TAG)
     if tag is None:
         return {key: from_tree(item, home) for key, item in tree.items()}
+    if tag in _SIMPLE_READERS:
+        return _SIMPLE_READERS[tag](tree["value"])
     reader = _READERS.get(tag)
     if reader is None:
         raise ValueError(f"a value tagged {tag!r} is not known to this release")
@@ -198,7 +200,7 @@ def find_class(name: str, home: str) -> type:
 def _tagged(value: Any, kind: type, loose: Summaries | None) -> dict[str, Any]:
     simple = _SIMPLE.get(f"{kind.__module__}.{kind.__qualname__}")
     if simple is not None:
-        name, write = simple
+        name, write, _ = simple
         return {TAG: name, "value": write(value)}
     if kind is tuple:
         return {TAG: "tuple", "value": _members(value, loose)}
@@ -314,20 +316,6 @@ def _write_datetime(value: datetime.datetime) -> dict[str, Any]:
     return written
 
 
-_SIMPLE: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "builtins.bytes": ("bytes", _as_base64),
-    "builtins.bytearray": ("bytearray", _as_base64),
-    "builtins.complex": ("complex", str),
-    "builtins.range": ("range", lambda value: [value.start, value.stop, value.step]),
-    "datetime.date": ("date", lambda value: value.isoformat()),
-    "datetime.time": ("time", lambda value: value.isoformat()),
-    "datetime.timedelta": ("timedelta", lambda value: [value.days, value.seconds, value.microseconds]),
-    "uuid.UUID": ("uuid", str),
-    "decimal.Decimal": ("decimal", str),
-    "fractions.Fraction": ("fraction", str),
-}
-
-
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
@@ -378,23 +366,33 @@ def _read_members(tree: dict[str, Any], home: str) -> list[Any]:
     return [from_tree(item, home) for item in tree["value"]]
 
 
+_SIMPLE: dict[str, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "builtins.bytes": ("bytes", _as_base64, b64decode),
+    "builtins.bytearray": ("bytearray", _as_base64, lambda value: bytearray(b64decode(value))),
+    "builtins.complex": ("complex", str, complex),
+    "builtins.range": ("range", lambda value: [value.start, value.stop, value.step], lambda value: range(*value)),
+    "datetime.date": ("date", lambda value: value.isoformat(), datetime.date.fromisoformat),
+    "datetime.time": ("time", lambda value: value.isoformat(), datetime.time.fromisoformat),
+    "datetime.timedelta": (
+        "timedelta",
+        lambda value: [value.days, value.seconds, value.microseconds],
+        lambda value: datetime.timedelta(*value),
+    ),
+    "uuid.UUID": ("uuid", str, lambda value: _find("uuid", "UUID")(value)),
+    "decimal.Decimal": ("decimal", str, lambda value: _find("decimal", "Decimal")(value)),
+    "fractions.Fraction": ("fraction", str, lambda value: _find("fractions", "Fraction")(value)),
+}
+"""Type → its tag, and how its value is written and read."""
+
+_SIMPLE_READERS = {tag: read for tag, _, read in _SIMPLE.values()}
+
 _READERS: dict[str, Callable[[dict[str, Any], str], Any]] = {
     "float": lambda tree, _: float(tree["value"]),
     "dict": lambda tree, home: dict(_pairs(tree, home)),
     "tuple": lambda tree, home: tuple(_read_members(tree, home)),
     "set": lambda tree, home: set(_read_members(tree, home)),
     "frozenset": lambda tree, home: frozenset(_read_members(tree, home)),
-    "bytes": lambda tree, _: b64decode(tree["value"]),
-    "bytearray": lambda tree, _: bytearray(b64decode(tree["value"])),
-    "complex": lambda tree, _: complex(tree["value"]),
-    "range": lambda tree, _: range(*tree["value"]),
-    "date": lambda tree, _: datetime.date.fromisoformat(tree["value"]),
-    "time": lambda tree, _: datetime.time.fromisoformat(tree["value"]),
-    "timedelta": lambda tree, _: datetime.timedelta(*tree["value"]),
     "datetime": _read_datetime,
-    "uuid": lambda tree, _: _find("uuid", "UUID")(tree["value"]),
-    "decimal": lambda tree, _: _find("decimal", "Decimal")(tree["value"]),
-    "fraction": lambda tree, _: _find("fractions", "Fraction")(tree["value"]),
     "path": lambda tree, _: _find("pathlib", "Path")(tree["value"]),
     "pure_path": lambda tree, _: _find("pathlib", "PurePath")(tree["value"]),
     "enum": lambda tree, home: _class_of(tree, home)(from_tree(tree["value"], home)),
