@@ -23,7 +23,7 @@ from kitaru import KitaruClient
 from kitaru import cli as command_line
 from kitaru.cli.terminal import Output, terminal
 from kitaru.client.project import Applied
-from kitaru.flows.finder import ProjectFinder
+from kitaru.flows.loading import ProjectFinder
 from kitaru.model import address
 from kitaru.model.plan import Plan
 from kitaru.store.local import LocalStore
