@@ -189,9 +189,9 @@ def test_everything_is_synced_before_it_is_acknowledged(tmp_path: Path, monkeypa
         calls.append(f"link {name}")
         real_link(source, name, **options)
 
-    def make(path: str) -> None:
+    def make(path: str, mode: int = 0o777) -> None:
         calls.append(f"make {path.removeprefix(str(tmp_path))}")
-        real_make(path)
+        real_make(path, mode)
 
     monkeypatch.setattr(os, "fsync", sync)
     monkeypatch.setattr(os, "link", link)
@@ -360,6 +360,7 @@ print(store.read("a/key"))
 def test_no_permission(tmp_path: Path) -> None:
     """A store that belongs to somebody else says so, for each verb; what may be read is read."""
     folder = Path("/tmp") / f"kitaru-test-{os.getpid()}-{tmp_path.name}"
+    folder.mkdir(mode=0o755)
     store = LocalStore(folder, "file://store")
     try:
         store.create("a/key", b"x")
@@ -370,7 +371,7 @@ def test_no_permission(tmp_path: Path) -> None:
         )
         lines = ran.stdout.splitlines()
         assert len(lines) == 7, ran.stderr
-        assert all("Permission denied" in line and "who owns" in line for line in lines[:6]), lines
+        assert all("Permission denied" in line and "check the owner" in line for line in lines[:6]), lines
         assert lines[6] == "b'x'"
         assert files_below(folder) == ["a/key", "b/secret"]
     finally:

@@ -86,7 +86,7 @@ Steps = tuple[str, ...]
 
 
 class _Change:
-    """An edit of the manifest ``body``: the data of the file, and what it is to become."""
+    """An edit of the manifest ``body``: the data of the file, and the data that it is to have."""
 
     def __init__(self, body: bytes, target: str | None, file: str) -> None:
         """Raises ``KitaruManifestError`` with every problem of a file that can't be read."""

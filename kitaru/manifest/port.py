@@ -50,7 +50,7 @@ class Editor(Protocol):
         target: str | None,
         file: str,
     ) -> bytes:
-        """Keys of flows, and routes (flow, tag) taken away. Raises ``KitaruManifestError`` for what it can't do."""
+        """Keys of flows set, and routes (flow, tag) taken away. Raises ``KitaruManifestError`` if it can't."""
 
     def edit_preview(self, before: bytes, after: bytes, file: str) -> list[str]:
         """The lines of a unified difference."""

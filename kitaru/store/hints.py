@@ -20,12 +20,10 @@ def write(store: Store, key: str, body: Body = MARK, *, durable: bool = True) ->
     store.overwrite(key, body, durable=durable)
 
 
-def leave(store: Store, key: str, body: Body = MARK, *, durable: bool = True) -> bool:
-    """Write a hint; False if the store refused it."""
+def leave(store: Store, key: str, body: Body = MARK, *, durable: bool = True) -> None:
+    """Write a hint, if the store takes it."""
     with suppress(KitaruStoreError):
-        store.overwrite(key, body, durable=durable)
-        return True
-    return False
+        write(store, key, body, durable=durable)
 
 
 def remove(store: Store, *keys: str) -> None:
@@ -34,9 +32,7 @@ def remove(store: Store, *keys: str) -> None:
         store.remove(key)
 
 
-def drop(store: Store, *keys: str) -> bool:
-    """Remove hints, in this order; False if the store refused one."""
+def drop(store: Store, *keys: str) -> None:
+    """Remove hints, in this order, up to one that the store refuses."""
     with suppress(KitaruStoreError):
         remove(store, *keys)
-        return True
-    return False

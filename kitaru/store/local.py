@@ -47,7 +47,7 @@ _HINTS = {
     errno.ENOSPC: "free some space there, and try again",
     errno.EDQUOT: "your quota there is used up; free some space, and try again",
     errno.EFBIG: "raise the limit on file sizes (`ulimit -f`)",
-    errno.EACCES: "check who owns that folder and who may write to it, or choose another with --store",
+    errno.EACCES: "check the owner and the permissions of that folder, or choose another with --store",
     errno.EPERM: "check that the file system allows hard links and that you may write there, or choose another --store",
     errno.EROFS: "the file system is mounted read-only; choose another folder with --store",
     errno.ENOTDIR: "a file stands where the store needs a folder; move it away, or choose another folder with --store",

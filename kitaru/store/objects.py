@@ -24,59 +24,59 @@ DAMAGED = "the store is damaged there: restore that key from a backup"
 FORMATS = 1
 
 
-def parse(cls: type[AnyNoun], body: bytes, where: str) -> AnyNoun:
-    """``body`` as a noun of that class; ``where`` names its key in errors.
+def parse(cls: type[AnyNoun], body: bytes, name: str) -> AnyNoun:
+    """``body`` as a noun of that class; ``name`` stands for it in errors, its key for example.
 
     Raises ``KitaruStoreFormatError`` for a newer format and ``KitaruIntegrityError`` for any other invalid body.
     """
     try:
         return cls.parse(body)
     except ValueError as error:
-        _refuse_newer(body, where)
-        raise KitaruIntegrityError(f"{where} can't be read as a {cls.__name__.lower()}", hint=DAMAGED) from error
+        _refuse_newer(body, name)
+        raise KitaruIntegrityError(f"{name} can't be read as a {cls.__name__.lower()}", hint=DAMAGED) from error
 
 
-def _refuse_newer(body: bytes, where: str) -> None:
+def _refuse_newer(body: bytes, name: str) -> None:
     try:
         found = json.loads(body).get("format")
     except (ValueError, AttributeError, RecursionError):
         return
     if isinstance(found, int) and found > FORMATS:
         raise KitaruStoreFormatError(
-            f"{where} was written in format {found}; this release knows formats up to {FORMATS}",
+            f"{name} was written in format {found}; this release knows formats up to {FORMATS}",
             hint="install a newer Kitaru; kitaru version shows this one",
         )
 
 
-def get_object(store: Store, project: str, sha: str, what: str) -> bytes:
-    """The object of that digest, verified; ``what`` names it in errors: ``snapshot of research_agent v2``.
+def get_object(store: Store, project: str, sha: str, name: str) -> bytes:
+    """The object of that digest, verified; ``name`` stands for it in errors: ``snapshot of research_agent v2``.
 
     Raises ``KitaruIntegrityError`` if it is missing or damaged, ``KitaruStoreFormatError`` for a newer format.
     """
     key = address.blob(project, sha)
     body = store.read(key)
     if body is None:
-        raise KitaruIntegrityError(f"the {what} is missing from the store ({key})", hint=DAMAGED)
+        raise KitaruIntegrityError(f"the {name} is missing from the store ({key})", hint=DAMAGED)
     if address.digest(body) != sha:
         _refuse_newer(body, key)
-        raise KitaruIntegrityError(f"the {what} is not what its digest says ({key})", hint=DAMAGED)
+        raise KitaruIntegrityError(f"the {name} is not what its digest says ({key})", hint=DAMAGED)
     return body
 
 
 def read_snapshot(store: Store, project: str, sha: str, flow: str) -> Snapshot:
     """The snapshot of that digest."""
-    what = f"snapshot {address.short(sha)} of {flow}"
     from kitaru.model.snapshot import Snapshot
 
-    return parse(Snapshot, get_object(store, project, sha, what), what)
+    name = f"snapshot {address.short(sha)} of {flow}"
+    return parse(Snapshot, get_object(store, project, sha, name), name)
 
 
 def read_table(store: Store, project: str, sha: str, flow: str) -> VersionTable:
     """The version table of that digest."""
-    what = f"version table of {flow}"
     from kitaru.model.lockfile import VersionTable
 
-    return parse(VersionTable, get_object(store, project, sha, what), what)
+    name = f"version table of {flow}"
+    return parse(VersionTable, get_object(store, project, sha, name), name)
 
 
 YOUNG_SECONDS = 1800.0
