@@ -301,7 +301,10 @@ def own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     yield tmp_path
     finders += [one for one in sys.meta_path if not (one in finders or isinstance(one, ProjectFinder))]  # six has one
     # Another test has another flows/work.py, and a finder holds its folder.
-    sys.path[:], sys.meta_path[:] = path, finders
+    sys.path[:] = path
+    sys.meta_path[:] = [
+        one for one in sys.meta_path if one in finders or not type(one).__module__.startswith("kitaru.")
+    ]
     for name in set(sys.modules) - loaded:
         if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
             del sys.modules[name]

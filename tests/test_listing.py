@@ -712,7 +712,10 @@ def test_a_damaged_execution_hides_no_other(tmp_path: Path) -> None:
     failed = client.executions.run(broken, {})
     with pytest.raises(KitaruUserCodeError):
         failed.wait()
-    for name in ("summary.json", "journal/000000000001.json"):
-        (tmp_path / "store" / "p" / "executions" / failed.exec_id / name).write_bytes(b'{"format": 1, "n"')
-    found = {one.exec_id: one.flow_name for one in client.executions.list()}
+    folder = tmp_path / "store" / "p" / "executions" / failed.exec_id
+    (folder / "summary.json").write_bytes(b'{"format": 1, "n"')
+    (journal,) = (folder / "journal").iterdir()
+    journal.write_bytes(b"x" * 40 + journal.read_bytes()[40:])
+    reader = kitaru.KitaruClient(store=str(tmp_path / "store"), project="p")
+    found = {one.exec_id: one.flow_name for one in reader.executions.list()}
     assert found == {kept.exec_id: "fine", failed.exec_id: "(damaged)"}

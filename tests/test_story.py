@@ -46,6 +46,8 @@ project: research
 {routes}
 """
 
+SECRET = {"KITARU_SECRET_OPENAI_CREDS": '{"OPENAI_API_KEY": "sk-not-a-real-one"}'}
+
 
 @dataclass
 class Person:
@@ -122,7 +124,7 @@ def test_deploy_canary_promote(installed: Path, own_world: Path, place: tuple[st
 
     # Step 2: a consumer invokes the default route.
     consumer = person(
-        installed, own_world / "consumer", {**environ, "KITARU_STORE": store, "KITARU_PROJECT": "research"}
+        installed, own_world / "consumer", {**environ, **SECRET, "KITARU_STORE": store, "KITARU_PROJECT": "research"}
     )
     given = ("--input", '{"topic": "serverless routing"}', "--wait")
     assert consumer.kitaru("invoke", "research_agent", *given).must().out == "summary of notes on serverless routing\n"

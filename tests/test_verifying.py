@@ -17,6 +17,7 @@ from kitaru.model import address
 from kitaru.model.address import canonical_json, digest
 from kitaru.model.lockfile import Generation, Lockfile
 from kitaru.release.releases import Releases
+from kitaru.store.appended import AppendedLog
 from kitaru.upkeep import verify as verify_module
 from kitaru.wiring import Silent
 from tests.applying import everything
@@ -378,7 +379,7 @@ def first_used(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def used(repository: Repository, first_used: Path) -> Repository:
-    """Two versions, of which v1 is only in the table, and an execution of each that ended."""
+    """Two versions, of which v1 is only in the table, and an execution of each that ended; one file for each entry."""
     if not first_used.exists():
         repository.apply()
         wait(repository)
@@ -386,11 +387,22 @@ def used(repository: Repository, first_used: Path) -> Repository:
         repository.commit()
         repository.apply()
         wait(repository)
+        for journal in (repository.store_folder / "research/executions").glob("*/journal"):
+            keep_as_single_files(journal)
         shutil.copytree(repository.folder, first_used)
     else:
         shutil.rmtree(repository.folder)
         shutil.copytree(first_used, repository.folder)
     return repository
+
+
+def keep_as_single_files(journal: Path) -> None:
+    """As stores other than a local disk keep a journal: each entry can then be damaged by itself."""
+    bodies = AppendedLog(str(journal), lambda _: None).read_from(1)
+    for path in journal.iterdir():
+        path.unlink()
+    for number, body in enumerate(bodies, start=1):
+        (journal / f"{number:012}.json").write_bytes(body)
 
 
 def wait(repository: Repository) -> None:
@@ -533,6 +545,21 @@ def test_the_snapshot_of_an_open_execution_must_be_there(used: Repository) -> No
     key = version(used, 1)[0]
     (used.store_folder / key).unlink()
     assert [fault.key for fault in deep(used).problems] == [key]
+
+
+def test_damage_in_a_journal_that_is_one_file_is_named(used: Repository) -> None:
+    """A changed entry with whole ones after it; a cut end is missed by the summary."""
+    wait(used)
+    newest = max((used.store_folder / "research/executions").iterdir())
+    log = max((newest / "journal").iterdir())
+    whole = log.read_bytes()
+    log.write_bytes(whole.replace(b'"hello', b'"hullo').replace(b'"good', b'"gold'))
+    assert f"the journal of {newest.name} can't be read: {log} is damaged at byte" in texts(deep(used))
+    kitaru("executions", "get", newest.name, cwd=used.folder).refused("is damaged at byte", code=1)
+    log.write_bytes(whole[:-1])
+    assert f"the summary of {newest.name} tells of" in texts(deep(used))
+    log.write_bytes(whole)
+    assert deep(used).sound
 
 
 def first_execution(repository: Repository) -> Path:

@@ -384,11 +384,11 @@ COUNTED = """
 import sys
 from pathlib import Path
 from kitaru.store import open as stores
-from kitaru.store.local import LocalStore
+from kitaru.store.appended import AppendingStore
 from kitaru.stacks.port import RunOrder
 from kitaru.wiring.worker import run_order
 
-class Counting(LocalStore):
+class Counting(AppendingStore):
     made = []
     def read(self, key):
         self.made.append(f"read {key}")
@@ -404,7 +404,7 @@ class Counting(LocalStore):
         return super().names(prefix, after=after)
 
 sys.modules["request_log"] = Counting
-stores.LocalStore = Counting
+stores.AppendingStore = Counting
 sys.exit(run_order(RunOrder.parse(sys.stdin.buffer.read())))
 """
 

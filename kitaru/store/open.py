@@ -16,7 +16,7 @@ from typing import Any
 
 from kitaru.errors import KitaruStoreError, KitaruUsageError
 from kitaru.model import address
-from kitaru.store.local import LocalStore
+from kitaru.store.appended import AppendingStore
 from kitaru.store.memory import MemoryStore
 from kitaru.store.port import Created, Store, Taken
 
@@ -131,4 +131,4 @@ def open_store(url: str, *, base: Path, options: Mapping[str, Any] | None = None
         raise KitaruUsageError(f"Kitaru can't keep a store at {protocol}://", hint=_INSTEAD.get(protocol, _KNOWN))
     if not rest or "\0" in rest:
         raise KitaruUsageError(f"{url!r} names no folder for the store", hint="write file://path, or a path")
-    return LocalStore(base / Path(rest).expanduser(), url)
+    return AppendingStore(base / Path(rest).expanduser(), url)

@@ -451,7 +451,10 @@ class _Objects:
         # Before the entries: a runner writes them first, so the summary can't have more.
         summary = self._store.read(address.summary(self._project, exec_id))
         log = log_of(self._store, self._project, exec_id)
-        bodies = log.read_on()
+        try:
+            bodies = log.read_on()
+        except KitaruIntegrityError as error:
+            return None, [Fault(log.folder, f"the journal of {exec_id} can't be read: {error.message}")]
         following = len(bodies) + 1
         beyond = [number for number in log.listing()[0] if number > following]
         # A runner may have written between the two looks.
