@@ -53,7 +53,7 @@ def cancelled_error(flow: str, exec_id: str, by: str) -> KitaruCancelledError:
 def record_cancelled(place: Executions | RunState, exec_id: str, by: str, *, wait: str | None = None) -> Execution:
     """Write the end of an execution in its runner's place; the runner, should there be one, is fenced by that.
 
-    ``wait``: the wait whose answer was refused. Gives the execution as it ended, which may be otherwise if that
+    ``wait``: the wait with an answer that was refused. Gives the execution as it ended, which may be otherwise if that
     came first.
     """
     store, clock = place.store, place.clock

@@ -266,7 +266,7 @@ class Poll:
             raise KitaruWaitValidationError(f"the answer to {self._name} doesn't fit: {'; '.join(wrong)}")
 
     def look(self) -> None:
-        """Look for the answer once. Raises ``Fenced`` for an abort, ``RunSuspended`` where the runner leaves."""
+        """Look for the answer once. Raises ``Fenced`` for an abort, ``RunSuspended`` if the runner leaves."""
         run = self._run
         run.check()
         # Decided before the look: an answer that comes in between is then still seen.
@@ -425,11 +425,9 @@ class Answers:
         self._leave(execution, wait, {"value": value})
 
     def decline(self, execution: Execution, wait: Wait) -> None:
-        """Refuse to answer: the execution is cancelled, by its runner, or here if it has none."""
+        """Refuse to answer: the execution is cancelled. Its runner records that, should this process end before."""
         self._leave(execution, wait, {"abort": True})
-        executions = self._executions
-        if not executions.held(executions.get(execution.exec_id)):
-            record_cancelled(executions, execution.exec_id, self._actor, wait=wait.wait_id)
+        record_cancelled(self._executions, execution.exec_id, self._actor, wait=wait.wait_id)
 
     def _names(self, execution: Execution) -> set[str]:
         return set(self._store.names(address.wait_answers(execution.project, execution.exec_id)))

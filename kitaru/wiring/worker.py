@@ -47,7 +47,7 @@ STOPPED = 128 + signal.SIGTERM
 
 
 class Terminated(SystemExit):
-    """SIGTERM came. A ``SystemExit``, which an event loop lets through where it swallows other exceptions."""
+    """SIGTERM came. A ``SystemExit``, as an event loop swallows other exceptions."""
 
 
 def main() -> int:
