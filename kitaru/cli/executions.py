@@ -196,19 +196,20 @@ def list_(
         flow=flow, status=statuses or None, tag=tag, version=version, since=since, until=until, limit=limit
     )
     answered = client.executions.answered(found)
-    lines = view.execution_rows(found, width=terminal.room, answered=answered)
+    filters: list[str] = []
     if not found:
-        asked = {"--flow": flow, "--status": ",".join(statuses), "--tag": tag, "--version": version}
-        asked |= {"--since": since, "--until": until}
-        filters = [f"{name} {value}" for name, value in asked.items() if value]
-        there = bool(filters) and bool(client.executions.list(limit=1))
-        lines = view.none_found(filters if there else ())
-        if not there:
+        if client.executions.list(limit=1):
+            asked = {"flow": flow, "status": ",".join(statuses), "tag": tag, "version": version}
+            asked |= {"since": since, "until": until}
+            filters = [f"--{name} {value}" for name, value in asked.items() if value]
+        else:
             terminal.note(client.session.place)
-        if not there and (options := client.executions.elsewhere(flow=flow)):
-            terminal.note(f"hint: runs from before are in your own store: kitaru executions list {options}")
+            options = client.executions.elsewhere(flow=flow)
+            if options:
+                terminal.note(f"hint: runs from before are in your own store: kitaru executions list {options}")
     terminal.items(
-        [{**one.summary(), **({"answered": True} if one.exec_id in answered else {})} for one in found], lines
+        [{**one.summary(), **({"answered": True} if one.exec_id in answered else {})} for one in found],
+        lambda _: view.execution_rows(found, filters, width=terminal.room, answered=answered),
     )
     if len(found) == limit and not terminal.json:
         terminal.note(terminal.dim(f"the newest {limit}; more: --limit {limit * 5}"))

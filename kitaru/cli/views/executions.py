@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from kitaru.cli.views.timeline import timeline
+from kitaru.cli.views.timeline import Read, timeline
 from kitaru.cli.views.words import (
     ago,
     brief,
@@ -36,9 +36,6 @@ TRACE_LINES = 8
 LONGEST_LINE = 160
 LONGEST_MESSAGE = 500
 NARROWEST_FLOW = 12
-
-Read = Callable[[Value | None], Any]
-"""A stored value → plain data."""
 
 
 def cache_lines(reports: Sequence[Any]) -> list[str]:
@@ -109,17 +106,12 @@ def wait_lines(waits: Sequence[Wait]) -> list[str]:
         if wait.schema:
             lines.append(f"    expects {json.dumps(wait.schema, ensure_ascii=False)}")
         if wait.refused:
-            lines.append(f"    {refused_line(wait)}")
+            last = wait.refused[-1]
+            again = f", as were {len(wait.refused) - 1} before" if len(wait.refused) > 1 else ""
+            lines.append(f"    an answer by {last.by or 'somebody'} was put aside{again}: {last.reason}")
         for name, value in (wait.metadata or {}).items():
             lines.append(f"    {name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
     return lines
-
-
-def refused_line(wait: Wait) -> str:
-    """The last refused answer, its author and the reason."""
-    last = wait.refused[-1]
-    again = f", as were {len(wait.refused) - 1} before" if len(wait.refused) > 1 else ""
-    return f"an answer by {last.by or 'somebody'} was put aside{again}: {last.reason}"
 
 
 def waiting_lines(execution: Execution) -> list[str]:
@@ -127,10 +119,11 @@ def waiting_lines(execution: Execution) -> list[str]:
     waits = execution.open_waits
     if not waits:
         return []
-    several = len(waits) > 1
-    chosen = f" --wait {told_apart(waits[0], waits)}" if several else ""
+    answers, chosen = "an answer", ""
+    if len(waits) > 1:
+        answers, chosen = f"{len(waits)} answers", f" --wait {told_apart(waits[0], waits)}"
     return [
-        f"{execution.exec_id} waits for {f'{len(waits)} answers' if several else 'an answer'}:",
+        f"{execution.exec_id} waits for {answers}:",
         *wait_lines(waits),
         f"  answer it: kitaru executions input {execution.exec_id}{chosen} --interactive",
     ]
@@ -173,36 +166,35 @@ def _action(planned: Any) -> str:
 
 
 def execution_rows(
-    executions: Sequence[Execution], *, width: int | None = None, answered: Collection[str] = ()
+    executions: Sequence[Execution], filters: Sequence[str], *, width: int | None = None, answered: Collection[str] = ()
 ) -> list[str]:
     """A table of executions. ``width`` cuts the names of flows; None cuts nothing.
 
-    ``answered``: ids of those that wait only to be resumed.
+    ``filters`` are options that leave out all there are, ``("--flow agent",)``; ``answered``: ids of those that wait
+    only to be resumed.
     """
+    if filters:
+        return [f"No execution matches {' '.join(filters)}. All of them: kitaru executions list"]
+    if not executions:
+        return ["No executions yet. Start one: kitaru invoke FLOW"]
     head = ["EXECUTION", "FLOW", "VERSION", "STATUS", "STARTED", "TOOK"]
-    rows = [
-        [
+
+    def cells(one: Execution, most: int | None) -> list[str]:
+        return [
             one.exec_id,
-            "",
+            one.flow_name if most is None else shortened(one.flow_name, most),
             _version(one, usual="default"),
             f"{one.status} (answered)" if one.exec_id in answered else one.status,
             ago(one.created_at),
             took(one.started_at or one.created_at, one.ended_at),
         ]
-        for one in executions
-    ]
-    others = sum(max(len(row[at]) for row in [head, *rows]) + 2 for at in range(len(head)) if at != 1)
-    most = max(width - others, NARROWEST_FLOW) if width is not None else None
-    for row, one in zip(rows, executions, strict=True):
-        row[1] = shortened(one.flow_name, most) if most is not None else one.flow_name
-    return columns(rows, head)
 
-
-def none_found(filters: Sequence[str]) -> list[str]:
-    """The line of an empty list; ``filters`` are options that leave out all there are: ``("--flow agent",)``."""
-    if not filters:
-        return ["No executions yet. Start one: kitaru invoke FLOW"]
-    return [f"No execution matches {' '.join(filters)}. All of them: kitaru executions list"]
+    most = None
+    if width is not None:
+        others = [head, *(cells(one, 0) for one in executions)]
+        taken = sum(max(len(row[at]) for row in others) + 2 for at in range(len(head)) if at != 1)
+        most = max(width - taken, NARROWEST_FLOW)
+    return columns([cells(one, most) for one in executions], head)
 
 
 def execution_lines(
@@ -220,12 +212,17 @@ def execution_lines(
     """
     status = execution.status
     room = max(width - 12, 40)
+    began, length = execution.started_at or execution.created_at, ""
+    if execution.ended_at:
+        length = f", took {took(began, execution.ended_at)}"
+    elif status in ("running", "waiting"):
+        length = f", {duration(seconds_between(began, datetime.now(UTC)))} so far"
     facts = {
         "flow": f"{execution.flow_name} {_version(execution)}",
         "route": f"{execution.tag}: v{execution.version} ({drawn(execution.draw)})" if execution.draw else "",
         "target": execution.target,
         "stack": execution.stack_name,
-        "started": f"{ago(execution.created_at)} by {execution.actor or 'unknown'}{_length(execution)}",
+        "started": f"{ago(execution.created_at)} by {execution.actor or 'unknown'}{length}",
         "replays": execution.original_exec_id,
         "unused": unused_line(execution) if execution.unused_overrides else "",
         "inputs": _stored(execution.inputs, read, room),
@@ -321,15 +318,6 @@ def attempt_lines(execution: Execution, width: int = 100) -> list[str]:
         coloured = style(f"{status:<9}", STATUS_STYLES.get(status, "bold"))
         lines.append(f"    {one.number:>{digits}}  {coloured}  {time:>{longest}}{why}".rstrip())
     return lines
-
-
-def _length(execution: Execution) -> str:
-    began = execution.started_at or execution.created_at
-    if execution.ended_at:
-        return f", took {took(began, execution.ended_at)}"
-    if execution.status in ("running", "waiting"):
-        return f", {duration(seconds_between(began, datetime.now(UTC)))} so far"
-    return ""
 
 
 def _version(execution: Execution, *, usual: str = "") -> str:

@@ -227,7 +227,7 @@ def _generation(one: Any, width: int) -> list[str]:
 
 def _wrapped(text: str, first: str, rest: str, width: int) -> list[str]:
     return textwrap.wrap(
-        " ".join(text.split("\n")),
+        text.replace("\n", " "),
         width,
         initial_indent=first,
         subsequent_indent=rest,
@@ -309,13 +309,9 @@ def verified_lines(found: Any) -> list[str]:
         # The note says that there is nothing; sound would say too much.
         return lines
     if found.sound:
-        parts = [count(found.generations, "generation")]
-        if found.deep:
-            parts += [count(found.objects, "object"), count(found.executions, "execution")]
-        lines.append(f"{style('sound', 'good')}: {', '.join(parts)}")
+        deep = (count(found.objects, "object"), count(found.executions, "execution")) if found.deep else ()
+        lines.append(f"{style('sound', 'good')}: {', '.join([count(found.generations, 'generation'), *deep])}")
     else:
         first = f"; the first bad generation is {found.first_bad}" if found.first_bad else ""
         lines += ["", style(f"not sound: {count(len(found.problems), 'problem')}{first}", "bad")]
-    if found.head:
-        lines.append(f"head:  {found.head}")
-    return lines
+    return [*lines, f"head:  {found.head}"] if found.head else lines

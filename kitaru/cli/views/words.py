@@ -17,16 +17,10 @@ from kitaru.model.address import parse_timestamp
 if TYPE_CHECKING:
     from kitaru.model.event import Failure
 
-CODES = {
-    "add": "32",
-    "change": "33",
-    "remove": "31",
-    "warn": "33",
-    "bad": "31;1",
-    "good": "32",
-    "dim": "2",
-    "bold": "1",
-}
+GREEN, YELLOW, RED, BOLD_RED, DIM, BOLD = "32", "33", "31", "31;1", "2", "1"
+CODES = {"add": GREEN, "good": GREEN, "change": YELLOW, "warn": YELLOW, "remove": RED, "bad": BOLD_RED}
+CODES |= {"dim": DIM, "bold": BOLD}
+"""Kinds of text, and their colours."""
 
 _OURS = chr(0xF0000 + int.from_bytes(os.urandom(2), "big") % 0xFFFE)
 """Stands for Escape in our own styling until it is printed; each process chooses it anew: no recorded text has it."""
