@@ -113,7 +113,7 @@ def test_a_lost_execution_shows_no_call_under_way(house: Repository, tmp_path: P
     """The call that its runner left is marked, without a time that nobody knows; resume is what to type."""
     client = house.client()
     exec_id = invoke("long", tmp_path).must().out.strip()
-    until(lambda: (tmp_path / "ran").exists())
+    until(lambda: client.executions.get(exec_id).checkpoints)
     runner = until(lambda: client.executions.get(exec_id).runner)
     os.kill(runner.data["pid"], signal.SIGKILL)
     until(lambda: client.executions.get(exec_id).status == "lost")
@@ -171,7 +171,7 @@ def test_logs_of_a_checkpoint_that_is_not_there(house: Repository, tmp_path: Pat
     """A wrong name is refused with those that there are; a checkpoint that printed nothing is said to have."""
     done = invoke("talk", tmp_path, "--wait", "-o", "json").must()
     exec_id = done.json["item"]["exec_id"]
-    executions("logs", exec_id, "--checkpoint", "talkativ").refused("quiet, talkative", "did you mean talkative?")
+    executions("logs", exec_id, "--checkpoint", "talkativ").refused("did you mean talkative?")
     executions("logs", exec_id, "--checkpoint", "nope").refused("no checkpoint 'nope'", "quiet, talkative")
     executions("logs", exec_id, "--checkpoint", "nope", "--follow").refused("quiet, talkative")
     silent = executions("logs", exec_id, "--checkpoint", "quiet").must()

@@ -204,8 +204,7 @@ def list_(
             filters = [f"--{name} {value}" for name, value in asked.items() if value]
         else:
             terminal.note(client.session.place)
-            options = client.executions.elsewhere(flow=flow)
-            if options:
+            if options := client.executions.elsewhere(flow=flow):
                 terminal.note(f"hint: runs from before are in your own store: kitaru executions list {options}")
     terminal.items(
         [{**one.summary(), **({"answered": True} if one.exec_id in answered else {})} for one in found],
