@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 IMPORTED = time.time()
-"""When this process began to import Kitaru: a file of the project that is newer may not be what was imported."""
+"""When this process began to import Kitaru: a newer file of the project may not be the imported one."""
 
 _factory: list[Callable[[], Any]] = []
 

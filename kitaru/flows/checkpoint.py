@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Coroutine, Iterable
-from inspect import iscoroutinefunction
-from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from kitaru.errors import KitaruUsageError
 from kitaru.flows.future import CheckpointFuture, CheckpointFutures
-from kitaru.flows.options import Cache, Options, Retry, check, check_function, checked, settled
+from kitaru.flows.options import Cache, Decorated, Retry, check, check_function, checked
 from kitaru.flows.scope import require_scope
-from kitaru.flows.signature import Parameters
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -20,26 +17,10 @@ T = TypeVar("T")
 OnError = Literal["fail", "collect"]
 
 
-class Checkpoint(Generic[P, R]):
+class Checkpoint(Decorated[P, R]):
     """A function whose result, once it has one, is recorded and never computed again in that execution."""
 
-    def __init__(self, func: Callable[P, R], options: Options) -> None:
-        functools.update_wrapper(self, func)
-        self.func = func
-        self.name = func.__name__
-        self.options = options
-        self.is_async = iscoroutinefunction(func)
-        self.parameters = Parameters(func)
-        self._policy: Retry | None = None
-
-    def __repr__(self) -> str:
-        return f"<checkpoint {self.name}>"
-
-    def policy(self) -> Retry:
-        """Which failures are followed by another attempt. ``KitaruUsageError`` for an exception that is not there."""
-        if self._policy is None:
-            self._policy = settled(self.options.retries, self.func.__globals__, f"checkpoint {self.name!r}")
-        return self._policy
+    kind = "checkpoint"
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it here, in the flow body, and return its value; recorded results are returned without running it.

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Coroutine, Mapping
-from inspect import iscoroutinefunction
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from kitaru.errors import KitaruInputError, KitaruUsageError
 from kitaru.flows.binding import connect
-from kitaru.flows.options import Options, Retry, check, check_function, checked, policy_of, settled
-from kitaru.flows.signature import Parameters
+from kitaru.flows.options import Decorated, Retry, check, check_function, checked, policy_of
 
 Result_co = TypeVar("Result_co", covariant=True)
 
@@ -75,27 +72,10 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-class Flow(Generic[P, R]):
+class Flow(Decorated[P, R]):
     """A flow. Start it with ``.run(...)``, or a deployed version of it with ``.invoke(...)``."""
 
-    def __init__(self, func: Callable[P, R], options: Options) -> None:
-        functools.update_wrapper(self, func)
-        self.func = func
-        self.name = func.__name__
-        self.options = options
-        self.is_async = iscoroutinefunction(func)
-        self.parameters = Parameters(func)
-
-    def __repr__(self) -> str:
-        return f"<flow {self.name}>"
-
-    def policy(self, retries: int | Retry | None = None) -> Retry:
-        """Which failures of the body are followed by another attempt: the decorator's policy, or ``retries``.
-
-        ``KitaruUsageError`` for an exception that is not there.
-        """
-        chosen = self.options.retries if retries is None else policy_of(retries)
-        return settled(chosen, self.func.__globals__, f"flow {self.name!r}")
+    kind = "flow"
 
     def __call__(self, *_args: P.args, **_kwargs: P.kwargs) -> R:
         """Not how a flow is started: ``KitaruUsageError``."""
@@ -144,7 +124,7 @@ class Flow(Generic[P, R]):
         decorator's. Raises ``KitaruInputError``.
         """
         check(f"flow {self.name!r}", retries=retries, cache=cache)
-        self.policy(retries)
+        self.settled(self.options.retries if retries is None else policy_of(retries))
         return connect().executions.run(  # type: ignore[no-any-return]
             self,
             self.bind(args, self._merged(inputs, kwargs)),

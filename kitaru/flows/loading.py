@@ -49,7 +49,7 @@ class MissingModuleError(KitaruSourceError):
 
 
 def load_target(root: Path, target: str, roots: Sequence[str] = (), *, alone: bool = False) -> Flow[..., Any]:
-    """Import what ``target`` names from the source tree at ``root``, and return the flow.
+    """The flow that ``target`` names, imported from the source tree at ``root``.
 
     ``roots`` are folders of the tree to import from besides the tree itself, such as ``src``. A target that is a file
     sees its neighbours, too, as when the file is run as a script. ``flows/research.py`` becomes ``flows.research``;
@@ -87,7 +87,7 @@ def places_of(root: Path, target: str, roots: Sequence[str] = ()) -> tuple[Path,
 
 
 def _above_package(folder: Path, root: Path) -> Path:
-    """The folder that holds the package which ``folder`` belongs to; ``folder`` itself where it is no package."""
+    """The folder that holds the package which ``folder`` belongs to; ``folder`` itself if it is no package."""
     while (folder / "__init__.py").is_file() and folder != root:
         folder = folder.parent
     return folder

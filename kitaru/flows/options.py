@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import builtins
+import functools
 import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, cast
 
 from kitaru.errors import KitaruUsageError
+from kitaru.flows.signature import Parameters
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 Kinds = tuple[type[BaseException] | str, ...]
 """Exception types, or their names: of a built-in one (``ConnectionError``), of one that the flow's own module knows
@@ -71,7 +76,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """``@checkpoint(cache=Cache(version="2"))``: results are reused until ``version`` changes, whatever the source is.
+    """``@checkpoint(cache=Cache(version="2"))``: the source does not count, only ``version``.
 
     ``KitaruUsageError`` for a version that is no text, or an empty one.
     """
@@ -99,6 +104,34 @@ class Options:
     type: str | None = None
     runtime: str | None = None
     serializer: str | None = None
+
+
+class Decorated(Generic[P, R]):
+    """A function with options: a flow or a checkpoint."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, func: Callable[P, R], options: Options) -> None:
+        functools.update_wrapper(cast("Callable[..., Any]", self), func)
+        self.func = func
+        self.name = func.__name__
+        self.options = options
+        self.is_async = inspect.iscoroutinefunction(func)
+        self.parameters = Parameters(func)
+        self._policy: Retry | None = None
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.name}>"
+
+    def policy(self) -> Retry:
+        """Which failures are followed by another attempt. ``KitaruUsageError`` for an exception that is not there."""
+        if self._policy is None:
+            self._policy = self.settled(self.options.retries)
+        return self._policy
+
+    def settled(self, policy: Retry, *, recorded: bool = False) -> Retry:
+        """``policy`` with its exceptions looked up by name; see ``settled``."""
+        return settled(policy, self.func.__globals__, f"{self.kind} {self.name!r}", recorded=recorded)
 
 
 def checked(owner: str, *, retries: Any = 0, timeout: Any = None, cache: Any = None, **others: Any) -> Options:

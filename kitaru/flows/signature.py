@@ -61,7 +61,7 @@ def describe(annotation: Any) -> str:
 
 
 def _is(value: Any, annotation: Any) -> bool | None:
-    """Whether a plain annotation holds; None for one that isn't plain, whatever the value is."""
+    """Whether a plain annotation holds; None for one that isn't plain."""
     if annotation is Any or annotation is object or isinstance(annotation, typing.TypeVar):
         return True
     if annotation is None:
@@ -113,7 +113,7 @@ def _convert_by_pydantic(value: Any, annotation: Any) -> Any:
 
 
 def adapter_of(annotation: Any) -> Any:
-    """pydantic's adapter for an annotation. Raises whatever pydantic, or a hook of the type, raises."""
+    """pydantic's adapter for an annotation. Raises the errors of pydantic, or of a hook of the type."""
     from pydantic import ConfigDict, TypeAdapter
 
     annotation = for_pydantic(annotation)

@@ -207,7 +207,7 @@ class CheckpointOffered(Event):
 
     When the body makes such a call, a ``CheckpointCompleted`` or ``CheckpointFailed`` follows. It is ``output``, or
     ``error`` of a call that failed for good, with ``returns`` as for ``CheckpointFailed``. ``input_digest`` is empty
-    for a result that ``by`` gave as JSON: it fits whatever the inputs are; ``call`` is then empty if the replayed
+    for a result that ``by`` gave as JSON: it fits all inputs; ``call`` is then empty if the replayed
     execution made no such call. ``movable``: the call may be made at another place. ``notes``: the call's metadata and
     artifacts, as events in their JSON form.
     """
@@ -230,7 +230,7 @@ class CheckpointFailed(Event):
 
     ``original_call_id``: the call of the replayed execution that failed so; nothing was run. ``returns``: for one that
     failed for good, the JSON Schema of a result, with the return annotation as its title; None
-    where that is not known.
+    if that is not known.
     """
 
     started: str

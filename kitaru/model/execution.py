@@ -103,7 +103,7 @@ def told_apart(wait: Wait, among: Sequence[Wait]) -> str:
 
 
 FLOW = "flow"
-"""Stands in an artifact's id where another has its call: it was saved in the flow body."""
+"""Stands in an artifact's id in place of the call: it was saved in the flow body."""
 
 
 @record(kw_only=True)
@@ -177,7 +177,7 @@ class CheckpointCall(Record):
     """One durable call. ``call_id`` is its place in the flow body: ``3``, or ``1.2/3`` in a concurrent branch; ``3@2``
     if the second attempt at the body made another call there than the first.
 
-    ``given_by``: the person who gave its result, in a replay; ``original_call_id`` is then the call it stands in for.
+    ``given_by``: the person that gave its result, in a replay; ``original_call_id`` is then the call it stands in for.
     """
 
     call_id: str
@@ -200,7 +200,7 @@ class CheckpointCall(Record):
 
 
 ExecutionStatus = Literal["pending", "running", "waiting", "completed", "failed", "cancelled", "lost"]
-"""The fold never says ``lost``: whoever can look says it of a running execution whose runner is gone."""
+"""The fold never says ``lost``: that is for readers that look for the runner of a running execution, and miss it."""
 
 STATUSES: tuple[ExecutionStatus, ...] = get_args(ExecutionStatus)
 

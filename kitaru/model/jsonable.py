@@ -126,7 +126,7 @@ def _members(value: Any, name: str, made: type, kind: Any, read: Reader) -> Any:
 
 
 def expect(kind: type, value: Any, name: str) -> Any:
-    """``value`` if it is of that type of JSON, where a whole number is a number, too. ``ValueError`` otherwise."""
+    """``value`` if it is of that type of JSON; a whole number is a number, too. ``ValueError`` otherwise."""
     if type(value) is kind or (kind is float and type(value) is int):
         return value
     raise ValueError(f"{name} should be {_EXPECTED[kind]}, not {value!r:.50}")
@@ -152,7 +152,7 @@ class KeyGivenTwice(ValueError):
 
 _BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 _OTHERS = (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-"""C0, DEL and C1; then what turns the direction of the text that follows it."""
+"""C0, DEL and C1; then those that turn the direction of the text that follows."""
 
 _SHOWN = dict.fromkeys(_OTHERS, "\N{REPLACEMENT CHARACTER}") | {ord(one): " " for one in _BREAKS} | {0x09: "\t"}
 _RECORDED = dict.fromkeys([*_OTHERS, *map(ord, _BREAKS)], " ")
@@ -164,7 +164,7 @@ _ALONE = re.compile("[\ud800-\udfff]")
 """Half of a surrogate pair: a byte that was no UTF-8, of which no JSON can be made that others read."""
 
 _COMMAND = re.compile(r"^(\s*):(?=:)|##(?=\[|vso\[)")
-"""What GitHub, and Azure, take for a command to the runner: at the start of a line, or anywhere in it."""
+"""Text that GitHub, and Azure, take for a command to the runner: at the start of a line, or anywhere in it."""
 
 
 def shown_line(text: str) -> str:

@@ -23,7 +23,7 @@ from kitaru.core.replay import (
 from kitaru.errors import KitaruDivergenceError
 from kitaru.flows.flow import Flow
 from kitaru.flows.future import CheckpointFuture
-from kitaru.flows.options import Retry, settled
+from kitaru.flows.options import Retry
 from kitaru.manifest.port import AnswerCheck
 from kitaru.masking import Masking
 from kitaru.model.address import CROCKFORD, timestamp
@@ -215,7 +215,7 @@ def _policy(flow: Flow[..., Any], opened: Opened) -> Retry:
     given = opened.options
     own = flow.options.retries
     policy = Retry.from_json(given.retry) if given.retry else replace(own, attempts=given.retries + 1)
-    return settled(policy, flow.func.__globals__, f"flow {flow.name!r}", recorded=True)
+    return flow.settled(policy, recorded=True)
 
 
 class History:
