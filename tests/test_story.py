@@ -127,6 +127,8 @@ def test_deploy_canary_promote(installed: Path, own_world: Path, place: tuple[st
         installed, own_world / "consumer", {**environ, **SECRET, "KITARU_STORE": store, "KITARU_PROJECT": "research"}
     )
     given = ("--input", '{"topic": "serverless routing"}', "--wait")
+    consumer.kitaru("invoke", "research_agent", *given).refused("KITARU_SECRET_OPENAI_CREDS is not set", code=1)
+    consumer.environ["KITARU_SECRET_OPENAI_CREDS"] = '{"OPENAI_API_KEY": "sk-not-a-real-one"}'
     assert consumer.kitaru("invoke", "research_agent", *given).must().out == "summary of notes on serverless routing\n"
     script = (
         "from kitaru import KitaruClient\n"
