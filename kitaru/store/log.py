@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from kitaru.model import address
@@ -109,5 +108,7 @@ def read_many(store: Store, keys: Sequence[str]) -> list[bytes | None]:
     first = store.read(keys[0])
     if len(keys) < 3 or time.perf_counter() - begun <= SLOW_READ:
         return [first, *map(store.read, keys[1:])]
+    from concurrent.futures import ThreadPoolExecutor  # it loads logging, which a quick store need not wait for
+
     with ThreadPoolExecutor(min(READERS, len(keys) - 1)) as pool:
         return [first, *pool.map(store.read, keys[1:])]
