@@ -47,14 +47,15 @@ def holder(flow: str, version: int, weight: int = 100) -> Assignment:
     return Assignment(version=version, snapshot=snapshot(flow, version), weight=weight)
 
 
-def mint(flow: str, version: int, expects: int | None = None) -> AddVersion:
+def mint(flow: str, version: int, expects: int | None = None, deletions: int = 0) -> AddVersion:
     return AddVersion(
-        kind="mint",
+        kind="add_version",
         flow=flow,
         version=version,
         snapshot=snapshot(flow, version),
         table=digest(f"table {flow} {version}".encode()),
         expects=version - 1 if expects is None else expects,
+        deletions=deletions,
     )
 
 
@@ -104,7 +105,7 @@ def fitting(draw: st.DrawFn, lock: Lockfile) -> tuple[Edit, ...]:
             continue
         if state is None or draw(st.booleans()):
             latest += 1
-            edits.append(mint(flow, latest))
+            edits.append(mint(flow, latest, deletions=state.deletions if state else 0))
         elif draw(st.booleans()) or not live:
             edits.append(Manage(kind="manage", flow=flow))
         if draw(st.booleans()):

@@ -299,4 +299,4 @@ def test_the_history_says_who_did_what(repository: Repository) -> None:
     assert (second[0].by, second[0].message, second[0].parent) == ("Ann", "second", first[1])
     assert second[0].commit is not None
     assert (second[0].commit.sha, second[0].commit.branch, second[0].commit.dirty) == (sha, "main", False)
-    assert [edit.kind for edit in second[0].edits] == ["mint", "move"]
+    assert [edit.kind for edit in second[0].edits] == ["add_version", "move"]

@@ -87,7 +87,7 @@ def test_the_json_of_a_plan_is_stable(repository: Repository) -> None:
     item = first.json["item"]
     assert (item["base"], item["project"]) == (0, "research")
     assert item["flows"][0]["build"]["version"] == 1
-    assert [edit["kind"] for edit in item["edits"]] == ["mint", "move"]
+    assert [edit["kind"] for edit in item["edits"]] == ["add_version", "move"]
 
 
 def test_errors_in_json_name_their_kind(repository: Repository) -> None:

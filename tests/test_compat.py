@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kitaru.core.compatibility import compare_inputs
+from kitaru.core.diffing import compare_inputs
 from kitaru.flows.describe import input_schema
 from kitaru.flows.flow import flow
 from kitaru.manifest.inputs import check

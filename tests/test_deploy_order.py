@@ -21,7 +21,7 @@ from kitaru.core.rollback import (
     held,
     held_versions,
     hold_of,
-    rolled_back,
+    rollback_words,
     steps,
     way_back,
     why_not_after,
@@ -89,10 +89,10 @@ def test_what_was_rolled_back_is_known_by_number_and_by_content() -> None:
     """A route that is not on hold remembers nothing."""
     copy = Assignment(version=7, snapshot=holder("agent", 2).snapshot)
     event = "rolled back by Ann on 2026-11-21: slow"
-    assert rolled_back(on_hold(1, 2), numbered(2, 3)) == (f"v2 was {event}",)
-    assert rolled_back(on_hold(1, 2), (copy,)) == (f"v7 has the content of v2, which was {event}",)
-    assert rolled_back(on_hold(1, 2).model_copy(update={"hold": None}), numbered(2)) == ()
-    assert rolled_back(None, numbered(2)) == ()
+    assert rollback_words(on_hold(1, 2), numbered(2, 3)) == (f"v2 was {event}",)
+    assert rollback_words(on_hold(1, 2), (copy,)) == (f"v7 has the content of v2, which was {event}",)
+    assert rollback_words(on_hold(1, 2).model_copy(update={"hold": None}), numbered(2)) == ()
+    assert rollback_words(None, numbered(2)) == ()
 
 
 def test_no_edit_ends_a_hold_by_accident() -> None:
@@ -120,12 +120,12 @@ def test_no_hint_suggests_what_was_rolled_back() -> None:
 def test_forward_is_from_a_commit_that_contains_the_floor() -> None:
     """A route that stays, is new, or was never set by apply goes anywhere."""
     three, one = numbered(3), numbered(1)
-    assert backward("agent", "default", three, C1, one, lambda _commit: True) == ""
-    assert backward("agent", "default", three, C1, three, lambda _commit: False) == ""
-    assert backward("agent", "default", None, "", one, lambda _commit: False) == ""
-    assert backward("agent", "default", three, "", one, lambda _commit: False) == ""
-    assert backward("agent", "default", three, C1, one, lambda _commit: False) == (
-        "agent: default would move from v3 to v1: this commit does not contain 111111111111, from which it was last set"
+    assert backward("default", three, C1, one, lambda _commit: True) == ""
+    assert backward("default", three, C1, three, lambda _commit: False) == ""
+    assert backward("default", None, "", one, lambda _commit: False) == ""
+    assert backward("default", three, "", one, lambda _commit: False) == ""
+    assert backward("default", three, C1, one, lambda _commit: False) == (
+        "default would move from v3 to v1: this commit does not contain 111111111111, from which it was last set"
     )
     assert "fetch-depth: 0" in why_not_after(C1, lambda _commit: None)
 

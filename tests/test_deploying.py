@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kitaru import KitaruClient
-from kitaru.core.flow_entry import flow_name, same_target
+from kitaru.core.routing import flow_name, same_target
 from kitaru.errors import KitaruBackendError, KitaruStateError, KitaruUsageError
 from kitaru.manifest import edit as manifest_edits
 from kitaru.model.lockfile import Lockfile

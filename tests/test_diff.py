@@ -97,7 +97,6 @@ def test_versions_and_tags_name_a_side(two: Repository, words: tuple[str, str]) 
     """A side is a number, with or without v, or a tag; each says who made it from which commit."""
     found = difference(two, *words)
     assert (found.before.version, found.after.version) == (1, 2)
-    assert found.after.release is not None
     assert found.after.release.by == "Ann"
     assert [file.path for file in found.files] == ["flows/work.py"]
 
@@ -237,7 +236,7 @@ def test_many_files_are_bounded(repository: Repository) -> None:
 
 def test_source_that_was_collected_is_said(two: Repository) -> None:
     """Where an archive or a listing is gone, the rest is compared, and the files are said to be missing."""
-    source = difference(two, "1", "1").before.source
+    source = difference(two, "1", "1").before.release.source
     (two.store_folder / address.source_archive("research", source)).unlink()
     assert by_path(difference(two))["flows/work.py"].note == "its content is no longer in the store"
     (two.store_folder / address.blob("research", source)).unlink()
@@ -248,7 +247,7 @@ def test_source_that_was_collected_is_said(two: Repository) -> None:
 
 def test_a_damaged_archive_is_an_error(two: Repository) -> None:
     """Source is shown only where it is what its digest says."""
-    source = difference(two, "1", "1").before.source
+    source = difference(two, "1", "1").before.release.source
     path = two.store_folder / address.source_archive("research", source)
     path.unlink()
     path.write_bytes(b"not an archive")

@@ -494,17 +494,17 @@ def test_blame_names_the_commit_and_who_moved_the_route(repository: Repository) 
     repository.commit("Be polite")
     repository.apply()
     found = repository.client().history.blame(first)
-    assert (found.version, found.tag, found.previous) == (1, "default", None)
+    assert (found.execution.version, found.execution.tag, found.previous) == (1, "default", None)
     assert found.commit == Commit(sha=sha, branch="main")
     assert found.words is not None
     assert (found.words["author"], found.words["subject"]) == ("Ann", "Say hello")
     assert found.release is not None
     assert found.release.by == "Ann"
     assert found.route is not None
-    assert (found.route.generation, found.route.by, found.route.message) == (1, "Ann", "first")
+    assert (found.route["generation"], found.route["by"], found.route["message"]) == (1, "Ann", "first")
     second = repository.client().history.blame(invoked(repository))
     assert second.route is not None
-    assert (second.route.generation, second.route.by, second.route.text) == (2, "Bob", "default: v1 → v2")
+    assert (second.route["generation"], second.route["by"], second.route["text"]) == (2, "Bob", "default: v1 → v2")
     assert second.commands[-1] == "kitaru diff agent 1 2"
 
 
@@ -545,7 +545,7 @@ def test_blame_is_not_stopped_by_damage_elsewhere(repository: Repository) -> Non
     (repository.store_folder / address.generation("research", 4)).write_bytes(b"")
     found = repository.client().history.blame(exec_id)
     assert found.route is not None
-    assert (found.route.generation, found.route_problem) == (2, "")
+    assert (found.route["generation"], found.route_problem) == (2, "")
 
 
 def test_blame_in_words(repository: Repository) -> None:
@@ -617,7 +617,7 @@ def test_who_did_it_is_who_git_says(repository: Repository, monkeypatch: pytest.
     repository.apply()
     assert [one.by for one in repository.client().history.list().generations] == ["Cleo"]
     found = repository.client().history.blame(invoked(repository))
-    assert (found.actor, found.release and found.release.by) == ("Cleo", "Cleo")
+    assert (found.execution.actor, found.release and found.release.by) == ("Cleo", "Cleo")
     new_version(repository, "second")
     ((_, move),) = repository.plan().moves
     assert move.moved_by == "Cleo"
@@ -662,11 +662,11 @@ def test_blame_of_a_replay(repository: Repository) -> None:
     handle = repository.client().executions.replay(first, from_="write")
     handle.wait(60)
     found = repository.client().history.blame(handle.exec_id)
-    assert found.original == first
+    assert found.execution.original_exec_id == first
     assert f"kitaru blame {first}" in found.commands
     shutil.rmtree(repository.store_folder / "research" / "executions" / first)
     found = repository.client().history.blame(handle.exec_id)
-    assert (found.original, [one for one in found.commands if "blame" in one]) == (first, [])
+    assert (found.execution.original_exec_id, [one for one in found.commands if "blame" in one]) == (first, [])
 
 
 def test_blame_after_a_rename(repository: Repository) -> None:
@@ -679,9 +679,9 @@ def test_blame_after_a_rename(repository: Repository) -> None:
     )
     assert isinstance(done, Lockfile)
     found = repository.client().history.blame(exec_id)
-    assert (found.flow, found.now) == ("agent", "helper")
+    assert (found.execution.flow_name, found.now) == ("agent", "helper")
     assert found.route is not None
-    assert (found.route.generation, found.route.text) == (1, "default → v1")
+    assert (found.route["generation"], found.route["text"]) == (1, "default → v1")
     assert found.commit is not None
     assert "agent v1, now called helper" in do(repository, "blame", exec_id).must().out
 

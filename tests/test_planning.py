@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kitaru.core.commit import next_lockfile
-from kitaru.core.planning import Desired, Draft, Facts, StoredFlow, draft_plan, needs
+from kitaru.core.planning import Desired, Draft, Facts, draft_plan
 from kitaru.core.review import tampered
 from kitaru.errors import Problem
 from kitaru.model.lockfile import AddVersion, Lockfile, Move, Release, VersionTable
@@ -49,8 +50,7 @@ def drafted(
         facts(
             lock,
             manifest().model_copy(update={"protect": protect or {}}),
-            desired=flows,
-            stored={name: StoredFlow(table=table) for name, table in (tables or {}).items()},
+            desired=tuple(replace(flow, table=(tables or {}).get(flow.name)) for flow in flows),
             only=tuple(flow.name for flow in flows),
             prune=prune,
         )
@@ -191,12 +191,14 @@ def test_default_as_a_label_is_a_problem() -> None:
 
 
 def test_needs_nothing_when_nothing_changed() -> None:
-    """Known content and known pins are told from the lockfile alone; new content needs table and former snapshot."""
+    """Known content and known pins are told from the lockfile alone; new content and other pins are not."""
     lock = carried_out(EMPTY, drafted(EMPTY, desired(default=1)))
-    assert (needs(desired(default=1), lock).table, needs(desired(default=1), lock).previous) == (False, False)
-    fresh = needs(desired(content="b", default=1), lock)
-    assert (fresh.table, fresh.previous) == (True, True)
-    assert not needs(desired("other"), lock).table
+    lock = carried_out(lock, drafted(lock, desired(content="b", default="head")))
+    state = lock.flows["agent"]
+    assert desired(content="b", default=2).is_told_by(state)
+    assert not desired(content="c", default=2).is_told_by(state)
+    assert not desired(content="b", stable=1).is_told_by(state)
+    assert desired(content="b", stable=9).is_told_by(state)
 
 
 def test_content_of_an_old_version_is_that_version() -> None:
@@ -227,7 +229,9 @@ def two_of_the_same() -> tuple[Lockfile, str]:
     """``default: head`` applied at v1; then somebody built the same content once more, as v2."""
     lock = carried_out(EMPTY, drafted(EMPTY, desired(default="head", mark=["head"])))
     content = lock.flows["agent"].snapshot
-    mint = AddVersion(kind="mint", flow="agent", version=2, snapshot=content, table="t", managed=False, expects=1)
+    mint = AddVersion(
+        kind="add_version", flow="agent", version=2, snapshot=content, table="t", managed=False, expects=1
+    )
     following = next_lockfile(lock, [mint], at=AT, by=BY)
     assert isinstance(following, Lockfile)
     return following, content

@@ -216,7 +216,7 @@ def test_an_entry_nested_too_deeply_is_damage(log: Log) -> None:
     log.damage(HINT, b"[" * 100_000)
     assert log.releases.head(verified=True) == lock
     log.damage(address.generation(PROJECT, 2), b"[" * 100_000)
-    with pytest.raises(KitaruIntegrityError, match="can't be read as a generation"):
+    with pytest.raises(KitaruIntegrityError, match="generation 2 of project research can't be read"):
         log.releases.head(verified=True)
 
 

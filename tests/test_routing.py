@@ -14,7 +14,6 @@ from kitaru.core.routing import (
     Edits,
     agrees,
     check_deletable,
-    dropped,
     promoted,
     rolled_back,
     tagged,
@@ -23,7 +22,7 @@ from kitaru.core.routing import (
 )
 from kitaru.errors import KitaruError, KitaruSelectorError, KitaruStateError, KitaruUsageError
 from kitaru.model.address import digest
-from kitaru.model.lockfile import Lockfile, Move, Release, Rename, VersionTable
+from kitaru.model.lockfile import Drop, Lockfile, Move, Release, Rename, VersionTable
 from kitaru.model.route import Head, Label, Pin, Route, Split
 from tests.lock_strategies import after, holder, mint, move
 
@@ -211,10 +210,14 @@ def test_a_holder_can_not_be_deleted() -> None:
     check_deletable(live_flow(lock, "agent"), table(), 2)
 
 
+def drop(lock: Lockfile, version: int, table: str) -> Drop:
+    return Drop(kind="drop", flow="agent", version=version, table=table, expects=lock.flows["agent"].table)
+
+
 def test_labels_go_with_their_version() -> None:
     """A label loses a deleted version, and is gone where that was the last one."""
     lock = tag(tag(tag(state(), "benchmark", 2), "benchmark", 3), "only", 2)
-    lock = after(lock, *dropped(lock, "agent", 2, digest(b"new table")))
+    lock = after(lock, drop(lock, 2, digest(b"new table")))
     assert (led(lock, "benchmark"), led(lock, "only")) == ((3,), None)
 
 
@@ -292,7 +295,7 @@ class World:
                 number = lock.flows["agent"].latest + 1
                 row = Release(version=number, snapshot=holder("agent", number).snapshot, source="s", at="t", by="Ann")
                 self.versions = self.versions.adding(row)
-                return (mint("agent", number),)
+                return (mint("agent", number, deletions=lock.flows["agent"].deletions),)
             case "tag", name, version, exclusive:
                 self.there(version)
                 return tagged(lock, "agent", name, holder("agent", version), exclusive=exclusive)
@@ -307,7 +310,7 @@ class World:
                 self.there(version)
                 check_deletable(live_flow(lock, "agent"), self.versions, version)
                 self.versions = self.versions.deleting(version, at="t", by="Ann")
-                return dropped(lock, "agent", version, digest(self.versions.canonical()))
+                return (drop(lock, version, digest(self.versions.canonical())),)
 
     def do(self, *words: Any) -> None:
         try:

@@ -268,8 +268,7 @@ class Deployments:
         """
         # Late: a consumer that invokes a version needs nothing that makes one.
         from kitaru.client.working_tree import applier, build, deploy_job, manifest_sync
-        from kitaru.core.flow_entry import check_not_renamed
-        from kitaru.core.routing import order_tags
+        from kitaru.core.routing import check_not_renamed, order_tags
 
         session = self._session
         given = None if inputs is None else _jsonable(target if isinstance(target, str) else target.name, inputs)

@@ -13,9 +13,8 @@ from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError, KitaruUs
 from kitaru.local_cache import Pruned, prune
 from kitaru.model.address import DIGEST
 from kitaru.model.route import DEFAULT_TAG, ByTag
-from kitaru.release.blame import Blame, trace
-from kitaru.release.difference import Archives, Difference, compare
-from kitaru.release.history import SEARCHED, HistoryPage, Past
+from kitaru.release.difference import Difference, compare
+from kitaru.release.history import SEARCHED, Blame, HistoryPage, Past, trace
 from kitaru.upkeep.collect import GRACE, Collected, Collector, Terms
 from kitaru.upkeep.verify import Verified, verify
 
@@ -63,9 +62,10 @@ class History:
         ``full``: large files and long differences too. Raises ``KitaruSelectorError``; ``KitaruIntegrityError`` where a
         snapshot is no longer in the store.
         """
-        place = Archives(self._session.store, self._session.project, wiring.bundle.read_archive)
-        with self._session.placed():
-            return compare(place, self._session.releases.head(), flow, before, after, full=full)
+        session, unpack = self._session, wiring.bundle.read_archive
+        with session.placed():
+            head = session.releases.head()
+            return compare(session.store, session.project, unpack, head, flow, before, after, full=full)
 
     def verify(self, *, deep: bool = False, expect: str = "") -> Verified:
         """Read the whole lock log and check its chain; ``deep``: every object that it leads to and every journal too.

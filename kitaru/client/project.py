@@ -124,11 +124,6 @@ class Project:
             wiring.probe_store(session.store)
         try:
             lock = applier(self._session).apply(plan, workshop, by=by, saved=saved, message=message, lock=head)
-        except KeyboardInterrupt:
-            landed = session.releases.landed()
-            if landed is None:
-                raise
-            lock = landed
         except KitaruConflictError:
             again = self._planned(scope, workshop) if not saved else None
             if again is None or not again.is_empty:

@@ -15,8 +15,7 @@ from pydantic import ValidationError
 from kitaru import wiring
 from kitaru.client.session import Session
 from kitaru.core.consequences import InUse, Stored
-from kitaru.core.flow_entry import changed_keys, changed_spec, flow_name
-from kitaru.core.routing import Order
+from kitaru.core.routing import Order, changed_keys, changed_spec, flow_name
 from kitaru.errors import (
     KitaruError,
     KitaruInputError,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kitaru.core.protection import protect_words
-from kitaru.core.renames import renamed
+from kitaru.core.renames import GONE, renamed
 from kitaru.errors import KitaruIntegrityError
 from kitaru.model.lockfile import (
     AddVersion,
@@ -24,10 +24,10 @@ from kitaru.model.lockfile import (
     Retire,
     Untag,
 )
+from kitaru.model.plan import RouteMove
 from kitaru.model.route import APPLY, Assignment, Hold, Protection, Route, describe_holders
 
-GONE = {"routes": {}, "untagged": {}, "managed": False, "owner": "", "retired": True}
-BACK = {"managed": True, "retired": False, "renamed_to": "", "renamed_commit": ""}
+BACK = {"retired": False, "renamed_to": "", "renamed_commit": ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,20 @@ def next_lockfile(
     for edit in others:
         flows[edit.flow] = _changed(flows.get(edit.flow), edit, stamp)
     return lock.model_copy(update={"generation": stamp.number, "entry": "", "flows": flows})
+
+
+def add_version(flow: str, state: FlowState | None, snapshot: str, owner: str | None) -> AddVersion:
+    """The edit that gives that snapshot the next number; ``owner`` None: no manifest declares the flow."""
+    return AddVersion(
+        kind="add_version",
+        flow=flow,
+        version=(state.latest if state else 0) + 1,
+        snapshot=snapshot,
+        managed=owner is not None,
+        owner=owner or "",
+        expects=state.latest if state else 0,
+        deletions=state.deletions if state else 0,
+    )
 
 
 def move_of(
@@ -96,6 +110,15 @@ def move_of(
     )
 
 
+def route_move(edit: Move | Untag, route: Route | None, reason: str = "") -> RouteMove:
+    """The edit of a route that is now ``route``, as a plan shows it."""
+    last = {"moved_at": route.at, "moved_by": route.by} if route else {}
+    if isinstance(edit, Untag):
+        return RouteMove(tag=edit.tag, before=edit.expects, reason=reason, **last)
+    after, kind = edit.holders, {"exclusive": edit.exclusive, "converts": edit.converts}
+    return RouteMove(tag=edit.tag, before=edit.expects, after=after, reason=reason, **kind, **last)
+
+
 def fold(lock: Lockfile, entry: Generation, entry_digest: str) -> Lockfile:
     """The state after ``entry``. Raises ``KitaruIntegrityError`` if the entry does not follow, or leads elsewhere."""
     hint = "the lock log was changed by hand; restore the store from a backup"
@@ -114,17 +137,22 @@ def fold(lock: Lockfile, entry: Generation, entry_digest: str) -> Lockfile:
 def _broken(lock: Lockfile, edit: Edit) -> Broken | None:
     flow = lock.flows.get(edit.flow)
     match edit:
-        case AddVersion(expects=expects) | Retire(expects=expects):
-            latest = flow.latest if flow else 0
-            if latest != expects:
-                wanted = f"v{expects}" if expects else "no version yet"
-                return Broken(edit.flow, None, f"expected {wanted}, found v{latest}")
-        case Move(deletions=seen) if flow and flow.deletions != seen:
-            return Broken(edit.flow, edit.tag, "a version was deleted in the meantime")
+        case AddVersion(expects=expects) | Retire(expects=expects) if (flow.latest if flow else 0) != expects:
+            wanted = f"v{expects}" if expects else "no version yet"
+            return Broken(edit.flow, None, f"expected {wanted}, found v{flow.latest if flow else 0}")
+        case AddVersion() | Move() if flow and flow.deletions != edit.deletions:
+            tag = edit.tag if isinstance(edit, Move) else None
+            return Broken(edit.flow, tag, "a version was deleted in the meantime")
         case Move() | Untag():
             return _broken_route(edit, flow)
-        case Drop():
-            return _broken_drop(flow, edit)
+        case Drop() if flow is None or flow.table != edit.expects:
+            return Broken(edit.flow, None, "the flow has other versions by now")
+        case Drop(version=version) if flow:
+            routes = flow.routes.items()
+            held = [(tag, route) for tag, route in routes if route.exclusive and version in route.versions]
+            for tag, route in held[:1]:
+                message = f"v{version} holds an exclusive tag"
+                return Broken(edit.flow, tag, message, route.generation, route.by, route.at)
         case Manage() if flow is None:
             return Broken(edit.flow, None, "the flow is gone")
         case Protect(expects=rules) if (flow.protect if flow else {}) != rules:
@@ -148,51 +176,56 @@ def _broken_route(edit: Move | Untag, flow: FlowState | None) -> Broken | None:
     return Broken(edit.flow, edit.tag, message, *((route.generation, route.by, route.at) if route else ()))
 
 
-def _broken_drop(flow: FlowState | None, edit: Drop) -> Broken | None:
-    if flow is None or flow.table != edit.expects:
-        return Broken(edit.flow, None, "the flow has other versions by now")
-    for tag, route in flow.routes.items():
-        if route.exclusive and edit.version in route.versions:
-            message = f"v{edit.version} holds an exclusive tag"
-            return Broken(edit.flow, tag, message, route.generation, route.by, route.at)
-    return None
-
-
 # --- changes ----------------------------------------------------------------------------------------------------------
 
 
 def _changed(flow: FlowState | None, edit: Edit, stamp: Stamp) -> FlowState:
     if isinstance(edit, AddVersion):
-        return _grown(flow, edit)
+        new = {"latest": edit.version, "snapshot": edit.snapshot, "table": edit.table}
+        managed = {"managed": True, "owner": edit.owner} if edit.managed else {}
+        if flow is None:
+            return FlowState(**new, **managed)
+        gone: dict[str, Any] = {"routes": {}, "untagged": {}} if flow.retired else {}
+        return flow.model_copy(update={**new, **gone, **managed, **BACK, "latest_deleted": False})
     if flow is None:
         raise KitaruIntegrityError(f"an edit of {edit.flow} stands before the flow's first version")
     match edit:
-        case Move():
-            routes = {**flow.routes, edit.tag: _moved(flow.routes.get(edit.tag), edit, stamp)}
-            return flow.model_copy(update={"routes": routes, "untagged": _without(flow.untagged, edit.tag)})
-        case Untag():
-            return _untagged(flow, edit, stamp)
+        case Move(tag=tag):
+            routes = {**flow.routes, tag: _moved(flow.routes.get(tag), edit, stamp)}
+            untagged = {name: route for name, route in flow.untagged.items() if name != tag}
+            return flow.model_copy(update={"routes": routes, "untagged": untagged})
+        case Untag(tag=tag) if tag in flow.routes:  # Else another edit of the same generation took it away.
+            routes = dict(flow.routes)
+            untagged = {name: route for name, route in flow.untagged.items() if name != tag}
+            route = routes.pop(tag)
+            if route.managed and stamp.via != APPLY:
+                # Remembered, unless the manifest itself removes it.
+                mark = {"generation": stamp.number, "at": stamp.at, "by": stamp.by, "via": stamp.via, "hold": None}
+                untagged[tag] = route.model_copy(update=mark)
+            return flow.model_copy(update={"routes": routes, "untagged": untagged})
         case Manage():
-            return flow.model_copy(update={**BACK, "owner": edit.owner})
+            return flow.model_copy(update={**BACK, "managed": True, "owner": edit.owner})
         case Retire():
             return flow.model_copy(update=GONE)
-        case Drop():
-            return _dropped(flow, edit)
+        case Drop(version=version):
+            kept = {
+                tag: tuple(one for one in route.holders if one.version != version) for tag, route in flow.routes.items()
+            }
+            return flow.model_copy(
+                update={
+                    "table": edit.table,
+                    # A label that the version alone held is gone.
+                    "routes": {
+                        tag: flow.routes[tag].model_copy(update={"holders": left}) for tag, left in kept.items() if left
+                    },
+                    "deletions": flow.deletions + 1,
+                    "latest_deleted": flow.latest_deleted or version == flow.latest,
+                }
+            )
         case Protect():
             generation = stamp.number if edit.rules else 0
             return flow.model_copy(update={"protect": edit.rules, "protect_generation": generation})
-        case Rename():
-            return flow
-
-
-def _grown(flow: FlowState | None, edit: AddVersion) -> FlowState:
-    new = {"latest": edit.version, "snapshot": edit.snapshot, "table": edit.table}
-    if flow is None:
-        return FlowState(**new, managed=edit.managed, owner=edit.owner)
-    gone: dict[str, Any] = {"routes": {}, "untagged": {}} if flow.retired else {}
-    managed = {"managed": True, "owner": edit.owner} if edit.managed else {}
-    back = {"retired": False, "renamed_to": "", "renamed_commit": "", "latest_deleted": False}
-    return flow.model_copy(update={**new, **gone, **managed, **back})
+    return flow
 
 
 def _moved(previous: Route | None, edit: Move, stamp: Stamp) -> Route:
@@ -201,48 +234,12 @@ def _moved(previous: Route | None, edit: Move, stamp: Stamp) -> Route:
         # Nothing moves: the author of the last move stays the one.
         return previous.model_copy(update={"managed": edit.managed, "hold": edit.hold, "floor": floor})
     return Route(
-        holders=edit.holders,
-        exclusive=edit.exclusive,
-        managed=edit.managed,
+        **{name: getattr(edit, name) for name in ("holders", "exclusive", "managed", "hold")},
         generation=stamp.number,
         at=stamp.at,
         by=stamp.by,
         via=stamp.via,
-        hold=edit.hold,
         floor=floor,
-    )
-
-
-def _without(routes: Mapping[str, Route], tag: str) -> dict[str, Route]:
-    return {name: route for name, route in routes.items() if name != tag}
-
-
-def _untagged(state: FlowState, edit: Untag, stamp: Stamp) -> FlowState:
-    """Without the route; a managed one is remembered, unless the manifest itself removes it."""
-    gone = _without(state.untagged, edit.tag)
-    route = state.routes.get(edit.tag)
-    if route is None:  # Another edit of the same generation took it away.
-        return state
-    if route.managed and stamp.via != APPLY:
-        mark = {"generation": stamp.number, "at": stamp.at, "by": stamp.by, "via": stamp.via, "hold": None}
-        gone[edit.tag] = route.model_copy(update=mark)
-    return state.model_copy(update={"routes": _without(state.routes, edit.tag), "untagged": gone})
-
-
-def _dropped(state: FlowState, edit: Drop) -> FlowState:
-    """Without the version; a label that it held loses it, and one that it alone held is gone."""
-    routes = {}
-    for tag, route in state.routes.items():
-        left = tuple(holder for holder in route.holders if holder.version != edit.version)
-        if left:
-            routes[tag] = route if left == route.holders else route.model_copy(update={"holders": left})
-    return state.model_copy(
-        update={
-            "table": edit.table,
-            "routes": routes,
-            "deletions": state.deletions + 1,
-            "latest_deleted": state.latest_deleted or edit.version == state.latest,
-        }
     )
 
 
@@ -288,9 +285,9 @@ def _move_words(edit: Move) -> str:
 def edit_data(edit: Edit) -> dict[str, Any]:
     """The edit as JSON data: ``kind``, ``flow``, ``text``, and the fields of its kind.
 
-    mint, drop: ``version``. move, untag: ``tag``, ``before`` and ``after`` as lists of ``{"version", "weight"}``, null
-    for no route. move: ``exclusive``, and if they apply ``hold``, ``ends_hold``, ``converts``, ``floor``. rename:
-    ``was``. protect: ``rules`` and ``was`` by tag, ``{"branch", "clean"}`` each.
+    add_version, drop: ``version``. move, untag: ``tag``, ``before`` and ``after`` as lists of
+    ``{"version", "weight"}``, null without a route. move: ``exclusive``, and if they apply ``hold``, ``ends_hold``,
+    ``converts``, ``floor``. rename: ``was``. protect: ``rules`` and ``was`` by tag, ``{"branch", "clean"}`` each.
     """
     data: dict[str, Any] = {"kind": edit.kind, "flow": edit.flow, "text": edit_words(edit)}
     match edit:

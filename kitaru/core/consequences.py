@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kitaru.core.compatibility import compare_inputs
+from kitaru.core.diffing import compare_inputs
 from kitaru.model.plan import Consequence, FlowPlan
 from kitaru.model.route import Assignment
 from kitaru.model.snapshot import Snapshot
@@ -86,8 +86,8 @@ def asks_for_inputs(flow: FlowPlan, snapshots: Snapshots) -> bool:
 
 
 def asks_for_use(flow: FlowPlan) -> bool:
-    """Whether executions under way matter: a route leaves a version, or the flow goes."""
-    return flow.action == "retire" or bool(flow.renamed_from) or any(_left(flow))
+    """Whether executions under way matter: a route leaves a version."""
+    return bool(_left(flow))
 
 
 def consequences(
@@ -95,29 +95,30 @@ def consequences(
 ) -> tuple[Consequence, ...]:
     """All of them, those of ``flow`` itself among them, the worst first. No input's value is in their words."""
     ways = passages(flow)
+    renamed = f"callers of {flow.renamed_from} are told to use {flow.flow}"
     found = [
         *flow.consequences,
         *(one for way in ways for one in _broken(way, snapshots)),
         *_refused(ways, stored, check, snapshots),
-        *_renamed(flow),
+        *([Consequence(kind="renamed", text=renamed, severe=True)] if flow.renamed_from else []),
         *_under_way(flow, in_use),
     ]
     return tuple(sorted(found, key=lambda one: not one.severe))
 
 
 def _schemas(way: Passage, snapshots: Snapshots) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """The schemas that callers had to fit, and have to; None if they are the same, or one can't be read."""
+    """The schemas that callers had to fit, and have to; None if they are the same, or one can't be read.
+
+    A sample input of a version need not be given.
+    """
     left, reached = snapshots[way.left.snapshot], snapshots[way.reached.snapshot]
     if left is None or reached is None:
         return None
-    before, after = _asked(left), _asked(reached)
+    before, after = (
+        {**schema, "required": [name for name in schema.get("required", ()) if name not in given]}
+        for schema, given in ((one.input_schema, one.inputs) for one in (left, reached))
+    )
     return None if before == after else (before, after)
-
-
-def _asked(snapshot: Snapshot) -> dict[str, Any]:
-    """The schema that callers must fit: a sample input of the version need not be given."""
-    schema = snapshot.input_schema
-    return {**schema, "required": [name for name in schema.get("required", ()) if name not in snapshot.inputs]}
 
 
 def _broken(way: Passage, snapshots: Snapshots) -> Iterator[Consequence]:
@@ -162,11 +163,14 @@ def _refused(
         if not calls or schemas is None:
             continue
         refused = [exec_id for exec_id, call in calls if check(schemas[1], call)]
-        tags = tuple(dict.fromkeys(tag for way in own for tag in way.tags))
         taken = "" if len(calls) == len(stored) else f" that {_versions(left)} {'takes' if len(left) == 1 else 'take'}"
+        inputs = f"the last stored input{taken}" if len(calls) == 1 else f"the last {len(calls)} stored inputs{taken}"
+        part = "" if len(refused) == len(calls) else f"{len(refused)} of "
+        verdict = f"would refuse {part}{inputs}, such as that of {refused[0]}" if refused else f"takes {inputs}"
+        tags = tuple(dict.fromkeys(tag for way in own for tag in way.tags))
         yield Consequence(
             kind="stored_inputs",
-            text=f"{_some(tags)}: {_verdict(version, refused, len(calls), taken)}",
+            text=f"{_some(tags)}: v{version} {verdict}",
             severe=bool(refused),
             count=len(refused),
             of=len(calls),
@@ -186,39 +190,25 @@ def _call(one: Stored, lefts: Iterable[Snapshot | None], check: InputCheck) -> d
     return None
 
 
-def _verdict(version: int, refused: Sequence[str], tried: int, taken: str) -> str:
-    inputs = f"the last stored input{taken}" if tried == 1 else f"the last {tried} stored inputs{taken}"
-    if not refused:
-        return f"v{version} takes {inputs}"
-    part = "" if len(refused) == tried else f"{len(refused)} of "
-    return f"v{version} would refuse {part}{inputs}, such as that of {refused[0]}"
-
-
-def _renamed(flow: FlowPlan) -> list[Consequence]:
-    text = f"callers of {flow.renamed_from} are told to use {flow.flow}"
-    return [Consequence(kind="renamed", text=text, severe=True)] if flow.renamed_from else []
-
-
 def _under_way(flow: FlowPlan, in_use: Sequence[InUse]) -> Iterator[Consequence]:
     """Executions on versions that routes leave: they go on with them."""
     for version, tags in sorted(_left(flow).items()):
         on_it = [one for one in in_use if one.version == version]
+        if not on_it:
+            continue
         counts = Counter("wait" if one.status == "waiting" else "run" for one in on_it)
-        parts = [
-            f"{counts[verb]} {verb if counts[verb] > 1 else verb + 's'}" for verb in ("run", "wait") if counts[verb]
-        ]
+        parts = [f"{n} {verb}{'' if n > 1 else 's'}" for verb in ("run", "wait") if (n := counts[verb])]
         leave = f"{', '.join(tags)} {'leaves' if len(tags) == 1 else 'leave'}"
         go = "it goes on with it" if len(on_it) == 1 else "they go on with it"
-        if on_it:
-            yield Consequence(
-                kind="in_use",
-                text=f"{' and '.join(parts)} on v{version}, which {leave}; {go}",
-                count=len(on_it),
-                of=len(in_use),
-                exec_ids=tuple(one.exec_id for one in on_it[:FEW]),
-                routes=tuple(tags),
-                left=(version,),
-            )
+        yield Consequence(
+            kind="in_use",
+            text=f"{' and '.join(parts)} on v{version}, which {leave}; {go}",
+            count=len(on_it),
+            of=len(in_use),
+            exec_ids=tuple(one.exec_id for one in on_it[:FEW]),
+            routes=tuple(tags),
+            left=(version,),
+        )
 
 
 def _left(flow: FlowPlan) -> dict[int, list[str]]:

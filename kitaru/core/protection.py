@@ -19,13 +19,8 @@ from kitaru.model.snapshot import Commit
 Rules = Mapping[str, Protection]
 """Tag → the rule of its route."""
 
-Told = Callable[[int], str]
+Author = Callable[[int], str]
 """(generation) → ``by Ann from 1a2b3c4d5e6f on main``; empty if the log does not have it."""
-
-
-def untold(_generation: int) -> str:
-    """No author, for a question that needs none."""
-    return ""
 
 
 # --- rules ------------------------------------------------------------------------------------------------------------
@@ -42,13 +37,12 @@ def protected(flow: str, wanted: Rules, state: FlowState | None) -> tuple[Protec
 def tightened(flow: str, wanted: Rules, state: FlowState | None) -> tuple[Protect, ...]:
     """As ``protected``, for a verb that is no apply: it adds rules and makes them stricter, and takes none away."""
     applied = state.protect if state else {}
-    stricter = {tag: rule for tag, rule in wanted.items() if tag not in applied or _implies(rule, applied[tag])}
+
+    def is_stricter(rule: Protection, other: Protection) -> bool:
+        return (not other.branch or rule.branch == other.branch) and (rule.clean or not other.clean)
+
+    stricter = {tag: rule for tag, rule in wanted.items() if tag not in applied or is_stricter(rule, applied[tag])}
     return protected(flow, {**applied, **stricter}, state)
-
-
-def _implies(rule: Protection, other: Protection) -> bool:
-    """Whether ``other`` lets everything through that ``rule`` does."""
-    return (not other.branch or rule.branch == other.branch) and (rule.clean or not other.clean)
 
 
 def protect_words(edit: Protect) -> tuple[str, ...]:
@@ -107,7 +101,7 @@ def unplaced(manifest: Manifest, lock: Lockfile | None = None) -> tuple[str, ...
 
 
 def guards(
-    wanted: Rules, edits: Sequence[Edit], lock: Lockfile, commit: Commit, told: Told = untold
+    wanted: Rules, edits: Sequence[Edit], lock: Lockfile, commit: Commit, author: Author = lambda _generation: ""
 ) -> tuple[str, ...]:
     """Why a plan's edits may not be carried out from ``commit``; empty if they may.
 
@@ -121,40 +115,31 @@ def guards(
         for tag in _led_elsewhere(edit, state):
             for rule, generation in _rules(tag, state, wanted):
                 for only, here in _refusals(rule, commit):
-                    found.append(f"{edit.flow}: route {tag} moves {only}, {_origin(generation, told)}; {here}")
-        if isinstance(edit, Protect) and state is not None:
-            found += _liftings(edit, state, commit, told)
+                    found.append(f"{edit.flow}: route {tag} moves {only}, {_origin(generation, author)}; {here}")
+        if not isinstance(edit, Protect) or state is None:
+            continue
+        for tag in _changed_tags(edit):
+            before, verb = edit.expects.get(tag), "changed" if tag in edit.rules else "lifted"
+            for only, here in _refusals(before, commit) if before else ():
+                origin = _origin(state.protect_generation, author)
+                found.append(f"{edit.flow}: protection of {tag}, {origin}, is {verb} {only}; {here}")
     return tuple(dict.fromkeys(found))
 
 
-def _liftings(edit: Protect, state: FlowState, commit: Commit, told: Told) -> Iterator[str]:
-    """Why the rules that ``edit`` takes away, or changes, stay."""
-    for tag in _changed_tags(edit):
-        before = edit.expects.get(tag)
-        for only, here in _refusals(before, commit) if before else ():
-            verb = "changed" if tag in edit.rules else "lifted"
-            origin = _origin(state.protect_generation, told)
-            yield f"{edit.flow}: protection of {tag}, {origin}, is {verb} {only}; {here}"
-
-
-def handed_over(wanted: Rules, edits: Sequence[Edit], state: FlowState | None, commit: Commit | None) -> dict[str, str]:
-    """Tag → sentence, for routes of a live flow whose moves are left to another branch.
+def handed_over(wanted: Rules, move: Move, state: FlowState | None, commit: Commit) -> str:
+    """The sentence that says that the move of a live flow's route is left to another branch; empty if it is not.
 
     The branch that an applied rule names may give the route to another one. The new rule binds it already: so the rule
     changes, the route stays, and the branch that has it from now on moves it.
     """
-    found: dict[str, str] = {}
-    for edit in edits:
-        if state is None or commit is None or not isinstance(edit, Move) or not _led_elsewhere(edit, state):
-            continue
-        applied, said = state.protect.get(edit.tag), wanted.get(edit.tag)
-        if not (applied and applied.branch and said and said.branch) or _refusals(applied, commit):
-            continue
-        if applied.branch == commit.branch != said.branch and is_branch(said.branch):
-            route = state.routes.get(edit.tag)
-            stays = f"stays at {describe_holders(route.holders)}" if route else "is not placed yet"
-            found[edit.tag] = f"{edit.tag} {stays}: branch {said.branch} has it from now on, and apply there moves it"
-    return found
+    applied, said = state.protect.get(move.tag) if state else None, wanted.get(move.tag)
+    if not (applied and applied.branch and said and said.branch) or not _led_elsewhere(move, state):
+        return ""
+    if _refusals(applied, commit) or said.branch == commit.branch or not is_branch(said.branch):
+        return ""
+    route = state.routes.get(move.tag) if state else None
+    stays = f"stays at {describe_holders(route.holders)}" if route else "is not placed yet"
+    return f"{move.tag} {stays}: branch {said.branch} has it from now on, and apply there moves it"
 
 
 def check_protected(wanted: Rules, flow: str, tag: str, state: FlowState | None) -> None:
@@ -164,7 +149,7 @@ def check_protected(wanted: Rules, flow: str, tag: str, state: FlowState | None)
         ways += ["from a clean commit"] if rule.clean else []
         raise KitaruStateError(
             f"route {tag} of {flow} is protected: it moves only {', '.join(['by apply', *ways])} "
-            f"({_origin(generation, untold)})",
+            f"({_origin(generation)})",
             hint="in the repository: --manifest-only writes the move to the manifest; let that branch apply it",
         )
 
@@ -179,11 +164,10 @@ def _rules(tag: str, state: FlowState | None, wanted: Rules) -> Iterator[tuple[P
         yield said, 0
 
 
-def _origin(generation: int, told: Told) -> str:
+def _origin(generation: int, author: Author = lambda _generation: "") -> str:
     if not generation:
         return "as the manifest says"
-    author = told(generation)
-    return f"as applied in generation {generation}{f' {author}' if author else ''}"
+    return f"as applied in generation {generation} {author(generation)}".rstrip()
 
 
 def _led_elsewhere(edit: Edit, state: FlowState | None) -> Sequence[str]:

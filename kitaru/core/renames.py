@@ -22,6 +22,10 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+GONE = {"routes": {}, "untagged": {}, "managed": False, "owner": "", "retired": True}
+"""The fields of a flow that is there no longer: its versions stay."""
+
+
 # --- the names of one flow --------------------------------------------------------------------------------------------
 
 
@@ -83,18 +87,8 @@ def renamed(lock: Lockfile, edits: Sequence[Edit]) -> Lockfile | tuple[Broken, .
         else:
             back = edit.flow in flows
             flows[edit.flow] = old.model_copy(update={"first_name": first_name(flows, edit.was)}) if back else old
-            flows[edit.was] = old.model_copy(
-                update={
-                    "routes": {},
-                    "untagged": {},
-                    "managed": False,
-                    "owner": "",
-                    "retired": True,
-                    "renamed_to": edit.flow,
-                    "renamed_commit": edit.commit,
-                    "first_name": "",
-                }
-            )
+            moved = {"renamed_to": edit.flow, "renamed_commit": edit.commit, "first_name": ""}
+            flows[edit.was] = old.model_copy(update={**GONE, **moved})
     return tuple(broken) if broken else lock.model_copy(update={"flows": flows})
 
 
@@ -125,19 +119,28 @@ def plan_renames(
     """
     edits: list[Rename] = []
     problems: list[Problem] = []
-    warnings = list(_never_there(manifest, lock))
+    warnings: list[str] = []
+    for was in manifest.moved if lock.generation else ():
+        # A name that the store never had, and gets by no other line of ``moved:``.
+        if was not in lock.flows and was not in manifest.moved.values():
+            meant = did_you_mean(was, [name for name in lock.flows if lock.flow(name) and name not in manifest.flows])
+            warnings.append(f"moved: {was} is no flow of project {lock.project}; nothing to rename{meant}")
     refused: set[str] = set()
     # Of two names that become one, the flow that is there takes it.
     for was in sorted(manifest.moved, key=lambda name: lock.flow(name) is None):
         old = lock.flows.get(was)
         if old is None or old.renamed_to or was in manifest.flows:
             continue
-        name = _end_of(manifest, was)
+        name = manifest.moved[was]
+        while name in manifest.moved and name not in manifest.flows:
+            name = manifest.moved[name]
         if only and name not in only:
             continue
         used = name in lock.flows and present_name(lock.flows, name) != was
         used = used or any(edit.flow == name for edit in edits)
-        undone = "" if used or force else _undone(lock.flows, was, name, contains)
+        # The name comes back only from a commit that is later than those that took it from the flow.
+        away = () if used or force else (lock.flows[one].renamed_commit for one in way_to(lock.flows, name, was))
+        undone = next((why for commit in away if (why := why_not_after(commit, contains))), "")
         if used and old.retired:
             own = f"moved: {was} was removed, and {name} has versions of its own; nothing to rename"
             warnings.append(f"{own}. Those of {was} stay where they are; take the line out")
@@ -154,41 +157,14 @@ def plan_renames(
             edits.append(Rename(kind="rename", flow=name, was=was, expects=old.latest, retired=old.retired))
     made = renamed(lock, edits)
     made = made if isinstance(made, Lockfile) else lock
-    problems += _taken(manifest, made, place, refused)
-    return Renames(made, tuple(edits), tuple(problems), tuple(warnings))
-
-
-def _end_of(manifest: Manifest, was: str) -> str:
-    name = manifest.moved[was]
-    while name in manifest.moved and name not in manifest.flows:
-        name = manifest.moved[name]
-    return name
-
-
-def _undone(flows: Mapping[str, FlowState], was: str, name: str, contains: Contains) -> str:
-    """Why the commit at hand is not later than the one that took ``name`` from the flow now called ``was``."""
-    commits = (flows[one].renamed_commit for one in way_to(flows, name, was))
-    return next((why for commit in commits if (why := why_not_after(commit, contains))), "")
-
-
-def _taken(manifest: Manifest, lock: Lockfile, place: Place, refused: Collection[str]) -> Iterator[Problem]:
-    """Flows that the manifest declares by a name that they have no more."""
     for name in manifest.flows:
-        now = present_name(lock.flows, name)
+        now = present_name(made.flows, name)
         if now != name and name not in refused:
-            free = now not in manifest.flows
-            back = f"to take the name back: moved: {{{now}: {name}}}" if free else f"declare it as {now}"
+            back = f"to take the name back: moved: {{{now}: {name}}}"
+            back = f"declare it as {now}" if now in manifest.flows else back
             hint = f"{back}; for another flow choose a name that was never used"
-            yield place(f"{name} was renamed to {now}", "flows", name, hint=hint)
-
-
-def _never_there(manifest: Manifest, lock: Lockfile) -> Iterator[str]:
-    """Old names that the store never had, and gets by no other line of ``moved:``; a new project has none at all."""
-    for was in manifest.moved if lock.generation else ():
-        if was not in lock.flows and was not in manifest.moved.values():
-            live = [name for name in lock.flows if lock.flow(name) is not None and name not in manifest.flows]
-            meant = did_you_mean(was, live)
-            yield f"moved: {was} is no flow of project {lock.project}; nothing to rename{meant}"
+            problems.append(place(f"{name} was renamed to {now}", "flows", name, hint=hint))
+    return Renames(made, tuple(edits), tuple(problems), tuple(warnings))
 
 
 # --- one manifest for each flow ---------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ A call's id is its place in the body, ``3``. The id of another call that a later
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -214,7 +214,10 @@ class RecordedCalls:
             elif isinstance(event, CheckpointFailed):
                 self._add_failure(event)
             elif isinstance(event, CheckpointLost):
-                self._add_lost(event)
+                # The number of a lost attempt is given to no other one; it uses up no retry.
+                known = self._calls.get(event.call, RecordedCall(event.name, ""))
+                if known.output is None:
+                    self._calls[event.call] = replace(known, attempts=max(known.attempts, event.attempt))
 
     def decide(self, call: CallIdentity) -> Decision:
         """Whether ``call`` takes a recorded outcome, is run, or differs from the call recorded at its place."""
@@ -227,7 +230,10 @@ class RecordedCalls:
                 return Compute(here, known.attempts, known.open_attempts if known.is_of(call) else 0)
             if not known.is_of(call):
                 return Diverged(CallIdentity(call.key, known.name, known.input_digest), call)
-            return Reuse(known.output, here) if known.output is not None else Reraise(_failure(known), here)
+            if known.output is not None:
+                return Reuse(known.output, here)
+            assert known.failure is not None
+            return Reraise(known.failure, here)
         same = self._earlier.get((call.name, call.input_digest))
         if same:
             taken = min(same, key=lambda one: place_of(one) != call.key)
@@ -244,28 +250,16 @@ class RecordedCalls:
 
     def _add_failure(self, event: CheckpointFailed) -> None:
         """Count one more failed attempt."""
-        known = self._calls.get(event.call)
-        if known is not None and known.output is not None:
+        known = self._calls.get(event.call, RecordedCall(event.name, ""))
+        if known.output is not None:
             return
-        attempts = max(known.attempts if known else 0, event.attempt)
-        still_open = (known.open_attempts if known else 0) + 1 if event.retry else 0
-        failure = None if event.retry else event.error
         self._calls[event.call] = RecordedCall(
-            event.name, event.input_digest, None, attempts, still_open, failure=failure
+            event.name,
+            event.input_digest,
+            attempts=max(known.attempts, event.attempt),
+            open_attempts=known.open_attempts + 1 if event.retry else 0,
+            failure=None if event.retry else event.error,
         )
-
-    def _add_lost(self, event: CheckpointLost) -> None:
-        """Give the number of a lost attempt to no other one; it uses up no retry."""
-        known = self._calls.get(event.call)
-        if known is None:
-            self._calls[event.call] = RecordedCall(event.name, "", attempts=event.attempt)
-        elif known.output is None:
-            self._calls[event.call] = replace(known, attempts=max(known.attempts, event.attempt))
-
-
-def _failure(known: RecordedCall) -> Failure:
-    assert known.failure is not None
-    return known.failure
 
 
 def calls_under_way(events: Iterable[Event]) -> tuple[CheckpointStarted, ...]:
@@ -376,10 +370,6 @@ class _Cut:
     place: int | None = None
     wait: Wait | None = None
 
-    def is_before(self, place: int, started: str) -> bool:
-        """Whether a call began before it."""
-        return place < self.place if self.place is not None else started < self.at
-
 
 def plan_replay(original: Execution, *, cut: str, changes: Changes = Changes()) -> ReplayPlan:
     """Take over the calls that finished before ``cut`` began, failures that the body went on from among it.
@@ -401,11 +391,12 @@ def plan_replay(original: Execution, *, cut: str, changes: Changes = Changes()) 
     if not changes.code:  # other code may ask what was not asked before
         must_be_known(changes.answers, asked, "wait", WAIT)
     begins = _cut(calls, waits, cut)
-    doubts = _Doubts(original, changes)
-    planned = [_planned_call(call, place, begins, changes, doubts) for place, call in enumerate(calls)]
+    doubt = _doubts(original, changes)
+    failed = original.status == "failed"
+    planned = [_planned_call(call, place, begins, changes, doubt, failed) for place, call in enumerate(calls)]
     new = [name for name in dict.fromkeys(changes.results) if name not in called]
     planned += [PlannedCall("", name, "override", "its result is given to each call of it") for name in new]
-    answers = [_planned_wait(wait, begins, changes, doubts) for wait in waits]
+    answers = [_planned_wait(wait, begins, changes, doubt) for wait in waits]
     if_asked = f"its answer is given, if {changes.code} asks it"
     answers += [PlannedWait("", name, "override", if_asked) for name in changes.answers if name not in asked]
     return ReplayPlan(tuple(planned), tuple(answers))
@@ -415,63 +406,61 @@ def _ended(call: CheckpointCall) -> str:
     return call.ended_at or call.started_at
 
 
-class _Doubts:
-    """Why a recorded call may come with other inputs, or not at all."""
+def _doubts(original: Execution, changes: Changes) -> Callable[[str], str]:
+    """(beginning of a recorded call) → why it may come with other inputs, or not at all; empty if it will not."""
+    always = f"if {changes.code} calls it with the same inputs" if changes.code else ""
+    if not always and (changes.inputs or len(original.attempts) > 1):
+        always = "if it is called with the same inputs"
+    given = [(call.started_at, call.name) for call in original.checkpoints if call.name in changes.results]
+    given += [(wait.opened_at, wait.name) for wait in original.waits if wait.name in changes.answers]
+    first = min(given, default=None)
+    failed = [_ended(call) for call in original.checkpoints if call.status == "failed"]
+    rerun = min(failed, default=None) if original.status == "failed" else None
 
-    def __init__(self, original: Execution, changes: Changes) -> None:
-        self.failed = original.status == "failed"
-        if changes.code:
-            self._always = f"if {changes.code} calls it with the same inputs"
-        elif changes.inputs or len(original.attempts) > 1:
-            self._always = "if it is called with the same inputs"
-        else:
-            self._always = ""
-        given = [(call.started_at, call.name) for call in original.checkpoints if call.name in changes.results]
-        given += [(wait.opened_at, wait.name) for wait in original.waits if wait.name in changes.answers]
-        self._first = min(given, default=None)
-        failed = [_ended(call) for call in original.checkpoints if call.status == "failed"]
-        self._rerun = min(failed, default=None) if self.failed else None
+    def doubt(started: str) -> str:
+        if always or first is None or started < first[0]:
+            after = not always and rerun is not None and started >= rerun
+            return "if the body comes to it: a call that failed before it is run anew" if after else always
+        return f"unless what is given for {first[1]} changes its inputs"
 
-    def about(self, started: str) -> str:
-        """The doubt about a call that began then; empty if there is none."""
-        if self._always:
-            return self._always
-        if self._first is not None and started >= self._first[0]:
-            return f"unless what is given for {self._first[1]} changes its inputs"
-        after = self._rerun is not None and started >= self._rerun
-        return "if the body comes to it: a call that failed before it is run anew" if after else ""
+    return doubt
 
 
-def _planned_call(call: CheckpointCall, place: int, begins: _Cut, changes: Changes, doubts: _Doubts) -> PlannedCall:
-    action, reason = _fate(call, place, begins, changes, failed=doubts.failed)
-    doubt = doubts.about(call.started_at) if action == "reuse" else ""
-    if doubt:
-        action, reason = "reuse_if_same", "; ".join(part for part in (reason, doubt) if part)
-    return PlannedCall(call.call_id, call.name, action, reason)
-
-
-def _fate(call: CheckpointCall, place: int, begins: _Cut, changes: Changes, *, failed: bool) -> tuple[Action, str]:
+def _planned_call(
+    call: CheckpointCall, place: int, begins: _Cut, changes: Changes, doubt: Callable[[str], str], failed: bool
+) -> PlannedCall:
     """``failed``: the execution did, so that a failure met again might only fail the replay."""
+
+    def planned(action: Action, reason: str) -> PlannedCall:
+        return PlannedCall(call.call_id, call.name, action, reason)
+
     if call.name in changes.gone:
-        return "incompatible", f"{changes.code or 'the code to run'} has no checkpoint {call.name}"
+        return planned("incompatible", f"{changes.code or 'the code to run'} has no checkpoint {call.name}")
     if call.name in changes.results:
         sure = call.name in changes.there or not changes.code
-        return "override", "its result is given" if sure else f"its result is given, if {changes.code} calls it"
+        return planned(
+            "override", "its result is given" if sure else f"its result is given, if {changes.code} calls it"
+        )
     if place == begins.place:
-        return "rerun", "the replay begins here"
-    if not begins.is_before(place, call.started_at):
-        return "rerun", "it began after that" if begins.wait is None else f"it began after {begins.wait.name} was asked"
+        return planned("rerun", "the replay begins here")
+    if not (place < begins.place if begins.place is not None else call.started_at < begins.at):
+        after = "it began after that" if begins.wait is None else f"it began after {begins.wait.name} was asked"
+        return planned("rerun", after)
+    reason = ""
     if call.status == "failed" and call.failure is not None:
         if failed:
-            return "rerun", "it failed, as did the execution"
-        met_before = _ended(call) <= begins.at
-        return ("reuse", "its failure is met again") if met_before else ("rerun", "it failed after that")
-    if call.status != "completed" or call.output is None:
-        return "rerun", "it did not finish"
-    return "reuse", ""
+            return planned("rerun", "it failed, as did the execution")
+        if _ended(call) > begins.at:
+            return planned("rerun", "it failed after that")
+        reason = "its failure is met again"
+    elif call.status != "completed" or call.output is None:
+        return planned("rerun", "it did not finish")
+    doubted = doubt(call.started_at)
+    reasons = "; ".join(part for part in (reason, doubted) if part)
+    return planned("reuse_if_same" if doubted else "reuse", reasons)
 
 
-def _planned_wait(wait: Wait, begins: _Cut, changes: Changes, doubts: _Doubts) -> PlannedWait:
+def _planned_wait(wait: Wait, begins: _Cut, changes: Changes, doubt: Callable[[str], str]) -> PlannedWait:
     action: WaitAction = "ask"
     if wait.name in changes.answers:
         action, reason = "override", "its answer is given"
@@ -481,9 +470,8 @@ def _planned_wait(wait: Wait, begins: _Cut, changes: Changes, doubts: _Doubts) -
         reason = "it has no answer"
     elif wait.answered_at > begins.at:
         reason = "it was answered after that"
-    elif doubts.about(wait.opened_at):
-        action = "reuse_if_same"
-        reason = f"if {changes.code} asks the same" if changes.code else "if the same is asked"
+    elif doubt(wait.opened_at):
+        action, reason = "reuse_if_same", f"if {changes.code} asks the same" if changes.code else "if the same is asked"
     else:
         action, reason = "reuse", ""
     return PlannedWait(wait.wait_id, wait.name, action, reason)

@@ -8,15 +8,12 @@ from dataclasses import dataclass
 from kitaru.core.consequences import FEW, UNTOLD, breaking_words
 from kitaru.core.protection import protect_words
 from kitaru.model.address import canonical_json
-from kitaru.model.lockfile import AddVersion, Edit, Move, Protect, Retire, Untag
+from kitaru.model.lockfile import AddVersion, Move, Protect, Retire, Untag
 from kitaru.model.plan import Build, Consequence, FlowPlan, Plan
 from kitaru.model.route import Assignment, describe_holders
 
 OF_EXECUTIONS = ("stored_inputs", "in_use")
 """Kinds of consequences that come and go with executions, and are no deed of the plan."""
-
-NOT_CONTENT = ("table", "deletions")
-"""Fields of an edit about its place in the store."""
 
 Subject = tuple[str, str, str]
 """A deed's kind, its flow, and the tag of its route: ``("route", "agent", "default")``, ``("build", "agent", "")``."""
@@ -61,9 +58,8 @@ def elsewhere(plan: Plan, other: Plan) -> str:
         return f"it is for project {other.project}, this is {plan.project}"
     if plan.target != other.target:
         return f"it was made with target {other.target or 'none'}, this is {plan.target or 'none'}"
-    if plan.store != other.store and not other.store.startswith("file:"):
-        return f"it is for store {other.store}, this is {plan.store}"
-    return ""
+    shared = other.store.startswith("file:")
+    return "" if plan.store == other.store or shared else f"it is for store {other.store}, this is {plan.store}"
 
 
 def tampered(saved: Plan, fresh: Plan) -> tuple[str, ...]:
@@ -77,12 +73,12 @@ def tampered(saved: Plan, fresh: Plan) -> tuple[str, ...]:
     flows = [name for name in dict.fromkeys([*one, *other]) if one.get(name) not in (other.get(name), hidden.get(name))]
     if flows or len(saved.flows) != len(fresh.flows):
         return tuple(f"what it shows of {name}" for name in flows) or ("how many flows it shows",)
-    return () if _from_anywhere(saved.edits) == _from_anywhere(fresh.edits) else ("what it does",)
-
-
-def _from_anywhere(edits: Sequence[Edit]) -> list[Edit]:
-    """The edits without the commit that routes remember: a merge makes another commit of the same files."""
-    return [edit.model_copy(update={"floor": None}) if isinstance(edit, Move) else edit for edit in edits]
+    # A merge makes another commit of the same files, which routes remember.
+    edits, others = (
+        [edit.model_copy(update={"floor": None}) if isinstance(edit, Move) else edit for edit in plan.edits]
+        for plan in (saved, fresh)
+    )
+    return () if edits == others else ("what it does",)
 
 
 def _content_of(flows: Sequence[FlowPlan]) -> dict[str, bytes]:
@@ -100,9 +96,14 @@ def _deeds(plan: Plan) -> Mapping[Subject, Deed]:
     """The deeds that the plan shows: people saw these, not the other fields of a changed file."""
     found: dict[Subject, Deed] = {}
     for flow in plan.flows:
-        new = flow.build.version if flow.build else None
+        new = None
         if flow.build is not None:
-            found["build", flow.flow, ""] = _build(flow.build, plan.base)
+            # A reader saw the snapshot; the digest only stands for the values that a file leaves out.
+            new, hidden = flow.build.version, flow.build.redacted
+            claimed = flow.build.snapshot_digest if flow.build == hidden else flow.build.snapshot.digest
+            content = canonical_json([hidden.snapshot.digest, claimed])
+            text = f"a new version, {_changes(flow.build)}"
+            found["build", flow.flow, ""] = Deed(content, text, plan.base, flow.build)
         if flow.action == "retire":
             routes = sorted([move.tag, _holders(move.before, None)] for move in flow.moves)
             text = "it is removed, with all its routes"
@@ -120,17 +121,8 @@ def _deeds(plan: Plan) -> Mapping[Subject, Deed]:
         words = protect_words(edit) if isinstance(edit, Protect) else (edit.kind,)
         # A change of protection is shown by its flow's notes, or not at all.
         if not isinstance(edit, Protect) or all(text in notes.get(edit.flow, ()) for text in words):
-            data = {name: value for name, value in edit.data().items() if name not in NOT_CONTENT}
-            found[edit.kind, edit.flow, ""] = Deed(canonical_json(data), "; ".join(words), plan.base)
+            found[edit.kind, edit.flow, ""] = Deed(edit.canonical(), "; ".join(words), plan.base)
     return found
-
-
-def _build(build: Build, base: int) -> Deed:
-    # A reader saw the snapshot; the digest only stands for the values that a file leaves out.
-    hidden = build.redacted
-    claimed = build.snapshot_digest if build == hidden else build.snapshot.digest
-    content = canonical_json([hidden.snapshot.digest, claimed])
-    return Deed(content, f"a new version, {_changes(build)}", base, build)
 
 
 def _holders(holders: tuple[Assignment, ...] | None, new: int | None) -> str:

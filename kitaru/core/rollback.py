@@ -54,7 +54,7 @@ def hold_of(route: Route, holders: Holders, reason: str) -> Hold:
     return Hold(left=tuple(kept.values()), reason=reason)
 
 
-def rolled_back(route: Route | None, holders: Holders) -> tuple[str, ...]:
+def rollback_words(route: Route | None, holders: Holders) -> tuple[str, ...]:
     """One sentence for each of ``holders`` that the route's hold keeps off it, by number or by content.
 
     ``v2 was rolled back by Ann on 2026-11-22: it loses orders``
@@ -84,7 +84,7 @@ def held(tag: str, target: RouteTarget, route: Route | None, wanted: Holders, co
         return None
     why = ""
     if None not in versions_named(target):
-        if not rolled_back(route, wanted):
+        if not rollback_words(route, wanted):
             return None
     elif ascending(route.holders) == wanted:
         why = why_not_after(route.floor, contains)
@@ -108,7 +108,7 @@ def _way_out(tag: str, route: Route, wanted: Holders) -> str:
         return ""
     (here,), (there,) = route.versions, [one.version for one in wanted]
     keep = f"to keep v{here}: write {tag}: {here}"
-    if here == there or rolled_back(route, wanted):
+    if here == there or rollback_words(route, wanted):
         return f"{keep}, or revert the bad commit, and merge"
     return f"to release v{there}: write {tag}: {there} and merge, or kitaru apply --force; {keep}"
 
@@ -116,16 +116,16 @@ def _way_out(tag: str, route: Route, wanted: Holders) -> str:
 # --- the order of deploys ---------------------------------------------------------------------------------------------
 
 
-def backward(flow: str, tag: str, before: Holders | None, floor: str, after: Holders, contains: Contains) -> str:
+def backward(tag: str, before: Holders | None, floor: str, after: Holders, contains: Contains) -> str:
     """Why a move of the route is no step forward from its ``floor``; empty if it is one.
 
-    ``agent: default would move from v3 to v1: this commit does not contain 1a2b3c4d5e6f, from which it was last set``
+    ``default would move from v3 to v1: this commit does not contain 1a2b3c4d5e6f, from which it was last set``
     """
     if before is None or ascending(before) == ascending(after):
         return ""
     why = why_not_after(floor, contains)
-    move = f"from {describe_holders(before)} to {describe_holders(after)}"
-    return f"{flow}: {tag} would move {move}: {why}, from which it was last set" if why else ""
+    move = f"{tag} would move from {describe_holders(before)} to {describe_holders(after)}"
+    return f"{move}: {why}, from which it was last set" if why else ""
 
 
 def refusals(edits: Sequence[Edit], contains: Contains) -> tuple[str, ...]:
@@ -134,18 +134,19 @@ def refusals(edits: Sequence[Edit], contains: Contains) -> tuple[str, ...]:
     for edit in edits:
         if not isinstance(edit, Move) or edit.expects_floor is None:
             continue
-        if why := backward(edit.flow, edit.tag, edit.expects, edit.expects_floor, edit.holders, contains):
+        if why := backward(edit.tag, edit.expects, edit.expects_floor, edit.holders, contains):
             back = f"kitaru rollback {edit.flow}{'' if edit.tag == DEFAULT_TAG else f' {edit.tag}'}"
             ways = f"pull or merge it; to go back: {back}; to move it all the same: kitaru apply --force"
-            found.append(f"{why}; {ways if contains(edit.expects_floor) is False else 'fetch the whole history'}")
+            ways = ways if contains(edit.expects_floor) is False else "fetch the whole history"
+            found.append(f"{edit.flow}: {why}; {ways}")
     return tuple(found)
 
 
 def override(tag: str, route: Route | None, wanted: Holders, back: str) -> Consequence | None:
     """The rollback, or the order of commits (``back``), that a forced move passes over; None if neither."""
-    texts = [back.partition(": ")[2]] if back else []
+    texts = [back] if back else []
     if route is not None and route.hold is not None:
-        whole = rolled_back(route, wanted) or rolled_back(route, route.hold.left)
+        whole = rollback_words(route, wanted) or rollback_words(route, route.hold.left)
         texts = [*whole, *texts]
     if not texts:
         return None

@@ -1,4 +1,4 @@
-"""Edits of one flow's versions and routes: deploy, build, tag, untag, promote, rollback, delete. Pure.
+"""Edits of one flow: deploy, build, tag, untag, promote, rollback, delete; and of its entry in the manifest. Pure.
 
 Each function gives the edits for the state that it is given, and none if the state is so already. A writer that loses
 the race for a generation asks again with the new state: no other writer's move is lost.
@@ -6,19 +6,22 @@ the race for a generation asks again with the new state: no other writer's move 
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from kitaru.core import rollback
-from kitaru.core.commit import move_of
-from kitaru.core.protection import Rules, check_protected, protect_words, tightened
+from kitaru.core.commit import add_version, move_of, route_move
+from kitaru.core.protection import Rules, protect_words, tightened
 from kitaru.core.renames import present_name
 from kitaru.core.resolving import live_flow, route_of
 from kitaru.errors import KitaruSelectorError, KitaruStateError, KitaruUsageError
 from kitaru.model.address import is_tag
 from kitaru.model.jsonable import recorded_line
-from kitaru.model.lockfile import AddVersion, Drop, Edit, FlowState, Lockfile, Move, Protect, Untag, VersionTable
-from kitaru.model.plan import Build, FlowPlan, RouteMove
+from kitaru.model.lockfile import AddVersion, Edit, FlowState, Lockfile, Move, Protect, Untag, VersionTable
+from kitaru.model.manifest import FlowSpec, Manifest
+from kitaru.model.plan import Build, FlowPlan
 from kitaru.model.route import (
     DEFAULT_TAG,
     Assignment,
@@ -31,10 +34,13 @@ from kitaru.model.route import (
     Split,
     ascending,
     describe_holders,
+    target_data,
+    versions_named,
 )
-from kitaru.model.snapshot import Snapshot
+from kitaru.model.snapshot import ImageSettings, Snapshot
 
 Edits = tuple[Edit, ...]
+Holders = tuple[Assignment, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,28 +71,17 @@ def order_tags(order: Order, lock: Lockfile) -> dict[str, bool]:
 def deployed(order: Order, snapshot: Snapshot, lock: Lockfile) -> Edits:
     """A new version of the snapshot, with the order's routes.
 
-    Raises ``KitaruUsageError`` for a tag that can't be one, or that is exclusive; ``KitaruStateError`` for a protected
-    route, or a flow that has another name by now.
+    Raises ``KitaruUsageError`` for a tag that can't be one, or that is exclusive; ``KitaruStateError`` for a flow that
+    has another name by now.
     """
     check_name(lock, order.flow)
-    state = lock.flows.get(order.flow)
-    holder = Assignment(version=(state.latest if state else 0) + 1, snapshot=snapshot.digest)
-    managed = order.owner is not None
-    edits: list[Edit] = [
-        AddVersion(
-            kind="mint",
-            flow=order.flow,
-            version=holder.version,
-            snapshot=holder.snapshot,
-            managed=managed,
-            owner=order.owner or "",
-            expects=holder.version - 1,
-        )
-    ]
+    state, managed = lock.flows.get(order.flow), order.owner is not None
+    new = add_version(order.flow, state, snapshot.digest, order.owner)
+    holder = Assignment(version=new.version, snapshot=new.snapshot)
+    edits: list[Edit] = [new]
     for tag, exclusive in order_tags(order, lock).items():
-        check_protected({}, order.flow, tag, state)
-        route = state.routes.get(tag) if state and not state.retired else None
-        edits += _led(order.flow, tag, state, route, holder, exclusive=exclusive, managed=managed or None)
+        holders = _joined(order.flow, tag, lock.flow(order.flow), holder, exclusive)
+        edits += _led(order.flow, tag, state, holders, exclusive=exclusive, managed=managed or None)
     return (*edits, *tightened(order.flow, order.protect, state))
 
 
@@ -111,18 +106,8 @@ def flow_plan(flow: str, edits: Edits, lock: Lockfile, snapshot: Snapshot | None
                 build = Build(version=edit.version, snapshot_digest=edit.snapshot, snapshot=snapshot)
             case Move():
                 route = state.routes.get(edit.tag) if state else None
-                notes += [f"{edit.tag}: {text}" for text in rollback.rolled_back(route, edit.holders)]
-                moves.append(
-                    RouteMove(
-                        tag=edit.tag,
-                        before=edit.expects,
-                        after=edit.holders,
-                        exclusive=edit.exclusive,
-                        converts=edit.converts,
-                        moved_at=route.at if route else "",
-                        moved_by=route.by if route else "",
-                    )
-                )
+                notes += [f"{edit.tag}: {text}" for text in rollback.rollback_words(route, edit.holders)]
+                moves.append(route_move(edit, route))
             case Protect():
                 notes += protect_words(edit)
     action = "update" if state else "create"
@@ -142,7 +127,8 @@ def tagged(
     Raises ``KitaruUsageError`` for a shared label if the tag is exclusive; ``default`` always is.
     """
     state = live_flow(lock, flow)
-    return _led(flow, tag, state, state.routes.get(tag), holder, exclusive=exclusive, managed=managed)
+    holders = _joined(flow, tag, state, holder, exclusive)
+    return _led(flow, tag, state, holders, exclusive=exclusive, managed=managed)
 
 
 def check_tag(tag: str) -> None:
@@ -192,17 +178,15 @@ def untagged(lock: Lockfile, flow: str, tag: str, version: int | None = None) ->
             hint=f"kitaru flow untag {flow} {tag} removes it whole",
         )
     if left:
-        return _moved(flow, tag, state, route, left, exclusive=False)
+        return _led(flow, tag, state, left, exclusive=False)
     return (Untag(kind="untag", flow=flow, tag=tag, expects=route.holders),)
 
 
 def promoted(lock: Lockfile, flow: str, source: str, tag: str, *, managed: bool | None = None) -> Edits:
-    """``tag`` leads exclusively to the version that ``source`` leads to."""
-    return tagged(lock, flow, tag, _promotable(lock, flow, source, tag), exclusive=True, managed=managed)
+    """``tag`` leads exclusively to the one version that ``source`` leads to.
 
-
-def _promotable(lock: Lockfile, flow: str, source: str, tag: str) -> Assignment:
-    """The one version that ``source`` leads to. Raises ``KitaruSelectorError`` if there are several, or none yet."""
+    Raises ``KitaruSelectorError`` if there are several, or none yet.
+    """
     route = route_of(flow, live_flow(lock, flow), source)
     if source == tag:
         raise KitaruUsageError(f"{source} can't be promoted to itself", hint=f"kitaru promote {flow} {source} --to TAG")
@@ -216,7 +200,7 @@ def _promotable(lock: Lockfile, flow: str, source: str, tag: str) -> Assignment:
             f"{source} of {flow} leads to head, which is not applied yet: there is no version to promote",
             hint="kitaru apply, then repeat",
         )
-    return route.holders[0]
+    return tagged(lock, flow, tag, route.holders[0], exclusive=True, managed=managed)
 
 
 def rollable(lock: Lockfile, flow: str, tag: str) -> Route:
@@ -249,7 +233,7 @@ def rolled_back(
         return ()
     agreed = agrees(said, route.model_copy(update={"holders": holders}), None)
     hold = None if agreed else rollback.hold_of(route, holders, reason)
-    return _moved(flow, tag, live_flow(lock, flow), route, holders, exclusive=True, hold=hold)
+    return _led(flow, tag, live_flow(lock, flow), holders, exclusive=True, hold=hold)
 
 
 def check_deletable(state: FlowState, table: VersionTable, version: int) -> None:
@@ -270,48 +254,35 @@ def check_deletable(state: FlowState, table: VersionTable, version: int) -> None
     )
 
 
-def dropped(lock: Lockfile, flow: str, version: int, table: str = "") -> Edits:
-    """``version`` is deleted; ``table`` is the digest of the version table without it."""
-    state = live_flow(lock, flow)
-    return (Drop(kind="drop", flow=flow, version=version, table=table, expects=state.table),)
-
-
 def labels_of(lock: Lockfile, flow: str, version: int) -> frozenset[str]:
     """The shared labels of a version."""
     routes = live_flow(lock, flow).routes.items()
     return frozenset(tag for tag, route in routes if not route.exclusive and version in route.versions)
 
 
+def _joined(flow: str, tag: str, state: FlowState | None, holder: Assignment, exclusive: bool) -> Holders:
+    """The assignments of the tag once it leads to ``holder``, beside the others of a shared label."""
+    check_tag(tag)
+    route = state.routes.get(tag) if state else None
+    holder = holder.model_copy(update={"weight": 100})
+    if exclusive:
+        return (holder,)
+    check_shared(flow, tag, route, holder.version)
+    others = (other for other in (route.holders if route else ()) if other.version != holder.version)
+    return ascending((*others, holder))
+
+
 def _led(
     flow: str,
     tag: str,
     state: FlowState | None,
-    route: Route | None,
-    holder: Assignment,
-    *,
-    exclusive: bool,
-    managed: bool | None,
-) -> Edits:
-    check_tag(tag)
-    holders: tuple[Assignment, ...] = (holder.model_copy(update={"weight": 100}),)
-    if not exclusive:
-        check_shared(flow, tag, route, holder.version)
-        others = (other for other in (route.holders if route else ()) if other.version != holder.version)
-        holders = ascending((*others, *holders))
-    return _moved(flow, tag, state, route, holders, exclusive=exclusive, managed=managed)
-
-
-def _moved(
-    flow: str,
-    tag: str,
-    state: FlowState | None,
-    route: Route | None,
-    holders: tuple[Assignment, ...],
+    holders: Holders,
     *,
     exclusive: bool,
     managed: bool | None = None,
     hold: Hold | None = None,
 ) -> Edits:
+    route = state.routes.get(tag) if state and not state.retired else None
     declared = bool(route and route.managed) if managed is None else managed
     if route and (route.holders, route.exclusive, route.managed, route.hold) == (holders, exclusive, declared, hold):
         return ()
@@ -361,23 +332,15 @@ def described(lock: Lockfile, flow: str, wishes: Mapping[str, RouteTarget], tabl
 def _described(wish: RouteTarget, route: Route | None, table: VersionTable) -> Route:
     if route is not None and agrees(wish, route, None):
         return route
-    match wish:
-        case Pin(version):
-            weights: tuple[tuple[int | None, int], ...] = ((version, 100),)
-        case Label(versions):
-            weights = tuple((version, 100) for version in versions)
-        case Split(parts):
-            weights = parts
-        case Head():
-            weights = ((None, 100),)
-    exclusive = not isinstance(wish, Label)
-    if exclusive and any(version is None for version, _ in weights):
+    exclusive, numbers = not isinstance(wish, Label), versions_named(wish)
+    if exclusive and None in numbers:
         return route if route is not None and route.exclusive else Route(holders=(), managed=True)
-    holders = tuple(
-        Assignment(version=version, snapshot=release.snapshot if release else "", weight=weight)
-        for version, weight in weights
-        if version is not None
-        for release in [table.release(version)]
+    weights = dict(wish.weights) if isinstance(wish, Split) else {}
+    holders = (
+        Assignment(version=one, snapshot=release.snapshot if release else "", weight=weights.get(one, 100))
+        for one in numbers
+        if one is not None
+        for release in [table.release(one)]
     )
     return Route(holders=ascending(holders), exclusive=exclusive, managed=True)
 
@@ -403,3 +366,136 @@ def routes_to_write(
         if wish != said and not agrees(said, routes.get(tag), head):
             changed[tag] = wish
     return changed
+
+
+# --- the entry of a flow in the manifest ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestEdit:
+    """Keys of one flow's entry, and its routes: ``{"stable": Pin(3), "beta": None}``; None removes the route."""
+
+    flow: str
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    routes: Mapping[str, RouteTarget | None] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def flow_name(manifest: Manifest, target: str) -> str:
+    """The manifest's name for a target such as ``flows/work.py:agent``, else the function's own.
+
+    Raises ``KitaruUsageError`` if the manifest uses that name for another target, or has two names for this one.
+    """
+    function = target.rpartition(":")[2]
+    named = [name for name, spec in manifest.flows.items() if same_target(spec.target, target)]
+    if len(named) == 1 or function in named:
+        return function if function in named else named[0]
+    if named:
+        raise KitaruUsageError(
+            f"{target} is declared more than once: {', '.join(named)}", hint=f"name one: kitaru deploy {named[0]}"
+        )
+    other = manifest.flows.get(function)
+    if other is not None:
+        raise KitaruUsageError(
+            f"the manifest declares {function} already, with target {other.target}, not {target}",
+            hint="declare this one there under a name of its own, then: kitaru deploy NAME",
+        )
+    return function
+
+
+def same_target(one: str, other: str) -> bool:
+    """Whether two targets are the same flow: ``flows/work.py:agent`` and ``flows.work:agent`` are."""
+    return _module(one) == _module(other)
+
+
+def _module(target: str) -> str:
+    place, _, name = target.rpartition(":")
+    if place.endswith(".py"):
+        place = posixpath.normpath(place.removesuffix(".py")).replace("/", ".").removesuffix(".__init__")
+    return f"{place}:{name}"
+
+
+def changed_keys(
+    spec: FlowSpec | None,
+    target: str,
+    *,
+    inputs: Mapping[str, Any] | None,
+    image: ImageSettings | None,
+    stack: str | None,
+) -> dict[str, Any]:
+    """The keys that a deploy gives the entry, if they are new or have another value: ``{"stack": "prod"}``."""
+    whole = image.over(spec.image) if image is not None and spec and spec.image else image
+    given = {"target": None if spec else target, "inputs": inputs, "stack": stack, "image": whole}
+    changed = {name: one for name, one in given.items() if one is not None and one != getattr(spec, name, None)}
+    return {name: one.data() if isinstance(one, ImageSettings) else one for name, one in changed.items()}
+
+
+def changed_spec(spec: FlowSpec | None, keys: Mapping[str, Any]) -> FlowSpec:
+    """The entry with those keys."""
+    return FlowSpec.model_validate({**(spec.data() if spec else {}), **keys})
+
+
+def check_not_renamed(manifest: Manifest, lock: Lockfile, flow: str) -> None:
+    """Raise ``KitaruStateError`` for a flow that has another name by now, or gets one's versions by the next apply."""
+    check_name(lock, flow)
+    for was, name in manifest.moved.items():
+        old = lock.flows.get(was)
+        if name == flow and old is not None and not old.renamed_to and flow not in lock.flows:
+            raise KitaruStateError(
+                f"the manifest renames {was} to {flow}, and that is still to be done", hint="kitaru apply, then repeat"
+            )
+
+
+def after_release(
+    spec: FlowSpec | None, lock: Lockfile, flow: str, tags: frozenset[str], keys: Mapping[str, Any], *, built: int
+) -> ManifestEdit:
+    """The entry after version ``built``, to which the routes ``tags`` were led.
+
+    Another route that the manifest leads to head is written down as it is: else the next apply would move it. A route
+    that the store does not have yet goes after a build, which leaves its version without a route; after a deploy it
+    stays, for the next apply.
+    """
+    state = lock.flow(flow)
+    routes, wishes = state.routes if state else {}, spec.routes if spec else {}
+    changed = routes_to_write(wishes, routes, tags, head=built)
+    notes = []
+    for tag, wish in wishes.items():
+        if tag in tags or not {None, built} & set(versions_named(wish)) or agrees(wish, routes.get(tag), built):
+            continue
+        if tag in routes:
+            changed[tag] = wish_of(routes[tag])
+            notes.append(f"{tag} stays where it is, so the manifest now says so: it followed the newest version")
+        elif not tags:
+            changed[tag] = None
+            notes.append(f"{tag} was taken out of the manifest: a build leaves its version without a route")
+        else:
+            notes.append(f"the manifest leads {tag} to v{built} as well; kitaru apply does that")
+    return ManifestEdit(flow, keys, changed, tuple(notes))
+
+
+def proposed(spec: FlowSpec | None, lock: Lockfile, order: Order, keys: Mapping[str, Any]) -> ManifestEdit:
+    """The entry that asks for this deploy: the order's tag leads to head, the others stay where they are."""
+    flow, state = order.flow, lock.flow(order.flow)
+    routes, wishes = state.routes if state else {}, spec.routes if spec else {}
+    tags = order_tags(order, lock)
+    changed: dict[str, RouteTarget | None] = {}
+    for tag, exclusive in tags.items():
+        check_tag(tag)
+        changed[tag] = Head()
+        if exclusive:
+            continue
+        wish = wishes.get(tag)
+        if wish is None or tag == DEFAULT_TAG:
+            check_shared(flow, tag, routes.get(tag), (state.latest if state else 0) + 1)
+        elif not isinstance(wish, Label):
+            raise KitaruUsageError(
+                f"the manifest makes {tag} of {flow} an exclusive route: {target_data(wish)}; "
+                "pass --exclusive to move it",
+                hint=f"or make it a shared label: kitaru flow untag {flow} {tag} --manifest-only",
+            )
+        versions = wish.versions if isinstance(wish, Label) else routes[tag].versions if tag in routes else ()
+        changed[tag] = Label(versions if None in versions else (*versions, None))
+    for tag, wish in wishes.items():
+        if tag not in tags and None in versions_named(wish) and tag in routes:
+            changed[tag] = wish_of(routes[tag])
+    return ManifestEdit(flow, keys, {tag: wish for tag, wish in changed.items() if wish != wishes.get(tag)})

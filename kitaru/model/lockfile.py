@@ -124,9 +124,9 @@ class FlowState(Noun):
 
 
 class AddVersion(Noun):
-    """A new version. Valid while ``expects`` is the flow's highest number (0: no such flow yet)."""
+    """A new version. Valid while ``expects`` is the flow's highest number (0: no such flow yet), see ``Move``, too."""
 
-    kind: Literal["mint"]
+    kind: Literal["add_version"]
     flow: str
     version: int
     snapshot: str
@@ -134,6 +134,7 @@ class AddVersion(Noun):
     managed: bool = True
     owner: str = ""
     expects: int
+    deletions: int = 0
 
 
 class Move(Noun):

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from kitaru.core.diffing import LARGEST_FILE, FileDiff, Listing, file_diff, pairs, snapshot_changes
 from kitaru.core.resolving import Resolved, in_table, resolve
 from kitaru.errors import KitaruIntegrityError
 from kitaru.model import address
+from kitaru.model.jsonable import record
 from kitaru.model.lockfile import Lockfile, Release
 from kitaru.model.plan import Change
 from kitaru.model.route import ByTag, ByVersion, Selector
-from kitaru.model.snapshot import Snapshot
 from kitaru.release.history import commit_data
 from kitaru.store.objects import get_object, read_snapshot, read_table
 from kitaru.store.port import Store
@@ -28,41 +27,23 @@ VERSION = re.compile(r"v?([1-9][0-9]{0,8})")
 Inputs = Literal["same", "compatible", "breaking"]
 
 
-@dataclass(frozen=True, slots=True)
-class Archives:
-    """A project's objects, and the means to look into an archive of source."""
-
-    store: Store
-    project: str
-    unpack: Unpack
-
-
-@dataclass(frozen=True, slots=True)
+@record()
 class Side:
-    """One of the two versions. ``tag``: how it was named, where that was a tag."""
+    """One of the two versions. ``tag``: how it was named, if that was a tag."""
 
     version: int
     tag: str | None
-    snapshot: str
-    source: str
-    release: Release | None
+    release: Release
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data; every key is always there."""
-        return {
-            "version": self.version,
-            "tag": self.tag,
-            "snapshot": self.snapshot,
-            "source": self.source,
-            "at": self.release.at if self.release else None,
-            "by": self.release.by if self.release else None,
-            "commit": commit_data(self.release.commit) if self.release else None,
-        }
+        own = {name: getattr(self.release, name) for name in ("version", "snapshot", "source", "at", "by")}
+        return {**own, "tag": self.tag, "commit": commit_data(self.release.commit)}
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Difference:
-    """From ``before`` to ``after``. ``inputs`` says what the change of the input schema means for callers."""
+    """From ``before`` to ``after``. ``inputs``: the meaning of the change of the input schema for callers."""
 
     flow: str
     before: Side
@@ -74,7 +55,7 @@ class Difference:
     @property
     def same(self) -> bool:
         """Whether both are one snapshot."""
-        return self.before.snapshot == self.after.snapshot
+        return self.before.release.snapshot == self.after.release.snapshot
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data; every key is always there.
@@ -92,75 +73,65 @@ class Difference:
         }
 
 
-def compare(place: Archives, lock: Lockfile, flow: str, before: str, after: str, *, full: bool) -> Difference:
-    """How the version that ``before`` names differs from that of ``after``; see ``History.diff``."""
-    sides = [_side(place, lock, flow, word) for word in (before, after)]
-    (old_side, old), (new_side, new) = sides
-    old_files, new_files = _listings(place, old, new)
-    changes = snapshot_changes(old, new, old_files, new_files if new_files is not None else ())
+def compare(
+    store: Store, project: str, unpack: Unpack, lock: Lockfile, flow: str, before: str, after: str, *, full: bool
+) -> Difference:
+    """The difference of the versions that ``before`` and ``after`` name: ``2``, ``v2``, or a tag.
+
+    Raises ``KitaruSelectorError``, and ``KitaruIntegrityError`` if a snapshot is no longer in the store.
+    """
+    old_side, new_side = (_side(store, project, lock, flow, word) for word in (before, after))
+    old, new = (read_snapshot(store, project, side.release.snapshot, flow) for side in (old_side, new_side))
+    old_files: Listing | None = ()
+    new_files: Listing | None = ()
+    if old.source != new.source:
+        old_files, new_files = _listing(store, project, old.source), _listing(store, project, new.source)
+    changes = snapshot_changes(old, new, old_files, new_files or ())
+    files: tuple[FileDiff, ...] = ()
     if old_files is None or new_files is None:
         # Without both listings nobody can say which files changed.
-        changes = tuple(one if one.subject != "source" else _sourceless(old, new) for one in changes)
+        text = f"source {address.short(old.source)} → {address.short(new.source)}; its files are no longer in the store"
+        sourceless = Change(subject="source", text=text)
+        changes = tuple(sourceless if one.subject == "source" else one for one in changes)
+    else:
+        found = pairs(old_files, new_files)
+        compared = [(one, other) for one, other in found if one is None or other is None or one.sha != other.sha]
+        old_bodies = _bodies(store, project, unpack, old.source, {one.path for one, _ in compared if one}, full)
+        new_bodies = _bodies(store, project, unpack, new.source, {one.path for _, one in compared if one}, full)
+        files = tuple(file_diff(one, other, old_bodies, new_bodies, full=full) for one, other in found)
     schema = [change for change in changes if change.subject == "input_schema"]
     verdict: Inputs = "breaking" if any(one.breaking for one in schema) else "compatible" if schema else "same"
-    files = _files(place, old, new, old_files, new_files, full=full)
     return Difference(flow, old_side, new_side, verdict, changes, files)
 
 
-def _side(place: Archives, lock: Lockfile, flow: str, word: str) -> tuple[Side, Snapshot]:
+def _side(store: Store, project: str, lock: Lockfile, flow: str, word: str) -> Side:
     number = VERSION.fullmatch(word)
     chosen: Selector = ByVersion(int(number[1])) if number else ByTag(word)
     found = resolve(lock, flow, chosen)
-    state = lock.flows[flow]
-    table = read_table(place.store, place.project, state.table, flow)
-    resolved = found if isinstance(found, Resolved) else in_table(table, state, getattr(chosen, "version", 0))
-    snapshot = read_snapshot(place.store, place.project, resolved.snapshot, flow)
-    release = table.release(resolved.version)
-    return Side(resolved.version, resolved.tag, resolved.snapshot, snapshot.source, release), snapshot
+    table = read_table(store, project, lock.flows[flow].table, flow)
+    version = found.version if isinstance(found, Resolved) else int(number[1] if number else 0)
+    in_table(table, lock.flows[flow], version)
+    release = table.release(version)
+    assert release is not None
+    return Side(version, None if number else word, release)
 
 
-def _listings(place: Archives, old: Snapshot, new: Snapshot) -> tuple[Listing | None, Listing | None]:
-    if old.source == new.source:
-        return (), ()
-    return _listing(place, old.source), _listing(place, new.source)
-
-
-def _listing(place: Archives, source: str) -> Listing | None:
+def _listing(store: Store, project: str, source: str) -> Listing | None:
     try:
-        body = get_object(place.store, place.project, source, f"source listing {address.short(source)}")
+        body = get_object(store, project, source, f"source listing {address.short(source)}")
     except KitaruIntegrityError:
         return None
     rows: Listing = json.loads(body)
     return rows
 
 
-def _sourceless(old: Snapshot, new: Snapshot) -> Change:
-    text = f"source {address.short(old.source)} → {address.short(new.source)}; its files are no longer in the store"
-    return Change(subject="source", text=text)
-
-
-def _files(
-    place: Archives, old: Snapshot, new: Snapshot, before: Listing | None, after: Listing | None, *, full: bool
-) -> tuple[FileDiff, ...]:
-    if before is None or after is None:
-        return ()
-    found = pairs(before, after)
-    compared = [(one, other) for one, other in found if one is None or other is None or one.sha != other.sha]
-    bodies_before = _bodies(place, old.source, {one.path for one, _ in compared if one is not None}, full)
-    bodies_after = _bodies(place, new.source, {one.path for _, one in compared if one is not None}, full)
-    return tuple(file_diff(one, other, bodies_before, bodies_after, full=full) for one, other in found)
-
-
-def _bodies(place: Archives, source: str, paths: set[str], full: bool) -> Mapping[str, bytes] | None:
-    """The content of those files of a source, verified; None where its archive is no longer in the store."""
+def _bodies(
+    store: Store, project: str, unpack: Unpack, source: str, paths: set[str], full: bool
+) -> Mapping[str, bytes] | None:
+    """The content of those files of a source, verified; None if its archive is no longer in the store."""
     if not paths:
         return {}
-    archive = place.store.read(address.source_archive(place.project, source))
+    archive = store.read(address.source_archive(project, source))
     if archive is None:
         return None
-
-    def keep(path: str, size: int) -> bool:
-        return path in paths and (full or size <= LARGEST_FILE)
-
-    kept: Mapping[str, bytes] = place.unpack(archive, source, keep)[1]
-    return kept
+    return unpack(archive, source, lambda path, size: path in paths and (full or size <= LARGEST_FILE))[1]

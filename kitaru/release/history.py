@@ -1,4 +1,4 @@
-"""The lock log, looked back on: the newest generations first, and the state as it was at a moment.
+"""The lock log, looked back on: the newest generations, the state as it was, the commit of an execution.
 
 The newest L generations cost L reads; those of one flow as many as lie back to the L-th of them, in batches that grow
 from 32 to 256; the state at a moment log2 of the number of generations, then the reads back to a full state.
@@ -7,19 +7,21 @@ from 32 to 256; the state at a moment log2 of the number of generations, then th
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
-from kitaru.core.commit import edit_data, next_lockfile
+from kitaru.core.commit import edit_data, edit_words, next_lockfile
+from kitaru.core.renames import present_name
 from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError
 from kitaru.model import address
 from kitaru.model.address import digest
-from kitaru.model.lockfile import AddVersion, Edit, Generation, Lockfile, Move, Rename
+from kitaru.model.execution import Execution
+from kitaru.model.jsonable import record
+from kitaru.model.lockfile import AddVersion, Edit, Generation, Lockfile, Move, Release, Rename
 from kitaru.model.snapshot import Commit
 from kitaru.store.log import Log
-from kitaru.store.objects import parse
+from kitaru.store.objects import parse, read_table
 from kitaru.store.port import Store
 
 SEARCHED = 5000
@@ -30,14 +32,14 @@ NEARBY = 64
 """How far from the state at a moment a move is looked for: the clocks of two machines differ a little."""
 
 
-class Gap(Enum):
-    """Why nothing is known of a generation."""
+MISSING = "is missing from the lock log"
+UNREADABLE = "can't be read"
 
-    MISSING = "is missing from the lock log"
-    UNREADABLE = "can't be read"
+Read = tuple[Generation, str] | str
+"""A generation and the digest of its bytes; or why it is not known: ``MISSING`` or ``UNREADABLE``."""
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class Change:
     """One generation: actor, time, verb, commit.
 
@@ -64,11 +66,11 @@ class Change:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data; every key is always there. ``commit`` is null, or ``{"sha", "branch", "dirty"}``."""
-        data = {name: getattr(self, name) for name in self.__slots__}
+        data = {one.name: getattr(self, one.name) for one in fields(self)}
         return {**data, "commit": commit_data(self.commit), "edits": list(self.edits)}
 
 
-@dataclass(frozen=True, slots=True)
+@record()
 class HistoryPage:
     """Generations, newest first. ``reached`` is the oldest that was looked at; ``more``: older ones may fit too.
 
@@ -120,12 +122,12 @@ class Past:
         """
         found: list[Change] = []
         unchained: list[int] = []
-        gaps: dict[Gap, list[int]] = {gap: [] for gap in Gap}
+        gaps: dict[str, list[int]] = {MISSING: [], UNREADABLE: []}
         named = ""
         name, number, first = flow, head, False
         floor = max(0, head - searched) if searched is not None else 0
         for number, read in self._there(head, floor, limit if flow is None else None):
-            if isinstance(read, Gap):
+            if isinstance(read, str):
                 gaps[read].append(number)
                 named = ""
                 continue
@@ -133,33 +135,40 @@ class Past:
             if named and sha != named:
                 unchained.append(number)
             named = entry.parent
-            edits = entry.edits if name is None else _of_flow(entry.edits, name)
+            # Edits under the name that the generation gives the flow are its too.
+            names = {name, *(edit.flow for edit in entry.edits if isinstance(edit, Rename) and edit.was == name)}
+            edits = tuple(edit for edit in entry.edits if name is None or edit.flow in names)
             if edits or name is None:
                 found.append(Change.of(entry, sha, edits))
-            first = name is not None and any(isinstance(edit, AddVersion) and edit.expects == 0 for edit in edits)
+            first = name is not None and any(isinstance(edit, AddVersion) and edit.version == 1 for edit in edits)
             if first or len(found) == limit:
                 break
             name = next((edit.was for edit in edits if isinstance(edit, Rename) and edit.flow == name), name)
         more = not first and number > 1
-        missing, unreadable = (tuple(gaps[gap]) for gap in (Gap.MISSING, Gap.UNREADABLE))
+        missing, unreadable = map(tuple, gaps.values())
         return HistoryPage(tuple(found), head, number, more, tuple(unchained), missing, unreadable)
 
     def entry(self, number: int) -> tuple[Generation, str]:
         """Generation ``number`` and the digest of its bytes. ``KitaruIntegrityError`` for a gap."""
-        return self._read([number])[0]
+        return self._must(number, self._looked_up([number])[0])
 
     def at_moment(self, moment: str, head: int) -> int:
         """The newest generation at or before ``head`` that was written at ``moment`` (a timestamp) or earlier.
 
         One that is missing or can't be read is taken to be as old as the one before it.
         """
-        return bisect_right(range(1, head + 1), moment, key=self._written_at)
+
+        def written_at(number: int) -> str:
+            return next((read[0].at for _, read in self._there(number, 0, 1) if not isinstance(read, str)), "")
+
+        return bisect_right(range(1, head + 1), moment, key=written_at)
 
     def state(self, number: int) -> Lockfile:
         """The state after generation ``number``, folded from the nearest full state at or before it."""
         behind: list[tuple[Generation, str]] = []
         lock = Lockfile(project=self._project)
-        for entry, sha in self._backwards(number, 0, 1):
+        for at, read in self._there(number, 0, 1):
+            entry, sha = self._must(at, read)
             if entry.state is not None:
                 lock = Lockfile(project=self._project, generation=entry.generation, entry=sha, flows=dict(entry.state))
                 if lock.state_digest != entry.state_digest:
@@ -169,7 +178,7 @@ class Past:
         for entry, sha in reversed(behind):
             following = next_lockfile(lock, entry.edits, at=entry.at, by=entry.by, via=entry.verb)
             if isinstance(following, tuple) or entry.parent != lock.entry:
-                raise _not_so(self._project, entry.generation, "does not follow the one before it")
+                raise _not_so(self._project, entry.generation, f"does not follow generation {lock.generation}")
             lock = following.model_copy(update={"entry": sha})
         # Once for all of them: writing out a large state takes longer than everything else here.
         if behind and lock.state_digest != behind[0][0].state_digest:
@@ -193,16 +202,7 @@ class Past:
                         return entry
         return None
 
-    def _written_at(self, number: int) -> str:
-        found = (read for _, read in self._there(number, 0, 1) if not isinstance(read, Gap))
-        return next((entry.at for entry, _ in found), "")
-
-    def _backwards(self, start: int, floor: int, first: int | None) -> Iterator[tuple[Generation, str]]:
-        """As ``_there``; ``KitaruIntegrityError`` for a gap."""
-        for number, read in self._there(start, floor, first):
-            yield self._must(number, read)
-
-    def _there(self, start: int, floor: int, first: int | None) -> Iterator[tuple[int, tuple[Generation, str] | Gap]]:
+    def _there(self, start: int, floor: int, first: int | None) -> Iterator[tuple[int, Read]]:
         """From ``start`` down to above ``floor``; the first batch has ``first`` generations, if given."""
         size = min(first or FIRST_BATCH, LARGEST_BATCH)
         number = start
@@ -212,30 +212,25 @@ class Past:
             number -= len(batch)
             size = min(max(size * 2, FIRST_BATCH), LARGEST_BATCH)
 
-    def _read(self, numbers: Sequence[int]) -> list[tuple[Generation, str]]:
-        found = zip(numbers, self._looked_up(numbers), strict=True)
-        return [self._must(number, read) for number, read in found]
-
-    def _must(self, number: int, read: tuple[Generation, str] | Gap) -> tuple[Generation, str]:
-        if isinstance(read, Gap):
-            raise _not_so(self._project, number, read.value)
+    def _must(self, number: int, read: Read) -> tuple[Generation, str]:
+        if isinstance(read, str):
+            raise _not_so(self._project, number, read)
         return read
 
-    def _looked_up(self, numbers: Sequence[int]) -> list[tuple[Generation, str] | Gap]:
+    def _looked_up(self, numbers: Sequence[int]) -> list[Read]:
         unknown = [number for number in numbers if number not in self._known]
         bodies = dict(zip(unknown, self._log.read_each(unknown), strict=True))
         return [self._known.get(number) or self._parsed(number, bodies[number]) for number in numbers]
 
-    def _parsed(self, number: int, body: bytes | None) -> tuple[Generation, str] | Gap:
-        key = self._log.key(number)
+    def _parsed(self, number: int, body: bytes | None) -> Read:
         if body is None:
-            return Gap.MISSING
+            return MISSING
         try:
-            read = (parse(Generation, body, key), digest(body))
+            read = (parse(Generation, body, self._log.key(number)), digest(body))
         except KitaruStoreFormatError:
             raise
         except KitaruIntegrityError:
-            return Gap.UNREADABLE
+            return UNREADABLE
         if len(self._known) < LARGEST_BATCH:
             self._known[number] = read
         return read
@@ -245,7 +240,126 @@ def _not_so(project: str, number: int, why: str) -> KitaruIntegrityError:
     return KitaruIntegrityError(f"generation {number} of project {project} {why}", hint="kitaru store verify")
 
 
-def _of_flow(edits: Sequence[Edit], name: str) -> tuple[Edit, ...]:
-    """The edits of a flow that was called ``name`` before them; those under the name that they give it are its too."""
-    names = {name, *(edit.flow for edit in edits if isinstance(edit, Rename) and edit.was == name)}
-    return tuple(edit for edit in edits if edit.flow in names)
+# --- blame ------------------------------------------------------------------------------------------------------------
+
+
+@record()
+class Blame:
+    """The version of an execution, and the reason for it.
+
+    ``now`` is today's name of its flow, ``previous`` the version before its own. ``route`` is the move that had brought
+    its tag to the version, as JSON data; None if it was started by version number or from source, or if the log can't
+    tell; ``route_problem`` describes a damaged log ("" else). ``words`` are Git's about the commit, if the repository
+    at hand has it. ``original_is_there``: the execution that it replays was not removed.
+    """
+
+    execution: Execution
+    now: str
+    previous: int | None
+    release: Release | None
+    commit: Commit | None
+    route: dict[str, Any] | None
+    route_problem: str
+    original_is_there: bool
+    words: dict[str, str] | None
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """The commands that show more: each of them works here."""
+        found = [f"git show {self.commit.sha[:12]}"] if self.commit is not None and self.words is not None else []
+        if self.previous is not None and self.release is not None and not self.release.deleted:
+            found.append(f"kitaru diff {self.now} {self.previous} {self.execution.version}")
+        if self.original_is_there:
+            found.append(f"kitaru blame {self.execution.original_exec_id}")
+        return tuple(found)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data; every key is always there, null where there is no answer."""
+        execution, release = self.execution, self.release
+        own = ("exec_id", "status", "origin", "created_at", "actor", "target", "version", "snapshot", "tag", "draw")
+        return {
+            **{name: getattr(execution, name) for name in own},
+            "flow": execution.flow_name,
+            "flow_now": self.now,
+            "source": release.source if release else None,
+            "built_at": release.at if release else None,
+            "built_by": release.by if release else None,
+            "deleted_at": (release.deleted_at or None) if release else None,
+            "commit": commit_data(self.commit),
+            "git": self.words,
+            "route": self.route,
+            "route_problem": self.route_problem or None,
+            "original_exec_id": execution.original_exec_id,
+            "commands": list(self.commands),
+        }
+
+
+def trace(
+    store: Store, project: str, lock: Lockfile, execution: Execution, words: Callable[[str], dict[str, str] | None]
+) -> Blame:
+    """The version that an execution is pinned to, how it was chosen, and its commit. ``words``: a commit's in Git."""
+    name, version = present_name(lock.flows, execution.flow_name), execution.version
+    releases: tuple[Release, ...] = ()
+    if name in lock.flows and version is not None:
+        releases = read_table(store, project, lock.flows[name].table, name).releases
+    earlier = (one.version for one in releases if one.version < (version or 0) and not one.deleted)
+    release = next((one for one in releases if one.version == version), None)
+    if release is not None and execution.snapshot not in (None, release.snapshot):
+        raise KitaruIntegrityError(
+            f"{execution.exec_id} runs another snapshot than v{version} of {name} is",
+            hint="kitaru store verify --deep tells what else is wrong",
+        )
+    commit = release.commit if release else Commit(sha=execution.commit) if execution.commit else None
+    route, problem = None, ""
+    try:
+        route = _route(Past(store, project), lock, execution, name)
+    except KitaruStoreFormatError:
+        raise
+    except KitaruIntegrityError as error:
+        problem = error.message
+    original = execution.original_exec_id
+    return Blame(
+        execution=execution,
+        now=name,
+        previous=max(earlier, default=None),
+        release=release,
+        commit=commit,
+        route=route,
+        route_problem=problem,
+        original_is_there=bool(original and store.read(address.journal_entry(project, original, 1)) is not None),
+        words=words(commit.sha) if commit is not None else None,
+    )
+
+
+def _route(past: Past, lock: Lockfile, execution: Execution, name: str) -> dict[str, Any] | None:
+    """The move of the tag to the version: from the newest state if it still knows it, else from the log."""
+    tag, version = execution.tag, execution.version
+    if tag is None or version is None or lock.generation == 0:
+        return None
+    route = lock.flows[name].routes.get(tag) if name in lock.flows else None
+    if route is not None and version in route.versions and route.at <= execution.created_at:
+        return _moved(past.entry(route.generation)[0], execution)
+    near = past.at_moment(execution.created_at, lock.generation)
+    then = past.state(near).flows.get(execution.flow_name) if near else None
+    route = then.routes.get(tag) if then is not None else None
+    if route is not None and version in route.versions:
+        return _moved(past.entry(route.generation)[0], execution)
+    entry = past.move_to(execution.flow_name, tag, version, near, lock.generation)
+    return _moved(entry, execution) if entry is not None else None
+
+
+def _moved(entry: Generation, execution: Execution) -> dict[str, Any]:
+    fitting = [
+        edit
+        for edit in entry.edits
+        if isinstance(edit, Move) and edit.tag == execution.tag
+        if any(holder.version == execution.version for holder in edit.holders)
+    ]
+    # A flow that was renamed since has its earlier name in the log.
+    fitting.sort(key=lambda edit: edit.flow != execution.flow_name)
+    return {
+        "tag": execution.tag,
+        **{name: getattr(entry, name) for name in ("generation", "at", "by", "verb", "message")},
+        "text": edit_words(fitting[0]) if fitting else "",
+        "commit": commit_data(entry.commit),
+    }

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kitaru.core.flow_entry import ManifestEdit
 from kitaru.core.protection import check_protected
+from kitaru.core.routing import ManifestEdit
 from kitaru.errors import KitaruConflictError, KitaruError, KitaruManifestError, KitaruUsageError, Problem
 from kitaru.manifest.port import Editor, ManifestFile
 from kitaru.model.lockfile import Lockfile

@@ -8,22 +8,23 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from kitaru.core import rollback
 from kitaru.core.commit import next_lockfile
-from kitaru.core.flow_entry import ManifestEdit, after_release, proposed
 from kitaru.core.renames import names_of
 from kitaru.core.resolving import Resolved, in_table, live_flow, resolve
+from kitaru.core.rollback import ROLLBACK, WayBack, rollback_words, steps, way_back
 from kitaru.core.routing import (
     Edits,
+    ManifestEdit,
     Order,
+    after_release,
     check_deletable,
     deployed,
     described,
-    dropped,
     flow_plan,
     labels_of,
     order_tags,
     promoted,
+    proposed,
     rollable,
     rolled_back,
     routes_to_write,
@@ -34,11 +35,11 @@ from kitaru.errors import KitaruSelectorError
 from kitaru.model.address import timestamp
 from kitaru.model.lockfile import AddVersion, Drop, Edit, Lockfile, Move, VersionTable
 from kitaru.model.manifest import FlowSpec, Manifest
-from kitaru.model.plan import Consequence, FlowPlan, Plan
+from kitaru.model.plan import Build, Consequence, FlowPlan
 from kitaru.model.route import DEFAULT_TAG, Assignment, ByVersion, Route, describe_holders
 from kitaru.model.snapshot import Commit, Snapshot
 from kitaru.ports import Clock, Step
-from kitaru.release.applier import Applier, Prepared
+from kitaru.release.applier import Applier
 from kitaru.release.manifest_sync import Draw, ManifestSync, Synced
 from kitaru.release.releases import Releases, Turns
 from kitaru.release.workshop import Workshop
@@ -112,14 +113,6 @@ class Rerouted:
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
-    """The earlier holders of a route; ``skipped``: versions that a rollback passes over, and why."""
-
-    holders: tuple[Assignment, ...]
-    skipped: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Release:
     """A deploy or a build, ready: everything about it but the state of the store.
 
@@ -183,11 +176,6 @@ class Done:
     consequences: tuple[Consequence, ...] = ()
 
 
-def no_consequences(plan: FlowPlan) -> FlowPlan:
-    """For tests and verbs without callers."""
-    return plan
-
-
 @dataclass(frozen=True, slots=True)
 class Mover:
     """The imperative verbs on one project. ``by`` acts; ``sync`` is the manifest in reach.
@@ -202,7 +190,7 @@ class Mover:
     clock: Clock
     sync: ManifestSync
     by: str
-    consequences: Callable[[FlowPlan], FlowPlan] = no_consequences
+    consequences: Callable[[FlowPlan], FlowPlan]
     confirm: Callable[[FlowPlan], None] | None = None
 
     # --- the verbs ----------------------------------------------------------------------------------------------------
@@ -247,14 +235,11 @@ class Mover:
 
         def decide(lock: Lockfile) -> Edits:
             nonlocal skipped
-            route = rollable(lock, flow, tag)
-            earlier = self._back(lock, flow, tag, to, route)
-            skipped = earlier.skipped
-            return rolled_back(lock, flow, tag, earlier.holders, message, said=said)
+            way = self._back(lock, flow, tag, to)
+            skipped = way.skipped
+            return rolled_back(lock, flow, tag, way.holders, message, said=said)
 
-        done = self._rerouted(
-            Verb(rollback.ROLLBACK, flow, decide, _only(tag), message, asks="never"), tag, write=write
-        )
+        done = self._rerouted(Verb(ROLLBACK, flow, decide, _only(tag), message, asks="never"), tag, write=write)
         return replace(done, skipped=skipped)
 
     def delete(self, flow: str, version: int, *, message: str = "") -> Rerouted:
@@ -264,7 +249,7 @@ class Mover:
             state, table = live_flow(lock, flow), self.table(lock, flow)
             in_table(table, state, version)
             check_deletable(state, table, version)
-            return dropped(lock, flow, version)
+            return (Drop(kind="drop", flow=flow, version=version, table="", expects=state.table),)
 
         def prepared(lock: Lockfile, edits: Edits) -> Edits:
             rest = self.table(lock, flow).deleting(version, at=timestamp(self.clock.now()), by=self.by)
@@ -295,7 +280,8 @@ class Mover:
         """
         order, workshop, flow = release.order, release.workshop, release.order.flow
         version, moved = 0, frozenset[str]()
-        last: tuple[Edits, Prepared] | None = None
+        asked: Edits = ()
+        ready: Edits = ()
 
         def decide(lock: Lockfile) -> Edits:
             nonlocal version, moved
@@ -304,18 +290,18 @@ class Mover:
             return edits
 
         def prepared(lock: Lockfile, edits: Edits) -> Edits:
-            nonlocal last
-            if last is None or last[0] != edits or not last[1].fits(lock.flows):
-                last = edits, applier.prepared(_as_plan(release, applier, lock, edits), lock, workshop, self.by)
+            nonlocal asked, ready
+            if asked != edits:
+                build = Build(version=version, snapshot_digest=release.snapshot.digest, snapshot=release.snapshot)
+                asked, ready = edits, applier.prepared(((flow, build),), edits, lock, workshop, self.by)
             applier.reporter.step(Step("commit", f"writing generation {lock.generation + 1}"))
-            return last[1].edits
+            return ready
 
         def draw(lock: Lockfile, manifest: Manifest) -> ManifestEdit:
             return after_release(manifest.flows.get(flow), lock, flow, moved, release.keys, built=version)
 
-        name = "build" if order.tag is None else "deploy"
         verb = Verb(
-            name,
+            "build" if order.tag is None else "deploy",
             flow,
             decide,
             lambda lock: order_tags(order, lock),
@@ -372,7 +358,7 @@ class Mover:
             held=bool(after and after.hold),
             manifest=done.manifest,
             hold_ended=not alone and bool(before and before.hold and not (after and after.hold)),
-            rolled_back=rollback.rolled_back(before, after.holders if after else ()),
+            rolled_back=rollback_words(before, after.holders if after else ()),
             converted=bool(before and after and before.exclusive != after.exclusive),
             consequences=done.consequences,
         )
@@ -389,7 +375,7 @@ class Mover:
         turns, after = Turns(self.releases), lock
         while edits:
             ready = verb.prepared(lock, edits)
-            outcome = self.releases.write(
+            outcome = self.releases.append(
                 lock, ready, by=self.by, commit=verb.commit, message=verb.message, verb=verb.name
             )
             if isinstance(outcome, Lockfile):
@@ -459,26 +445,23 @@ class Mover:
         table = read_table(self.store, self.project, live_flow(lock, flow).table, flow)
         return table.model_copy(update={"flow": flow})
 
-    def _back(self, lock: Lockfile, flow: str, tag: str, to: int, route: Route) -> Earlier:
-        if to != PREVIOUS:
-            return Earlier((self.holder(lock, flow, to),))
-        there = _route(self.releases.head(), flow, tag) if route.generation == 0 else None
-        if there is not None and there.exclusive and there.holders != route.holders:
-            # The manifest alone is edited, and leads elsewhere than the store: back is to the store's own state.
-            return Earlier(there.holders)
-        return self._earlier(lock, flow, tag)
-
-    def _earlier(self, lock: Lockfile, flow: str, tag: str) -> Earlier:
-        """The earlier holders of the route, from the log: none that a rollback left, and no deleted version.
+    def _back(self, lock: Lockfile, flow: str, tag: str, to: int) -> WayBack:
+        """The place of the route before, from the log: none that a rollback left, and no deleted version; or ``to``.
 
         Raises ``KitaruSelectorError`` if there is nothing of that kind, or it was a shared label then.
         """
         route = rollable(lock, flow, tag)
-        there = [release.version for release in self.table(lock, flow).releases if not release.deleted]
+        if to != PREVIOUS:
+            return WayBack((self.holder(lock, flow, to),))
+        there = _route(self.releases.head(), flow, tag) if route.generation == 0 else None
+        if there is not None and there.exclusive and there.holders != route.holders:
+            # The manifest alone is edited, and leads elsewhere than the store: back is to the store's own state.
+            return WayBack(there.holders)
         with closing(self._entries(route.generation or lock.generation)) as entries:
-            way = rollback.way_back(rollback.steps(entries, names_of(lock.flows, flow), tag), route.holders, there)
+            moves = steps(entries, names_of(lock.flows, flow), tag)
+            way = way_back(moves, route.holders, self.table(lock, flow).versions)
         if way.holders:
-            return Earlier(way.holders, way.skipped)
+            return way
         past = f" but {', and '.join(way.skipped)}" if way.skipped else ""
         why = "was a shared label before" if way.label else f"has led nowhere else before{past}"
         raise KitaruSelectorError(
@@ -495,23 +478,6 @@ class Mover:
                     if entry is not None:
                         yield entry[0].edits, entry[0].verb
                 newest, step = newest - len(numbers), READS_AT_ONCE
-
-
-def _as_plan(release: Release, applier: Applier, lock: Lockfile, edits: Edits) -> Plan:
-    """The deploy as a plan, for the applier to store its objects."""
-    workshop = release.workshop
-    return Plan(
-        project=applier.project,
-        store=applier.store.url,
-        base=lock.generation,
-        base_entry=lock.entry,
-        manifest=workshop.loaded.digest,
-        target=workshop.loaded.target,
-        commit=workshop.commit,
-        tree=workshop.tree,
-        flows=(flow_plan(release.order.flow, edits, lock, release.snapshot),),
-        edits=edits,
-    )
 
 
 def _foreseen(lock: Lockfile, edits: Edits) -> Lockfile:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -18,7 +19,7 @@ from kitaru.core.consequences import (
     passages,
 )
 from kitaru.core.drift import find_drift
-from kitaru.core.planning import Desired, Facts, StoredFlow, draft_plan, left_out, needs, newcomers
+from kitaru.core.planning import Desired, Facts, draft_plan, left_out, newcomers
 from kitaru.core.protection import guards, unplaced
 from kitaru.core.renames import Place, plan_renames
 from kitaru.core.rollback import refusals
@@ -57,15 +58,6 @@ def author_of(releases: Releases) -> Callable[[int], str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """One flow's callers: executions under way, stored inputs, snapshots on both ends of its moves."""
-
-    in_use: Sequence[InUse] = ()
-    stored: Sequence[Stored] = ()
-    snapshots: Mapping[str, Snapshot | None] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class Planner:
     """Plans for one project in one store. ``snapshots`` are those that were read already, by digest.
 
@@ -98,8 +90,11 @@ class Planner:
         draft = draft_plan(facts)
         building = [flow for flow, plan in zip(facts.desired, draft.flows, strict=False) if plan.build]
         problems = [*draft.problems, *self.input_problems(building, facts.place)]
-        usage = {flow.flow: self._usage(flow) for flow in draft.flows}
-        problems += [one for flow in draft.flows for one in _retired_in_use(flow, usage[flow.flow], facts.place)]
+        for name in (flow.flow for flow in draft.flows if flow.action == "retire"):
+            if busy := [one.exec_id for one in self.used_by(name)]:
+                verb = f"{len(busy)} running or waiting {'execution uses' if len(busy) == 1 else 'executions use'}"
+                message = f"--prune would remove {name}, which {verb}: {', '.join(busy[:3])}"
+                problems.append(facts.place(message, "flows", hint=f"kitaru executions list --flow {name}"))
         if problems:
             raise KitaruManifestError(problems)
         doubts = (*draft.warnings, *workshop.doubts, *unplaced(facts.manifest, draft.lock))
@@ -115,7 +110,7 @@ class Planner:
             commit=facts.commit,
             tree=workshop.tree,
             force=force,
-            flows=tuple(self._told(flow, usage[flow.flow]) for flow in draft.flows),
+            flows=tuple(map(self.with_consequences, draft.flows)),
             unmanaged=tuple(draft.unmanaged),
             drift=find_drift(facts.manifest, draft.flows, draft.lock, whole=not only),
             warnings=(*doubts, *workshop.warnings(flow.spec for flow in building)),
@@ -158,12 +153,7 @@ class Planner:
             force=force,
         )
         named = plan_renames(facts.manifest, lock, facts.place, facts.contains.get, only, force=force).lock
-        stored: dict[str, StoredFlow] = {}
-        known: list[Desired] = []
-        for flow in desired:
-            stored[flow.name], filled = self._stored(flow, named, workshop)
-            known.append(filled)
-        facts = replace(facts, desired=tuple(known), stored=stored)
+        facts = replace(facts, desired=tuple(self._compared(flow, named, workshop) for flow in desired))
         return replace(facts, beside=_beside(facts, named, workshop))
 
     def input_problems(self, flows: Sequence[Desired], place: Place) -> list[Problem]:
@@ -176,51 +166,47 @@ class Planner:
         ]
 
     def with_consequences(self, flow: FlowPlan) -> FlowPlan:
-        """The flow's plan with its consequences for callers and for executions under way."""
-        return self._told(flow, self._usage(flow))
+        """The flow's plan with its consequences for callers and for executions under way.
 
-    def _usage(self, flow: FlowPlan) -> Usage:
-        """Read the snapshots on both ends of its moves, and executions only if a route leaves a version."""
+        Reads the snapshots on both ends of its moves, and executions only if a route leaves a version.
+        """
         name = flow.renamed_from or flow.flow
-        built = {flow.build.snapshot_digest: flow.build.snapshot} if flow.build else {}
         snapshots: dict[str, Snapshot | None] = {}
         for digest in dict.fromkeys(one.snapshot for way in passages(flow) for one in (way.left, way.reached)):
-            snapshots[digest] = built.get(digest) or self._snapshot_if_readable(digest, flow.flow)
+            if flow.build and flow.build.snapshot_digest == digest:
+                snapshots[digest] = flow.build.snapshot
+                continue
+            snapshots[digest] = None
+            # A route must be able to leave a version that is damaged.
+            with suppress(KitaruIntegrityError, KitaruStoreFormatError):
+                snapshots[digest] = self._snapshot(digest, flow.flow)
         in_use = self.used_by(name) if asks_for_use(flow) else ()
         stored = self.stored_inputs(name, STORED_INPUTS) if asks_for_inputs(flow, snapshots) else ()
-        return Usage(in_use, stored, snapshots)
-
-    def _told(self, flow: FlowPlan, usage: Usage) -> FlowPlan:
-        found = consequences(flow, usage.in_use, usage.stored, self.check_inputs, usage.snapshots)
+        found = consequences(flow, in_use, stored, self.check_inputs, snapshots)
         return flow.model_copy(update={"consequences": found}) if found else flow
-
-    def _snapshot_if_readable(self, digest: str, flow: str) -> Snapshot | None:
-        """None for one that is damaged: a route must be able to leave it."""
-        try:
-            return self._snapshot(digest, flow)
-        except (KitaruIntegrityError, KitaruStoreFormatError):
-            return None
 
     def _snapshot(self, digest: str, flow: str) -> Snapshot:
         if digest not in self.snapshots:
             self.snapshots[digest] = read_snapshot(self.store, self.project, digest, flow)
         return self.snapshots[digest]
 
-    def _stored(self, flow: Desired, lock: Lockfile, workshop: Workshop) -> tuple[StoredFlow, Desired]:
-        """The flow in the store, and the flow with its files if they are to be compared."""
-        wanted, state = needs(flow, lock), lock.flows.get(flow.name)
-        if state is None:
-            return StoredFlow(), flow
-        table = read_table(self.store, self.project, state.table, flow.name) if wanted.table else None
-        seen_before = table is not None and table.newest_with(flow.snapshot.digest) is not None
-        if not wanted.previous or seen_before:
-            return StoredFlow(table), flow
+    def _compared(self, flow: Desired, lock: Lockfile, workshop: Workshop) -> Desired:
+        """The flow with the objects that it is compared with: none if the lockfile alone knows enough."""
+        state, digest = lock.flows.get(flow.name), flow.snapshot.digest
+        if state is None or flow.is_told_by(state):
+            return flow
+        known = state.known_version(digest) is not None
+        table = read_table(self.store, self.project, state.table, flow.name)
+        flow = replace(flow, table=table)
+        if known or table.newest_with(digest) is not None:
+            return flow
         previous = self._snapshot(state.snapshot, flow.name)
+        flow = replace(flow, previous=previous)
         if previous.source == flow.snapshot.source:
-            return StoredFlow(table, previous), flow
+            return flow
         body = get_object(self.store, self.project, previous.source, f"source listing of {flow.name}")
         files = workshop.selection(flow.spec).tree.listing()
-        return StoredFlow(table, previous, json.loads(body)), replace(flow, files=files)
+        return replace(flow, files=files, previous_files=json.loads(body))
 
 
 def _ancestry(desired: Sequence[Desired], lock: Lockfile, workshop: Workshop) -> dict[str, bool | None]:
@@ -247,12 +233,3 @@ def _beside(facts: Facts, lock: Lockfile, workshop: Workshop) -> Neighbours:
         names.update(left_out(facts.manifest, lock, facts.owner))
     states = (lock.flow(flow) for flow in taken)
     return workshop.beside(names, owners={one.owner for one in states if one is not None and one.managed})
-
-
-def _retired_in_use(flow: FlowPlan, usage: Usage, place: Place) -> list[Problem]:
-    if flow.action != "retire" or not usage.in_use:
-        return []
-    busy = [one.exec_id for one in usage.in_use]
-    verb = "execution uses" if len(busy) == 1 else "executions use"
-    message = f"--prune would remove {flow.flow}, which {len(busy)} running or waiting {verb}: {', '.join(busy[:3])}"
-    return [place(message, "flows", hint=f"kitaru executions list --flow {flow.flow}")]

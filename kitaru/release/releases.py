@@ -18,6 +18,7 @@ from kitaru.model.lockfile import Broken, Edit, Generation, Lockfile, Rename
 from kitaru.model.route import APPLY
 from kitaru.model.snapshot import Commit
 from kitaru.ports import Clock
+from kitaru.release.history import Past
 from kitaru.store import hints
 from kitaru.store.log import Log, runs
 from kitaru.store.objects import parse
@@ -89,7 +90,6 @@ class Releases:
         self._project = project
         self._log = Log(store, address.generations(project))
         self._clock = clock
-        self._writing: tuple[int, bytes, Lockfile] | None = None
 
     def head(self, *, verified: bool = False) -> Lockfile:
         """The newest state. Two reads where the hint is fresh; a lost one costs a listing and reads, never truth.
@@ -98,7 +98,6 @@ class Releases:
         its entry, so it may be behind the log, never ahead of it: ``KitaruIntegrityError`` where it is, or says
         otherwise than the entry, for whoever writes then would bury what was cut off or changed.
         """
-        self._writing = None
         lock = self._hinted()
         if lock is None:
             lock = self._rebuilt(self.last_number())
@@ -157,7 +156,7 @@ class Releases:
         """Write the generation after ``lock`` with all of ``edits``: the only commit point there is.
 
         Returns the new state, or ``Lost`` when another generation is there already, or what broke; nothing is written
-        in the last two cases.
+        in the last two cases. An interruption comes through unless the entry landed: then it is too late.
         """
         at = timestamp(self._clock.now())
         by, verb = recorded_line(signed["by"]), signed.get("verb", APPLY)
@@ -183,46 +182,25 @@ class Releases:
             state=following.flows if whole else None,
         )
         body = entry.canonical()
-        self._writing = (entry.generation, body, following.model_copy(update={"entry": digest(body)}))
-        begun = time.monotonic()
-        outcome = self._log.append(entry.generation, body)
-        if not isinstance(outcome, Created):
-            self._writing = None
-            winner = parse(Generation, outcome.existing, self._log.key(entry.generation))
-            return Lost(winner, digest(outcome.existing), lock, time.monotonic() - begun)
         following = following.model_copy(update={"entry": digest(body)})
-        self._note_names(edits)
-        self._leave_hint(following, state_digest)
-        return following
-
-    def write(
-        self, lock: Lockfile, edits: Sequence[Edit], **signed: Unpack[Signed]
-    ) -> Lockfile | Lost | tuple[Broken, ...]:
-        """As ``append``, for who can't be stopped half-way: an interruption goes through unless the entry landed."""
+        begun = time.monotonic()
         try:
-            return self.append(lock, edits, **signed)
+            outcome = self._log.append(entry.generation, body)
+            if not isinstance(outcome, Created):
+                winner = parse(Generation, outcome.existing, self._log.key(entry.generation))
+                return Lost(winner, digest(outcome.existing), lock, time.monotonic() - begun)
+            self._note_names(edits)
+            self._leave_hint(following, state_digest)
         except KeyboardInterrupt:
-            landed = self.landed()
-            if landed is None:
-                raise
-            return landed
-
-    def landed(self) -> Lockfile | None:
-        """After an interruption: the state that the append under way led to, where its generation is in the log.
-
-        None where no append had begun since the state was last looked at. Raises ``KeyboardInterrupt``, in words, where
-        the generation is not there: a request that was under way may still land.
-        """
-        if self._writing is None:
-            return None
-        number, body, following = self._writing
-        with suppress(KitaruError, KeyboardInterrupt):
-            if self._log.read(number) == body:
-                return following
-        raise KeyboardInterrupt(
-            f"interrupted while generation {number} was being written; it was not there a moment later. "
-            "To be sure: kitaru plan"
-        )
+            with suppress(KitaruError, KeyboardInterrupt):
+                if self._log.read(entry.generation) == body:
+                    return following
+            # A request that was under way may still land.
+            raise KeyboardInterrupt(
+                f"interrupted while generation {entry.generation} was being written; it was not there a moment later. "
+                "To be sure: kitaru plan"
+            ) from None
+        return following
 
     def _leave_hint(self, lock: Lockfile, state_digest: str) -> None:
         # The generation is committed; a reader finds it without the hint.
@@ -282,33 +260,14 @@ class Releases:
                 hints.leave(self._store, address.renamed_hint(self._project, edit.flow, edit.was))
 
     def _rebuilt(self, number: int) -> Lockfile:
-        """The state after generation ``number``, from the nearest full state at or before it."""
-        behind: list[tuple[Generation, str]] = []
-        last = number
-        while number > 0:
-            found = self.entry(number)
-            if found is None:
-                raise KitaruIntegrityError(
-                    f"generation {number} of project {self._project} is missing from the lock log, which goes on to "
-                    f"{last}: the newest state can't be told; nothing is built upon that",
-                    hint="kitaru store verify says what is missing; restore it from a backup",
-                )
-            entry, sha = found
-            if entry.state is not None:
-                lock = Lockfile(project=self._project, generation=number, entry=sha, flows=entry.state)
-                if lock.state_digest != entry.state_digest:
-                    raise KitaruIntegrityError(
-                        f"generation {number} of project {self._project} does not hold the state that it claims",
-                        hint="the lock log was changed by hand; restore the store from a backup",
-                    )
-                break
-            behind.append(found)
-            number -= 1
-        else:
-            lock = Lockfile(project=self._project)
-        for entry, sha in reversed(behind):
-            lock = fold(lock, entry, sha)
-        return lock
+        """The state after generation ``number``, from the log alone."""
+        try:
+            return Past(self._store, self._project).state(number)
+        except KitaruStoreFormatError:
+            raise
+        except KitaruIntegrityError as error:
+            message = f"{error.message}: the newest state can't be told; nothing is built upon that"
+            raise KitaruIntegrityError(message, hint="kitaru store verify; restore it from a backup") from error
 
 
 class Turns:

@@ -371,7 +371,7 @@ class Collector:
             edits: list[Drop] = []
             for flow, rows in groupby(batch, lambda pair: pair[0]):
                 edits += self._drops(lock, flow, rows, by)
-            outcome = self._releases.write(lock, edits, by=by, verb=VERB)
+            outcome = self._releases.append(lock, edits, by=by, verb=VERB)
             if isinstance(outcome, Lockfile):
                 lock = outcome
                 dropped += batch

@@ -245,22 +245,23 @@ def commit_words(commit: Any) -> str:
 
 def blame_lines(found: Any, *, width: int = WIDTH) -> list[str]:
     """The commit of an execution, its builder, and the route that chose it, in lines of ``width`` columns."""
-    version = f"v{found.version}" if found.version is not None else "from source"
-    renamed = f", now called {found.now}" if found.now != found.flow else ""
+    run = found.execution
+    version = f"v{run.version}" if run.version is not None else "from source"
+    renamed = f", now called {found.now}" if found.now != run.flow_name else ""
     release = found.release
     deleted = release is not None and release.deleted
     rows: dict[str, Sequence[str]] = {
-        "runs": [f"{found.flow} {version}{renamed}"],
+        "runs": [f"{run.flow_name} {version}{renamed}"],
         "commit": _commit(found),
         "built": [f"{ago(release.at)} by {release.by}"] if release is not None else [],
         "deleted": [f"{ago(release.deleted_at)} by {release.deleted_by}"] if deleted else [],
         "chosen": _chosen(found),
-        "started": [ago(found.created_at) + (f" by {found.actor}" if found.actor else "")],
-        "replays": [found.original] if found.original is not None else [],
-        "target": [found.target],
-        "snapshot": [short(found.snapshot)] if found.snapshot is not None else [],
+        "started": [ago(run.created_at) + (f" by {run.actor}" if run.actor else "")],
+        "replays": [run.original_exec_id] if run.original_exec_id is not None else [],
+        "target": [run.target],
+        "snapshot": [short(run.snapshot)] if run.snapshot is not None else [],
     }
-    lines = [style(found.exec_id, "bold") + f"  {found.status}"]
+    lines = [style(run.exec_id, "bold") + f"  {run.status}"]
     for name, texts in rows.items():
         for place, text in enumerate(texts):
             lines += _wrapped(text, f"  {'' if place else name:<8}  ", " " * 14, width)
@@ -279,21 +280,22 @@ def _commit(found: Any) -> list[str]:
 
 
 def _chosen(found: Any) -> list[str]:
-    if found.origin == "run":
+    run = found.execution
+    if run.origin == "run":
         return ["by nobody's route: it was run from source"]
-    if found.tag is None:
+    if run.tag is None:
         return ["by its version number"]
-    lines = [f"by route {found.tag}"]
-    if found.draw is not None:
-        lines[0] += f", {drawn(found.draw)}"
+    lines = [f"by route {run.tag}"]
+    if run.draw is not None:
+        lines[0] += f", {drawn(run.draw)}"
     route = found.route
     if found.route_problem:
         return [*lines, f"who moved it there can't be told: {found.route_problem} (kitaru store verify)"]
     if route is None:
         return [*lines, "the log does not tell any more who moved it there"]
-    lines.append(f"{route.text}  by {route.by}, {ago(route.at)} ({route.verb}, generation {route.generation})")
-    if route.message:
-        lines.append(f'"{route.message}"')
+    lines.append("{text}  by {by}, {ago} ({verb}, generation {generation})".format(**route, ago=ago(route["at"])))
+    if route["message"]:
+        lines.append('"{message}"'.format(**route))
     return lines
 
 
