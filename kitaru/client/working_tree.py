@@ -300,7 +300,7 @@ def build(session: Session, job: Job, sync: ManifestSync, head: Lockfile) -> Rel
         _check_ours(order.flow, workshop, head)
     snapshot = _snapshot(job, workshop)
     warnings = (*workshop.doubts, *workshop.warnings([job.spec]), *stack_doubts(session, [snapshot]))
-    return Release(order, job.target, snapshot, workshop, job.before, job.keys, changed, warnings)
+    return Release(order, job.target, snapshot, workshop, job.keys, changed, warnings)
 
 
 def _snapshot(job: Job, workshop: Workshop) -> Snapshot:

@@ -29,30 +29,24 @@ def find_drift(
     for plan in flows:
         state, spec = lock.flow(plan.flow), manifest.flows.get(plan.flow)
         if state is not None and spec is not None:
-            found += [*_held(plan), *_moved(plan, state), *_removed(plan, state), *_added(spec, plan.flow, state)]
-    return (*found, *(_undeclared(manifest, lock) if whole else ()))
-
-
-def _undeclared(manifest: Manifest, lock: Lockfile) -> Iterator[Drift]:
-    """Flows that no manifest ever declared. One that was taken out of a manifest is to be pruned, which is no drift."""
-    for name, state in sorted(lock.flows.items()):
+            found += _past_the_manifest(plan, state, spec)
+    # Flows that no manifest ever declared. One that was taken out of a manifest is to be pruned, which is no drift.
+    for name, state in sorted(lock.flows.items()) if whole else ():
         if state.retired or state.managed or name in manifest.flows:
             continue
         last = max(state.routes.values(), key=lambda route: route.generation, default=Route(holders=(), via=""))
         tags = ", ".join(f"{tag} at {describe_holders(route.holders)}" for tag, route in sorted(state.routes.items()))
         text = f"the flow is in no manifest ({tags or f'v{state.latest}, without a route'})"
-        yield _drift(name, "", text, last)
+        found.append(_drift(name, "", text, last))
+    return tuple(found)
 
 
-def _held(plan: FlowPlan) -> Iterator[Drift]:
+def _past_the_manifest(plan: FlowPlan, state: FlowState, spec: FlowSpec) -> Iterator[Drift]:
     for held in plan.held:
         says = f"says {describe_holders(held.wanted)}" if held.wanted else "does not name it"
         text = f"{held.tag} is held at {describe_holders(held.holders)} by a rollback; "
         text += held.why or f"the manifest {says}"
         yield Drift(flow=plan.flow, tag=held.tag, text=text, via="rollback", by=held.by, at=held.at)
-
-
-def _moved(plan: FlowPlan, state: FlowState) -> Iterator[Drift]:
     for move in plan.moves:
         route = state.routes.get(move.tag)
         if route is None or route.via == APPLY or move.adopts or move.after is None:
@@ -62,21 +56,14 @@ def _moved(plan: FlowPlan, state: FlowState) -> Iterator[Drift]:
             kinds = "exclusively", "as a shared label"
             at, wanted = f"{at} {kinds[not route.exclusive]}", f"{wanted} {kinds[not move.exclusive]}"
         yield _drift(plan.flow, move.tag, f"{move.tag} leads to {at}; the manifest says {wanted}", route)
-
-
-def _removed(plan: FlowPlan, state: FlowState) -> Iterator[Drift]:
-    wanted = {move.tag: move.after for move in plan.moves if move.before is None}
+    new = {move.tag: move.after for move in plan.moves if move.before is None}
     for tag, route in state.untagged.items():
-        if tag in wanted:
-            text = f"{tag} was removed; the manifest says {describe_holders(wanted[tag])}"
-            yield _drift(plan.flow, tag, text, route)
-
-
-def _added(spec: FlowSpec, flow: str, state: FlowState) -> Iterator[Drift]:
+        if tag in new:
+            yield _drift(plan.flow, tag, f"{tag} was removed; the manifest says {describe_holders(new[tag])}", route)
     for tag, route in state.routes.items():
         if tag not in spec.routes and route.via != APPLY and route.hold is None:
             text = f"{tag} leads to {describe_holders(route.holders)}; the manifest does not name it"
-            yield _drift(flow, tag, text, route)
+            yield _drift(plan.flow, tag, text, route)
 
 
 def _drift(flow: str, tag: str, text: str, route: Route) -> Drift:
@@ -100,20 +87,15 @@ class Missing:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class HeadNow:
-    """The version that ``head`` is for a flow now, and its snapshot; None if none was built yet."""
+Heads = Callable[[str], tuple[int | None, str]]
+"""(flow) → the version that ``head`` is for it now, and its snapshot; (None, "") if none was built yet.
 
-    version: int | None = None
-    snapshot: str = ""
-
-
-Heads = Callable[[str], HeadNow]
-"""(flow) → its head. Asked only if a route that the manifest leads to head was moved past it."""
+Asked only if a route that the manifest leads to head was moved past it.
+"""
 
 
 def missing(
-    manifest: Manifest, lock: Lockfile, owner: str, only: Sequence[str] = (), *, heads: Heads = lambda _flow: HeadNow()
+    manifest: Manifest, lock: Lockfile, owner: str, only: Sequence[str] = (), *, heads: Heads
 ) -> tuple[Missing, ...]:
     """The flows (all, if ``only`` is empty) and routes of the store that the manifest does not say, by name.
 
@@ -156,14 +138,15 @@ def _differences(flow: str, spec: FlowSpec, state: FlowState, heads: Heads) -> M
     for tag in _ordered(state.routes):
         route, said = state.routes[tag], spec.routes.get(tag)
         target = wish_of(route)
-        if target is None or (
-            said is not None and (route.via == APPLY or agrees(said, route, _head(flow, said, route, heads)))
-        ):
+        follows = said is not None and None in versions_named(said)
+        now, snapshot = heads(flow) if follows and route.via != APPLY else (None, "")
+        head = head_of(said, route, now, snapshot) if said is not None and now is not None else None
+        if target is None or (said is not None and (route.via == APPLY or agrees(said, route, head))):
             continue
         moved = f"route {tag} of {flow} was led to {describe_holders(route.holders)} by {route.by} ({route.via})"
         if said is None:
             notes += [f"route {tag} of {flow} was once in the manifest"] if route.managed else []
-        elif None in versions_named(said) and heads(flow).version is None and route.hold is None:
+        elif follows and now is None and route.hold is None:
             notes.append(f"{moved}, and stays so: the manifest leads it to head, which is not built yet")
             continue
         else:
@@ -176,13 +159,6 @@ def _differences(flow: str, spec: FlowSpec, state: FlowState, heads: Heads) -> M
             dropped.append(tag)
             notes.append(f"route {tag} of {flow} was removed by {route.by} ({route.via})")
     return Missing(flow, True, routes, tuple(dropped), tuple(notes))
-
-
-def _head(flow: str, target: RouteTarget, route: Route, heads: Heads) -> int | None:
-    if None not in versions_named(target):
-        return None
-    now = heads(flow)
-    return None if now.version is None else head_of(target, route, now.version, now.snapshot)
 
 
 def _ordered(routes: Mapping[str, Route]) -> list[str]:
@@ -207,8 +183,9 @@ def bare(manifest: Manifest, snapshot: Snapshot) -> Snapshot:
     """The snapshot of a flow that is declared by its target alone, if the code can't be asked."""
     spec = FlowSpec(target=snapshot.target)
     stack = manifest.stack_named(None) or snapshot.stack
-    plain = {"image": manifest.image_of(spec), "stack": stack, "options": Options(), "inputs": {}}
-    return snapshot.model_copy(update=plain)
+    return snapshot.model_copy(
+        update={"image": manifest.image_of(spec), "stack": stack, "options": Options(), "inputs": {}}
+    )
 
 
 def keys_of(snapshot: Snapshot, plain: Snapshot) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -222,15 +199,10 @@ def keys_of(snapshot: Snapshot, plain: Snapshot) -> tuple[dict[str, Any], tuple[
         keys["inputs"] = dict(snapshot.inputs)
     if snapshot.stack.name != plain.stack.name:
         keys["stack"] = snapshot.stack.name
-    unset = []
-    for name in Options.model_fields:
-        value = getattr(snapshot.options, name)
-        if value == getattr(plain.options, name):
-            continue
-        if value is None:
-            unset.append(name)
-        else:
-            keys[name] = value
+    changed = [name for name in Options.model_fields if getattr(snapshot.options, name) != getattr(plain.options, name)]
+    options = {name: getattr(snapshot.options, name) for name in changed}
+    keys |= {name: value for name, value in options.items() if value is not None}
+    unset = [name for name, value in options.items() if value is None]
     image, inherited = snapshot.image.data(), plain.image.data()
     own = {name: value for name, value in image.items() if value != inherited.get(name)}
     if own:

@@ -90,23 +90,15 @@ def held(tag: str, target: RouteTarget, route: Route | None, wanted: Holders, co
         why = why_not_after(route.floor, contains)
         if not why:
             return None
-    return Held(
-        tag=tag,
-        holders=route.holders,
-        wanted=wanted,
-        reason=route.hold.reason,
-        at=route.at,
-        by=route.by,
-        why=why,
-        way=_way_out(tag, route, wanted),
-    )
+    last = {"reason": route.hold.reason, "at": route.at, "by": route.by}
+    return Held(tag=tag, holders=route.holders, wanted=wanted, why=why, way=_way_out(tag, route, wanted), **last)
 
 
 def _way_out(tag: str, route: Route, wanted: Holders) -> str:
     """The manifest edit that ends the hold; empty for a route that is divided."""
     if len(wanted) != 1 or len(route.holders) != 1:
         return ""
-    (here,), (there,) = route.versions, [one.version for one in wanted]
+    here, there = route.holders[0].version, wanted[0].version
     keep = f"to keep v{here}: write {tag}: {here}"
     if here == there or rollback_words(route, wanted):
         return f"{keep}, or revert the bad commit, and merge"
@@ -146,19 +138,13 @@ def override(tag: str, route: Route | None, wanted: Holders, back: str) -> Conse
     """The rollback, or the order of commits (``back``), that a forced move passes over; None if neither."""
     texts = [back] if back else []
     if route is not None and route.hold is not None:
-        whole = rollback_words(route, wanted) or rollback_words(route, route.hold.left)
-        texts = [*whole, *texts]
+        texts = [*(rollback_words(route, wanted) or rollback_words(route, route.hold.left)), *texts]
     if not texts:
         return None
     text = "; ".join(texts)
-    text = text if text.startswith(f"{tag} ") else f"{tag}: {text}"
-    return Consequence(
-        kind="override",
-        text=f"{text} (--force)",
-        severe=True,
-        routes=(tag,),
-        reached=tuple(one.version for one in wanted),
-    )
+    text = f"{text if text.startswith(f'{tag} ') else f'{tag}: {text}'} (--force)"
+    reached = tuple(one.version for one in wanted)
+    return Consequence(kind="override", text=text, severe=True, routes=(tag,), reached=reached)
 
 
 # --- the way back -----------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kitaru.core.drift import HeadNow, Missing, bare, described_by, keys_of, missing
+from kitaru.core.drift import Missing, bare, described_by, keys_of, missing
 from kitaru.errors import KitaruManifestError
 from kitaru.manifest.port import Editor, ManifestFile
 from kitaru.model.lockfile import FlowState, Lockfile
@@ -89,29 +89,30 @@ class Importer:
             path=name,
             written=written,
             flows=tuple(
-                ImportedFlow(lack.flow, lack.declared, _routes(lack), lack.dropped)
+                ImportedFlow(lack.flow, lack.declared, routes, lack.dropped)
                 for lack in lacking
                 if lack.flow in keys or lack.dropped
+                for routes in [{tag: target_data(target) for tag, target in lack.routes.items()}]
             ),
             diff=tuple(self.editor.edit_preview(before, after, name)),
             warnings=tuple(self.warnings),
             notes=tuple(self.notes),
         )
 
-    def _head(self, flow: str) -> HeadNow:
+    def _head(self, flow: str) -> tuple[int | None, str]:
         """The version of the working tree's content; unknown if its code can't be asked."""
         if self.workshop is None:
-            return HeadNow()
+            return None, ""
         try:
             (desired,) = self.workshop.desired([flow])
         except KitaruManifestError:
-            return HeadNow()
+            return None, ""
         state, sha = self.lock.flows[flow], desired.snapshot.digest
         version = state.known_version(sha)
         if version is None:
             release = read_table(self.store, self.lock.project, state.table, flow).newest_with(sha)
             version = release.version if release is not None else None
-        return HeadNow(version, sha)
+        return version, sha
 
     def _keys(self, lacking: Sequence[Missing]) -> dict[str, dict[str, Any]]:
         """The keys of each entry: ``{"agent": {"target": "flows/work.py:agent", "routes": {"default": 1}}}``."""
@@ -165,10 +166,6 @@ class Importer:
                     why = "; ".join(problem.message for problem in error.problems)
                     self.warnings.append(f"{flow}: its target {specs[flow].target} is not here as it was: {why}")
         return plain
-
-
-def _routes(lack: Missing) -> dict[str, Any]:
-    return {tag: target_data(wish) for tag, wish in lack.routes.items()}
 
 
 def _below(root: Path, prefix: str, target: str) -> str:

@@ -80,7 +80,6 @@ class Released:
     changed: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    consequences: tuple[Consequence, ...] = ()
     manifest: Synced = field(default_factory=Synced)
 
 
@@ -109,22 +108,19 @@ class Rerouted:
     hold_ended: bool = False
     rolled_back: tuple[str, ...] = ()
     converted: bool = False
-    consequences: tuple[Consequence, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
     """A deploy or a build, ready: everything about it but the state of the store.
 
-    ``before`` is the flow's entry of the manifest, ``keys`` are those that the verb changes, ``changed`` the files that
-    are not committed.
+    ``keys`` are those of the flow's entry that the verb changes, ``changed`` the files that are not committed.
     """
 
     order: Order
     target: str
     snapshot: Snapshot
     workshop: Workshop
-    before: FlowSpec | None
     keys: dict[str, object]
     changed: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -167,13 +163,12 @@ class Verb:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The states around the generation that a verb wrote, the same if it wrote none, and its consequences."""
+    """The states around the generation that a verb wrote; the same if it wrote none."""
 
     before: Lockfile
     after: Lockfile
     edits: Edits = ()
     manifest: Synced = field(default_factory=Synced)
-    consequences: tuple[Consequence, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,7 +323,6 @@ class Mover:
             changed=release.changed,
             warnings=release.warnings,
             notes=(*plan.notes, *notes),
-            consequences=done.consequences,
             manifest=done.manifest,
         )
 
@@ -360,7 +354,6 @@ class Mover:
             hold_ended=not alone and bool(before and before.hold and not (after and after.hold)),
             rolled_back=rollback_words(before, after.holders if after else ()),
             converted=bool(before and after and before.exclusive != after.exclusive),
-            consequences=done.consequences,
         )
 
     def _carry_out(self, verb: Verb, *, write: bool = True, writes: bool | None = None) -> Done:
@@ -389,7 +382,7 @@ class Mover:
             shown = self.sync.untouched(verb.flow, after)
         elif write:
             shown = self.sync.follow(verb.drawn(lock), after, self.releases)
-        return Done(lock, after, edits, shown, confirmed or ())
+        return Done(lock, after, edits, shown)
 
     def _decide(self, verb: Verb, lock: Lockfile) -> Edits:
         if verb.snapshot is None:
@@ -401,11 +394,12 @@ class Mover:
         self, verb: Verb, lock: Lockfile, edits: Edits, confirmed: tuple[Consequence, ...] | None
     ) -> tuple[Consequence, ...]:
         """The consequences of the edits for callers; ``confirmed`` are those that a person has seen, None at first."""
+        if self.confirm is None or verb.asks == "never":
+            return ()
         plan = flow_plan(verb.flow, edits, lock, verb.snapshot)
         if any(move.exclusive and move.before for move in plan.moves):
             plan = self.consequences(plan)
-        news = verb.asks == "news" and plan.consequences != (confirmed or ())
-        if self.confirm is not None and (news or (verb.asks == "always" and confirmed is None)):
+        if plan.consequences != (confirmed or ()) if verb.asks == "news" else confirmed is None:
             self.confirm(plan)
         return plan.consequences
 

@@ -86,7 +86,7 @@ class Planner:
 
         Raises ``KitaruManifestError`` with all problems.
         """
-        facts = self.gather(workshop, only=only, prune=prune, force=force, head=head)
+        facts = self.gather(workshop, only, prune, force, head)
         draft = draft_plan(facts)
         building = [flow for flow, plan in zip(facts.desired, draft.flows, strict=False) if plan.build]
         problems = [*draft.problems, *self.input_problems(building, facts.place)]
@@ -121,24 +121,14 @@ class Planner:
             edits=tuple(draft.edits),
         )
 
-    def gather(
-        self,
-        workshop: Workshop,
-        *,
-        only: Sequence[str] = (),
-        prune: bool = False,
-        force: bool = False,
-        head: Lockfile | None = None,
-    ) -> Facts:
+    def gather(self, workshop: Workshop, only: Sequence[str], prune: bool, force: bool, head: Lockfile | None) -> Facts:
         """Read the facts of the plan of this manifest at this commit.
 
-        The lockfile (three requests); for a flow whose content or pins that does not know its version table and the
-        snapshot that it is compared with; Git's word on commits that routes were set from; and the repository's other
-        manifests if flows come or go.
+        For a flow whose content or pins that does not know: its version table and the snapshot that it is compared
+        with; Git's word on commits that routes were set from; and the repository's other manifests if flows come or go.
         """
-        desired = workshop.desired(only)
+        desired, loaded = workshop.desired(only), workshop.loaded
         lock = self.releases.newest(head)
-        loaded = workshop.loaded
         facts = Facts(
             manifest=loaded.manifest,
             place=loaded.problem,

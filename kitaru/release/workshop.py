@@ -91,16 +91,10 @@ class Workshop:
         problems: list[Problem] = []
         found = []
         for name, flow in flows.items():
-            taught = facts[name]
-            if isinstance(taught, Problem):
-                problems.append(self._placed(name, taught))
-                continue
-            snapshot = self._snapshot(name, flow, digests[name], taught)
-            if isinstance(snapshot, Problem):
-                problems.append(snapshot)
-                continue
-            problems += self._missing_dockerfile(name, flow, snapshot.image.dockerfile)
-            found.append(Desired(name=name, spec=flow, snapshot=snapshot))
+            try:
+                found.append(Desired(name, flow, self._snapshot(name, flow, digests[name], facts[name])))
+            except KitaruManifestError as error:
+                problems += error.problems
         if problems:
             raise KitaruManifestError(list(dict.fromkeys(problems)))
         return tuple(found)
@@ -140,14 +134,11 @@ class Workshop:
         return tuple(dict.fromkeys(found))
 
     def _chosen(self, only: Sequence[str]) -> dict[str, FlowSpec]:
-        flows = self.loaded.manifest.flows
-        unknown = [name for name in only if name not in flows]
-        if unknown:
+        flows, path = self.loaded.manifest.flows, self.loaded.path.name
+        if unknown := [name for name in only if name not in flows]:
             have = ", ".join(flows) or "none"
-            raise KitaruUsageError(
-                f"{self.loaded.path.name} declares no flow {', '.join(unknown)}; it declares: {have}",
-                hint="kitaru validate",
-            )
+            message = f"{path} declares no flow {', '.join(unknown)}; it declares: {have}"
+            raise KitaruUsageError(message, hint="kitaru validate")
         return {name: flow for name, flow in flows.items() if not only or name in only}
 
     def _facts(self, flows: dict[str, FlowSpec], digests: dict[str, str]) -> dict[str, FlowFacts | Problem]:
@@ -172,46 +163,44 @@ class Workshop:
             facts.update(self.describer.describe(jobs))
         return facts
 
-    def _placed(self, name: str, problem: Problem) -> Problem:
-        return self.loaded.problem(problem.message, "flows", name, "target", hint=problem.hint)
-
-    def _missing_dockerfile(self, name: str, flow: FlowSpec, dockerfile: str | None) -> list[Problem]:
-        """The problem of an image that names a Dockerfile which is not there, at the key that names it."""
-        if dockerfile is None or (self.loaded.root / dockerfile).is_file():
-            return []
-        place: tuple[str, ...] = ("image", "dockerfile")
-        if flow.image is not None and flow.image.dockerfile is not None:
-            place = ("flows", name, *place)
-        elif self.loaded.manifest.image.dockerfile != dockerfile:  # the decorator names it
-            place = ("flows", name, "target")
-        hint = "write the file, or its path relative to the manifest"
-        return [self.loaded.problem(f"there is no Dockerfile {dockerfile!r} below the manifest", *place, hint=hint)]
-
-    def _snapshot(self, name: str, flow: FlowSpec, digest: str, facts: FlowFacts) -> Snapshot | Problem:
+    def _snapshot(self, name: str, flow: FlowSpec, digest: str, facts: FlowFacts | Problem) -> Snapshot:
+        """The flow as it is built. Raises ``KitaruManifestError`` with the problem at its place."""
+        loaded, manifest, stacks = self.loaded, self.loaded.manifest, ("flows", name, "stack")
+        if isinstance(facts, Problem):
+            raise KitaruManifestError([loaded.problem(facts.message, "flows", name, "target", hint=facts.hint)])
         chosen = flow.stack or facts.stack
-        stack = self.loaded.manifest.stack_named(chosen)
+        stack = manifest.stack_named(chosen)
         if stack is None:
-            have = ", ".join(dict.fromkeys([*self.loaded.manifest.stacks, "local"]))
-            return self.loaded.problem(
-                f"flow {name} asks for stack {chosen}, which is not declared; there are: {have}",
-                *("flows", name, "stack"),
-                hint="declare it under stacks:",
-            )
+            have = ", ".join(dict.fromkeys([*manifest.stacks, "local"]))
+            message = f"flow {name} asks for stack {chosen}, which is not declared; there are: {have}"
+            raise KitaruManifestError([loaded.problem(message, *stacks, hint="declare it under stacks:")])
         if stack.spec.type not in RUNNABLE:
-            return self.loaded.problem(
-                f"flow {name} asks for stack {stack.name}, of type {stack.spec.type}, "
-                "which this release can't run executions on",
-                *("flows", name, "stack"),
-                hint=f"use a stack of type {', '.join(sorted(RUNNABLE))}",
+            message = (
+                f"flow {name} asks for stack {stack.name}, of type {stack.spec.type}, which this release can't run "
             )
+            hint = f"use a stack of type {', '.join(sorted(RUNNABLE))}"
+            raise KitaruManifestError([loaded.problem(f"{message}executions on", *stacks, hint=hint)])
+        image = manifest.image_of(flow, facts.image)
+        if image.dockerfile is not None and not (loaded.root / image.dockerfile).is_file():
+            place: tuple[str, ...] = ("image", "dockerfile")
+            if flow.image is not None and flow.image.dockerfile is not None:
+                place = ("flows", name, *place)
+            elif manifest.image.dockerfile != image.dockerfile:  # the decorator names it
+                place = ("flows", name, "target")
+            message = f"there is no Dockerfile {image.dockerfile!r} below the manifest"
+            hint = "write the file, or its path relative to the manifest"
+            raise KitaruManifestError([loaded.problem(message, *place, hint=hint)])
+        # The manifest's word if it has one, else the decorator's, else the default.
+        words = ((option, getattr(one, option)) for option in Options.model_fields for one in (facts, flow))
+        options = Options(**{option: word for option, word in words if word is not None})
         return Snapshot(
             flow=name,
             target=flow.target,
             source=digest,
             roots=self.spec_of(flow).roots or (),
-            image=self.loaded.manifest.image_of(flow, facts.image),
+            image=image,
             stack=stack,
-            options=_options(flow, facts),
+            options=options,
             inputs=flow.inputs,
             input_schema=facts.input_schema,
             checkpoints=facts.checkpoints,
@@ -223,15 +212,3 @@ def owner_of(prefix: str, name: str) -> str:
     """The lockfile's name of a manifest: its path in the repository, empty for ``kitaru.yaml`` at the root."""
     path = f"{prefix}{name}"
     return "" if path == MANIFEST else path
-
-
-def _options(flow: FlowSpec, facts: FlowFacts) -> Options:
-    """The manifest's word if it has one, else the decorator's, else the default."""
-    chosen = {}
-    for name in Options.model_fields:
-        value = getattr(flow, name)
-        if value is None:
-            value = getattr(facts, name)
-        if value is not None:
-            chosen[name] = value
-    return Options(**chosen)
