@@ -161,8 +161,8 @@ def test_a_tampered_plan_is_refused(repository: Repository) -> None:
     for forged in (
         changed(snapshot={"target": "flows/evil.py:agent"}),
         changed(build={"snapshot_digest": "0" * 64}),
-        changed(mint={"snapshot": "0" * 64}),
-        changed(mint={"version": 7}),
+        changed(add_version={"snapshot": "0" * 64}),
+        changed(add_version={"version": 7}),
         changed(move={"holders": [{"version": 1, "snapshot": "0" * 64}]}),
         changed(move={"holders": [{"version": 9, "snapshot": "0" * 64}]}),
         changed(move={"tag": "stable"}),
@@ -324,7 +324,7 @@ def test_no_word_of_a_saved_plan_can_be_changed(repository: Repository) -> None:
     repository.manifest(text + rules)
     repository.commit()
     plan = repository.plan()
-    assert {edit.kind for edit in plan.edits} == {"rename", "mint", "move", "protect"}
+    assert {edit.kind for edit in plan.edits} == {"rename", "add_version", "move", "protect"}
     data = json.loads(plan.redacted.canonical())
     assert tampered(Plan.parse(address.canonical_json(data)), plan) == ()
     tried = 0
