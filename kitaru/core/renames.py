@@ -119,12 +119,7 @@ def plan_renames(
     """
     edits: list[Rename] = []
     problems: list[Problem] = []
-    warnings: list[str] = []
-    for was in manifest.moved if lock.generation else ():
-        # A name that the store never had, and gets by no other line of ``moved:``.
-        if was not in lock.flows and was not in manifest.moved.values():
-            meant = did_you_mean(was, [name for name in lock.flows if lock.flow(name) and name not in manifest.flows])
-            warnings.append(f"moved: {was} is no flow of project {lock.project}; nothing to rename{meant}")
+    warnings = list(_never_there(manifest, lock))
     refused: set[str] = set()
     # Of two names that become one, the flow that is there takes it.
     for was in sorted(manifest.moved, key=lambda name: lock.flow(name) is None):
@@ -165,6 +160,14 @@ def plan_renames(
             hint = f"{back}; for another flow choose a name that was never used"
             problems.append(place(f"{name} was renamed to {now}", "flows", name, hint=hint))
     return Renames(made, tuple(edits), tuple(problems), tuple(warnings))
+
+
+def _never_there(manifest: Manifest, lock: Lockfile) -> Iterator[str]:
+    """Old names that the store never had, and gets by no other line of ``moved:``; a new project has none at all."""
+    for was in manifest.moved if lock.generation else ():
+        if was not in lock.flows and was not in manifest.moved.values():
+            meant = did_you_mean(was, [name for name in lock.flows if lock.flow(name) and name not in manifest.flows])
+            yield f"moved: {was} is no flow of project {lock.project}; nothing to rename{meant}"
 
 
 # --- one manifest for each flow ---------------------------------------------------------------------------------------
