@@ -23,7 +23,7 @@ FIELD = "\x00"
 def texts() -> Iterator[tuple[str, str]]:
     """Place and text of every string in the package that is no docstring; a field of an f-string is one letter."""
     for path in sorted(PACKAGE.rglob("*.py")):
-        if path.stem == "reserved":  # a list of modules, not of commands
+        if path.stem == "address":  # a list of modules, not of commands
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         inner = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
