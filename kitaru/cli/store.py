@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from typing import Annotated
 
@@ -94,6 +95,25 @@ def verify(
     verified = at.connect().history.verify(deep=deep, expect=expect or "")
     terminal.item(verified, view.verified_lines)
     if not verified.sound:
+        raise typer.Exit(1)
+
+
+@command("store copy")
+def copy(
+    at: Options,
+    source: Annotated[str, argument("FROM", "The store that has the project: file://path, s3://bucket/prefix.")],
+    to: Annotated[str, argument("TO", "The store that is to have it, too.")],
+) -> None:
+    """Copy the project to another store, and verify the copy. Again, it copies what came since.
+
+    Exit code 0: the copy is sound, 1: not. An execution that is not finished can be resumed in both stores: finish or
+    cancel it before.
+    """
+    from kitaru.cli.views import history as view
+
+    copied = replace(at, store=source).connect().housekeeping.copy(to)
+    terminal.item(copied, view.copied_lines)
+    if not copied.verified.sound:
         raise typer.Exit(1)
 
 

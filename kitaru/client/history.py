@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import re
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 from kitaru import wiring
 from kitaru.client.session import Session
 from kitaru.core.resolving import resolve
 from kitaru.errors import KitaruIntegrityError, KitaruStoreFormatError, KitaruUsageError
 from kitaru.local_cache import Pruned, prune
+from kitaru.model import address
 from kitaru.model.address import DIGEST
 from kitaru.model.route import DEFAULT_TAG, ByTag
 from kitaru.release.difference import Difference, compare
 from kitaru.release.history import SEARCHED, Blame, HistoryPage, Past, trace
+from kitaru.store import hints
+from kitaru.store.copy import copy
 from kitaru.upkeep.collect import GRACE, Collected, Collector, Terms
 from kitaru.upkeep.verify import Verified, verify
 
@@ -82,8 +87,21 @@ class History:
         return verify(session.store, session.project, session.reporter, expect=expect, check_archive=check)
 
 
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What ``copy`` wrote: the new keys and their bytes; and what a check of the copy found."""
+
+    keys: int
+    size: int
+    verified: Verified
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {"keys": self.keys, "size": self.size, "verified": self.verified.to_json()}
+
+
 class Housekeeping:
-    """Verbs that free space."""
+    """Verbs that free space, and that move a project."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -115,6 +133,27 @@ class Housekeeping:
         terms = Terms(grace, keep_versions, older_than, executions_older_than)
         collector = Collector(session.store, session.project, session.releases, session.clock, session.reporter, terms)
         return collector.collect(delete=delete, by=session.actor)
+
+    def copy(self, to: str) -> Copied:
+        """Copy the project to the store ``to`` (``s3://acme/prod``), and verify the copy with every object and journal.
+
+        Again, it copies what came since. An execution that is not finished can then be resumed in both stores: finish
+        or cancel it first. Raises ``KitaruStoreError`` where ``to`` holds another project of that name.
+        """
+        session, project = self._session, self._session.project
+        if project not in session.projects():
+            raise KitaruUsageError(
+                f"there is nothing to copy: {session.place}", hint="name the store and the --project"
+            )
+        target = wiring.open_store(replace(session.settings, store=to))
+        # What the keys of a folder name lies in the folders after it.
+        folders = [f"{project}/{name}/" for name in ("index", "lock", "executions", "objects")]
+        changing = re.compile(r"[^/]+/(index/(?!idempotency/)|executions/[^/]+/(summary\.json|logs/))")
+        keys, size = copy(session.store, target, folders, may_change=lambda key: changing.match(key) is not None)
+        newest = session.store.read(address.lock_hint(project))
+        if newest is not None:
+            hints.write(target, address.lock_hint(project), newest)
+        return Copied(keys, size, verify(target, project, session.reporter, check_archive=wiring.bundle.read_archive))
 
     def prune_caches(self, *, delete: bool = False, unused_for: timedelta = UNUSED_FOR) -> Pruned:
         """Find virtual environments and unpacked sources of this machine without recent use; ``delete`` them.

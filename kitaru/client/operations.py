@@ -15,6 +15,7 @@ from kitaru.errors import (
     KitaruSourceError,
     KitaruStackError,
     KitaruStateError,
+    KitaruStoreError,
     KitaruTimeoutError,
     KitaruUsageError,
     KitaruWaitValidationError,
@@ -212,6 +213,10 @@ OPERATIONS = (
         "housekeeping.collect", "store gc", "Find garbage in the store, and remove it with --delete.",
         names("delete keep_versions older_than executions_older_than grace"), "Collected",
         shown=keys("--yes --local --unused-for"), writes=True,
+    ),
+    Operation(
+        "housekeeping.copy", "store copy", "Copy the project to another store, and verify the copy.", names("to=TO"),
+        "Copied", (KitaruStoreError,), shown=keys("FROM"), exits=(1,), writes=True,
     ),
 )
 # fmt: on

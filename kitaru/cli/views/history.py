@@ -299,6 +299,11 @@ def _chosen(found: Any) -> list[str]:
     return lines
 
 
+def copied_lines(copied: Any) -> list[str]:
+    """Say how much was copied, and what the check of the copy found."""
+    return [f"copied {count(copied.keys, 'key')} ({size_text(copied.size)})", *verified_lines(copied.verified)]
+
+
 def verified_lines(found: Any) -> list[str]:
     """Every problem with its key, or ``sound``; and the digest of the head."""
     lines = []
