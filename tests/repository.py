@@ -27,7 +27,7 @@ from kitaru.flows.loading import ProjectFinder
 from kitaru.model import address
 from kitaru.model.plan import Plan
 from kitaru.store.local import LocalStore
-from kitaru.store.port import Store
+from kitaru.store.port import Listed, Store
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -278,6 +278,10 @@ class Watched:
     def names(self, prefix: str, *, after: str = "") -> list[str]:
         self.calls.append(("names", prefix))
         return self.inner.names(prefix, after=after)
+
+    def listed(self, prefix: str) -> Iterator[Listed]:
+        self.calls.append(("listed", prefix))
+        return self.inner.listed(prefix)
 
     def remove(self, key: str) -> None:
         self.calls.append(("remove", key))
