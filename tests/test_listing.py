@@ -713,6 +713,8 @@ def test_a_damaged_execution_hides_no_other(tmp_path: Path) -> None:
     with pytest.raises(KitaruUserCodeError):
         failed.wait()
     folder = tmp_path / "store" / "p" / "executions" / failed.exec_id
+    while not (folder / "summary.json").exists():  # it is written once the journal has the end
+        time.sleep(0.01)
     (folder / "summary.json").write_bytes(b'{"format": 1, "n"')
     (journal,) = (folder / "journal").iterdir()
     journal.write_bytes(b"x" * 40 + journal.read_bytes()[40:])

@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kitaru import KitaruClient, checkpoint, flow
-from kitaru.client.values import plain_value
 from kitaru.core.replay import Changes, plan_replay
 from kitaru.errors import KitaruStateError, KitaruUsageError, KitaruWaitValidationError
 from kitaru.flows.flow import Flow
@@ -290,7 +289,7 @@ def test_a_dry_run_of_deployed_flows_says_what_happens(house: House, case: str) 
         plan,
         replayed,
         ran=Counter(line.partition(" ")[0] for line in house.ran.read_text().split("\n")[:-1]),
-        output=lambda value: plain_value(client.session, value, "an output"),
+        output=lambda value: client.session.value(value, "an output", as_plain=True),
         given=given,
     )
 

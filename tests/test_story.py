@@ -46,8 +46,6 @@ project: research
 {routes}
 """
 
-SECRET = {"KITARU_SECRET_OPENAI_CREDS": '{"OPENAI_API_KEY": "sk-not-a-real-one"}'}
-
 
 @dataclass
 class Person:
@@ -124,7 +122,7 @@ def test_deploy_canary_promote(installed: Path, own_world: Path, place: tuple[st
 
     # Step 2: a consumer invokes the default route.
     consumer = person(
-        installed, own_world / "consumer", {**environ, **SECRET, "KITARU_STORE": store, "KITARU_PROJECT": "research"}
+        installed, own_world / "consumer", {**environ, "KITARU_STORE": store, "KITARU_PROJECT": "research"}
     )
     given = ("--input", '{"topic": "serverless routing"}', "--wait")
     consumer.kitaru("invoke", "research_agent", *given).refused("KITARU_SECRET_OPENAI_CREDS is not set", code=1)

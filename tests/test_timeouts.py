@@ -173,7 +173,7 @@ def test_the_inner_limit_ends_the_inner_code_alone() -> None:
 
     def inner() -> str:
         try:
-            user_code(lambda: busy(60), 0.1, lambda _spent: KeyError("inner"))
+            uninterrupted(user_code)(lambda: busy(60), 0.1, lambda _spent: KeyError("inner"))
         except KeyError:
             busy(60)
         return "never"

@@ -202,7 +202,7 @@ def parse_image(text: str | None) -> ImageSettings | None:
 
     body, name = read_argument(text, "--image")
     if body.lstrip().startswith('"'):
-        body = parse_argument(body, name, "--image python:3.12-slim")
+        return asked_image({"base_image": parse_argument(body, name, "--image python:3.12-slim")}, name)
     return asked_image(body, name)
 
 

@@ -258,7 +258,7 @@ def _check_moved(moved: dict[str, Any], flows: dict[str, Any]) -> Iterator[Findi
                 yield Finding(("moved", was), message, "moved: names the old name, then the new one")
         elif taker is None:
             message = f"flow {shown(was)} is in this manifest, so it can't have become {shown(name)}"
-            yield Finding(("moved", was), message, f"remove it here, or flow {was} above", at_key=True)
+            yield Finding(("moved", was), message, f"remove it here, or flow {shown(was)} above", at_key=True)
         else:
             message = f"{shown(taker)} can't take the name of {shown(was)}"
             if moved[was] == taker:

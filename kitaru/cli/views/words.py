@@ -159,10 +159,15 @@ def _width(text: str) -> int:
 def columns(rows: Sequence[Sequence[str]], head: Sequence[str], room: int | None = None) -> list[str]:
     """A table: left-aligned columns, two spaces apart, the head dimmed. Wide characters take two places.
 
-    ``room``: the last column goes on in further lines so that no line has more characters, 24 for that column at least.
+    ``room``: the last column goes on in further lines so that no line has more characters; where less than 24 are left
+    for it, it stands below its row.
     """
     if room is not None:
-        rest = max(room - sum(max(_width(row[at]) for row in [head, *rows]) + 2 for at in range(len(head) - 1)), 24)
+        rest = room - sum(max(_width(row[at]) for row in [head, *rows]) + 2 for at in range(len(head) - 1))
+        if rest < 24:
+            top, *lines = columns([row[:-1] for row in rows], head[:-1])
+            below = [textwrap.wrap(row[-1], room, initial_indent="    ", subsequent_indent="    ") for row in rows]
+            return [top, *(part for line, texts in zip(lines, below, strict=True) for part in (line, *texts))]
         parted = [(row, textwrap.wrap(row[-1], rest) or [""]) for row in rows]
         rows = [
             [*(row[:-1] if part == 0 else [""] * (len(head) - 1)), text]
