@@ -60,6 +60,7 @@ ONLY_HERE = {
     "git": {"source"},
     "jinja2": {"ci", "manifest", "cli"},
     "jsonschema": {"manifest"},
+    "ruamel": {"manifest"},
     "docker": set(),
     "kubernetes": set(),
     "boto3": set(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -91,7 +92,7 @@ def test_a_route_is_set_and_nothing_else(written: Written, flow: str, tag: str, 
 @RANDOM
 @given(manifests(), st.sampled_from(FLOWS), WISHES)
 def test_adding_a_route_and_removing_it_gives_the_same_bytes(written: Written, flow: str, wish: Any) -> None:
-    """A tag that was not there leaves no trace when it goes again; ``routes: {}`` goes with the last one."""
+    """A tag that was not there leaves no trace when it goes again, but for a comma before the closing brace."""
     try:
         body = set_route(written.body, flow, "fresh", parse_target(wish))
         again = remove_route(body, flow, "fresh")
@@ -100,7 +101,7 @@ def test_adding_a_route_and_removing_it_gives_the_same_bytes(written: Written, f
         return
     if b"routes: {}" not in written.body:
         assert said(again) == said(written.body)
-        assert again == written.body or b"&" in written.body
+        assert again == written.body or b"&" in written.body or re.search(rb",\s*}", written.body)
 
 
 def _reads(body: bytes) -> dict[str | None, Any]:
@@ -292,12 +293,13 @@ def test_a_new_route_stands_before_the_comments_of_what_follows() -> None:
     assert "      stable: 1\n      canary: head\n\n  # the second\n  b:" in body
 
 
-def test_braces_over_several_lines_keep_their_comments() -> None:
-    """Only the value between two of them changes; a comma at the end stays."""
+def test_a_comment_is_never_lost_with_the_braces_around_it() -> None:
+    """Braces over several lines with comments in them are left to a person."""
     routes = "    routes: {\n      a1: 1,  # one\n      b1: 2,  # two\n    }\n"
     text = HEAD + "flows:\n  a:\n    target: a.py:a\n" + routes
-    assert changed_lines(text, "a", "a1", Pin(3)) == (["      a1: 1,  # one"], ["      a1: 3,  # one"])
-    assert changed_lines(text, "a", "c1", Pin(3))[1] == ["      b1: 2, c1: 3,  # two"]
+    error = refused(text.encode(), "a", "a1", Pin(3))
+    assert "'# one' would be lost" in error.problems[0].message
+    assert error.hint == "edit the file by hand: flows.a.routes.a1: 3"
 
 
 def test_json_stays_json() -> None:

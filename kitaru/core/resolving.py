@@ -148,7 +148,8 @@ def _no_flow(lock: Lockfile, flow: str) -> KitaruSelectorError:
 def _no_tag(flow: str, state: FlowState, tag: str) -> KitaruSelectorError:
     tags = sorted(state.routes)
     if tag != DEFAULT_TAG:
-        message = f"{flow} has no tag {tag}{did_you_mean(tag, tags)}; its tags: {', '.join(tags) or 'none'}"
+        guess, have = did_you_mean(tag, tags), ", ".join(tags) or "none"
+        message = f"{flow} has no tag {tag or repr(tag)}{guess}; its tags: {have}"
         return KitaruSelectorError(message, hint=f"kitaru flow deployments list {flow}")
     good = set(range(1, state.latest + 1)) - held_versions(state)
     version = max(good, default=state.latest)

@@ -66,6 +66,10 @@ class Tree:
         return len(path), key, node
 
 
+class Unsure(Exception):
+    """No edit of a document is certain to leave the rest as it is; the message is the reason."""
+
+
 class _Refused(Exception):
     """The text is not YAML from here on."""
 
@@ -377,6 +381,16 @@ def inline(value: Any) -> str:
         case str():
             return quote(value)
     return json.dumps(value)
+
+
+def same(left: Any, right: Any) -> bool:
+    """Equal, and of the same types: true is not 1. A key that is a number is its text."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        named = {str(key): value for key, value in right.items()}
+        return {*map(str, left)} == named.keys() and all(same(value, named[str(key)]) for key, value in left.items())
+    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
+        return len(left) == len(right) and all(map(same, left, right))
+    return type(left) is type(right) and bool(left == right)
 
 
 # --- words for messages -----------------------------------------------------------------------------------------------

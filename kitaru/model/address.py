@@ -23,7 +23,7 @@ _LIBRARIES = """
 aiobotocore aiohappyeyeballs aiohttp aioitertools aiosignal annotated_doc annotated_types attr attrs boto3 botocore
 dateutil frozenlist fsspec git gitdb idna jinja2 jmespath jsonschema jsonschema_specifications kitaru markdown_it
 markupsafe mdurl multidict packaging pathspec platformdirs propcache pydantic pydantic_core pygments referencing rich
-rpds s3fs s3transfer shellingham six smmap typer typing_extensions typing_inspection urllib3 wrapt yaml yarl
+rpds ruamel s3fs s3transfer shellingham six smmap typer typing_extensions typing_inspection urllib3 wrapt yaml yarl
 zstandard
 """
 LIBRARIES = frozenset(_LIBRARIES.split())
