@@ -1,4 +1,7 @@
-"""The cache of this machine: checked entries, folders that are locked while in use, and their removal."""
+"""Sources, environments and facts of imports on this machine: checked, locked while in use, removed if unused.
+
+Results of checkpoints are in ``run.cache``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The answer of a forge to a text that a pipeline keeps there."""
+"""The answer of a forge, for the rooms above; the contract of a forge is ``forge.Forge``."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """``@checkpoint(cache=Cache(version="2"))``: the source does not count, only ``version``.
+    """``@checkpoint(cache=Cache(version="2"))``: the source does not count, only ``version``. ``run.cache`` obeys it.
 
     ``KitaruUsageError`` for a version that is no text, or an empty one.
     """

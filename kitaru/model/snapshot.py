@@ -47,7 +47,7 @@ class KubernetesStack(Noun):
 StackSpec = Annotated[LocalStack | DockerStack | KubernetesStack, Field(discriminator="type")]
 
 RUNNABLE = frozenset({"local"})
-"""Types of stack that this release can run executions on."""
+"""Types of stack that ``wiring.runner_of`` has a runner for. The others are read, and then refused by name."""
 
 DEFAULT_STACK = "local"
 

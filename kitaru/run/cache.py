@@ -17,7 +17,7 @@ from kitaru.core.cache_key import MOST_NOTED, CacheNote, Recipe, explain_miss
 from kitaru.errors import KitaruError
 from kitaru.flows.checkpoint import Checkpoint
 from kitaru.flows.flow import Flow
-from kitaru.flows.options import Cache as CacheOptions
+from kitaru.flows.options import Cache
 from kitaru.model import address
 from kitaru.model.event import ExecutionOptions, Opened, Value
 from kitaru.model.execution import CheckpointCall, Execution
@@ -138,7 +138,7 @@ class Ticket:
 
     @property
     def is_unknown(self) -> bool:
-        """Whether ``Cache.find`` would answer None without a request."""
+        """Whether ``RunCache.find`` would answer None without a request."""
         return self.recipe.listed is not None and self.inputs not in self.recipe.listed
 
     def note(self, word: Literal["hit", "miss"]) -> None:
@@ -155,7 +155,7 @@ class Hint:
     metadata: Mapping[str, Any]
 
 
-class Cache:
+class RunCache:
     """The cache as one run sees it. Every method may be called from any thread; none raises but for the user's code."""
 
     def __init__(self, store: Store, opened: Opened, code: Callable[[], CodeBase], *, home: str, resumed: bool) -> None:
@@ -271,7 +271,7 @@ class Cache:
         options = checkpoint.options
         parts, flaws = dict(code.parts), dict(code.flaws)
         parts["options"] = _hashed({"serializer": options.serializer})
-        version = options.cache.version if isinstance(options.cache, CacheOptions) else None
+        version = options.cache.version if isinstance(options.cache, Cache) else None
         if version is not None:
             parts["source"] = f"version {version}"
             flaws.pop("source", None)

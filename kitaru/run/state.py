@@ -44,7 +44,7 @@ from kitaru.model.event import (
     Value,
 )
 from kitaru.ports import Clock
-from kitaru.run.cache import Cache
+from kitaru.run.cache import RunCache
 from kitaru.run.journal import Journal, Recorded, RunExpired
 from kitaru.run.lease import LEASE_SECONDS, ForcedEnd
 from kitaru.run.output import Descriptors
@@ -115,7 +115,7 @@ class RunState:
         self.abandoned: BaseException | None = None
         """Why calls that wait for their turn don't begin any more."""
         self.diverged: KitaruDivergenceError | None = None
-        self.cache = Cache(store, self.opened, host.code, home=self.home, resumed=len(entries) > 1)
+        self.cache = RunCache(store, self.opened, host.code, home=self.home, resumed=len(entries) > 1)
         self.logged: dict[str, dict[str, Any]] = {}
         """The metadata of calls, by their keys, as far as this run knows it."""
 
