@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -374,10 +375,11 @@ def test_a_guest_says_truly_when_blocked_code_ended(own_world: Path) -> None:
         """,
     )
     done = script(home, "calling.run().wait()").must(1)
-    told = "had 0.5 seconds, and its code did not return before 2 seconds were over"
-    assert told in done.err
+    told = re.compile(r"had 0\.5 seconds, and its code did not return before [23](\.\d+)? seconds were over")
+    assert told.search(done.err)
     (call,) = home.load(home.newest()).checkpoints
-    assert [told in (attempt.failure.message if attempt.failure else "") for attempt in call.attempts] == [True, True]
+    assert len(call.attempts) == 2
+    assert all(attempt.failure and told.search(attempt.failure.message) for attempt in call.attempts)
 
 
 def test_a_guest_leaves_the_descriptors_alone(own_world: Path) -> None:
