@@ -29,8 +29,9 @@ from functools import cached_property
 from pathlib import Path
 
 from kitaru.errors import KitaruIntegrityError, KitaruStoreError
+from kitaru.model.address import log_entry
 from kitaru.model.pieces import Body, chunks_of
-from kitaru.store.local import LocalStore
+from kitaru.store.local import LocalStore, sync_folder
 from kitaru.store.port import Created, Listed, Taken, check_body, check_key, check_prefix
 
 # Bare system calls: a checkpoint is counted in microseconds.
@@ -140,7 +141,7 @@ class AppendedLog:
         """
         with self._guard:
             for _ in range(_ATTEMPTS):
-                outcome = self._append_to_own(number, body) or self._append_to_next(number, body)
+                outcome = self._append(number, body)
                 if outcome is not None:
                     return outcome
         raise KitaruStoreError(
@@ -183,17 +184,8 @@ class AppendedLog:
     def __del__(self) -> None:
         self._release()
 
-    def _append_to_own(self, number: int, body: bytes) -> Created | None:
-        """Append to the file that this object made. None if it made none, or ``number`` does not come next."""
-        if self._own is None or number != sum(self._counts()) + 1:
-            return None
-        if self._process != os.getpid():
-            self._release()
-            return None
-        return Created() if self._write(None, body) else None
-
-    def _append_to_next(self, number: int, body: bytes) -> Created | Taken | None:
-        """Append to a new file, or find that the number is taken. None where another process was quicker."""
+    def _append(self, number: int, body: bytes) -> Created | Taken | None:
+        """Append to the own file or to a new one, or find that the number is taken. None if another was quicker."""
         self._look()
         former, length = len(self._files), sum(self._counts())
         if number > length + 1:
@@ -203,6 +195,8 @@ class AppendedLog:
             )
         if number <= length and self._files[-1].counts is not None:
             return self._found(number, body)
+        if self._own is not None:
+            return Created() if self._write(None, body) else None
         self._make_folder(self._folder)
         try:
             self._own = os.open(self._path(former + 1), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -213,7 +207,11 @@ class AppendedLog:
             # The maker of the former file finds this one after its next sync, and then does not answer. All entries
             # that it answered for are there to be read now.
             for path in (self._folder, *(file.path for file in self._files[-1:])):
-                _sync_path(path)
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    sync_folder(descriptor)
+                finally:
+                    os.close(descriptor)
             self._files.append(_File(self._path(former + 1)))
             self._read()
         except BaseException:
@@ -250,15 +248,16 @@ class AppendedLog:
         return False
 
     def _is_newest(self) -> bool:
-        """Whether the own file is there, and none after it."""
-        assert self._own is not None
-        return bool(os.fstat(self._own).st_nlink) and not os.path.exists(self._path(len(self._files) + 1))
+        """Whether this process made the own file, which is there, and none is after it."""
+        if self._own is None or self._process != os.getpid() or not os.fstat(self._own).st_nlink:
+            return False
+        return not os.path.exists(self._path(len(self._files) + 1))
 
     def _look(self) -> None:
-        """Learn of all entries that there are now."""
+        """Learn of all entries that there are now. After it an own file is the newest one."""
+        if self._is_newest():
+            return
         if self._own is not None:
-            if self._is_newest():
-                return
             self._forget()
         for _ in range(_ATTEMPTS):
             while os.path.exists(path := self._path(len(self._files) + 1)):
@@ -352,23 +351,23 @@ class AppendingStore(LocalStore):
 
     def names(self, prefix: str, *, after: str = "") -> list[str]:
         check_prefix(prefix)
-        log, _ = self._log_of(f"{prefix}{_entry(1)}")
+        log, _ = self._log_of(log_entry(prefix, 1))
         if log is None:
             return super().names(prefix, after=after)
         with self._told("list", prefix):
-            return [name for number in range(1, log.length() + 1) if (name := _entry(number)) > after]
+            return [name for number in range(1, log.length() + 1) if (name := log_entry("", number)) > after]
 
     def listed(self, prefix: str) -> Iterator[Listed]:
         for one in super().listed(prefix):
             folder, _, name = one.key.rpartition("/")
-            log = self._log_of(f"{folder}/{_entry(1)}")[0] if name.endswith(".log") else None
+            log = self._log_of(log_entry(f"{folder}/", 1))[0] if name.endswith(".log") else None
             if log is None:
                 yield one
             elif name == _file(1):
                 with self._told("list", folder):
                     sizes = log.sizes()
                 for number, (size, modified) in enumerate(sizes, start=1):
-                    yield Listed(f"{folder}/{_entry(number)}", size, modified)
+                    yield Listed(log_entry(f"{folder}/", number), size, modified)
 
     def remove(self, key: str) -> None:
         log, number = self._log_of(key)
@@ -376,7 +375,8 @@ class AppendingStore(LocalStore):
             super().remove(key)
         elif number == 1:
             folder = key.rpartition("/")[0]
-            self._logs.pop(folder, None)
+            with self._logs_guard:
+                self._logs.pop(folder, None)
             # The first file first: without it there is no log.
             for name in sorted(super().names(f"{folder}/")):
                 super().remove(f"{folder}/{name}")
@@ -385,11 +385,11 @@ class AppendingStore(LocalStore):
         """The log that holds the entry ``key``, and the entry's number; None for all that is kept by itself."""
         check_key(key)
         folder, _, name = key.rpartition("/")
-        if not (folder.endswith(_FOLDER) and len(name) == len(_entry(1)) and name[:12].isdecimal()):
+        if not (folder.endswith(_FOLDER) and len(name) == len(log_entry("", 1)) and name[:12].isdecimal()):
             return None, 0
         number, path = int(name[:12]), f"{self._root}/{folder}"
         if not os.path.exists(f"{path}/{_file(1)}"):
-            alone = any(os.path.exists(f"{path}/{_entry(known)}") for known in (1, 2))
+            alone = any(os.path.exists(log_entry(f"{path}/", known)) for known in (1, 2))
             if not begins or number > 1 or alone or self._shared:
                 return None, 0
         elif begins and self._shared:
@@ -405,10 +405,6 @@ class AppendingStore(LocalStore):
                     self._logs.popitem(last=False)
             self._logs.move_to_end(folder)
         return log, number
-
-
-def _entry(number: int) -> str:
-    return f"{number:012}.json"
 
 
 def _file(number: int) -> str:
@@ -428,15 +424,3 @@ def _is_of_the_network(folder: str) -> bool:
 
 def _sync(descriptor: int) -> None:
     getattr(os, "fdatasync", os.fsync)(descriptor)
-
-
-def _sync_path(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some file systems can't sync a folder, and need not.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)

@@ -155,7 +155,7 @@ class LocalStore:
             if outcome is None and stat.S_ISDIR(os.stat(name, dir_fd=folder).st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         # Its writer may not have synced the folder yet, and the caller relies on the key.
-        _sync_folder(folder)
+        sync_folder(folder)
         return outcome
 
     def _link(self, folder: int, name: str, body: Body) -> bool:
@@ -219,7 +219,7 @@ class LocalStore:
                 # A folder above the store may be unreadable; then this process made nothing in it.
                 continue
             try:
-                _sync_folder(descriptor)
+                sync_folder(descriptor)
             finally:
                 os.close(descriptor)
             self._settled.add(folder)
@@ -284,7 +284,8 @@ def _write(descriptor: int, body: Body) -> None:
             written += os.write(descriptor, memoryview(chunk)[written:])
 
 
-def _sync_folder(descriptor: int) -> None:
+def sync_folder(descriptor: int) -> None:
+    """Make the names in an open folder durable, or what an open file holds."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -297,7 +298,7 @@ def _overwrite_in(folder: int, name: str, body: Body, *, durable: bool) -> Creat
     with _temporary(folder, body, durable=durable) as temporary:
         os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     if durable:
-        _sync_folder(folder)
+        sync_folder(folder)
     return Created()
 
 
