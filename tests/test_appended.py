@@ -245,6 +245,20 @@ def test_a_forked_child_does_not_write_into_its_parents_file(tmp_path: Path) -> 
     assert log.append(3, b"parent again") == Created()
 
 
+def test_a_forked_child_reads_what_its_parent_appends_later(tmp_path: Path) -> None:
+    log = log_in(tmp_path)
+    log.append(1, b"before")
+    read_end, write_end = os.pipe()
+    if (child := os.fork()) == 0:
+        os.read(read_end, 1)
+        os._exit(0 if log.read(2) == b"after" else 1)
+    log.append(2, b"after")
+    os.write(write_end, b"x")
+    assert os.waitpid(child, 0)[1] == 0
+    os.close(read_end)
+    os.close(write_end)
+
+
 RACER = """
 import sys
 from pathlib import Path
