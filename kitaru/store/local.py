@@ -207,8 +207,10 @@ class LocalStore:
                 # The store's own folder is closed to others; one that an admin made for a team stays as it is.
                 os.mkdir(folder, 0o700 if folder == self._root else 0o777)
             except FileExistsError:
-                if not os.path.isdir(folder) and os.path.lexists(folder):
-                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from None
+                # By one look what is there, as others may remove the folder and make it again; a link may lead to one.
+                with suppress(FileNotFoundError):
+                    if not stat.S_ISDIR(os.lstat(folder).st_mode) and not os.path.isdir(folder):
+                        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from None
         if len(self._settled) > SETTLED_FOLDERS:
             self._settled.clear()
         for folder in reversed(unsettled):
